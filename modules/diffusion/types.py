@@ -1,0 +1,115 @@
+"""The contracts of sampling.
+
+Everything runs in sigma space: ``x = x0 + sigma * noise`` (Karras et al. 2022, arXiv:2206.00364). Latents are float32
+tensors (n, c, h, w); sigmas are Python floats from high to low, the last one usually 0. Three nested callables carry the
+diffusion, each of which an add-on may wrap:
+
+    Network   (x, sigma, cond)              -> x0   one evaluation of the model under one condition
+    Guidance  (positive, negative, scale)   -> x0   how two answers become one
+    Denoiser  (x, sigma, step)              -> x0   what a sampler calls
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modules.diffusion.parameterization import NoiseTable
+
+
+@dataclass(frozen=True)
+class Cond:
+    """The text as a network sees it: ``context`` (n or 1, tokens, width) and, for SDXL, ``vector`` (n or 1, width)."""
+
+    context: Tensor
+    vector: Tensor | None = None
+
+
+class Network(Protocol):
+    def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor: ...
+
+
+class Guidance(Protocol):
+    def __call__(self, positive: Tensor, negative: Tensor, scale: float) -> Tensor: ...
+
+
+class Denoiser(Protocol):
+    """``step`` is the sampler's own step index, from 0: looking it up from sigma fails under churn."""
+
+    def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor: ...
+
+
+class Noise(Protocol):
+    """Noise of a batch. Each image draws from its own generator, so it is the same alone or in company."""
+
+    def initial(self) -> Tensor:
+        """The start noise, deviation 1."""
+        ...
+
+    def __call__(self, sigma: float, sigma_next: float) -> Tensor:
+        """Noise of deviation 1 for the step between two sigmas (Brownian sources look at them, others do not)."""
+        ...
+
+
+OnStep = Callable[[int, "Tensor", float, "Tensor"], None]
+"""``(step, x, sigma, denoised)`` after the network's first answer at that step. Raising ends the run (`Cancelled`)."""
+
+
+class Sampler(Protocol):
+    def __call__(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigmas: Sequence[float],
+        *,
+        noise: Noise,
+        on_step: OnStep,
+        **options: Any,
+    ) -> Tensor: ...
+
+
+class Scheduler(Protocol):
+    """``n`` sigmas from ``sigma_max`` down, then 0."""
+
+    def __call__(
+        self, n: int, sigma_min: float, sigma_max: float, *, table: NoiseTable, **options: Any
+    ) -> list[float]: ...
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """A sampler and what planning must know about it."""
+
+    name: str
+    sample: Sampler
+    aliases: tuple[str, ...] = ()
+    default_scheduler: str = ""
+    """Used for "Automatic"; empty: Uniform."""
+    own_schedule: Callable[[int, NoiseTable], list[float]] | None = None
+    """Samplers that ignore the scheduler (DDIM) make their own sigmas."""
+    second_order: bool = False
+    """Two network calls a step."""
+    discard_next_to_last: bool = False
+    brownian: bool = False
+    eta: float | None = None
+    """The default eta of a sampler that has one."""
+    marks_ensd: bool = False
+    """A1111 writes ENSD into the metadata for this sampler."""
+    unit_start: bool = False
+    """Starts from x / sqrt(1 + sigma^2) of deviation 1 (DDIM family) rather than from sigma * noise."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SchedulerSpec:
+    name: str
+    """A1111's key, as in "karras"."""
+    label: str
+    """What people read, as in "Karras"."""
+    schedule: Scheduler | None
+    """None: "Automatic", the sampler's own choice."""
+    aliases: tuple[str, ...] = ()

@@ -1,0 +1,77 @@
+"""The exception tree. Every message is one sentence for the person at the browser; `hint` is a way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RepriseError(Exception):
+    """Something went wrong that we understand. ``str(error)`` is the whole sentence, way out included."""
+
+    status = 500
+    """The HTTP status that answers it."""
+
+    def __init__(self, message: str, *, hint: str = "", field: str = ""):
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
+        self.field = field
+        """The name of the parameter at fault, where there is one."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What the HTTP API answers and what a failed job keeps."""
+        return {
+            "error": type(self).__name__,
+            "detail": str(self),
+            "field": self.field,
+            "hint": self.hint,
+        }
+
+
+class UserError(RepriseError):
+    """The request cannot be done as it stands: a value out of range, an unknown name."""
+
+    status = 422
+
+
+class NotFound(UserError):
+    """No such job, file or name."""
+
+    status = 404
+
+
+class UnknownName(UserError):
+    """A name that is in no table; the hint suggests the nearest."""
+
+
+class CheckpointError(UserError):
+    """A model file that cannot be used, and why."""
+
+
+class ImageError(UserError):
+    """A picture that cannot be read or is not accepted."""
+
+
+class OutputError(RepriseError):
+    """A result could not be written."""
+
+    status = 507
+
+
+class QueueFull(RepriseError):
+    """Too many jobs wait."""
+
+    status = 503
+
+
+class WorkerDied(RepriseError):
+    """The process that runs the model ended before the job did."""
+
+
+class Cancelled(RepriseError):
+    """The job's owner stopped it. Not a failure."""
+
+    status = 409
+
+    def __init__(self, message: str = "the job was stopped"):
+        super().__init__(message)

@@ -1,0 +1,177 @@
+"""One declaration per parameter.
+
+A field of a frozen dataclass made with `option` carries its label, range and choices. The tab, the command line, the HTTP
+API, the metadata and the grid axes all read that one declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from modules.errors import UserError
+
+_KEY = "option"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known about one parameter."""
+
+    name: str
+    label: str
+    type: type
+    """bool, int, float or str."""
+    default: Any
+    optional: bool = False
+    """None is a value and means "not chosen"."""
+    lo: float | None = None
+    hi: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] | str | None = None
+    """The values themselves, or the name of the table of the `Host` that lists them ("samplers")."""
+    key: str | None = None
+    """The key in A1111's generation text, where the parameter has one of its own."""
+    help: str = ""
+    multiline: bool = False
+
+    def cast(self, value: Any) -> Any:
+        """``value`` in the declared type and range, or a `UserError` that names the field.
+
+        Sliders send floats for integers and forms send text, so ``20.0`` and ``"20"`` are the integer 20.
+        """
+        if value is None or (value == "" and self.type is not str):
+            if self.optional:
+                return None
+            raise self._error("needs a value")
+        if self.type is str:
+            return self._text(value)
+        if self.type is bool:
+            return self._truth(value)
+        return self._number(value)
+
+    def _text(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self._error(f"must be text, not {_shown(value)}")
+        if isinstance(self.choices, tuple) and value not in self.choices:
+            raise self._error(f"must be one of {', '.join(self.choices)}, not {_shown(value)}")
+        return value
+
+    def _truth(self, value: Any) -> bool:
+        words = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+        if isinstance(value, str) and value.strip().lower() in words:
+            return words[value.strip().lower()]
+        if isinstance(value, (bool, int, float)) and value in (0, 1):
+            return bool(value)
+        raise self._error(f"must be true or false, not {_shown(value)}")
+
+    def _number(self, value: Any) -> int | float:
+        noun = "a whole number" if self.type is int else "a number"
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise self._error(f"must be {noun}, not {_shown(value)}")
+        try:
+            # An int given as text or int never passes through float: seeds have more digits than a float keeps.
+            number: int | float = value if isinstance(value, (int, float)) else _parse(value)
+        except ValueError:
+            raise self._error(f"must be {noun}, not {_shown(value)}") from None
+        if isinstance(number, float) and not math.isfinite(number):
+            raise self._error(f"must be {noun}, not {_shown(value)}")
+        if self.type is int:
+            if number != int(number):
+                raise self._error(f"must be a whole number, not {_shown(value)}")
+            number = int(number)
+        else:
+            try:
+                number = float(number)
+            except OverflowError:
+                raise self._error(f"is too large: {_shown(value)}") from None
+        if (self.lo is not None and number < self.lo) or (self.hi is not None and number > self.hi):
+            raise self._error(f"must be {self.range_text()}, not {_shown(value)}")
+        return number
+
+    def range_text(self) -> str:
+        lo, hi = (f"{x:.15g}" if x is not None else "" for x in (self.lo, self.hi))
+        if lo and hi:
+            return f"between {lo} and {hi}"
+        return f"at least {lo}" if lo else f"at most {hi}"
+
+    def _error(self, what: str) -> UserError:
+        return UserError(f"{self.label} {what}", field=self.name)
+
+
+def _parse(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def option(
+    default: Any,
+    label: str,
+    *,
+    lo: float | None = None,
+    hi: float | None = None,
+    step: float | None = None,
+    choices: tuple[str, ...] | str | None = None,
+    key: str | None = None,
+    help: str = "",
+    multiline: bool = False,
+) -> Any:
+    """Declare a parameter: ``steps: int = option(20, "Steps", lo=1, hi=150)``."""
+    facts = {
+        "label": label,
+        "lo": lo,
+        "hi": hi,
+        "step": step,
+        "choices": choices,
+        "key": key,
+        "help": help,
+        "multiline": multiline,
+    }
+    return dataclasses.field(default=default, metadata={_KEY: facts})
+
+
+@cache
+def options_of(cls: type) -> dict[str, Option]:
+    """The declared options of a dataclass by field name, in order. Fields not made with `option` are left out."""
+    hints = typing.get_type_hints(cls)
+    found = {}
+    for field in dataclasses.fields(cls):
+        if _KEY in field.metadata:
+            kind, optional = _plain(hints[field.name])
+            found[field.name] = Option(
+                field.name, type=kind, default=field.default, optional=optional, **field.metadata[_KEY]
+            )
+    return found
+
+
+def _plain(hint: Any) -> tuple[type, bool]:
+    """``int | None`` -> (int, True)."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return kinds[0], True
+    return hint, False
+
+
+def read(cls: type[T], values: Mapping[str, Any]) -> T:
+    """A ``cls`` from loose values: each cast by its declaration, missing ones at their default, foreign ones ignored."""
+    options = options_of(cls)
+    return cls(**{name: options[name].cast(value) for name, value in values.items() if name in options})
+
+
+def values_of(instance: Any) -> dict[str, Any]:
+    """The declared options of ``instance`` as JSON-ready values."""
+    return {name: getattr(instance, name) for name in options_of(type(instance))}

@@ -1,0 +1,56 @@
+"""What the user asked for: frozen data, made once a request and never changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from modules.options import option, read, values_of
+
+MAX_SEED = 2**32 - 1
+MAX_PROMPT = 20_000
+
+
+@dataclass(frozen=True)
+class GenerationParams:
+    """One generation request. Sizes are in pixels; ``seed`` -1 asks for a random one, fixed when the job is submitted."""
+
+    prompt: str = option("", "Prompt", multiline=True)
+    negative_prompt: str = option("", "Negative prompt", multiline=True)
+    checkpoint: str = option("", "Checkpoint", key="Model", choices="checkpoints", help="empty: the default model")
+    sampler: str = option("Euler a", "Sampler", key="Sampler", choices="samplers")
+    scheduler: str = option("Automatic", "Schedule type", key="Schedule type", choices="schedulers")
+    steps: int = option(20, "Steps", lo=1, hi=150, step=1, key="Steps")
+    cfg_scale: float = option(
+        7.0, "CFG scale", lo=1.0, hi=30.0, step=0.5, key="CFG scale", help="how strongly the prompt is followed"
+    )
+    width: int = option(512, "Width", lo=64, hi=2048, step=8)
+    height: int = option(512, "Height", lo=64, hi=2048, step=8)
+    seed: int = option(-1, "Seed", lo=-1, hi=MAX_SEED, key="Seed", help="-1: random")
+    batch_size: int = option(1, "Batch size", lo=1, hi=16, step=1, help="images computed together")
+    batch_count: int = option(1, "Batch count", lo=1, hi=100, step=1, help="batches one after another")
+    subseed: int = option(-1, "Variation seed", lo=-1, hi=MAX_SEED, key="Variation seed")
+    subseed_strength: float = option(
+        0.0, "Variation strength", lo=0.0, hi=1.0, step=0.01, key="Variation seed strength"
+    )
+    eta: float | None = option(None, "Eta", lo=0.0, hi=1.0, step=0.01, key="Eta", help="empty: the sampler's own")
+    ensd: int = option(0, "ENSD", lo=-MAX_SEED, hi=MAX_SEED, key="ENSD", help="eta noise seed delta")
+    clip_skip: int = option(1, "Clip skip", lo=1, hi=12, step=1, key="Clip skip")
+    rng: str = option("NV", "RNG", choices=("NV", "CPU"), key="RNG", help="the random numbers of a CUDA card, or torch's")
+    profile: str = option("a1111", "Profile", choices=("a1111", "exact"))
+
+    def to_json(self) -> dict[str, Any]:
+        return values_of(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> GenerationParams:
+        """From JSON, a form or the command line; raises `UserError` with the field's name."""
+        return read(cls, values)
+
+    def changed(self, **changes: Any) -> GenerationParams:
+        return dataclasses.replace(self, **changes)
+
+
+

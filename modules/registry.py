@@ -1,0 +1,63 @@
+"""An ordered table of named things, with lookups that help."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+from modules.errors import UnknownName
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names to values in the order in which they were added; aliases and letter case are forgiven in lookups."""
+
+    def __init__(self, noun: str, *, field: str = ""):
+        self.noun = noun
+        self.field = field or noun
+        self._values: dict[str, T] = {}
+        self._keys: dict[str, str] = {}
+
+    def add(self, name: str, value: T, aliases: Iterable[str] = ()) -> None:
+        """Add ``value``; a name that is taken is an error of the program, not of a person."""
+        if name in self._values:
+            raise ValueError(f"there is already a {self.noun} named {name!r}")
+        self._values[name] = value
+        for key in (name, *aliases):
+            self._keys.setdefault(key.casefold(), name)
+
+    def get(self, name: str) -> T:
+        return self._values[self.canonical(name)]
+
+    def canonical(self, name: str) -> str:
+        """The name under which ``name`` or its alias is listed, or an `UnknownName` with the nearest one."""
+        if name in self._values:
+            return name
+        try:
+            return self._keys[name.casefold()]
+        except KeyError:
+            raise UnknownName(f"no {self.noun} named {name!r}", hint=self._hint(name), field=self.field) from None
+
+    def _hint(self, name: str) -> str:
+        near = difflib.get_close_matches(name.casefold(), self._keys, n=1, cutoff=0.6)
+        if near:
+            return f"did you mean {self._keys[near[0]]!r}?"
+        listed = ", ".join(repr(n) for n in list(self._values)[:8])
+        return f"there are {listed}" if listed else "none is installed"
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._values)
+
+    def items(self) -> Iterator[tuple[str, T]]:
+        return iter(self._values.items())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (name in self._values or name.casefold() in self._keys)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self._values.values())
+
+    def __len__(self) -> int:
+        return len(self._values)
