@@ -1,7 +1,7 @@
 """One declaration per parameter.
 
-A field of a frozen dataclass made with `option` carries its label, range and choices. The tab, the command line, the HTTP
-API, the metadata and the grid axes all read that one declaration.
+A field of a frozen dataclass made with `option` carries its label, range and choices. The tab, the command line, the
+HTTP API, the metadata and the grid axes all read that one declaration.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from modules.errors import UserError
 
 _KEY = "option"
 T = TypeVar("T")
+_TRUTHS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,8 @@ class Option:
         return value
 
     def _truth(self, value: Any) -> bool:
-        words = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
-        if isinstance(value, str) and value.strip().lower() in words:
-            return words[value.strip().lower()]
+        if isinstance(value, str) and value.strip().lower() in _TRUTHS:
+            return _TRUTHS[value.strip().lower()]
         if isinstance(value, (bool, int, float)) and value in (0, 1):
             return bool(value)
         raise self._error(f"must be true or false, not {_shown(value)}")
@@ -145,8 +145,9 @@ def option(
 
 
 @cache
-def options_of(cls: type) -> dict[str, Option]:
+def options_of(cls: Hashable) -> dict[str, Option]:
     """The declared options of a dataclass by field name, in order. Fields not made with `option` are left out."""
+    assert isinstance(cls, type) and dataclasses.is_dataclass(cls)
     hints = typing.get_type_hints(cls)
     found = {}
     for field in dataclasses.fields(cls):
@@ -167,7 +168,7 @@ def _plain(hint: Any) -> tuple[type, bool]:
 
 
 def read(cls: type[T], values: Mapping[str, Any]) -> T:
-    """A ``cls`` from loose values: each cast by its declaration, missing ones at their default, foreign ones ignored."""
+    """A ``cls`` from loose values: cast as declared, missing ones at their default, foreign ones ignored."""
     options = options_of(cls)
     return cls(**{name: options[name].cast(value) for name, value in values.items() if name in options})
 

@@ -15,7 +15,7 @@ MAX_PROMPT = 20_000
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """One generation request. Sizes are in pixels; ``seed`` -1 asks for a random one, fixed when the job is submitted."""
+    """One generation request. Sizes are in pixels; a seed of -1 is replaced by a random one when the job is submitted."""
 
     prompt: str = option("", "Prompt", multiline=True)
     negative_prompt: str = option("", "Negative prompt", multiline=True)
@@ -38,7 +38,9 @@ class GenerationParams:
     eta: float | None = option(None, "Eta", lo=0.0, hi=1.0, step=0.01, key="Eta", help="empty: the sampler's own")
     ensd: int = option(0, "ENSD", lo=-MAX_SEED, hi=MAX_SEED, key="ENSD", help="eta noise seed delta")
     clip_skip: int = option(1, "Clip skip", lo=1, hi=12, step=1, key="Clip skip")
-    rng: str = option("NV", "RNG", choices=("NV", "CPU"), key="RNG", help="the random numbers of a CUDA card, or torch's")
+    rng: str = option(
+        "NV", "RNG", choices=("NV", "CPU"), key="RNG", help="whose random numbers: a CUDA card's or torch's"
+    )
     profile: str = option("a1111", "Profile", choices=("a1111", "exact"))
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +53,3 @@ class GenerationParams:
 
     def changed(self, **changes: Any) -> GenerationParams:
         return dataclasses.replace(self, **changes)
-
-
-

@@ -1,8 +1,8 @@
 """The contracts of sampling.
 
-Everything runs in sigma space: ``x = x0 + sigma * noise`` (Karras et al. 2022, arXiv:2206.00364). Latents are float32
-tensors (n, c, h, w); sigmas are Python floats from high to low, the last one usually 0. Three nested callables carry the
-diffusion, each of which an add-on may wrap:
+Everything runs in sigma space: ``x = x0 + sigma * noise`` (Karras et al. 2022, arXiv:2206.00364). Latents are
+float32 tensors (n, c, h, w); sigmas are Python floats from high to low, the last one usually 0. Three nested callables
+carry the diffusion, each of which an add-on may wrap:
 
     Network   (x, sigma, cond)              -> x0   one evaluation of the model under one condition
     Guidance  (positive, negative, scale)   -> x0   how two answers become one

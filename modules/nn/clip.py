@@ -1,7 +1,7 @@
 """The CLIP text transformer of latent diffusion models, around `transformers.CLIPTextModel`.
 
-Radford et al. (2021), arXiv:2103.00020. The class adds what conditioning needs: clip skip, and textual-inversion vectors
-in place of token embeddings.
+Radford et al. (2021), arXiv:2103.00020. The class adds what conditioning needs: clip skip, and textual-inversion
+vectors in place of token embeddings.
 """
 
 from __future__ import annotations
@@ -62,10 +62,9 @@ class TextEncoder(nn.Module):
         with self._inserting(inserted):
             out = self.transformer(input_ids=ids, output_hidden_states=clip_skip > 1)
         if clip_skip <= 1:
-            states: Tensor = out.last_hidden_state
-            return states
-        states = self.transformer.final_layer_norm(out.hidden_states[-min(clip_skip, self.config.layers)])
-        return states
+            return out.last_hidden_state  # type: ignore[no-any-return]
+        states = out.hidden_states[-min(clip_skip, self.config.layers)]
+        return self.transformer.final_layer_norm(states)  # type: ignore[no-any-return]
 
     @contextmanager
     def _inserting(self, inserted: Sequence[Inserted]) -> Iterator[None]:
@@ -86,4 +85,3 @@ class TextEncoder(nn.Module):
             yield
         finally:
             handle.remove()
-

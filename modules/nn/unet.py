@@ -158,7 +158,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
-        return self.skip_connection(x) + self.out_layers(h)  # type: ignore[no-any-return]
+        out: Tensor = self.skip_connection(x) + self.out_layers(h)
+        return out
 
 
 class Downsample(nn.Module):
@@ -234,13 +235,11 @@ class UNet(nn.Module):
                 if level and i == config.num_res_blocks:
                     block.append(Upsample(ch))
                 self.output_blocks.append(nn.ModuleList(block))
-        self.out = nn.Sequential(
-            nn.GroupNorm(groups, ch), nn.SiLU(), nn.Conv2d(ch, config.out_channels, 3, padding=1)
-        )
+        self.out = nn.Sequential(nn.GroupNorm(groups, ch), nn.SiLU(), nn.Conv2d(ch, config.out_channels, 3, padding=1))
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Timesteps (b,), which may be fractional, and SDXL's vector (b, vector_dim) -> (b, 4 * model_channels)."""
-        dtype = self.time_embed[0].weight.dtype
+        dtype = next(self.time_embed.parameters()).dtype
         emb: Tensor = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
         return emb if y is None else emb + self.label_emb(y.to(dtype))
 
