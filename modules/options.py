@@ -13,7 +13,7 @@ import typing
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from modules.errors import UserError
 
@@ -169,10 +169,10 @@ def _plain(hint: Any) -> tuple[type, bool]:
 
 def read(cls: type[T], values: Mapping[str, Any]) -> T:
     """A ``cls`` from loose values: cast as declared, missing ones at their default, foreign ones ignored."""
-    options = options_of(cls)
+    options = options_of(cast(Hashable, cls))
     return cls(**{name: options[name].cast(value) for name, value in values.items() if name in options})
 
 
 def values_of(instance: Any) -> dict[str, Any]:
     """The declared options of ``instance`` as JSON-ready values."""
-    return {name: getattr(instance, name) for name in options_of(type(instance))}
+    return {name: getattr(instance, name) for name in options_of(cast(Hashable, type(instance)))}

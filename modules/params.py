@@ -15,7 +15,7 @@ MAX_PROMPT = 20_000
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """One generation request. Sizes are in pixels; a seed of -1 is replaced by a random one when the job is submitted."""
+    """One generation request, sizes in pixels. A seed of -1 gives way to a random one when the job is submitted."""
 
     prompt: str = option("", "Prompt", multiline=True)
     negative_prompt: str = option("", "Negative prompt", multiline=True)

@@ -124,7 +124,7 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         b, c, h, w = x.shape
-        y = self.norm(x)
+        y: Tensor = self.norm(x)
         if not self.linear:
             y = self.proj_in(y)
         y = y.permute(0, 2, 3, 1).reshape(b, h * w, c)  # (b, tokens, channels): a view in channels_last
