@@ -1,0 +1,1 @@
+"""Files to networks: reading, judging, recognising and keeping checkpoints."""

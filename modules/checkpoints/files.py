@@ -1,0 +1,231 @@
+"""Model files on disk: listing a folder, checking a safetensors header before anything is mapped, hashes.
+
+No torch here: the server lists and describes models without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.errors import CheckpointError, UnknownName
+
+MAX_HEADER = 16 * 2**20
+MAX_TENSORS = 20_000
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+_SIZES = {
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1),
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(info.nbytes for info in self.tensors.values())
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a safetensors file; raises `CheckpointError` with the file's name and the reason.
+
+    The limits keep a hostile file from filling the memory: 16 MB of header, 20,000 tensors.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise CheckpointError(
+            f"{path.name} is a pickle, which can run code when it is opened",
+            hint=f"python3 app.py convert {path.name} makes a safe copy of it",
+            field="checkpoint",
+        )
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if len(start) < 8:
+                raise _bad(path, "it is too short")
+            (length,) = struct.unpack("<Q", start)
+            if length > MAX_HEADER:
+                raise _bad(path, f"its header would have {length:,} bytes (the limit is {MAX_HEADER:,})")
+            raw = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
+    if len(raw) < length:
+        raise _bad(path, "it ends inside its header")
+    return _parse_header(path, raw, size - 8 - length)
+
+
+def _parse_header(path: Path, raw: bytes, data_size: int) -> Header:
+    try:
+        entries = json.loads(raw, object_pairs_hook=lambda pairs: _no_twins(path, pairs))
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, "its header is not JSON") from error
+    if not isinstance(entries, dict):
+        raise _bad(path, "its header is not a table")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _bad(path, "its metadata is not text")
+    if len(entries) > MAX_TENSORS:
+        raise _bad(path, f"it holds {len(entries):,} tensors (the limit is {MAX_TENSORS:,})")
+    if not entries:
+        raise _bad(path, "it holds no tensors")
+    end = 0
+    tensors = {}
+    for name, entry in sorted(entries.items(), key=lambda item: _begin(path, item)):
+        tensors[name] = info = _tensor_info(path, name, entry)
+        begin, stop = entry["data_offsets"]
+        if begin != end or stop - begin != info.nbytes:
+            raise _bad(path, f"the place of {_short(name)} does not fit its shape")
+        end = stop
+    if end != data_size:
+        what = "it is cut off" if end > data_size else "it has bytes that belong to nothing"
+        raise _bad(path, f"{what} ({data_size:,} bytes of data where {end:,} belong)")
+    return Header(tensors, metadata)
+
+
+def _no_twins(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise _bad(path, "a name stands in its header twice")
+    return table
+
+
+def _begin(path: Path, item: tuple[str, Any]) -> tuple[int, int]:
+    name, entry = item
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not (isinstance(offsets, list) and len(offsets) == 2 and all(_count(n) for n in offsets)):
+        raise _bad(path, f"{_short(name)} has no place in it")
+    return offsets[0], offsets[1]
+
+
+def _tensor_info(path: Path, name: str, entry: dict[str, Any]) -> TensorInfo:
+    dtype, shape = entry.get("dtype"), entry.get("shape")
+    if not isinstance(dtype, str) or dtype not in _SIZES:
+        raise _bad(path, f"{_short(name)} has the unknown type {_short(str(dtype))}")
+    if not isinstance(shape, list) or not all(_count(n) for n in shape):
+        raise _bad(path, f"{_short(name)} has no valid shape")
+    count = _SIZES[dtype]
+    for n in shape:
+        count *= n
+    return TensorInfo(dtype, tuple(shape), count)
+
+
+def _count(n: Any) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**63
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _bad(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path.name} is not a usable safetensors file: {reason}", hint="fetch or copy it again", field="checkpoint"
+    )
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A checkpoint in the models folder. ``name`` is its path below the folder without the suffix."""
+
+    name: str
+    path: Path
+
+    @property
+    def stem(self) -> str:
+        return self.path.stem
+
+
+def list_models(folder: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> list[ModelFile]:
+    """The model files below ``folder``, sorted by name without regard to case. A missing folder is an empty one."""
+    found = [ModelFile(path.relative_to(folder).with_suffix("").as_posix(), path) for path in _walk(folder, suffixes)]
+    return sorted(found, key=lambda model: model.name.casefold())
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    for root, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if name.lower().endswith(suffixes) and not name.lower().endswith(".vae.safetensors"):
+                yield Path(root) / name
+
+
+def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
+    """The file that ``wanted`` names: its name, file name or stem in any case; empty: ``default``, else the first."""
+    models = list_models(folder)
+    if not models:
+        pickles = list_models(folder, PICKLES)
+        hint = (
+            f"convert the one there first: python3 app.py convert {pickles[0].path.name}"
+            if pickles
+            else "put a .safetensors checkpoint there"
+        )
+        raise CheckpointError(f"there is no checkpoint in {folder}", hint=hint, field="checkpoint")
+    if not wanted:
+        return next((m for m in models if m.name == default), models[0])
+    key = wanted.split(" [")[0].strip().casefold()
+    for model in models:
+        if key in (model.name.casefold(), model.path.name.casefold(), model.stem.casefold()):
+            return model
+    for pickle in list_models(folder, PICKLES):
+        if key in (pickle.name.casefold(), pickle.path.name.casefold(), pickle.stem.casefold()):
+            read_header(pickle.path)  # raises with the way to convert it
+    names = ", ".join(repr(model.name) for model in models[:8])
+    raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"there are {names}", field="checkpoint")
+
+
+class Hashes:
+    """SHA-256 of files, remembered by path, size and modification time in one JSON file."""
+
+    def __init__(self, cache: Path | None = None):
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._known: dict[str, str] = _load_json(cache)
+
+    def sha256(self, path: Path) -> str:
+        stat = path.stat()
+        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        with self._lock:
+            if key not in self._known:
+                with path.open("rb") as file:
+                    self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._save()
+            return self._known[key]
+
+    def _save(self) -> None:
+        if self._cache is None:
+            return
+        self._cache.parent.mkdir(parents=True, exist_ok=True)
+        part = self._cache.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(self._known, indent=0, sort_keys=True), encoding="utf-8")
+        part.replace(self._cache)
+
+
+def _load_json(path: Path | None) -> dict[str, str]:
+    """A cache that cannot be read is an empty one."""
+    if path is None or not path.exists():
+        return {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return {k: v for k, v in known.items() if isinstance(v, str)} if isinstance(known, dict) else {}

@@ -1,0 +1,99 @@
+"""Where networks run, in which numbers, and how weights are made ready for it. The only file that says "cuda"."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from modules.errors import UserError
+
+log = logging.getLogger(__name__)
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A place to compute. ``dtype`` is that of the networks; latents, sigmas and guidance are float32 everywhere."""
+
+    device: torch.device
+    dtype: torch.dtype
+    channels_last: bool = True
+
+    @property
+    def kind(self) -> str:
+        return self.device.type
+
+    def describe(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.kind == "cuda" else "CPU"
+        return f"{name}, {str(self.dtype).removeprefix('torch.')}"
+
+    def place(self, x: Tensor) -> Tensor:
+        """An activation (b, c, h, w) at the network's door: moved, cast, and in the layout that its kernels like."""
+        if x.dim() == 4 and self.channels_last:
+            return x.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return x.to(self.device, self.dtype)
+
+    def weight(self, tensor: Tensor) -> Tensor:
+        """A weight as a network keeps it: always a copy, so that nothing refers to the file any more."""
+        layout = torch.channels_last if tensor.dim() == 4 and self.channels_last else torch.contiguous_format
+        return tensor.to(self.device, self.dtype, copy=True, memory_format=layout)
+
+    def prepare(self, module: M) -> M:
+        """Weights and buffers of ``module`` as `weight` makes them."""
+        module = module.to(self.device, self.dtype)
+        return module.to(memory_format=torch.channels_last) if self.channels_last else module
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose(name: str = "auto", dtype: str = "auto") -> Device:
+    """The device to run on: "auto" takes a CUDA card where there is one."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"no device named {name!r}", hint="there are auto, cpu and cuda", field="device")
+    if dtype not in ("auto", *DTYPES):
+        raise UserError(f"no number type {dtype!r}", hint=f"there are auto, {', '.join(DTYPES)}", field="dtype")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("this machine has no CUDA card that torch can use", hint="start with --device cpu")
+    on_card = torch.cuda.is_available() if name == "auto" else name == "cuda"
+    device = torch.device("cuda", 0) if on_card else torch.device("cpu")
+    chosen = DTYPES[dtype] if dtype != "auto" else _best_dtype(device)
+    return Device(device, chosen)
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    able = torch.cpu.get_capabilities()
+    # Without matrix units bfloat16 is emulated and slower than float32.
+    return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
+
+
+def keep_large_blocks() -> None:
+    """Let glibc reuse large blocks instead of returning each to the system, which costs a page fault per 4 kB."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:  # another C library, which has no such setting
+        return
+    m_trim_threshold, m_mmap_threshold, gib = -1, -3, 1 << 30
+    libc.mallopt(m_mmap_threshold, gib)
+    libc.mallopt(m_trim_threshold, 2 * gib - 1)
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process in bytes; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
