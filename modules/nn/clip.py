@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -65,6 +66,10 @@ class TextEncoder(nn.Module):
             return out.last_hidden_state  # type: ignore[no-any-return]
         states = out.hidden_states[-min(clip_skip, self.config.layers)]
         return self.transformer.final_layer_norm(states)  # type: ignore[no-any-return]
+
+    def place_buffers(self, device: torch.device) -> None:
+        """Give the position numbers, which no checkpoint holds, their storage after construction without one."""
+        self.transformer.embeddings.position_ids = torch.arange(self.config.positions, device=device)[None]
 
     @contextmanager
     def _inserting(self, inserted: Sequence[Inserted]) -> Iterator[None]:

@@ -1,0 +1,151 @@
+"""A loaded checkpoint: its networks on their device, and what they do with pictures and texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from modules.checkpoints.families import OLD_TEXT, TEXT, UNET, VAE, ModelConfig, detect
+from modules.checkpoints.files import Header, read_header
+from modules.devices import Device
+from modules.errors import CheckpointError, RepriseError
+from modules.nn import vae as vae_nn
+from modules.nn.clip import Inserted, TextEncoder
+from modules.nn.unet import UNet
+
+log = logging.getLogger(__name__)
+_GROUP = 128 * 2**20
+"""Bytes mapped at a time while loading: what is converted is let go before more is touched."""
+
+
+@dataclass
+class LatentDiffusion:
+    """UNet, autoencoder and text encoder of one file, in evaluation mode, without gradients."""
+
+    name: str
+    path: Path
+    sha256: str
+    config: ModelConfig
+    device: Device
+    unet: UNet
+    vae: vae_nn.VAE
+    text: TextEncoder
+    nbytes: int
+
+    @property
+    def short_hash(self) -> str:
+        """A1111's model hash: the first ten digits of the file's SHA-256."""
+        return self.sha256[:10]
+
+    def encode_text(self, ids: Tensor, inserted: Sequence[Inserted] = (), clip_skip: int = 1) -> Tensor:
+        """Token ids (b, 77) -> float32 states (b, 77, width)."""
+        return self.text(ids.to(self.device.device), clip_skip, inserted).float()  # type: ignore[no-any-return]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (n, 3, h, w) in [-1, 1] -> scaled latents (n, 4, h / 8, w / 8) float32, one picture at a time."""
+        means = [self.vae.encode(self._to_vae(image[None]))[0] for image in images]
+        return torch.cat(means).float() * self.config.scale_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (n, 4, h, w) -> pictures (n, 3, 8 h, 8 w) in [-1, 1], float32, one picture at a time.
+
+        An autoencoder that overflows in half precision is moved to float32 once and for all.
+        """
+        return torch.cat([self._decode_one(latent[None]) for latent in latents])
+
+    def _decode_one(self, latent: Tensor) -> Tensor:
+        if not latent.isfinite().all():
+            raise RepriseError(
+                "the model answered with values that are no numbers",
+                hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
+            )
+        z = latent / self.config.scale_factor
+        image: Tensor = self.vae.decode(self._to_vae(z)).float()
+        if not image.isfinite().all() and self._vae_dtype() != torch.float32:
+            log.warning("the autoencoder of %s overflows in %s; it runs in float32 now", self.name, self._vae_dtype())
+            self.vae.float()
+            image = self.vae.decode(self._to_vae(z)).float()
+        if not image.isfinite().all():
+            raise RepriseError("the autoencoder gave no finite picture", hint="choose another checkpoint")
+        return image.clamp(-1.0, 1.0)
+
+    def _to_vae(self, x: Tensor) -> Tensor:
+        return self.device.place(x).to(self._vae_dtype())
+
+    def _vae_dtype(self) -> torch.dtype:
+        return self.vae.post_quant_conv.weight.dtype
+
+
+def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> LatentDiffusion:
+    """Read a safetensors checkpoint onto ``device``; raises `CheckpointError` with the file and the reason.
+
+    Networks are built without storage, then each tensor is taken from the mapped file, converted and put in its place,
+    so the peak stays near the size of the model itself.
+    """
+    name = name or path.stem
+    header = read_header(path)
+    config = detect(name, header)
+    with torch.device("meta"):
+        unet, vae, text = UNet(config.unet), vae_nn.VAE(config.vae), TextEncoder(config.text)
+    places = _places(header)
+    for part, module in (("unet", unet), ("vae", vae), ("text", text)):
+        _check(name, header, {own: key for key, (p, own) in places.items() if p == part}, module)
+    states: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "text": {}}
+    for group in _groups(header, places):
+        with safe_open(path, framework="pt") as file:
+            for key in group:
+                part, own = places[key]
+                states[part][own] = device.weight(file.get_tensor(key))
+    for part, module in (("unet", unet), ("vae", vae), ("text", text)):
+        module.load_state_dict(states.pop(part), strict=True, assign=True)
+        module.requires_grad_(False).eval()
+    text.place_buffers(device.device)
+    nbytes = sum(p.nbytes for m in (unet, vae, text) for p in m.parameters())
+    return LatentDiffusion(name, path, sha256, config, device, unet, vae, text, nbytes)
+
+
+def _places(header: Header) -> Mapping[str, tuple[str, str]]:
+    """Where each tensor of the file belongs: (part, name within the part). Foreign tensors are left out."""
+    text_prefix = TEXT if any(key.startswith(TEXT) for key in header.tensors) else OLD_TEXT
+    prefixes = {UNET: ("unet", ""), VAE: ("vae", ""), text_prefix: ("text", "transformer.")}
+    places = {}
+    for key in header.tensors:
+        for prefix, (part, own) in prefixes.items():
+            if key.startswith(prefix) and not key.endswith(".position_ids") and not key.startswith(f"{VAE}loss."):
+                places[key] = (part, own + key.removeprefix(prefix))
+    return places
+
+
+def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module) -> None:
+    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    missing, extra = sorted(expected.keys() - keys.keys()), sorted(keys.keys() - expected.keys())
+    wrong = [key for key in expected.keys() & keys.keys() if header.tensors[keys[key]].shape != expected[key]]
+    for what, names in (("lacks", missing), ("has an unknown", extra), ("has the wrong shape for", sorted(wrong))):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(
+                f"{name} does not fit its architecture: it {what} {names[0]}{more}",
+                hint="fetch or copy it again, or choose another",
+                field="checkpoint",
+            )
+
+
+def _groups(header: Header, places: Mapping[str, tuple[str, str]]) -> Iterator[list[str]]:
+    group: list[str] = []
+    size = 0
+    for key in header.tensors:  # in the order of the file
+        if key not in places:
+            continue
+        group.append(key)
+        size += header.tensors[key].nbytes
+        if size >= _GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
