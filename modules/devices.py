@@ -48,7 +48,10 @@ class Device:
     def prepare(self, module: M) -> M:
         """Weights and buffers of ``module`` as `weight` makes them."""
         module = module.to(self.device, self.dtype)
-        return module.to(memory_format=torch.channels_last) if self.channels_last else module
+        for parameter in module.parameters() if self.channels_last else ():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return module
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -101,8 +101,9 @@ def _unet_config(shapes: Shapes) -> UNetConfig:
         return shapes[UNET + key]
 
     base, in_channels = shape("input_blocks.0.0.weight")[:2]
-    mults, depths, blocks, i = [], [], 0, 1
-    level_blocks = 0
+    mults: list[int] = []
+    depths: list[int] = []
+    blocks, level_blocks, i = 0, 0, 1
     while True:
         if f"{UNET}input_blocks.{i}.0.in_layers.2.weight" in shapes:
             if level_blocks == 0:
@@ -115,7 +116,9 @@ def _unet_config(shapes: Shapes) -> UNetConfig:
         else:
             break
         i += 1
-    first = next(f"input_blocks.{n}.1." for n in range(i) if _depth(shapes, f"input_blocks.{n}.1."))
+    first = next(
+        (f"input_blocks.{n}.1." for n in range(i) if _depth(shapes, f"input_blocks.{n}.1.")), "input_blocks.1.1."
+    )
     linear = len(shape(f"{first}proj_in.weight")) == 2
     return UNetConfig(
         in_channels=in_channels,
@@ -140,7 +143,8 @@ def _depth(shapes: Shapes, prefix: str) -> int:
 
 def _vae_config(shapes: Shapes) -> VAEConfig:
     channels = shapes[f"{VAE}encoder.conv_in.weight"][0]
-    mults, blocks = [], 0
+    mults: list[int] = []
+    blocks = 0
     while f"{VAE}encoder.down.{len(mults)}.block.0.conv1.weight" in shapes:
         mults.append(shapes[f"{VAE}encoder.down.{len(mults)}.block.0.conv1.weight"][0] // channels)
     while f"{VAE}encoder.down.0.block.{blocks}.conv1.weight" in shapes:

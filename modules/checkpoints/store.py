@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelStore:
-    """Loads checkpoints of one folder by name. Not thread-safe: it lives in the worker, which runs one job at a time."""
+    """Loads checkpoints of one folder by name. Not thread-safe: the worker that owns it runs one job at a time."""
 
     def __init__(self, folder: Path, device: Device, hashes: Hashes, *, default: str = "", budget: int = 8 * 2**30):
         self.folder = folder
