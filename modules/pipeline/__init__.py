@@ -1,0 +1,1 @@
+"""One request's way: decide everything (`plan`), then compute it (`generate`)."""
