@@ -109,7 +109,11 @@ def text_pair() -> tuple[TextEncoder, CLIPTextModel]:
     random_weights(encoder)
     reference = CLIPTextModel(
         CLIPTextConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, attn_implementation="eager"
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            attn_implementation="eager",
         )
     ).eval()
     reference.load_state_dict({k.removeprefix("transformer."): v for k, v in encoder.state_dict().items()})
