@@ -1,7 +1,7 @@
 """Latents -> a small picture, cheap enough for every step.
 
-Each latent pixel becomes one pixel through a linear map from 4 channels to RGB. The map is fitted to the checkpoint's own
-autoencoder by least squares, so it suits any of them.
+Each latent pixel becomes one pixel through a linear map from 4 channels to RGB. The map is fitted to the checkpoint's
+own autoencoder by least squares, so it suits any of them.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from modules.nn.unet import TextKeys
 class BatchNetwork:
     """``(x, sigma, cond) -> x0`` for the steps of one batch.
 
-    Time embeddings of all known sigmas are made together, before the first step; keys and values of each text when it is
-    first met. Both are kept until the batch ends.
+    Time embeddings of all known sigmas are made together, before the first step; keys and values of each text when it
+    is first met. Both are kept until the batch ends.
     """
 
     def __init__(self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float]):
@@ -37,7 +37,7 @@ class BatchNetwork:
     def _embed(self, sigmas: list[float]) -> None:
         if sigmas:
             t = torch.tensor([self._table.sigma_to_t(s) for s in sigmas], device=self._model.device.device)
-            self._embeddings.update(zip(sigmas, self._model.unet.embed(t).split(1), strict=True))
+            self._embeddings.update(zip(sigmas, self._model.unet.embed(t)[:, None], strict=True))
 
     def _embedding(self, sigma: float) -> Tensor:
         if sigma not in self._embeddings:

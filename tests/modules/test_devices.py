@@ -1,0 +1,40 @@
+"""The device's policy, as far as a machine without a card can see it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modules.devices import DTYPES, Device, choose
+from modules.errors import UserError
+
+
+def test_unknown_device_or_number_type_is_named() -> None:
+    with pytest.raises(UserError, match="no device named 'tpu'; there are auto, cpu and cuda"):
+        choose("tpu")
+    with pytest.raises(UserError, match="no number type 'int4'"):
+        choose("cpu", "int4")
+
+
+def test_cpu_takes_bfloat16_only_where_it_has_units_for_it() -> None:
+    able = torch.cpu.get_capabilities()
+    fast = able.get("amx_bf16") or able.get("avx512_bf16")
+    assert choose("cpu").dtype == (torch.bfloat16 if fast else torch.float32)
+    assert choose("cpu", "float32").dtype == DTYPES["float32"]
+
+
+def test_weights_are_copied_and_laid_out_for_the_device() -> None:
+    device = Device(torch.device("cpu"), torch.float32)
+    weight = torch.randn(8, 4, 3, 3)
+    ready = device.weight(weight)
+    assert ready.data_ptr() != weight.data_ptr()
+    assert torch.equal(ready, weight)
+    assert ready.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_prepared_module_computes_what_it_did_before() -> None:
+    device = Device(torch.device("cpu"), torch.float32)
+    conv = torch.nn.Conv2d(4, 8, 3)
+    x = torch.randn(2, 4, 9, 9)
+    expected = conv(x)
+    assert torch.allclose(device.prepare(conv)(device.place(x)), expected, atol=1e-5)
