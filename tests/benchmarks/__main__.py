@@ -1,0 +1,24 @@
+"""`python -m tests.benchmarks [image] [start] [unet]`: figures of this machine, now, with ratios against a peer.
+
+Absolute seconds differ between machines and hours; quote the medians and the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from tests.benchmarks import image, start, unet
+
+PARTS = {"image": image.main, "start": start.main, "unet": unet.main}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: image and start")
+    for part in parser.parse_args().parts or ("image", "start"):
+        print(f"== {part}")
+        PARTS[part]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The default model: seconds an image, and the share of them spent outside its networks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+from modules.builtin import register
+from modules.checkpoints.files import Hashes
+from modules.checkpoints.store import ModelStore
+from modules.devices import choose
+from modules.engine import Engine
+from modules.extension import Host
+from modules.params import GenerationParams
+from tests.benchmarks.clock import Stopwatch
+
+ROOT = Path(__file__).parents[2]
+
+
+def main(runs: int = 9) -> None:
+    """128x128, 20 steps of Euler a, CFG 7, previews off; medians after a warm-up."""
+    host = Host()
+    register(host)
+    device = choose()
+    engine = Engine(ModelStore(ROOT / "models" / "Stable-diffusion", device, Hashes()), host, version="benchmark")
+    params = GenerationParams(prompt="a red fox in the snow", sampler="Euler a", width=128, height=128, seed=1)
+    model = engine.store.load()
+    inside = Stopwatch()
+    for owner, name in ((model.unet, "run"), (model.unet, "embed"), (model.unet, "text_keys")):
+        inside.wrap(owner, name)
+    for owner, name in ((model.vae, "decode"), (model.text, "forward")):
+        inside.wrap(owner, name)
+    totals, shares = [], []
+    for run in range(runs + 1):
+        inside.seconds = 0.0
+        begin = time.perf_counter()
+        engine.run(params.changed(seed=run), on_result=lambda _: None)
+        total = time.perf_counter() - begin
+        if run:
+            totals.append(total)
+            shares.append(1 - inside.seconds / total)
+    print(f"{device.describe()}: {statistics.median(totals):.3f} s an image ({min(totals):.3f} to {max(totals):.3f})")
+    print(f"outside the networks: {statistics.median(shares):.1%}")
