@@ -1,0 +1,552 @@
+"""A1111's generation text: what a picture says about how it was made, written and read.
+
+    a cat
+    Negative prompt: blurry
+    Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.0, Seed: 1, Size: 512x512, ...
+
+The text is for people and for other programs, and it loses some things (batch size, blanks at the ends of a prompt's
+lines); `modules.recipe` keeps everything.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modules import styles as style_texts
+from modules.diffusion.types import SamplerSpec, SchedulerSpec
+from modules.errors import UserError
+from modules.options import options_of
+from modules.params import GenerationParams
+from modules.registry import Registry
+from modules.styles import Style
+
+log = logging.getLogger(__name__)
+
+MAX_LENGTH = 65_536
+"""Characters of a text that we read."""
+
+AUTOMATIC = "Automatic"
+NEGATIVE = "Negative prompt:"
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the text of one picture is made from."""
+
+    params: GenerationParams
+    seed: int
+    subseed: int
+    sampler: SamplerSpec
+    scheduler: str
+    model_name: str = ""
+    model_hash: str = ""
+    version: str = ""
+
+
+def _size(f: Facts) -> str:
+    return f"{f.params.width}x{f.params.height}"
+
+
+def _schedule_type(f: Facts) -> str:
+    """The scheduler really used, but "Automatic" stays where the sampler has no favourite or makes its own sigmas."""
+    asked = f.params.scheduler
+    if f.sampler.own_schedule or (asked.casefold() == AUTOMATIC.casefold() and not f.sampler.default_scheduler):
+        return asked
+    return f.scheduler
+
+
+def _eta(f: Facts, default: float) -> float | None:
+    """Eta where it is not the sampler's own. A1111 has one key for samplers that default to 1, another for DDIM's 0."""
+    eta = f.params.eta
+    return eta if f.sampler.eta == default and eta != default else None
+
+
+def _ensd(f: Facts) -> int | None:
+    eta = f.sampler.eta if f.params.eta is None else f.params.eta
+    return f.params.ensd or None if f.sampler.marks_ensd and eta != 0 else None
+
+
+Value = Callable[[Facts], Any]
+
+
+def _absent(f: Facts) -> None:
+    """A key that has its place but, as yet, no parameter."""
+
+
+KEYS: dict[str, Value] = {
+    "Steps": lambda f: f.params.steps,
+    "Sampler": lambda f: f.params.sampler,
+    "Schedule type": _schedule_type,
+    "CFG scale": lambda f: f.params.cfg_scale,
+    "Image CFG scale": _absent,
+    "Seed": lambda f: f.seed,
+    "Face restoration": _absent,
+    "Size": _size,
+    "Model hash": lambda f: f.model_hash or None,
+    "Model": lambda f: f.model_name or None,
+    "FP8 weight": _absent,
+    "Cache FP16 weight for LoRA": _absent,
+    "VAE hash": _absent,
+    "VAE": _absent,
+    "Variation seed": lambda f: f.subseed if f.params.subseed_strength else None,
+    "Variation seed strength": lambda f: f.params.subseed_strength or None,
+    "Seed resize from": _absent,
+    "Denoising strength": _absent,
+    "Conditional mask weight": _absent,
+    "Clip skip": lambda f: f.params.clip_skip if f.params.clip_skip > 1 else None,
+    "ENSD": _ensd,
+    "Token merging ratio": _absent,
+    "Token merging ratio hr": _absent,
+    "Init image hash": _absent,
+    "RNG": lambda f: f.params.rng if f.params.rng != "GPU" else None,
+    "Tiling": _absent,
+}
+"""A1111's keys in A1111's order. A new parameter is one line here; what is absent has a place but comes as `extra`."""
+
+OTHERS: dict[str, Value] = {
+    "Mask mode": _absent,
+    "Mask blur": _absent,
+    "Inpaint area": _absent,
+    "Masked area padding": _absent,
+    "Masked content": _absent,
+    "Hires checkpoint": _absent,
+    "Hires sampler": _absent,
+    "Hires prompt": _absent,
+    "Hires negative prompt": _absent,
+    "Hires schedule type": _absent,
+    "Hires upscale": _absent,
+    "Hires resize": _absent,
+    "Hires steps": _absent,
+    "Hires upscaler": _absent,
+    "Lora hashes": _absent,
+    "Old prompt editing timelines": _absent,
+    "TI hashes": _absent,
+    "Emphasis": _absent,
+    "Downcast alphas_cumprod": _absent,
+    "Noise Schedule": _absent,
+    "Noise multiplier": _absent,
+    "Discard penultimate sigma": _absent,
+    "Schedule min sigma": _absent,
+    "Schedule max sigma": _absent,
+    "Schedule rho": _absent,
+    "Beta schedule alpha": _absent,
+    "Beta schedule beta": _absent,
+    "SGM noise multiplier": _absent,
+    "Eta": lambda f: _eta(f, 1.0),
+    "Eta DDIM": lambda f: _eta(f, 0.0),
+    "Sigma churn": _absent,
+    "Sigma tmin": _absent,
+    "Sigma tmax": _absent,
+    "Sigma noise": _absent,
+    "Refiner switch by sampling steps": _absent,
+    "Refiner": _absent,
+    "Refiner switch at": _absent,
+    "Hires refiner": _absent,
+    "Skip Early CFG": _absent,
+    "NGMS": _absent,
+    "NGMS all steps": _absent,
+    "Pad conds": _absent,
+    "Pad conds v0": _absent,
+    "Extra noise": _absent,
+    "VAE Encoder": _absent,
+    "VAE Decoder": _absent,
+    "Profile": lambda f: f.params.profile if f.params.profile != "a1111" else None,
+}
+"""Keys behind the table, in the order in which A1111's code comes to them; what scripts add comes before, ours last."""
+
+
+def write(
+    params: GenerationParams,
+    *,
+    seed: int,
+    subseed: int,
+    sampler: SamplerSpec,
+    scheduler: str,
+    model_name: str = "",
+    model_hash: str = "",
+    version: str = "",
+    user: str = "",
+    extra: Mapping[str, object] | None = None,
+) -> str:
+    """The text of the picture with ``seed`` and ``subseed``.
+
+    ``scheduler`` is the label of the scheduler used, ``model_hash`` has 10 hex digits. ``version`` must not read as a
+    number ("Reprise 0.1.0"): a bare 0.1.0 would make every reader switch the behaviour of old versions on. The keys of
+    ``extra`` follow in their order, or replace the value of a key of `KEYS` at its place; None takes a key out.
+    """
+    facts = Facts(params, seed, subseed, sampler, scheduler, model_name, model_hash, version)
+    values: dict[str, Any] = {key: value(facts) for key, value in KEYS.items()}
+    values.update(_with_others(facts, dict(extra or {})))
+    values |= {"Version": version or None, "User": user or None}
+    return _text(params.prompt, params.negative_prompt, values)
+
+
+def _with_others(facts: Facts, extra: Mapping[str, object]) -> dict[str, object]:
+    """``extra`` with our own values of `OTHERS`, each before the first key that A1111 writes later."""
+    rank = {key: i for i, key in enumerate(OTHERS)}
+    items = list(extra.items())
+    for key, value in OTHERS.items():
+        found = value(facts)
+        if found is not None and key not in extra:
+            place = next((i for i, (other, _) in enumerate(items) if rank.get(other, -1) > rank[key]), len(items))
+            items.insert(place, (key, found))
+    return dict(items)
+
+
+def _text(prompt: str, negative_prompt: str, values: Mapping[str, object]) -> str:
+    line = ", ".join(
+        key if key == value else f"{key}: {quote(value)}" for key, value in values.items() if value is not None
+    )
+    negative = f"\n{NEGATIVE} {negative_prompt}" if negative_prompt else ""
+    return f"{prompt}{negative}\n{line}".strip()
+
+
+def quote(value: object) -> str:
+    """
+    >>> quote("a, b"), quote("a b"), quote(7.0)
+    ('"a, b"', 'a b', '7.0')
+    """
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(c in text for c in ",\n:") else text
+
+
+def unquote(text: str) -> str:
+    """The inverse of `quote`; what is not a JSON string is kept as it is."""
+    if not (text.startswith('"') and text.endswith('"')):
+        return text
+    try:
+        return str(json.loads(text))
+    except ValueError:
+        return text
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+DEFAULTS: dict[str, Any] = {
+    "Clip skip": "1",
+    "Hires resize-1": 0,
+    "Hires resize-2": 0,
+    "Hires sampler": "Use same sampler",
+    "Hires schedule type": "Use same scheduler",
+    "Hires checkpoint": "Use same checkpoint",
+    "Hires prompt": "",
+    "Hires negative prompt": "",
+    "Mask mode": "Inpaint masked",
+    "Masked content": "original",
+    "Inpaint area": "Whole picture",
+    "Masked area padding": 32,
+    "RNG": "GPU",
+    "Schedule type": AUTOMATIC,
+    "Schedule max sigma": 0,
+    "Schedule min sigma": 0,
+    "Schedule rho": 0,
+    "VAE Encoder": "Full",
+    "VAE Decoder": "Full",
+    "FP8 weight": "Disable",
+    "Refiner switch by sampling steps": False,
+}
+"""What a key that is missing means."""
+
+
+def read(
+    text: str,
+    *,
+    styles: Sequence[Style] = (),
+    style_mode: str = "Apply if any",
+    backcompat: bool = True,
+    skip: Collection[str] = (),
+) -> dict[str, Any]:
+    """Every key of ``text`` as A1111 1.10 reads it: text values as they stand, defaults for missing keys.
+
+    ``style_mode`` is "Apply if any", "Apply", "Discard" or "Ignore"; with ``backcompat`` a file of an old version gets
+    that version's behaviours as keys; the keys in ``skip`` are left out.
+    """
+    if len(text) > MAX_LENGTH:
+        raise UserError(
+            f"the generation text has {len(text):,} characters and the limit is {MAX_LENGTH:,}",
+            hint="paste the text of one picture",
+            field="infotext",
+        )
+    *lines, last = text.strip().split("\n")
+    found = pairs(last)
+    if len(found) < 3:
+        lines, found = [*lines, last], []
+    prompt, negative = _prompts(lines)
+    parsed = _values(found)
+    _find_styles(parsed, prompt, negative, styles, style_mode)
+    if "Hypernet" in parsed:
+        strength = parsed.get("Hypernet strength", "1.0")
+        parsed["Prompt"] += f"<hypernet:{parsed['Hypernet']}:{strength}>"
+    if "FP8 weight" in parsed and parsed["FP8 weight"] != DEFAULTS["FP8 weight"]:
+        parsed.setdefault("Cache FP16 weight for LoRA", False)
+    for key, value in DEFAULTS.items():
+        parsed.setdefault(key, value)
+    if "Emphasis" not in parsed and (uses_emphasis(parsed["Prompt"]) or uses_emphasis(parsed["Negative prompt"])):
+        parsed["Emphasis"] = "Original"
+    _old_hires(parsed)
+    if backcompat:
+        _old_version(parsed)
+    return {key: value for key, value in parsed.items() if key not in skip}
+
+
+def pairs(line: str) -> list[tuple[str, str]]:
+    """The ``key: value`` pairs of a line, in one pass from left to right; what does not fit is skipped.
+
+    >>> pairs('Steps: 20, Lora hashes: "a: 1, b: 2", ?, Size: 8x8')
+    [('Steps', '20'), ('Lora hashes', '"a: 1, b: 2"'), ('Size', '8x8')]
+    """
+    found, start = [], 0
+    while (colon := line.find(":", start)) >= 0:
+        key = _key_before(line, start, colon)
+        start = colon + 1
+        if key:
+            value, start = _value_at(line, start)
+            found.append((key, value))
+    return found
+
+
+_WORD = re.compile(r"\w")
+_BLANKS = re.compile(r"\s*")
+
+
+def _key_before(line: str, start: int, colon: int) -> str:
+    """The key that ends at ``colon``: a word character, then word characters, blanks, - and /; two or more."""
+    first = begin = colon
+    while begin > start and (line[begin - 1] in " -/" or _WORD.match(line, begin - 1)):
+        begin -= 1
+        if line[begin] not in " -/":
+            first = begin
+    return line[first:colon] if colon - first > 1 else ""
+
+
+def _value_at(line: str, start: int) -> tuple[str, int]:
+    """The value that starts there, with its quotes, and where the next pair may start."""
+    blanks = _BLANKS.match(line, start)
+    start = blanks.end() if blanks else start
+    end = _closing_quote(line, start) + 1 if line.startswith('"', start) else 0
+    if not end or line[end : end + 1] not in (",", ""):
+        end = line.find(",", start)
+        end = len(line) if end < 0 else end
+    return line[start:end], end + 1
+
+
+def _closing_quote(line: str, start: int) -> int:
+    """Where the string that starts at ``start`` ends, or -1; an empty string does not count."""
+    i = start + 1
+    while i < len(line) and line[i] != '"':
+        i += 2 if line[i] == "\\" else 1
+    return i if start + 1 < i < len(line) else -1
+
+
+def _prompts(lines: Sequence[str]) -> tuple[str, str]:
+    texts: tuple[list[str], list[str]] = ([], [])
+    negative = False
+    for line in map(str.strip, lines):
+        if line.startswith(NEGATIVE):
+            negative = True
+            line = line.removeprefix(NEGATIVE).strip()
+        if line or texts[negative]:  # empty lines count, but not at the start
+            texts[negative].append(line)
+    return "\n".join(texts[False]), "\n".join(texts[True])
+
+
+_SIZE = re.compile(r"^(\d+)x(\d+)$")
+
+
+def _values(found: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for key, raw in found:
+        if not raw:
+            log.info("generation text: %r has no value", key)
+            continue
+        value = unquote(raw)
+        if size := _SIZE.match(value):
+            parsed[f"{key}-1"], parsed[f"{key}-2"] = size.groups()
+        else:
+            parsed[key] = value
+    return parsed
+
+
+def _find_styles(parsed: dict[str, Any], prompt: str, negative: str, styles: Sequence[Style], mode: str) -> None:
+    """Set the prompts, without the styles found in them. A hires pass must show the same styles, else none counts."""
+    parsed["Prompt"], parsed["Negative prompt"] = prompt, negative
+    if mode == "Ignore":
+        return
+    names, bare, bare_negative = style_texts.find(styles, prompt, negative)
+    if "Hires prompt" in parsed or "Hires negative prompt" in parsed:
+        hires = parsed.get("Hires prompt", prompt), parsed.get("Hires negative prompt", negative)
+        hires_names, hires_bare, hires_negative = style_texts.find(styles, *hires)
+        if hires_names != names:
+            return
+        parsed["Hires prompt"] = "" if hires_bare == bare else hires_bare
+        parsed["Hires negative prompt"] = "" if hires_negative == bare_negative else hires_negative
+    parsed["Prompt"], parsed["Negative prompt"] = bare, bare_negative
+    if mode == "Apply" or (mode == "Apply if any" and names):
+        parsed["Styles array"] = names
+
+
+def _old_hires(parsed: dict[str, Any]) -> None:
+    """Before hires fix had its own size, Size was the final one and "First pass size" the first one."""
+    first = _whole(parsed.get("First pass size-1")), _whole(parsed.get("First pass size-2"))
+    width, height = _whole(parsed.get("Size-1", 512)), _whole(parsed.get("Size-2", 512))
+    if None in (*first, width, height) or not width or not height:
+        return
+    if 0 in first:
+        # The first pass had the area of 512 x 512, each side rounded up to a multiple of 64.
+        scale = math.sqrt(512 * 512 / (width * height))
+        first = math.ceil(scale * width / 64) * 64, math.ceil(scale * height / 64) * 64
+    parsed["Size-1"], parsed["Size-2"] = first
+    parsed["Hires resize-1"], parsed["Hires resize-2"] = width, height
+
+
+def _whole(value: object) -> int | None:
+    """A size that can be computed with; no picture has more than nine digits."""
+    return int(str(value)) if re.fullmatch(r"\d{1,9}", str(value)) else None
+
+
+def _old_version(parsed: dict[str, Any]) -> None:
+    """Switch on what the version that made the picture did differently."""
+    version = version_number(str(parsed.get("Version", "")))
+    if version is None:
+        return
+    if version < (1, 6, 0, 0) and "[" in parsed["Prompt"]:
+        parsed["Old prompt editing timelines"] = True
+    if version < (1, 6, 0, 0) and parsed.get("Sampler") in ("DDIM", "PLMS"):
+        parsed["Pad conds v0"] = True
+    if version < (1, 7, 0, 225):
+        parsed["Downcast alphas_cumprod"] = True
+    if version < (1, 8, 0, 0) and "Refiner" in parsed:
+        parsed["Refiner switch by sampling steps"] = True
+
+
+_VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?:-(\d{1,9})|(-?rc\d*))?", re.IGNORECASE)
+
+
+def version_number(text: str) -> tuple[int, int, int, int] | None:
+    """The fourth number counts the commits since the release; a release candidate comes before it.
+
+    >>> version_number("v1.7.0-225-gabcdef"), version_number("v1.6.0-RC"), version_number("Reprise 0.1.0")
+    ((1, 7, 0, 225), (1, 6, 0, -1), None)
+    """
+    short = "-".join(text.split("-")[:2])
+    if not (match := _VERSION.fullmatch(short)):
+        return None
+    major, minor, patch, commits, candidate = match.groups()
+    return int(major), int(minor), int(patch or 0), -1 if candidate else int(commits or 0)
+
+
+def uses_emphasis(prompt: str) -> bool:
+    return any(c in prompt for c in "([")
+
+
+# ----------------------------------------------------------------------------------------------- sending to the page
+
+Samplers = Registry[SamplerSpec]
+Schedulers = Registry[SchedulerSpec]
+
+
+def split_sampler(name: str, schedulers: Schedulers) -> tuple[str, str | None]:
+    """Sampler names of before 1.9 carry the schedule: "DPM++ 2M Karras" -> ("DPM++ 2M", "Karras")."""
+    found = None
+    for label, spec in schedulers.items():
+        for ending in (label, spec.name, *spec.aliases):
+            if name.endswith(f" {ending}"):
+                name, found = name.removesuffix(f" {ending}"), label
+                break
+    return name, found
+
+
+def sampler_and_scheduler(name: str, scheduler: str, samplers: Samplers, schedulers: Schedulers) -> tuple[str, str]:
+    """A1111's reading of the two: what is unknown becomes the first of its table, a sampler's favourite "Automatic"."""
+    bare, split = split_sampler(name, schedulers)
+    sampler = bare if bare in samplers.names() else samplers.names()[0]
+    known = {key: label for label, spec in schedulers.items() for key in (label, spec.name, *spec.aliases)}
+    return sampler, _or_automatic(split or known.get(scheduler, AUTOMATIC), samplers.get(sampler), schedulers)
+
+
+def _or_automatic(label: str, sampler: SamplerSpec, schedulers: Schedulers) -> str:
+    favourite = sampler.default_scheduler
+    return AUTOMATIC if favourite and schedulers.get(label).name == favourite else label
+
+
+@dataclass(frozen=True)
+class Paste:
+    """What a pasted text changes in a request, and in sentences what of it could not be followed."""
+
+    changes: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+_PLAIN = {option.key: option for option in options_of(GenerationParams).values() if option.key} | {
+    "Prompt": options_of(GenerationParams)["prompt"],
+    "Negative prompt": options_of(GenerationParams)["negative_prompt"],
+    "Size-1": options_of(GenerationParams)["width"],
+    "Size-2": options_of(GenerationParams)["height"],
+    "Eta DDIM": options_of(GenerationParams)["eta"],
+    "Profile": options_of(GenerationParams)["profile"],
+}
+"""The parameter behind each key."""
+
+_WHOLE: dict[str, Any] = {"subseed_strength": 0.0, "subseed": -1, "eta": None, "ensd": 0, "profile": "a1111"}
+"""What a text with a parameter line means where it says nothing."""
+
+_SILENT = {"Version", "Model hash", "User", "Emphasis"}
+"""Keys that ask for nothing that we do not do."""
+
+
+def params_from(
+    parsed: Mapping[str, Any],
+    samplers: Samplers,
+    schedulers: Schedulers,
+    find_checkpoint: Callable[[str, str], str | None] = lambda name, sha: None,
+) -> Paste:
+    """The changes to a `GenerationParams` that `read`'s answer asks for.
+
+    A text of prompts alone changes the prompts alone. ``find_checkpoint(name, hash)`` gives the name of our file, or
+    None to leave the chosen one. Batch sizes are not in the text and stay.
+    """
+    whole = "Steps" in parsed or "Seed" in parsed
+    changes: dict[str, Any] = dict(_WHOLE) if whole else {}
+    notes: list[str] = []
+    wanted = {k: v for k, v in parsed.items() if k in _PLAIN and (whole or k.endswith("rompt"))}
+    _take_sampler(wanted, samplers, schedulers, changes, notes)
+    if "Model" in wanted or "Model hash" in parsed:
+        name, sha = str(wanted.pop("Model", "")), str(parsed.get("Model hash", ""))
+        if (checkpoint := find_checkpoint(name, sha)) is not None:
+            changes["checkpoint"] = checkpoint
+    if wanted.get("RNG") == "GPU":
+        wanted["RNG"] = "NV"  # the same numbers, made in software
+    for key, value in wanted.items():
+        try:
+            changes[_PLAIN[key].name] = _PLAIN[key].cast(value)
+        except UserError as error:
+            notes.append(f"{error.message}; it was left as it is")
+    known = _PLAIN.keys() | _SILENT
+    foreign = [f"{k}: {v}" for k, v in parsed.items() if whole and k not in known and v != DEFAULTS.get(k)]
+    if foreign:
+        notes.append(f"not used here: {', '.join(foreign)}")
+    return Paste(changes, tuple(notes))
+
+
+def _take_sampler(
+    wanted: dict[str, Any], samplers: Samplers, schedulers: Schedulers, changes: dict[str, Any], notes: list[str]
+) -> None:
+    asked = str(wanted.pop("Sampler", ""))
+    scheduler = str(wanted.pop("Schedule type", AUTOMATIC))
+    if not asked:
+        return
+    bare, split = split_sampler(asked, schedulers)
+    try:
+        changes["sampler"] = samplers.canonical(bare)
+        label = schedulers.canonical(split or scheduler)
+        changes["scheduler"] = _or_automatic(label, samplers.get(bare), schedulers)
+    except UserError as error:
+        notes.append(f"{error.message}; it was left as it is")
