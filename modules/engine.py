@@ -1,0 +1,140 @@
+"""Params in, images out: no disk, no user interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from modules import infotext
+from modules.checkpoints.model import LatentDiffusion
+from modules.checkpoints.store import ModelStore
+from modules.conditioning import TextConditioner
+from modules.errors import Cancelled
+from modules.extension import Host
+from modules.params import GenerationParams
+from modules.pipeline.generate import generate, pixels
+from modules.pipeline.plan import Batch, Plan, make_plan
+from modules.previews import LinearPreview, fit
+from modules.prompt.tokens import default_tokenizer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step of one batch. ``preview()`` draws the first image of the batch as it looks now."""
+
+    first_image: int
+    """Number of the batch's first image within the request, from 0."""
+    images: int
+    step: int
+    """Steps done in this batch."""
+    steps: int
+    fraction: float
+    """Of the whole request, above 0 and at most 1."""
+    preview: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished image and what made it."""
+
+    image: Image.Image
+    index: int
+    seed: int
+    infotext: str
+    recipe: str
+
+
+OnProgress = Callable[[Progress], None]
+OnResult = Callable[[Result], None]
+
+
+class Engine:
+    """Runs requests on the models of a store, with the samplers of a host. One at a time."""
+
+    def __init__(self, store: ModelStore, host: Host, *, version: str):
+        self.store = store
+        self.host = host
+        self.version = version
+        self._tokenizer = default_tokenizer()
+        self._previews: dict[Path, LinearPreview] = {}
+
+    @torch.inference_mode()
+    def run(
+        self,
+        params: GenerationParams,
+        *,
+        on_result: OnResult,
+        on_progress: OnProgress = lambda _: None,
+        on_note: Callable[[str], None] = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Make the images of ``params``, handing each to ``on_result`` as soon as it is finished.
+
+        Raises `UserError` before anything is computed when the request cannot be done, and `Cancelled` at the next step
+        once ``cancelled()`` is true; images handed over before stay made.
+        """
+        plan = make_plan(params, self.host)
+        for note in plan.notes:
+            on_note(note)
+        model = self.store.load(plan.params.checkpoint)
+        for batch in plan.batches:
+            if cancelled():
+                raise Cancelled
+            for i, latent in enumerate(self._sample(model, batch, plan, on_progress, cancelled)):
+                picture = pixels(model.decode(latent[None]), floor=batch.profile.floor_pixels)[0]
+                on_result(self._result(model, batch, i, Image.fromarray(picture.numpy())))
+
+    def _sample(
+        self,
+        model: LatentDiffusion,
+        batch: Batch,
+        plan: Plan,
+        on_progress: OnProgress,
+        cancelled: Callable[[], bool],
+    ) -> Tensor:
+        conditioner = self._conditioner(model, batch)
+        positive = conditioner.prompt(batch.params.prompt, batch.schedule_steps)
+        negative = conditioner.negative(batch.params.negative_prompt, batch.schedule_steps)
+
+        def on_step(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
+            if cancelled():
+                raise Cancelled
+            done = batch.first_image + len(batch.seeds) * (step + 1) / batch.params.steps
+            on_progress(
+                Progress(
+                    first_image=batch.first_image,
+                    images=plan.images,
+                    step=step + 1,
+                    steps=batch.params.steps,
+                    fraction=min(done / plan.images, 1.0),
+                    preview=lambda: self._preview(model, denoised[0]),
+                )
+            )
+
+        return generate(model, batch, positive, negative, on_step=on_step)
+
+    def _conditioner(self, model: LatentDiffusion, batch: Batch) -> TextConditioner:
+        return TextConditioner(lambda ids, ins: model.encode_text(ids, ins, batch.params.clip_skip), self._tokenizer)
+
+    def _preview(self, model: LatentDiffusion, latent: Tensor) -> Image.Image:
+        if model.path not in self._previews:
+            self._previews[model.path] = fit(model.decode)
+        return Image.fromarray(self._previews[model.path](latent))
+
+    def _result(self, model: LatentDiffusion, batch: Batch, i: int, image: Image.Image) -> Result:
+        text = infotext.write(
+            batch.params,
+            seed=batch.seeds[i],
+            subseed=batch.subseeds[i],
+            sampler=batch.sampler,
+            scheduler=batch.scheduler.label,
+            model_name=model.name,
+            model_hash=model.short_hash,
+            version=f"Reprise {self.version}",
+        )
+        return Result(image, batch.first_image + i, batch.seeds[i], text, "")

@@ -1,0 +1,49 @@
+"""Compute after: a decided batch and a loaded model give latents, and latents give pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from modules.checkpoints.model import LatentDiffusion
+from modules.diffusion.guidance import Guided, Part, cfg
+from modules.diffusion.parameterization import NoiseTable
+from modules.diffusion.schedules import sigmas_for
+from modules.diffusion.types import OnStep
+from modules.pipeline.network import BatchNetwork
+from modules.pipeline.plan import Batch
+from modules.rng import ImageNoise
+
+
+def generate(
+    model: LatentDiffusion, batch: Batch, positive: Sequence[Part], negative: Part, *, on_step: OnStep
+) -> Tensor:
+    """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device."""
+    params, sampler = batch.params, batch.sampler
+    table = NoiseTable.named(model.config.schedule)
+    sigmas = sigmas_for(sampler, batch.scheduler, params.steps, table)
+    noise = ImageNoise(
+        batch.seeds,
+        (model.config.unet.in_channels, params.height // 8, params.width // 8),
+        source=params.rng,
+        subseeds=batch.subseeds,
+        subseed_strength=params.subseed_strength,
+        ensd=params.ensd,
+        profile=batch.profile,
+        device=model.device.device,
+    )
+    denoise = Guided(BatchNetwork(model, table, sigmas), cfg, positive, negative, params.cfg_scale)
+    start = (1 + sigmas[0] ** 2) ** 0.5 if sampler.unit_start else sigmas[0]
+    options = dict(sampler.options)
+    if sampler.eta is not None:
+        options["eta"] = sampler.eta if params.eta is None else params.eta
+    return sampler.sample(denoise, noise.initial() * start, sigmas, noise=noise, on_step=on_step, **options)
+
+
+def pixels(images: Tensor, *, floor: bool) -> Tensor:
+    """Pictures (n, 3, h, w) in [-1, 1] -> uint8 (n, h, w, 3) on the CPU. ``floor``: as A1111 does, else rounded."""
+    scaled = (images + 1) / 2 * 255
+    whole = scaled.floor() if floor else scaled.round()
+    return whole.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
