@@ -1,0 +1,365 @@
+"""Where jobs run: in worker processes of this machine, or inline for tests."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import IO, Any, Literal, Protocol, cast
+
+from modules.errors import Cancelled, RepriseError, WorkerDied
+from modules.jobs.worker import Message, Runner, run_job
+
+logger = logging.getLogger(__name__)
+
+State = Literal["starting", "loading", "ready", "busy", "dead"]
+OnEvent = Callable[[dict[str, Any]], None]
+
+CLOSE_GRACE_S = 5.0
+LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """What the page's status line says. ``detail`` is empty or a sentence."""
+
+    state: State
+    detail: str = ""
+
+
+class CancelFlag:
+    """Set once, read at every step, and told to those who wait elsewhere."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._set = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def set(self) -> None:
+        with self._lock:
+            callbacks = [] if self._set else self._callbacks
+            self._set = True
+        for callback in callbacks:
+            callback()
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def when_set(self, callback: Callable[[], None]) -> None:
+        """Call it when the flag is set: at once, if it is already."""
+        with self._lock:
+            if not self._set:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+class Stopped(Cancelled):
+    """A job that was stopped, with what it had made by then."""
+
+    def __init__(self, output: dict[str, Any]):
+        super().__init__()
+        self.output = output
+
+
+class JobFailed(RepriseError):
+    """A job that failed where it ran; ``error`` is the original's JSON."""
+
+    def __init__(self, error: dict[str, Any]):
+        super().__init__(error["detail"])
+        self.error = error
+
+    def as_json(self) -> dict[str, Any]:
+        return self.error
+
+
+class Executor(Protocol):
+    """Runs jobs by specs that are JSON. Any of them gives the same output for the same spec."""
+
+    def start(self) -> None: ...
+
+    def slots(self) -> int:
+        """How many jobs it can run at the same time at present: 0 while it loads."""
+        ...
+
+    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+        """Blocks until the job's output is there. `Stopped`, `JobFailed` or `WorkerDied` otherwise."""
+        ...
+
+    def status(self) -> WorkerStatus: ...
+
+    def close(self) -> None: ...
+
+
+class InlineExecutor:
+    """Runs jobs in this very process, one at a time."""
+
+    def __init__(self, runner: Runner):
+        self._runner = runner
+        self._busy = threading.Lock()
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def slots(self) -> int:
+        return 1
+
+    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+        with self._busy:
+            return _outcome(run_job(self._runner, job_id, spec, on_event, cancel.is_set))
+
+    def status(self) -> WorkerStatus:
+        return WorkerStatus("busy" if self._busy.locked() else "ready")
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class LocalExecutor:
+    """One worker process per command line (one per device), started again whenever it ends.
+
+    The command must call `modules.jobs.worker.serve`. Its stderr goes to this process's log.
+    """
+
+    def __init__(self, command: Sequence[str], *others: Sequence[str]):
+        commands = (command, *others)
+        names = ["worker"] if not others else [f"worker {n}" for n in range(1, len(commands) + 1)]
+        self._changed = threading.Condition()
+        self._workers = [_WorkerProcess(each, name, self._changed) for each, name in zip(commands, names, strict=True)]
+        self._closing = False
+
+    def start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+
+    def slots(self) -> int:
+        with self._changed:
+            return sum(worker.ready for worker in self._workers)
+
+    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+        cancel.when_set(self._wake)
+        with self._changed:
+            while (worker := next((w for w in self._workers if w.ready and w.inbox is None), None)) is None:
+                if cancel.is_set():
+                    raise Stopped({"images": []})
+                if self._closing:
+                    raise WorkerDied("the server stops")
+                self._changed.wait()
+            inbox = worker.inbox = SimpleQueue()
+            process = worker.process
+        try:
+            return _converse(process, inbox, job_id, spec, cancel, on_event)
+        finally:
+            with self._changed:
+                worker.inbox = None
+                self._changed.notify_all()
+
+    def status(self) -> WorkerStatus:
+        """Of several workers, the one best able to take a job."""
+        order = ("ready", "busy", "loading", "starting", "dead")
+        with self._changed:
+            return min((worker.status for worker in self._workers), key=lambda status: order.index(status.state))
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for worker in self._workers:
+            worker.ask_to_quit()
+        for worker in self._workers:
+            worker.join()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class _WorkerProcess:
+    """One command line kept alive by one thread, which also reads what the process says."""
+
+    def __init__(self, command: Sequence[str], name: str, changed: threading.Condition):
+        self._command = list(command)
+        self._name = name
+        self._changed = changed  # guards all that follows
+        self.status = WorkerStatus("starting")
+        self.ready = False
+        self.inbox: SimpleQueue[Message] | None = None
+        """Messages for the job in hand; None when there is no job."""
+        self.process: subprocess.Popen[bytes] | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep_alive, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask_to_quit(self) -> None:
+        with self._changed:
+            self._closing.set()
+            process = self.process
+        if process is not None:
+            _close_quietly(process.stdin)
+
+    def join(self) -> None:
+        """Wait for the process to end; after a few seconds end it."""
+        if self._thread.ident is None:
+            return
+        self._thread.join(CLOSE_GRACE_S)
+        with self._changed:
+            process = self.process
+        if process is not None and self._thread.is_alive():
+            process.kill()
+            self._thread.join(CLOSE_GRACE_S)
+
+    def _keep_alive(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            try:
+                was_ready = self._run_once()
+            except OSError as error:
+                was_ready = False
+                self._set_dead(f"the worker does not start: {error}")
+                logger.error("%s does not start: %s", self._name, error)
+            failures = 0 if was_ready else failures + 1
+            if failures:
+                self._closing.wait(min(LONGEST_PAUSE_S, 0.25 * 2**failures))
+
+    def _run_once(self) -> bool:
+        """Start the process and listen until it ends; whether it ever was ready."""
+        process = _spawn(self._command)
+        assert process.stdout and process.stderr
+        with self._changed:
+            self.process = process
+            self.status = WorkerStatus("starting")
+            closing = self._closing.is_set()
+        if closing:
+            _close_quietly(process.stdin)
+        last_words: deque[str] = deque(maxlen=1)
+        stderr = process.stderr
+        log = threading.Thread(target=self._log, args=(stderr, last_words), name=f"{self._name} log", daemon=True)
+        log.start()
+        was_ready = False
+        for line in process.stdout:
+            was_ready = self._hear(line) or was_ready
+        code = process.wait()
+        log.join(1)
+        _close_quietly(process.stdin, process.stdout, process.stderr)
+        self._bury(_how_it_ended(code), last_words if not was_ready else ())
+        return was_ready
+
+    def _hear(self, line: bytes) -> bool:
+        try:
+            message = json.loads(line)
+            kind = message["type"]
+        except (ValueError, TypeError, KeyError):
+            logger.warning("%s said something else than a message: %r", self._name, line[:200])
+            return False
+        with self._changed:
+            if kind == "status":
+                self.status = WorkerStatus(message["state"], message["detail"])
+                self.ready = self.ready or message["state"] == "ready"
+                self._changed.notify_all()
+            elif self.inbox is not None:
+                self.inbox.put(message)
+            return self.ready
+
+    def _bury(self, how: str, last_words: Sequence[str]) -> None:
+        """The process is gone: tell the job in hand and the status line."""
+        if not self._closing.is_set():
+            logger.warning("%s %s", self._name, how)
+        with self._changed:
+            reason = self.status.detail if self.status.state == "dead" else "".join(last_words)
+            if self.inbox is not None:
+                self.inbox.put({"type": "died", "how": how})
+        self._set_dead(reason or f"the worker {how}; another is started")
+
+    def _set_dead(self, detail: str) -> None:
+        with self._changed:
+            self.process = None
+            self.ready = False
+            self.status = WorkerStatus("dead", detail)
+            self._changed.notify_all()
+
+    def _log(self, stderr: IO[bytes], last_words: deque[str]) -> None:
+        for line in stderr:
+            if text := line.decode("utf-8", "replace").rstrip():
+                last_words.append(text)
+                logger.info("%s: %s", self._name, text)
+
+
+def _converse(
+    process: subprocess.Popen[bytes] | None,
+    inbox: SimpleQueue[Message],
+    job_id: str,
+    spec: dict[str, Any],
+    cancel: CancelFlag,
+    on_event: OnEvent,
+) -> dict[str, Any]:
+    """One job over the pipe. Only this thread writes to the process, so a cancel goes through the inbox as well."""
+    _send(process, {"type": "run", "job": job_id, "spec": spec})
+    cancel.when_set(lambda: inbox.put({"type": "cancel", "job": job_id}))
+    while True:
+        message = inbox.get()
+        if message["type"] == "died":
+            raise WorkerDied(f"the worker {message['how']} before the job was done")
+        if message["job"] != job_id:
+            continue  # from a job given up before
+        if message["type"] == "cancel":
+            _send(process, message)
+        elif message["type"] == "event":
+            on_event(message["event"])
+        else:
+            return _outcome(message)
+
+
+def _outcome(message: Message) -> dict[str, Any]:
+    if message["type"] == "cancelled":
+        raise Stopped(message["output"])
+    if message["type"] == "failed":
+        raise JobFailed(message["error"])
+    return cast(dict[str, Any], message["output"])
+
+
+def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    # Its own session: Ctrl+C in the terminal is for the server, which then closes the pipe.
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=os.name == "posix",
+    )
+
+
+def _send(process: subprocess.Popen[bytes] | None, message: Message) -> None:
+    if process is None or process.stdin is None:
+        raise WorkerDied("the worker ended before the job began")
+    try:
+        process.stdin.write(json.dumps(message).encode() + b"\n")
+        process.stdin.flush()
+    except (OSError, ValueError) as error:
+        raise WorkerDied("the worker ended before the job was done") from error
+
+
+def _close_quietly(*streams: IO[bytes] | None) -> None:
+    for stream in streams:
+        try:
+            if stream is not None:
+                stream.close()
+        except OSError as error:
+            logger.debug("closing a worker's pipe: %s", error)
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"

@@ -1,0 +1,341 @@
+"""Jobs in SQLite: what was asked, by whom, how far it is, what came of it. Survives any process.
+
+``queued -> running -> done | failed | cancelled``. A running job carries a lease that its server renews; a job whose
+lease ran out, or whose server is known to be gone, is queued again.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.errors import NotFound, OutputError, QueueFull, RepriseError, UserError, WorkerDied
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
+STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
+FINISHED = frozenset({DONE, FAILED, CANCELLED})
+MAX_DEATHS = 2
+
+MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        owner TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        spec TEXT NOT NULL,
+        state TEXT NOT NULL DEFAULT 'queued',
+        tries INTEGER NOT NULL DEFAULT 0,
+        created REAL NOT NULL,
+        started REAL,
+        finished REAL,
+        worker TEXT,
+        lease_until REAL,
+        stop_asked INTEGER NOT NULL DEFAULT 0,
+        progress TEXT,
+        output TEXT,
+        error TEXT
+    );
+    CREATE INDEX jobs_waiting ON jobs (owner, seq) WHERE state = 'queued';
+    CREATE INDEX jobs_running ON jobs (lease_until) WHERE state = 'running';
+    CREATE INDEX jobs_of_owner ON jobs (owner, seq);
+    CREATE TABLE turns (owner TEXT PRIMARY KEY, turn INTEGER NOT NULL);
+    """,
+)
+"""Applied in order; ``PRAGMA user_version`` counts those a file has. Never edit one that was released: add the next."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row as it was when read. Times are seconds since the epoch."""
+
+    id: str
+    owner: str
+    kind: str
+    spec: dict[str, Any]
+    state: str
+    tries: int
+    """How many times the process that ran it died or vanished."""
+    created: float
+    started: float | None
+    finished: float | None
+    progress: dict[str, Any] | None
+    """The last step (``step, steps, image, images, eta_s``), and ``saved``: the images made so far."""
+    output: dict[str, Any] | None
+    error: dict[str, Any] | None
+    """``{error, detail, field, hint}`` of a failed job."""
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in FINISHED
+
+
+Jobs = list[Job]
+
+
+class JobStore:
+    """The jobs of one database file. Safe to call from any thread; every call is one transaction."""
+
+    def __init__(self, path: Path, *, limit: int = 1000, limit_per_owner: int = 100):
+        self.path = path
+        self.limit = limit
+        self.limit_per_owner = limit_per_owner
+        self._lock = threading.Lock()
+        try:
+            self._db = _open(path)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"the queue's database {path.name} cannot be opened: {error}",
+                hint="move the file away to start with an empty queue",
+            ) from error
+
+    # -- for the owner of a job
+
+    def submit(self, owner: str, spec: dict[str, Any], kind: str = "generate") -> Job:
+        """Queue a job. `QueueFull` when ``limit`` jobs wait in all, or ``limit_per_owner`` of this owner."""
+        text = json.dumps(spec)
+        job_id = secrets.token_hex(16)
+        with self._transaction() as db:
+            waiting, own = db.execute(
+                "SELECT COUNT(*), COUNT(CASE WHEN owner = ? THEN 1 END) FROM jobs WHERE state = 'queued'", (owner,)
+            ).fetchone()
+            if own >= self.limit_per_owner:
+                raise QueueFull(f"you have {own} jobs waiting already", hint="wait for some of them or cancel them")
+            if waiting >= self.limit:
+                raise QueueFull(f"{waiting} jobs wait already", hint="try again in a few minutes")
+            db.execute(
+                "INSERT INTO jobs (id, owner, kind, spec, created) VALUES (?, ?, ?, ?, ?)",
+                (job_id, owner, kind, text, time.time()),
+            )
+            return _job(db, job_id)
+
+    def cancel(self, owner: str | None, job_id: str) -> Job:
+        """A queued job is cancelled at once; a running one only notes the wish, its worker has to stop. ``owner=None``
+        may cancel anybody's."""
+        with self._transaction() as db:
+            _job(db, job_id, owner)
+            db.execute(
+                "UPDATE jobs SET state = 'cancelled', finished = ? WHERE id = ? AND state = 'queued'",
+                (time.time(), job_id),
+            )
+            db.execute("UPDATE jobs SET stop_asked = 1 WHERE id = ? AND state = 'running'", (job_id,))
+            return _job(db, job_id)
+
+    def get(self, job_id: str, owner: str | None = None) -> Job:
+        """`NotFound` for an unknown id and for another owner's alike, so that ids cannot be probed."""
+        with self._transaction() as db:
+            return _job(db, job_id, owner)
+
+    def list(self, owner: str | None = None, limit: int = 50, states: Iterable[str] | None = None) -> Jobs:
+        """Newest first; ``owner=None`` lists everybody's."""
+        wanted = tuple(STATES if states is None else states)
+        for state in wanted:
+            if state not in STATES:
+                raise UserError(f"no job state named {state!r}", hint=f"there are {', '.join(STATES)}", field="states")
+        marks = ", ".join("?" * len(wanted))
+        query = f"SELECT * FROM jobs WHERE state IN ({marks}) AND (? IS NULL OR owner = ?) ORDER BY seq DESC LIMIT ?"
+        with self._transaction() as db:
+            return [_from_row(row) for row in db.execute(query, (*wanted, owner, owner, max(0, limit)))]
+
+    def position(self, job_id: str) -> int:
+        """Its place in the line: 1 is next, 0 means that it does not wait."""
+        return self.positions().get(job_id, 0)
+
+    def positions(self) -> dict[str, int]:
+        """The places of all jobs that wait, in the order in which `claim` will take them."""
+        with self._transaction() as db:
+            rows = db.execute(
+                "SELECT jobs.id, jobs.owner, jobs.seq, COALESCE(turns.turn, 0) AS turn FROM jobs"
+                " LEFT JOIN turns ON turns.owner = jobs.owner WHERE state = 'queued' ORDER BY turn, seq"
+            ).fetchall()
+        line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
+        place: dict[str, int] = {}
+        taken: dict[str, int] = {}
+        for row in rows:
+            owner = row["owner"]
+            place.setdefault(owner, len(place))
+            line.append((taken.get(owner, 0), place[owner], row["id"]))
+            taken[owner] = taken.get(owner, 0) + 1
+        return {job_id: n for n, (_, _, job_id) in enumerate(sorted(line), start=1)}
+
+    # -- for the server that runs jobs
+
+    def claim(self, worker: str, lease_s: float = 30.0) -> Job | None:
+        """Take the next job: of the owner who was served longest ago, the oldest. None when nothing waits."""
+        now = time.time()
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner"
+                " WHERE state = 'queued' ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1"
+            ).fetchone()
+            if row is None:
+                return None
+            db.execute(
+                "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns",
+                (row["owner"],),
+            )
+            db.execute(
+                "UPDATE jobs SET state = 'running', worker = ?, started = ?, lease_until = ?, progress = NULL"
+                " WHERE id = ?",
+                (worker, now, now + lease_s, row["id"]),
+            )
+            return _job(db, row["id"])
+
+    def heartbeat(self, job_id: str, lease_s: float = 30.0) -> None:
+        """Renew the lease of a running job."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET lease_until = ? WHERE id = ? AND state = 'running'", (time.time() + lease_s, job_id)
+            )
+
+    def progress(self, job_id: str, progress: dict[str, Any]) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET progress = ? WHERE id = ? AND state = 'running'", (json.dumps(progress), job_id)
+            )
+
+    def finish(self, job_id: str, output: dict[str, Any]) -> Job:
+        return self._end(job_id, DONE, output, None)
+
+    def fail(self, job_id: str, error: dict[str, Any], output: dict[str, Any] | None = None) -> Job:
+        """``output``: what was made before it failed."""
+        return self._end(job_id, FAILED, output, error)
+
+    def stopped(self, job_id: str, output: dict[str, Any] | None = None) -> Job:
+        """Its worker stopped as its owner wished. ``output``: what was made before."""
+        return self._end(job_id, CANCELLED, output, None)
+
+    def release(self, job_id: str) -> Job:
+        """Queue a running job again through no fault of its own: the server closes."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET state = CASE stop_asked WHEN 1 THEN 'cancelled' ELSE 'queued' END, worker = NULL,"
+                " lease_until = NULL, started = NULL, finished = CASE stop_asked WHEN 1 THEN ? END"
+                " WHERE id = ? AND state = 'running'",
+                (time.time(), job_id),
+            )
+            return _job(db, job_id)
+
+    def died(self, job_id: str) -> Job:
+        """The process that ran it is gone: queue it again, or fail it the second time."""
+        with self._transaction() as db:
+            return _died(db, job_id)
+
+    def requeue_stale(self, is_gone: Callable[[str], bool] = lambda worker: False) -> Jobs:
+        """What to do with running jobs whose lease ran out, or whose worker ``is_gone``: as `died`."""
+        now = time.time()
+        with self._transaction() as db:
+            rows = db.execute("SELECT id, worker, lease_until FROM jobs WHERE state = 'running'").fetchall()
+            return [_died(db, row["id"]) for row in rows if row["lease_until"] < now or is_gone(row["worker"])]
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _end(self, job_id: str, state: str, output: dict[str, Any] | None, error: dict[str, Any] | None) -> Job:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET state = ?, finished = ?, lease_until = NULL, output = ?, error = ?"
+                " WHERE id = ? AND state = 'running'",
+                (state, time.time(), _dump(output), _dump(error), job_id),
+            )
+            return _job(db, job_id)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise OutputError(
+                    f"the queue's database {self.path.name} does not answer: {error}",
+                    hint="see that the disk has room and that the file can be written",
+                ) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; only a power cut may cost the last jobs
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        db.close()
+        raise RepriseError(
+            f"the queue's database {path.name} was written by a newer version of this program",
+            hint="update the program, or move the file away to start with an empty queue",
+        )
+    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+        db.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
+    return db
+
+
+def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
+    row = db.execute("SELECT * FROM jobs WHERE id = ? AND (? IS NULL OR owner = ?)", (job_id, owner, owner)).fetchone()
+    if row is None:
+        raise NotFound("no such job", hint="the list of jobs shows those you have", field="job_id")
+    return _from_row(row)
+
+
+def _died(db: sqlite3.Connection, job_id: str) -> Job:
+    job = _job(db, job_id)
+    error = WorkerDied(
+        "the worker died twice on this job",
+        hint="a smaller image or another model may fit into memory; the server's log has the worker's last words",
+    )
+    (stop_asked,) = db.execute("SELECT stop_asked FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    tries = job.tries + 1
+    state = CANCELLED if stop_asked else FAILED if tries >= MAX_DEATHS else QUEUED
+    images = (job.progress or {}).get("saved")
+    db.execute(
+        "UPDATE jobs SET state = ?, tries = ?, finished = ?, error = ?, output = ?, worker = NULL, lease_until = NULL"
+        " WHERE id = ? AND state = 'running'",
+        (
+            state,
+            tries,
+            None if state == QUEUED else time.time(),
+            _dump(error.as_json()) if state == FAILED else None,
+            _dump({"images": images}) if images and state != QUEUED else None,
+            job_id,
+        ),
+    )
+    return _job(db, job_id)
+
+
+def _from_row(row: sqlite3.Row) -> Job:
+    return Job(
+        id=row["id"],
+        owner=row["owner"],
+        kind=row["kind"],
+        spec=json.loads(row["spec"]),
+        state=row["state"],
+        tries=row["tries"],
+        created=row["created"],
+        started=row["started"],
+        finished=row["finished"],
+        progress=_load(row["progress"]),
+        output=_load(row["output"]),
+        error=_load(row["error"]),
+    )
+
+
+def _dump(data: dict[str, Any] | None) -> str | None:
+    return None if data is None else json.dumps(data)
+
+
+def _load(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else json.loads(text)

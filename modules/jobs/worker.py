@@ -1,0 +1,172 @@
+"""The process that runs models: JSON lines in, JSON lines out, one job at a time.
+
+In:   ``{"type": "run", "job", "spec"}``, ``{"type": "cancel", "job"}``, ``{"type": "quit"}``; end of input is a quit.
+Out:  ``{"type": "status", "state", "detail"}``, ``{"type": "event", "job", "event"}`` and, once for each job, one of
+``{"type": "done", "job", "output"}``, ``{"type": "failed", "job", "error"}``,
+``{"type": "cancelled", "job", "output"}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+from modules.errors import Cancelled, RepriseError
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+Emit = Callable[[dict[str, Any]], None]
+"""Tells an event of the job: ``type`` and JSON values; ``preview`` may be the bytes of a JPEG, sent in base64."""
+IsCancelled = Callable[[], bool]
+Runner = Callable[[str, dict[str, Any], Emit, IsCancelled], dict[str, Any]]
+"""``(job_id, spec, emit, is_cancelled) -> output``. Raises `Cancelled` when it stops because it was asked to."""
+Report = Callable[[str, str], None]
+"""``(state, detail)``, as in `WorkerStatus`."""
+Build = Callable[[Report], Runner]
+
+QUIT_GRACE_S = 3.0
+
+
+def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None) -> int:
+    """Build the runner (which imports torch and loads the model), then run jobs until told to quit; the exit status.
+
+    Without streams it speaks over the process's own, and everything else that prints goes to stderr. Commands are read
+    by a thread, so a cancel is seen at once; when the server dies, the process ends within ``QUIT_GRACE_S``.
+    """
+    owns_process = stdin is None
+    commands, events = (stdin, stdout) if stdin and stdout else _take_standard_streams()
+    keep_freed_memory()
+    worker = _Worker(commands, events)
+    threading.Thread(target=worker.read_commands, args=(owns_process,), name="commands", daemon=True).start()
+    worker.report("loading", "loading the model")
+    try:
+        runner = build(worker.report)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the server must hear of it
+        worker.report("dead", _explain(error)["detail"])
+        return 1
+    worker.work(runner)
+    return 0
+
+
+def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> Message:
+    """Run one job to its last message: done, failed or cancelled. What it gives is JSON, whatever the runner does."""
+    images: list[dict[str, Any]] = []
+
+    def emit_json(event: dict[str, Any]) -> None:
+        if isinstance(event.get("preview"), bytes):
+            event = {**event, "preview": base64.b64encode(event["preview"]).decode("ascii")}
+        event = json.loads(json.dumps(event))
+        if event["type"] == "image":
+            images.append({key: value for key, value in event.items() if key != "type"})
+        emit(event)
+
+    try:
+        output = json.loads(json.dumps(runner(job_id, spec, emit_json, is_cancelled)))
+    except Cancelled:
+        return {"type": "cancelled", "job": job_id, "output": {"images": images}}
+    except Exception as error:  # noqa: BLE001 - a job may fail in any way, the worker goes on
+        return {"type": "failed", "job": job_id, "error": _explain(error)}
+    return {"type": "done", "job": job_id, "output": output}
+
+
+def keep_freed_memory() -> bool:
+    """Let malloc reuse large blocks: by default each activation is mapped, faulted in page by page and unmapped again.
+
+    True where the C library is glibc and took the thresholds.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl has none
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    mapped = mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 32 << 20)  # older glibc allows 32 MB at most
+    return bool(mapped and mallopt(trim_threshold, 1 << 30))
+
+
+class _Worker:
+    """The two ends of the pipe and what was asked over it."""
+
+    def __init__(self, commands: BinaryIO, events: BinaryIO):
+        self._commands = commands
+        self._events = events
+        self._write = threading.Lock()
+        self._jobs: SimpleQueue[Message | None] = SimpleQueue()
+        self._cancelled: set[str] = set()
+        self._quit = threading.Event()
+
+    def send(self, message: Message) -> None:
+        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        try:
+            with self._write:
+                self._events.write(line)
+                self._events.flush()
+        except (BrokenPipeError, ValueError):  # nobody listens any more, so the end of the commands is near too
+            self._quit.set()
+
+    def report(self, state: str, detail: str) -> None:
+        self.send({"type": "status", "state": state, "detail": detail})
+
+    def read_commands(self, owns_process: bool) -> None:
+        for line in self._commands:
+            message = json.loads(line)
+            if message["type"] == "run":
+                self._jobs.put(message)
+            elif message["type"] == "cancel":
+                self._cancelled.add(message["job"])
+            elif message["type"] == "quit":
+                break
+        self._quit.set()
+        self._jobs.put(None)
+        if owns_process:
+            threading.Event().wait(QUIT_GRACE_S)  # this thread ends with the process, if the job stops in time
+            os._exit(1)
+
+    def work(self, runner: Runner) -> None:
+        self.report("ready", "")
+        while not self._quit.is_set() and (message := self._jobs.get()) is not None:
+            job_id = message["job"]
+            self.report("busy", "")
+
+            def emit(event: dict[str, Any], job_id: str = job_id) -> None:
+                self.send({"type": "event", "job": job_id, "event": event})
+
+            def is_cancelled(job_id: str = job_id) -> bool:
+                return self._quit.is_set() or job_id in self._cancelled
+
+            self.send(run_job(runner, job_id, message["spec"], emit, is_cancelled))
+            self._cancelled.discard(job_id)
+            self.report("ready", "")
+
+
+def _explain(error: Exception) -> dict[str, Any]:
+    """The error for its owner; what we did not foresee goes to the log with its traceback and to them as a sentence."""
+    if isinstance(error, RepriseError):
+        return error.as_json()
+    logger.error("unexpected error", exc_info=error)
+    first_line = next(iter(str(error).splitlines()), "")
+    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
+
+
+def _take_standard_streams() -> tuple[BinaryIO, BinaryIO]:
+    """The process's stdin and stdout for the protocol alone: what libraries print goes to stderr from now on."""
+    sys.stdout.flush()
+    commands = os.fdopen(os.dup(0), "rb")
+    events = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return commands, events
