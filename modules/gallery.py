@@ -1,0 +1,136 @@
+"""The folder of finished pictures: saved whole or not at all, numbered, with everything known about them inside.
+
+outputs/txt2img-images/2026-11-20/00001-1234.png
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from modules import atomic
+from modules.errors import OutputError
+from modules.images import png_bytes
+from modules.metadata import Metadata, read_metadata
+
+__all__ = ["Gallery", "Metadata", "Saved", "read_metadata"]
+
+log = logging.getLogger(__name__)
+
+JOBS = ".jobs"
+"""In each day's folder: one line "JOB<tab>FILE" for every picture, written before the picture has its name."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A picture on the disk."""
+
+    path: Path
+    number: int
+    job: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures below ``root``. Any number of processes may save at once."""
+
+    root: Path
+
+    def sweep(self) -> int:
+        """Delete what writers left behind that died while they wrote. Called once at start."""
+        return atomic.sweep(self.root)
+
+    def save(
+        self,
+        image: Image.Image,
+        *,
+        folder: str = "txt2img-images",
+        seed: int,
+        infotext: str,
+        recipe: str | None = None,
+        job: str = "",
+    ) -> Saved:
+        """Save ``image`` as a PNG with its texts, or raise an `OutputError` and leave nothing behind."""
+        texts = {"parameters": infotext} if infotext else {}
+        data = png_bytes(image, texts | ({"recipe": recipe} if recipe else {}))
+        day = self.root / folder / datetime.date.today().isoformat()
+        try:
+            atomic.make_folder(day)
+            return _save(day, data, seed, job)
+        except OSError as error:
+            log.warning("saving into %s failed: %s", day, error)
+            raise _sentence(day, error) from error
+
+    def of_job(self, job: str, folder: str = "txt2img-images") -> list[Path]:
+        """The pictures that ``job`` has saved, oldest first: what need not be made again after a restart."""
+        found = []
+        for notes in sorted((self.root / folder).glob(f"*/{JOBS}")):
+            lines = notes.read_text(encoding="utf-8", errors="replace").splitlines()
+            owners = {name: owner for owner, _, name in (line.partition("\t") for line in lines)}
+            found += [notes.with_name(name) for name, owner in owners.items() if owner == job]
+        return [path for path in found if path.is_file()]
+
+
+def _save(day: Path, data: bytes, seed: int, job: str) -> Saved:
+    file, number = _claim_number(day)
+    path = day / f"{number:05}-{seed}.png"
+    try:
+        if job:
+            _note(day / JOBS, f"{job}\t{path.name}\n")
+        atomic.finish(file, data, path)
+    except BaseException:
+        Path(file.name).unlink(missing_ok=True)
+        raise
+    finally:
+        file.close()
+    return Saved(path, number, job)
+
+
+def _claim_number(day: Path) -> tuple[BinaryIO, int]:
+    """A part file that nobody else has, whose name holds a number that no picture has."""
+    number = _highest(day) + 1
+    while True:
+        part = day / f".{number:05}{atomic.PART}"
+        if file := atomic.claim(part):
+            if _highest(day, pictures_only=True) < number:
+                return file, number
+            # Somebody finished a picture of this number between our look and our claim.
+            part.unlink()
+            file.close()
+        number = max(number, _highest(day)) + 1
+
+
+_NUMBER = re.compile(r"(\d{1,9})-|\.(\d{5,9})\.part$")
+
+
+def _highest(day: Path, pictures_only: bool = False) -> int:
+    """The highest number at the start of a name in ``day``."""
+    with os.scandir(day) as entries:
+        found = [match for entry in entries if (match := _NUMBER.match(entry.name))]
+    return max((int(m[1] or m[2]) for m in found if m[1] or not pictures_only), default=0)
+
+
+def _note(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def _sentence(day: Path, error: OSError) -> OutputError:
+    if error.errno in FULL:
+        return OutputError(
+            f"the picture could not be saved: there is no room left in {day}", hint="free some space and try again"
+        )
+    return OutputError(
+        f"the picture could not be saved in {day}: {error.strerror or error}",
+        hint="make the folder writable or choose another one with --data-dir",
+    )
