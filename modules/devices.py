@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +11,6 @@ from torch import Tensor, nn
 
 from modules.errors import UserError
 
-log = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -77,19 +73,6 @@ def _best_dtype(device: torch.device) -> torch.dtype:
     able = torch.cpu.get_capabilities()
     # Without matrix units bfloat16 is emulated and slower than float32.
     return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
-
-
-def keep_large_blocks() -> None:
-    """Let glibc reuse large blocks instead of returning each to the system, which costs a page fault per 4 kB."""
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:  # another C library, which has no such setting
-        return
-    m_trim_threshold, m_mmap_threshold, gib = -1, -3, 1 << 30
-    libc.mallopt(m_mmap_threshold, gib)
-    libc.mallopt(m_trim_threshold, 2 * gib - 1)
 
 
 def peak_memory() -> int:

@@ -17,10 +17,12 @@ from modules.conditioning import TextConditioner
 from modules.errors import Cancelled
 from modules.extension import Host
 from modules.params import GenerationParams
-from modules.pipeline.generate import generate, pixels
+from modules.pipeline.generate import generate
 from modules.pipeline.plan import Batch, Plan, make_plan
+from modules.pixels import to_images
 from modules.previews import LinearPreview, fit
 from modules.prompt.tokens import default_tokenizer
+from modules.recipe import File, Recipe, pixel_hash
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Progress:
     first_image: int
     """Number of the batch's first image within the request, from 0."""
     images: int
+    """Of the whole request."""
     step: int
     """Steps done in this batch."""
     steps: int
@@ -43,14 +46,18 @@ class Result:
     """A finished image and what made it."""
 
     image: Image.Image
-    index: int
-    seed: int
     infotext: str
-    recipe: str
+    recipe: Recipe
 
 
-OnProgress = Callable[[Progress], None]
-OnResult = Callable[[Result], None]
+@dataclass(frozen=True)
+class Watcher:
+    """Who wants to hear of a run while it goes on, and may stop it."""
+
+    on_progress: Callable[[Progress], None] = lambda _: None
+    on_note: Callable[[str], None] = lambda _: None
+    """Sentences about what was changed in the request."""
+    cancelled: Callable[[], bool] = lambda: False
 
 
 class Engine:
@@ -59,7 +66,7 @@ class Engine:
     def __init__(self, store: ModelStore, host: Host, *, version: str):
         self.store = store
         self.host = host
-        self.version = version
+        self.program = f"Reprise {version}"
         self._tokenizer = default_tokenizer()
         self._previews: dict[Path, LinearPreview] = {}
 
@@ -67,45 +74,41 @@ class Engine:
     def run(
         self,
         params: GenerationParams,
+        on_result: Callable[[Result], None],
+        watcher: Watcher = Watcher(),
         *,
-        on_result: OnResult,
-        on_progress: OnProgress = lambda _: None,
-        on_note: Callable[[str], None] = lambda _: None,
-        cancelled: Callable[[], bool] = lambda: False,
+        made: int = 0,
     ) -> None:
         """Make the images of ``params``, handing each to ``on_result`` as soon as it is finished.
 
-        Raises `UserError` before anything is computed when the request cannot be done, and `Cancelled` at the next step
-        once ``cancelled()`` is true; images handed over before stay made.
+        The first ``made`` images exist already and are left out. Raises `UserError` before anything is computed when
+        the request cannot be done, and `Cancelled` at the next step once ``watcher.cancelled()`` is true; images
+        handed over before stay made.
         """
         plan = make_plan(params, self.host)
         for note in plan.notes:
-            on_note(note)
+            watcher.on_note(note)
         model = self.store.load(plan.params.checkpoint)
         for batch in plan.batches:
-            if cancelled():
-                raise Cancelled
-            for i, latent in enumerate(self._sample(model, batch, plan, on_progress, cancelled)):
-                picture = pixels(model.decode(latent[None]), floor=batch.profile.floor_pixels)[0]
-                on_result(self._result(model, batch, i, Image.fromarray(picture.numpy())))
+            if batch.first_image + len(batch.seeds) <= made:
+                continue
+            latents = self._sample(model, batch, plan, watcher)
+            for i in range(max(made - batch.first_image, 0), len(batch.seeds)):
+                (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
+                on_result(self._result(model, batch, i, image))
 
-    def _sample(
-        self,
-        model: LatentDiffusion,
-        batch: Batch,
-        plan: Plan,
-        on_progress: OnProgress,
-        cancelled: Callable[[], bool],
-    ) -> Tensor:
+    def _sample(self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher) -> Tensor:
+        if watcher.cancelled():
+            raise Cancelled
         conditioner = self._conditioner(model, batch)
         positive = conditioner.prompt(batch.params.prompt, batch.schedule_steps)
         negative = conditioner.negative(batch.params.negative_prompt, batch.schedule_steps)
 
         def on_step(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
-            if cancelled():
+            if watcher.cancelled():
                 raise Cancelled
             done = batch.first_image + len(batch.seeds) * (step + 1) / batch.params.steps
-            on_progress(
+            watcher.on_progress(
                 Progress(
                     first_image=batch.first_image,
                     images=plan.images,
@@ -135,6 +138,19 @@ class Engine:
             scheduler=batch.scheduler.label,
             model_name=model.name,
             model_hash=model.short_hash,
-            version=f"Reprise {self.version}",
+            version=self.program,
         )
-        return Result(image, batch.first_image + i, batch.seeds[i], text, "")
+        recipe = Recipe(
+            request=batch.params,
+            index=batch.first_image + i,
+            seed=batch.seeds[i],
+            subseed=batch.subseeds[i],
+            files=(File("checkpoint", model.path.name, model.sha256),),
+            program=self.program,
+            torch=torch.__version__,
+            device=model.device.kind,
+            dtype=str(model.device.dtype).removeprefix("torch."),
+            kernels="fast",
+            pixels=pixel_hash(image),
+        )
+        return Result(image, text, recipe)

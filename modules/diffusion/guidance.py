@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from modules.diffusion.types import Cond, Denoiser, Guidance, Network
+from modules.diffusion.types import Cond, Guidance, Network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +45,8 @@ def join(conds: Sequence[Cond], n: int) -> Cond:
 class Guided:
     """The `Denoiser` of a batch: asks the network for every part and for the negative prompt, then guides.
 
-    It counts its own calls, because A1111 chooses the text by that count (spec 1.5); the sampler's step would not do for
-    samplers that call twice. Conditions of equal length go through the network in one call with all images.
+    It counts its own calls, because A1111 chooses the text by that count; the sampler's step would not do for samplers
+    that call twice. Conditions of equal length go through the network in one call with all images.
     """
 
     def __init__(self, network: Network, guidance: Guidance, positive: Sequence[Part], negative: Part, scale: float):

@@ -101,7 +101,7 @@ def ddim_sigmas(steps: int, table: NoiseTable) -> list[float]:
 def ddim(
     denoise: Denoiser, x: Tensor, sigmas: Sequence[float], *, noise: Noise, on_step: OnStep, eta: float = 0.0
 ) -> Tensor:
-    """Song et al. (2021), "Denoising Diffusion Implicit Models", arXiv:2010.02502, eq. 12, divided by sqrt(alpha_bar)."""
+    """Denoising diffusion implicit models: Song et al. (2021), arXiv:2010.02502, eq. 12, over sqrt(alpha_bar)."""
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         denoised = denoise(x, sigma, i)
         on_step(i, x, sigma, denoised)

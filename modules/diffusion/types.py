@@ -59,25 +59,12 @@ OnStep = Callable[[int, "Tensor", float, "Tensor"], None]
 """``(step, x, sigma, denoised)`` after the network's first answer at that step. Raising ends the run (`Cancelled`)."""
 
 
-class Sampler(Protocol):
-    def __call__(
-        self,
-        denoise: Denoiser,
-        x: Tensor,
-        sigmas: Sequence[float],
-        *,
-        noise: Noise,
-        on_step: OnStep,
-        **options: Any,
-    ) -> Tensor: ...
+Sampler = Callable[..., "Tensor"]
+"""``(denoise, x, sigmas, *, noise, on_step, **options) -> x``: a `Denoiser`, start latents, sigmas from high to low, a
+`Noise`, an `OnStep`, and the sampler's own options such as eta."""
 
-
-class Scheduler(Protocol):
-    """``n`` sigmas from ``sigma_max`` down, then 0."""
-
-    def __call__(
-        self, n: int, sigma_min: float, sigma_max: float, *, table: NoiseTable, **options: Any
-    ) -> list[float]: ...
+Scheduler = Callable[..., "list[float]"]
+"""``(n, sigma_min, sigma_max, *, table, **options) -> sigmas``: ``n`` sigmas from ``sigma_max`` down, then 0."""
 
 
 @dataclass(frozen=True)

@@ -1,83 +1,111 @@
 """What the worker does with a "generate" job: run the engine, save each image, tell what happens.
 
-The engine is handed in, so that this file, like all of `jobs`, needs no torch.
+The one file of `jobs` that loads torch: only the worker imports it.
 """
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from PIL import Image
+
+from modules import recipe as recipes
+from modules.engine import Engine, Progress, Result, Watcher
+from modules.gallery import Gallery
 from modules.images import preview_jpeg
+from modules.jobs.worker import Emit, IsCancelled
+from modules.metadata import read_metadata
 from modules.params import GenerationParams
 
-if TYPE_CHECKING:
-    from modules.engine import Engine, Progress, Result
-    from modules.gallery import Gallery
-
-Emit = Callable[[dict[str, Any]], None]
+PREVIEW_S = 0.1
+"""The shortest time between two previews: more of them than a person sees would only slow the job down."""
 
 
 class GenerationRunner:
-    """Runs one job at a time; an instance lives as long as the worker."""
+    """The worker's `Runner`. A job that was interrupted by a crash goes on behind the images that it had saved."""
 
-    def __init__(self, engine: Engine, gallery: Gallery, *, preview_seconds: float = 0.1):
+    def __init__(self, engine: Engine, gallery: Gallery):
         self._engine = engine
         self._gallery = gallery
-        self._preview_seconds = preview_seconds
-        """The shortest time between two previews: more of them than a person sees would only cost the job time."""
 
-    def __call__(
-        self, job_id: str, spec: Mapping[str, Any], emit: Emit, cancelled: Callable[[], bool]
-    ) -> dict[str, Any]:
-        """Make the images that ``spec["params"]`` asks for; the output names the files written."""
+    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
         params = GenerationParams.from_json(spec["params"])
-        saved: list[dict[str, Any]] = []
+        images = [_saved(path) for path in self._gallery.of_job(job_id)]
         notes: list[str] = []
-        started = time.monotonic()
-        shown = 0.0
-
-        def on_progress(progress: Progress) -> None:
-            nonlocal shown
-            now = time.monotonic()
-            event: dict[str, Any] = {
-                "type": "step",
-                "step": progress.step,
-                "steps": progress.steps,
-                "image": progress.first_image + 1,
-                "images": progress.images,
-                "eta_s": round((now - started) / progress.fraction * (1 - progress.fraction), 2),
-            }
-            if now - shown >= self._preview_seconds:
-                shown = now
-                event["preview"] = base64.b64encode(preview_jpeg(progress.preview())).decode()
-            emit(event)
+        begin = time.monotonic()
 
         def on_result(result: Result) -> None:
-            kept = self._gallery.save(
-                result.image, seed=result.seed, infotext=result.infotext, recipe=result.recipe, job=job_id
-            )
-            width, height = result.image.size
-            item = {
-                "path": str(kept.path),
-                "infotext": result.infotext,
-                "seed": result.seed,
-                "width": width,
-                "height": height,
-            }
-            saved.append(item)
-            emit({"type": "image", **item})
+            path = self._gallery.save(
+                result.image,
+                seed=result.recipe.seed,
+                infotext=result.infotext,
+                recipe=str(result.recipe),
+                job=job_id,
+            ).path
+            images.append(_entry(path, result.infotext, result.recipe.seed, result.image.size))
+            emit({"type": "image", **images[-1]})
 
-        def on_note(note: str) -> None:
-            notes.append(note)
-            emit({"type": "note", "text": note})
+        def on_note(text: str) -> None:
+            notes.append(text)
+            emit({"type": "note", "text": text})
 
-        self._engine.run(params, on_result=on_result, on_progress=on_progress, on_note=on_note, cancelled=cancelled)
+        for entry in images:
+            emit({"type": "image", **entry})
+        watcher = Watcher(_Steps(emit, time.monotonic), on_note, is_cancelled)
+        self._engine.run(params, on_result, watcher, made=len(images))
         return {
-            "images": saved,
-            "infotext": saved[0]["infotext"] if saved else "",
+            "images": images,
+            "infotext": images[0]["infotext"] if images else "",
             "notes": notes,
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(time.monotonic() - begin, 3),
         }
+
+
+class _Steps:
+    """Tells each step with the time left, and a preview as often as a person sees."""
+
+    def __init__(self, emit: Emit, clock: Callable[[], float]):
+        self._emit = emit
+        self._clock = clock
+        self._first: tuple[float, float] | None = None  # time and fraction of the first step told
+        self._shown = float("-inf")
+
+    def __call__(self, progress: Progress) -> None:
+        now = self._clock()
+        event: dict[str, Any] = {
+            "type": "step",
+            "step": progress.step,
+            "steps": progress.steps,
+            "image": progress.first_image + 1,
+            "images": progress.images,
+        }
+        if (left := self._left(now, progress.fraction)) is not None:
+            event["eta_s"] = round(left, 1)
+        if now - self._shown >= PREVIEW_S:
+            self._shown = now
+            event["preview"] = preview_jpeg(progress.preview())
+        self._emit(event)
+
+    def _left(self, now: float, fraction: float) -> float | None:
+        """Seconds until the end at the pace since the first step, so that loading a model does not count."""
+        if self._first is None:
+            self._first = now, fraction
+            return None
+        then, before = self._first
+        return (now - then) / (fraction - before) * (1 - fraction)
+
+
+def _entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+    width, height = size
+    return {"path": str(path), "infotext": infotext, "seed": seed, "width": width, "height": height}
+
+
+def _saved(path: Path) -> dict[str, Any]:
+    """The entry of a picture that an earlier try of the job saved."""
+    texts = read_metadata(path)
+    with Image.open(path, formats=("PNG",)) as image:
+        size = image.size
+    return _entry(path, texts["infotext"] or "", recipes.read(texts["recipe"] or "").seed, size)

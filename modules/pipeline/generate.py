@@ -1,10 +1,9 @@
-"""Compute after: a decided batch and a loaded model give latents, and latents give pixels."""
+"""Compute after: a decided batch and a loaded model give latents."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from modules.checkpoints.model import LatentDiffusion
@@ -40,10 +39,3 @@ def generate(
     if sampler.eta is not None:
         options["eta"] = sampler.eta if params.eta is None else params.eta
     return sampler.sample(denoise, noise.initial() * start, sigmas, noise=noise, on_step=on_step, **options)
-
-
-def pixels(images: Tensor, *, floor: bool) -> Tensor:
-    """Pictures (n, 3, h, w) in [-1, 1] -> uint8 (n, h, w, 3) on the CPU. ``floor``: as A1111 does, else rounded."""
-    scaled = (images + 1) / 2 * 255
-    whole = scaled.floor() if floor else scaled.round()
-    return whole.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
