@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from modules.prompt.tokens import default_tokenizer
+from modules.prompt.chunks import Embeddings, chunk
+from modules.prompt.tokens import END, START, default_tokenizer
 
 
 @pytest.mark.golden("tokens.json", "tokenize")
@@ -17,3 +19,35 @@ def test_raw_ids(case: dict[str, Any]) -> None:
 @pytest.mark.golden("tokens.json", "tokenize")
 def test_raw_ids_of_open_clip(case: dict[str, Any]) -> None:
     assert default_tokenizer(open_clip=True).ids(case["text"]) == case.get("raw_ids_openclip", case["raw_ids"])
+
+
+def whole(chunk: dict[str, Any]) -> tuple[list[int], list[float]]:
+    """Ids and weights of a chunk of the data, which leaves out end tokens and weights of 1."""
+    ids = chunk["tokens"] + [END] * (chunk["length"] - len(chunk["tokens"]))
+    if chunk["multipliers"] == 1.0:
+        return ids, [1.0] * len(ids)
+    return ids, chunk["multipliers"] + [1.0] * (len(ids) - len(chunk["multipliers"]))
+
+
+@pytest.mark.golden("tokens.json", "tokenize")
+@pytest.mark.parametrize("form", ["sd1", "openclip"])
+def test_chunks(case: dict[str, Any], form: str, golden_file: Any, differs: Callable[[str], None]) -> None:
+    expected = case.get(form, case["sd1"])
+    tokenizer = default_tokenizer(open_clip=form == "openclip")
+    found = chunk(
+        case["text"],
+        tokenizer,
+        embeddings=Embeddings(tokenizer, [(e["name"], e["vectors"]) for e in golden_file["embeddings"]]),
+        emphasis=case["options"].get("emphasis", "Original"),
+        backtrack=case["options"].get("comma_padding_backtrack", 20),
+    )
+    if any(chunk["length"] > 77 for chunk in expected["chunks"]):
+        differs("an embedding of more than 75 vectors is cut to 75, where the reference's chunk would be too long")
+        assert all(len(chunk.ids) == 77 for chunk in found.chunks)
+        assert any(chunk.ids == (START, *[0] * 75, END) for chunk in found.chunks)
+        return
+    assert [(list(c.ids), list(c.weights)) for c in found.chunks] == [whole(c) for c in expected["chunks"]]
+    assert [[[mark.offset, mark.name] for mark in c.marks] for c in found.chunks] == [
+        c["fixes"] for c in expected["chunks"]
+    ]
+    assert (found.count, found.limit) == (expected["token_count"], expected["counter_limit"])
