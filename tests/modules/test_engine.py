@@ -1,0 +1,166 @@
+"""Params in, images out, on a tiny random model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modules import infotext
+from modules.builtin import register
+from modules.checkpoints.files import Hashes
+from modules.checkpoints.store import ModelStore
+from modules.checkpoints.tiny import write_tiny_checkpoint
+from modules.devices import Device
+from modules.engine import Engine, Progress, Result, Watcher
+from modules.errors import Cancelled, UnknownName, UserError
+from modules.extension import Host
+from modules.params import GenerationParams
+from modules.recipe import pixel_hash
+
+PARAMS = GenerationParams(prompt="a red fox", negative_prompt="snow", width=64, height=64, steps=4, seed=7, subseed=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_checkpoint(folder / "tiny.safetensors")
+    write_tiny_checkpoint(folder / "other.safetensors", seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Engine:
+    host = Host()
+    register(host)
+    device = Device(torch.device("cpu"), torch.float32)
+    return Engine(ModelStore(folder, device, Hashes(), default="tiny"), host, version="0.0")
+
+
+def run(engine: Engine, params: GenerationParams = PARAMS, **changes: Any) -> list[Result]:
+    results: list[Result] = []
+    engine.run(params.changed(**changes), results.append)
+    return results
+
+
+def pixels(image: Image.Image) -> np.ndarray[Any, Any]:
+    return np.asarray(image, np.int16)
+
+
+@pytest.mark.parametrize("sampler", ["Euler a", "Euler", "Heun", "DPM++ 2M", "DDIM"])
+def test_same_request_gives_the_same_bytes(engine: Engine, sampler: str) -> None:
+    first, again = (run(engine, sampler=sampler)[0] for _ in range(2))
+    assert first.image.size == (64, 64)
+    assert first.image.tobytes() == again.image.tobytes()
+    assert first.recipe == again.recipe
+    assert first.recipe.pixels == pixel_hash(first.image)
+    assert len(np.unique(pixels(first.image))) > 8  # a picture, not a plain colour
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": "a blue fox"},
+        {"prompt": "(a red fox:1.4)"},
+        {"prompt": "[a red fox:a dog:2]"},
+        {"prompt": "a red fox AND a dog"},
+        {"negative_prompt": ""},
+        {"seed": 8},
+        {"cfg_scale": 3.0},
+        {"steps": 5},
+        {"sampler": "Heun"},
+        {"scheduler": "Karras"},
+        {"subseed_strength": 0.3},
+        {"eta": 0.5},
+        {"ensd": 31337},
+        {"clip_skip": 2},
+        {"rng": "CPU"},
+        {"checkpoint": "other"},
+    ],
+    ids=str,
+)
+def test_every_parameter_matters(engine: Engine, changes: dict[str, Any]) -> None:
+    assert run(engine)[0].recipe.pixels != run(engine, **changes)[0].recipe.pixels
+
+
+def test_image_does_not_depend_on_its_company(engine: Engine) -> None:
+    batch = run(engine, batch_size=3)
+    for i, result in enumerate(batch):
+        alone = run(engine, seed=7 + i)[0]
+        assert result.recipe.seed == alone.recipe.seed == 7 + i
+        assert np.abs(pixels(result.image) - pixels(alone.image)).max() <= 1
+    counted = run(engine, batch_count=3)
+    assert [r.recipe.seed for r in counted] == [7, 8, 9]
+
+
+def test_negative_prompt_does_not_matter_at_scale_one(engine: Engine) -> None:
+    one, other = run(engine, cfg_scale=1.0), run(engine, cfg_scale=1.0, negative_prompt="anything")
+    assert one[0].image.tobytes() == other[0].image.tobytes()
+
+
+def test_sizes_that_the_networks_do_not_divide_are_made(engine: Engine) -> None:
+    assert run(engine, width=72, height=104)[0].image.size == (72, 104)
+
+
+def test_long_prompt_is_made(engine: Engine) -> None:
+    assert run(engine, prompt="a red fox, " * 60)[0].image.size == (64, 64)
+
+
+def test_generation_text_says_what_was_done(engine: Engine) -> None:
+    result = run(engine, batch_size=2)[1]
+    parsed = infotext.read(result.infotext)
+    assert (parsed["Prompt"], parsed["Negative prompt"]) == ("a red fox", "snow")
+    assert (parsed["Seed"], parsed["Steps"], parsed["Model"]) == ("8", "4", "tiny")
+    assert parsed["Model hash"] == result.recipe.files[0].sha256[:10]
+
+
+def test_progress_comes_with_every_step_and_a_preview(engine: Engine) -> None:
+    seen: list[Progress] = []
+    engine.run(PARAMS.changed(batch_count=2), lambda _: None, Watcher(on_progress=seen.append))
+    assert [(p.first_image, p.step) for p in seen] == [(i, s) for i in (0, 1) for s in (1, 2, 3, 4)]
+    assert [p.fraction for p in seen] == [n / 8 for n in range(1, 9)]
+    assert seen[0].preview().size == (64, 64)
+
+
+def test_stopping_ends_at_the_next_step_and_keeps_what_is_made(engine: Engine) -> None:
+    results: list[Result] = []
+    seen: list[Progress] = []
+    watcher = Watcher(seen.append, cancelled=lambda: len(seen) >= 6)
+    with pytest.raises(Cancelled):
+        engine.run(PARAMS.changed(batch_count=3), results.append, watcher)
+    assert len(seen) == 6
+    assert len(results) == 1
+
+
+def test_images_that_exist_are_not_made_again(engine: Engine) -> None:
+    whole = run(engine, batch_size=2, batch_count=2)
+    rest: list[Result] = []
+    engine.run(PARAMS.changed(batch_size=2, batch_count=2), rest.append, made=3)
+    assert [r.recipe for r in rest] == [whole[3].recipe]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [({"steps": 0}, UserError), ({"sampler": "Eular"}, UnknownName), ({"prompt": "x" * 20_001}, UserError)],
+)
+def test_bad_request_touches_no_weight(folder: Path, changes: dict[str, Any], error: type[Exception]) -> None:
+    host = Host()
+    register(host)
+    store = ModelStore(folder / "absent", Device(torch.device("cpu"), torch.float32), Hashes())
+    with pytest.raises(error):
+        run(Engine(store, host, version="0.0"), **changes)
+
+
+def test_unknown_checkpoint_is_one_sentence(engine: Engine) -> None:
+    with pytest.raises(UnknownName, match=r"no checkpoint named 'sd_xl'; there are 'other', 'tiny'"):
+        run(engine, checkpoint="sd_xl")
+
+
+def test_rounded_sizes_are_said(engine: Engine) -> None:
+    notes: list[str] = []
+    engine.run(PARAMS.changed(width=70), lambda _: None, Watcher(on_note=notes.append))
+    assert notes == ["width 70 was rounded to 64, a multiple of 8"]
