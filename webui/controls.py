@@ -1,0 +1,88 @@
+"""Options become Gradio components, and what the components say becomes a request again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Generic, TypeVar, cast
+
+import gradio as gr
+
+from modules.options import Option, options_of, read
+
+T = TypeVar("T")
+Tables = Mapping[str, Callable[[], Sequence[str]]]
+
+
+def choices_of(option: Option, tables: Tables) -> tuple[str, ...] | None:
+    """The values an option can take, looked up where it names a table; None where it is not a choice."""
+    if isinstance(option.choices, str):
+        return tuple(tables[option.choices]())
+    return option.choices
+
+
+def control(option: Option, tables: Tables, **overrides: Any) -> Any:
+    """The component for an option: checkbox, dropdown, textbox, slider or number. ``overrides`` are its own arguments."""
+    facts: dict[str, Any] = {"label": option.label, "value": option.default, "info": option.help or None}
+    choices = choices_of(option, tables)
+    if choices is not None:
+        facts["value"] = option.default if option.default in choices else next(iter(choices), None)
+        return gr.Dropdown(**{**facts, "choices": list(choices), **overrides})
+    if option.type is bool:
+        return gr.Checkbox(**{**facts, **overrides})
+    if option.type is str:
+        lines = {"lines": 3, "max_lines": 12} if option.multiline else {"lines": 1}
+        return gr.Textbox(**{**facts, **lines, **overrides})
+    whole = {"precision": 0} if option.type is int else {}
+    if None in (option.lo, option.hi, option.step) or option.optional:
+        empty = {"placeholder": "automatic"} if option.optional else {}
+        step = {"step": option.step} if option.step is not None else {}
+        return gr.Number(**{**facts, **whole, **empty, **step, **overrides})
+    return gr.Slider(**{**facts, **whole, "minimum": option.lo, "maximum": option.hi, "step": option.step, **overrides})
+
+
+class Form(Generic[T]):
+    """The components of a dataclass's options, in the order in which a handler receives their values.
+
+    Handlers take them with ``preprocess=False``: then no value is judged by Gradio, in a pop-up, but all of them by
+    `modules.options`, in a sentence that names the field.
+    """
+
+    def __init__(self, cls: type[T], tables: Tables):
+        self.cls = cls
+        self.options = options_of(cast(Hashable, cls))
+        self._tables = tables
+        self._components: dict[str, Any] = {}
+
+    def add(self, name: str, **overrides: Any) -> Any:
+        """Make the component for option ``name`` at this place of the page."""
+        return self.adopt(name, control(self.options[name], self._tables, **overrides))
+
+    def adopt(self, name: str, component: Any) -> Any:
+        """Take a component that stands elsewhere on the page as the one for ``name``."""
+        if name in self._components or name not in self.options:
+            raise ValueError(f"{name!r} is there twice or is no option of {self.cls.__name__}")
+        self._components[name] = component
+        return component
+
+    def __getitem__(self, name: str) -> Any:
+        return self._components[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._components)
+
+    @property
+    def components(self) -> list[Any]:
+        return list(self._components.values())
+
+    def read(self, values: Sequence[Any]) -> T:
+        """The dataclass from the components' values; raises `UserError` with the field's name."""
+        named = dict(zip(self.names, values, strict=True))
+        for name, value in named.items():
+            if value is None and self.options[name].type is str:  # an empty dropdown
+                named[name] = self.options[name].default
+        return read(self.cls, named)
+
+    def show(self, values: Mapping[str, Any], *, leave: Sequence[str] = ()) -> list[Any]:
+        """What a handler returns to fill the form with ``values``; others, and those in ``leave``, stay as they are."""
+        return [values[name] if name in values and name not in leave else gr.skip() for name in self.names]

@@ -1,0 +1,192 @@
+"""The one gate in front of everything the server answers: Gradio, our routes and those of extensions.
+
+Stock Gradio answers any Host (DNS rebinding), takes bodies of any size and sends no security headers. This ASGI
+middleware stands outside of it and lets through what a page of ours would ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY = 32 * 2**20
+BODY_S = 30.0
+"""How long a client may take to send a body."""
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+BODY_TYPES = frozenset({"application/json", "multipart/form-data"})
+STREAMS = re.compile(r".*/gradio_api/(queue/data|heartbeat/|upload_progress|call/|stream/)")
+
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "x-frame-options": "SAMEORIGIN",
+    # Gradio writes inline scripts and styles and compiles the js= of its events; nothing is loaded from elsewhere.
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+        "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+        "frame-ancestors 'self'"
+    ),
+}
+
+CLOSED = re.compile(
+    r".*/gradio_api/(proxy=|file=\s*https?:|deep_link|dev/|vibe-|undo-vibe|process_recording|runs|run-history|profiling)"
+    r"|.*/monitoring(/|$)",
+    re.IGNORECASE,
+)
+"""Routes of Gradio that nothing here uses; the first two would fetch addresses from the network for anyone."""
+
+
+class Guard:
+    """Host (421), origin and content type (403, 415), closed routes (404), body size and time (413, 408), headers."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str] = (), max_body: int = MAX_BODY, body_s: float = BODY_S):
+        self.app = app
+        self.hosts = LOCAL_HOSTS | {host.strip("[]").lower() for host in hosts}
+        self.max_body = max_body
+        self.body_s = body_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        refusal = self.refusal(scope)
+        if refusal is None and scope["type"] == "http":
+            return await self._http(scope, receive, send)
+        if refusal is None:
+            return await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await receive()
+            return await send({"type": "websocket.close", "code": 1008})
+        return await _answer(*refusal)(scope, receive, with_headers(send))
+
+    def refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and sentence for a request that is not let in."""
+        headers = _Headers(scope)
+        path = scope["path"]
+        netloc = headers.only("host")
+        if netloc is None or _hostname(netloc) not in self.hosts:
+            return 421, "this server is not known by that host name; add it with --allowed-host"
+        if CLOSED.match(path):
+            return 404, "there is nothing here"
+        method = scope.get("method", "GET")
+        streams = scope["type"] == "websocket" or STREAMS.match(path) or "text/event-stream" in headers.all("accept")
+        if (method != "GET" or streams) and not _same_origin(headers, netloc):
+            return 403, "requests from other sites are not answered"
+        kind = headers.all("content-type").partition(";")[0].strip().lower()
+        if method != "GET" and kind and kind not in BODY_TYPES:
+            return 415, "send JSON or a multipart form"
+        length = headers.all("content-length")
+        if length and not (length.isascii() and length.isdigit()):
+            return 400, "Content-Length is not a number"
+        if length and int(length) > self.max_body:
+            return self._too_large
+        return None
+
+    @property
+    def _too_large(self) -> tuple[int, str]:
+        return 413, f"the request is larger than {self.max_body / 2**20:g} MB"
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application, counting and timing what it reads; past a limit it sees a client that went away."""
+        deadline = asyncio.get_running_loop().time() + self.body_s
+        size, complete, started = 0, False, False
+        refusal: tuple[int, str] | None = None
+        send = with_headers(send)
+
+        async def counted() -> Message:
+            nonlocal size, complete, refusal
+            if refusal is not None:
+                return {"type": "http.disconnect"}
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                refusal = 408, "the request took too long to arrive"
+                return {"type": "http.disconnect"}
+            size += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if size > self.max_body:
+                refusal = self._too_large
+                return {"type": "http.disconnect"}
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            nonlocal started
+            if refusal is None or started:
+                started = True
+                await send(message)
+
+        try:
+            await self.app(scope, counted, unless_refused)
+        except Exception:
+            if refusal is None or started:
+                raise
+        if refusal is not None and not started:
+            await _answer(*refusal)(scope, receive, send)
+
+
+def with_headers(send: Send) -> Send:
+    """Add the security headers and take away any CORS header that an inner layer wrote."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [
+                (name, value)
+                for name, value in message.get("headers", [])
+                if name.lower().decode("latin-1") not in HEADERS and not name.lower().startswith(b"access-control-")
+            ]
+            ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            message = {**message, "headers": kept + ours}
+        await send(message)
+
+    return send_with_headers
+
+
+def _same_origin(headers: _Headers, netloc: str) -> bool:
+    """Browsers tell where a request comes from; programs that tell nothing are not a browser's foreign page."""
+    if headers.all("sec-fetch-site") not in ("", "same-origin", "none"):
+        return False
+    if not headers.has("origin"):
+        return True
+    origin = headers.only("origin") or "null"
+    return origin.lower() in (f"http://{netloc.lower()}", f"https://{netloc.lower()}")
+
+
+def _hostname(netloc: str) -> str | None:
+    """The name in a Host header, None where it is not one: ``[::1]:7860`` is ``::1``."""
+    try:
+        parts = urlsplit(f"//{netloc}")
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts.hostname if parts.netloc == netloc and "@" not in netloc else None
+
+
+def _answer(status: int, sentence: str) -> JSONResponse:
+    body = {"error": "Refused", "detail": sentence, "field": "", "hint": ""}
+    return JSONResponse(body, status, {"connection": "close"} if status in (408, 413) else None)
+
+
+class _Headers:
+    def __init__(self, scope: Scope):
+        self._pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+
+    def has(self, name: str) -> bool:
+        return any(key == name for key, _ in self._pairs)
+
+    def all(self, name: str) -> str:
+        return ", ".join(value for key, value in self._pairs if key == name)
+
+    def only(self, name: str) -> str | None:
+        """The value of a header that came exactly once."""
+        values = [value for key, value in self._pairs if key == name]
+        return values[0] if len(values) == 1 else None

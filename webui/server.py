@@ -1,0 +1,121 @@
+"""FastAPI with Gradio mounted, behind the guard. Nothing here leaves the machine, at start or later."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from pathlib import Path
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from modules.errors import RepriseError, UserError
+from webui.guard import MAX_BODY, Guard
+from webui.page import ASSETS, build_page, theme
+from webui.services import Services
+
+__all__ = ["Services", "create_app", "serve"]
+
+HEAD = """<meta name="color-scheme" content="light dark">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<script>{script}</script>"""
+
+
+def create_app(services: Services) -> FastAPI:
+    """The whole web application. The queue of ``services`` must run while it is served."""
+    temp = _private_temp(services.data_dir)
+    app = FastAPI(title="Reprise", version=services.version, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(RepriseError, _as_json)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Answers while anything is alive, and says what the worker does."""
+        worker = services.queue.status()
+        return {"status": "ok", "version": services.version, "worker": worker.state, "detail": worker.detail}
+
+    blocks = build_page(services)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        theme=theme(),
+        css_paths=[ASSETS / "style.css"],
+        head=HEAD.format(script=(ASSETS / "script.js").read_text(encoding="utf-8")),
+        allowed_paths=[str(services.outputs_dir.resolve())],
+        blocked_paths=[str(path) for path in _secrets(services.data_dir, temp, services.outputs_dir)],
+        max_file_size=MAX_BODY,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        ssr_mode=False,
+        pwa=False,
+        show_error=False,
+    )
+    # Until this is set, Gradio takes any path on the disk from any client as a file of its own.
+    blocks.has_launched = True
+    app.add_middleware(Guard, hosts=services.allowed_hosts)
+    return app
+
+
+def _private_temp(data_dir: Path) -> Path:
+    """Gradio's temporary folder, inside the data folder and closed to other users of the machine."""
+    temp = data_dir.resolve() / "tmp" / "gradio"
+    temp.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temp.chmod(0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(temp)
+    return temp
+
+
+def _secrets(data_dir: Path, temp: Path, outputs: Path) -> list[Path]:
+    """What lies in the data folder beside pictures: the database, settings. Never served, wherever it may lie."""
+    shown = (temp, outputs.resolve())
+    return [
+        path
+        for path in data_dir.resolve().iterdir()
+        if not any(path == keep or path in keep.parents for keep in shown)
+    ]
+
+
+async def _as_json(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RepriseError)
+    return JSONResponse(error.as_json(), error.status)
+
+
+def serve(app: FastAPI, host: str, port: int) -> None:
+    """Answer on ``host:port`` until interrupted."""
+    with contextlib.closing(_bound(host, port)) as listener:
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=3,  # a page that stays open holds its event stream
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A listening socket, or one sentence on why there is none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    if os.name == "posix":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EADDRINUSE:
+            raise UserError(
+                f"port {port} is in use by another program", hint="choose another with --port", field="port"
+            ) from None
+        raise UserError(
+            f"cannot listen on {host} port {port} ({error})", hint="check --host and --port", field="port"
+        ) from None
+    return listener

@@ -1,0 +1,66 @@
+"""What the front end is given by whoever builds the program. It builds nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from modules.extension import Host
+
+
+class JobView(Protocol):
+    """A job as `modules.jobs` keeps it; the page reads these."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def spec(self) -> dict[str, Any]: ...
+
+
+class WorkerView(Protocol):
+    @property
+    def state(self) -> str:
+        """starting, loading, ready, busy or dead."""
+        ...
+
+    @property
+    def detail(self) -> str: ...
+
+
+class Queue(Protocol):
+    """The part of `modules.jobs.JobQueue` that the page uses. Jobs of another owner are `NotFound`."""
+
+    def submit(self, owner: str, spec: dict[str, Any]) -> JobView: ...
+    def cancel(self, owner: str, job_id: str) -> object: ...
+    def get(self, job_id: str, owner: str) -> JobView: ...
+    def follow(self, owner: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]: ...
+    def status(self) -> WorkerView: ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a tab may need. ``queue`` is started and closed by its owner, not by the front end."""
+
+    queue: Queue
+    host: Host
+    data_dir: Path
+    """Where a private temporary folder may be made."""
+    outputs_dir: Path
+    """The only folder whose files the page shows."""
+    version: str
+    checkpoints: Callable[[], Sequence[str]]
+    """The names of the models that can be chosen now, the default first."""
+    native_size: Callable[[str], int]
+    """Side in pixels that a checkpoint was trained for; ``""``: the default model's."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names besides this machine's own under which the server is reached."""
+
+    def tables(self) -> Mapping[str, Callable[[], Sequence[str]]]:
+        """The choices that options name: samplers, schedulers, checkpoints."""
+        return {
+            "samplers": self.host.samplers.names,
+            "schedulers": self.host.schedulers.names,
+            "checkpoints": self.checkpoints,
+        }

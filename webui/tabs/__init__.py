@@ -1,0 +1,10 @@
+"""The tabs that we ship. They come onto the page through the same `Host` as an extension's."""
+
+from __future__ import annotations
+
+from modules.extension import Host, TabSpec
+from webui.tabs import txt2img
+
+
+def register(host: Host) -> None:
+    host.add_tab(TabSpec("txt2img", "txt2img", txt2img.build))

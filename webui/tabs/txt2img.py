@@ -1,0 +1,246 @@
+"""The tab that makes images from text.
+
+A click submits a job and follows it; the job lives in the queue. Its id is kept by the browser's tab, and a page that
+is loaded again takes up the job where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import gradio as gr
+
+from modules.errors import NotFound, RepriseError
+from modules.params import GenerationParams
+from modules.pipeline.plan import check, fix_seeds
+from webui.controls import Form
+from webui.page import Page
+from webui.services import Services
+from webui.views import Result, Run, gallery_items, message_html, preview_html, status_html
+
+logger = logging.getLogger(__name__)
+
+KIND = "txt2img"
+FRAME_S = 0.08
+"""Steps that follow each other faster are not all drawn."""
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For events of the page alone: no spinners over the components, no entry in Gradio's API."""
+RAW: dict[str, Any] = {**QUIET, "preprocess": False}
+KEEP_JOB = "(id) => { try { sessionStorage.setItem('reprise.txt2img', id || '') } catch (e) {} }"
+KEPT_JOB = "(...args) => { try { args[0] = sessionStorage.getItem('reprise.txt2img') || '' } catch (e) {} return args }"
+
+
+def build(page: Page) -> None:
+    """Lay out the tab and wire it."""
+    form = Form(GenerationParams, page.services.tables())
+    form.adopt("checkpoint", page.checkpoint)
+    size = page.services.native_size("")
+    with gr.Row(elem_id="txt2img_top"):
+        with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
+            form.add(
+                "prompt", elem_id="txt2img_prompt", placeholder="What should be in the picture", lines=3, max_lines=9
+            )
+            form.add(
+                "negative_prompt",
+                elem_id="txt2img_negative",
+                placeholder="What should not be in it",
+                lines=2,
+                max_lines=6,
+            )
+        with gr.Column(scale=1, min_width=180, elem_id="txt2img_actions"):
+            generate = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
+            interrupt = gr.Button("Interrupt", elem_id="txt2img_interrupt", interactive=False)
+            gr.HTML(
+                '<p class="rp-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> interrupts</p>',
+                padding=False,
+            )
+    with gr.Row(elem_id="txt2img_body"):
+        with gr.Column(scale=5, min_width=300, elem_id="txt2img_parameters"):
+            swap, any_seed, same_seed = _parameters(form, size)
+        with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
+            view = _View(page.services, generate, interrupt)
+    _wire(page, form, view, swap, any_seed, same_seed)
+
+
+def _parameters(form: Form[GenerationParams], size: int) -> tuple[Any, Any, Any]:
+    """The left side; gives the buttons for swapping the sides, a random seed and the last one."""
+    with gr.Row():
+        form.add("sampler", min_width=130, elem_id="txt2img_sampler")
+        form.add("scheduler", min_width=130, elem_id="txt2img_scheduler")
+    form.add("steps", elem_id="txt2img_steps")
+    with gr.Row(elem_classes="rp-size"):
+        with gr.Column(min_width=180):
+            form.add("width", value=size, elem_id="txt2img_width")
+            form.add("height", value=size, elem_id="txt2img_height")
+        swap = gr.Button("⇅", elem_id="txt2img_swap", elem_classes="rp-tool", min_width=40, scale=0)
+    with gr.Row():
+        form.add("batch_count", min_width=130, elem_id="txt2img_batch_count", info=None)
+        form.add("batch_size", min_width=130, elem_id="txt2img_batch_size", info=None)
+    form.add("cfg_scale", elem_id="txt2img_cfg_scale", info=None)
+    with gr.Row(elem_classes="rp-seed"):
+        form.add("seed", elem_id="txt2img_seed", info=None, min_width=150)
+        any_seed = gr.Button("Random", elem_id="txt2img_random_seed", elem_classes="rp-tool", min_width=80, scale=0)
+        same_seed = gr.Button("Reuse", elem_id="txt2img_reuse_seed", elem_classes="rp-tool", min_width=80, scale=0)
+    with gr.Accordion("Variation", open=False, elem_id="txt2img_variation"), gr.Row():
+        form.add("subseed", min_width=130, elem_id="txt2img_subseed", info=None)
+        form.add("subseed_strength", min_width=130, elem_id="txt2img_subseed_strength")
+    with gr.Accordion("More", open=False, elem_id="txt2img_more"), gr.Row():
+        for name in ("clip_skip", "eta", "ensd", "rng", "profile"):
+            form.add(name, min_width=130, elem_id=f"txt2img_{name}")
+    return swap, any_seed, same_seed
+
+
+class _View:
+    """The right side, and how a `Run` is shown on it: values for ``outputs``."""
+
+    def __init__(self, services: Services, generate: Any, interrupt: Any):
+        self._services = services
+        self.generate = generate
+        self.interrupt = interrupt
+        self.status = gr.HTML(status_html(Run()), elem_id="txt2img_status", padding=False)
+        with gr.Group(elem_id="txt2img_stage", elem_classes="rp-stage"):
+            self.gallery = gr.Gallery(
+                elem_id="txt2img_gallery",
+                show_label=False,
+                object_fit="contain",
+                columns=4,
+                preview=True,
+                selected_index=0,
+                interactive=False,
+                buttons=["download", "fullscreen"],
+            )
+            self.preview = gr.HTML(preview_html(Run()), elem_id="txt2img_preview", padding=False)
+        self.infotext = gr.Textbox(
+            label="Generation text",
+            lines=5,
+            max_lines=5,
+            interactive=False,
+            elem_id="txt2img_infotext",
+            buttons=["copy"],
+        )
+        self.results = gr.State(())
+        self.chosen = gr.State(0)
+        self.job = gr.Textbox(visible="hidden", elem_id="txt2img_job")
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [
+            self.status,
+            self.preview,
+            self.gallery,
+            self.infotext,
+            self.results,
+            self.chosen,
+            self.job,
+            self.generate,
+            self.interrupt,
+        ]
+
+    def show(self, run: Run, before: Run | None = None, job_id: str | None = None) -> list[Any]:
+        """``run`` on the page; what did not change since ``before`` is left alone, so that nothing flickers."""
+        worker = self._services.queue.status()
+        shown = [status_html(run, worker.state, worker.detail), preview_html(run)]
+        if run.results and (before is None or before.results != run.results):
+            last = len(run.results) - 1 if run.is_running else 0
+            gallery = gr.update(value=gallery_items(run.results), selected_index=last)
+            shown += [gallery, run.results[last].infotext, run.results, last]
+        else:
+            shown += [gr.skip()] * 4
+        shown.append(gr.skip() if job_id is None else job_id)
+        if before is not None and before.is_running == run.is_running:
+            return [*shown, gr.skip(), gr.skip()]
+        return [*shown, gr.update(interactive=not run.is_running), gr.update(interactive=run.is_running)]
+
+
+async def follow(view: _View, owner: str, job_id: str, run: Run) -> AsyncIterator[list[Any]]:
+    """A job's events as changes of the page, from the first to the last; a step in haste is left out."""
+    shown, drawn_at = run, 0.0
+    yield view.show(run, job_id=job_id)
+    async for event in view._services.queue.follow(owner, job_id, after=0):
+        run = run.after(event)
+        now = time.monotonic()
+        if event["type"] == "step" and now - drawn_at < FRAME_S:
+            continue
+        yield view.show(run, shown)
+        shown, drawn_at = run, now
+    if shown != run:
+        yield view.show(run, shown)
+
+
+async def spoken(view: _View, updates: AsyncIterator[list[Any]]) -> AsyncIterator[list[Any]]:
+    """``updates``, with what goes wrong said on the page in one sentence."""
+    try:
+        async for update in updates:
+            yield update
+    except RepriseError as error:
+        yield view.show(Run().failed(str(error), error.field))
+    except Exception:
+        logger.exception("a request from the page failed")
+        yield view.show(Run().failed("something unexpected went wrong; the server's log has the details"))
+
+
+def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_seed: Any, same_seed: Any) -> None:
+    queue = page.services.queue
+
+    async def submitted(request: Any, values: Sequence[Any]) -> AsyncIterator[list[Any]]:
+        params, notes = check(form.read(values), page.services.host)
+        spec = {"kind": KIND, "params": fix_seeds(params).to_json()}
+        owner = page.owner(request)
+        job = await asyncio.to_thread(queue.submit, owner, spec)
+        async for update in follow(view, owner, job.id, Run("waiting", notes=notes)):
+            yield update
+
+    async def on_generate(request: gr.Request, *values: Any) -> AsyncIterator[list[Any]]:
+        async for update in spoken(view, submitted(request, values)):
+            yield update
+
+    async def taken_up(request: Any, job_id: Any) -> AsyncIterator[list[Any]]:
+        owner = page.owner(request)
+        try:
+            job = await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=owner)
+        except NotFound:
+            return  # forgotten, or of another server: the page is simply new
+        filled = form.show(job.spec["params"], leave=("seed", "subseed"))
+        async for update in spoken(view, follow(view, owner, job.id, Run("waiting"))):
+            yield [*filled, *update]
+            filled = [gr.skip()] * len(form.names)
+
+    async def on_load(request: gr.Request, job_id: Any) -> AsyncIterator[list[Any]]:
+        async for update in taken_up(request, job_id):
+            yield update
+
+    def on_interrupt(request: gr.Request, job_id: Any) -> Any:
+        try:
+            queue.cancel(page.owner(request), str(job_id or ""))
+        except RepriseError as error:
+            return status_html(Run().failed(str(error)))
+        return message_html("Interrupting after this step")
+
+    def on_select(results: Sequence[Result], event: gr.SelectData) -> tuple[Any, Any]:
+        if not 0 <= event.index < len(results):
+            return gr.skip(), gr.skip()
+        return results[event.index].infotext, event.index
+
+    def on_reuse(results: Sequence[Result], chosen: int) -> Any:
+        known = 0 <= chosen < len(results) and results[chosen].seed is not None
+        return results[chosen].seed if known else gr.skip()
+
+    view.generate.click(
+        on_generate, form.components, view.outputs, concurrency_limit=None, trigger_mode="once", **RAW
+    )
+    view.interrupt.click(on_interrupt, view.job, view.status, concurrency_limit=None, queue=False, **RAW)
+    view.job.change(None, view.job, js=KEEP_JOB, **QUIET)
+    page.blocks.load(
+        on_load, view.job, [*form.components, *view.outputs], js=KEPT_JOB, concurrency_limit=None, **RAW
+    )
+    view.gallery.select(on_select, view.results, [view.infotext, view.chosen], **QUIET)
+    sides = [form["width"], form["height"]]
+    swap.click(None, sides, sides, js="(width, height) => [height, width]", **QUIET)
+    any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)
+    same_seed.click(on_reuse, [view.results, view.chosen], form["seed"], **QUIET)
+
+

@@ -1,0 +1,186 @@
+"""All HTML that the server makes, in one place, every value of it escaped; and the state of a run behind it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+RUNNING = frozenset({"waiting", "queued", "started", "step"})
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """An image that was made."""
+
+    path: str
+    infotext: str
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the page knows of one job. Events make a new one with `after`."""
+
+    phase: str = "idle"
+    """idle, or the type of the last event that moved the job."""
+    position: int = 0
+    step: int = 0
+    steps: int = 0
+    image: int = 0
+    images: int = 0
+    eta_s: float | None = None
+    preview: str = ""
+    """The latest step's picture, base64 JPEG."""
+    results: tuple[Result, ...] = ()
+    seconds: float | None = None
+    error: str = ""
+    field: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_running(self) -> bool:
+        return self.phase in RUNNING
+
+    @property
+    def fraction(self) -> float:
+        """How much of all images' steps is done, from 0 to 1."""
+        if self.phase == "done":
+            return 1.0
+        total = self.steps * max(self.images, 1)
+        done = self.steps * max(self.image - 1, 0) + self.step
+        return min(max(done / total, 0.0), 1.0) if total else 0.0
+
+    def after(self, event: Mapping[str, Any]) -> Run:
+        """The state after an event of the queue; events that the page does not know change nothing."""
+        match event["type"]:
+            case "queued":
+                return replace(self, phase="queued", position=int(event["position"]))
+            case "started":
+                return replace(self, phase="started")
+            case "step":
+                known = {name: event[name] for name in ("step", "steps", "image", "images", "eta_s") if name in event}
+                return replace(self, phase="step", preview=event.get("preview") or self.preview, **known)
+            case "image":
+                return replace(self, results=(*self.results, _result(event)))
+            case "done" | "cancelled" as phase:
+                return replace(self, phase=phase, preview="", **_output(event.get("output") or {}))
+            case "failed":
+                error = event.get("error") or {}
+                return self.failed(error.get("detail") or "the job failed", error.get("field") or "")
+        return self
+
+    def failed(self, sentence: str, field: str = "") -> Run:
+        return replace(self, phase="failed", preview="", error=sentence, field=field)
+
+
+def _output(output: Mapping[str, Any]) -> dict[str, Any]:
+    images = output.get("images") or ()
+    return {"results": tuple(map(_result, images)), "seconds": output.get("seconds")}
+
+
+def _result(image: Mapping[str, Any]) -> Result:
+    return Result(str(image["path"]), str(image.get("infotext") or ""), image.get("seed"))
+
+
+def status_html(run: Run, worker_state: str = "ready", worker_detail: str = "") -> str:
+    """The line above the picture: what happens, how far it is, and what went wrong, in one sentence."""
+    if run.phase == "failed":
+        return _strip("failed", f'<span role="alert">{_sentence(run.error)}</span>', 0.0)
+    text = escape(_progress_text(run, worker_state, worker_detail))
+    notes = "".join(f'<span class="note">{_sentence(note)}</span>' for note in run.notes)
+    shown = run.phase if run.phase in ("idle", "done", "cancelled") else "running"
+    return _strip(shown, f"<span>{text}</span>{notes}", run.fraction)
+
+
+def _strip(phase: str, inner: str, fraction: float) -> str:
+    return (
+        f'<div class="rp-status" data-phase="{escape(phase)}" role="status">'
+        f'<div class="rp-text">{inner}</div>'
+        f'<div class="rp-bar"><i style="width:{100 * fraction:.1f}%"></i></div></div>'
+    )
+
+
+def _progress_text(run: Run, worker_state: str, worker_detail: str) -> str:
+    match run.phase:
+        case "idle":
+            return ""
+        case "done":
+            noun = "image" if len(run.results) == 1 else "images"
+            took = f" in {_duration(run.seconds)}" if run.seconds is not None else ""
+            return f"{len(run.results)} {noun}{took}"
+        case "cancelled":
+            kept = f"{len(run.results)} finished before" if run.results else "nothing was finished yet"
+            return f"Interrupted, {kept}"
+        case "step":
+            which = f"Image {run.image} of {run.images} · " if run.images > 1 else ""
+            left = f" · {_duration(run.eta_s)} left" if run.eta_s is not None else ""
+            return f"{which}Step {run.step} of {run.steps}{left}"
+    if worker_state in ("starting", "loading"):
+        return "Waiting: the model is loading" + (f" ({worker_detail})" if worker_detail else "")
+    if worker_state == "dead":
+        return "Waiting: the worker is being started again" + (f" ({worker_detail})" if worker_detail else "")
+    if run.phase == "queued" and run.position > 1:
+        return f"Number {run.position} in the queue"
+    return "Starting"
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> _duration(0.84), _duration(12.4), _duration(71)
+    ('0.8 s', '12 s', '1 min 11 s')
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def preview_html(run: Run) -> str:
+    """What lies over the gallery while a job runs: the picture of the last step and the images made so far."""
+    if not run.is_running:
+        return '<div class="rp-preview" hidden></div>'
+    picture = '<div class="rp-blank"></div>'
+    if _BASE64.fullmatch(run.preview):
+        picture = f'<img class="rp-live" alt="Preview" src="data:image/jpeg;base64,{run.preview}">'
+    made = "".join(f'<img alt="" src="{escape(file_url(result.path))}">' for result in run.results[-12:])
+    return f'<div class="rp-preview">{picture}<div class="rp-made">{made}</div></div>'
+
+
+def message_html(sentence: str) -> str:
+    """A remark that is not about a run, in the same place."""
+    return _strip("done", f"<span>{_sentence(sentence)}</span>", 0.0)
+
+
+def file_url(path: str) -> str:
+    """Where Gradio serves a file, relative to the page, so that it also holds behind a prefix."""
+    return "gradio_api/file=" + quote(path)
+
+
+def header_html(version: str) -> str:
+    return (
+        '<div class="rp-brand"><svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true">'
+        '<rect x="3" y="3" width="2.6" height="18" rx="1"/><rect x="7.4" y="3" width="1.3" height="18" rx=".6"/>'
+        '<circle cx="13" cy="9" r="1.9"/><circle cx="13" cy="15" r="1.9"/></svg>'
+        f'<span title="Version {escape(version)}">Reprise</span></div>'
+    )
+
+
+def worker_html() -> str:
+    """The place of the worker's state; script.js fills it from /healthz."""
+    return '<div class="rp-worker" data-state="starting" role="status"><i></i><span>Connecting</span></div>'
+
+
+def _sentence(text: str) -> str:
+    """Escaped, on one line, beginning with a capital."""
+    text = " ".join(text.split())
+    return escape(text[:1].upper() + text[1:])
+
+
+def gallery_items(results: Iterable[Result]) -> list[str]:
+    """Paths, not pictures: Gradio would turn a picture into lossy WebP without its metadata."""
+    return [result.path for result in results]
