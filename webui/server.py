@@ -18,7 +18,7 @@ from webui.guard import MAX_BODY, Guard
 from webui.page import ASSETS, build_page, theme
 from webui.services import Services
 
-__all__ = ["Services", "create_app", "serve"]
+__all__ = ["Services", "create_app", "listen", "serve"]
 
 HEAD = """<meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -75,9 +75,7 @@ def _secrets(data_dir: Path, temp: Path, outputs: Path) -> list[Path]:
     """What lies in the data folder beside pictures: the database, settings. Never served, wherever it may lie."""
     shown = (temp, outputs.resolve())
     return [
-        path
-        for path in data_dir.resolve().iterdir()
-        if not any(path == keep or path in keep.parents for keep in shown)
+        path for path in data_dir.resolve().iterdir() if not any(path == keep or path in keep.parents for keep in shown)
     ]
 
 
@@ -86,9 +84,9 @@ async def _as_json(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error.as_json(), error.status)
 
 
-def serve(app: FastAPI, host: str, port: int) -> None:
-    """Answer on ``host:port`` until interrupted."""
-    with contextlib.closing(_bound(host, port)) as listener:
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Answer on ``listener`` until interrupted."""
+    with contextlib.closing(listener):
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -100,7 +98,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A listening socket, or one sentence on why there is none."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

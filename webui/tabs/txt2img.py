@@ -229,18 +229,12 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
         known = 0 <= chosen < len(results) and results[chosen].seed is not None
         return results[chosen].seed if known else gr.skip()
 
-    view.generate.click(
-        on_generate, form.components, view.outputs, concurrency_limit=None, trigger_mode="once", **RAW
-    )
+    view.generate.click(on_generate, form.components, view.outputs, concurrency_limit=None, trigger_mode="once", **RAW)
     view.interrupt.click(on_interrupt, view.job, view.status, concurrency_limit=None, queue=False, **RAW)
     view.job.change(None, view.job, js=KEEP_JOB, **QUIET)
-    page.blocks.load(
-        on_load, view.job, [*form.components, *view.outputs], js=KEPT_JOB, concurrency_limit=None, **RAW
-    )
+    page.blocks.load(on_load, view.job, [*form.components, *view.outputs], js=KEPT_JOB, concurrency_limit=None, **RAW)
     view.gallery.select(on_select, view.results, [view.infotext, view.chosen], **QUIET)
     sides = [form["width"], form["height"]]
     swap.click(None, sides, sides, js="(width, height) => [height, width]", **QUIET)
     any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)
     same_seed.click(on_reuse, [view.results, view.chosen], form["seed"], **QUIET)
-
-

@@ -24,9 +24,7 @@ from modules.params import GenerationParams
 from modules.recipe import pixel_hash, read
 
 SPEC = {
-    "params": GenerationParams(
-        prompt="a fox", width=64, height=64, steps=3, seed=5, subseed=1, batch_count=3
-    ).to_json()
+    "params": GenerationParams(prompt="a fox", width=64, height=64, steps=3, seed=5, subseed=1, batch_count=3).to_json()
 }
 
 

@@ -1,0 +1,366 @@
+"""Reprise: pictures from prompts with latent diffusion models, the same again, for everybody on the LAN.
+
+This file is the one place where objects are built and handed to each other. What it imports at the top is the standard
+library and what needs no more than that: the rest is imported once `bootstrap` has seen to the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules import bootstrap
+from modules.errors import Cancelled, OutputError, RepriseError, UserError
+from modules.options import Option, options_of
+from modules.params import GenerationParams
+
+if TYPE_CHECKING:
+    from modules.engine import Engine, Progress, Result
+    from modules.extension import Host
+    from modules.jobs.dispatcher import JobQueue
+    from modules.jobs.worker import Report, Runner
+    from webui.server import Services
+
+ROOT = Path(__file__).resolve().parent
+VERSION = "0.1.0"
+DEFAULT_MODEL = "reprise-mini"
+TEST_FILES = ("requirements.txt", "tests/requirements.txt")
+EXAMPLES = """examples:
+  python3 app.py                                      serve http://127.0.0.1:7860
+  python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
+  python3 app.py convert old-model.ckpt               make a safe copy of a pickle
+  python3 app.py test -k prompt                       run the tests, arguments go to pytest
+"""
+
+
+# ---------------------------------------------------------------------------------------------------- the objects
+
+
+def build_host(*, tabs: bool = False) -> Host:
+    """The tables of samplers, schedulers and, for the server, tabs."""
+    from modules import builtin
+    from modules.extension import Host
+
+    host = Host()
+    builtin.register(host)
+    if tabs:
+        from webui import tabs as builtin_tabs
+
+        builtin_tabs.register(host)
+    return host
+
+
+def build_engine(args: argparse.Namespace) -> Engine:
+    """The engine on the chosen device. Loads torch."""
+    from modules import devices
+    from modules.checkpoints.files import Hashes
+    from modules.checkpoints.store import ModelStore
+    from modules.engine import Engine
+
+    device = devices.choose(args.device, args.dtype)
+    hashes = Hashes(args.data_dir / "hashes.json")
+    store = ModelStore(args.models_dir / "Stable-diffusion", device, hashes, default=DEFAULT_MODEL)
+    return Engine(store, build_host(), version=VERSION)
+
+
+def build_runner(args: argparse.Namespace, report: Report) -> Runner:
+    """What the worker runs. The default model is loaded at once, so that the first click need not wait for it."""
+    from modules.gallery import Gallery
+    from modules.jobs.generation import GenerationRunner
+
+    engine = build_engine(args)
+    try:
+        model = engine.store.load()
+        report("loading", f"{model.name} on {model.device.describe()}")
+    except RepriseError as error:
+        logging.warning("no model is loaded yet: %s", error)
+    gallery = Gallery(args.data_dir / "outputs")
+    gallery.sweep()
+    return GenerationRunner(engine, gallery)
+
+
+def build_queue(args: argparse.Namespace) -> JobQueue:
+    """The durable queue and the worker process behind it."""
+    from modules.jobs.dispatcher import JobQueue
+    from modules.jobs.events import EventHub
+    from modules.jobs.executor import LocalExecutor
+    from modules.jobs.store import JobStore
+
+    places = ("--data-dir", str(args.data_dir), "--models-dir", str(args.models_dir))
+    command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
+    return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub())
+
+
+def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
+    """What the front end is given."""
+    from modules.checkpoints.files import find_model, list_models, native_size
+    from webui.server import Services
+
+    folder = args.models_dir / "Stable-diffusion"
+
+    def checkpoints() -> list[str]:
+        return sorted((model.name for model in list_models(folder)), key=lambda name: name != DEFAULT_MODEL)
+
+    def size(name: str) -> int:
+        try:
+            return native_size(find_model(folder, name, DEFAULT_MODEL).path)
+        except RepriseError:  # no model at all: the job will say so
+            return 512
+
+    return Services(
+        queue=queue,
+        host=build_host(tabs=True),
+        data_dir=args.data_dir,
+        outputs_dir=args.data_dir / "outputs",
+        version=VERSION,
+        checkpoints=checkpoints,
+        native_size=size,
+        allowed_hosts=tuple(args.allowed_host),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- the commands
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Serve the page until interrupted."""
+    _check_address(args.host)
+    bootstrap.ensure(ROOT)
+    _check_folder(args.data_dir / "outputs")
+    from webui import server
+
+    listener = server.listen(args.host, args.port)
+    queue = build_queue(args)
+    queue.start()
+    try:
+        app = server.create_app(build_services(args, queue))
+        url = f"http://{args.host}:{args.port}"
+        print(f"Reprise {VERSION} serves {url}", flush=True)
+        if args.autolaunch:
+            webbrowser.open(url)
+        server.serve(app, listener)
+    finally:
+        queue.close()
+    return 0
+
+
+def _check_address(host: str) -> None:
+    """Only this machine, until there are accounts."""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise UserError(
+            f"--host {host} would open this server to the network, and it has no accounts yet",
+            hint="use 127.0.0.1 and reach it through an SSH tunnel",
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{folder} cannot be written ({error.strerror})", hint="choose another folder with --data-dir"
+        ) from error
+
+
+def generate(args: argparse.Namespace) -> int:
+    """Make images without a server."""
+    chosen = {name: value for name in options_of(GenerationParams) if (value := getattr(args, name)) is not None}
+    params = GenerationParams.from_json(chosen)
+    bootstrap.ensure(ROOT)
+    from modules import atomic
+    from modules.checkpoints.files import native_size
+    from modules.engine import Watcher
+    from modules.gallery import Gallery
+    from modules.images import png_bytes
+
+    engine = build_engine(args)
+    size = native_size(engine.store.find(params.checkpoint).path)
+    params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
+
+    def save(result: Result) -> None:
+        if args.output is None:
+            gallery = Gallery(args.data_dir / "outputs")
+            recipe = result.recipe
+            path = gallery.save(result.image, seed=recipe.seed, infotext=result.infotext, recipe=str(recipe)).path
+        else:
+            path = _numbered(args.output, result.recipe.index)
+            try:
+                atomic.write(
+                    path, png_bytes(result.image, {"parameters": result.infotext, "recipe": str(result.recipe)})
+                )
+            except OSError as error:
+                raise OutputError(
+                    f"{path} cannot be written ({error.strerror})", hint="choose another with -o"
+                ) from error
+        print(f"\r{path}  seed {result.recipe.seed}\x1b[K" if sys.stderr.isatty() else path, flush=True)
+
+    engine.run(params, save, Watcher(_tell_progress, lambda note: print(note, file=sys.stderr)))
+    return 0
+
+
+def _numbered(path: Path, index: int) -> Path:
+    """fox.png, fox-2.png, fox-3.png ..."""
+    return path if index == 0 else path.with_stem(f"{path.stem}-{index + 1}")
+
+
+def _tell_progress(progress: Progress) -> None:
+    if sys.stderr.isatty():
+        count = f"image {progress.first_image + 1} of {progress.images}, step {progress.step} of {progress.steps}"
+        print(f"\r{count}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def convert(args: argparse.Namespace) -> int:
+    """Make a safetensors copy of a pickle, which is never opened in this process."""
+    bootstrap.ensure(ROOT)
+    from modules.checkpoints.convert import convert as converted
+
+    print(converted(args.file))
+    return 0
+
+
+def make_tiny_checkpoint(args: argparse.Namespace) -> int:
+    """Write a random checkpoint of a few hundred kB, for tests and for trying things."""
+    bootstrap.ensure(ROOT)
+    from modules.checkpoints.tiny import write_tiny_checkpoint
+
+    print(write_tiny_checkpoint(args.path, args.family, args.seed))
+    return 0
+
+
+def worker(args: argparse.Namespace) -> int:
+    """The process that owns the engine; the server starts it."""
+    from modules.jobs.worker import serve as serve_jobs
+
+    return serve_jobs(lambda report: build_runner(args, report))
+
+
+def test(arguments: Sequence[str]) -> int:
+    """Run the tests with pytest, which gets ``arguments``."""
+    bootstrap.ensure(ROOT, TEST_FILES)
+    import pytest
+
+    return int(pytest.main(["--rootdir", str(ROOT), *(arguments or [str(ROOT)])]))
+
+
+# ---------------------------------------------------------------------------------------------------- the command line
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags and commands; without a command the server is started."""
+    parser = argparse.ArgumentParser(
+        prog="python3 app.py",
+        description="Reprise: pictures from prompts, the same again, for everybody on the LAN. No command: serve.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"Reprise {VERSION}")
+    serving = parser.add_argument_group("serving")
+    serving.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on (default 127.0.0.1)"
+    )
+    serving.add_argument("--port", type=_port, default=7860, help="port to serve on (default 7860)")
+    serving.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME", help="a further host name of this server"
+    )
+    serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
+    _add_places(parser)
+    parser.set_defaults(run=serve)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    one = commands.add_parser("generate", help="make images without a server")
+    one.add_argument("prompt")
+    one.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the outputs folder")
+    for name, declared in options_of(GenerationParams).items():
+        if name != "prompt":
+            _add_option(one, name, declared)
+    _add_places(one)
+    one.set_defaults(run=generate)
+
+    other = commands.add_parser("convert", help="make a safetensors copy of a .ckpt or .pt file, safely")
+    other.add_argument("file", type=Path)
+    other.set_defaults(run=convert)
+
+    tiny = commands.add_parser("make-tiny-checkpoint", help="write a small random checkpoint for tests")
+    tiny.add_argument("path", type=Path)
+    tiny.add_argument("--family", default="sd15")
+    tiny.add_argument("--seed", type=int, default=0)
+    tiny.set_defaults(run=make_tiny_checkpoint)
+
+    commands.add_parser("test", help="install what the tests need and run them; arguments go to pytest")
+
+    hidden = commands.add_parser("worker")  # without help= it is not listed
+    _add_places(hidden)
+    hidden.set_defaults(run=worker)
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    places = parser.add_argument_group("folders and device")
+    places.add_argument(
+        "--data-dir", type=_folder, default=ROOT / "data", metavar="DIR", help="what is written (default data/)"
+    )
+    places.add_argument(
+        "--models-dir", type=_folder, default=ROOT / "models", metavar="DIR", help="checkpoints (default models/)"
+    )
+    places.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    places.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) -> None:
+    """A flag for a declared option; its value is cast and judged by the declaration, like a value from the page."""
+    limits = declared.range_text() if declared.lo is not None or declared.hi is not None else ""
+    if isinstance(declared.choices, tuple):
+        limits = " or ".join(declared.choices)
+    default = "" if declared.default in (None, "") else f"default {declared.default}"
+    if name in ("width", "height"):
+        default = "default: the model's native size"
+    facts = ", ".join(filter(None, (declared.help, limits, default)))
+    parser.add_argument(
+        f"--{name.replace('_', '-')}", metavar=declared.type.__name__.upper(), help=facts.replace("%", "%%")
+    )
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65536:
+        raise argparse.ArgumentTypeError("must be between 1 and 65535")
+    return number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; what goes wrong is one sentence on stderr and exit status 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        if given[:1] == ["test"]:
+            return test(given[1:])
+        args: Any = build_parser().parse_args(given)
+        return int(args.run(args))
+    except Cancelled:
+        return 130
+    except RepriseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
