@@ -122,14 +122,17 @@ from PIL import Image
 from modules.gallery import Gallery
 image = Image.effect_noise((64, 64), 50).convert("RGB")
 dice = random.Random(0)
+saved, tell = os.pipe()
 for _ in range(20):
     writers = []
     for _ in range(3):
         writer = os.fork()
         while not writer:
             Gallery(Path(sys.argv[1])).save(image, seed=7, infotext="x", recipe="{}", job="j")
+            os.write(tell, b".")
         writers.append(writer)
     for writer in writers:
+        os.read(saved, 1)
         time.sleep(dice.uniform(0.0, 0.02))
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
