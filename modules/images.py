@@ -74,10 +74,10 @@ def _too_large(what: object) -> ImageError:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of 32 megapixels would be 128 MB
     except BROKEN as error:
         log.info("EXIF data that cannot be read: %s", error)
-        return image
+    return image
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -4,8 +4,8 @@
     Negative prompt: blurry
     Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.0, Seed: 1, Size: 512x512, ...
 
-The text is for people and for other programs, and it loses some things (batch size, blanks at the ends of a prompt's
-lines); `modules.recipe` keeps everything.
+The text is for people and for other programs, and it loses some things (comments, batch size, blanks at the ends of a
+prompt's lines); `modules.recipe` keeps everything.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.options import options_of
 from modules.params import GenerationParams
+from modules.prompt.emphasis import attention
+from modules.prompt.stages import strip_comments
 from modules.registry import Registry
 from modules.styles import Style
 
@@ -186,7 +188,7 @@ def write(
     values: dict[str, Any] = {key: value(facts) for key, value in KEYS.items()}
     values.update(_with_others(facts, dict(extra or {})))
     values |= {"Version": version or None, "User": user or None}
-    return _text(params.prompt, params.negative_prompt, values)
+    return _text(strip_comments(params.prompt), strip_comments(params.negative_prompt), values)
 
 
 def _with_others(facts: Facts, extra: Mapping[str, object]) -> dict[str, object]:
@@ -444,7 +446,7 @@ def version_number(text: str) -> tuple[int, int, int, int] | None:
 
 
 def uses_emphasis(prompt: str) -> bool:
-    return any(c in prompt for c in "([")
+    return any(piece.weight != 1 and piece.text != "BREAK" for piece in attention(prompt))
 
 
 # ----------------------------------------------------------------------------------------------- sending to the page

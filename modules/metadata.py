@@ -126,24 +126,22 @@ def stealth_text(image: Image.Image) -> str | None:
     """The text hidden in the lowest bits of the pixels, column by column, or None."""
     for channels in ("A", "RGB"):
         if image.mode == "RGBA" or (image.mode == "RGB" and channels == "RGB"):
-            columns = np.asarray(image).transpose(1, 0, 2)  # (w, h, channels)
-            part = columns[..., 3:] if channels == "A" else columns[..., :3]
-            head = _bits(part, 0, _HEAD)
+            head = _bits(image, channels, 0, _HEAD)
             wanted, packed = SIGNATURES.get(head[:-4], ("", False))
             if wanted == channels:
-                return _payload(_bits(part, _HEAD, int.from_bytes(head[-4:], "big") // 8), packed)
+                return _payload(_bits(image, channels, _HEAD, int.from_bytes(head[-4:], "big") // 8), packed)
     return None
 
 
-def _bits(pixels: NDArray[np.uint8], start: int, count: int) -> bytes:
-    """``count`` bytes (or as many as there are) from byte ``start`` of the stream of lowest bits."""
-    width, height, channels = pixels.shape
-    count = min(count, width * height * channels // 8 - start)
-    first, last = start * 8, (start + count) * 8
-    column = height * channels  # values in one column of the picture
-    near = pixels[first // column : -(-last // column)].reshape(-1)
-    begin = first - first // column * column
-    return np.packbits(near[begin : begin + last - first] & 1).tobytes()
+def _bits(image: Image.Image, channels: str, start: int, count: int) -> bytes:
+    """``count`` bytes (or as many as there are, within reason) from byte ``start`` of the stream of lowest bits."""
+    width, height = image.size
+    column = height * len(channels)  # bits in one column of the picture
+    first, last = start * 8, min((start + min(count, 4 * MAX_LENGTH)) * 8, width * column // 8 * 8)
+    left, right = first // column, -(-last // column)
+    pixels: NDArray[np.uint8] = np.asarray(image.crop((left, 0, right, height))).transpose(1, 0, 2)  # (w, h, channels)
+    stream = (pixels[..., 3:] if channels == "A" else pixels[..., :3]).reshape(-1)
+    return np.packbits(stream[first - left * column : last - left * column] & 1).tobytes()
 
 
 def _payload(data: bytes, packed: bool) -> str | None:

@@ -159,7 +159,7 @@ class Verdict:
 def check(recorded: Recipe, available: Container[str]) -> Verdict | None:
     """A verdict before anything is computed: "cannot", where a file of the recipe is not among these SHA-256."""
     missing = [file for file in recorded.files if file.sha256 not in available]
-    reasons = tuple(f"{file.role} {file.name} (sha256 {file.sha256[:12]}) is missing" for file in missing)
+    reasons = tuple(f"{_label(file)} is missing" for file in missing)
     return Verdict("cannot", reasons) if reasons else None
 
 
@@ -193,12 +193,15 @@ def _asked(recorded: Recipe, again: Recipe) -> list[str]:
 
 
 def _file_changes(recorded: Recipe, again: Recipe) -> list[str]:
-    before, after = set(recorded.files), set(again.files)
-    gone = [
-        f"{file.role} {file.name} (sha256 {file.sha256[:12]}) was used only then" for file in sorted(before - after)
-    ]
-    new = [f"{file.role} {file.name} (sha256 {file.sha256[:12]}) was used only now" for file in sorted(after - before)]
+    """A file is its content: another name is no change."""
+    then, now = ({(file.role, file.sha256) for file in recipe.files} for recipe in (recorded, again))
+    gone = [f"{_label(file)} was used only then" for file in recorded.files if (file.role, file.sha256) not in now]
+    new = [f"{_label(file)} was used only now" for file in again.files if (file.role, file.sha256) not in then]
     return gone + new
+
+
+def _label(file: File) -> str:
+    return f"{file.role} {file.name} (sha256 {file.sha256[:12]})"
 
 
 def _said(value: object) -> str:

@@ -54,8 +54,8 @@ def line(text: str) -> str:
     return text.splitlines()[-1]
 
 
-# What A1111's text can carry: lines without blanks at their ends, none of them a heading, the first one not empty.
-lines = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n")).map(str.strip), max_size=4)
+# What A1111's text can carry: no comments, lines without blanks at their ends, none a heading, the first one not empty.
+lines = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n#")).map(str.strip), max_size=4)
 prompts = (
     lines.map(lambda found: "\n".join(found).strip())
     .map(lambda text: "\n".join(part.strip() for part in text.split("\n")).strip())
@@ -103,7 +103,7 @@ def meant(params: GenerationParams) -> GenerationParams:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(requests)
 def test_a_text_gives_back_the_request_it_was_written_for(params: GenerationParams) -> None:
     pasted = paste(text_of(params))
@@ -118,6 +118,19 @@ def test_text_of_a_plain_request() -> None:
         "Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7.0, Seed: 7, Size: 512x512, "
         'Model hash: 0123456789, Model: "mini, v1: a", RNG: NV, Version: Reprise 0.1.0'
     )
+
+
+def test_comments_are_not_written() -> None:
+    assert text_of(GenerationParams(prompt="a cat # mine\nin snow", negative_prompt="# all")).startswith(
+        "a cat \nin snow\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "used"), [("(a)", True), ("[a]", True), ("(a:1.0)", False), (r"\(a\)", False), ("a BREAK b", False)]
+)
+def test_emphasis_is_noticed(prompt: str, used: bool) -> None:
+    assert ("Emphasis" in read(prompt)) == used
 
 
 def test_the_scheduler_used_is_named_where_the_sampler_has_a_favourite() -> None:
@@ -246,7 +259,25 @@ def test_text_over_the_limit_is_refused() -> None:
         read("x" * (MAX_LENGTH + 1))
 
 
+PIECES = [
+    "Steps",
+    "Size",
+    "Version",
+    "Hypernet",
+    "First pass size",
+    ": ",
+    "9x9",
+    "0x0",
+    "v1.2.3",
+    '"',
+    "\\",
+    ",",
+    "\n",
+    "猫",
+]
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.text(st.characters(), max_size=200) | st.from_regex(r"(\w+: [\d\"x.,: ]*, ?){3,6}\w*", fullmatch=True))
+@given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(st.characters(), max_size=50))
 def test_any_text_is_read_and_pasted(text: str) -> None:
     assert isinstance(paste(text), Paste)

@@ -1,0 +1,202 @@
+"""Which pictures are accepted, and what becomes of them."""
+
+from __future__ import annotations
+
+import io
+import resource
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from modules.errors import ImageError, NotFound
+from modules.images import MAX_PIXELS, grid, grid_rows, open_image, png_bytes, preview_jpeg
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def corner() -> Image.Image:
+    """Grey, 24 x 16, with a red upper left quarter."""
+    image = Image.new("RGB", (24, 16), (90, 90, 90))
+    image.paste((255, 0, 0), (0, 0, 12, 8))
+    return image
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of_size(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG whose pixels are missing."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+# The inverse of what a viewer does for each EXIF orientation.
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_turned_upright(orientation: int) -> None:
+    how = STORED[orientation]
+    stored = corner().transpose(how) if how is not None else corner()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert open_image(encoded(stored, exif=exif)).tobytes() == corner().tobytes()
+
+
+def ramp(mode: str) -> Image.Image:
+    return Image.fromarray(np.arange(0, 256, dtype=np.uint8).reshape(16, 16)).convert(mode)
+
+
+MODES = {
+    "1": (encoded(ramp("1")), "RGB"),
+    "L": (encoded(ramp("L")), "RGB"),
+    "LA": (encoded(ramp("LA")), "RGBA"),
+    "P": (encoded(ramp("P")), "RGB"),
+    "P with alpha": (encoded(ramp("P"), transparency=3), "RGBA"),
+    "RGBA": (encoded(ramp("RGBA")), "RGBA"),
+    "CMYK": (encoded(ramp("CMYK"), "JPEG"), "RGB"),
+    "grey JPEG": (encoded(ramp("L"), "JPEG"), "RGB"),
+    "WebP": (encoded(Image.new("RGBA", (8, 8), (9, 9, 9, 99)), "WEBP"), "RGBA"),
+    "animated WebP": (encoded(ramp("RGB"), "WEBP", save_all=True, append_images=[ramp("RGB")]), "RGB"),
+    "animated PNG": (encoded(ramp("RGB"), save_all=True, append_images=[ramp("RGB")]), "RGB"),
+    "one pixel": (encoded(Image.new("RGB", (1, 1))), "RGB"),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_mode_becomes_rgb_or_rgba(name: str) -> None:
+    data, mode = MODES[name]
+    assert open_image(data).mode == mode
+
+
+def test_sixteen_bits_of_grey_keep_their_brightness() -> None:
+    deep = Image.fromarray(np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16))
+    assert deep.mode == "I;16"
+    levels = np.asarray(open_image(encoded(deep)))[..., 0].ravel()
+    assert np.abs(levels.astype(int) - np.arange(256)).max() <= 1
+
+
+def test_cmyk_has_its_colours() -> None:
+    red = np.asarray(open_image(encoded(Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK"), "JPEG")))[4, 4]
+    assert red[0] > 240
+    assert max(red[1:]) < 20
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM", "ICO", "PDF", "EPS"])
+def test_other_formats_are_refused_whatever_their_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(corner(), kind))
+    with pytest.raises(ImageError, match="PNG, JPEG and WebP are accepted"):
+        open_image(path)
+
+
+def test_the_name_of_a_file_means_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "picture.gif"
+    path.write_bytes(encoded(corner()))
+    assert open_image(path).tobytes() == corner().tobytes()
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 100, b"GIF89a", b"<svg/>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match="not a picture"):
+        open_image(data)
+
+
+def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        open_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_that_is_cut_off_is_refused(kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    data = encoded(noise, kind)
+    for length in (len(data) // 2, len(data) - 40):
+        with pytest.raises(ImageError):
+            open_image(data[:length])
+
+
+def test_a_picture_without_pixels_is_refused() -> None:
+    for size in ((0, 0), (0, 5), (5, 0)):
+        with pytest.raises(ImageError):
+            open_image(png_of_size(*size))
+
+
+TEXT_BOMB = png_of_size(8, 8)[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))
+BOMBS = {
+    "32 megapixels and a row": png_of_size(MAX_PIXELS // 8000, 8001),
+    "a gigapixel": png_of_size(50_000, 50_000),
+    "one bit deep": png_of_size(100_000, 100_000, 1, 0),
+    "JPEG": encoded(Image.new("L", (16, 16)), "JPEG").replace(struct.pack(">HH", 16, 16), b"\xff\xff\xff\xff", 1),
+    "text": TEXT_BOMB,
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_before_they_go_off(name: str) -> None:
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(ImageError):
+        open_image(BOMBS[name])
+    assert time.process_time() - start < 1.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_thirty_two_megapixels_are_a_picture() -> None:
+    with pytest.raises(ImageError, match="damaged"):  # its pixels are missing, its size is no fault
+        open_image(png_of_size(MAX_PIXELS // 8000, 8000))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_leaves_a_picture_as_it_is() -> None:
+    data = encoded(corner(), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert open_image(data).tobytes() == corner().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("plain", b"tEXt"), ("é\nline", b"tEXt"), ("猫", b"iTXt"), ("\ud800 alone", b"tEXt")]
+)
+def test_png_texts_come_back(text: str, kind: bytes) -> None:
+    data = png_bytes(corner(), {"parameters": text})
+    image = Image.open(io.BytesIO(data))
+    assert isinstance(image, PngImagePlugin.PngImageFile)
+    assert image.text["parameters"] == text.replace("\ud800", "?")
+    assert kind in data
+    assert image.tobytes() == corner().tobytes()
+
+
+def test_preview_is_a_small_jpeg() -> None:
+    image = Image.open(io.BytesIO(preview_jpeg(corner().convert("RGBA"))))
+    assert (image.format, image.size) == ("JPEG", (24, 16))
+
+
+def test_grid_is_filled_row_by_row_on_white() -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    sheet = grid([Image.new("RGB", (4, 2), colour) for colour in colours], 2)
+    assert sheet.size == (8, 4)
+    assert [sheet.getpixel(at) for at in ((0, 0), (4, 0), (0, 2), (4, 2))] == [*colours, (255, 255, 255)]
+
+
+def test_a_grid_has_at_most_as_many_rows_as_pictures() -> None:
+    assert grid_rows(3, rows=9) == 3
+    assert grid_rows(7, rows=-1, no_gaps=True) == 1
+    assert grid_rows(6, rows=0, batch_size=2) == 2

@@ -1,0 +1,91 @@
+"""Settings on the disk: replaced whole, and never a reason not to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from modules.errors import OutputError
+from modules.settings import Settings, load, save
+
+BROKEN = {
+    "empty": b"",
+    "cut off": b'{"save_images": fal',
+    "binary": bytes(range(256)),
+    "a list": b"[1, 2]",
+    "deep": b'{"a":' * 100_000,
+    "huge": b'{"a": "' + b"x" * 2_000_000 + b'"}',
+    "wrong type": b'{"preview_every": {"a": 1}}',
+    "out of range": b'{"preview_every": -5}',
+    "not a number": b'{"preview_every": NaN}',
+    "endless digits": b'{"preview_every": ' + b"9" * 10_000 + b"}",
+}
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "settings.json"
+    changed = Settings(save_images=False, preview_every=5)
+    save(changed, path)
+    assert load(path) == (changed, "")
+    assert [file.name for file in path.parent.iterdir()] == ["settings.json"]
+
+
+def test_no_file_is_defaults_without_a_word(tmp_path: Path) -> None:
+    assert load(tmp_path / "settings.json") == (Settings(), "")
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_gives_defaults_is_kept_and_is_told(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_bytes(BROKEN[name])
+    start = time.process_time()
+    settings, message = load(path)
+    assert settings == Settings()
+    assert message.startswith(f"the settings in {path} could not all be used")
+    assert message.endswith("the old file is kept as settings.json.bad")
+    assert (tmp_path / "settings.json.bad").read_bytes() == BROKEN[name]
+    assert load(path) == (Settings(), "")
+    assert time.process_time() - start < 1.0
+
+
+def test_a_folder_in_its_place_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.mkdir()
+    settings, message = load(path)
+    assert settings == Settings()
+    assert "settings.json.bad" in message
+
+
+def test_what_is_good_in_a_broken_file_counts(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"preview_every": 1000, "save_images": false}')
+    settings, message = load(path)
+    assert settings == Settings(save_images=False)
+    assert "Preview every N steps must be between 0 and 150, not 1000" in message
+
+
+def test_keys_of_others_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"of_an_extension": [1], "preview_every": 3}')
+    settings, message = load(path)
+    assert (settings, message) == (Settings(preview_every=3), "")
+    save(Settings(preview_every=4), path)
+    assert json.loads(path.read_text()) == {"of_an_extension": [1], "preview_every": 4, "save_images": True}
+
+
+def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "settings.json"
+    save(Settings(preview_every=2), path)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save(Settings(preview_every=3), path)
+    assert load(path) == (Settings(preview_every=2), "")
+    assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]
