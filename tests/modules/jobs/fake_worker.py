@@ -15,10 +15,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from modules.errors import Cancelled, UserError
-from modules.jobs.dispatcher import JobQueue
-from modules.jobs.events import EventHub
-from modules.jobs.executor import LocalExecutor
-from modules.jobs.store import JobStore
 from modules.jobs.worker import Emit, IsCancelled, Report, Runner, serve
 
 
@@ -55,7 +51,13 @@ def build(report: Report) -> Runner:
 
 
 def server(database: str, pid_file: str) -> None:
-    queue = JobQueue(JobStore(Path(database)), LocalExecutor([sys.executable, __file__, pid_file]), EventHub())
+    from modules.jobs.dispatcher import JobQueue
+    from modules.jobs.events import EventHub
+    from modules.jobs.executor import LocalExecutor
+    from modules.jobs.store import JobStore
+
+    command = [sys.executable, "-S", __file__, pid_file]
+    queue = JobQueue(JobStore(Path(database)), LocalExecutor(command), EventHub())
     queue.start()
     sys.stdin.read()
 

@@ -22,7 +22,7 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 RUNNER = runpy.run_path(str(FAKE))["runner"]
 
 
-def until(true: Callable[[], object], timeout: float = 10) -> None:
+def until(true: Callable[[], object], timeout: float = 30) -> None:
     deadline = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
@@ -37,7 +37,7 @@ def ready(executor: LocalExecutor, n: int = 1) -> LocalExecutor:
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalExecutor]:
-    executor = ready(LocalExecutor([sys.executable, str(FAKE)]))
+    executor = ready(LocalExecutor([sys.executable, "-S", str(FAKE)]))
     yield executor
     executor.close()
 
@@ -92,7 +92,7 @@ def test_callbacks_of_a_flag_are_called_once() -> None:
 
 @pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV"])
 def test_dead_worker_costs_one_job_and_another_starts(death: str, caplog: pytest.LogCaptureFixture) -> None:
-    executor = ready(LocalExecutor([sys.executable, str(FAKE)]))
+    executor = ready(LocalExecutor([sys.executable, "-S", str(FAKE)]))
     with pytest.raises(WorkerDied, match=f"the worker was ended by {death} before the job was done"):
         told(executor, {"die": death})
     until(lambda: executor.slots() == 1)
@@ -103,7 +103,7 @@ def test_dead_worker_costs_one_job_and_another_starts(death: str, caplog: pytest
 
 def test_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    executor = ready(LocalExecutor([sys.executable, str(FAKE), str(pid)]))
+    executor = ready(LocalExecutor([sys.executable, "-S", str(FAKE), str(pid)]))
     first = pid.read_text()
     os.kill(int(first), signal.SIGKILL)
     until(lambda: pid.read_text() not in ("", first) and executor.status().state == "ready")
@@ -121,7 +121,7 @@ def test_workers_words_go_to_the_log(local: LocalExecutor, caplog: pytest.LogCap
     ("command", "reason"),
     [
         (["/no/such/program"], "the worker does not start: "),
-        ([sys.executable, "-c", "import nothing_of_that_name"], "ModuleNotFoundError: No module named"),
+        ([sys.executable, "-S", "-c", "import nothing_of_that_name"], "ModuleNotFoundError: No module named"),
     ],
 )
 def test_command_that_does_not_work_is_explained_in_the_status(command: list[str], reason: str) -> None:
@@ -145,7 +145,7 @@ def test_status_is_busy_during_a_job(local: LocalExecutor, tmp_path: Path) -> No
 
 
 def test_each_command_is_a_slot(tmp_path: Path) -> None:
-    command = [sys.executable, str(FAKE)]
+    command = [sys.executable, "-S", str(FAKE)]
     executor = ready(LocalExecutor(command, command), 2)
     go, outputs = tmp_path / "go", list[Any]()
     threads = [

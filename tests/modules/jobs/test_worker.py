@@ -20,13 +20,13 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 def talk(*commands: dict[str, Any]) -> list[dict[str, Any]]:
     """Everything a worker process says to ``commands`` and the end of input."""
     lines = "".join(json.dumps(command) + "\n" for command in commands)
-    result = subprocess.run([sys.executable, FAKE], input=lines, capture_output=True, text=True, timeout=20)
+    result = subprocess.run([sys.executable, "-S", FAKE], input=lines, capture_output=True, text=True, timeout=20)
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 def test_worker_says_what_it_does_in_json_lines_whatever_libraries_print() -> None:
     process = subprocess.Popen(
-        [sys.executable, FAKE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-S", FAKE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdin and process.stdout
     for spec in ({"steps": 1, "seed": 7}, {"fail": "no such sampler"}, {"crash": "oh"}):
@@ -89,13 +89,13 @@ def test_large_blocks_are_reused_instead_of_mapped_anew() -> None:
     code = (
         "import resource, sys; from modules.jobs.worker import keep_freed_memory\n"
         "if sys.argv[1] == 'keep': assert keep_freed_memory()\n"
-        "bytearray(64 << 20)\n"
+        "bytearray(40 << 20)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(3): bytearray(64 << 20)\n"
+        "for _ in range(3): bytearray(40 << 20)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
     )
     faults = {
-        how: int(subprocess.run([sys.executable, "-c", code, how], capture_output=True, check=True).stdout)
+        how: int(subprocess.run([sys.executable, "-S", "-c", code, how], capture_output=True, check=True).stdout)
         for how in ("plain", "keep")
     }
     assert faults["keep"] < faults["plain"] / 10
