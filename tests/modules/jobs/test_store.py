@@ -1,0 +1,196 @@
+"""Jobs in SQLite."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.errors import NotFound, OutputError, QueueFull, RepriseError, UserError
+from modules.jobs.store import MIGRATIONS, JobStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    store = JobStore(tmp_path / "jobs.db")
+    yield store
+    store.close()
+
+
+def claimed(store: JobStore) -> str:
+    job = store.claim("server")
+    assert job is not None
+    return job.id
+
+
+def test_job_goes_from_queued_to_done(store: JobStore) -> None:
+    job = store.submit("alice", {"prompt": "a fox", "seed": 1}, kind="generate")
+    assert (job.state, job.spec, job.tries, job.started) == ("queued", {"prompt": "a fox", "seed": 1}, 0, None)
+    running = store.claim("server")
+    assert running is not None and (running.id, running.state) == (job.id, "running")
+    store.progress(job.id, {"step": 3})
+    assert store.get(job.id).progress == {"step": 3}
+    done = store.finish(job.id, {"images": ["1.png"]})
+    assert (done.state, done.output, done.error) == ("done", {"images": ["1.png"]}, None)
+    assert done.finished and done.started and job.created <= done.started <= done.finished
+    assert store.claim("server") is None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        done.state = "queued"  # type: ignore[misc]
+
+
+def test_owners_take_turns_and_each_owners_jobs_keep_their_order(store: JobStore) -> None:
+    names = {store.submit(owner, {}).id: f"{owner}{n}" for owner in ("alice", "bob", "carol") for n in range(3)}
+    claimed(store)
+    claimed(store)
+    names[store.submit("dave", {}).id] = "dave0"  # new: never served, so next
+    promised = [names[job_id] for job_id in store.positions()]
+    served = [names[claimed(store)] for _ in range(8)]
+    assert served == ["carol0", "dave0", "alice1", "bob1", "carol1", "alice2", "bob2", "carol2"]
+    assert promised == served
+
+
+def test_positions_count_from_one_and_end_with_the_wait(store: JobStore) -> None:
+    first, second = store.submit("alice", {}), store.submit("alice", {})
+    other = store.submit("bob", {})
+    assert [store.position(job.id) for job in (first, other, second)] == [1, 2, 3]
+    claimed(store)
+    assert [store.position(job.id) for job in (first, other, second)] == [0, 1, 2]
+
+
+def test_other_owners_job_looks_like_none(store: JobStore) -> None:
+    job = store.submit("alice", {})
+    with pytest.raises(NotFound, match="no such job"):
+        store.get(job.id, "bob")
+    with pytest.raises(NotFound, match="no such job"):
+        store.cancel("bob", job.id)
+    with pytest.raises(NotFound, match="no such job"):
+        store.get("unknown")
+    assert store.get(job.id, "alice").state == "queued"
+    assert store.list("bob") == []
+    assert len({store.submit("alice", {}).id for _ in range(20)}) == 20 and len(job.id) == 32
+
+
+def test_list_gives_the_newest_first_of_the_states_asked_for(store: JobStore) -> None:
+    jobs = [store.submit("alice", {"n": n}) for n in range(4)]
+    store.finish(claimed(store), {})
+    assert [job.spec["n"] for job in store.list("alice", limit=2)] == [3, 2]
+    assert [job.id for job in store.list("alice", states=["done"])] == [jobs[0].id]
+    assert len(store.list(None)) == 4
+    with pytest.raises(UserError, match="no job state named 'lost'"):
+        store.list("alice", states=["lost"])
+
+
+def test_queued_job_is_cancelled_at_once_and_a_running_one_only_notes_the_wish(store: JobStore) -> None:
+    running, queued = store.submit("alice", {}), store.submit("alice", {})
+    claimed(store)
+    assert store.cancel("alice", queued.id).state == "cancelled"
+    assert store.cancel("alice", running.id).state == "running"
+    assert store.stopped(running.id, {"images": []}).state == "cancelled"
+    assert store.finish(running.id, {"images": ["late"]}).output == {"images": []}  # an ended job stays as it is
+
+
+def test_1500_submits_meet_the_limits_quickly(store: JobStore) -> None:
+    refused, times = 0, list[float]()
+    for n in range(1500):
+        begin = time.perf_counter()
+        try:
+            store.submit(f"user {n % 12}", {"n": n})
+        except QueueFull:
+            refused += 1
+        times.append(time.perf_counter() - begin)
+    assert refused == 500 and sorted(times)[1425] < 0.2  # 95 of 100
+    with pytest.raises(QueueFull, match="1000 jobs wait already; try again in a few minutes"):
+        store.submit("somebody else", {})
+    for _ in range(12):
+        claimed(store)
+    for _ in range(12):
+        store.submit("somebody else", {})
+    with pytest.raises(QueueFull):
+        store.submit("somebody else", {})
+
+
+def test_one_user_cannot_fill_the_queue(store: JobStore) -> None:
+    for _ in range(100):
+        store.submit("alice", {})
+    with pytest.raises(QueueFull, match="you have 100 jobs waiting already; wait"):
+        store.submit("alice", {})
+    store.submit("bob", {})
+
+
+def test_expired_lease_is_queued_again_and_the_second_death_fails(store: JobStore) -> None:
+    job = store.submit("alice", {})
+    store.claim("server", lease_s=-1)
+    store.heartbeat(job.id, 30)
+    assert store.requeue_stale() == []
+    store.heartbeat(job.id, -1)
+    (again,) = store.requeue_stale()
+    assert (again.id, again.state, again.tries, store.position(job.id)) == (job.id, "queued", 1, 1)
+    store.claim("server")
+    store.progress(job.id, {"step": 1, "saved": [{"path": "1.png"}]})
+    (dead,) = store.requeue_stale(lambda worker: worker == "server")
+    assert (dead.state, dead.tries, dead.output) == ("failed", 2, {"images": [{"path": "1.png"}]})
+    assert dead.error and dead.error["error"] == "WorkerDied"
+    assert dead.error["detail"].startswith("the worker died twice on this job")
+
+
+def test_job_whose_owner_wished_it_stopped_does_not_come_back(store: JobStore) -> None:
+    for end in (store.died, store.release):
+        job = store.submit("alice", {})
+        claimed(store)
+        store.cancel("alice", job.id)
+        assert end(job.id).state == "cancelled" and store.get(job.id).finished
+
+
+def test_released_job_lost_no_life(store: JobStore) -> None:
+    job = store.submit("alice", {})
+    claimed(store)
+    assert (store.release(job.id).state, store.get(job.id).tries) == ("queued", 0)
+
+
+def test_threads_claim_each_job_once(store: JobStore) -> None:
+    for n in range(60):
+        store.submit(f"user {n % 7}", {})
+    taken: list[str] = []
+
+    def work() -> None:
+        while (job := store.claim("server")) is not None:
+            taken.append(job.id)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == len(set(taken)) == 60
+
+
+def test_jobs_survive_the_process(tmp_path: Path) -> None:
+    first = JobStore(tmp_path / "jobs.db")
+    job = first.submit("alice", {"prompt": "ein Fuchs – 狐"})
+    first.close()
+    second = JobStore(tmp_path / "jobs.db")
+    assert second.get(job.id) == job
+    second.close()
+
+
+def test_database_of_a_newer_program_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    JobStore(path).close()
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(RepriseError, match="newer version"):
+        JobStore(path)
+
+
+def test_file_that_is_no_database_gives_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(OutputError, match=r"jobs\.db cannot be opened"):
+        JobStore(path)
