@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,38 +17,80 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+ZERO_SNR_ALPHA = 4.8973451890853435e-08
+"""What stands in for 0 at the last level of a zero-terminal-SNR table, so that its sigma stays finite."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class NoiseTable:
-    """The noise levels a model was trained on: ``alphas_cumprod`` (steps,), Ho et al. (2020), arXiv:2006.11239.
+    """The noise levels a model knows: ``alphas_cumprod`` (levels,), Ho et al. (2020), arXiv:2006.11239.
 
-    In sigma space level i has ``sigma_i = sqrt((1 - A_i) / A_i)``.
+    In sigma space level i has ``sigma_i = sqrt((1 - A_i) / A_i)``; the network is told the timestep ``timesteps[i]``.
     """
 
     alphas_cumprod: Floats
+    timesteps: Floats = field(default_factory=lambda: np.empty(0))
+    """(levels,), rising; by default 0, 1, 2, ..."""
+    quantized: bool = False
+    """`sigma_to_t` gives the nearest level's timestep rather than one between two levels."""
+    dtype: type[np.floating[Any]] = np.float64
+    """In which numbers the table is computed."""
+
+    def __post_init__(self) -> None:
+        if not len(self.timesteps):
+            object.__setattr__(self, "timesteps", np.arange(len(self.alphas_cumprod), dtype=np.float64))
 
     @classmethod
     def named(cls, schedule: str, steps: int = 1000) -> NoiseTable:
         """ "scaled_linear" (latent diffusion), "linear" (Ho et al.) or "cosine" (Nichol & Dhariwal 2021, eq. 17)."""
         if schedule == "scaled_linear":
-            betas = np.linspace(math.sqrt(0.00085), math.sqrt(0.012), steps, dtype=np.float64) ** 2
-        elif schedule == "linear":
-            betas = np.linspace(1e-4, 0.02, steps, dtype=np.float64)
-        elif schedule == "cosine":
+            return cls.from_betas(np.linspace(math.sqrt(0.00085), math.sqrt(0.012), steps) ** 2)
+        if schedule == "linear":
+            return cls.from_betas(np.linspace(1e-4, 0.02, steps))
+        if schedule == "cosine":
             f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
-            betas = np.minimum(1 - f[1:] / f[:-1], 0.999)
-        else:
-            raise UserError(f"no noise schedule named {schedule!r}", hint="there are scaled_linear, linear and cosine")
+            return cls.from_betas(np.minimum(1 - f[1:] / f[:-1], 0.999))
+        raise UserError(f"no noise schedule named {schedule!r}", hint="there are scaled_linear, linear and cosine")
+
+    @classmethod
+    def from_betas(cls, betas: Floats) -> NoiseTable:
+        """Betas (levels,) of the forward process."""
         # Stored as float32 by every checkpoint and program: the last digits of sigma depend on it.
         return cls(np.cumprod(1 - betas).astype(np.float32).astype(np.float64))
 
+    def zero_terminal_snr(self) -> NoiseTable:
+        """Lin et al. (2024), arXiv:2305.08891, alg. 1: the last level is (almost) pure noise."""
+        # float32: next to the end these are differences of nearly equal numbers, and the reference has them so.
+        root = np.sqrt(self.alphas_cumprod.astype(np.float32))
+        first, last = root[0], root[-1]
+        root = (root - last) * (first / (first - last))
+        alphas = (root**2).astype(np.float64)
+        alphas[-1] = ZERO_SNR_ALPHA
+        return replace(self, alphas_cumprod=alphas)
+
+    def half(self) -> NoiseTable:
+        """Computed in float16, as old versions of A1111 did ("downcast alphas_cumprod")."""
+        return replace(self, dtype=np.float16)
+
+    def quantize(self) -> NoiseTable:
+        return replace(self, quantized=True)
+
+    def every(self, stride: int) -> NoiseTable:
+        """Levels ``stride - 1, 2 stride - 1, ...`` alone, and nothing between them: what a distilled model knows."""
+        picked = slice(stride - 1, None, stride)
+        return replace(
+            self, alphas_cumprod=self.alphas_cumprod[picked], timesteps=self.timesteps[picked], quantized=True
+        )
+
     @cached_property
     def sigmas(self) -> Floats:
-        return np.sqrt((1 - self.alphas_cumprod) / self.alphas_cumprod)
+        """(levels,), rising."""
+        alphas = self.alphas_cumprod.astype(self.dtype)
+        return np.sqrt((1 - alphas) / alphas)
 
     @cached_property
     def log_sigmas(self) -> Floats:
-        return np.log(self.sigmas)
+        return np.log(self.sigmas).astype(np.float64)
 
     @property
     def sigma_min(self) -> float:
@@ -59,19 +101,20 @@ class NoiseTable:
         return float(self.sigmas[-1])
 
     def t_to_sigma(self, t: float) -> float:
-        """Log-linear between the table's entries; ``t`` may be fractional."""
-        low = math.floor(t)
-        w = t - low
-        high = min(low + 1, len(self.sigmas) - 1)
-        return math.exp((1 - w) * float(self.log_sigmas[low]) + w * float(self.log_sigmas[high]))
+        """Log-linear between the table's levels; ``t`` may be fractional."""
+        level = np.interp(t, self.timesteps, np.arange(len(self.timesteps)))
+        low = min(math.floor(level), len(self.timesteps) - 2)
+        w = float(level) - low
+        return math.exp((1 - w) * float(self.log_sigmas[low]) + w * float(self.log_sigmas[low + 1]))
 
     def sigma_to_t(self, sigma: float) -> float:
         """The inverse of `t_to_sigma`, clamped to the table."""
-        logs = self.log_sigmas
-        log_sigma = math.log(sigma)
+        logs, log_sigma = self.log_sigmas, math.log(sigma)
+        if self.quantized:
+            return float(self.timesteps[np.abs(logs - log_sigma).argmin()])
         low = int(np.clip(np.searchsorted(logs, log_sigma, side="right") - 1, 0, len(logs) - 2))
         w = (float(logs[low]) - log_sigma) / float(logs[low] - logs[low + 1])
-        return low + min(max(w, 0.0), 1.0)
+        return float(np.interp(low + min(max(w, 0.0), 1.0), np.arange(len(logs)), self.timesteps))
 
 
 def denoised(prediction: Tensor, x: Tensor, sigma: float, kind: str = "eps") -> Tensor:

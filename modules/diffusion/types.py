@@ -11,6 +11,7 @@ carry the diffusion, each of which an add-on may wrap:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,8 +77,15 @@ class SamplerSpec:
     aliases: tuple[str, ...] = ()
     default_scheduler: str = ""
     """Used for "Automatic"; empty: Uniform."""
-    own_schedule: Callable[[int, NoiseTable], list[float]] | None = None
-    """Samplers that ignore the scheduler (DDIM) make their own sigmas."""
+    own_schedule: Callable[..., list[float]] | None = None
+    """Samplers that ignore the scheduler make their own sigmas: ``(timesteps, table, skip_type=, whole=)``, timesteps
+    rising; not ``whole`` where a run over an image starts later."""
+    levels: Callable[[NoiseTable], NoiseTable] | None = None
+    """A sampler that knows only some of the model's noise levels (LCM) says which."""
+    wrap: Callable[[Denoiser, NoiseTable], Denoiser] | None = None
+    """What the sampler puts around guidance (LCM's boundary condition)."""
+    cfg_factor: float = 1.0
+    """Multiplies the CFG scale (CFG++ guides by a twelfth or so)."""
     second_order: bool = False
     """Two network calls a step."""
     discard_next_to_last: bool = False
@@ -88,7 +96,18 @@ class SamplerSpec:
     """A1111 writes ENSD into the metadata for this sampler."""
     unit_start: bool = False
     """Starts from x / sqrt(1 + sigma^2) of deviation 1 (DDIM family) rather than from sigma * noise."""
+    couples_batch: bool = False
+    """Its step size looks at the whole batch, so an image alone differs from the same one in company."""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def table_for(self, table: NoiseTable) -> NoiseTable:
+        """The noise levels to sample with, of a model trained on ``table``."""
+        return self.levels(table) if self.levels else table
+
+    def arguments(self, **offered: Any) -> dict[str, Any]:
+        """The keyword arguments for `sample`: what it takes of ``offered``, then its `options`."""
+        known = inspect.signature(self.sample).parameters
+        return {name: value for name, value in offered.items() if name in known} | dict(self.options)
 
 
 @dataclass(frozen=True)
