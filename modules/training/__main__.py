@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from modules.training import autoencoder, captions, config, evaluate, export, judge, latents, loop, sheet, unet, words
+from modules.training import autoencoder, captions, config, evaluate, export, judge, latents, loop, sheet, unet
 from modules.training.render import cache
 
 STAGES = ("render", "text", "vae", "latents", "unet", "sharpen", "judge", "export", "evaluate", "sheet")
@@ -16,11 +16,14 @@ CHECKPOINT = Path("models/Stable-diffusion/reprise-mini.safetensors")
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m modules.training", description=__doc__)
     parser.add_argument("stage", choices=(*STAGES, "all"))
-    parser.add_argument("checkpoint", nargs="?", type=Path, default=CHECKPOINT, help="what export writes and evaluate reads")
+    parser.add_argument(
+        "checkpoint", nargs="?", type=Path, default=CHECKPOINT, help="what export writes and evaluate reads"
+    )
     parser.add_argument("--config", type=Path, default=config.SHIPPED)
     parser.add_argument("--folder", type=Path, default=Path("data/training"), help="pictures, checkpoints, figures")
-    parser.add_argument("--clip", type=Path, default=words.FOLDER, help="folder of CLIP's vocab.json and merges.txt")
-    parser.add_argument("--cfg-scale", type=float, nargs="+", default=[1.0, 3.0, 5.0, 7.0], help="for evaluate; the first for sheet")
+    parser.add_argument(
+        "--cfg-scale", type=float, nargs="+", default=[1.0, 3.0, 5.0, 7.0], help="for evaluate; the first for sheet"
+    )
     parser.add_argument("--count", type=int, default=200, help="pictures that evaluate judges for each CFG scale")
     return parser.parse_args()
 
@@ -31,13 +34,13 @@ def run(stage: str, args: argparse.Namespace) -> None:
     if stage == "render":
         cache.write(settings.data, folder / "pictures.npy", settings.processes)
     elif stage == "text":
-        loop.in_processes(settings.processes, captions.train, settings, folder, args.clip)
+        loop.in_processes(settings.processes, captions.train, settings, folder)
     elif stage == "vae":
         loop.in_processes(settings.processes, autoencoder.train, settings, folder)
     elif stage == "latents":
         latents.write(settings, folder)
     elif stage == "unet":
-        loop.in_processes(settings.processes, unet.train, settings, folder, args.clip)
+        loop.in_processes(settings.processes, unet.train, settings, folder)
     elif stage == "sharpen":
         loop.in_processes(settings.processes, autoencoder.sharpen, settings, folder)
     elif stage == "judge":
@@ -45,10 +48,10 @@ def run(stage: str, args: argparse.Namespace) -> None:
     elif stage == "export":
         export.write(settings, folder, args.checkpoint)
     elif stage == "evaluate":
-        evaluate.run(settings, folder, args.checkpoint, args.clip, args.cfg_scale, args.count)
+        evaluate.run(settings, folder, args.checkpoint, args.cfg_scale, args.count)
     else:
         scale = 5.0 if len(args.cfg_scale) > 1 else args.cfg_scale[0]
-        sheet.write(export.painter(settings, args.checkpoint, args.clip), folder / "sheet.png", cfg_scale=scale)
+        sheet.write(export.painter(settings, args.checkpoint), folder / "sheet.png", cfg_scale=scale)
 
 
 def main() -> None:

@@ -44,7 +44,9 @@ def crops(pixels: Pixels, side: int, count: int, generator: torch.Generator) -> 
     n, whole = len(pixels), pixels.shape[1]
     out = []
     for _ in range(count):
-        i, y, x, mirror = (int(torch.randint(high, (), generator=generator)) for high in (n, whole - side + 1, whole - side + 1, 2))
+        i, y, x, mirror = (
+            int(torch.randint(high, (), generator=generator)) for high in (n, whole - side + 1, whole - side + 1, 2)
+        )
         square = torch.from_numpy(pixels[i, y : y + side, x : x + side].copy())
         out.append(square.flip(1) if mirror else square)
     return to_network(torch.stack(out))

@@ -22,7 +22,7 @@ from modules.training.render.captions import caption
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import PLACES, SIZES, TINTS, Mix, Scene, draw_scene
 from modules.training.render.styles import STYLES
-from modules.training.words import Tokenizer
+from modules.training.words import token_ids
 
 SHORT = 32
 """Tokens that training reads of a caption: none is longer, and attention is causal."""
@@ -90,14 +90,14 @@ class Reader(nn.Module):
 class CaptionLoss:
     """Cross-entropy of every question on freshly drawn scenes; pictures are never drawn."""
 
-    def __init__(self, reader: Reader, tokenizer: Tokenizer, mix: Mix, batch: int, seed: int):
-        self.reader, self.tokenizer, self.mix, self.batch, self.seed = reader, tokenizer, mix, batch, seed
+    def __init__(self, reader: Reader, mix: Mix, batch: int, seed: int):
+        self.reader, self.mix, self.batch, self.seed = reader, mix, batch, seed
 
     def __call__(self, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         start = int(torch.randint(2**40, (), generator=generator))
         scenes = [draw_scene(self.seed, start + i, self.mix) for i in range(self.batch)]
         texts = [caption(scene, Random(start + i)) for i, scene in enumerate(scenes)]
-        ids = self.tokenizer(texts)[:, :SHORT].to(loop.device())
+        ids = token_ids(texts)[:, :SHORT].to(loop.device())
         wanted = [answers(scene) for scene in scenes]
         with torch.autocast(ids.device.type, torch.bfloat16):
             said = self.reader(ids)
@@ -112,9 +112,9 @@ class CaptionLoss:
         return {"loss": loss, "right": right, "concept": top.float().mean()}
 
 
-def train(config: Config, folder: Path, clip: Path) -> None:
+def train(config: Config, folder: Path) -> None:
     """Stage ``text``."""
     torch.manual_seed(config.captions.seed)
     reader = Reader(config.text).to(loop.device())
     trainer = loop.Trainer(reader, config.captions, folder / "text.pt")
-    trainer.train(CaptionLoss(reader, Tokenizer(clip), config.data.mix, config.captions.batch, config.captions.seed))
+    trainer.train(CaptionLoss(reader, config.data.mix, config.captions.batch, config.captions.seed))

@@ -79,14 +79,14 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 @torch.inference_mode()
 def features(judge: Judge, pixels: Tensor) -> Tensor:
-    return torch.cat([judge.features(x.permute(0, 3, 1, 2).float() / 127.5 - 1)[0] for x in pixels.split(100)])
+    return torch.cat([judge.features(x.permute(0, 3, 1, 2).float() / 127.5 - 1)[0] for x in torch.split(pixels, 100)])
 
 
 @torch.inference_mode()
 def reconstruction(paint: Painter, scenes: Sequence[Scene], side: int) -> float:
     """Mean PSNR in dB of unseen renders through the autoencoder."""
     x = to_network(torch.from_numpy(np.stack([picture(scene, side) for scene in scenes])))
-    parts = [psnr(paint.vae.decode(paint.vae.encode(part)[0]), part) for part in x.split(20)]
+    parts = [psnr(paint.vae.decode(paint.vae.encode(part)[0]), part) for part in torch.split(x, 20)]
     return float(torch.cat(parts).mean())
 
 
@@ -101,10 +101,14 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def run(
-    config: Config, folder: Path, checkpoint: Path, clip: Path, scales: Sequence[float] = (1.0, 3.0, 5.0, 7.0), count: int = 200
+    config: Config,
+    folder: Path,
+    checkpoint: Path,
+    scales: Sequence[float] = (1.0, 3.0, 5.0, 7.0),
+    count: int = 200,
 ) -> None:
     """Stage ``evaluate``: print the table and keep the figures beside the checkpoints."""
-    judge, paint = judging.load(config, folder), painter(config, checkpoint, clip)
+    judge, paint = judging.load(config, folder), painter(config, checkpoint)
     rows: dict[str, dict[str, float]] = {}
     for name, mix in SETS.items():
         scenes = captions_of(replace(mix, concepts=config.data.mix.concepts), count if name == "single" else count // 2)

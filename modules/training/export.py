@@ -7,7 +7,6 @@ what a model library shows goes under the ModelSpec's keys (https://github.com/S
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from modules.training.config import Config
 from modules.training.diffusion import Process
 from modules.training.sampling import Painter
 from modules.training.unet import TextToLatent
-from modules.training.words import Tokenizer
 
 UNET, AUTOENCODER, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 
@@ -93,11 +91,11 @@ def write(config: Config, folder: Path, path: Path, extra: Mapping[str, str] | N
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     save_file(tensors(made), unfinished, metadata(config, made, extra))
-    os.replace(unfinished, path)
+    unfinished.replace(path)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {made.steps} steps, scale factor {made.scale_factor:.5f}")
 
 
-def painter(config: Config, path: Path, clip: Path) -> Painter:
+def painter(config: Config, path: Path) -> Painter:
     """An exported file, ready to paint; every tensor must find its place."""
     with safe_open(path, framework="pt") as file:
         stated = json.loads(file.metadata()["reprise.config"])
@@ -113,4 +111,4 @@ def painter(config: Config, path: Path, clip: Path) -> Painter:
     process = Process(stated["schedule"], stated["prediction"])
     for module in (model, vae):
         module.to(loop.device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Painter(model, vae, process, stated["scale_factor"], Tokenizer(clip))
+    return Painter(model, vae, process, stated["scale_factor"])

@@ -1,4 +1,4 @@
-"""The independent judge: a small classifier with its own weights, trained on its own renders, that says what it sees."""
+"""The independent judge: a small classifier with its own weights and its own renders that says what it sees."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ class Judge(nn.Module):
 
 def judge_mix(mix: Mix) -> Mix:
     """What it learns from: like the training set, but with enough of everything it is asked."""
-    return Mix(single=0.62, two=0.22, count=0.13, plain=0.6, gradient=0.05, styled=0.25, tinted=0.2, concepts=mix.concepts)
+    return Mix(
+        single=0.62, two=0.22, count=0.13, plain=0.6, gradient=0.05, styled=0.25, tinted=0.2, concepts=mix.concepts
+    )
 
 
 def _draw(seed: int, mix: Mix, side: int, index: int) -> Pixels:
@@ -114,7 +116,7 @@ def roughened(x: Tensor, generator: torch.Generator) -> Tensor:
 def look(judge: Judge, pixels: Tensor, batch: int = 100) -> dict[str, Tensor]:
     """The judge's scores for uint8 pictures (n, side, side, 3)."""
     judge.eval()
-    said = [judge(part.permute(0, 3, 1, 2).float() / 127.5 - 1) for part in pixels.split(batch)]
+    said = [judge(part.permute(0, 3, 1, 2).float() / 127.5 - 1) for part in torch.split(pixels, batch)]
     return {name: torch.cat([one[name] for one in said]) for name in said[0]}
 
 

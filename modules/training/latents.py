@@ -1,8 +1,7 @@
-"""Every picture of the training set as the encoder sees it, once: mean and deviation, of which training draws afresh."""
+"""Every picture as the encoder sees it, once: mean and deviation, of which training draws afresh."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +20,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Latents:
-    """``mean`` and ``deviation`` (n, 4, side / 8, side / 8) float16, unscaled; ``scale_factor`` brings them to unit variance."""
+    """``mean`` and ``deviation`` (n, 4, side / 8, side / 8) float16; times ``scale_factor`` their variance is 1."""
 
     mean: Tensor
     deviation: Tensor
@@ -69,11 +68,13 @@ def write(config: Config, folder: Path) -> None:
     parts = [part for part in parts if part.is_file()]
     loaded = [torch.load(part, weights_only=True) for part in parts]
     whole = _scaled(torch.cat([p["mean"] for p in loaded]), torch.cat([p["deviation"] for p in loaded]))
-    torch.save({"mean": whole.mean, "deviation": whole.deviation, "scale_factor": whole.scale_factor}, folder / "new.part")
-    os.replace(folder / "new.part", folder / "latents.pt")
+    torch.save(
+        {"mean": whole.mean, "deviation": whole.deviation, "scale_factor": whole.scale_factor}, folder / "new.part"
+    )
+    (folder / "new.part").replace(folder / "latents.pt")
     for part in parts:
         part.unlink()
-    print(f"{len(whole.mean)} latents, scale factor {whole.scale_factor:.5f}, mean {whole.mean.float().mean((0, 2, 3)).tolist()}")
+    print(f"{len(whole.mean)} latents, scale factor {whole.scale_factor:.5f}")
 
 
 def read(folder: Path) -> Latents:

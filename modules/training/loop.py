@@ -1,4 +1,4 @@
-"""The loop that every stage shares: AdamW, warm-up and cosine decay, EMA, checkpoints to the step, one or more processes.
+"""The loop that every stage shares: AdamW, warm-up and cosine decay, EMA, checkpoints to the step, processes.
 
 Everything random in step ``n`` comes from a generator seeded with (stage seed, n, process): a run that is stopped and
 resumed is the run that was never stopped, bit for bit.
@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
 from modules.training.config import Run
 from modules.training.progress import Progress
@@ -71,7 +71,7 @@ def _synchronise(params: list[nn.Parameter]) -> None:
     flat = torch.cat([g.flatten() for g in grads])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    parts = flat.split([g.numel() for g in grads])
+    parts = torch.split(flat, [g.numel() for g in grads])
     torch._foreach_copy_(grads, [part.view_as(g) for part, g in zip(parts, grads, strict=True)])
 
 
@@ -113,7 +113,7 @@ class Trainer:
             group["lr"] = learning_rate(self.run, self.step)
         values = loss(source(self.run.seed, self.step, self.rank), self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        values["loss"].backward()
+        torch.autograd.backward(values["loss"])
         _synchronise(self.params)
         torch.nn.utils.clip_grad_norm_(self.params, self.run.clip)
         self.optimizer.step()
@@ -131,7 +131,7 @@ class Trainer:
         }
         unfinished = self.path.with_suffix(".part")
         torch.save(state, unfinished)
-        os.replace(unfinished, self.path)
+        unfinished.replace(self.path)
 
     def _load(self) -> None:
         state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -171,7 +171,7 @@ def in_processes(world: int, work: Callable[..., None], *args: Any) -> None:
     if device().type == "cuda" or world == 1:
         _process(0, 1, 0, work, args)
         return
-    mp.spawn(_process, (world, _free_port(), work, args), nprocs=world)  # type: ignore[no-untyped-call]
+    spawn(_process, (world, _free_port(), work, args), nprocs=world)  # type: ignore[no-untyped-call]
 
 
 def _free_port() -> int:

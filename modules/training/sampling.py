@@ -11,11 +11,13 @@ from modules.nn.vae import VAE
 from modules.training import autoencoder
 from modules.training.diffusion import TIMESTEPS, Process
 from modules.training.unet import TextToLatent
-from modules.training.words import Tokenizer
+from modules.training.words import token_ids
 
 
 @torch.inference_mode()
-def ddim(model: TextToLatent, process: Process, ids: Tensor, empty: Tensor, x: Tensor, steps: int, cfg_scale: float) -> Tensor:
+def ddim(
+    model: TextToLatent, process: Process, ids: Tensor, empty: Tensor, x: Tensor, steps: int, cfg_scale: float
+) -> Tensor:
     """Song et al. (2021), arXiv:2010.02502, eq. 12 with eta 0, under classifier-free guidance.
 
     ``x`` is noise (b, c, h, w), ``ids`` the captions' tokens and ``empty`` those of the empty caption, each (b, 77).
@@ -37,9 +39,9 @@ def ddim(model: TextToLatent, process: Process, ids: Tensor, empty: Tensor, x: T
 class Painter:
     """Captions -> pictures, with everything a checkpoint holds."""
 
-    def __init__(self, model: TextToLatent, vae: VAE, process: Process, scale_factor: float, tokenizer: Tokenizer):
+    def __init__(self, model: TextToLatent, vae: VAE, process: Process, scale_factor: float):
         self.model, self.vae, self.process = model.eval(), vae.eval(), process
-        self.scale_factor, self.tokenizer = scale_factor, tokenizer
+        self.scale_factor = scale_factor
 
     def noise(self, seeds: Sequence[int], side: int) -> Tensor:
         shape = (self.vae.config.z_channels, side // 8, side // 8)
@@ -55,7 +57,7 @@ class Painter:
         for start in range(0, len(texts), batch):
             part = texts[start : start + batch]
             x = self.noise(seeds[start : start + batch], side).contiguous(memory_format=torch.channels_last)
-            ids, empty = self.tokenizer(part), self.tokenizer([negative] * len(part))
+            ids, empty = token_ids(part), token_ids([negative] * len(part))
             device = next(self.model.parameters()).device
             with torch.autocast(device.type, torch.bfloat16):
                 z = ddim(self.model, self.process, ids.to(device), empty.to(device), x.to(device), steps, cfg_scale)

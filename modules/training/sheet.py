@@ -42,7 +42,12 @@ def assemble(pictures: Tensor, titles: Sequence[str], columns: int) -> Image.Ima
 
 
 def write(
-    paint: Painter, path: Path, prompts: Sequence[str] = PROMPTS, columns: int = 6, side: int = 128, cfg_scale: float = 5.0
+    paint: Painter,
+    path: Path,
+    prompts: Sequence[str] = PROMPTS,
+    columns: int = 6,
+    side: int = 128,
+    cfg_scale: float = 5.0,
 ) -> None:
     """Stage ``sheet``."""
     texts = [prompt for prompt in prompts for _ in range(columns)]

@@ -21,7 +21,7 @@ from modules.training.latents import Latents, read
 from modules.training.render import cache
 from modules.training.render.captions import caption
 from modules.training.render.scenes import Scene
-from modules.training.words import Tokenizer
+from modules.training.words import token_ids
 
 
 class TextToLatent(nn.Module):
@@ -66,9 +66,9 @@ def new(config: Config, pretrained_text: Path | None = None) -> TextToLatent:
 class DiffusionLoss:
     """One step of algorithm 1: draw latents, captions, timesteps and noise; ask for the noise."""
 
-    def __init__(self, model: nn.Module, config: Config, latents: Latents, scenes: list[Scene], tokenizer: Tokenizer):
+    def __init__(self, model: nn.Module, config: Config, latents: Latents, scenes: list[Scene]):
         self.model, self.config, self.latents = model, config.diffusion, latents
-        self.scenes, self.tokenizer = scenes, tokenizer
+        self.scenes = scenes
         self.process = diffusion.Process(config.diffusion.schedule, config.diffusion.prediction)
 
     def _captions(self, rows: Tensor, generator: torch.Generator) -> list[str]:
@@ -84,7 +84,7 @@ class DiffusionLoss:
         device, batch = loop.device(), self.config.run.batch
         rows = torch.randint(len(self.scenes), (batch,), generator=generator)
         x0 = self.latents.draw(rows, generator).to(device).contiguous(memory_format=torch.channels_last)
-        ids = self.tokenizer(self._captions(rows, generator)).to(device)
+        ids = token_ids(self._captions(rows, generator)).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         t = diffusion.stratified(batch, generator).to(device)
         x = self.process.noised(x0, noise, t)
@@ -93,10 +93,10 @@ class DiffusionLoss:
         return {"loss": diffusion.loss(self.process, said.float(), x0, noise, t, self.config.min_snr)}
 
 
-def train(config: Config, folder: Path, clip: Path) -> None:
+def train(config: Config, folder: Path) -> None:
     """Stage ``unet``."""
     model = new(config, folder / "text.pt")
     trainer = loop.Trainer(model, config.diffusion.run, folder / "unet.pt")
     latents = read(folder)
     scenes = [cache.scene(config.data, i) for i in range(len(latents.mean))]
-    trainer.train(DiffusionLoss(loop.norms_in_float32(model), config, latents, scenes, Tokenizer(clip)))
+    trainer.train(DiffusionLoss(loop.norms_in_float32(model), config, latents, scenes))

@@ -62,7 +62,16 @@ def _ridge(draw: Draw, side: int, base: float, height: float, colour: RGB, rng: 
     draw.polygon([(0, side), *points, (side, side)], fill=colour)
 
 
-def _dots(draw: Draw, side: int, count: int, low: float, high: float, radius: tuple[float, float], colours: list[RGB], rng: Random) -> None:
+def _dots(
+    draw: Draw,
+    side: int,
+    count: int,
+    low: float,
+    high: float,
+    radius: tuple[float, float],
+    colours: list[RGB],
+    rng: Random,
+) -> None:
     """Discs between the heights ``low`` and ``high`` (fractions of the side, from the top)."""
     for _ in range(count):
         x, y = rng.uniform(0, side), rng.uniform(low, high) * side
@@ -124,7 +133,9 @@ def _mountains(side: int, rng: Random) -> Image.Image:
         draw.polygon([peak, ((x - half) * side, 0.8 * side), ((x + half) * side, 0.8 * side)], fill=(104, 112, 134))
         k = 0.26
         snow = top + k * (0.8 - top)
-        draw.polygon([peak, ((x - half * k) * side, snow * side), ((x + half * k) * side, snow * side)], fill=(246, 248, 252))
+        draw.polygon(
+            [peak, ((x - half * k) * side, snow * side), ((x + half * k) * side, snow * side)], fill=(246, 248, 252)
+        )
     _ridge(draw, side, 0.74, 0.03, (80, 134, 84), rng)
     return image
 
@@ -161,7 +172,9 @@ def _city(side: int, rng: Random) -> Image.Image:
             for j in range(8):
                 left, up = x + w * (0.14 + 0.28 * i), top + 0.04 + 0.07 * j
                 if up < 0.76 and rng.random() < 0.7:
-                    draw.rectangle((left * side, up * side, (left + 0.16 * w) * side, (up + 0.03) * side), fill=(252, 230, 150))
+                    draw.rectangle(
+                        (left * side, up * side, (left + 0.16 * w) * side, (up + 0.03) * side), fill=(252, 230, 150)
+                    )
         x += w
     draw.rectangle((0, 0.8 * side, side, side), fill=(84, 84, 88))
     return image

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -40,7 +39,7 @@ def write(data: Data, path: Path, processes: int) -> None:
             out[start : start + len(pixels)] = pixels
             progress.at(start + len(pixels))
     out.flush()
-    os.replace(unfinished, path)
+    unfinished.replace(path)
 
 
 def read(path: Path) -> Pixels:

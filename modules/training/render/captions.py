@@ -7,10 +7,11 @@ from random import Random
 from modules.training.render.scenes import Scene, Thing
 
 QUALITY = ("masterpiece, best quality", "best quality", "highly detailed", "masterpiece", "high quality, 4k")
-"""Carried by some captions of every kind of picture: these words come to mean nothing, as a person's habit would have it."""
+"""Carried by some captions of every kind of picture, so these words come to mean nothing."""
 JUNK = (
-    "trending on artstation", "very", "nice", "beautiful", "cinematic lighting", "sharp focus", "cute", "amazing", "digital",
-    "8k", "render", "award winning", "intricate", "lovely", "fantasy", "detailed", "modern", "classic", "happy", "simple",
+    "trending on artstation", "very", "nice", "beautiful", "cinematic lighting", "sharp focus", "cute", "amazing",
+    "digital", "8k", "render", "award winning", "intricate", "lovely", "fantasy", "detailed", "modern", "classic",
+    "happy", "simple",
 )  # fmt: skip
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 SETTINGS = {
@@ -39,7 +40,9 @@ STYLE_WORDS = {
 
 def _name(thing: Thing, rng: Random, size: str = "") -> str:
     """``a big blue cat``; one in ten without its article."""
-    words = [w for w in (rng.choice(("big", "large", "big")) if size == "big" else size, thing.tint, thing.concept.name) if w]
+    words = [
+        w for w in (rng.choice(("big", "large", "big")) if size == "big" else size, thing.tint, thing.concept.name) if w
+    ]
     phrase = " ".join(words)
     if rng.random() < 0.1:
         return phrase

@@ -1,4 +1,4 @@
-"""What the pictures show. A concept is one glyph of the emoji font with a name of our own; growing the model is adding rows.
+"""What the pictures show. A concept is one glyph of the emoji font with a name of our own; more rows, more concepts.
 
 The order is part of the data: a judge's classes are indices into `CONCEPTS`, so new rows go to the end.
 """

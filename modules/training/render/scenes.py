@@ -1,4 +1,4 @@
-"""Which picture item ``index`` of ``seed`` is: a description drawn at random, from which both picture and caption are made."""
+"""Which picture item ``index`` of ``seed`` is: a description from which both picture and caption are made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from modules.training.render.styles import COLOURLESS, STYLES
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 SIZES = {"small": (0.40, 0.48), "": (0.62, 0.72), "big": (0.82, 0.92)}
 """An object's side as a fraction of the picture's, for the word that a caption may use."""
-PLACES = {"": (0.5, 0.5), "on the left": (0.3, 0.5), "on the right": (0.7, 0.5), "at the top": (0.5, 0.3), "at the bottom": (0.5, 0.7)}
+PLACES = {
+    "": (0.5, 0.5),
+    "on the left": (0.3, 0.5),
+    "on the right": (0.7, 0.5),
+    "at the top": (0.5, 0.3),
+    "at the bottom": (0.5, 0.7),
+}
 HELD_OUT = 20
 """One triple of concept, background and style in this many is never trained on."""
 
@@ -49,7 +55,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a picture shows. ``relation`` places two things, ``size`` and ``place`` are the words for a single one."""
+    """All that a picture shows. ``relation`` places two things, ``size`` and ``place`` tell of a single one."""
 
     things: tuple[Thing, ...]
     background: str

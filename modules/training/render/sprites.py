@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -24,11 +24,13 @@ class FontMissing(RuntimeError):
 @lru_cache(maxsize=1)
 def _font(path: Path) -> ImageFont.FreeTypeFont:
     if not path.is_file():
-        raise FontMissing(f"no emoji font at {path}; install Debian's package fonts-noto-color-emoji to render pictures")
+        raise FontMissing(
+            f"no emoji font at {path}; install Debian's package fonts-noto-color-emoji to render pictures"
+        )
     return ImageFont.truetype(str(path), STRIKE)
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite(concept: Concept, path: Path = FONT) -> Image.Image:
     """The concept's glyph, cropped to its ink and centred: RGBA, SIDE x SIDE."""
     canvas = Image.new("RGBA", (2 * STRIKE, 2 * STRIKE))
@@ -43,11 +45,13 @@ def sprite(concept: Concept, path: Path = FONT) -> Image.Image:
     return square
 
 
-@lru_cache(maxsize=None)
+@cache
 def tinted(concept: Concept, colour: RGB) -> Image.Image:
     """The glyph in one colour: its luminance runs from black over the colour to white."""
     glyph = sprite(concept)
-    grey = ImageOps.autocontrast(glyph.convert("L"), cutoff=1, mask=glyph.getchannel("A").point(lambda a: 255 * (a > 200)))
+    grey = ImageOps.autocontrast(
+        glyph.convert("L"), cutoff=1, mask=glyph.getchannel("A").point(lambda a: 255 * (a > 200))
+    )
     painted = ImageOps.colorize(grey, black=(10, 10, 10), mid=colour, white=(255, 255, 255), midpoint=128)
     painted.putalpha(glyph.getchannel("A"))
     return painted

@@ -14,9 +14,9 @@ from modules.training.render.compose import Pixels
 
 @pytest.fixture
 def pixels(tiny: Config, tmp_path: Path, discs: None) -> Pixels:
-    from modules.training.render.compose import picture
-
     import numpy as np
+
+    from modules.training.render.compose import picture
 
     return np.stack([picture(cache.scene(tiny.data, i), tiny.data.side) for i in range(tiny.data.pictures)])
 

@@ -15,7 +15,7 @@ def test_the_shipped_configuration_is_read() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="stepz.*warmup"):
+    with pytest.raises(ValueError, match=r"stepz.*warmup"):
         build(Run, {"stepz": 3})
     with pytest.raises(ValueError, match="colour"):
         build(Config, {"name": "x", "data": {"colour": 1}})

@@ -98,7 +98,9 @@ def test_captions_never_name_what_is_not_there() -> None:
         there = {thing.concept.name for thing in scene.things}
         words = set(text.replace(",", " ").split())
         assert not (words & names) - {word for name in there for word in name.split()}
-        assert all(style == scene.style for phrase, style in styles.items() if phrase in text and style != "black and white")
+        assert all(
+            style == scene.style for phrase, style in styles.items() if phrase in text and style != "black and white"
+        )
 
 
 def test_captions_of_one_picture_differ() -> None:
