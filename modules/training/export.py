@@ -1,0 +1,114 @@
+"""The shipped file: one safetensors checkpoint in the layout of Stable Diffusion 1.x, in float16.
+
+What no tensor's shape tells (heads, norm groups, the latents' scale) goes into the metadata, under ``reprise.config``;
+what a model library shows goes under the ModelSpec's keys (https://github.com/Stability-AI/ModelSpec, version 1.0.0).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from modules.nn.vae import VAE
+from modules.training import autoencoder, latents, loop, unet
+from modules.training.config import Config
+from modules.training.diffusion import Process
+from modules.training.sampling import Painter
+from modules.training.unet import TextToLatent
+
+UNET, AUTOENCODER, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Everything the stages made: averaged weights, and the scale of the latents."""
+
+    model: TextToLatent
+    vae: VAE
+    scale_factor: float
+    steps: int
+
+
+def trained(config: Config, folder: Path) -> Trained:
+    """From the checkpoints of the stages; the sharpened decoder where there is one."""
+    vae = autoencoder.new(config)
+    loop.load_average(vae, folder / "vae.pt")
+    if (folder / "sharpen.pt").is_file():
+        autoencoder.load_sharpened(vae, folder / "sharpen.pt")
+    model = unet.new(config)
+    steps = loop.load_average(model, folder / "unet.pt")
+    return Trained(model.eval(), vae.eval(), latents.read(folder).scale_factor, steps)
+
+
+def tensors(made: Trained) -> dict[str, Tensor]:
+    """Every weight under its checkpoint name, float16 and contiguous."""
+    named = {UNET + key: value for key, value in made.model.unet.state_dict().items()}
+    named |= {AUTOENCODER + key: value for key, value in made.vae.state_dict().items()}
+    named |= {TEXT + key: value for key, value in made.model.text.transformer.state_dict().items()}
+    return {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in named.items()}
+
+
+def metadata(config: Config, made: Trained, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """ModelSpec's keys and ours; all values are text."""
+    side = config.data.side
+    stated = {
+        "unet": asdict(config.unet),
+        "vae": asdict(config.vae),
+        "text": asdict(config.text),
+        "scale_factor": made.scale_factor,
+        "native_size": side,
+        "schedule": config.diffusion.schedule,
+        "prediction": config.diffusion.prediction,
+    }
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v1",
+        "modelspec.implementation": "https://github.com/CompVis/stable-diffusion",
+        "modelspec.title": "Reprise mini",
+        "modelspec.description": "A small latent diffusion model of single objects on plain backgrounds and scenery.",
+        "modelspec.resolution": f"{side}x{side}",
+        "modelspec.prediction_type": "epsilon" if config.diffusion.prediction == "eps" else "v",
+        "modelspec.license": "Apache-2.0",
+        "modelspec.tags": "emoji, small, default",
+        "reprise.config": json.dumps(stated),
+        "reprise.command": "python -m modules.training all",
+        "reprise.data": f"seed {config.data.seed}, {config.data.pictures} renders of Noto Color Emoji (OFL-1.1)",
+        "reprise.steps": str(made.steps),
+        **(extra or {}),
+    }
+
+
+def write(config: Config, folder: Path, path: Path, extra: Mapping[str, str] | None = None) -> None:
+    """Stage ``export``; the file appears complete or not at all."""
+    made = trained(config, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    save_file(tensors(made), unfinished, metadata(config, made, extra))
+    unfinished.replace(path)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {made.steps} steps, scale factor {made.scale_factor:.5f}")
+
+
+def painter(config: Config, path: Path) -> Painter:
+    """An exported file, ready to paint; every tensor must find its place."""
+    with safe_open(path, framework="pt") as file:
+        stated = json.loads(file.metadata()["reprise.config"])
+        named = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
+
+    model, vae = TextToLatent(config), VAE(config.vae)
+    model.unet.load_state_dict(part(UNET), strict=True)
+    model.text.transformer.load_state_dict(part(TEXT), strict=True)
+    vae.load_state_dict(part(AUTOENCODER), strict=True)
+    process = Process(stated["schedule"], stated["prediction"])
+    for module in (model, vae):
+        module.to(loop.device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Painter(model, vae, process, stated["scale_factor"])

@@ -1,0 +1,40 @@
+"""Progress of long runs: one line now and then, with speed and time left."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+
+def clock(seconds: float) -> str:
+    """
+    >>> clock(3725)
+    '1:02:05'
+    """
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+class Progress:
+    """``at(done)`` prints a line when ``every`` seconds have passed since the last one, and always at the end."""
+
+    def __init__(self, name: str, total: int, done: int = 0, every: float = 15.0, log: Path | None = None):
+        self.name, self.total, self.every, self.log = name, total, every, log
+        self.started = self.printed = time.monotonic()
+        self.first = done
+
+    def at(self, done: int, unit: float = 1.0, **values: float) -> None:
+        """``unit`` is how many samples one of ``done`` stands for; ``values`` are printed as they are."""
+        now = time.monotonic()
+        if now - self.printed < self.every and done < self.total:
+            return
+        self.printed = now
+        rate = (done - self.first) / max(now - self.started, 1e-9)
+        left = (self.total - done) / max(rate, 1e-9)
+        numbers = " ".join(f"{key} {value:.4f}" for key, value in values.items())
+        print(f"{self.name} {done}/{self.total} {numbers} {rate * unit:.1f}/s, {clock(left)} left", flush=True)
+        if self.log is not None:
+            record = {"time": time.time(), "step": done, "rate": rate * unit, **values}
+            with self.log.open("a") as file:
+                file.write(json.dumps(record) + "\n")

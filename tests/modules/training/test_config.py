@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from modules.training.config import Config, Run, build, load
+from modules.training.render.concepts import CONCEPTS
+
+
+def test_the_shipped_configuration_is_read() -> None:
+    config = load()
+    assert config.name == "reprise-mini"
+    assert config.data.mix.concepts == len(CONCEPTS)
+    assert config.unet.context_dim == config.text.width
+    assert config.data.encoded <= config.data.pictures
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"stepz.*warmup"):
+        build(Run, {"stepz": 3})
+    with pytest.raises(ValueError, match="colour"):
+        build(Config, {"name": "x", "data": {"colour": 1}})
