@@ -1,0 +1,354 @@
+"""The first start: an environment in ``.venv`` with the pinned packages, then the same program again inside it.
+
+Standard library only, for it runs before anything is installed. `ensure` returns at once where the interpreter already
+has every pinned package. Otherwise it builds ``.venv`` beside the program; the file ``.venv/reprise.json`` is written
+first, with nothing in it, and last, with the hash of each requirements file, so a start that was killed half way is
+told from a finished one and built anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
+from pathlib import Path
+from typing import NoReturn
+
+from modules.errors import RepriseError
+
+MARKER = "reprise.json"
+_PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;]+)\s*(?:;\s*(.+))?")
+_MARKER = re.compile(r"(sys_platform|python_version)\s*(==|!=|>=|<)\s*[\"']([^\"']+)[\"']")
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|\[Errno (28|122)\]")
+_OFFLINE = re.compile(
+    r"NewConnectionError|ConnectTimeoutError|ReadTimeoutError|NameResolutionError|ProxyError|SSLError"
+    r"|Max retries exceeded|Temporary failure in name resolution|Connection (refused|reset)|Network is unreachable"
+)
+
+
+class SetupError(RepriseError):
+    """The environment could not be made, and why."""
+
+
+def ensure(root: Path, files: Sequence[str] = ("requirements.txt",)) -> None:
+    """Return when this interpreter has what ``files`` (below ``root``) pin; else make ``.venv`` and restart in it."""
+    wanted = pins(root / name for name in files)
+    environment = Environment(root / ".venv")
+    if not missing(wanted, sys.path) and not (environment.is_current() and environment.is_unfinished()):
+        return
+    with _one_at_a_time(root) as lock:
+        ready = environment.is_ready(root, files, wanted)
+        if not ready:
+            environment.build(root, files, wanted, lock)
+    if ready and environment.is_current():
+        names = ", ".join(missing(wanted, sys.path)[:3])
+        raise SetupError(f"PYTHONPATH puts other versions in front of .venv ({names})", hint="unset it and start again")
+    restart(environment.python)
+
+
+def pins(files: Iterable[Path]) -> dict[str, str]:
+    """Package -> version of the ``name==version`` lines that apply to this system and Python."""
+    found = {}
+    for path in files:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            text = line.split("#")[0].strip()
+            if not text or text.startswith("-"):
+                continue
+            match = _PIN.fullmatch(text)
+            if not match:
+                raise ValueError(f"{path.name}: not an exact pin: {line}")
+            if match[3] is None or _applies(match[3]):
+                found[_normal(match[1])] = match[2]
+    return found
+
+
+def _applies(marker: str) -> bool:
+    """The two environment markers that our files use; `packaging`, which knows all, is not installed yet."""
+    match = _MARKER.fullmatch(marker.strip())
+    if not match:
+        raise ValueError(f"marker not understood: {marker}")
+    subject, sign, value = match.groups()
+    if subject == "sys_platform":
+        return (sys.platform == value) == (sign == "==")
+    here, there = sys.version_info[:2], tuple(int(part) for part in value.split("."))
+    return {"==": here == there, "!=": here != there, ">=": here >= there, "<": here < there}[sign]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed(folders: Iterable[str]) -> dict[str, str]:
+    """Package -> version, from the names of the ``*.dist-info`` folders: a few ms where `importlib.metadata`,
+    which opens each, takes a hundred."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        try:
+            names = os.listdir(folder or ".")  # noqa: PTH208 -- thousands of names, for which Path objects are slow
+        except OSError:  # an entry of sys.path that is a zip file, or not there
+            continue
+        for name in names:
+            if name.endswith(".dist-info"):
+                package, _, version = name.removesuffix(".dist-info").rpartition("-")
+                found.setdefault(_normal(package), version)
+    return found
+
+
+def missing(wanted: Mapping[str, str], folders: Iterable[str]) -> list[str]:
+    """The pins that ``folders`` lack. A pinned 2.13.0 is met by the local build 2.13.0+cpu, as PEP 440 says."""
+    have = installed(folders)
+    return [
+        f"{name}=={version}"
+        for name, version in wanted.items()
+        if version not in (have.get(name), have.get(name, "").partition("+")[0])
+    ]
+
+
+class Environment:
+    """A virtual environment of ours."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        windows = os.name == "nt"
+        self.python = path / ("Scripts/python.exe" if windows else "bin/python")
+        self.packages = sysconfig.get_path("purelib", "venv", vars={"base": str(path), "platbase": str(path)})
+
+    def is_current(self) -> bool:
+        return Path(sys.prefix).resolve() == self.path.resolve()
+
+    def is_unfinished(self) -> bool:
+        return self._marker() == {}
+
+    def is_ready(self, root: Path, files: Sequence[str], wanted: Mapping[str, str]) -> bool:
+        """Whether the marker says that ``files`` were installed, as they read now, and the packages are there."""
+        marker = self._marker()
+        if marker is None:  # made by its owner: used when it has all, never changed
+            return self.python.exists() and not missing(wanted, [self.packages])
+        return (
+            all(marker.get(name) == digest for name, digest in self._digests(root, files).items())
+            and self.python.exists()
+            and not missing(wanted, [self.packages])
+        )
+
+    def build(self, root: Path, files: Sequence[str], wanted: Mapping[str, str], lock: int | None = None) -> None:
+        """Make the environment, or bring it up to date, and write the marker when all is there."""
+        progress = Progress("Setting up Reprise (only once)")
+        try:
+            finished = self._start_marker()
+            if not (finished and self.python.exists() and Path(self.packages).exists()):
+                self._create(progress)
+            self._install(root, files, len(wanted), progress, lock)
+            if lacking := missing(wanted, [self.packages]):
+                raise SetupError(f"pip ended well, yet {', '.join(lacking[:3])} did not arrive", hint=self._see_log())
+            self._write_marker({**finished, **self._digests(root, files)})
+        except OSError as error:
+            raise _explained(error, self.path) from error
+        except KeyboardInterrupt:
+            raise SetupError("stopped before all was installed", hint="the next start begins anew") from None
+        finally:
+            progress.close()
+
+    def _marker(self) -> dict[str, str] | None:
+        """What was installed; {} when that was not finished; None for an environment that is not ours."""
+        try:
+            text = (self.path / MARKER).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            nothing_there = not self.path.exists() or not any(self.path.iterdir())
+            return {} if nothing_there else None
+        try:
+            return dict(json.loads(text))
+        except ValueError:
+            return {}
+
+    def _start_marker(self) -> dict[str, str]:
+        marker = self._marker()
+        if marker is None:
+            raise SetupError(
+                f"{self.path} is not Reprise's own and lacks some of the packages in requirements.txt",
+                hint=f"remove it, or install them: {self.python} -m pip install -r requirements.txt",
+            )
+        if not marker and self.path.exists():
+            shutil.rmtree(self.path)  # killed half way: pip would take a half-written package for a whole one
+        self.path.mkdir(exist_ok=True)
+        self._write_marker({})
+        return marker
+
+    def _write_marker(self, marker: Mapping[str, str]) -> None:
+        part = self.path / f"{MARKER}.part"
+        part.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+        part.replace(self.path / MARKER)
+
+    @staticmethod
+    def _digests(root: Path, files: Sequence[str]) -> dict[str, str]:
+        return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in files}
+
+    def _create(self, progress: Progress) -> None:
+        progress.say("making .venv")
+        if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+            raise SetupError(
+                "this Python cannot make virtual environments, its venv module is missing",
+                hint="on Debian and Ubuntu: sudo apt install python3-venv",
+            )
+        base = getattr(sys, "_base_executable", "") or sys.executable
+        # Into a folder that exists: the marker stays where it is.
+        done = subprocess.run([base, "-m", "venv", str(self.path)], capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            raise _failed(done.stdout + done.stderr, self.path, "python -m venv failed", "")
+
+    def _install(
+        self, root: Path, files: Sequence[str], count: int, progress: Progress, lock: int | None = None
+    ) -> None:
+        command = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        for name in files:
+            command += ["-r", str(root / name)]
+        elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")  # would install past .venv
+        settings = {name: value for name, value in os.environ.items() if name not in elsewhere}
+        collected, output = set(), []
+        with (
+            (self.path / "install.log").open("w", encoding="utf-8") as log,
+            subprocess.Popen(
+                command,
+                env={**settings, "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                pass_fds=() if lock is None else (lock,),  # should we be killed, the next start waits for pip's end
+            ) as pip,
+        ):
+            assert pip.stdout is not None
+            for line in pip.stdout:
+                log.write(line)
+                output.append(line)
+                if match := re.match(r"Collecting ([A-Za-z0-9._-]+)", line):
+                    collected.add(match[1])
+                    progress.say(f"fetching {match[1]} ({len(collected)} of {count})")
+                elif line.startswith("Installing collected packages"):
+                    progress.say(f"installing {line.count(',') + 1} packages")
+                elif _OFFLINE.search(line):
+                    progress.say("the package registry does not answer, trying again")
+        if pip.returncode:
+            raise _failed("".join(output), self.path, "pip could not install the packages", self._see_log())
+
+    def _see_log(self) -> str:
+        return f"see {self.path / 'install.log'}"
+
+
+class Progress:
+    """One line on stderr with the time that has passed; on a terminal it is rewritten, elsewhere seldom repeated."""
+
+    def __init__(self, title: str, *, every: float = 15.0):
+        self._title, self._text, self._every = title, "", every
+        self._start = self._shown = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._done = threading.Event()
+        self._print()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+        self._thread.start()
+
+    def say(self, text: str) -> None:
+        self._text = text
+
+    def close(self) -> None:
+        self._done.set()
+        self._thread.join()
+        self._print()
+        if self._terminal:
+            print(file=sys.stderr)
+
+    def _tick(self) -> None:
+        while not self._done.wait(0.25):
+            if self._terminal or time.monotonic() - self._shown > self._every:
+                self._print()
+
+    def _print(self) -> None:
+        self._shown = time.monotonic()
+        minutes, seconds = divmod(int(self._shown - self._start), 60)
+        line = ": ".join(part for part in (self._title, self._text) if part) + f", {minutes}:{seconds:02}"
+        width = shutil.get_terminal_size().columns - 1
+        print(
+            f"\r\x1b[K{line[:width]}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr
+        )
+        sys.stderr.flush()
+
+
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[int | None]:
+    """Hold the lock on ``root`` and give its descriptor. Windows has no such lock; there a second start fails."""
+    if os.name == "nt":
+        yield None
+        return
+    import fcntl
+
+    lock = os.open(root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("Another start is installing; waiting for it.", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def restart(python: Path) -> NoReturn:
+    """Run this very command with ``python`` instead."""
+    command = [str(python), *sys.argv]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name == "nt":  # exec on Windows would give the terminal back before the program ends
+        sys.exit(subprocess.call(command))
+    os.execv(command[0], command)
+
+
+def _explained(error: OSError, path: Path) -> SetupError:
+    if error.errno in (ENOSPC, EDQUOT):
+        return _disk_full(path)
+    if error.errno in (EACCES, EPERM, EROFS):
+        return SetupError(
+            f"{path.parent} cannot be written to, so the packages cannot be installed there",
+            hint="copy Reprise to a folder of your own",
+        )
+    return SetupError(f"{path} cannot be made: {error.strerror or error}")
+
+
+def _failed(output: str, path: Path, what: str, hint: str) -> SetupError:
+    """One sentence from what ``venv`` or ``pip`` printed."""
+    if _FULL.search(output):
+        return _disk_full(path)
+    if "ensurepip is not available" in output:
+        return SetupError("this Python has no venv module", hint="on Debian and Ubuntu: sudo apt install python3-venv")
+    if _OFFLINE.search(output):
+        return SetupError(
+            "the package registry cannot be reached",
+            hint="check the network, or name a mirror in PIP_INDEX_URL, and start again",
+        )
+    if absent := re.search(r"No matching distribution found for (\S+)", output):
+        version = ".".join(str(part) for part in sys.version_info[:2])
+        return SetupError(
+            f"the package registry has no {absent[1]} for Python {version} on this system",
+            hint="use Python 3.11, 3.12 or 3.13, or another registry",
+        )
+    errors = [line.removeprefix("ERROR:").strip() for line in output.splitlines() if line.startswith("ERROR:")]
+    return SetupError(f"{what}: {errors[-1].rstrip('.') if errors else 'it did not say why'}", hint=hint)
+
+
+def _disk_full(path: Path) -> SetupError:
+    free = shutil.disk_usage(path.parent).free / 1e9
+    return SetupError(
+        f"the disk is full: {free:.1f} GB are free in {path.parent} and the packages need several",
+        hint="make room (the temporary folder counts too; TMPDIR names another) and start again",
+    )

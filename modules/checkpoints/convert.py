@@ -1,0 +1,126 @@
+"""Pickled checkpoints to safetensors, without ever trusting the pickle.
+
+The file is opened in a child process that has limits on time and memory, with ``weights_only=True``: torch's restricted
+unpickler builds tensors and containers and refuses every other call. There is no fallback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modules.checkpoints.files import PICKLES, read_header
+from modules.errors import CheckpointError, NotFound
+
+SECONDS = 600
+MEMORY_FACTOR, MEMORY_FLOOR = 4, 4 * 2**30
+"""The child may map this many times the file's size, and at least this many bytes, which torch's own libraries need."""
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def convert(path: Path, *, seconds: float = SECONDS) -> Path:
+    """Write ``path``'s tensors to a .safetensors file beside it and give its path.
+
+    Raises `CheckpointError` with the file's name and the reason; then nothing is written.
+    """
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}", hint="check the name", field="file")
+    if path.suffix.lower() not in PICKLES:
+        raise CheckpointError(
+            f"{path.name} is not a pickle by its name", hint=f"these are converted: {', '.join(PICKLES)}", field="file"
+        )
+    target = path.with_suffix(".safetensors")
+    if target.exists():
+        raise CheckpointError(f"{target} exists already", hint="move it away first", field="file")
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        _run_child(path, part, seconds)
+        read_header(part)
+        part.replace(target)
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written: {error.strerror}", field="file") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _run_child(path: Path, part: Path, seconds: float) -> None:
+    command = [sys.executable, "-m", "modules.checkpoints.convert", str(path.resolve()), str(part.resolve())]
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=_ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        raise _refused(path, f"it took longer than {seconds:g} s to read") from None
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        known = done.returncode == 3 and words
+        raise _refused(path, words[-1] if known else "reading it ended in a crash or ran out of memory")
+
+
+def _refused(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path.name} was not converted: {reason}", hint="use another copy", field="file")
+
+
+# ------------------------------------------------------------------------------------------------- in the child process
+
+
+def _limit_memory(path: Path) -> None:
+    if sys.platform == "win32":
+        return  # there are no such limits; the time limit of the parent stands
+    import resource
+
+    limit = max(MEMORY_FACTOR * path.stat().st_size, MEMORY_FLOOR)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _tensors_of(loaded: Any) -> dict[str, Any]:
+    """The named tensors of a state dict, however deeply it lies under "state_dict"; the rest is left out."""
+    import torch
+
+    while isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping):
+        raise ValueError("it holds no table of tensors")
+    tensors = {key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if not tensors:
+        raise ValueError("it holds no tensors")
+    # Tensors may share one storage in a pickle, and may not in a safetensors file.
+    return {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+
+
+def _child(source: Path, part: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    _limit_memory(source)
+    loaded = torch.load(source, map_location="cpu", weights_only=True)
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    save_file(_tensors_of(loaded), part, metadata={"format": "pt", "reprise.converted_from_sha256": digest})
+
+
+def main(source: str, part: str) -> int:
+    """Exit status 3 with the reason as the last line of stderr."""
+    try:
+        _child(Path(source), Path(part))
+    except MemoryError:
+        reason = "it needs more memory than its size allows"
+    except Exception as error:  # noqa: BLE001 - a hostile file may fail in any way, and all are told alike
+        first = next(iter(str(error).splitlines()), "")
+        unsafe = "weights_only" in str(error) or "Unsupported" in first or "unpickling" in str(error).lower()
+        reason = "it would run code when opened, or is no checkpoint" if unsafe else (first or type(error).__name__)
+    else:
+        return 0
+    print(reason, file=sys.stderr)
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

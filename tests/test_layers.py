@@ -1,0 +1,158 @@
+"""The architecture as a test: who may import whom, and what the server process must never load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+LEVELS: dict[str, int] = {
+    "modules.errors": 0,
+    "modules.options": 0,
+    "modules.atomic": 0,
+    "modules.bootstrap": 0,
+    "modules.registry": 1,
+    "modules.profile": 1,
+    "modules.params": 1,
+    "modules.settings": 1,
+    "modules.devices": 1,
+    "modules.rng": 1,
+    "modules.images": 1,
+    "modules.pixels": 1,
+    "modules.styles": 1,
+    "modules.prompt": 1,
+    "modules.nn": 1,
+    "modules.diffusion": 2,
+    "modules.checkpoints": 2,
+    "modules.conditioning": 3,
+    "modules.infotext": 3,
+    "modules.recipe": 3,
+    "modules.previews": 3,
+    "modules.extension": 3,
+    "modules.metadata": 4,
+    "modules.pipeline": 4,
+    "modules.training": 4,
+    "modules.builtin": 5,
+    "modules.engine": 5,
+    "modules.gallery": 5,
+    "modules.jobs": 6,
+    "webui": 10,
+    "extensions": 15,
+    "app": 20,
+    "tests": 30,
+}
+"""A module or package, and its level: it may import from lower levels, and within its own package."""
+
+ALLOWED_ASIDE = {
+    ("modules.options", "modules.errors"),
+    ("modules.bootstrap", "modules.errors"),
+    ("modules.rng", "modules.profile"),
+    ("modules.prompt", "modules.profile"),
+}
+"""The few imports within a level."""
+SERVER_SIDE = (
+    "webui.server",
+    "webui.tabs",
+    "modules.builtin",
+    "modules.gallery",
+    "modules.pipeline.plan",
+    "modules.checkpoints.files",
+    "modules.jobs.dispatcher",
+    "modules.jobs.worker",
+    "modules.prompt.tokens",
+    "modules.prompt.schedule",
+    "modules.prompt.chunks",
+    "modules.recipe",
+    "modules.settings",
+)
+
+
+def home(name: str) -> str | None:
+    """The longest entry of `LEVELS` that ``name`` belongs to; None for other people's packages."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        if ".".join(parts[:end]) in LEVELS:
+            return ".".join(parts[:end])
+    return None
+
+
+def sources() -> list[Path]:
+    folders = ("modules", "webui", "extensions")
+    return [ROOT / "app.py", *(path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))]
+
+
+def name_of(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything imported, inside functions too, but not for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in node.body
+        for inner in ast.walk(child)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                yield node.lineno, f"{node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=name_of)
+def test_imports_point_down(path: Path) -> None:
+    here = home(name_of(path))
+    if path.name == "__init__.py" and here is None:
+        assert name_of(path) == "modules"
+        return
+    assert here is not None, f"{path} has no level: add it to LEVELS and to modules/README.md"
+    for line, name in imports(path):
+        there = home(name)
+        if there in (None, here) or (here, there) in ALLOWED_ASIDE:
+            continue
+        assert LEVELS[there] < LEVELS[here], f"{path}:{line}: {here} (level {LEVELS[here]}) imports {name}"
+        assert not (here == "webui" and there == "extensions"), f"{path}:{line}: the front end knows no extension"
+
+
+def test_every_level_is_in_use_and_in_the_readme() -> None:
+    text = (ROOT / "modules" / "README.md").read_text(encoding="utf-8")
+    for name in LEVELS:
+        if name.startswith("modules."):
+            short = name.removeprefix("modules.")
+            assert (ROOT / "modules" / short).is_dir() or (ROOT / "modules" / f"{short}.py").is_file(), name
+            assert f"`{short}`" in text or f"`{short}/`" in text, f"modules/README.md does not name {short}"
+
+
+def test_only_one_file_names_the_accelerator() -> None:
+    """Devices are chosen in one place, and everybody else asks it."""
+    for path in sources():
+        if name_of(path) not in ("modules.devices", "app"):
+            constants = [n.value for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Constant)]
+            assert "cuda" not in constants, path
+
+
+def test_server_process_never_loads_torch() -> None:
+    script = f"import importlib, sys\nfor name in {SERVER_SIDE}: importlib.import_module(name)\n"
+    script += "print([name for name in ('torch', 'transformers', 'diffusers') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_inference_mode_is_entered_in_one_place() -> None:
+    where = [p for p in sources() if "torch.inference_mode()" in p.read_text(encoding="utf-8")]
+    assert [name_of(p) for p in where if "training" not in name_of(p)] == ["modules.engine"]
