@@ -130,7 +130,7 @@ def _overlap(outer: int, inner: int) -> tuple[slice, slice]:
 
 
 class BrownianPath:
-    """A Brownian motion over [``low``, ``high``] that a seed determines: where it is asked, and in what order, does not.
+    """A Brownian motion over [``low``, ``high``] that a seed determines, and not where or in what order it is asked.
 
     A virtual Brownian tree (Li et al. 2020, arXiv:2001.01328, sec. 4): an interval's increment is split at its middle
     by a Brownian bridge, whose noise has a seed of its own, until the times asked for are boundaries. Seeds, halves and

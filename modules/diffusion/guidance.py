@@ -125,9 +125,7 @@ class Guided:
             return self._together(x, sigma, conds)
         from torch import cat  # here, so that the server can import this file without torch
 
-        images = [
-            self._together(x[i : i + 1], sigma, [self._row(cond, i) for cond in conds]) for i in range(len(x))
-        ]
+        images = [self._together(x[i : i + 1], sigma, [self._row(cond, i) for cond in conds]) for i in range(len(x))]
         return [cat(answers) for answers in zip(*images, strict=True)]
 
     def _together(self, x: Tensor, sigma: float, conds: Sequence[Cond]) -> list[Tensor]:
@@ -139,7 +137,7 @@ class Guided:
                 continue
             joined = self._join([conds[i] for i in group], len(x))
             together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
-            answers.update(zip(group, together.split(len(x)), strict=True))
+            answers.update(zip(group, together.chunk(len(group)), strict=True))
         return [answers[i] for i in range(len(conds))]
 
     def _join(self, conds: Sequence[Cond], n: int) -> Cond:

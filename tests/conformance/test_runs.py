@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def keys(request: dict[str, Any]) -> set[str]:
-    return request.keys() | request.get("options", {}).keys()
+    return {*request, *request.get("options", {})}
 
 
 @dataclass(frozen=True)
