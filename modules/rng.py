@@ -1,13 +1,15 @@
 """Seeds to noise. Every image has its own generator, so it is the same alone or in a batch, on any device.
 
 Sources: "NV", a software model of the generator of CUDA cards (Philox 4x32-10, Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3"), the same on every machine; "CPU", torch's own generator.
+numbers: as easy as 1, 2, 3"), the same on every machine; "CPU", torch's own generator; "GPU", torch's generator on the
+device that computes, different on other kinds of card.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -42,7 +44,7 @@ def philox(counter: Words, seed: int) -> Words:
 
 class Generator(Protocol):
     def randn(self, shape: Shape) -> Tensor:
-        """The next normal numbers, float32 on the CPU."""
+        """The next normal numbers, float32."""
         ...
 
 
@@ -68,23 +70,30 @@ class PhiloxGenerator:
 
 
 class TorchGenerator:
-    """torch's generator on the CPU."""
+    """torch's generator, on the CPU or where the networks compute."""
 
-    def __init__(self, seed: int):
-        self._generator = torch.Generator("cpu").manual_seed(seed)
+    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+        self._device = device
+        self._generator = torch.Generator(device).manual_seed(seed)
 
     def randn(self, shape: Shape) -> Tensor:
-        return torch.randn(shape, generator=self._generator)
+        return torch.randn(shape, generator=self._generator, device=self._device)
 
 
-SOURCES: dict[str, Callable[[int], Generator]] = {"NV": PhiloxGenerator, "CPU": TorchGenerator}
+SOURCES: dict[str, Callable[[int, torch.device | str], Generator]] = {
+    "NV": lambda seed, _: PhiloxGenerator(seed),
+    "CPU": lambda seed, _: TorchGenerator(seed),
+    "GPU": TorchGenerator,
+}
 
 
-def generator(source: str, seed: int) -> Generator:
+def generator(source: str, seed: int, device: torch.device | str = "cpu") -> Generator:
+    """A fresh generator; ``device`` matters to "GPU" alone."""
     try:
-        return SOURCES[source](seed)
+        make = SOURCES[source]
     except KeyError:
         raise UserError(f"no noise source {source!r}", hint=f"there are {', '.join(SOURCES)}", field="rng") from None
+    return make(seed, device)
 
 
 def slerp(t: float, low: Tensor, high: Tensor, *, rows: bool) -> Tensor:
@@ -103,11 +112,84 @@ def slerp(t: float, low: Tensor, high: Tensor, *, rows: bool) -> Tensor:
     return (torch.sin((1 - t) * omega) * low + torch.sin(t * omega) * high) / torch.sin(omega)
 
 
+def pasted(noise: Tensor, ground: Tensor) -> Tensor:
+    """``noise`` (c, h, w) in the middle of ``ground`` (c, H, W), cut where it is larger."""
+    result = ground.clone()
+    there, here = zip(*(_overlap(a, b) for a, b in zip(ground.shape[1:], noise.shape[1:], strict=True)), strict=True)
+    result[:, *there] = noise[:, *here]
+    return result
+
+
+def _overlap(outer: int, inner: int) -> tuple[slice, slice]:
+    """Which part of ``outer`` places is covered by which part of ``inner`` ones in their middle."""
+    offset = (outer - inner) // 2
+    if offset >= 0:
+        return slice(offset, offset + inner), slice(0, inner)
+    size = inner + 2 * offset  # an odd difference leaves one place of the ground
+    return slice(0, size), slice(-offset, -offset + size)
+
+
+class BrownianPath:
+    """A Brownian motion over [``low``, ``high``] that a seed determines, and not where or in what order it is asked.
+
+    A virtual Brownian tree (Li et al. 2020, arXiv:2001.01328, sec. 4): an interval's increment is split at its middle
+    by a Brownian bridge, whose noise has a seed of its own, until the times asked for are boundaries. Seeds, halves and
+    rounding are those of torchsde 0.2.6's ``BrownianTree``, so that seeds mean here what they mean elsewhere; written
+    anew because torchsde draws with torch's generator alone.
+    """
+
+    DIGITS = 6
+    """Times are rounded to so many digits, which ends the halving."""
+    POOL = 24
+    """Words in which numpy's seed sequence gathers entropy."""
+
+    def __init__(self, shape: Shape, low: float, high: float, seed: int, normal: Callable[[int, Shape], Tensor]):
+        """``normal(seed, shape)`` draws normal numbers from a fresh generator."""
+        self._ends = round(low, self.DIGITS), round(high, self.DIGITS)
+        self._seed = seed
+
+        @lru_cache(maxsize=64)  # the upper levels serve nearly every step
+        def bridge(key: int, depth: int) -> Tensor:
+            return normal(self._state((key, depth)), shape)
+
+        self._bridge = bridge
+        self._whole = normal(self._state(()), shape) * math.sqrt(high - low)
+
+    def _state(self, key: tuple[int, ...]) -> int:
+        return int(np.random.SeedSequence(self._seed, spawn_key=key, pool_size=self.POOL).generate_state(1)[0])
+
+    def increment(self, start: float, end: float) -> Tensor:
+        """W(end) - W(start), for ``start < end``; times beyond the ends count as the ends."""
+        start, end = (min(max(round(t, self.DIGITS), self._ends[0]), self._ends[1]) for t in (start, end))
+        if start == end:
+            return torch.zeros_like(self._whole)
+        first, *rest = self._pieces(start, end, *self._ends, self._whole, 0, 0)
+        return sum(rest, first)
+
+    def _pieces(
+        self, start: float, end: float, low: float, high: float, whole: Tensor, key: int, depth: int
+    ) -> list[Tensor]:
+        """Increments of the largest intervals that make up [start, end], within [low, high], whose own is ``whole``."""
+        if (start, end) == (low, high):
+            return [whole]
+        middle = round((high + low) / 2, self.DIGITS)
+        reciprocal, before, after = 1 / (high - low), middle - low, high - middle
+        left = before * whole * reciprocal + math.sqrt(before * after * reciprocal) * self._bridge(key, depth)
+        pieces = []
+        if start < middle:
+            pieces += self._pieces(start, min(end, middle), low, middle, left, 2 * key, depth + 1)
+        if end > middle:
+            pieces += self._pieces(max(start, middle), end, middle, high, whole - left, 2 * key + 1, depth + 1)
+        return pieces
+
+
 class ImageNoise:
     """The `Noise` of a batch: latents of ``shape`` (c, h, w) for each of ``seeds``.
 
     ``ensd`` (eta noise seed delta) changes every draw after the first. ``subseeds`` and ``subseed_strength`` move the
-    start noise towards that of another seed.
+    start noise towards that of another seed. ``resize_from`` (height, width), in pixels, takes the start noise of
+    another picture size; 0: off. With ``brownian``, the sigmas of the whole run, the noise of the steps is that of one
+    Brownian path an image; ENSD does not touch it.
     """
 
     def __init__(
@@ -118,7 +200,9 @@ class ImageNoise:
         source: str = "NV",
         subseeds: Sequence[int] = (),
         subseed_strength: float = 0.0,
+        resize_from: tuple[int, int] = (0, 0),
         ensd: int = 0,
+        brownian: Sequence[float] = (),
         profile: Profile = A1111,
         device: torch.device | str = "cpu",
     ):
@@ -127,23 +211,38 @@ class ImageNoise:
         self._shape = shape
         self._source = source
         self._strength = subseed_strength
+        self._noise_shape = (shape[0], *(side // 8 for side in resize_from)) if min(resize_from) > 0 else shape
         self._ensd = ensd
         self._profile = profile
         self._device = device
-        self._generators = [generator(source, seed) for seed in self._seeds]
+        self._generators = [self._generator(seed) for seed in self._seeds]
+        positive = [sigma for sigma in brownian if sigma > 0]
+        self._paths = [
+            BrownianPath(shape, min(positive), max(positive), seed, lambda s, size: self._generator(s).randn(size))
+            for seed in (self._seeds if positive else ())
+        ]
 
     def initial(self) -> Tensor:
         noises = [self._start(i) for i in range(len(self._seeds))]
         if self._ensd:
-            self._generators = [generator(self._source, seed + self._ensd) for seed in self._seeds]
+            self._generators = [self._generator(seed + self._ensd) for seed in self._seeds]
         return torch.stack(noises).to(self._device)
 
-    def _start(self, i: int) -> Tensor:
-        noise = self._generators[i].randn(self._shape)
-        if not self._strength:
-            return noise
-        other = generator(self._source, self._subseeds[i]).randn(self._shape)
-        return slerp(self._strength, noise, other, rows=self._profile.slerp_rows)
-
     def __call__(self, sigma: float, sigma_next: float) -> Tensor:
-        return torch.stack([g.randn(self._shape) for g in self._generators]).to(self._device)
+        if not self._paths:
+            return torch.stack([g.randn(self._shape) for g in self._generators]).to(self._device)
+        low, high = sorted((sigma, sigma_next))
+        scale = math.copysign(math.sqrt(high - low), sigma_next - sigma)
+        return torch.stack([path.increment(low, high) / scale for path in self._paths]).to(self._device)
+
+    def _generator(self, seed: int) -> Generator:
+        return generator(self._source, seed, self._device)
+
+    def _start(self, i: int) -> Tensor:
+        same_size = self._noise_shape == self._shape
+        own = self._generators[i] if same_size else self._generator(self._seeds[i])
+        noise = own.randn(self._noise_shape)
+        if self._strength:
+            other = self._generator(self._subseeds[i]).randn(self._noise_shape)
+            noise = slerp(self._strength, noise, other, rows=self._profile.slerp_rows)
+        return noise if same_size else pasted(noise, self._generators[i].randn(self._shape))

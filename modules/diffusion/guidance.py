@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from modules.diffusion.types import Cond, Guidance, Network
+from modules.diffusion.types import Cond, Denoiser, Guidance, Network
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Skip = Callable[[int, float], bool]
+"""``(call, sigma)``: whether the negative prompt is left out of the ``call``-th network call of a run."""
 
 
 class Part(Protocol):
@@ -33,43 +37,98 @@ def compose(parts: Sequence[Tensor], weights: Sequence[float], negative: Tensor)
     return total
 
 
-def join(conds: Sequence[Cond], n: int) -> Cond:
-    """Conditions (1 or n, tokens, width) one behind the other, each for ``n`` images."""
-    from torch import cat  # here, so that the server can import this file without torch
+def rescaled(guidance: Guidance, amount: float) -> Guidance:
+    """CFG rescale: Lin et al. (2024), arXiv:2305.08891, eq. 15 and 16, on x0. ``amount`` is their phi, 0 to 1."""
 
-    context = cat([cond.context.expand(n, -1, -1) for cond in conds])
-    vectors = [cond.vector for cond in conds if cond.vector is not None]
-    return Cond(context, cat([vector.expand(n, -1) for vector in vectors]) if vectors else None)
+    def rescale(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
+        guided = guidance(positive, negative, scale)
+        # Image by image: a sum over a batch may be split up differently from the same sum alone.
+        ratios = [float(p.std()) / max(float(g.std()), 1e-12) for p, g in zip(positive, guided, strict=True)]
+        factors = guided.new_tensor([amount * ratio + 1 - amount for ratio in ratios])
+        return guided * factors.reshape(-1, *[1] * (guided.dim() - 1))
+
+    return rescale
+
+
+def skip_early(part: float, total_calls: int) -> Skip:
+    """A1111's "Ignore negative prompt during early sampling": in the first ``part`` (0 to 1) of the calls."""
+    return lambda call, sigma: part != 0 and call / total_calls <= part
+
+
+def skip_low(level: float, *, every: bool = False, of: Callable[[float], float] = float) -> Skip:
+    """A1111's negative guidance minimum sigma: below ``level``, in every second call or in ``every`` one.
+
+    ``of`` gives what is compared, for the DDIM family the timestep of a sigma.
+    """
+    return lambda call, sigma: level > 0 and of(sigma) < level and (every or call % 2 == 1)
 
 
 class Guided:
     """The `Denoiser` of a batch: asks the network for every part and for the negative prompt, then guides.
 
     It counts its own calls, because A1111 chooses the text by that count; the sampler's step would not do for samplers
-    that call twice. Conditions of equal length go through the network in one call with all images.
+    that call twice. Conditions of equal length go through the network in one call with all images; with ``alone`` each
+    image goes by itself, so that kernels which look at the batch size cannot make it depend on its company.
     """
 
-    def __init__(self, network: Network, guidance: Guidance, positive: Sequence[Part], negative: Part, scale: float):
+    def __init__(
+        self,
+        network: Network,
+        guidance: Guidance,
+        positive: Sequence[Part],
+        negative: Part,
+        scale: float,
+        *,
+        skips: Sequence[Skip] = (),
+        alone: bool = False,
+        always_negative: bool = False,
+    ):
+        """``always_negative``: ask for the negative prompt even where it cancels out, because `direction` is wanted."""
         self._network = network
         self._guidance = guidance
         self._positive = positive
         self._negative = negative
         self._scale = scale
+        self._skips = skips
+        self._alone = alone
+        self._always_negative = always_negative
         self._calls = 0
+        self._last: tuple[Tensor, float, Tensor] | None = None
         self._joined: dict[tuple[int, ...], tuple[tuple[Cond, ...], Cond]] = {}
+        self._rows: dict[tuple[int, int], tuple[Cond, Cond]] = {}
 
     def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor:
         call, self._calls = self._calls, self._calls + 1
         conds = [part.at(call) for part in self._positive]
         weights = [part.weight for part in self._positive]
-        if self._scale == 1 and weights == [1.0]:
-            return self._evaluate(x, sigma, conds)[0]  # the negative prompt would cancel out
+        single = weights == [1.0]
+        if not self._always_negative:
+            if any(skip(call, sigma) for skip in self._skips):
+                first, *others = self._evaluate(x, sigma, conds)
+                return first if single else compose([first, *others], weights, first)
+            if self._scale == 1 and single:
+                return self._evaluate(x, sigma, conds)[0]  # the negative prompt would cancel out
         *positive, negative = self._evaluate(x, sigma, [*conds, self._negative.at(call)])
-        one = positive[0] if weights == [1.0] else compose(positive, weights, negative)
+        self._last = x, sigma, negative
+        one = positive[0] if single else compose(positive, weights, negative)
         return self._guidance(one, negative, self._scale)
+
+    def direction(self) -> Tensor:
+        """The derivative dx/dsigma at the last call under the negative prompt alone (CFG++ goes along it)."""
+        assert self._last is not None, "there was no call with the negative prompt"
+        x, sigma, negative = self._last
+        return (x - negative) / sigma
 
     def _evaluate(self, x: Tensor, sigma: float, conds: Sequence[Cond]) -> list[Tensor]:
         """x0 under each condition."""
+        if not self._alone or len(x) == 1:
+            return self._together(x, sigma, conds)
+        from torch import cat  # here, so that the server can import this file without torch
+
+        images = [self._together(x[i : i + 1], sigma, [self._row(cond, i) for cond in conds]) for i in range(len(x))]
+        return [cat(answers) for answers in zip(*images, strict=True)]
+
+    def _together(self, x: Tensor, sigma: float, conds: Sequence[Cond]) -> list[Tensor]:
         answers: dict[int, Tensor] = {}
         for length in dict.fromkeys(cond.context.shape[1] for cond in conds):
             group = [i for i, cond in enumerate(conds) if cond.context.shape[1] == length]
@@ -78,12 +137,52 @@ class Guided:
                 continue
             joined = self._join([conds[i] for i in group], len(x))
             together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
-            answers.update(zip(group, together.split(len(x)), strict=True))
+            answers.update(zip(group, together.chunk(len(group)), strict=True))
         return [answers[i] for i in range(len(conds))]
 
     def _join(self, conds: Sequence[Cond], n: int) -> Cond:
         """The conditions one behind the other, each for ``n`` images; the same object for the same conditions."""
-        key = tuple(id(cond) for cond in conds)
+        key = (n, *(id(cond) for cond in conds))
         if key not in self._joined:
             self._joined[key] = (tuple(conds), join(conds, n))
         return self._joined[key][1]
+
+    def _row(self, cond: Cond, i: int) -> Cond:
+        """Image ``i``'s own condition; the same object each time."""
+        if len(cond.context) == 1:
+            return cond
+        if (id(cond), i) not in self._rows:
+            vector = None if cond.vector is None else cond.vector[i : i + 1]
+            self._rows[id(cond), i] = (cond, Cond(cond.context[i : i + 1], vector))
+        return self._rows[id(cond), i][1]
+
+
+def join(conds: Sequence[Cond], n: int) -> Cond:
+    """Conditions (1 or n, tokens, width) one behind the other, each for ``n`` images."""
+    from torch import cat
+
+    context = cat([cond.context.expand(n, -1, -1) for cond in conds])
+    vectors = [cond.vector for cond in conds if cond.vector is not None]
+    return Cond(context, cat([vector.expand(n, -1) for vector in vectors]) if vectors else None)
+
+
+def keep(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:
+    """Inpainting: the answer is ``original`` (clean latents) where ``mask`` (1 = repaint, broadcasts) is 0."""
+
+    def kept(x: Tensor, sigma: float, step: int) -> Tensor:
+        return denoise(x, sigma, step) * mask + original * (1 - mask)
+
+    return kept
+
+
+def keep_input(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:
+    """Inpainting as A1111's DDIM family does it: the network sees ``original``, without noise, where ``mask`` is 0.
+
+    The predicted noise is left as it is, so the answer moves along with the input.
+    """
+
+    def kept(x: Tensor, sigma: float, step: int) -> Tensor:
+        mixed = x * mask + original * (1 - mask) * math.sqrt(1 + sigma**2)
+        return denoise(mixed, sigma, step) + (x - mixed)
+
+    return kept

@@ -39,9 +39,7 @@ def uniform(n: int, sigma_min: float, sigma_max: float, *, table: NoiseTable, **
     return [*(table.t_to_sigma(t) for t in np.linspace(table.timesteps[-1], table.timesteps[0], n)), 0.0]
 
 
-def karras(
-    n: int, sigma_min: float, sigma_max: float, *, table: NoiseTable, rho: float = 0.0, **_: Any
-) -> list[float]:
+def karras(n: int, sigma_min: float, sigma_max: float, *, table: NoiseTable, rho: float = 0.0, **_: Any) -> list[float]:
     """Karras et al. (2022), arXiv:2206.00364, eq. 5. ``rho`` 0: their 7."""
     rho = rho or 7.0
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
@@ -125,7 +123,7 @@ def beta_quantile(p: float, a: float, b: float) -> float:
     if p in (0.0, 1.0):
         return p
     low, high = 0.0, 1.0
-    for _ in range(100):
+    for _ in range(64):
         middle = (low + high) / 2
         low, high = (middle, high) if beta_cdf(middle, a, b) < p else (low, middle)
     return (low + high) / 2

@@ -105,9 +105,10 @@ class SamplerSpec:
         return self.levels(table) if self.levels else table
 
     def arguments(self, **offered: Any) -> dict[str, Any]:
-        """The keyword arguments for `sample`: what it takes of ``offered``, then its `options`."""
+        """The keyword arguments for `sample`: what it takes of ``offered`` (not None), then its `options`."""
         known = inspect.signature(self.sample).parameters
-        return {name: value for name, value in offered.items() if name in known} | dict(self.options)
+        taken = {name: value for name, value in offered.items() if name in known and value is not None}
+        return taken | dict(self.options)
 
 
 @dataclass(frozen=True)

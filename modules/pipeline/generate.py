@@ -21,7 +21,7 @@ def generate(
 ) -> Tensor:
     """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device."""
     params, sampler = batch.params, batch.sampler
-    table = NoiseTable.named(model.config.schedule)
+    table = sampler.table_for(NoiseTable.named(model.config.schedule))
     sigmas = sigmas_for(sampler, batch.scheduler, params.steps, table)
     noise = ImageNoise(
         batch.seeds,
@@ -30,12 +30,26 @@ def generate(
         subseeds=batch.subseeds,
         subseed_strength=params.subseed_strength,
         ensd=params.ensd,
+        brownian=sigmas if sampler.brownian else (),
         profile=batch.profile,
         device=model.device.device,
     )
-    denoise = Guided(BatchNetwork(model, table, sigmas), cfg, positive, negative, params.cfg_scale)
+    guided = Guided(
+        BatchNetwork(model, table, sigmas),
+        cfg,
+        positive,
+        negative,
+        params.cfg_scale * sampler.cfg_factor,
+        always_negative=sampler.cfg_factor != 1,
+    )
+    denoise = sampler.wrap(guided, table) if sampler.wrap else guided
     start = (1 + sigmas[0] ** 2) ** 0.5 if sampler.unit_start else sigmas[0]
-    options = dict(sampler.options)
-    if sampler.eta is not None:
-        options["eta"] = sampler.eta if params.eta is None else params.eta
+    options = sampler.arguments(
+        eta=sampler.eta if params.eta is None else params.eta,
+        table=table,
+        direction=guided.direction,
+        sigma_min=table.sigma_min,
+        sigma_max=table.sigma_max,
+        steps=params.steps,
+    )
     return sampler.sample(denoise, noise.initial() * start, sigmas, noise=noise, on_step=on_step, **options)

@@ -33,7 +33,7 @@ def arrays(path: Path) -> dict[str, Tensor]:
 def table() -> NoiseTable:
     """The reference data's table is not rounded to float32."""
     betas = np.linspace(math.sqrt(0.00085), math.sqrt(0.012), 1000) ** 2
-    return NoiseTable(np.cumprod(1 - betas))
+    return NoiseTable(np.cumprod(1 - betas).astype(np.float64))
 
 
 class Mixture:
@@ -45,7 +45,8 @@ class Mixture:
         self.weights = weights
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        top, bottom = torch.zeros_like(x), torch.zeros_like(x)
+        top: Tensor = torch.zeros_like(x)
+        bottom: Tensor = torch.zeros_like(x)
         variances = [s**2 + sigma**2 for s in (0.3, 0.5, 0.2)]
         logs = [
             math.log(w) - (x - m) ** 2 / (2 * v) - math.log(v) / 2
@@ -76,9 +77,10 @@ class Recorder:
         self.calls.append((sigma, x))
         if self.scale is None:
             return COND(x, sigma)
-        uncond = UNCOND(x, sigma)
+        cond, uncond = COND(x, sigma), UNCOND(x, sigma)
         self._direction = (x - uncond) / sigma
-        return uncond + (COND(x, sigma) - uncond) * self.scale
+        guided: Tensor = uncond + (cond - uncond) * self.scale
+        return guided
 
     def direction(self) -> Tensor:
         return self._direction
@@ -134,7 +136,12 @@ def test_sampler(case: Case, host: Host, golden_dir: Path) -> None:
     assert not given.keys() - options.keys(), "every parameter of the case is used"
 
     final = spec.sample(
-        recorder, data[f"{case['id']}_start"] * scale, sigmas, noise=Draws(recorder), on_step=recorder.on_step, **options
+        recorder,
+        data[f"{case['id']}_start"] * scale,
+        sigmas,
+        noise=Draws(recorder),
+        on_step=recorder.on_step,
+        **options,
     )
 
     close(final, data[f"{case['id']}_final"])

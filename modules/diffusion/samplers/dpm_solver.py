@@ -122,9 +122,7 @@ def _step_1(x: Tensor, start: float, end: float, first: Tensor) -> Tensor:
     return x - first * (math.exp(-end) * math.expm1(end - start))
 
 
-def _step_2(
-    eps: Eps, x: Tensor, start: float, end: float, first: Tensor, *, r: float
-) -> tuple[Tensor, Tensor]:
+def _step_2(eps: Eps, x: Tensor, start: float, end: float, first: Tensor, *, r: float) -> tuple[Tensor, Tensor]:
     """Alg. 4, and the noise predicted at its middle point."""
     h = end - start
     second = eps(x - first * (math.exp(-start - r * h) * math.expm1(r * h)), start + r * h)

@@ -26,7 +26,7 @@ def lms(
         denoised = denoise(x, sigma, i)
         on_step(i, x, sigma, denoised)
         derivatives = [(x - denoised) / sigma, *derivatives][:order]
-        points = sigmas[i :: -1][: len(derivatives)]
+        points = sigmas[i::-1][: len(derivatives)]
         x = x + _combined(derivatives, _lagrange_integrals(points, sigma, sigma_next))
     return x
 
@@ -64,7 +64,7 @@ def deis(
         if sigma_next == 0:
             return denoised
         derivatives = [(x - denoised) / sigma, *derivatives][:order]
-        times = [_vp_time(s) for s in sigmas[i :: -1][: len(derivatives)]]
+        times = [_vp_time(s) for s in sigmas[i::-1][: len(derivatives)]]
         x = x + _combined(derivatives, _lagrange_integrals(times, times[0], _vp_time(sigma_next), _vp_speed))
     return x
 
