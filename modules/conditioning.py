@@ -47,9 +47,13 @@ class Part:
     """One per segment; equal texts share one object. Contexts are (1, 77 chunks, width)."""
     profile: Profile
 
-    def at(self, call: int) -> Cond:
-        """The condition for the network's call number ``call`` of this pass, from 0."""
-        return self.conds[entry_at(self.segments, call, self.profile)]
+    def at(self, call: int, step: int | None = None) -> Cond:
+        """The condition for the network's call number ``call`` of this pass, from 0; ``step`` is the sampler's.
+
+        A1111 counts calls, the exact profile steps: they differ for samplers that call twice a step.
+        """
+        counted = call if self.profile.double_steps or step is None else step
+        return self.conds[entry_at(self.segments, counted, self.profile)]
 
 
 class TextCache:
