@@ -28,10 +28,11 @@ EMPHASIS: tuple[Emphasis, ...] = ("Original", "No norm", "Ignore", "None")
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An embedding's vectors begin at token ``offset`` of the chunk, the start token not counted."""
+    """An embedding's ``vectors`` vectors begin at token ``offset`` of the chunk, the start token not counted."""
 
     offset: int
     name: str
+    vectors: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ class _Chunker:
     def insert(self, name: str, vectors: int, weight: float) -> None:
         if len(self.ids) + vectors > LENGTH:
             self.close()
-        self.marks.append(Mark(len(self.ids), name))
+        self.marks.append(Mark(len(self.ids), name, vectors))
         self.ids += [0] * vectors
         self.weights += [weight] * vectors
 

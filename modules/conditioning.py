@@ -1,0 +1,265 @@
+"""Text -> tensors per step: the schedule of a prompt through the tokenizer and the text encoder (spec 2)."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from modules.diffusion.types import Cond
+from modules.nn.clip import Inserted
+from modules.profile import A1111, Profile
+from modules.prompt.chunks import EMPTY, Chunk, Embeddings, Emphasis, Mark, chunk
+from modules.prompt.parse import parse
+from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
+from modules.prompt.tokens import END, Tokenizer
+
+Encode = Callable[[Tensor, Sequence[Inserted]], Tensor]
+"""Ids (b, 77) and the vectors to insert -> states (b, 77, width), clip skip and final norm included."""
+
+_ROWS = 16
+"""Chunks that go through the encoder together: enough to keep it busy, few enough for a small card."""
+_HEAVIEST = 1e6
+"""Larger weights, from hundreds of nested brackets, would overflow float32."""
+
+
+class Embedding(Protocol):
+    """A textual inversion: vectors (n, width) for a name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def vectors(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the texts that AND joins, or a negative prompt: which condition holds at which network call."""
+
+    weight: float
+    segments: tuple[Segment, ...]
+    conds: tuple[Cond, ...]
+    """One per segment; equal texts share one object. Contexts are (1, 77 chunks, width)."""
+    profile: Profile
+
+    def at(self, call: int, step: int | None = None) -> Cond:
+        """The condition for the network's call number ``call`` of this pass, from 0; ``step`` is the sampler's.
+
+        A1111 counts calls, the exact profile steps: they differ for samplers that call twice a step.
+        """
+        counted = call if self.profile.double_steps or step is None else step
+        return self.conds[entry_at(self.segments, counted, self.profile)]
+
+
+class TextCache:
+    """Encoded texts by content, the least recently used let go. One for all jobs; its key holds what the texts met."""
+
+    def __init__(self, max_bytes: int = 64 * 2**20):
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._entries: OrderedDict[Hashable, tuple[tuple[Cond, ...], object]] = OrderedDict()
+
+    def get(self, key: Hashable) -> tuple[Cond, ...] | None:
+        if key not in self._entries:
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
+
+    def put(self, key: Hashable, conds: tuple[Cond, ...], keep: object = None) -> None:
+        """``keep``: objects whose ids are in the key, held so that no others can take those ids."""
+        self._entries[key] = conds, keep
+        self._size += _bytes(conds)
+        while self._size > self._max_bytes:
+            _, (dropped, _) = self._entries.popitem(last=False)
+            self._size -= _bytes(dropped)
+
+
+class TextConditioner:
+    """Encodes prompts for one model. ``scope`` names everything that changes what ``encode`` answers (checkpoint hash,
+    clip skip, networks at work on the text encoder); with a ``cache`` it must be complete.
+    """
+
+    def __init__(
+        self,
+        encode: Encode,
+        tokenizer: Tokenizer,
+        *,
+        width: int | None = None,
+        embeddings: Sequence[Embedding] = (),
+        emphasis: Emphasis = "Original",
+        backtrack: int = 20,
+        zero_padding: bool = False,
+        profile: Profile = A1111,
+        cache: TextCache | None = None,
+        scope: Hashable = None,
+    ):
+        """``width``: embeddings of another are left out. ``zero_padding``: ids behind the end are 0 (SD2 and bigG)."""
+        self._encode = encode
+        self._tokenizer = tokenizer
+        self._vectors = {e.name: e.vectors for e in embeddings if width is None or e.vectors.shape[1] == width}
+        self._embeddings = Embeddings(tokenizer, [(name, len(vectors)) for name, vectors in self._vectors.items()])
+        self._emphasis: Emphasis = emphasis
+        self._backtrack = backtrack
+        self._zero_padding = zero_padding
+        self._profile = profile
+        self._cache = cache if cache is not None else TextCache()
+        known = frozenset((name, id(vectors)) for name, vectors in self._vectors.items())
+        self._scope = (scope, emphasis, backtrack, zero_padding, profile.batch_mean, known)
+
+    def prompt(self, text: str, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
+        """The AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
+
+        Parts of different length are made equal by repeating the last token's state of the shorter.
+        """
+        run = Pass(run, run) if isinstance(run, int) else run
+        parts = []
+        for part in parse(text, comments=comments).tree.parts:
+            segments = schedule_nodes(part.items, run)
+            parts.append(Part(part.weight, segments, self._conds(segments), self._profile))
+        return equal_lengths(parts)
+
+    def negative(self, text: str, run: int | Pass, *, comments: bool = True) -> Part:
+        """A negative prompt over a run: AND and network tags are text in it."""
+        run = Pass(run, run) if isinstance(run, int) else run
+        (part,) = parse(text, negative=True, comments=comments).tree.parts
+        segments = schedule_nodes(part.items, run)
+        return Part(1.0, segments, self._conds(segments), self._profile)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """States (texts, 77 chunks, width) of texts that belong together, emphasis applied."""
+        times = Counter(texts)
+        states = self._encode_together([self._chunks(text) for text in times], list(times.values()))
+        found = dict(zip(times, states, strict=True))
+        return torch.stack([found[text] for text in texts])
+
+    def empty(self) -> Tensor:
+        """States (1, 77, width) of the empty prompt."""
+        return self._states([EMPTY])[_key(EMPTY)][None]
+
+    def _conds(self, segments: Sequence[Segment]) -> tuple[Cond, ...]:
+        """The condition of each segment, all encoded together."""
+        texts = tuple(segment.text for segment in segments)
+        conds = self._cache.get((self._scope, texts))
+        if conds is None:
+            times = Counter(texts)
+            states = self._encode_together([self._chunks(text) for text in times], list(times.values()))
+            shared = {text: Cond(z[None]) for text, z in zip(times, states, strict=True)}
+            conds = tuple(shared[text] for text in texts)
+            self._cache.put((self._scope, texts), conds, keep=self._vectors)
+        return conds
+
+    def _encode_together(self, texts: Sequence[Sequence[Chunk]], times: Sequence[int]) -> list[Tensor]:
+        """States (77 chunks, width) of each text; it counts ``times`` over in the mean that emphasis restores."""
+        length = max(len(chunks) for chunks in texts)
+        columns = [[chunks[k] if k < len(chunks) else EMPTY for chunks in texts] for k in range(length)]
+        states = self._states(row for column in columns for row in column)
+        weighted = []
+        for column in columns:
+            z = torch.stack([states[_key(row)] for row in column])
+            weighted.append(self._emphasised(z, column, times))
+        return [torch.cat(rows) for rows in zip(*weighted, strict=True)]
+
+    def _chunks(self, text: str) -> tuple[Chunk, ...]:
+        return chunk(
+            text,
+            self._tokenizer,
+            embeddings=self._embeddings,
+            emphasis=self._emphasis,
+            backtrack=self._backtrack,
+        ).chunks
+
+    def _states(self, rows: Iterable[Chunk]) -> dict[_Key, Tensor]:
+        """Encoder states (77, width) by the ids and marks of a chunk. Equal ones are encoded once."""
+        distinct = list({_key(row): row for row in rows}.values())
+        found: dict[_Key, Tensor] = {}
+        for start in range(0, len(distinct), _ROWS):
+            group = distinct[start : start + _ROWS]
+            found.update(zip(map(_key, group), self._encode(self._ids(group), self._inserted(group)), strict=True))
+        return found
+
+    def _ids(self, rows: Sequence[Chunk]) -> Tensor:
+        ids = torch.tensor([row.ids for row in rows])
+        if self._zero_padding:
+            ends = (ids == END).int()
+            ids[ends.cumsum(1) - ends > 0] = 0
+        return ids
+
+    def _inserted(self, rows: Sequence[Chunk]) -> list[Inserted]:
+        return [
+            Inserted(i, mark.offset + 1, self._vectors[mark.name])  # + 1: the start token
+            for i, row in enumerate(rows)
+            for mark in row.marks
+        ]
+
+    def _emphasised(self, z: Tensor, rows: Sequence[Chunk], times: Sequence[int]) -> Tensor:
+        """One chunk of all texts: states (texts, 77, width) times weights."""
+        if self._emphasis in ("Ignore", "None"):
+            return z
+        weights = torch.tensor([row.weights for row in rows], dtype=torch.float64).clamp(-_HEAVIEST, _HEAVIEST)
+        weighted = z * weights.to(z)[..., None]
+        if self._emphasis == "No norm":
+            return weighted
+        before, after = z.mean((1, 2)), weighted.mean((1, 2))  # (texts,)
+        if self._profile.batch_mean:
+            share = torch.tensor(times).to(z) / sum(times)
+            before, after = (before * share).sum(), (after * share).sum()
+        return weighted * (before / after).reshape(-1, 1, 1)
+
+
+_Key = tuple[tuple[int, ...], tuple[Mark, ...]]
+
+
+def _key(row: Chunk) -> _Key:
+    """What the encoder sees of a chunk."""
+    return row.ids, row.marks
+
+
+def _bytes(conds: tuple[Cond, ...]) -> int:
+    return sum(cond.context.nbytes for cond in {id(cond): cond for cond in conds}.values())
+
+
+def equal_lengths(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts with contexts of one length."""
+    length = max(cond.context.shape[1] for part in parts for cond in part.conds)
+    return tuple(_padded(part, length) for part in parts)
+
+
+def _padded(part: Part, length: int) -> Part:
+    if all(cond.context.shape[1] == length for cond in part.conds):
+        return part
+    shared = {id(cond): Cond(repeat_last(cond.context, length), cond.vector) for cond in part.conds}
+    return Part(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
+
+
+def repeat_last(context: Tensor, length: int) -> Tensor:
+    """``context`` (n, tokens, width) with ``length`` tokens: the last one is repeated, or those beyond are cut."""
+    n, tokens, width = context.shape
+    return torch.cat([context, context[:, -1:].expand(n, max(length - tokens, 0), width)], dim=1)[:, :length]
+
+
+def pad_with_empty(cond: Tensor, uncond: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+    """A1111's ``pad_cond_uncond``: the shorter is extended by the empty prompt's states (1, 77, width)."""
+
+    def extended(context: Tensor, length: int) -> Tensor:
+        n, tokens, _ = context.shape
+        return torch.cat([context, *[empty.expand(n, -1, -1)] * ((length - tokens) // empty.shape[1])], dim=1)
+
+    return extended(cond, uncond.shape[1]), extended(uncond, cond.shape[1])
+
+
+def pad_uncond(cond: Tensor, uncond: Tensor) -> Tensor:
+    """A1111's ``pad_cond_uncond_v0``: ``uncond`` in the length of ``cond``, its last state repeated or its end cut."""
+    return repeat_last(uncond, cond.shape[1])
+
+
+def stack(conds: Sequence[Cond]) -> Cond:
+    """Conditions (1, tokens, width) of several images as one (n, tokens, width); shorter ones repeat their last."""
+    length = max(cond.context.shape[1] for cond in conds)
+    vectors = [cond.vector for cond in conds if cond.vector is not None]
+    context = torch.cat([repeat_last(cond.context, length) for cond in conds])
+    return Cond(context, torch.cat(vectors) if vectors else None)

@@ -1,0 +1,219 @@
+"""What a prompt will do, as data for the inspector: which text holds when, its tokens and weights, what is odd in it.
+
+>>> told = explain("a [cat:dog:0.5] # hm", steps=8)
+>>> for segment in told["parts"][0]["passes"][0]["segments"]:
+...     print(segment["from"], segment["to"], told["texts"][segment["text"]]["text"].strip())
+1 5 a cat
+6 8 a dog
+>>> for warning in explain("a [cat:dog:0.9] (in snow", steps=8)["warnings"]:
+...     print(warning["column"], warning["message"])
+3 the edit at 0.9 never happens in 8 steps
+17 unclosed (: everything after it is emphasised
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modules.profile import A1111, Profile
+from modules.prompt.chunks import LENGTH, Chunk, Chunked, Embeddings, Emphasis, chunk
+from modules.prompt.parse import parse
+from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
+from modules.prompt.tokens import Tokenizer, default_tokenizer
+from modules.prompt.tree import Alternate, Edit, Group, NetworkTag, Node, Part, Prompt, Warning
+
+_MAX_TEXTS = 12
+"""Distinct texts whose tokens are listed; an alternation of many has many."""
+_MAX_WARNINGS = 50
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pass as the sampler makes it."""
+
+    name: str
+    steps: int
+    calls_per_step: int
+    counts: Pass
+    profile: Profile
+
+    @property
+    def last(self) -> int:
+        """The number of the last call, or of the last step where the profile counts steps. A sampler that calls twice a
+        step calls once in the last."""
+        return (self.steps - 1) * (self.calls_per_step if self.profile.double_steps else 1)
+
+    def call(self, step: int) -> int:
+        """What is counted at the beginning of the sampler's ``step``, which counts from 1."""
+        return (step - 1) * (self.calls_per_step if self.profile.double_steps else 1)
+
+    def reaches(self, when: int) -> bool:
+        """Whether what comes after step ``when`` is ever seen."""
+        return (self.last if self.profile.late_edits else self.last + 1) > when
+
+
+def explain(
+    text: str,
+    *,
+    steps: int,
+    hires_steps: int = 0,
+    calls_per_step: int = 1,
+    negative: bool = False,
+    profile: Profile = A1111,
+    tokenizer: Tokenizer | None = None,
+    embeddings: Embeddings | None = None,
+    emphasis: Emphasis = "Original",
+    backtrack: int = 20,
+    old: bool = False,
+    comments: bool = True,
+) -> dict[str, Any]:
+    """A prompt as JSON-ready data::
+
+        parts     [{text, weight, column, passes: [{name, steps, segments: [{from, to, text}]}]}]  text: index in texts
+        texts     [{text, count, limit, chunks: [{tokens: [{id, text, weight, embedding}], moved}]}]
+        networks  [{kind, name, positional, named, column}]
+        warnings  [{column, message}]                             column from 1; null where there is none
+        count, limit                                              of the longest text listed
+
+    Steps are the sampler's own, from 1. ``calls_per_step`` is 2 for second-order samplers, ``hires_steps`` 0 without
+    a second pass. Texts beyond the first twelve are listed without tokens.
+    """
+    tokenizer = tokenizer or default_tokenizer()
+    parsed = parse(text, negative=negative, comments=comments)
+    runs = _runs(steps, hires_steps, calls_per_step, profile, old)
+    texts: dict[str, int] = {}
+    parts = [_part(part, runs, texts) for part in parsed.tree.parts]
+    chunked = [
+        chunk(entry, tokenizer, embeddings=embeddings, emphasis=emphasis, backtrack=backtrack)
+        for entry in list(texts)[:_MAX_TEXTS]
+    ]
+    warnings = [
+        *parsed.warnings,
+        *_late(parsed.tree, runs),
+        *_twice(parsed.tree, runs[0]),
+    ]
+    warnings.sort(key=lambda warning: warning.column)
+    longest = max(chunked, key=lambda entry: entry.count)
+    return {
+        "parts": parts,
+        "texts": [_text(entry, chunked[i] if i < len(chunked) else None, tokenizer) for i, entry in enumerate(texts)],
+        "networks": [_network(tag) for tag in parsed.tree.networks],
+        "warnings": [{"column": w.column, "message": w.message} for w in warnings[:_MAX_WARNINGS]]
+        + [{"column": None, "message": message} for message in _borders(chunked[0], tokenizer)],
+        "count": longest.count,
+        "limit": longest.limit,
+    }
+
+
+def _runs(steps: int, hires_steps: int, calls: int, profile: Profile, old: bool) -> list[Run]:
+    times = calls if profile.double_steps else 1
+    first = Run("first pass", steps, calls, Pass(steps * times, steps * times, old=old), profile)
+    if not hires_steps:
+        return [first]
+    second = Pass(hires_steps * times, steps * times, second=True, old=old)
+    return [first, Run("hires pass", hires_steps, calls, second, profile)]
+
+
+def _part(part: Part, runs: Sequence[Run], texts: dict[str, int]) -> dict[str, Any]:
+    passes = []
+    for run in runs:
+        segments = schedule_nodes(part.items, run.counts)
+        passes.append({"name": run.name, "steps": run.steps, "segments": _ruler(segments, run, texts)})
+    return {"text": part.text, "weight": part.weight, "column": part.column, "passes": passes}
+
+
+def _ruler(segments: Sequence[Segment], run: Run, texts: dict[str, int]) -> list[dict[str, int]]:
+    """The texts over the sampler's steps as they truly hold, equal neighbours joined."""
+    ruler: list[dict[str, int]] = []
+    for step in range(1, run.steps + 1):
+        text = segments[entry_at(segments, run.call(step), run.profile)].text
+        index = texts.setdefault(text, len(texts))
+        if ruler and ruler[-1]["text"] == index:
+            ruler[-1]["to"] = step
+        else:
+            ruler.append({"from": step, "to": step, "text": index})
+    return ruler
+
+
+def _text(text: str, chunked: Chunked | None, tokenizer: Tokenizer) -> dict[str, Any]:
+    if chunked is None:
+        return {"text": text, "count": None, "limit": None, "chunks": []}
+    chunks = [{"tokens": _tokens(c, tokenizer), "moved": c.moved} for c in chunked.chunks]
+    return {"text": text, "count": chunked.count, "limit": chunked.limit, "chunks": chunks}
+
+
+def _tokens(chunk: Chunk, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    own = slice(1, 1 + chunk.length)
+    tokens: list[dict[str, Any]] = [
+        {"id": i, "text": word, "weight": weight, "embedding": None}
+        for i, word, weight in zip(chunk.ids[own], tokenizer.words(chunk.ids[own]), chunk.weights[own], strict=True)
+    ]
+    for mark in chunk.marks:
+        for token in tokens[mark.offset : mark.offset + mark.vectors]:
+            token["embedding"] = token["text"] = mark.name
+    return tokens
+
+
+def _network(tag: NetworkTag) -> dict[str, Any]:
+    name = tag.positional[0] if tag.positional else ""
+    return {
+        "kind": tag.kind,
+        "name": name,
+        "positional": list(tag.positional),
+        "named": dict(tag.named),
+        "column": tag.column,
+    }
+
+
+def _changes(tree: Prompt) -> Iterator[Edit | Alternate]:
+    """Every edit and alternation, at any depth."""
+    waiting: list[Node] = [node for part in tree.parts for node in part.items]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Group):
+            waiting += [*node.items, *(node.tail or ())]
+        elif isinstance(node, Edit):
+            yield node
+            waiting += [*node.before, *node.after]
+        elif isinstance(node, Alternate):
+            yield node
+            waiting += [child for choice in node.choices for child in choice]
+
+
+def _late(tree: Prompt, runs: Sequence[Run]) -> Iterator[Warning]:
+    """Edits whose text before or after is never seen."""
+    passes = " and ".join(str(run.steps) for run in runs)
+    for edit in _changes(tree):
+        if not isinstance(edit, Edit):
+            continue
+        whens = [run.counts.when(edit.when) for run in runs]
+        if not any(run.reaches(when) for run, when in zip(runs, whens, strict=True)):
+            yield Warning(edit.column, f"the edit at {edit.when} never happens in {passes} steps")
+        elif edit.before and all(when < 1 for when in whens):
+            yield Warning(
+                edit.column, f"the edit at {edit.when} happens before the first step: its first text never shows"
+            )
+
+
+def _twice(tree: Prompt, run: Run) -> Iterator[Warning]:
+    if run.calls_per_step > 1 and run.profile.double_steps and (change := next(_changes(tree), None)):
+        yield Warning(
+            change.column,
+            f"this sampler calls the model twice per step: whole numbers count calls, {run.counts.steps} in this run",
+        )
+
+
+def _borders(chunked: Chunked, tokenizer: Tokenizer) -> Iterator[str]:
+    """Where a text is cut because a chunk was full, and where the comma rule kept a phrase whole."""
+    for number, (before, after) in enumerate(zip(chunked.chunks, chunked.chunks[1:], strict=False), 1):
+        if after.moved:
+            words = "".join(f" {word}" for word in tokenizer.words(after.ids[1 : 1 + min(after.moved, 5)]))
+            yield (
+                f"chunk {number} is full: {after.moved} tokens behind its last comma moved to chunk {number + 1},"
+                f" so that the phrase beginning{words} stays whole"
+            )
+        elif before.length == LENGTH:
+            word = tokenizer.words(before.ids[LENGTH : LENGTH + 1])[0]
+            yield f"chunk {number} of {LENGTH} tokens is full: the text is cut behind {word!r}"

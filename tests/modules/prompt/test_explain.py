@@ -1,0 +1,101 @@
+"""What the inspector is told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from modules.profile import A1111, EXACT
+from modules.prompt.chunks import Embeddings
+from modules.prompt.explain import explain
+from modules.prompt.tokens import default_tokenizer
+
+
+def ruler(told: dict[str, Any], run: int = 0) -> list[tuple[int, int, str]]:
+    segments = told["parts"][0]["passes"][run]["segments"]
+    return [(s["from"], s["to"], told["texts"][s["text"]]["text"]) for s in segments]
+
+
+def messages(told: dict[str, Any]) -> str:
+    return "\n".join(warning["message"] for warning in told["warnings"])
+
+
+def test_ruler_shows_what_truly_happens_under_each_profile() -> None:
+    assert ruler(explain("[cat:dog:0.5]", steps=8)) == [(1, 5, "cat"), (6, 8, "dog")]
+    assert ruler(explain("[cat:dog:0.5]", steps=8, profile=EXACT)) == [(1, 4, "cat"), (5, 8, "dog")]
+
+
+def test_samplers_that_call_twice_stretch_whole_numbers_in_a1111_alone() -> None:
+    assert ruler(explain("[cat:dog:4]", steps=8, calls_per_step=2))[0] == (1, 3, "cat")  # calls 0 to 4
+    told = explain("[cat:dog:4]", steps=8, calls_per_step=2)
+    assert "calls the model twice per step" in messages(told)
+    told = explain("[cat:dog:4]", steps=8, calls_per_step=2, profile=EXACT)
+    assert ruler(told)[0] == (1, 4, "cat")
+    assert told["warnings"] == []
+
+
+def test_both_passes_have_a_ruler() -> None:
+    told = explain("[cat:dog:1.5]", steps=8, hires_steps=4, profile=EXACT)
+    assert ruler(told, 0) == [(1, 8, "cat")]
+    assert ruler(told, 1) == [(1, 2, "cat"), (3, 4, "dog")]
+    assert told["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "profile", "steps", "never"),
+    [
+        ("[cat:dog:0.9]", A1111, 8, True),
+        ("[cat:dog:0.9]", EXACT, 8, False),
+        ("[cat:dog:7]", A1111, 8, True),
+        ("[cat:dog:6]", A1111, 8, False),
+        ("[cat:dog:1.3]", EXACT, 8, True),
+        ("a [[cat:dog:99]|bird]", EXACT, 8, True),
+    ],
+)
+def test_edits_that_never_happen_are_told(prompt: str, profile: Any, steps: int, never: bool) -> None:
+    told = explain(prompt, steps=steps, profile=profile)
+    assert ("never happens" in messages(told)) == never
+    if "[[" not in prompt:
+        assert never == (len(ruler(told)) == 1)
+
+
+def test_texts_that_never_show_are_told() -> None:
+    assert "its first text never shows" in messages(explain("[cat:dog:0]", steps=8))
+
+
+def test_tokens_come_by_chunk_with_weights_and_embeddings() -> None:
+    tokenizer = default_tokenizer()
+    embeddings = Embeddings(tokenizer, [("mystyle", 2), ("other", 1)])
+    told = explain("a (red:1.3) mystyle other BREAK fox", steps=5, embeddings=embeddings)
+    first, second = told["texts"][0]["chunks"]
+    assert [(t["text"], t["weight"], t["embedding"]) for t in first["tokens"]] == [
+        ("a", 1.0, None),
+        ("red", 1.3, None),
+        ("mystyle", 1.0, "mystyle"),
+        ("mystyle", 1.0, "mystyle"),
+        ("other", 1.0, "other"),
+    ]
+    assert [t["text"] for t in second["tokens"]] == ["fox"]
+    assert (told["count"], told["limit"]) == (76, 150)
+
+
+def test_borders_of_chunks_are_told() -> None:
+    assert "is cut behind 'cat'" in messages(explain("cat " * 80, steps=5))
+    assert "the phrase beginning dog dog dog" in messages(explain("cat " * 70 + ", " + "dog " * 10, steps=5))
+
+
+def test_networks_and_parts_are_listed() -> None:
+    told = explain("a cat:1.2 AND dog <lora:ink:0.7:te=0.5>", steps=5)
+    assert [(p["text"], p["weight"]) for p in told["parts"]] == [("a cat", 1.2), (" dog", 1.0)]
+    assert told["networks"] == [
+        {"kind": "lora", "name": "ink", "positional": ["ink", "0.7"], "named": {"te": "0.5"}, "column": 19}
+    ]
+
+
+def test_long_texts_give_json_of_bounded_size() -> None:
+    told = explain("[a:b:3] word " * 1000 + "[" + "|".join(map(str, range(149))) + "]", steps=150)
+    assert len(told["texts"]) > 100
+    assert sum(bool(text["chunks"]) for text in told["texts"]) == 12
+    assert len(json.dumps(told)) < 8e6
