@@ -37,7 +37,8 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
         empty = {"placeholder": "automatic"} if option.optional else {}
         step = {"step": option.step} if option.step is not None else {}
         return gr.Number(**{**facts, **whole, **empty, **step, **overrides})
-    return gr.Slider(**{**facts, **whole, "minimum": option.lo, "maximum": option.hi, "step": option.step, **overrides})
+    ends = {"minimum": option.lo, "maximum": option.hi, "step": option.step, "buttons": []}
+    return gr.Slider(**{**facts, **whole, **ends, **overrides})
 
 
 class Form(Generic[T]):

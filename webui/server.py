@@ -27,7 +27,7 @@ HEAD = """<meta name="color-scheme" content="light dark">
 
 def create_app(services: Services) -> FastAPI:
     """The whole web application. The queue of ``services`` must run while it is served."""
-    temp = _private_temp(services.data_dir)
+    _use_private_temp(services.data_dir)
     app = FastAPI(title="Reprise", version=services.version, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RepriseError, _as_json)
 
@@ -46,7 +46,6 @@ def create_app(services: Services) -> FastAPI:
         css_paths=[ASSETS / "style.css"],
         head=HEAD.format(script=(ASSETS / "script.js").read_text(encoding="utf-8")),
         allowed_paths=[str(services.outputs_dir.resolve())],
-        blocked_paths=[str(path) for path in _secrets(services.data_dir, temp, services.outputs_dir)],
         max_file_size=MAX_BODY,
         footer_links=[],
         run_history=False,
@@ -62,21 +61,12 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
-def _private_temp(data_dir: Path) -> Path:
+def _use_private_temp(data_dir: Path) -> None:
     """Gradio's temporary folder, inside the data folder and closed to other users of the machine."""
     temp = data_dir.resolve() / "tmp" / "gradio"
     temp.mkdir(parents=True, exist_ok=True, mode=0o700)
     temp.chmod(0o700)
     os.environ["GRADIO_TEMP_DIR"] = str(temp)
-    return temp
-
-
-def _secrets(data_dir: Path, temp: Path, outputs: Path) -> list[Path]:
-    """What lies in the data folder beside pictures: the database, settings. Never served, wherever it may lie."""
-    shown = (temp, outputs.resolve())
-    return [
-        path for path in data_dir.resolve().iterdir() if not any(path == keep or path in keep.parents for keep in shown)
-    ]
 
 
 async def _as_json(request: Request, error: Exception) -> JSONResponse:

@@ -67,20 +67,24 @@ class Run:
                 return replace(self, phase="step", preview=event.get("preview") or self.preview, **known)
             case "image":
                 return replace(self, results=(*self.results, _result(event)))
+            case "note":
+                return self.noted(str(event["text"]))
             case "done" | "cancelled" as phase:
-                return replace(self, phase=phase, preview="", **_output(event.get("output") or {}))
+                output = event.get("output") or {}
+                ended = replace(self, phase=phase, preview="", seconds=output.get("seconds"))
+                ended = replace(ended, results=tuple(map(_result, output.get("images") or ())))
+                return ended.noted(*output.get("notes") or ())
             case "failed":
                 error = event.get("error") or {}
                 return self.failed(error.get("detail") or "the job failed", error.get("field") or "")
         return self
 
+    def noted(self, *texts: str) -> Run:
+        """With remarks on the request that are not there yet."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *texts))))
+
     def failed(self, sentence: str, field: str = "") -> Run:
         return replace(self, phase="failed", preview="", error=sentence, field=field)
-
-
-def _output(output: Mapping[str, Any]) -> dict[str, Any]:
-    images = output.get("images") or ()
-    return {"results": tuple(map(_result, images)), "seconds": output.get("seconds")}
 
 
 def _result(image: Mapping[str, Any]) -> Result:

@@ -82,9 +82,9 @@ def _parameters(form: Form[GenerationParams], size: int) -> tuple[Any, Any, Any]
         form.add("batch_size", min_width=130, elem_id="txt2img_batch_size", info=None)
     form.add("cfg_scale", elem_id="txt2img_cfg_scale", info=None)
     with gr.Row(elem_classes="rp-seed"):
-        form.add("seed", elem_id="txt2img_seed", info=None, min_width=150)
-        any_seed = gr.Button("Random", elem_id="txt2img_random_seed", elem_classes="rp-tool", min_width=80, scale=0)
-        same_seed = gr.Button("Reuse", elem_id="txt2img_reuse_seed", elem_classes="rp-tool", min_width=80, scale=0)
+        form.add("seed", elem_id="txt2img_seed", info=None, min_width=100)
+        any_seed = gr.Button("Random", elem_id="txt2img_random_seed", elem_classes="rp-tool", min_width=72, scale=0)
+        same_seed = gr.Button("Reuse", elem_id="txt2img_reuse_seed", elem_classes="rp-tool", min_width=72, scale=0)
     with gr.Accordion("Variation", open=False, elem_id="txt2img_variation"), gr.Row():
         form.add("subseed", min_width=130, elem_id="txt2img_subseed", info=None)
         form.add("subseed_strength", min_width=130, elem_id="txt2img_subseed_strength")
@@ -102,7 +102,7 @@ class _View:
         self.generate = generate
         self.interrupt = interrupt
         self.status = gr.HTML(status_html(Run()), elem_id="txt2img_status", padding=False)
-        with gr.Group(elem_id="txt2img_stage", elem_classes="rp-stage"):
+        with gr.Column(elem_id="txt2img_stage", elem_classes="rp-stage"):
             self.gallery = gr.Gallery(
                 elem_id="txt2img_gallery",
                 show_label=False,
@@ -187,7 +187,8 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
     queue = page.services.queue
 
     async def submitted(request: Any, values: Sequence[Any]) -> AsyncIterator[list[Any]]:
-        params, notes = check(form.read(values), page.services.host)
+        params = form.read(values)
+        _, notes = check(params, page.services.host)
         spec = {"kind": KIND, "params": fix_seeds(params).to_json()}
         owner = page.owner(request)
         job = await asyncio.to_thread(queue.submit, owner, spec)
@@ -202,8 +203,9 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
         owner = page.owner(request)
         try:
             job = await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=owner)
-        except NotFound:
-            return  # forgotten, or of another server: the page is simply new
+        except NotFound:  # forgotten, or of another server: the page is simply new
+            yield [gr.skip()] * (len(form.names) + len(view.outputs))
+            return
         filled = form.show(job.spec["params"], leave=("seed", "subseed"))
         async for update in spoken(view, follow(view, owner, job.id, Run("waiting"))):
             yield [*filled, *update]

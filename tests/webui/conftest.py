@@ -1,0 +1,32 @@
+"""The real application with a painter for a model, within this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_server import services
+from starlette.testclient import TestClient
+
+from webui.server import create_app
+from webui.services import Services
+
+ORIGIN = "http://127.0.0.1:7860"
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with services(tmp_path_factory.mktemp("data")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def client(given: Services) -> Iterator[TestClient]:
+    """What a page of ours would send: the right Host, and the same origin where a browser says so."""
+    with TestClient(create_app(given), base_url=ORIGIN, raise_server_exceptions=False) as made:
+        yield made

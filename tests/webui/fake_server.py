@@ -1,0 +1,117 @@
+"""The web application with the real queue and a runner that draws with Pillow instead of a model.
+
+A script for the browser tests (``fake_server.py --port N --data-dir DIR``) and a module for the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from modules import builtin
+from modules.errors import Cancelled
+from modules.extension import Host
+from modules.gallery import Gallery
+from modules.jobs.dispatcher import JobQueue
+from modules.jobs.events import EventHub
+from modules.jobs.executor import InlineExecutor
+from modules.jobs.store import JobStore
+from modules.jobs.worker import Emit, IsCancelled
+from webui import tabs
+from webui.services import Services
+
+CHECKPOINTS = ("reprise-mini.safetensors", "another.safetensors")
+
+
+class Painter:
+    """A `Runner`: a colour gradient a seed, step by step. The words of the prompt choose its pace and its fate."""
+
+    def __init__(self, gallery: Gallery):
+        self.gallery = gallery
+
+    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+        params, begin = spec["params"], time.monotonic()
+        pause = 0.25 if "slow" in params["prompt"] else 0.02
+        if "explode" in params["prompt"]:
+            raise RuntimeError("<b>boom</b>")
+        total, images = params["batch_size"] * params["batch_count"], []
+        for number in range(total):
+            seed = params["seed"] + number
+            for step in range(1, params["steps"] + 1):
+                if is_cancelled():
+                    raise Cancelled
+                time.sleep(pause)
+                left = (params["steps"] * (total - number) - step) * pause
+                event = {"type": "step", "step": step, "steps": params["steps"], "image": number + 1, "images": total}
+                emit({**event, "eta_s": left, "preview": _jpeg(paint(seed, 64, step / params["steps"]))})
+            infotext = f"{params['prompt']}\nSteps: {params['steps']}, Seed: {seed}, Size: 128x128, Model: painter"
+            saved = self.gallery.save(paint(seed, 128, 1.0), seed=seed, infotext=infotext, job=job_id)
+            images.append({"path": str(saved.path), "infotext": infotext, "seed": seed, "width": 128, "height": 128})
+            emit({"type": "image", **images[-1]})
+        seconds = time.monotonic() - begin
+        return {"images": images, "infotext": images[0]["infotext"], "notes": [], "seconds": seconds}
+
+
+def paint(seed: int, side: int, done: float) -> Image.Image:
+    """A gradient between two colours of the seed; the part of it that is done is bright."""
+    ramp = Image.linear_gradient("L").resize((side, side))
+    if seed % 2:
+        ramp = ramp.rotate(90)
+    first, second = ((seed * k) % 200 + 30 for k in (37, 91))
+    colours = [ramp.point(lambda v, a=a, b=b: int((a + (b - a) * v / 255) * done)) for a, b in
+               ((first, second), (second, 255 - first), (220 - first // 2, first))]
+    return Image.merge("RGB", colours)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    out = BytesIO()
+    image.save(out, "JPEG")
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
+    """Everything as in the program, but for the runner. The queue runs until the end of the block."""
+    outputs = data_dir / "outputs"
+    outputs.mkdir(parents=True, exist_ok=True)
+    host = Host()
+    builtin.register(host)
+    tabs.register(host)
+    executor = InlineExecutor(Painter(Gallery(outputs)))
+    queue = JobQueue(JobStore(data_dir / "reprise.db"), executor, EventHub())
+    queue.start()
+    try:
+        facts: dict[str, Any] = {
+            "queue": queue,
+            "host": host,
+            "data_dir": data_dir,
+            "outputs_dir": outputs,
+            "version": "0.0-test",
+            "checkpoints": lambda: CHECKPOINTS,
+            "native_size": lambda name: 128,
+        }
+        yield Services(**{**facts, **changes})
+    finally:
+        queue.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--data-dir", type=Path, required=True)
+    args = parser.parse_args()
+    from webui.server import create_app, serve
+
+    with services(args.data_dir) as given:
+        serve(create_app(given), "127.0.0.1", args.port)
+
+
+if __name__ == "__main__":
+    main()
