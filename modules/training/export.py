@@ -85,13 +85,20 @@ def metadata(config: Config, made: Trained, extra: Mapping[str, str] | None = No
     }
 
 
-def write(config: Config, folder: Path, path: Path, extra: Mapping[str, str] | None = None) -> None:
-    """Stage ``export``; the file appears complete or not at all."""
-    made = trained(config, folder)
+def save(config: Config, made: Trained, path: Path, extra: Mapping[str, str] | None = None) -> None:
+    """The file appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     save_file(tensors(made), unfinished, metadata(config, made, extra))
+    unfinished.chmod(0o644)
     unfinished.replace(path)
+
+
+def write(config: Config, folder: Path, path: Path) -> None:
+    """Stage ``export``, with the scores of an earlier ``evaluate`` where there are any."""
+    made, scores = trained(config, folder), folder / "scores.json"
+    extra = {"reprise.scores": scores.read_text()} if scores.is_file() else {}
+    save(config, made, path, extra)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {made.steps} steps, scale factor {made.scale_factor:.5f}")
 
 

@@ -32,7 +32,7 @@ def discs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny() -> Config:
-    run = Run(steps=30, batch=8, rate=3e-3, warmup=2, ema=0.9, seed=3)
+    run = Run(steps=20, batch=4, rate=3e-3, warmup=2, ema=0.9, seed=3)
     return Config(
         name="tiny",
         data=Data(seed=5, pictures=12, encoded=12, side=32, mix=Mix(single=1.0, two=0.0, count=0.0)),
