@@ -13,7 +13,7 @@ from torch import Tensor
 from modules import infotext
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
-from modules.conditioning import TextConditioner
+from modules.conditioning import TextCache, TextConditioner
 from modules.errors import Cancelled
 from modules.extension import Host
 from modules.params import GenerationParams
@@ -69,6 +69,7 @@ class Engine:
         self.program = f"Reprise {version}"
         self._tokenizer = default_tokenizer()
         self._previews: dict[Path, LinearPreview] = {}
+        self._texts = TextCache()
 
     @torch.inference_mode()
     def run(
@@ -122,7 +123,14 @@ class Engine:
         return generate(model, batch, positive, negative, on_step=on_step)
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch) -> TextConditioner:
-        return TextConditioner(lambda ids, ins: model.encode_text(ids, ins, batch.params.clip_skip), self._tokenizer)
+        clip_skip = batch.params.clip_skip
+        return TextConditioner(
+            lambda ids, inserted: model.encode_text(ids, inserted, clip_skip),
+            self._tokenizer,
+            profile=batch.profile,
+            cache=self._texts,
+            scope=(model.sha256, model.device, clip_skip),
+        )
 
     def _preview(self, model: LatentDiffusion, latent: Tensor) -> Image.Image:
         if model.path not in self._previews:

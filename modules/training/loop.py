@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from modules.devices import choose
 from modules.training.config import Run
 from modules.training.progress import Progress
 
@@ -28,7 +29,8 @@ Loss = Callable[[torch.Generator, int], Mapping[str, Tensor]]
 
 
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """A CUDA card where there is one."""
+    return choose().device
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -168,7 +170,7 @@ def _process(rank: int, world: int, port: int, work: Callable[..., None], args: 
 
 def in_processes(world: int, work: Callable[..., None], *args: Any) -> None:
     """Run ``work(*args)`` in ``world`` processes that average their gradients; on a GPU in this one."""
-    if device().type == "cuda" or world == 1:
+    if device().type != "cpu" or world == 1:
         _process(0, 1, 0, work, args)
         return
     spawn(_process, (world, _free_port(), work, args), nprocs=world)  # type: ignore[no-untyped-call]

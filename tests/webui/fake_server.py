@@ -65,8 +65,10 @@ def paint(seed: int, side: int, done: float) -> Image.Image:
     if seed % 2:
         ramp = ramp.rotate(90)
     first, second = ((seed * k) % 200 + 30 for k in (37, 91))
-    colours = [ramp.point(lambda v, a=a, b=b: int((a + (b - a) * v / 255) * done)) for a, b in
-               ((first, second), (second, 255 - first), (220 - first // 2, first))]
+    colours = [
+        ramp.point(lambda v, a=a, b=b: int((a + (b - a) * v / 255) * done))
+        for a, b in ((first, second), (second, 255 - first), (220 - first // 2, first))
+    ]
     return Image.merge("RGB", colours)
 
 
@@ -107,10 +109,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     args = parser.parse_args()
-    from webui.server import create_app, serve
+    from webui.server import create_app, listen, serve
 
     with services(args.data_dir) as given:
-        serve(create_app(given), "127.0.0.1", args.port)
+        serve(create_app(given), listen("127.0.0.1", args.port))
 
 
 if __name__ == "__main__":
