@@ -208,7 +208,8 @@ class TextConditioner:
         if self._profile.batch_mean:
             share = torch.tensor(times).to(z) / sum(times)
             before, after = (before * share).sum(), (after * share).sum()
-        return weighted * (before / after).reshape(-1, 1, 1)
+        ratio = torch.where(after == 0, 1.0, before / after)  # a mean of exactly 0 cannot be restored
+        return weighted * ratio.reshape(-1, 1, 1)
 
 
 _Key = tuple[tuple[int, ...], tuple[Mark, ...]]

@@ -1,4 +1,4 @@
-"""Random checkpoints of under a megabyte in a supported layout: what the tests run on, and a model to try things with."""
+"""Random checkpoints of under a megabyte in a supported layout: what the tests run on."""
 
 from __future__ import annotations
 

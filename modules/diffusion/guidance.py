@@ -21,7 +21,7 @@ class Part(Protocol):
     @property
     def weight(self) -> float: ...
 
-    def at(self, call: int) -> Cond: ...
+    def at(self, call: int, step: int | None = None) -> Cond: ...
 
 
 def cfg(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
@@ -99,7 +99,7 @@ class Guided:
 
     def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor:
         call, self._calls = self._calls, self._calls + 1
-        conds = [part.at(call) for part in self._positive]
+        conds = [part.at(call, step) for part in self._positive]
         weights = [part.weight for part in self._positive]
         single = weights == [1.0]
         if not self._always_negative:
@@ -108,7 +108,7 @@ class Guided:
                 return first if single else compose([first, *others], weights, first)
             if self._scale == 1 and single:
                 return self._evaluate(x, sigma, conds)[0]  # the negative prompt would cancel out
-        *positive, negative = self._evaluate(x, sigma, [*conds, self._negative.at(call)])
+        *positive, negative = self._evaluate(x, sigma, [*conds, self._negative.at(call, step)])
         self._last = x, sigma, negative
         one = positive[0] if single else compose(positive, weights, negative)
         return self._guidance(one, negative, self._scale)

@@ -47,7 +47,7 @@ class Part:
     segments: tuple[Segment, ...]
     conds: tuple[Cond, ...]
 
-    def at(self, call: int) -> Cond:
+    def at(self, call: int, step: int | None = None) -> Cond:
         return self.conds[entry_at(self.segments, call, A1111)]
 
 

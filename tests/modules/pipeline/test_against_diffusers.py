@@ -35,7 +35,7 @@ class Text:
     def __init__(self, context: Tensor):
         self._cond = Cond(context)
 
-    def at(self, call: int) -> Cond:
+    def at(self, call: int, step: int | None = None) -> Cond:
         return self._cond
 
 
