@@ -1,4 +1,4 @@
-"""Random checkpoints of under a megabyte in a supported layout: what the tests run on."""
+"""Random checkpoints of under a megabyte in a supported layout, for tests and for trying things."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,15 +31,17 @@ def write_tiny_checkpoint(path: Path, family: str = "sd15", seed: int = 0) -> Pa
         torch.manual_seed(seed)
         state, config = FAMILIES[family]()
     weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in state.items()}
-    metadata = {"format": "pt", "modelspec.title": f"tiny random {family}", "reprise.config": json.dumps(config)}
+    metadata = {"reprise.config": json.dumps(config)}  # one entry: safetensors writes several in random order
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, part, metadata=metadata)
         part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        if part.exists():
+            part.unlink()
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise OutputError(f"{path} cannot be written: {reason}") from error
     return path
 
 
