@@ -59,7 +59,8 @@ class Run:
         """The state after an event of the queue; events that the page does not know change nothing."""
         match event["type"]:
             case "queued":
-                return replace(self, phase="queued", position=int(event["position"]))
+                # Queued again after its worker's death, a job tells anew what it has.
+                return replace(self, phase="queued", position=int(event["position"]), results=())
             case "started":
                 return replace(self, phase="started")
             case "step":

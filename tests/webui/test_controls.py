@@ -1,0 +1,128 @@
+"""Declared options as components, and components' values as requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+import pytest
+
+from modules.errors import UserError
+from modules.options import option
+from modules.params import GenerationParams
+from webui.controls import Form, choices_of, control
+
+
+@dataclass(frozen=True)
+class Thing:
+    word: str = option("one", "Word", choices="words")
+    fixed: str = option("a", "Fixed", choices=("a", "b"))
+    text: str = option("", "Text", multiline=True)
+    count: int = option(3, "Count", lo=1, hi=9, step=1, help="how many")
+    weight: float = option(0.5, "Weight", lo=0.0, hi=1.0, step=0.1)
+    seed: int = option(-1, "Seed", lo=-1, hi=99)
+    maybe: float | None = option(None, "Maybe", lo=0.0, hi=1.0, step=0.1)
+    tick: bool = option(True, "Tick")
+
+
+TABLES = {"words": lambda: ("one", "two")}
+
+
+@pytest.fixture
+def form() -> Form[Thing]:
+    with gr.Blocks():
+        made = Form(Thing, TABLES)
+        for name in made.options:
+            made.add(name)
+    return made
+
+
+def test_each_kind_of_option_has_its_component(form: Form[Thing]) -> None:
+    kinds = {name: type(form[name]).__name__ for name in form.names}
+    assert kinds == {
+        "word": "Dropdown",
+        "fixed": "Dropdown",
+        "text": "Textbox",
+        "count": "Slider",
+        "weight": "Slider",
+        "seed": "Number",
+        "maybe": "Number",
+        "tick": "Checkbox",
+    }
+
+
+def test_a_component_says_what_its_option_says(form: Form[Thing]) -> None:
+    count = form["count"]
+    assert (count.label, count.value, count.minimum, count.maximum, count.step) == ("Count", 3, 1, 9, 1)
+    assert (count.info, count.precision) == ("how many", 0)
+    assert form["weight"].precision is None
+    assert [value for _, value in form["word"].choices] == ["one", "two"]
+
+
+def test_every_declared_parameter_has_a_component() -> None:
+    tables = {"samplers": lambda: ["Euler a"], "schedulers": lambda: ["Automatic"], "checkpoints": lambda: ["m"]}
+    with gr.Blocks():
+        made = Form(GenerationParams, tables)
+        values = [made.add(name).value for name in made.options]
+    assert made.read(values) == GenerationParams(checkpoint="m")
+
+
+def test_values_come_back_as_the_dataclass(form: Form[Thing]) -> None:
+    assert form.read(["two", "b", "hi", 4.0, 0.25, "7", None, False]) == Thing("two", "b", "hi", 4, 0.25, 7, None, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("count", 10_000, "Count must be between 1 and 9, not 10000"),
+        ("count", None, "Count needs a value"),
+        ("count", 1.5, "Count must be a whole number, not 1.5"),
+        ("weight", float("nan"), "Weight must be a number, not nan"),
+        ("fixed", "c", "Fixed must be one of a, b, not 'c'"),
+        ("text", {"path": "/etc/passwd"}, "Text must be text, not {'path': '/etc/passwd'}"),
+        ("text", ["a"], "Text must be text, not ['a']"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence_that_names_the_field(
+    form: Form[Thing], name: str, value: object, sentence: str
+) -> None:
+    values = [form[each].value for each in form.names]
+    values[form.names.index(name)] = value
+    with pytest.raises(UserError) as caught:
+        form.read(values)
+    assert str(caught.value) == sentence
+    assert caught.value.field == name
+
+
+def test_an_empty_dropdown_is_the_default(form: Form[Thing]) -> None:
+    values = [form[each].value for each in form.names]
+    values[0] = None
+    assert form.read(values).word == "one"
+
+
+def test_a_default_that_is_not_there_gives_way_to_the_first_choice() -> None:
+    options = Form(Thing, {"words": lambda: ("six", "seven")}).options
+    assert control(options["word"], {"words": lambda: ("six", "seven")}).value == "six"
+    assert control(options["word"], {"words": tuple}).value is None
+
+
+def test_choices_are_looked_up_each_time() -> None:
+    words = ["one"]
+    options = Form(Thing, TABLES).options
+    assert choices_of(options["word"], {"words": lambda: words}) == ("one",)
+    words.append("two")
+    assert choices_of(options["word"], {"words": lambda: words}) == ("one", "two")
+    assert choices_of(options["text"], {}) is None
+
+
+def test_a_name_stands_in_a_form_once(form: Form[Thing]) -> None:
+    with pytest.raises(ValueError, match="twice"):
+        form.add("count")
+    with pytest.raises(ValueError, match="no option"):
+        form.adopt("nothing", form["count"])
+
+
+def test_showing_values_leaves_the_rest_alone(form: Form[Thing]) -> None:
+    shown = dict(zip(form.names, form.show({"count": 5, "seed": 3}, leave=("seed",)), strict=True))
+    assert shown["count"] == 5
+    assert shown["seed"] == shown["text"] == gr.skip()

@@ -1,0 +1,134 @@
+"""The application as a whole: quiet, light, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from modules.errors import UserError
+from webui import server
+from webui.services import Services
+
+ROOT = Path(__file__).parents[2]
+
+OUTGOING = """
+import socket, sys
+tried = []
+real_connect, real_lookup = socket.socket.connect, socket.getaddrinfo
+
+def near(host):
+    return host in (None, "", "127.0.0.1", "::1", "localhost", "0.0.0.0", b"127.0.0.1")
+
+def connect(self, address):
+    if self.family != socket.AF_UNIX and not near(address[0]):
+        tried.append(address)
+        raise OSError("no network in this test")
+    return real_connect(self, address)
+
+def lookup(host, *rest, **named):
+    if not near(host):
+        tried.append(host)
+        raise socket.gaierror("no network in this test")
+    return real_lookup(host, *rest, **named)
+
+socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo = connect, connect, lookup
+sys.path[:0] = [{root!r}, {here!r}]
+"""
+
+QUIET_RUN = """
+import json, os, threading, time
+from pathlib import Path
+from fake_server import services
+from starlette.testclient import TestClient
+from webui.server import create_app
+
+with services(Path({data!r})) as given, TestClient(create_app(given), base_url="http://127.0.0.1") as client:
+    page = client.get("/").text
+    config = client.get("/config").json()
+    click = next(f for f in config["dependencies"] if f["backend_fn"] and len(f["inputs"]) > 10)
+    values = [c["props"].get("value") for i in click["inputs"] for c in config["components"] if c["id"] == i]
+    client.post("/gradio_api/queue/join", json={{"data": values, "fn_index": click["id"], "session_hash": "s"}})
+    stream = client.get("/gradio_api/queue/data?session_hash=s").text
+    time.sleep(3)
+heavy = [name for name in ("torch", "transformers", "diffusers") if name in sys.modules]
+print(json.dumps({{"tried": [str(t) for t in tried], "heavy": heavy, "page": page, "done": "Seed: " in stream,
+                  "cwd": os.listdir(".")}}))
+"""
+
+
+def test_nothing_leaves_the_machine_and_torch_is_not_loaded(tmp_path: Path) -> None:
+    """From the import to a finished image, in a fresh interpreter whose sockets go nowhere."""
+    here = str(Path(__file__).parent)
+    code = OUTGOING.format(root=str(ROOT), here=here) + QUIET_RUN.format(data=str(tmp_path / "data"))
+    empty = tmp_path / "cwd"
+    empty.mkdir()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("GRADIO", "HF_"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=empty, env=plain, timeout=120, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout.splitlines()[-1])
+    assert said["tried"] == []
+    assert said["heavy"] == []
+    assert said["done"], "the image was not made"
+    assert said["cwd"] == [], "files were left in the working directory"
+    foreign = [line for line in said["page"].splitlines() if 'src="http' in line or 'href="http' in line]
+    assert foreign == []
+
+
+def test_health_says_what_the_worker_does(client: TestClient) -> None:
+    answer = client.get("/healthz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ok", "version": "0.0-test", "worker": "ready", "detail": ""}
+
+
+def test_there_is_no_documentation_page_from_elsewhere(client: TestClient) -> None:
+    for path in ("/docs", "/redoc", "/openapi.json"):
+        assert "swagger" not in client.get(path).text.lower()
+
+
+def test_no_event_is_offered_by_name(client: TestClient) -> None:
+    """Names like /lambda_1 would be an API that nobody promised."""
+    assert client.get("/gradio_api/info").json()["named_endpoints"] == {}
+
+
+def test_a_port_in_use_is_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError) as caught:
+            server.serve(FastAPI(), "127.0.0.1", port)
+    assert str(caught.value) == f"port {port} is in use by another program; choose another with --port"
+
+
+@pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 8000), ("no such host.invalid", 8000), ("127.0.0.1", 70000)])
+def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int) -> None:
+    with pytest.raises(UserError, match=r"^cannot listen on .*; check --host and --port$"):
+        server.serve(FastAPI(), host, port)
+
+
+def test_errors_of_ours_are_answered_as_json(given: Services) -> None:
+    app = server.create_app(given)
+
+    @app.get("/wrong")
+    def wrong() -> None:
+        raise UserError("steps are <many>", hint="use fewer", field="steps")
+
+    app.router.routes.insert(0, app.router.routes.pop())
+    answer = TestClient(app, base_url="http://localhost").get("/wrong")
+    assert answer.status_code == 422
+    assert answer.json() == {
+        "error": "UserError",
+        "detail": "steps are <many>; use fewer",
+        "field": "steps",
+        "hint": "use fewer",
+    }
