@@ -103,8 +103,8 @@ def slerp(t: float, low: Tensor, high: Tensor, *, rows: bool) -> Tensor:
     angle for the whole tensor.
     """
     axes = (1,) if rows else tuple(range(low.dim()))
-    unit_low = low / low.norm(dim=axes, keepdim=True)
-    unit_high = high / high.norm(dim=axes, keepdim=True)
+    unit_low = low / torch.linalg.vector_norm(low, dim=axes, keepdim=True)
+    unit_high = high / torch.linalg.vector_norm(high, dim=axes, keepdim=True)
     dot = (unit_low * unit_high).sum(axes, keepdim=True)
     if dot.mean() > 0.9995:
         return low * t + high * (1 - t) if rows else low * (1 - t) + high * t
