@@ -6,10 +6,11 @@ Absolute seconds differ between machines and hours; quote the medians and the ra
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from tests.benchmarks import image, start, unet
 
-PARTS = {"image": image.main, "start": start.main, "unet": unet.main}
+PARTS: dict[str, Callable[[], None]] = {"image": image.main, "start": start.main, "unet": unet.main}
 
 
 def main() -> None:

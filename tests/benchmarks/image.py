@@ -18,7 +18,7 @@ from tests.benchmarks.clock import Stopwatch
 ROOT = Path(__file__).parents[2]
 
 
-def main(runs: int = 9) -> None:
+def main() -> None:
     """128x128, 20 steps of Euler a, CFG 7, previews off; medians after a warm-up."""
     host = Host()
     register(host)
@@ -27,12 +27,12 @@ def main(runs: int = 9) -> None:
     params = GenerationParams(prompt="a red fox in the snow", sampler="Euler a", width=128, height=128, seed=1)
     model = engine.store.load()
     inside = Stopwatch()
-    for owner, name in ((model.unet, "run"), (model.unet, "embed"), (model.unet, "text_keys")):
-        inside.wrap(owner, name)
-    for owner, name in ((model.vae, "decode"), (model.text, "forward")):
-        inside.wrap(owner, name)
+    for name in ("run", "embed", "text_keys"):
+        inside.wrap(model.unet, name)
+    inside.wrap(model.vae, "decode")
+    inside.wrap(model.text, "forward")
     totals, shares = [], []
-    for run in range(runs + 1):
+    for run in range(10):
         inside.seconds = 0.0
         begin = time.perf_counter()
         engine.run(params.changed(seed=run), on_result=lambda _: None)

@@ -14,9 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def main(runs: int = 3) -> None:
-    """Prints, for each start, seconds until the page answered and until the model was ready."""
-    for _ in range(runs):
+def main() -> None:
+    """Prints, for each of three starts, seconds until the page answered and until the model was ready."""
+    for _ in range(3):
         with tempfile.TemporaryDirectory() as folder:
             port = _free_port()
             begin = time.perf_counter()

@@ -11,7 +11,11 @@ from modules.nn.vae import VAE, VAEConfig
 from tests.benchmarks.clock import interleaved
 
 
-def main(latent: int = 64, rounds: int = 3) -> None:
+def main() -> None:
+    compare(latent=64, rounds=3)
+
+
+def compare(latent: int, rounds: int) -> None:
     """Prints seconds and our ratio to diffusers for conditional + unconditional in one call, in the device's dtype."""
     device = choose()
     print(f"{device.describe()}, {latent * 8}x{latent * 8}")

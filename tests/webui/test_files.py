@@ -205,7 +205,14 @@ def test_no_path_leads_out_of_the_outputs(client: TestClient, given: Services, c
     ]
     content = canary.read_bytes()
     for payload in payloads:
-        for route in ("/gradio_api/file=", "/gradio_api/file/", "/static/", "/assets/", "/svelte/", "/gradio_api/proxy="):
+        for route in (
+            "/gradio_api/file=",
+            "/gradio_api/file/",
+            "/static/",
+            "/assets/",
+            "/svelte/",
+            "/gradio_api/proxy=",
+        ):
             answer = client.get(route + payload)
             assert SECRET.encode() not in answer.content, (route, payload)
             assert content not in answer.content, (route, payload)

@@ -87,6 +87,11 @@ def test_training_leftovers_in_a_file_are_ignored(tiny: Path) -> None:
     load(changed(tiny, lambda tensors: tensors.update(extra)), CPU)
 
 
+def only(tensors: dict[str, Tensor], name: str) -> None:
+    tensors.clear()
+    tensors[name] = torch.zeros(4, 4)
+
+
 UNET_KEY = "model.diffusion_model.out.2.bias"
 MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "a tensor missing": (lambda t: t.pop("model.diffusion_model.time_embed.2.bias"), "lacks time_embed.2.bias"),
@@ -101,7 +106,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     ),
     "only an autoencoder": (lambda t: [t.pop(k) for k in list(t) if not k.startswith("first_stage")], "VAE folder"),
     "a LoRA": (
-        lambda t: (t.clear(), t.update({"lora_unet_mid_block.lora_up.weight": torch.zeros(4, 4)})),
+        lambda t: only(t, "lora_unet_mid_block.lora_up.weight"),
         "Lora folder",
     ),
     "SDXL": (lambda t: t.update({"conditioner.embedders.1.model.ln_final.weight": torch.zeros(4)}), "SDXL"),
@@ -110,7 +115,7 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda t: t.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}),
         "inpainting model",
     ),
-    "something else": (lambda t: (t.clear(), t.update({"x": torch.zeros(1)})), "not a diffusion model"),
+    "something else": (lambda t: only(t, "x"), "not a diffusion model"),
 }
 
 
@@ -150,9 +155,10 @@ def test_autoencoder_that_overflows_runs_in_float32_from_then_on(tiny: Path) -> 
     model = load(tiny, Device(torch.device("cpu"), torch.float16))
     # A constant near the top of float16's range, doubled by the first residual block.
     model.vae.decoder.conv_in.weight.data.zero_()
+    assert model.vae.decoder.conv_in.bias is not None
     model.vae.decoder.conv_in.bias.data.fill_(60000.0)
     with torch.inference_mode():
-        model.vae.decoder.mid.block_1.conv2.bias.data.fill_(60000.0)
+        model.vae.decoder.mid.block_1.conv2.bias.data.fill_(60000.0)  # type: ignore[union-attr]
         image = model.decode(torch.zeros(1, 4, 4, 4))
     assert image.isfinite().all()
     assert model.vae.post_quant_conv.weight.dtype == torch.float32

@@ -19,7 +19,7 @@ class Part:
     weight: float
     conds: tuple[Cond, ...]
 
-    def at(self, call: int) -> Cond:
+    def at(self, call: int, step: int | None = None) -> Cond:
         return self.conds[min(call, len(self.conds) - 1)]
 
 
