@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from modules.engine import Engine, Progress, Result
     from modules.extension import Host
     from modules.jobs.dispatcher import JobQueue
-    from modules.jobs.worker import Report, Runner
+    from modules.jobs.worker import Runner
     from webui.server import Services
 
 ROOT = Path(__file__).resolve().parent
@@ -69,15 +69,15 @@ def build_engine(args: argparse.Namespace) -> Engine:
     return Engine(store, build_host(), version=VERSION)
 
 
-def build_runner(args: argparse.Namespace, report: Report) -> Runner:
+def build_runner(args: argparse.Namespace) -> Runner:
     """What the worker runs. The default model is loaded at once, so that the first click need not wait for it."""
     from modules.gallery import Gallery
     from modules.jobs.generation import GenerationRunner
 
     engine = build_engine(args)
     try:
-        model = engine.store.load()
-        report("loading", f"{model.name} on {model.device.describe()}")
+        model = engine.warm_up()
+        logging.info("%s is ready on %s", model.name, model.device.describe())
     except RepriseError as error:
         logging.warning("no model is loaded yet: %s", error)
     gallery = Gallery(args.data_dir / "outputs")
@@ -244,7 +244,7 @@ def worker(args: argparse.Namespace) -> int:
     """The process that owns the engine; the server starts it."""
     from modules.jobs.worker import serve as serve_jobs
 
-    return serve_jobs(lambda report: build_runner(args, report))
+    return serve_jobs(lambda _report: build_runner(args))
 
 
 def test(arguments: Sequence[str]) -> int:

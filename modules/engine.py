@@ -71,6 +71,14 @@ class Engine:
         self._previews: dict[Path, LinearPreview] = {}
         self._texts = TextCache()
 
+    def warm_up(self) -> LatentDiffusion:
+        """Load the default model and take one step and a preview with it, so that the first request need not."""
+        model = self.store.load()
+        side = model.config.native_size
+        once = GenerationParams(steps=1, width=side, height=side, seed=0, subseed=0)
+        self.run(once, lambda _: None, Watcher(on_progress=lambda progress: progress.preview()))
+        return model
+
     @torch.inference_mode()
     def run(
         self,

@@ -160,6 +160,12 @@ def test_unknown_checkpoint_is_one_sentence(engine: Engine) -> None:
         run(engine, checkpoint="sd_xl")
 
 
+def test_warming_up_leaves_no_trace_in_what_follows(engine: Engine) -> None:
+    before = run(engine)[0].recipe
+    assert engine.warm_up().name == "tiny"
+    assert run(engine)[0].recipe == before
+
+
 def test_rounded_sizes_are_said(engine: Engine) -> None:
     notes: list[str] = []
     engine.run(PARAMS.changed(width=70), lambda _: None, Watcher(on_note=notes.append))
