@@ -6,10 +6,14 @@ library and what needs no more than that: the rest is imported once `bootstrap` 
 
 from __future__ import annotations
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 -- said before an import fails; this file itself parses from 3.7 on
+    sys.exit("error: Reprise needs Python 3.11 or newer, and this is {}.{}".format(*sys.version_info))
+
 import argparse
 import ipaddress
 import logging
-import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -163,7 +167,7 @@ def _check_address(host: str) -> None:
         )
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, flag: str = "--data-dir") -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -171,15 +175,18 @@ def _check_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(
-            f"{folder} cannot be written ({error.strerror})", hint="choose another folder with --data-dir"
+            f"{folder} cannot be written ({error.strerror})", hint=f"choose another folder with {flag}"
         ) from error
 
 
 def generate(args: argparse.Namespace) -> int:
     """Make images without a server."""
-    chosen = {name: value for name in options_of(GenerationParams) if (value := getattr(args, name)) is not None}
+    chosen = {name: value for name, value in vars(args).items() if name in options_of(GenerationParams)}
     params = GenerationParams.from_json(chosen)
+    if args.output is not None and args.output.suffix.lower() != ".png":
+        raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
     bootstrap.ensure(ROOT)
+    _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
     from modules import atomic
     from modules.checkpoints.files import native_size
     from modules.engine import Watcher
@@ -227,8 +234,15 @@ def convert(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT)
     from modules.checkpoints.convert import convert as converted
 
-    print(converted(args.file))
+    print(converted(_in_models(args.file, args.models_dir)))
     return 0
+
+
+def _in_models(file: Path, models_dir: Path) -> Path:
+    """``file``, or what has that name in the models folder, as messages about it say the name alone."""
+    if file.exists() or file.name != str(file):
+        return file
+    return next((path for path in sorted(models_dir.rglob("*")) if path.name == file.name), file)
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:
@@ -277,7 +291,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
     _add_places(parser)
-    parser.set_defaults(run=serve)
+    parser.set_defaults(run=serve, data_dir=ROOT / "data", models_dir=ROOT / "models", device="auto", dtype="auto")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     one = commands.add_parser("generate", help="make images without a server")
@@ -290,7 +304,8 @@ def build_parser() -> argparse.ArgumentParser:
     one.set_defaults(run=generate)
 
     other = commands.add_parser("convert", help="make a safetensors copy of a .ckpt or .pt file, safely")
-    other.add_argument("file", type=Path)
+    other.add_argument("file", type=Path, help="a path, or the name of a file in the models folder")
+    _add_places(other)
     other.set_defaults(run=convert)
 
     tiny = commands.add_parser("make-tiny-checkpoint", help="write a small random checkpoint for tests")
@@ -308,15 +323,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Flags that may stand before a command or behind it; their defaults are the main parser's."""
     places = parser.add_argument_group("folders and device")
-    places.add_argument(
-        "--data-dir", type=_folder, default=ROOT / "data", metavar="DIR", help="what is written (default data/)"
-    )
-    places.add_argument(
-        "--models-dir", type=_folder, default=ROOT / "models", metavar="DIR", help="checkpoints (default models/)"
-    )
-    places.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    places.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+
+    def add(flag: str, help: str, **more: Any) -> None:
+        places.add_argument(flag, default=argparse.SUPPRESS, help=help, **more)
+
+    add("--data-dir", "what is written (default data/)", type=_folder, metavar="DIR")
+    add("--models-dir", "checkpoints (default models/)", type=_folder, metavar="DIR")
+    add("--device", "auto, cpu or cuda")
+    add("--dtype", "auto, float32, bfloat16 or float16")
 
 
 def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) -> None:
@@ -327,9 +343,12 @@ def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) ->
     default = "" if declared.default in (None, "") else f"default {declared.default}"
     if name in ("width", "height"):
         default = "default: the model's native size"
-    facts = ", ".join(filter(None, (declared.help, limits, default)))
+    facts = ", ".join(filter(None, (declared.help or declared.label.lower(), limits, default)))
     parser.add_argument(
-        f"--{name.replace('_', '-')}", metavar=declared.type.__name__.upper(), help=facts.replace("%", "%%")
+        f"--{name.replace('_', '-')}",
+        default=argparse.SUPPRESS,
+        metavar={int: "N", float: "X"}.get(declared.type, "TEXT"),
+        help=facts.replace("%", "%%"),
     )
 
 

@@ -19,7 +19,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
@@ -236,7 +236,8 @@ class Environment:
                     collected.add(match[1])
                     progress.say(f"fetching {match[1]} ({len(collected)} of {count})")
                 elif line.startswith("Installing collected packages"):
-                    progress.say(f"installing {line.count(',') + 1} packages")
+                    there, coming = len(installed([self.packages])), line.count(",") + 1
+                    progress.say(lambda: f"installing ({len(installed([self.packages])) - there} of {coming})")
                 elif _OFFLINE.search(line):
                     progress.say("the package registry does not answer, trying again")
         if pip.returncode:
@@ -250,7 +251,8 @@ class Progress:
     """One line on stderr with the time that has passed; on a terminal it is rewritten, elsewhere seldom repeated."""
 
     def __init__(self, title: str, *, every: float = 15.0):
-        self._title, self._text, self._every = title, "", every
+        self._title, self._every = title, every
+        self._text: Callable[[], str] = str  # gives ""
         self._start = self._shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._done = threading.Event()
@@ -258,8 +260,9 @@ class Progress:
         self._thread = threading.Thread(target=self._tick, daemon=True)
         self._thread.start()
 
-    def say(self, text: str) -> None:
-        self._text = text
+    def say(self, text: str | Callable[[], str]) -> None:
+        """From now on ``text``, or what it gives at each moment."""
+        self._text = text if callable(text) else lambda: text
 
     def close(self) -> None:
         self._done.set()
@@ -276,7 +279,7 @@ class Progress:
     def _print(self) -> None:
         self._shown = time.monotonic()
         minutes, seconds = divmod(int(self._shown - self._start), 60)
-        line = ": ".join(part for part in (self._title, self._text) if part) + f", {minutes}:{seconds:02}"
+        line = ": ".join(part for part in (self._title, self._text()) if part) + f", {minutes}:{seconds:02}"
         width = shutil.get_terminal_size().columns - 1
         print(
             f"\r\x1b[K{line[:width]}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr

@@ -1,0 +1,161 @@
+"""The command line: it reads well, needs nothing installed to say so, and meets each mistake with one sentence."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import app
+from modules.checkpoints.tiny import write_tiny_checkpoint
+from modules.options import options_of
+from modules.params import GenerationParams
+
+ROOT = Path(__file__).parents[1]
+BARE = (sys.executable, "-S", "-E")
+"""An interpreter without installed packages."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_checkpoint(folder / "Stable-diffusion" / "tiny.safetensors")
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit status and the last line of stderr."""
+    try:
+        status = app.main(arguments)
+    except SystemExit as stop:  # argparse
+        status = int(stop.code or 0)
+    lines = capsys.readouterr().err.strip().splitlines()
+    return status, lines[-1] if lines else ""
+
+
+def test_help_needs_no_package_and_names_every_command() -> None:
+    done = subprocess.run([*BARE, str(ROOT / "app.py"), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for word in ("generate", "convert", "make-tiny-checkpoint", "test", "--port", "examples:"):
+        assert word in done.stdout
+    assert "worker" not in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 100
+
+
+def test_generate_has_a_flag_for_every_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app.main(["generate", "--help"])
+    shown = capsys.readouterr().out
+    for name in set(options_of(GenerationParams)) - {"prompt"}:
+        assert f"--{name.replace('_', '-')} " in shown
+    assert "between 1 and 150, default 20" in " ".join(shown.split())
+
+
+def test_old_python_is_told_before_anything_is_imported() -> None:
+    script = "import sys, runpy; sys.version_info = (3, 9, 18); runpy.run_path('app.py', run_name='__main__')"
+    done = subprocess.run([*BARE, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: Reprise needs Python 3.11 or newer, and this is 3.9\n")
+    compile_for_3_7 = "import ast; ast.parse(open('app.py').read(), feature_version=(3, 7))"
+    assert subprocess.run([*BARE, "-c", compile_for_3_7], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("generate", "x", "--steps", "0"), "error: Steps must be between 1 and 150, not '0'"),
+        (("generate", "x", "--steps", "10000"), "error: Steps must be between 1 and 150, not '10000'"),
+        (("generate", "x", "--steps", "many"), "error: Steps must be a whole number, not 'many'"),
+        (("generate", "x", "--seed", "1e99"), "error: Seed must be between -1 and 4294967295, not '1e99'"),
+        (("generate", "x", "--rng", "dice"), "error: RNG must be one of NV, CPU, not 'dice'"),
+        (("generate", "x", "-o", "fox.jpg"), "error: fox.jpg does not end in .png; images are written as PNG"),
+        (("generate",), "the following arguments are required: prompt"),
+        (("--port", "0"), "must be between 1 and 65535"),
+        (("--port", "no"), "invalid"),
+        (("paint",), "invalid choice: 'paint'"),
+        (("convert", "nowhere/absent.ckpt"), "error: there is no file nowhere/absent.ckpt; check the name"),
+        (("make-tiny-checkpoint", "x.safetensors", "--family", "sd9"), "error: no family named 'sd9'; there is sd15"),
+        (("--host", "0.0.0.0"), "has no accounts yet; use 127.0.0.1 and reach it through an SSH tunnel"),
+        (("--host", "example.org"), "has no accounts yet"),
+    ],
+)
+def test_mistake_is_met_with_one_sentence_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], sentence: str
+) -> None:
+    status, line = said(capsys, *arguments)
+    assert status == 2
+    assert sentence in line
+
+
+def test_unknown_sampler_and_checkpoint_are_told_with_a_suggestion(
+    capsys: pytest.CaptureFixture[str], models: Path, tmp_path: Path
+) -> None:
+    places = ("--models-dir", str(models), "--data-dir", str(tmp_path), "--device", "cpu")
+    assert said(capsys, *places, "generate", "x", "--sampler", "Eular a") == (
+        2,
+        "error: no sampler named 'Eular a'; did you mean 'Euler a'?",
+    )
+    status, line = said(capsys, *places, "generate", "x", "--checkpoint", "fine")
+    assert (status, line) == (2, "error: no checkpoint named 'fine'; there are 'tiny'")
+
+
+def test_folder_that_cannot_be_written_is_told_before_anything_is_computed(
+    capsys: pytest.CaptureFixture[str], models: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    status, line = said(capsys, "--data-dir", str(tmp_path / "file"))
+    assert (status, line.split(" (")[0]) == (2, f"error: {tmp_path / 'file' / 'outputs'} cannot be written")
+    status, line = said(capsys, "generate", "x", "--models-dir", str(models), "-o", str(tmp_path / "file" / "x.png"))
+    assert status == 2
+    assert line.startswith(f"error: {tmp_path / 'file'} cannot be written")
+
+
+def test_port_in_use_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, line = said(capsys, "--port", port, "--data-dir", str(tmp_path))
+    assert (status, line) == (2, f"error: port {port} is in use by another program; choose another with --port")
+
+
+@pytest.mark.parametrize("order", ["before the command", "behind it"])
+def test_flags_for_folders_stand_on_either_side_of_a_command(order: str, tmp_path: Path) -> None:
+    flags, command = ["--data-dir", str(tmp_path)], ["generate", "x"]
+    parsed = app.build_parser().parse_args([*flags, *command] if order.startswith("before") else [*command, *flags])
+    assert parsed.data_dir == tmp_path.resolve()
+    assert parsed.models_dir == ROOT / "models"
+    assert parsed.run is app.generate
+
+
+def test_generate_makes_the_same_picture_again(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = []
+    for name in ("one.png", "two.png"):
+        arguments = ("generate", "a red fox", "--steps", "2", "--seed", "5", "-o", str(tmp_path / name))
+        places = ("--models-dir", str(models), "--data-dir", str(tmp_path / "data"), "--device", "cpu")
+        assert app.main([*arguments, *places]) == 0, capsys.readouterr().err
+        with Image.open(tmp_path / name) as image:
+            pictures.append((image.tobytes(), image.size, image.info["parameters"]))
+    assert pictures[0] == pictures[1]
+    _, size, text = pictures[0]
+    assert size == (64, 64)
+    assert text.startswith("a red fox\nSteps: 2, Sampler: Euler a")
+    assert "Seed: 5, Size: 64x64" in text
+
+
+def test_convert_finds_a_file_of_the_models_folder_by_its_name(models: Path) -> None:
+    pickle = models / "Stable-diffusion" / "old.ckpt"
+    pickle.touch()
+    assert app._in_models(Path("old.ckpt"), models) == pickle
+    assert app._in_models(Path("other.ckpt"), models) == Path("other.ckpt")
+
+
+def test_test_command_hands_its_arguments_to_pytest_and_its_status_back() -> None:
+    command = [sys.executable, str(ROOT / "app.py"), "test", "tests/test_app.py::no_such_test"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTEST_ADDOPTS": ""})
+    assert done.returncode == 4, done.stdout
+    assert "no_such_test" in done.stdout + done.stderr
