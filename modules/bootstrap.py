@@ -236,12 +236,16 @@ class Environment:
                     collected.add(match[1])
                     progress.say(f"fetching {match[1]} ({len(collected)} of {count})")
                 elif line.startswith("Installing collected packages"):
-                    there, coming = len(installed([self.packages])), line.count(",") + 1
-                    progress.say(lambda: f"installing ({len(installed([self.packages])) - there} of {coming})")
+                    progress.say(self._count(line.count(",") + 1))
                 elif _OFFLINE.search(line):
                     progress.say("the package registry does not answer, trying again")
         if pip.returncode:
             raise _failed("".join(output), self.path, "pip could not install the packages", self._see_log())
+
+    def _count(self, coming: int) -> Callable[[], str]:
+        """What pip, which is silent while it installs, has put in place so far."""
+        before = len(installed([self.packages]))
+        return lambda: f"installing ({len(installed([self.packages])) - before} of {coming})"
 
     def _see_log(self) -> str:
         return f"see {self.path / 'install.log'}"

@@ -155,7 +155,7 @@ def test_convert_finds_a_file_of_the_models_folder_by_its_name(models: Path) -> 
 
 
 def test_test_command_hands_its_arguments_to_pytest_and_its_status_back() -> None:
-    command = [sys.executable, str(ROOT / "app.py"), "test", "tests/test_app.py::no_such_test"]
+    command = [sys.executable, str(ROOT / "app.py"), "test", "tests/no_such_folder"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTEST_ADDOPTS": ""})
     assert done.returncode == 4, done.stdout
-    assert "no_such_test" in done.stdout + done.stderr
+    assert "no_such_folder" in done.stdout + done.stderr
