@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules import bootstrap
-from modules.errors import Cancelled, OutputError, RepriseError, UserError
+from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
 from modules.options import Option, options_of
 from modules.params import GenerationParams
 
@@ -38,6 +38,7 @@ TEST_FILES = ("requirements.txt", "tests/requirements.txt")
 EXAMPLES = """examples:
   python3 app.py                                      serve http://127.0.0.1:7860
   python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
+  python3 app.py replay fox.png                       make it again: identical, or why not
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
 """
@@ -229,6 +230,21 @@ def _tell_progress(progress: Progress) -> None:
         print(f"\r{count}\x1b[K", end="", file=sys.stderr, flush=True)
 
 
+def replay(args: argparse.Namespace) -> int:
+    """Make a recorded picture again. Exit status 0: identical, 1: it differs or cannot be made."""
+    bootstrap.ensure(ROOT)
+    from modules.engine import Watcher
+    from modules.replay import recorded_in
+    from modules.replay import replay as replayed
+
+    if not args.file.is_file():
+        raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
+    recorded_in(args.file)  # says at once, before a model is loaded, that there is no recipe
+    came = replayed(build_engine(args), args.file, Watcher(_tell_progress))
+    print(f"\r\x1b[K{came.verdict}" if sys.stderr.isatty() else came.verdict)
+    return 0 if came.verdict.kind == "identical" else 1
+
+
 def convert(args: argparse.Namespace) -> int:
     """Make a safetensors copy of a pickle, which is never opened in this process."""
     bootstrap.ensure(ROOT)
@@ -302,6 +318,11 @@ def build_parser() -> argparse.ArgumentParser:
             _add_option(one, name, declared)
     _add_places(one)
     one.set_defaults(run=generate)
+
+    again = commands.add_parser("replay", help="make a saved picture again and say whether it is identical")
+    again.add_argument("file", type=Path, help="a PNG saved by this program")
+    _add_places(again)
+    again.set_defaults(run=replay)
 
     other = commands.add_parser("convert", help="make a safetensors copy of a .ckpt or .pt file, safely")
     other.add_argument("file", type=Path, help="a path, or the name of a file in the models folder")

@@ -42,6 +42,7 @@ LEVELS: dict[str, int] = {
     "modules.engine": 5,
     "modules.gallery": 5,
     "modules.jobs": 6,
+    "modules.replay": 6,
     "webui": 10,
     "extensions": 15,
     "app": 20,

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
-from modules.checkpoints.files import Hashes, ModelFile, find_model
+from modules.checkpoints.files import Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load
 from modules.devices import Device
 
@@ -29,6 +29,11 @@ class ModelStore:
 
     def find(self, name: str) -> ModelFile:
         return find_model(self.folder, name, self._default)
+
+    def with_sha256(self, sha256: str) -> str | None:
+        """The name of the checkpoint whose file has this hash; None if there is none."""
+        models = list_models(self.folder)
+        return next((model.name for model in models if self._hashes.sha256(model.path) == sha256), None)
 
     def load(self, name: str = "") -> LatentDiffusion:
         """The checkpoint called ``name`` (empty: the default), from memory if its file has not changed since."""
