@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from modules.errors import UserError
@@ -106,14 +105,14 @@ def test_a_port_in_use_is_one_sentence() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UserError) as caught:
-            server.serve(FastAPI(), "127.0.0.1", port)
+            server.listen("127.0.0.1", port)
     assert str(caught.value) == f"port {port} is in use by another program; choose another with --port"
 
 
 @pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 8000), ("no such host.invalid", 8000), ("127.0.0.1", 70000)])
 def test_an_address_that_cannot_be_had_is_one_sentence(host: str, port: int) -> None:
     with pytest.raises(UserError, match=r"^cannot listen on .*; check --host and --port$"):
-        server.serve(FastAPI(), host, port)
+        server.listen(host, port)
 
 
 def test_errors_of_ours_are_answered_as_json(given: Services) -> None:

@@ -1,0 +1,179 @@
+"""A real browser on a real server, and a record of every request that the page made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+START_S = 180.0
+PLACES = ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+@dataclass
+class Server:
+    """A running server process."""
+
+    url: str
+    data_dir: Path
+
+    def health(self) -> dict[str, str]:
+        with urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as answer:
+            found = json.load(answer)
+        assert isinstance(found, dict)
+        return found
+
+    def pictures(self) -> list[Path]:
+        return sorted(self.data_dir.glob("outputs/txt2img-images/*/*.png"))
+
+
+@dataclass
+class Visit:
+    """A page with what it asked for and what it complained about."""
+
+    page: Page
+    server: Server
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        self.page.on("request", self._asked)
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _asked(self, request: Request) -> None:
+        self.requests.append(request.url)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def open(self) -> Page:
+        self.page.goto(self.server.url)
+        self.page.wait_for_selector("#txt2img_prompt textarea")
+        return self.page
+
+    def foreign(self) -> list[str]:
+        ours = (f"{self.server.url}/", "data:", "blob:")
+        return [url for url in self.requests if not url.startswith(ours)]
+
+
+@contextlib.contextmanager
+def running(command: list[str], data_dir: Path, *, worker: bool) -> Iterator[Server]:
+    """Start ``command`` on a free port; ready when it answers and, with ``worker``, can take a job."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = Server(f"http://127.0.0.1:{port}", data_dir)
+    arguments = [*command, "--port", str(port), "--data-dir", str(data_dir)]
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / "server.log").open("wb") as log:
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=log, env=env, start_new_session=True)
+        try:
+            _wait(server, process, worker)
+            yield server
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait(server: Server, process: subprocess.Popen[bytes], worker: bool) -> None:
+    end, states = time.monotonic() + START_S, ("ready", "busy")
+    said = "nothing"
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            said = server.health()["worker"]
+            if not worker or said in states:
+                return
+        time.sleep(0.2)
+    log = (server.data_dir / "server.log").read_text(errors="replace")
+    pytest.fail(f"the server is not ready (exit {process.poll()}, worker {said}):\n{log[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, PLACES)), None)
+    if program is None:
+        pytest.fail("there is no Chromium for the browser tests; install it with: apt-get install chromium")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose pictures are painted: prompts with "slow" take their time, "explode" fails."""
+    script = ROOT / "tests" / "webui" / "fake_server.py"
+    with running([sys.executable, str(script)], tmp_path_factory.mktemp("painter"), worker=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The program as people start it, on a small random checkpoint."""
+    folder = tmp_path_factory.mktemp("program")
+    model = folder / "models" / "Stable-diffusion" / "tiny.safetensors"
+    program = [sys.executable, str(ROOT / "app.py")]
+    subprocess.run([*program, "make-tiny-checkpoint", str(model)], cwd=ROOT, check=True, timeout=120)
+    # The tokenizer's vocabulary is taken from the folder that comes with the program.
+    (folder / "models" / "clip").symlink_to(ROOT / "models" / "clip")
+    command = [*program, "--models-dir", str(folder / "models"), "--device", "cpu"]
+    with running(command, folder / "data", worker=True) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def visiting(browser: Browser, server: Server) -> Iterator[Visit]:
+    """A fresh visitor; at the end: no request to elsewhere, no complaint in the browser's console."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(60_000)
+    visit = Visit(context.new_page(), server)
+    visit.watch()
+    try:
+        yield visit
+    finally:
+        context.close()
+    assert visit.requests, "no request was recorded"
+    assert visit.foreign() == []
+    assert visit.complaints == []
+
+
+@pytest.fixture
+def visit(browser: Browser, painter: Server) -> Iterator[Visit]:
+    with visiting(browser, painter) as made:
+        yield made
+
+
+@pytest.fixture
+def program(browser: Browser, server: Server) -> Iterator[Visit]:
+    with visiting(browser, server) as made:
+        yield made
