@@ -147,7 +147,7 @@ class Environment:
         try:
             finished = self._start_marker()
             if not (finished and self.python.exists() and Path(self.packages).exists()):
-                self._create(progress)
+                self._create(progress, lock)
             self._install(root, files, len(wanted), progress, lock)
             if lacking := missing(wanted, [self.packages]):
                 raise SetupError(f"pip ended well, yet {', '.join(lacking[:3])} did not arrive", hint=self._see_log())
@@ -193,7 +193,7 @@ class Environment:
     def _digests(root: Path, files: Sequence[str]) -> dict[str, str]:
         return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in files}
 
-    def _create(self, progress: Progress) -> None:
+    def _create(self, progress: Progress, lock: int | None) -> None:
         progress.say("making .venv")
         if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
             raise SetupError(
@@ -201,8 +201,10 @@ class Environment:
                 hint="on Debian and Ubuntu: sudo apt install python3-venv",
             )
         base = getattr(sys, "_base_executable", "") or sys.executable
-        # Into a folder that exists: the marker stays where it is.
-        done = subprocess.run([base, "-m", "venv", str(self.path)], capture_output=True, text=True, errors="replace")
+        # Into a folder that exists: the marker stays where it is. The child keeps the lock: should we be killed, the
+        # next start waits for its end.
+        command, held = [base, "-m", "venv", str(self.path)], () if lock is None else (lock,)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", pass_fds=held)
         if done.returncode:
             raise _failed(done.stdout + done.stderr, self.path, "python -m venv failed", "")
 
@@ -225,7 +227,7 @@ class Environment:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                pass_fds=() if lock is None else (lock,),  # should we be killed, the next start waits for pip's end
+                pass_fds=() if lock is None else (lock,),  # as in _create
             ) as pip,
         ):
             assert pip.stdout is not None

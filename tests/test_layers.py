@@ -129,6 +129,37 @@ def test_imports_point_down(path: Path) -> None:
         assert not (here == "webui" and there == "extensions"), f"{path}:{line}: the front end knows no extension"
 
 
+def test_imports_go_in_no_circle() -> None:
+    """From file to file, within a package too; a package stands for its ``__init__``."""
+    files = {name_of(path): path for path in sources()}
+    edges = {
+        name: {found for _, target in imports(path) for found in (target, target.rpartition(".")[0]) if found in files}
+        for name, path in files.items()
+    }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name not in done:
+            for target in sorted(edges[name] - {name}):
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in files:
+        visit(name, ())
+
+
+def test_extensions_use_public_names_alone() -> None:
+    """``from modules import Modifier``: what ``modules.__all__`` lists, and nothing by its file."""
+    tree = ast.parse((ROOT / "modules" / "__init__.py").read_text(encoding="utf-8"))
+    lists = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"]
+    public = {f"modules.{name}" for listed in lists for name in ast.literal_eval(listed)}
+    for path in sorted((ROOT / "extensions").rglob("*.py")):
+        for line, name in imports(path):
+            if name.split(".")[0] in ("modules", "webui", "app"):
+                assert name in public, f"{path}:{line}: {name} is not public"
+
+
 def test_every_level_is_in_use_and_in_the_readme() -> None:
     text = (ROOT / "modules" / "README.md").read_text(encoding="utf-8")
     for name in LEVELS:
