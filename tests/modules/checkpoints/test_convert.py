@@ -37,7 +37,7 @@ class Evil:
 
 def test_nested_state_with_shared_and_odd_entries_is_converted(tmp_path: Path) -> None:
     shared = torch.zeros(4, 4)
-    state = {**STATE, "view": shared[1:3].t(), "same": shared[1:3], "step": 5, 7: torch.ones(1)}
+    state: dict[Any, Any] = {**STATE, "view": shared[1:3].t(), "same": shared[1:3], "step": 5, 7: torch.ones(1)}
     path = tmp_path / "old.ckpt"
     torch.save({"state_dict": state, "epoch": 3, "optimizer": {"lr": 0.1}}, path)
     target = convert(path)
