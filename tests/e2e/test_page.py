@@ -116,9 +116,7 @@ def test_a_bad_value_is_one_sentence_and_the_next_click_works(visit: Visit) -> N
     page.fill(PROMPT, "long " * 5000)
     page.click("#txt2img_random_seed")
     page.click(GENERATE)
-    expect(page.locator(FAILED)).to_have_text(
-        "Prompt has 25,000 characters and the limit is 20,000; shorten it"
-    )
+    expect(page.locator(FAILED)).to_have_text("Prompt has 25,000 characters and the limit is 20,000; shorten it")
     assert page.locator(".toast-wrap .toast-body").count() == 0
     page.fill(PROMPT, "a cat")
     page.click(GENERATE)
