@@ -53,10 +53,17 @@ class Plan:
 
 
 def fix_seeds(params: GenerationParams) -> GenerationParams:
-    """Replace -1 by random seeds. Done once, when a job is submitted, so that any worker makes the same image."""
-    seed = secrets.randbelow(MAX_RANDOM_SEED + 1) if params.seed == -1 else params.seed
-    subseed = secrets.randbelow(MAX_RANDOM_SEED + 1) if params.subseed == -1 else params.subseed
+    """Replace -1 by random seeds. Done once, when a job is submitted, so that any worker makes the same image.
+
+    A variation seed that has no strength is 0: the same request then gives the same file, recipe and all.
+    """
+    seed = _random_seed() if params.seed == -1 else params.seed
+    subseed = (_random_seed() if params.subseed_strength else 0) if params.subseed == -1 else params.subseed
     return params.changed(seed=seed, subseed=subseed)
+
+
+def _random_seed() -> int:
+    return secrets.randbelow(MAX_RANDOM_SEED + 1)
 
 
 def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple[str, ...]]:

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import gradio as gr
 import pytest
-from fake_server import services
 from PIL import Image
 from starlette.testclient import TestClient
 
 from modules.extension import TabSpec
+from tests.webui.fake_server import services
 from webui.page import Page
 from webui.server import create_app
 from webui.services import Services

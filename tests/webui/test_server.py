@@ -45,7 +45,7 @@ sys.path[:0] = [{root!r}, {here!r}]
 QUIET_RUN = """
 import json, os, threading, time
 from pathlib import Path
-from fake_server import services
+from tests.webui.fake_server import services
 from starlette.testclient import TestClient
 from webui.server import create_app
 

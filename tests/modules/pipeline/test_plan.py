@@ -45,11 +45,12 @@ def test_a_variation_keeps_the_main_seed(host: Host) -> None:
 
 
 def test_random_seeds_are_drawn_once_and_kept(host: Host) -> None:
-    fixed = fix_seeds(GenerationParams())
+    fixed = fix_seeds(GenerationParams(subseed_strength=0.1))
     assert fixed.seed >= 0
     assert fixed.subseed >= 0
     assert make_plan(fixed, host).batches[0].seeds == (fixed.seed,)
     assert fix_seeds(fixed) == fixed
+    assert fix_seeds(GenerationParams()).subseed == 0  # without strength it means nothing
     assert fix_seeds(GenerationParams()).seed != fixed.seed  # one chance in four thousand million to be equal
 
 
