@@ -54,7 +54,7 @@ class Result:
 class Watcher:
     """Who wants to hear of a run while it goes on, and may stop it."""
 
-    on_progress: Callable[[Progress], None] = lambda _: None
+    on_progress: Callable[[Progress], object] = lambda _: None
     on_note: Callable[[str], None] = lambda _: None
     """Sentences about what was changed in the request."""
     cancelled: Callable[[], bool] = lambda: False

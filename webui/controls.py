@@ -37,7 +37,7 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
         empty = {"placeholder": "automatic"} if option.optional else {}
         step = {"step": option.step} if option.step is not None else {}
         return gr.Number(**{**facts, **whole, **empty, **step, **overrides})
-    ends = {"minimum": option.lo, "maximum": option.hi, "step": option.step, "buttons": []}
+    ends: dict[str, Any] = {"minimum": option.lo, "maximum": option.hi, "step": option.step, "buttons": []}
     return gr.Slider(**{**facts, **whole, **ends, **overrides})
 
 

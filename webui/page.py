@@ -34,7 +34,7 @@ class Page:
         return getattr(request, "username", None) or "local"
 
 
-class LocalBlocks(gr.Blocks):
+class LocalBlocks(gr.Blocks):  # type: ignore[misc]
     """Blocks whose clients cannot make the server fetch addresses: Gradio downloads a ``FileData`` whose path is one,
     whatever component it was sent to."""
 

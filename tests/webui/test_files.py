@@ -131,7 +131,8 @@ def test_no_event_of_our_own_tabs_takes_a_file(client: TestClient, given: Servic
 def test_the_probes_bite_when_the_door_is_left_open(given: Services, canary: Path) -> None:
     """Without the line in `create_app` that closes it, the same request copies the file to where it can be read."""
     app = create_app(given)
-    blocks = next(route.app for route in app.routes if hasattr(getattr(route, "app", None), "get_blocks")).get_blocks()
+    mounted = (getattr(route, "app", None) for route in app.routes)
+    blocks = next(inner for inner in mounted if hasattr(inner, "get_blocks")).get_blocks()
     blocks.has_launched = False
     with TestClient(app, base_url="http://127.0.0.1:7860") as open_client:
         answer = ask(open_client, index_of(open_client, "File"), [file_data(str(canary))])

@@ -143,7 +143,7 @@ class _View:
     def show(self, run: Run, before: Run | None = None, job_id: str | None = None) -> list[Any]:
         """``run`` on the page; what did not change since ``before`` is left alone, so that nothing flickers."""
         worker = self._services.queue.status()
-        shown = [status_html(run, worker.state, worker.detail), preview_html(run)]
+        shown: list[Any] = [status_html(run, worker.state, worker.detail), preview_html(run)]
         if run.results and (before is None or before.results != run.results):
             last = len(run.results) - 1 if run.is_running else 0
             gallery = gr.update(value=gallery_items(run.results), selected_index=last)
