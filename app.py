@@ -13,6 +13,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 -- said before an import fails; th
 
 import argparse
 import ipaddress
+import json
 import logging
 import webbrowser
 from collections.abc import Sequence
@@ -182,7 +183,7 @@ def _check_folder(folder: Path, flag: str = "--data-dir") -> None:
 
 def generate(args: argparse.Namespace) -> int:
     """Make images without a server."""
-    chosen = {name: value for name, value in vars(args).items() if name in options_of(GenerationParams)}
+    chosen = _chosen(args)
     params = GenerationParams.from_json(chosen)
     if args.output is not None and args.output.suffix.lower() != ".png":
         raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
@@ -219,6 +220,11 @@ def generate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _chosen(args: argparse.Namespace) -> dict[str, Any]:
+    """What was said of a request on the command line."""
+    return {name: value for name, value in vars(args).items() if name in options_of(GenerationParams)}
+
+
 def _numbered(path: Path, index: int) -> Path:
     """fox.png, fox-2.png, fox-3.png ..."""
     return path if index == 0 else path.with_stem(f"{path.stem}-{index + 1}")
@@ -243,6 +249,16 @@ def replay(args: argparse.Namespace) -> int:
     came = replayed(build_engine(args), args.file, Watcher(_tell_progress))
     print(f"\r\x1b[K{came.verdict}" if sys.stderr.isatty() else came.verdict)
     return 0 if came.verdict.kind == "identical" else 1
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Print what a prompt means, step by step, as JSON."""
+    params = GenerationParams.from_json(_chosen(args))
+    bootstrap.ensure(ROOT)
+    from modules.pipeline.explain import explain_request
+
+    print(json.dumps(explain_request(params, build_host()), indent=1, ensure_ascii=False))
+    return 0
 
 
 def convert(args: argparse.Namespace) -> int:
@@ -318,6 +334,12 @@ def build_parser() -> argparse.ArgumentParser:
             _add_option(one, name, declared)
     _add_places(one)
     one.set_defaults(run=generate)
+
+    what = commands.add_parser("explain", help="print what a prompt means, step by step, as JSON")
+    what.add_argument("prompt")
+    for name in ("negative_prompt", "sampler", "steps", "profile"):
+        _add_option(what, name, options_of(GenerationParams)[name])
+    what.set_defaults(run=explain)
 
     again = commands.add_parser("replay", help="make a saved picture again and say whether it is identical")
     again.add_argument("file", type=Path, help="a PNG saved by this program")

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from modules.errors import RepriseError, UserError
+from webui.api import router
 from webui.guard import MAX_BODY, Guard
 from webui.page import ASSETS, build_page, theme
 from webui.services import Services
@@ -37,6 +38,7 @@ def create_app(services: Services) -> FastAPI:
         worker = services.queue.status()
         return {"status": "ok", "version": services.version, "worker": worker.state, "detail": worker.detail}
 
+    app.include_router(router(services))
     blocks = build_page(services)
     gr.mount_gradio_app(
         app,

@@ -1,0 +1,29 @@
+"""What a request's prompts mean, as data: the inspector's page, `POST /api/v1/explain` and `app.py explain` show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules.extension import Host
+from modules.params import GenerationParams
+from modules.pipeline.plan import check
+from modules.profile import profile_named
+from modules.prompt.explain import explain
+
+
+def explain_request(params: GenerationParams, host: Host) -> dict[str, Any]:
+    """``prompt`` and ``negative_prompt`` as `modules.prompt.explain.explain` has them, and ``notes`` on the request.
+
+    Raises `UserError` as planning would. Needs no model and no torch.
+    """
+    params, notes = check(params, host)
+    facts: dict[str, Any] = {
+        "steps": params.steps,
+        "calls_per_step": 2 if host.samplers.get(params.sampler).second_order else 1,
+        "profile": profile_named(params.profile),
+    }
+    return {
+        "prompt": explain(params.prompt, **facts),
+        "negative_prompt": explain(params.negative_prompt, negative=True, **facts),
+        "notes": list(notes),
+    }

@@ -1,0 +1,44 @@
+"""A request's prompts explained."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from modules.builtin import register
+from modules.errors import UserError
+from modules.extension import Host
+from modules.params import GenerationParams
+from modules.pipeline.explain import explain_request
+
+
+@pytest.fixture
+def host() -> Host:
+    host = Host()
+    register(host)
+    return host
+
+
+def test_both_prompts_are_explained_as_json(host: Host) -> None:
+    told = explain_request(GenerationParams("a [cat:dog:5] AND b", "bad AND worse", width=70), host)
+    assert json.loads(json.dumps(told)) == told
+    assert [part["weight"] for part in told["prompt"]["parts"]] == [1.0, 1.0]
+    assert len(told["negative_prompt"]["parts"]) == 1  # AND is text there
+    assert told["notes"] == ["width 70 was rounded to 64, a multiple of 8"]
+
+
+def test_segments_follow_the_sampler_and_the_profile(host: Host) -> None:
+    def first_end(**changes: object) -> int:
+        params = GenerationParams("[cat:dog:10]", steps=20).changed(**changes)
+        segments = explain_request(params, host)["prompt"]["parts"][0]["passes"][0]["segments"]
+        return int(segments[0]["to"])
+
+    assert first_end(sampler="Euler") == 11  # A1111 switches one call late
+    assert first_end(sampler="Euler", profile="exact") == 10
+    assert first_end(sampler="Heun") < 10  # ten calls are about five steps
+
+
+def test_impossible_request_is_refused_as_in_planning(host: Host) -> None:
+    with pytest.raises(UserError, match="Steps must be between"):
+        explain_request(GenerationParams("a", steps=0), host)
