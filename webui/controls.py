@@ -21,7 +21,7 @@ def choices_of(option: Option, tables: Tables) -> tuple[str, ...] | None:
 
 
 def control(option: Option, tables: Tables, **overrides: Any) -> Any:
-    """The component for an option: checkbox, dropdown, textbox, slider or number. ``overrides`` are its own arguments."""
+    """The component for an option: checkbox, dropdown, textbox, slider or number; ``overrides`` are its arguments."""
     facts: dict[str, Any] = {"label": option.label, "value": option.default, "info": option.help or None}
     choices = choices_of(option, tables)
     if choices is not None:
@@ -37,7 +37,7 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
         empty = {"placeholder": "automatic"} if option.optional else {}
         step = {"step": option.step} if option.step is not None else {}
         return gr.Number(**{**facts, **whole, **empty, **step, **overrides})
-    ends = {"minimum": option.lo, "maximum": option.hi, "step": option.step, "buttons": []}
+    ends: dict[str, Any] = {"minimum": option.lo, "maximum": option.hi, "step": option.step, "buttons": []}
     return gr.Slider(**{**facts, **whole, **ends, **overrides})
 
 

@@ -34,7 +34,7 @@ class Page:
         return getattr(request, "username", None) or "local"
 
 
-class LocalBlocks(gr.Blocks):
+class LocalBlocks(gr.Blocks):  # type: ignore[misc]
     """Blocks whose clients cannot make the server fetch addresses: Gradio downloads a ``FileData`` whose path is one,
     whatever component it was sent to."""
 
@@ -85,7 +85,15 @@ def build_page(services: Services) -> Any:
             return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
 
         for event in (refresh.click, blocks.load):
-            event(refreshed, checkpoint, checkpoint, show_progress="hidden", preprocess=False, api_visibility="private")
+            event(
+                refreshed,
+                checkpoint,
+                checkpoint,
+                queue=False,
+                show_progress="hidden",
+                preprocess=False,
+                api_visibility="private",
+            )
     return blocks
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from fake_server import services
 from starlette.testclient import TestClient
 
+from tests.webui.fake_server import services
 from webui.server import create_app
 from webui.services import Services
 

@@ -68,7 +68,9 @@ def test_every_declared_parameter_has_a_component() -> None:
 
 
 def test_values_come_back_as_the_dataclass(form: Form[Thing]) -> None:
-    assert form.read(["two", "b", "hi", 4.0, 0.25, "7", None, False]) == Thing("two", "b", "hi", 4, 0.25, 7, None, False)
+    assert form.read(["two", "b", "hi", 4.0, 0.25, "7", None, False]) == Thing(
+        "two", "b", "hi", 4, 0.25, 7, None, False
+    )
 
 
 @pytest.mark.parametrize(
