@@ -21,7 +21,7 @@ def choices_of(option: Option, tables: Tables) -> tuple[str, ...] | None:
 
 
 def control(option: Option, tables: Tables, **overrides: Any) -> Any:
-    """The component for an option: checkbox, dropdown, textbox, slider or number, with ``overrides``."""
+    """The component for an option: checkbox, dropdown, textbox, slider or number; ``overrides`` are its arguments."""
     facts: dict[str, Any] = {"label": option.label, "value": option.default, "info": option.help or None}
     choices = choices_of(option, tables)
     if choices is not None:

@@ -96,7 +96,10 @@ class Guard:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, counting and timing what it reads; past a limit it sees a client that went away."""
         deadline = asyncio.get_running_loop().time() + self.body_s
-        size, complete, started = 0, False, False
+        size, started = 0, False
+        headers = _Headers(scope)
+        # Without a body there is nothing to wait for; an event stream may then last for hours.
+        complete = not (headers.has("content-length") or headers.has("transfer-encoding"))
         refusal: tuple[int, str] | None = None
         send = with_headers(send)
 

@@ -85,7 +85,15 @@ def build_page(services: Services) -> Any:
             return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
 
         for event in (refresh.click, blocks.load):
-            event(refreshed, checkpoint, checkpoint, show_progress="hidden", preprocess=False, api_visibility="private")
+            event(
+                refreshed,
+                checkpoint,
+                checkpoint,
+                queue=False,
+                show_progress="hidden",
+                preprocess=False,
+                api_visibility="private",
+            )
     return blocks
 
 

@@ -156,11 +156,6 @@ def preview_html(run: Run) -> str:
     return f'<div class="rp-preview">{picture}<div class="rp-made">{made}</div></div>'
 
 
-def message_html(sentence: str) -> str:
-    """A remark that is not about a run, in the same place."""
-    return _strip("done", f"<span>{_sentence(sentence)}</span>", 0.0)
-
-
 def file_url(path: str) -> str:
     """Where Gradio serves a file, relative to the page, so that it also holds behind a prefix."""
     return "gradio_api/file=" + quote(path)

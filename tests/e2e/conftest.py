@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 START_S = 180.0
+PATIENCE_MS = 45_000
+"""For a busy machine; on an idle one nothing here takes a second."""
 PLACES = ("chromium", "chromium-browser", "google-chrome", "/usr/bin/chromium")
 FLAGS = (
     "--no-sandbox",
@@ -155,7 +157,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def visiting(browser: Browser, server: Server) -> Iterator[Visit]:
     """A fresh visitor; at the end: no request to elsewhere, no complaint in the browser's console."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(PATIENCE_MS)
     visit = Visit(context.new_page(), server)
     visit.watch()
     try:

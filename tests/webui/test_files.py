@@ -21,6 +21,7 @@ from webui.services import Services
 
 CANARY = "canary-7d1f"
 SECRET = "what nobody shall read"
+ROUTES = ("/gradio_api/file=", "/gradio_api/file/", "/gradio_api/proxy=", "/static/", "/assets/", "/svelte/")
 KINDS = ("File", "Files", "Image", "ImagePath", "Gallery", "ImageEditor", "Audio", "Video", "Textbox", "HTML", "JSON")
 
 
@@ -131,7 +132,7 @@ def test_no_event_of_our_own_tabs_takes_a_file(client: TestClient, given: Servic
 def test_the_probes_bite_when_the_door_is_left_open(given: Services, canary: Path) -> None:
     """Without the line in `create_app` that closes it, the same request copies the file to where it can be read."""
     app = create_app(given)
-    mounted = (getattr(route, "app", None) for route in app.routes)
+    mounted: list[Any] = [getattr(route, "app", None) for route in app.routes]
     blocks = next(inner for inner in mounted if hasattr(inner, "get_blocks")).get_blocks()
     blocks.has_launched = False
     with TestClient(app, base_url="http://127.0.0.1:7860") as open_client:
@@ -206,14 +207,7 @@ def test_no_path_leads_out_of_the_outputs(client: TestClient, given: Services, c
     ]
     content = canary.read_bytes()
     for payload in payloads:
-        for route in (
-            "/gradio_api/file=",
-            "/gradio_api/file/",
-            "/static/",
-            "/assets/",
-            "/svelte/",
-            "/gradio_api/proxy=",
-        ):
+        for route in ROUTES:
             answer = client.get(route + payload)
             assert SECRET.encode() not in answer.content, (route, payload)
             assert content not in answer.content, (route, payload)

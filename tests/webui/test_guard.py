@@ -146,7 +146,8 @@ def ask(guard: Guard, parts: list[bytes], headers: dict[str, str] | None = None,
     async def send(message: Message) -> None:
         answer.append(message)
 
-    pairs = {"host": "localhost", "content-type": "application/json", **(headers or {})}
+    framing = headers or {"transfer-encoding": "chunked"}
+    pairs = {"host": "localhost", "content-type": "application/json", **framing}
     raw = [(name.encode(), value.encode()) for name, value in pairs.items()]
     scope = {"type": "http", "method": "POST", "path": "/", "headers": raw, "query_string": b""}
     asyncio.run(guard(scope, receive, send))
@@ -183,6 +184,28 @@ def test_a_body_that_lies_about_its_length_is_cut_off() -> None:
 def test_a_body_that_drips_is_given_up() -> None:
     answer = ask(guarded([], body_s=0.05), [b"x"] * 100, slow=0.01)
     assert answer[0]["status"] == 408
+
+
+def test_an_answer_may_take_longer_than_a_body() -> None:
+    """Event streams last for hours, and look whether their client is still there."""
+    heard: list[str] = []
+
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.1)
+        heard.append((await receive())["type"])
+
+    async def run() -> None:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            heard.append(message["type"])
+
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost")]}
+        await Guard(stream, body_s=0.02)(scope, receive, send)
+
+    asyncio.run(run())
+    assert heard == ["http.request"]
 
 
 def test_the_default_limit_holds_in_the_real_application(client: TestClient) -> None:

@@ -51,7 +51,6 @@ def everything(text: str) -> list[str]:
         views.status_html(Run(text)),
         views.preview_html(step),
         views.preview_html(Run("step", preview="AAAA", results=(result,))),
-        views.message_html(text),
         views.header_html(text),
         views.worker_html(),
     ]

@@ -20,7 +20,7 @@ from modules.pipeline.plan import check, fix_seeds
 from webui.controls import Form
 from webui.page import Page
 from webui.services import Services
-from webui.views import Result, Run, gallery_items, message_html, preview_html, status_html
+from webui.views import Result, Run, gallery_items, preview_html, status_html
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ FRAME_S = 0.08
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """For events of the page alone: no spinners over the components, no entry in Gradio's API."""
 RAW: dict[str, Any] = {**QUIET, "preprocess": False}
+AT_ONCE: dict[str, Any] = {**RAW, "queue": False}
+"""For short answers. Gradio's client closes its event stream when nothing is pending and loses an event that begins at
+that very moment; what does not use the stream can neither be lost nor close it for others."""
 KEEP_JOB = "(id) => { try { sessionStorage.setItem('reprise.txt2img', id || '') } catch (e) {} }"
 KEPT_JOB = "(...args) => { try { args[0] = sessionStorage.getItem('reprise.txt2img') || '' } catch (e) {} return args }"
 
@@ -125,6 +128,7 @@ class _View:
         self.results = gr.State(())
         self.chosen = gr.State(0)
         self.job = gr.Textbox(visible="hidden", elem_id="txt2img_job")
+        self.resumed = gr.Textbox(visible="hidden", elem_id="txt2img_resumed")
 
     @property
     def outputs(self) -> list[Any]:
@@ -144,16 +148,21 @@ class _View:
         """``run`` on the page; what did not change since ``before`` is left alone, so that nothing flickers."""
         worker = self._services.queue.status()
         shown: list[Any] = [status_html(run, worker.state, worker.detail), preview_html(run)]
-        if run.results and (before is None or before.results != run.results):
-            last = len(run.results) - 1 if run.is_running else 0
-            gallery = gr.update(value=gallery_items(run.results), selected_index=last)
-            shown += [gallery, run.results[last].infotext, run.results, last]
+        ended = before is not None and before.is_running and not run.is_running
+        if run.results and (before is None or ended or before.results != run.results):
+            chosen = len(run.results) - 1 if run.is_running else 0
+            gallery = gr.update(value=gallery_items(run.results), selected_index=chosen)
+            shown += [gallery, run.results[chosen].infotext, run.results, chosen]
         else:
             shown += [gr.skip()] * 4
         shown.append(gr.skip() if job_id is None else job_id)
-        if before is not None and before.is_running == run.is_running:
-            return [*shown, gr.skip(), gr.skip()]
-        return [*shown, gr.update(interactive=not run.is_running), gr.update(interactive=run.is_running)]
+        if run.is_running and (before is None or not before.is_running):
+            return [*shown, gr.update(interactive=False), gr.update(interactive=True)]
+        return [*shown, gr.skip(), gr.skip()]
+
+    def idle(self) -> list[Any]:
+        """The buttons when nothing runs: given when an event's stream is closed, so that the next finds it so."""
+        return [gr.update(interactive=True), gr.update(interactive=False)]
 
 
 async def follow(view: _View, owner: str, job_id: str, run: Run) -> AsyncIterator[list[Any]]:
@@ -199,20 +208,16 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
         async for update in spoken(view, submitted(request, values)):
             yield update
 
-    async def taken_up(request: Any, job_id: Any) -> AsyncIterator[list[Any]]:
-        owner = page.owner(request)
+    async def on_load(request: gr.Request, job_id: Any) -> list[Any]:
         try:
-            job = await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=owner)
+            job = await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=page.owner(request))
         except NotFound:  # forgotten, or of another server: the page is simply new
-            yield [gr.skip()] * (len(form.names) + len(view.outputs))
-            return
-        filled = form.show(job.spec["params"], leave=("seed", "subseed"))
-        async for update in spoken(view, follow(view, owner, job.id, Run("waiting"))):
-            yield [*filled, *update]
-            filled = [gr.skip()] * len(form.names)
+            return [gr.skip()] * (len(form.names) + 1)
+        # A seed of -1 was drawn when the job was submitted; the form asks for a new one again.
+        return [*form.show(job.spec["params"], leave=("seed", "subseed")), job.id]
 
-    async def on_load(request: gr.Request, job_id: Any) -> AsyncIterator[list[Any]]:
-        async for update in taken_up(request, job_id):
+    async def on_resumed(request: gr.Request, job_id: Any) -> AsyncIterator[list[Any]]:
+        async for update in spoken(view, follow(view, page.owner(request), str(job_id or ""), Run("waiting"))):
             yield update
 
     def on_interrupt(request: gr.Request, job_id: Any) -> Any:
@@ -220,7 +225,7 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
             queue.cancel(page.owner(request), str(job_id or ""))
         except RepriseError as error:
             return status_html(Run().failed(str(error)))
-        return message_html("Interrupting after this step")
+        return gr.skip()  # the job's own events tell when it has stopped; a word from here might come after them
 
     def on_select(results: Sequence[Result], event: gr.SelectData) -> tuple[Any, Any]:
         if not 0 <= event.index < len(results):
@@ -231,12 +236,17 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
         known = 0 <= chosen < len(results) and results[chosen].seed is not None
         return results[chosen].seed if known else gr.skip()
 
-    view.generate.click(on_generate, form.components, view.outputs, concurrency_limit=None, trigger_mode="once", **RAW)
-    view.interrupt.click(on_interrupt, view.job, view.status, concurrency_limit=None, queue=False, **RAW)
+    long: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "once", **RAW}
+    buttons = [view.generate, view.interrupt]
+    clicked = view.generate.click(on_generate, form.components, view.outputs, **long)
+    resumed = view.resumed.change(on_resumed, view.resumed, view.outputs, **long)
+    for followed in (clicked, resumed):
+        followed.then(view.idle, None, buttons, **AT_ONCE)
+    page.blocks.load(on_load, view.job, [*form.components, view.resumed], js=KEPT_JOB, **AT_ONCE)
+    view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
     view.job.change(None, view.job, js=KEEP_JOB, **QUIET)
-    page.blocks.load(on_load, view.job, [*form.components, *view.outputs], js=KEPT_JOB, concurrency_limit=None, **RAW)
-    view.gallery.select(on_select, view.results, [view.infotext, view.chosen], **QUIET)
+    view.gallery.select(on_select, view.results, [view.infotext, view.chosen], **AT_ONCE)
     sides = [form["width"], form["height"]]
     swap.click(None, sides, sides, js="(width, height) => [height, width]", **QUIET)
     any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)
-    same_seed.click(on_reuse, [view.results, view.chosen], form["seed"], **QUIET)
+    same_seed.click(on_reuse, [view.results, view.chosen], form["seed"], **AT_ONCE)
