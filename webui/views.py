@@ -9,6 +9,8 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from webui.services import JobView
+
 RUNNING = frozenset({"waiting", "queued", "started", "step"})
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
@@ -86,6 +88,13 @@ class Run:
 
     def failed(self, sentence: str, field: str = "") -> Run:
         return replace(self, phase="failed", preview="", error=sentence, field=field)
+
+
+def results_of(job: JobView) -> tuple[Result, ...]:
+    """What a job has made: at its end, or so far."""
+    if job.output is not None:
+        return tuple(map(_result, job.output.get("images") or ()))
+    return tuple(map(_result, (job.progress or {}).get("saved") or ()))
 
 
 def _result(image: Mapping[str, Any]) -> Result:

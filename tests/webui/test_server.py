@@ -93,6 +93,11 @@ def test_there_is_no_documentation_page_from_elsewhere(client: TestClient) -> No
         assert "swagger" not in client.get(path).text.lower()
 
 
+def test_a_page_holds_no_connection_while_nothing_runs(client: TestClient) -> None:
+    """A browser has six for a server. With gr.State, Gradio keeps one open for each page that is looked at."""
+    assert client.get("/config").json()["connect_heartbeat"] is False
+
+
 def test_no_event_is_offered_by_name(client: TestClient) -> None:
     """Names like /lambda_1 would be an API that nobody promised."""
     assert client.get("/gradio_api/info").json()["named_endpoints"] == {}

@@ -20,7 +20,7 @@ from modules.pipeline.plan import check, fix_seeds
 from webui.controls import Form
 from webui.page import Page
 from webui.services import Services
-from webui.views import Result, Run, gallery_items, preview_html, status_html
+from webui.views import Result, Run, gallery_items, preview_html, results_of, status_html
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +125,10 @@ class _View:
             elem_id="txt2img_infotext",
             buttons=["copy"],
         )
-        self.results = gr.State(())
-        self.chosen = gr.State(0)
+        # Hidden fields rather than gr.State, which makes every open page hold a second connection; a browser has six.
         self.job = gr.Textbox(visible="hidden", elem_id="txt2img_job")
+        self.shown = gr.Textbox(visible="hidden", elem_id="txt2img_shown")
+        self.chosen = gr.Number(visible="hidden", elem_id="txt2img_chosen", precision=0)
         self.resumed = gr.Textbox(visible="hidden", elem_id="txt2img_resumed")
 
     @property
@@ -137,25 +138,25 @@ class _View:
             self.preview,
             self.gallery,
             self.infotext,
-            self.results,
+            self.shown,
             self.chosen,
             self.job,
             self.generate,
             self.interrupt,
         ]
 
-    def show(self, run: Run, before: Run | None = None, job_id: str | None = None) -> list[Any]:
-        """``run`` on the page; what did not change since ``before`` is left alone, so that nothing flickers."""
+    def show(self, run: Run, before: Run | None = None, job_id: str = "") -> list[Any]:
+        """``run`` of a job on the page; what is as it was ``before`` is left alone, so that nothing flickers."""
         worker = self._services.queue.status()
         shown: list[Any] = [status_html(run, worker.state, worker.detail), preview_html(run)]
         ended = before is not None and before.is_running and not run.is_running
         if run.results and (before is None or ended or before.results != run.results):
             chosen = len(run.results) - 1 if run.is_running else 0
             gallery = gr.update(value=gallery_items(run.results), selected_index=chosen)
-            shown += [gallery, run.results[chosen].infotext, run.results, chosen]
+            shown += [gallery, run.results[chosen].infotext, job_id, chosen]
         else:
             shown += [gr.skip()] * 4
-        shown.append(gr.skip() if job_id is None else job_id)
+        shown.append(job_id if job_id and before is None else gr.skip())
         if run.is_running and (before is None or not before.is_running):
             return [*shown, gr.update(interactive=False), gr.update(interactive=True)]
         return [*shown, gr.skip(), gr.skip()]
@@ -174,10 +175,10 @@ async def follow(view: _View, owner: str, job_id: str, run: Run) -> AsyncIterato
         now = time.monotonic()
         if event["type"] == "step" and now - drawn_at < FRAME_S:
             continue
-        yield view.show(run, shown)
+        yield view.show(run, shown, job_id)
         shown, drawn_at = run, now
     if shown != run:
-        yield view.show(run, shown)
+        yield view.show(run, shown, job_id)
 
 
 async def spoken(view: _View, updates: AsyncIterator[list[Any]]) -> AsyncIterator[list[Any]]:
@@ -227,14 +228,22 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
             return status_html(Run().failed(str(error)))
         return gr.skip()  # the job's own events tell when it has stopped; a word from here might come after them
 
-    def on_select(results: Sequence[Result], event: gr.SelectData) -> tuple[Any, Any]:
-        if not 0 <= event.index < len(results):
-            return gr.skip(), gr.skip()
-        return results[event.index].infotext, event.index
+    async def picture(request: Any, job_id: Any, index: Any) -> Result | None:
+        """The job's picture of that number, as far as it is this visitor's and there is one."""
+        try:
+            job = await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=page.owner(request))
+        except NotFound:
+            return None
+        results = results_of(job)
+        return results[index] if isinstance(index, int) and 0 <= index < len(results) else None
 
-    def on_reuse(results: Sequence[Result], chosen: int) -> Any:
-        known = 0 <= chosen < len(results) and results[chosen].seed is not None
-        return results[chosen].seed if known else gr.skip()
+    async def on_select(request: gr.Request, event: gr.SelectData, job_id: Any) -> tuple[Any, Any]:
+        found = await picture(request, job_id, event.index)
+        return (found.infotext, event.index) if found else (gr.skip(), gr.skip())
+
+    async def on_reuse(request: gr.Request, job_id: Any, chosen: Any) -> Any:
+        found = await picture(request, job_id, chosen)
+        return found.seed if found and found.seed is not None else gr.skip()
 
     long: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "once", **RAW}
     buttons = [view.generate, view.interrupt]
@@ -245,8 +254,8 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
     page.blocks.load(on_load, view.job, [*form.components, view.resumed], js=KEPT_JOB, **AT_ONCE)
     view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
     view.job.change(None, view.job, js=KEEP_JOB, **QUIET)
-    view.gallery.select(on_select, view.results, [view.infotext, view.chosen], **AT_ONCE)
+    view.gallery.select(on_select, view.shown, [view.infotext, view.chosen], **AT_ONCE)
     sides = [form["width"], form["height"]]
     swap.click(None, sides, sides, js="(width, height) => [height, width]", **QUIET)
     any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)
-    same_seed.click(on_reuse, [view.results, view.chosen], form["seed"], **AT_ONCE)
+    same_seed.click(on_reuse, [view.shown, view.chosen], form["seed"], **AT_ONCE)
