@@ -120,8 +120,9 @@ def _wait(server: Server, process: subprocess.Popen[bytes], worker: bool) -> Non
     pytest.fail(f"the server is not ready (exit {process.poll()}, worker {said}):\n{log[-3000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for the whole session: while it is open, playwright keeps an event loop running in this thread."""
     program = next(filter(None, map(shutil.which, PLACES)), None)
     if program is None:
         pytest.fail("there is no Chromium for the browser tests; install it with: apt-get install chromium")

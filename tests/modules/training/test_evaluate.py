@@ -64,7 +64,8 @@ def test_the_exported_file_is_read_strictly_and_paints(tiny: Config, made: expor
     assert paint.scale_factor == 0.7
     pictures = paint.paint(["a cat", "a dog"], [1, 2], side=32, steps=2)
     assert pictures.shape == (2, 32, 32, 3) and pictures.dtype == torch.uint8
-    assert torch.equal(pictures[1:], paint.paint(["a dog"], [2], side=32, steps=2))
+    alone = paint.paint(["a dog"], [2], side=32, steps=2)
+    assert (pictures[1:].int() - alone.int()).abs().max() <= 2  # kernels round differently for another batch size
     assert sheet.assemble(pictures, ["a cat", "a dog"], columns=1).size == (34, 2 * (32 + sheet.CAPTION + 2))
 
 
