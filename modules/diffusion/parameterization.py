@@ -21,6 +21,26 @@ ZERO_SNR_ALPHA = 4.8973451890853435e-08
 """What stands in for 0 at the last level of a zero-terminal-SNR table, so that its sigma stays finite."""
 
 
+def scaled_linear(n: int = 1000) -> Floats:
+    """Betas (n,) of Rombach et al. (2022), arXiv:2112.10752: linear in sqrt(beta), from 0.00085 to 0.012."""
+    return np.linspace(math.sqrt(0.00085), math.sqrt(0.012), n) ** 2
+
+
+def linear(n: int = 1000) -> Floats:
+    """Betas (n,) of Ho et al. (2020), arXiv:2006.11239, sec. 4: from 1e-4 to 0.02."""
+    return np.linspace(1e-4, 0.02, n)
+
+
+def cosine(n: int = 1000) -> Floats:
+    """Betas (n,) of Nichol & Dhariwal (2021), arXiv:2102.09672, eq. 17, with s = 0.008, clipped at 0.999."""
+    f = np.cos((np.arange(n + 1) / n + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas: Floats = np.minimum(1 - f[1:] / f[:-1], 0.999)
+    return betas
+
+
+BETAS = {"scaled_linear": scaled_linear, "linear": linear, "cosine": cosine}
+
+
 @dataclass(frozen=True, eq=False)
 class NoiseTable:
     """The noise levels a model knows: ``alphas_cumprod`` (levels,), Ho et al. (2020), arXiv:2006.11239.
@@ -42,15 +62,10 @@ class NoiseTable:
 
     @classmethod
     def named(cls, schedule: str, steps: int = 1000) -> NoiseTable:
-        """ "scaled_linear" (latent diffusion), "linear" (Ho et al.) or "cosine" (Nichol & Dhariwal 2021, eq. 17)."""
-        if schedule == "scaled_linear":
-            return cls.from_betas(np.linspace(math.sqrt(0.00085), math.sqrt(0.012), steps) ** 2)
-        if schedule == "linear":
-            return cls.from_betas(np.linspace(1e-4, 0.02, steps))
-        if schedule == "cosine":
-            f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
-            return cls.from_betas(np.minimum(1 - f[1:] / f[:-1], 0.999))
-        raise UserError(f"no noise schedule named {schedule!r}", hint="there are scaled_linear, linear and cosine")
+        """The table of one of `BETAS`."""
+        if schedule not in BETAS:
+            raise UserError(f"no noise schedule named {schedule!r}", hint=f"there are {', '.join(BETAS)}")
+        return cls.from_betas(BETAS[schedule](steps))
 
     @classmethod
     def from_betas(cls, betas: Floats) -> NoiseTable:

@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from modules.diffusion.parameterization import BETAS, NoiseTable
+
 TIMESTEPS = 1000
-
-
-def linear(n: int = TIMESTEPS) -> Tensor:
-    """Ho et al. (2020), arXiv:2006.11239, sec. 4: betas from 1e-4 to 0.02."""
-    return torch.linspace(1e-4, 0.02, n, dtype=torch.float64)
-
-
-def scaled_linear(n: int = TIMESTEPS) -> Tensor:
-    """Rombach et al. (2022), arXiv:2112.10752: linear in sqrt(beta), from 0.00085 to 0.012."""
-    return torch.linspace(0.00085**0.5, 0.012**0.5, n, dtype=torch.float64) ** 2
-
-
-def cosine(n: int = TIMESTEPS) -> Tensor:
-    """Nichol & Dhariwal (2021), arXiv:2102.09672, eq. 17, with s = 0.008 and betas clipped at 0.999."""
-
-    def f(t: Tensor) -> Tensor:
-        return torch.cos((t / n + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    t = torch.arange(n + 1, dtype=torch.float64)
-    return (1 - f(t[1:]) / f(t[:-1])).clamp(max=0.999)
-
-
-SCHEDULES = {"linear": linear, "scaled_linear": scaled_linear, "cosine": cosine}
 PREDICTIONS = ("eps", "v")
 
 
@@ -38,11 +15,11 @@ class Process:
     """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise: Ho et al. (2020), eq. 4."""
 
     def __init__(self, schedule: str = "scaled_linear", prediction: str = "eps"):
-        if schedule not in SCHEDULES or prediction not in PREDICTIONS:
-            known = f"schedules {sorted(SCHEDULES)}, predictions {list(PREDICTIONS)}"
+        if schedule not in BETAS or prediction not in PREDICTIONS:
+            known = f"schedules {sorted(BETAS)}, predictions {list(PREDICTIONS)}"
             raise ValueError(f"no schedule {schedule!r} with prediction {prediction!r}; there are {known}")
         self.prediction = prediction
-        self.alphas_cumprod = torch.cumprod(1 - SCHEDULES[schedule](), dim=0).float()
+        self.alphas_cumprod = torch.from_numpy(NoiseTable.named(schedule).alphas_cumprod).float()
 
     def _at(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar_t) and sqrt(1 - abar_t), each (b, 1, 1, 1)."""
