@@ -32,11 +32,14 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
     if option.type is str:
         lines = {"lines": 3, "max_lines": 12} if option.multiline else {"lines": 1}
         return gr.Textbox(**{**facts, **lines, **overrides})
+    if option.optional:
+        # Text: a gr.Number that is empty becomes 0 as soon as it is seen, which is another value than none.
+        shown = "" if option.default is None else str(option.default)
+        return gr.Textbox(**{**facts, "value": shown, "placeholder": "automatic", **overrides})
     whole = {"precision": 0} if option.type is int else {}
-    if None in (option.lo, option.hi, option.step) or option.optional:
-        empty = {"placeholder": "automatic"} if option.optional else {}
+    if None in (option.lo, option.hi, option.step):
         step = {"step": option.step} if option.step is not None else {}
-        return gr.Number(**{**facts, **whole, **empty, **step, **overrides})
+        return gr.Number(**{**facts, **whole, **step, **overrides})
     ends: dict[str, Any] = {"minimum": option.lo, "maximum": option.hi, "step": option.step, "buttons": []}
     return gr.Slider(**{**facts, **whole, **ends, **overrides})
 

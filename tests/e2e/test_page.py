@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import sqlite3
 import urllib.parse
 import urllib.request
 from io import BytesIO
@@ -11,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
+
+from modules.params import GenerationParams
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit
@@ -53,16 +58,14 @@ def test_ctrl_enter_shows_the_preview_then_the_picture_and_its_text(visit: Visit
     page.wait_for_selector(DONE)
     expect(page.locator(PICTURE)).to_be_visible()
     expect(page.locator(LIVE)).to_have_count(0)
-    expect(page.locator(TEXT)).to_have_value(lambda_text("a slow <b>fox</b>\nSteps: 20, Seed: "))
+    expect(page.locator(TEXT)).to_have_value(starting("a slow <b>fox</b>\nSteps: 20, Seed: "))
     expect(page.locator(GENERATE)).to_be_enabled()
     expect(page.locator(INTERRUPT)).to_be_disabled()
     after = box(page, "#txt2img_stage"), box(page, "#txt2img_infotext")
     assert before == during == after, "something jumped"
 
 
-def lambda_text(beginning: str) -> Any:
-    import re
-
+def starting(beginning: str) -> re.Pattern[str]:
     return re.compile("^" + re.escape(beginning))
 
 
@@ -158,11 +161,11 @@ def test_a_page_that_is_loaded_again_takes_up_its_job(visit: Visit) -> None:
     expect(page.locator(GENERATE)).to_be_disabled()
     page.wait_for_selector(DONE)
     expect(page.locator(PICTURE)).to_be_visible()
-    expect(page.locator(TEXT)).to_have_value(lambda_text("a slow whale\n"))
+    expect(page.locator(TEXT)).to_have_value(starting("a slow whale\n"))
     visit.complaints.clear()  # Gradio tells the console of the stream that the reload cut off
     page.reload()  # and once more, after the end
     expect(page.locator(PICTURE)).to_be_visible()
-    expect(page.locator(TEXT)).to_have_value(lambda_text("a slow whale\n"))
+    expect(page.locator(TEXT)).to_have_value(starting("a slow whale\n"))
 
 
 def test_another_browser_tab_starts_empty(visit: Visit) -> None:
@@ -187,9 +190,9 @@ def test_pictures_of_a_batch_come_one_by_one_and_each_shows_its_text(visit: Visi
     page.click(GENERATE)
     page.wait_for_selector(DONE)
     expect(page.locator(STATUS)).to_contain_text("3 images in")
-    expect(page.locator(TEXT)).to_have_value(lambda_text("an ant\nSteps: 20, Seed: 4294967290,"))
+    expect(page.locator(TEXT)).to_have_value(starting("an ant\nSteps: 20, Seed: 4294967290,"))
     page.locator("#txt2img_gallery .thumbnails button").nth(2).click()
-    expect(page.locator(TEXT)).to_have_value(lambda_text("an ant\nSteps: 20, Seed: 4294967292,"))
+    expect(page.locator(TEXT)).to_have_value(starting("an ant\nSteps: 20, Seed: 4294967292,"))
     page.click("#txt2img_random_seed")
     expect(page.locator("#txt2img_seed input")).to_have_value("-1")
     page.click("#txt2img_reuse_seed")
@@ -209,6 +212,23 @@ def test_the_size_begins_at_the_models_own(visit: Visit) -> None:
     page = visit.open()
     for side in ("width", "height"):
         expect(page.locator(f"#txt2img_{side} input[type=number]")).to_have_value("128")
+
+
+def test_looking_at_all_parameters_changes_none(visit: Visit) -> None:
+    """An empty gr.Number would turn into 0 when its accordion is opened."""
+    page = visit.open()
+    page.fill(PROMPT, "untouched")
+    page.click("#txt2img_variation button")
+    page.click("#txt2img_more button")
+    expect(page.locator("#txt2img_profile")).to_be_visible()
+    page.click(GENERATE)
+    page.wait_for_selector(DONE)
+    with contextlib.closing(sqlite3.connect(visit.server.data_dir / "reprise.db")) as db:
+        (spec,) = db.execute("SELECT spec FROM jobs ORDER BY created DESC LIMIT 1").fetchone()
+    asked = GenerationParams.from_json(json.loads(spec)["params"])
+    checkpoint = "reprise-mini.safetensors"
+    expected = GenerationParams(prompt="untouched", checkpoint=checkpoint, width=128, height=128)
+    assert asked.changed(seed=-1, subseed=-1) == expected
 
 
 def test_a_second_job_tells_its_place_in_the_queue(visit: Visit) -> None:
@@ -270,7 +290,7 @@ def test_hostile_values_in_the_prompt_do_nothing(visit: Visit) -> None:
         page.click(GENERATE)
         page.wait_for_selector(RUNNING)
         page.wait_for_selector(DONE)
-        expect(page.locator(TEXT)).to_have_value(lambda_text(text))
+        expect(page.locator(TEXT)).to_have_value(starting(text))
     page.fill(PROMPT, "x")
     assert page.evaluate("window.hit") == 0
     assert json.dumps(visit.requests).count("/x") == 0

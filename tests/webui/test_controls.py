@@ -46,7 +46,7 @@ def test_each_kind_of_option_has_its_component(form: Form[Thing]) -> None:
         "count": "Slider",
         "weight": "Slider",
         "seed": "Number",
-        "maybe": "Number",
+        "maybe": "Textbox",
         "tick": "Checkbox",
     }
 
@@ -94,6 +94,13 @@ def test_a_wrong_value_is_one_sentence_that_names_the_field(
         form.read(values)
     assert str(caught.value) == sentence
     assert caught.value.field == name
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("", None), (None, None), ("0", 0.0), ("0.5", 0.5)])
+def test_an_optional_number_may_be_left_empty(form: Form[Thing], typed: object, meant: float | None) -> None:
+    values = [form[each].value for each in form.names]
+    values[form.names.index("maybe")] = typed
+    assert form.read(values).maybe == meant
 
 
 def test_an_empty_dropdown_is_the_default(form: Form[Thing]) -> None:

@@ -93,7 +93,7 @@ def _parameters(form: Form[GenerationParams], size: int) -> tuple[Any, Any, Any]
         form.add("subseed_strength", min_width=130, elem_id="txt2img_subseed_strength")
     with gr.Accordion("More", open=False, elem_id="txt2img_more"), gr.Row():
         for name in ("clip_skip", "eta", "ensd", "rng", "profile"):
-            form.add(name, min_width=130, elem_id=f"txt2img_{name}")
+            form.add(name, min_width=200, elem_id=f"txt2img_{name}")
     return swap, any_seed, same_seed
 
 
