@@ -77,18 +77,23 @@ def build_engine(args: argparse.Namespace) -> Engine:
 
 def build_runner(args: argparse.Namespace) -> Runner:
     """What the worker runs. The default model is loaded at once, so that the first click need not wait for it."""
+    from modules import settings
     from modules.gallery import Gallery
     from modules.jobs.generation import GenerationRunner
 
+    chosen, message = settings.load(args.data_dir / "settings.json")
+    if message:
+        logging.warning(message)
     engine = build_engine(args)
     try:
-        model = engine.warm_up()
-        logging.info("%s is ready on %s", model.name, model.device.describe())
+        if chosen.warm_up:
+            model = engine.warm_up()
+            logging.info("%s is ready on %s", model.name, model.device.describe())
     except RepriseError as error:
         logging.warning("no model is loaded yet: %s", error)
     gallery = Gallery(args.data_dir / "outputs")
     gallery.sweep()
-    return GenerationRunner(engine, gallery)
+    return GenerationRunner(engine, gallery, preview_every=chosen.preview_every)
 
 
 def build_queue(args: argparse.Namespace) -> JobQueue:

@@ -21,7 +21,7 @@ MAX_BYTES = 1_000_000
 class Settings:
     """A snapshot. A change makes a new one."""
 
-    save_images: bool = option(True, "Save images", help="write every picture into the outputs folder")
+    warm_up: bool = option(True, "Warm up", help="load the default model at start, before anyone asks for a picture")
     preview_every: int = option(1, "Preview every N steps", lo=0, hi=150, step=1, help="0: no previews")
 
 

@@ -27,9 +27,11 @@ PREVIEW_S = 0.1
 class GenerationRunner:
     """The worker's `Runner`. A job that was interrupted by a crash goes on behind the images that it had saved."""
 
-    def __init__(self, engine: Engine, gallery: Gallery):
+    def __init__(self, engine: Engine, gallery: Gallery, *, preview_every: int = 1):
         self._engine = engine
         self._gallery = gallery
+        self._preview_every = preview_every
+        """A preview every so many steps; 0: none."""
 
     def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
         params = GenerationParams.from_json(spec["params"])
@@ -54,7 +56,7 @@ class GenerationRunner:
 
         for entry in images:
             emit({"type": "image", **entry})
-        watcher = Watcher(_Steps(emit, time.monotonic), on_note, is_cancelled)
+        watcher = Watcher(_Steps(emit, time.monotonic, self._preview_every), on_note, is_cancelled)
         self._engine.run(params, on_result, watcher, made=len(images))
         return {
             "images": images,
@@ -67,8 +69,9 @@ class GenerationRunner:
 class _Steps:
     """Tells each step with the time left, and a preview as often as a person sees."""
 
-    def __init__(self, emit: Emit, clock: Callable[[], float]):
+    def __init__(self, emit: Emit, clock: Callable[[], float], preview_every: int):
         self._emit = emit
+        self._every = preview_every
         self._clock = clock
         self._first: tuple[float, float] | None = None  # time and fraction of the first step told
         self._shown = float("-inf")
@@ -84,7 +87,8 @@ class _Steps:
         }
         if (left := self._left(now, progress.fraction)) is not None:
             event["eta_s"] = round(left, 1)
-        if now - self._shown >= PREVIEW_S:
+        due = self._every > 0 and progress.step % self._every == 0
+        if due and now - self._shown >= PREVIEW_S:
             self._shown = now
             event["preview"] = preview_jpeg(progress.preview())
         self._emit(event)

@@ -14,7 +14,7 @@ from modules.settings import Settings, load, save
 
 BROKEN = {
     "empty": b"",
-    "cut off": b'{"save_images": fal',
+    "cut off": b'{"warm_up": fal',
     "binary": bytes(range(256)),
     "a list": b"[1, 2]",
     "deep": b'{"a":' * 100_000,
@@ -28,7 +28,7 @@ BROKEN = {
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "data" / "settings.json"
-    changed = Settings(save_images=False, preview_every=5)
+    changed = Settings(warm_up=False, preview_every=5)
     save(changed, path)
     assert load(path) == (changed, "")
     assert [file.name for file in path.parent.iterdir()] == ["settings.json"]
@@ -62,9 +62,9 @@ def test_a_folder_in_its_place_is_set_aside(tmp_path: Path) -> None:
 
 def test_what_is_good_in_a_broken_file_counts(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
-    path.write_text('{"preview_every": 1000, "save_images": false}')
+    path.write_text('{"preview_every": 1000, "warm_up": false}')
     settings, message = load(path)
-    assert settings == Settings(save_images=False)
+    assert settings == Settings(warm_up=False)
     assert "Preview every N steps must be between 0 and 150, not 1000" in message
 
 
@@ -74,7 +74,7 @@ def test_keys_of_others_are_kept(tmp_path: Path) -> None:
     settings, message = load(path)
     assert (settings, message) == (Settings(preview_every=3), "")
     save(Settings(preview_every=4), path)
-    assert json.loads(path.read_text()) == {"of_an_extension": [1], "preview_every": 4, "save_images": True}
+    assert json.loads(path.read_text()) == {"of_an_extension": [1], "preview_every": 4, "warm_up": True}
 
 
 def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,18 @@ def test_job_saves_every_image_with_its_texts_and_tells_of_it(runner: Generation
         assert read(texts["recipe"] or "").pixels == pixel_hash(Image.open(path))
 
 
+@pytest.mark.parametrize(("every", "shown"), [(0, []), (1, [1, 2, 3]), (2, [2])])
+def test_previews_come_as_often_as_the_owner_wishes(
+    runner: GenerationRunner, monkeypatch: pytest.MonkeyPatch, every: int, shown: list[int]
+) -> None:
+    monkeypatch.setattr("modules.jobs.generation.PREVIEW_S", 0.0)
+    events: list[dict[str, Any]] = []
+    GenerationRunner(runner._engine, runner._gallery, preview_every=every)(
+        f"every{every}", {"params": {**SPEC["params"], "batch_count": 1}}, events.append, lambda: False
+    )
+    assert [event["step"] for event in events if "preview" in event] == shown
+
+
 def test_job_tried_again_goes_on_behind_what_it_had_saved(runner: GenerationRunner) -> None:
     events: list[dict[str, Any]] = []
 
