@@ -132,10 +132,8 @@ class TextConditioner:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """States (texts, 77 chunks, width) of texts that belong together, emphasis applied."""
-        times = Counter(texts)
-        states = self._encode_together([self._chunks(text) for text in times], list(times.values()))
-        found = dict(zip(times, states, strict=True))
-        return torch.stack([found[text] for text in texts])
+        states = self._encode_together(texts)
+        return torch.stack([states[text] for text in texts])
 
     def empty(self) -> Tensor:
         """States (1, 77, width) of the empty prompt."""
@@ -146,23 +144,23 @@ class TextConditioner:
         texts = tuple(segment.text for segment in segments)
         conds = self._cache.get((self._scope, texts))
         if conds is None:
-            times = Counter(texts)
-            states = self._encode_together([self._chunks(text) for text in times], list(times.values()))
-            shared = {text: Cond(z[None]) for text, z in zip(times, states, strict=True)}
+            shared = {text: Cond(z[None]) for text, z in self._encode_together(texts).items()}
             conds = tuple(shared[text] for text in texts)
             self._cache.put((self._scope, texts), conds, keep=self._vectors)
         return conds
 
-    def _encode_together(self, texts: Sequence[Sequence[Chunk]], times: Sequence[int]) -> list[Tensor]:
-        """States (77 chunks, width) of each text; it counts ``times`` over in the mean that emphasis restores."""
-        length = max(len(chunks) for chunks in texts)
-        columns = [[chunks[k] if k < len(chunks) else EMPTY for chunks in texts] for k in range(length)]
+    def _encode_together(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """States (77 chunks, width) of each different text; one that comes twice counts twice in emphasis's mean."""
+        times = Counter(texts)
+        chunked = [self._chunks(text) for text in times]
+        length = max(len(chunks) for chunks in chunked)
+        columns = [[chunks[k] if k < len(chunks) else EMPTY for chunks in chunked] for k in range(length)]
         states = self._states(row for column in columns for row in column)
         weighted = []
         for column in columns:
             z = torch.stack([states[_key(row)] for row in column])
-            weighted.append(self._emphasised(z, column, times))
-        return [torch.cat(rows) for rows in zip(*weighted, strict=True)]
+            weighted.append(self._emphasised(z, column, list(times.values())))
+        return {text: torch.cat(rows) for text, rows in zip(times, zip(*weighted, strict=True), strict=True)}
 
     def _chunks(self, text: str) -> tuple[Chunk, ...]:
         return chunk(

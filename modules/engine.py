@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -68,7 +67,7 @@ class Engine:
         self.host = host
         self.program = f"Reprise {version}"
         self._tokenizer = default_tokenizer()
-        self._previews: dict[Path, LinearPreview] = {}
+        self._previews: dict[str, LinearPreview] = {}
         self._texts = TextCache()
 
     def warm_up(self) -> LatentDiffusion:
@@ -141,9 +140,9 @@ class Engine:
         )
 
     def _preview(self, model: LatentDiffusion, latent: Tensor) -> Image.Image:
-        if model.path not in self._previews:
-            self._previews[model.path] = fit(model.decode)
-        return Image.fromarray(self._previews[model.path](latent))
+        if model.sha256 not in self._previews:
+            self._previews[model.sha256] = fit(model.decode)
+        return Image.fromarray(self._previews[model.sha256](latent))
 
     def _result(self, model: LatentDiffusion, batch: Batch, i: int, image: Image.Image) -> Result:
         text = infotext.write(

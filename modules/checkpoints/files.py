@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modules import atomic
 from modules.errors import CheckpointError, UnknownName
 
 MAX_HEADER = 16 * 2**20
@@ -214,10 +215,8 @@ class Hashes:
     def _save(self) -> None:
         if self._cache is None:
             return
-        self._cache.parent.mkdir(parents=True, exist_ok=True)
-        part = self._cache.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(self._known, indent=0, sort_keys=True), encoding="utf-8")
-        part.replace(self._cache)
+        atomic.make_folder(self._cache.parent)
+        atomic.write(self._cache, json.dumps(self._known, indent=0, sort_keys=True).encode())
 
 
 def _load_json(path: Path | None) -> dict[str, str]:

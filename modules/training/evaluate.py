@@ -79,7 +79,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 @torch.inference_mode()
 def features(judge: Judge, pixels: Tensor) -> Tensor:
-    return torch.cat([judge.features(x.permute(0, 3, 1, 2).float() / 127.5 - 1)[0] for x in torch.split(pixels, 100)])
+    return torch.cat([judge.features(to_network(x))[0] for x in torch.split(pixels, 100)])
 
 
 @torch.inference_mode()

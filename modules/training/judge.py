@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.training import loop
+from modules.training.autoencoder import to_network
 from modules.training.captions import QUESTIONS, answers, shown
 from modules.training.config import Config
 from modules.training.render.compose import Pixels, picture
@@ -93,7 +94,7 @@ class JudgeLoss:
 
     def __call__(self, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         rows = torch.randint(len(self.pixels), (self.batch,), generator=generator)
-        x = roughened(self.pixels[rows].permute(0, 3, 1, 2).float() / 127.5 - 1, generator)
+        x = roughened(to_network(self.pixels[rows]), generator)
         x = x.contiguous(memory_format=torch.channels_last).to(loop.device())
         with torch.autocast(x.device.type, torch.bfloat16):
             said = self.judge(x)
@@ -116,7 +117,7 @@ def roughened(x: Tensor, generator: torch.Generator) -> Tensor:
 def look(judge: Judge, pixels: Tensor, batch: int = 100) -> dict[str, Tensor]:
     """The judge's scores for uint8 pictures (n, side, side, 3)."""
     judge.eval()
-    said = [judge(part.permute(0, 3, 1, 2).float() / 127.5 - 1) for part in torch.split(pixels, batch)]
+    said = [judge(to_network(part)) for part in torch.split(pixels, batch)]
     return {name: torch.cat([one[name] for one in said]) for name in said[0]}
 
 
