@@ -21,9 +21,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, default=config.SHIPPED)
     parser.add_argument("--folder", type=Path, default=Path("data/training"), help="pictures, checkpoints, figures")
-    parser.add_argument(
-        "--cfg-scale", type=float, nargs="+", default=[1.0, 3.0, 5.0, 7.0], help="for evaluate; the first for sheet"
-    )
+    parser.add_argument("--cfg-scale", type=float, nargs="+", default=[1.0, 3.0, 5.0, 7.0], help="for evaluate")
+    parser.add_argument("--sheets", type=Path, default=Path("models/sheets"), help="where sheet puts its pictures")
     parser.add_argument("--count", type=int, default=200, help="pictures that evaluate judges for each CFG scale")
     return parser.parse_args()
 
@@ -50,8 +49,7 @@ def run(stage: str, args: argparse.Namespace) -> None:
     elif stage == "evaluate":
         evaluate.run(settings, folder, args.checkpoint, args.cfg_scale, args.count)
     else:
-        scale = 5.0 if len(args.cfg_scale) > 1 else args.cfg_scale[0]
-        sheet.write(export.painter(settings, args.checkpoint), folder / "sheet.png", cfg_scale=scale)
+        sheet.write(args.checkpoint, args.sheets)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.nn.vae import VAE
-from modules.training import loop
+from modules.training import loop, start
 from modules.training.config import AutoencoderRun, Config
 from modules.training.render import cache
 from modules.training.render.compose import Pixels
@@ -116,6 +116,7 @@ class Through(nn.Module):
 def train(config: Config, folder: Path) -> None:
     """Stage ``vae``: encoder and decoder."""
     vae = new(config)
+    start.begin(config.start, folder, vae=vae)
     trainer = loop.Trainer(vae, config.autoencoder.run, folder / "vae.pt")
     through = loop.norms_in_float32(Through(vae, decoder_only=False))
     trainer.train(AutoencoderLoss(through, cache.read(folder / "pictures.npy"), config.autoencoder))

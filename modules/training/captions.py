@@ -22,7 +22,7 @@ from modules.training.render.captions import caption
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import PLACES, SIZES, TINTS, Mix, Scene, draw_scene
 from modules.training.render.styles import STYLES
-from modules.training.words import token_ids
+from modules.training.words import weighted_ids
 
 SHORT = 32
 """Tokens that training reads of a caption: none is longer, and attention is causal."""
@@ -97,7 +97,7 @@ class CaptionLoss:
         start = int(torch.randint(2**40, (), generator=generator))
         scenes = [draw_scene(self.seed, start + i, self.mix) for i in range(self.batch)]
         texts = [caption(scene, Random(start + i)) for i, scene in enumerate(scenes)]
-        ids = token_ids(texts)[:, :SHORT].to(loop.device())
+        ids = weighted_ids(texts)[0][:, :SHORT].to(loop.device())
         wanted = [answers(scene) for scene in scenes]
         with torch.autocast(ids.device.type, torch.bfloat16):
             said = self.reader(ids)

@@ -35,7 +35,9 @@ class Run:
     rate: float = 1e-3
     warmup: int = 100
     final: float = 0.05
-    """The learning rate falls along a cosine to this fraction of ``rate``."""
+    """The learning rate falls along a cosine to this fraction of ``rate``, ..."""
+    decay: float = 1.0
+    """... over this last part of the steps."""
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -63,10 +65,19 @@ class DiffusionRun:
 
 
 @dataclass(frozen=True)
+class Start:
+    """An earlier version's file in the training folder, from whose weights the stages go on; empty: fresh weights."""
+
+    file: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Config:
     """All of it, as `load` reads it from TOML."""
 
     name: str
+    start: Start = field(default_factory=Start)
     data: Data = field(default_factory=Data)
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -81,6 +92,7 @@ class Config:
 
 T = TypeVar("T")
 _NESTED: dict[str, type[Any]] = {
+    "start": Start,
     "data": Data,
     "mix": Mix,
     "unet": UNetConfig,

@@ -14,13 +14,12 @@ from torch import Tensor
 from modules.training import judge as judging
 from modules.training.autoencoder import psnr, to_network
 from modules.training.config import Config
-from modules.training.export import painter
-from modules.training.judge import ASKED, Judge, Targets, look
+from modules.training.judge import REGIONS, UNASKED, Judge, Targets, look, regions_of
 from modules.training.render.backgrounds import COLOURS
 from modules.training.render.captions import spelled_out
 from modules.training.render.compose import picture
+from modules.training.render.concepts import INDEX
 from modules.training.render.scenes import Mix, Scene, draw_scene
-from modules.training.render.styles import COLOURLESS
 from modules.training.sampling import Painter
 
 SEED = 2_000_000
@@ -46,27 +45,39 @@ def _share(right: Tensor, which: Sequence[bool]) -> float:
 
 def score(judge: Judge, pixels: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
     """Shares of right answers, each among the pictures where the question makes sense."""
-    said, wanted = look(judge, pixels), Targets(scenes)
-    named = said["concepts"].argsort(dim=1, descending=True)
-    right = {q: said[q].argmax(dim=1) == wanted.answers[q] for q in ASKED}
-    layout = scenes[0].layout
-    coloured = [scene.style not in COLOURLESS and scene.style != "neon" for scene in scenes]
-    plain = [colour and scene.background in COLOURS for colour, scene in zip(coloured, scenes, strict=True)]
-    scenery = [colour and scene.background not in COLOURS for colour, scene in zip(coloured, scenes, strict=True)]
-    out = {"background colour": _share(right["background"], plain), "scenery": _share(right["background"], scenery)}
+    said, wanted = look(judge, pixels), Targets(scenes).answers
+    right = {q: said[q].argmax(dim=-1) == answer for q, answer in wanted.items()}
+    asked = {q: (answer != UNASKED) for q, answer in wanted.items()}
+    plain = torch.tensor([scene.background in COLOURS for scene in scenes])
+    background, asked_it = right["background"], asked["background"].tolist()
+    out = {
+        "background colour": _share(background, (asked["background"] & plain).tolist()),
+        "scenery": _share(background, (asked["background"] & ~plain).tolist()),
+    }
+    if scenes[0].layout == "two":
+        return out | _pairs(said["concept"].argmax(dim=-1), scenes)
     everyone = [True] * len(scenes)
-    if layout == "two":
-        both = wanted.shown.gather(1, named[:, :2]).sum(dim=1)
-        out |= {"one of two": _share(both >= 1, everyone), "both of two": _share(both == 2, everyone)}
-        return out | {"order": _share(right["first"], everyone)}
-    target = wanted.shown.argmax(dim=1, keepdim=True)
+    ranked, target = said["concept"][:, 0].argsort(dim=1, descending=True), wanted["concept"][:, :1]
     for n in (1, 5):
-        out[f"concept top {n}"] = _share((named[:, :n] == target).any(dim=1), everyone)
-    if layout == "count":
+        out[f"concept top {n}"] = _share((ranked[:, :n] == target).any(dim=1), everyone)
+    if scenes[0].layout == "count":
         return out | {"count": _share(right["count"], everyone)}
+    tinted = [bool(scene.things[0].tint) and told for scene, told in zip(scenes, asked_it, strict=True)]
     out["style"] = _share(right["style"], [bool(scene.style) for scene in scenes])
-    out["object colour"] = _share(right["tint"], [bool(scene.things[0].tint) for scene in scenes])
+    out["object colour"] = _share(right["tint"][:, 0], tinted)
     return out
+
+
+def _pairs(named: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
+    """``named`` (n, `REGIONS`): the best concept of each region. Each object is looked for on its own side."""
+    one = both = order = 0
+    for row, scene in zip(named.tolist(), scenes, strict=True):
+        found = [row[REGIONS.index(region)] for region in regions_of(scene)]
+        wanted = [INDEX[thing.concept.name] for thing in scene.things]
+        one += bool(set(found) & set(wanted))
+        both += set(found) == set(wanted)
+        order += found == wanted
+    return {name: n / len(scenes) for name, n in (("one of two", one), ("both of two", both), ("order", order))}
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -79,14 +90,14 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 @torch.inference_mode()
 def features(judge: Judge, pixels: Tensor) -> Tensor:
-    return torch.cat([judge.features(to_network(x))[0] for x in torch.split(pixels, 100)])
+    return torch.cat([judge.features(to_network(x)) for x in torch.split(pixels, 100)])
 
 
 @torch.inference_mode()
 def reconstruction(paint: Painter, scenes: Sequence[Scene], side: int) -> float:
-    """Mean PSNR in dB of unseen renders through the autoencoder."""
+    """Mean PSNR in dB of unseen renders through the autoencoder, as the program runs it."""
     x = to_network(torch.from_numpy(np.stack([picture(scene, side) for scene in scenes])))
-    parts = [psnr(paint.vae.decode(paint.vae.encode(part)[0]), part) for part in torch.split(x, 20)]
+    parts = [psnr(paint.model.decode(paint.model.encode(part)), part) for part in torch.split(x, 20)]
     return float(torch.cat(parts).mean())
 
 
@@ -108,7 +119,7 @@ def run(
     count: int = 200,
 ) -> None:
     """Stage ``evaluate``: print the table and keep the figures beside the checkpoints."""
-    judge, paint = judging.load(config, folder), painter(config, checkpoint)
+    judge, paint = judging.load(config, folder), Painter.of(checkpoint)
     rows: dict[str, dict[str, float]] = {}
     for name, mix in SETS.items():
         scenes = captions_of(replace(mix, concepts=config.data.mix.concepts), count if name == "single" else count // 2)
@@ -122,6 +133,7 @@ def run(
         if name == "single":
             distance = frechet(features(judge, real), features(judge, made))
             quality = reconstruction(paint, scenes[:100], config.data.side)
+    rows["the judge, fresh renders"] = judging.accuracy(judge, config, folder)
     print(table(rows))
     print(f"autoencoder {quality:.1f} dB; Frechet distance in the judge's features {distance:.1f}")
     report = {"scores": rows, "psnr": quality, "frechet": distance}

@@ -12,18 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from modules.nn.vae import VAE
 from modules.training import autoencoder, latents, loop, unet
 from modules.training.config import Config
-from modules.training.diffusion import Process
-from modules.training.sampling import Painter
+from modules.training.start import AUTOENCODER, TEXT, UNET
 from modules.training.unet import TextToLatent
-
-UNET, AUTOENCODER, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 
 
 @dataclass(frozen=True)
@@ -100,22 +96,3 @@ def write(config: Config, folder: Path, path: Path) -> None:
     extra = {"reprise.scores": scores.read_text()} if scores.is_file() else {}
     save(config, made, path, extra)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {made.steps} steps, scale factor {made.scale_factor:.5f}")
-
-
-def painter(config: Config, path: Path) -> Painter:
-    """An exported file, ready to paint; every tensor must find its place."""
-    with safe_open(path, framework="pt") as file:
-        stated = json.loads(file.metadata()["reprise.config"])
-        named = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
-
-    model, vae = TextToLatent(config), VAE(config.vae)
-    model.unet.load_state_dict(part(UNET), strict=True)
-    model.text.transformer.load_state_dict(part(TEXT), strict=True)
-    vae.load_state_dict(part(AUTOENCODER), strict=True)
-    process = Process(stated["schedule"], stated["prediction"])
-    for module in (model, vae):
-        module.to(loop.device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Painter(model, vae, process, stated["scale_factor"])

@@ -3,112 +3,166 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.training import loop
 from modules.training.autoencoder import to_network
-from modules.training.captions import QUESTIONS, answers, shown
-from modules.training.config import Config
-from modules.training.render.compose import Pixels, picture
-from modules.training.render.concepts import CONCEPTS
+from modules.training.captions import QUESTIONS, answers
+from modules.training.config import Config, Data
+from modules.training.render import cache
+from modules.training.render.compose import Pixels
+from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import Mix, Scene, draw_scene
+from modules.training.render.styles import COLOURLESS
 
-ASKED = ("background", "style", "tint", "count", "first", "relation")
-"""What it is asked beside the concepts."""
+REGIONS = ("whole", "left", "right", "top", "bottom")
+"""Where it looks for an object."""
+WHOLE = ("background", "style", "count")
+"""What it is asked of the whole picture."""
+PLACED = {"concept": len(CONCEPTS), "tint": len(QUESTIONS["tint"])}
+"""What it is asked of a region, and how many answers there are."""
+UNASKED = -100
+"""In place of an answer, where the question makes no sense; `torch.nn.functional.cross_entropy` skips it."""
 SEED = 1_000_000
 """Of the judge's renders, which the diffusion model never sees; the test renders have the next one."""
+GRID = 8
 
 
-def _stage(channels: int, out: int) -> nn.Sequential:
-    """Halve the sides, then look around once more."""
-    return nn.Sequential(
-        nn.Conv2d(channels, out, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(),
-        nn.Conv2d(out, out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        nn.ReLU(),
-    )
+class _Residual(nn.Module):
+    """He et al. (2016), arXiv:1603.05027: two convolutions around a shortcut."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
+
+
+def _halved(channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out, 2, stride=2, bias=False), nn.BatchNorm2d(out), nn.ReLU())
 
 
 class Judge(nn.Module):
-    """Pictures (b, 3, h, w) in [-1, 1] -> a score for each concept and each answer of `ASKED`."""
+    """Pictures (b, 3, h, w) in [-1, 1] -> scores for each question: (b, answers), or (b, `REGIONS`, answers)."""
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 48):
         super().__init__()
         w = width
-        self.body = nn.Sequential(_stage(3, w), _stage(w, 2 * w), _stage(2 * w, 4 * w), _stage(4 * w, 6 * w))
-        self.concepts = nn.Linear(12 * w, len(CONCEPTS))
-        self.heads = nn.ModuleDict({q: nn.Linear(12 * w + 16 * 6 * w, len(QUESTIONS[q])) for q in ASKED})
+        self.body = nn.Sequential(
+            nn.Conv2d(3, w, 4, stride=4, bias=False),
+            nn.BatchNorm2d(w),
+            nn.ReLU(),
+            *(_Residual(w), _Residual(w), _halved(w, 2 * w)),
+            *(_Residual(2 * w), _Residual(2 * w), _halved(2 * w, 4 * w)),
+            *(_Residual(4 * w), _Residual(4 * w)),
+        )
+        self.whole = nn.ModuleDict({q: nn.Linear(8 * w + 16 * 4 * w, len(QUESTIONS[q])) for q in WHOLE})
+        self.placed = nn.ModuleDict({q: nn.Linear(8 * w, n) for q, n in PLACED.items()})
 
-    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What is there (b, 12 w), and what is where besides."""
-        h = self.body(F.interpolate(x, size=(64, 64), mode="area")).float()
-        what = torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1)
-        return what, torch.cat([what, F.adaptive_avg_pool2d(h, 4).flatten(1)], dim=1)
+    def seen(self, x: Tensor) -> Tensor:
+        """(b, channels, `GRID`, `GRID`)"""
+        h: Tensor = self.body(F.interpolate(x, size=(128, 128), mode="area") if x.shape[-1] != 128 else x)
+        return h.float()
+
+    def features(self, x: Tensor) -> Tensor:
+        """What is in the whole picture: (b, 8 width)."""
+        return _pooled(self.seen(x))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        what, where = self.features(x)
-        return {"concepts": self.concepts(what), **{q: head(where) for q, head in self.heads.items()}}
+        h, half = self.seen(x), GRID // 2
+        parts = (h, h[..., :half], h[..., half:], h[..., :half, :], h[..., half:, :])
+        regions = torch.stack([_pooled(part) for part in parts], dim=1)
+        grid = torch.cat([regions[:, 0], F.adaptive_avg_pool2d(h, 4).flatten(1)], dim=1)
+        return {q: head(grid) for q, head in self.whole.items()} | {q: head(regions) for q, head in self.placed.items()}
+
+
+def _pooled(h: Tensor) -> Tensor:
+    return torch.cat([h.mean(dim=(2, 3)), h.amax(dim=(2, 3))], dim=1)
+
+
+def regions_of(scene: Scene) -> tuple[str, ...]:
+    """Where each object of ``scene`` is looked for; several of a kind are one question."""
+    if scene.relation:
+        return ("left", "right") if scene.relation == "to the left of" else ("top", "bottom")
+    return ("whole",) if scene.things else ()
+
+
+class Targets:
+    """The right answers for a list of scenes: (n,) or (n, `REGIONS`) of indices, `UNASKED` where nobody can tell."""
+
+    def __init__(self, scenes: Sequence[Scene]):
+        wanted = [answers(scene) for scene in scenes]
+        self.answers = {q: torch.tensor([w[q] for w in wanted]) for q in WHOLE}
+        for q in PLACED:
+            self.answers[q] = torch.full((len(scenes), len(REGIONS)), UNASKED)
+        for row, scene in enumerate(scenes):
+            if not coloured(scene):
+                self.answers["background"][row] = UNASKED
+            for thing, region in zip(scene.things, regions_of(scene), strict=False):
+                at = row, REGIONS.index(region)
+                self.answers["concept"][at] = INDEX[thing.concept.name]
+                if coloured(scene):
+                    self.answers["tint"][at] = QUESTIONS["tint"].index(thing.tint)
+
+
+def coloured(scene: Scene) -> bool:
+    """Whether its style leaves colours to be seen as they were; neon's background is dark whatever it was."""
+    return scene.style not in COLOURLESS and scene.style != "neon"
 
 
 def judge_mix(mix: Mix) -> Mix:
     """What it learns from: like the training set, but with enough of everything it is asked."""
     return Mix(
-        single=0.62, two=0.22, count=0.13, plain=0.6, gradient=0.05, styled=0.25, tinted=0.2, concepts=mix.concepts
-    )
+        single=0.60, two=0.28, count=0.10, plain=0.65, gradient=0.03, styled=0.30, tinted=0.25, sized=0.1, placed=0.1,
+        concepts=mix.concepts,
+    )  # fmt: skip
 
 
-def _draw(seed: int, mix: Mix, side: int, index: int) -> Pixels:
-    return picture(draw_scene(seed, index, mix), side)
-
-
-def renders(seed: int, mix: Mix, side: int, count: int, processes: int) -> tuple[Tensor, list[Scene]]:
-    """``count`` fresh pictures, uint8 (n, side, side, 3), and what they show."""
-    with ProcessPoolExecutor(processes) as pool:
-        pixels = list(pool.map(partial(_draw, seed, mix, side), range(count), chunksize=100))
-    return torch.from_numpy(np.stack(pixels)), [draw_scene(seed, i, mix) for i in range(count)]
-
-
-class Targets:
-    """The right answers for a list of scenes, as tensors."""
-
-    def __init__(self, scenes: Sequence[Scene]):
-        self.shown = shown(scenes)
-        wanted = [answers(scene) for scene in scenes]
-        self.answers = {q: torch.tensor([w[q] for w in wanted]) for q in ASKED}
+def renders(config: Config, seed: int, count: int, path: Path) -> tuple[Pixels, list[Scene]]:
+    """``count`` fresh pictures, uint8 (n, side, side, 3), kept in ``path``, and what they show."""
+    data = Data(seed=seed, pictures=count, side=config.data.side, mix=judge_mix(config.data.mix))
+    if not path.is_file() or len(cache.read(path)) != count:
+        cache.write(data, path, config.processes)
+    return cache.read(path), [draw_scene(seed, i, data.mix) for i in range(count)]
 
 
 class JudgeLoss:
-    """Cross-entropy on shifted, noisy and blurred pictures: soft ones must not put it off."""
+    """Cross-entropy of every question on shifted, noisy and blurred pictures: soft ones must not put it off."""
 
-    def __init__(self, judge: nn.Module, pixels: Tensor, targets: Targets, batch: int):
+    def __init__(self, judge: nn.Module, pixels: Pixels, targets: Targets, batch: int):
         self.judge, self.pixels, self.targets, self.batch = judge, pixels, targets, batch
 
     def __call__(self, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         rows = torch.randint(len(self.pixels), (self.batch,), generator=generator)
-        x = roughened(to_network(self.pixels[rows]), generator)
+        x = roughened(to_network(torch.from_numpy(self.pixels[rows.numpy()])), generator)
         x = x.contiguous(memory_format=torch.channels_last).to(loop.device())
         with torch.autocast(x.device.type, torch.bfloat16):
             said = self.judge(x)
-        loss = 20 * F.binary_cross_entropy_with_logits(said["concepts"].float(), self.targets.shown[rows].to(x.device))
-        for question, target in self.targets.answers.items():
-            loss = loss + F.cross_entropy(said[question].float(), target[rows].to(x.device))
-        return {"loss": loss}
+        losses = {
+            q: F.cross_entropy(
+                said[q].float().flatten(0, -2), answer[rows].flatten().to(x.device), label_smoothing=0.02
+            )
+            for q, answer in self.targets.answers.items()
+        }
+        return {"loss": torch.stack(list(losses.values())).sum(), "concept": losses["concept"].detach()}
 
 
 def roughened(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift by up to 4 pixels; half of the time soften, and add noise of up to 0.1."""
+    """Shift by up to 4 pixels; a third of the time soften; add noise of up to 0.1."""
     dy, dx = (int(v) for v in torch.randint(-4, 5, (2,), generator=generator))
     x = F.pad(x, (4, 4, 4, 4), mode="replicate")[..., 4 + dy : x.shape[-2] + 4 + dy, 4 + dx : x.shape[-1] + 4 + dx]
-    if torch.rand((), generator=generator) < 0.5:
+    if torch.rand((), generator=generator) < 1 / 3:
         x = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
     return x + 0.1 * torch.rand((), generator=generator) * torch.randn(x.shape, generator=generator)
 
@@ -132,23 +186,23 @@ def load(config: Config, folder: Path) -> Judge:
     return judge.cpu().eval()
 
 
-def train(config: Config, folder: Path, pictures: int = 16_000) -> None:
+def train(config: Config, folder: Path, pictures: int = 32_000) -> None:
     """Stage ``judge``: render, learn, and say how right it is on renders it has not seen."""
     judge = new(config)
     trainer = loop.Trainer(judge, config.judge, folder / "judge.pt")
-    mix = judge_mix(config.data.mix)
-    pixels, scenes = renders(SEED, mix, config.data.side, pictures, config.processes)
+    pixels, scenes = renders(config, SEED, pictures, folder / "judge.npy")
     trainer.train(JudgeLoss(judge, pixels, Targets(scenes), config.judge.batch))
-    print(accuracy(load(config, folder), config))
+    print(accuracy(load(config, folder), config, folder))
 
 
-def accuracy(judge: Judge, config: Config, pictures: int = 1000) -> dict[str, float]:
-    """How often it is right on fresh renders: concept of single objects, and each of `ASKED`."""
-    pixels, scenes = renders(SEED + 1, judge_mix(config.data.mix), config.data.side, pictures, config.processes)
-    said, targets = look(judge, pixels), Targets(scenes)
-    single = torch.tensor([scene.layout == "single" for scene in scenes])
-    right = (said["concepts"].argmax(dim=1) == targets.shown.argmax(dim=1))[single]
-    out = {"concept": float(right.float().mean())}
-    for question in ASKED:
-        out[question] = float((said[question].argmax(dim=1) == targets.answers[question]).float().mean())
+def accuracy(judge: Judge, config: Config, folder: Path, pictures: int = 2000) -> dict[str, float]:
+    """How often it is right on fresh renders of all kinds, each question among the pictures that can be asked."""
+    pixels, scenes = renders(config, SEED + 1, pictures, folder / "judged.npy")
+    said, targets = look(judge, torch.from_numpy(pixels[:])), Targets(scenes)
+    kinds = {kind: torch.tensor([scene.layout == kind for scene in scenes]) for kind in ("single", "two", "count")}
+    right = {q: (said[q].argmax(dim=-1) == t, t != UNASKED) for q, t in targets.answers.items()}
+    out = {q: float(hit[asked].float().mean()) for q, (hit, asked) in right.items()}
+    for kind, which in kinds.items():
+        hit, asked = (part[which] for part in right["concept"])
+        out[f"concept, {kind}"] = float(hit[asked].float().mean())
     return out

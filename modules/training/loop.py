@@ -45,10 +45,15 @@ def source(seed: int, step: int, rank: int = 0) -> torch.Generator:
 
 
 def learning_rate(run: Run, step: int) -> float:
-    """Linear warm-up, then a cosine from ``rate`` to ``final * rate`` (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    """Linear warm-up, then ``rate``; over the last ``decay`` of the steps it falls to ``final * rate`` along a cosine.
+
+    With ``decay`` 1 the schedule of Loshchilov & Hutter (2017), arXiv:1608.03983; below 1 that of Hagele et al. (2024),
+    arXiv:2405.18392, under which the length of a run need not be known before the decay begins.
+    """
     if step < run.warmup:
         return run.rate * (step + 1) / run.warmup
-    t = min(1.0, (step - run.warmup) / max(1, run.steps - run.warmup))
+    start = max(run.warmup, run.steps * (1 - run.decay))
+    t = min(1.0, max(0.0, step - start) / max(1, run.steps - start))
     return run.rate * (run.final + (1 - run.final) * 0.5 * (1 + math.cos(math.pi * t)))
 
 

@@ -1,51 +1,54 @@
-"""A few lines of DDIM, so that training can look at what it has: the engine's samplers live elsewhere."""
+"""Many captions to pictures at once, as the program makes them: its loader, its noise, its DPM++ 2M."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from modules.nn.vae import VAE
-from modules.training import autoencoder
-from modules.training.diffusion import TIMESTEPS, Process
-from modules.training.unet import TextToLatent
+from modules import builtin
+from modules.checkpoints.model import LatentDiffusion, load
+from modules.devices import Device, choose
+from modules.diffusion.guidance import Guided, cfg
+from modules.diffusion.parameterization import NoiseTable
+from modules.diffusion.schedules import sigmas_for
+from modules.diffusion.types import Cond
+from modules.extension import Host
+from modules.pipeline.network import BatchNetwork
+from modules.pixels import to_images
+from modules.rng import ImageNoise
 from modules.training.words import token_ids
 
 
-@torch.inference_mode()
-def ddim(
-    model: TextToLatent, process: Process, ids: Tensor, empty: Tensor, x: Tensor, steps: int, cfg_scale: float
-) -> Tensor:
-    """Song et al. (2021), arXiv:2010.02502, eq. 12 with eta 0, under classifier-free guidance.
+@dataclass(frozen=True)
+class _Text:
+    """The same condition at every step: a `modules.diffusion.guidance.Part`."""
 
-    ``x`` is noise (b, c, h, w), ``ids`` the captions' tokens and ``empty`` those of the empty caption, each (b, 77).
-    """
-    times = torch.linspace(TIMESTEPS - 1, 0, steps).round().long()
-    states = torch.cat([model.text(ids), model.text(empty)])
-    keys = model.unet.text_keys(states)
-    for i, t in enumerate(times):
-        both = torch.full((2 * len(x),), int(t))
-        said, unsaid = model.unet.run(torch.cat([x, x]), model.unet.embed(both), keys).float().chunk(2)
-        guided = unsaid + cfg_scale * (said - unsaid)
-        x0, noise = process.x0_and_noise(x, guided, both[: len(x)])
-        if i + 1 == steps:
-            return x0
-        x = process.noised(x0, noise, times[i + 1].expand(len(x)))
-    return x
+    cond: Cond
+    weight: float = 1.0
+
+    def at(self, call: int, step: int | None = None) -> Cond:
+        return self.cond
 
 
 class Painter:
-    """Captions -> pictures, with everything a checkpoint holds."""
+    """A checkpoint that paints a batch of different captions, for scores and for looking at."""
 
-    def __init__(self, model: TextToLatent, vae: VAE, process: Process, scale_factor: float):
-        self.model, self.vae, self.process = model.eval(), vae.eval(), process
-        self.scale_factor = scale_factor
+    def __init__(self, model: LatentDiffusion, sampler: str = "DPM++ 2M"):
+        host = Host()
+        builtin.register(host)
+        self.model = model
+        self._sampler = host.samplers.get(sampler)
+        self._scheduler = host.schedulers.get(self._sampler.default_scheduler or "uniform")
 
-    def noise(self, seeds: Sequence[int], side: int) -> Tensor:
-        shape = (self.vae.config.z_channels, side // 8, side // 8)
-        return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    @classmethod
+    def of(cls, path: Path, device: Device | None = None) -> Painter:
+        """From an exported file; every tensor must find its place."""
+        return cls(load(path, device or choose()))
 
     @torch.inference_mode()
     def paint(
@@ -53,13 +56,23 @@ class Painter:
         negative: str = "", batch: int = 25,
     ) -> Tensor:  # fmt: skip
         """uint8 (n, side, side, 3), one picture for each text and seed."""
-        pictures = []
+        parts = []
         for start in range(0, len(texts), batch):
-            part = texts[start : start + batch]
-            x = self.noise(seeds[start : start + batch], side).contiguous(memory_format=torch.channels_last)
-            ids, empty = token_ids(part), token_ids([negative] * len(part))
-            device = next(self.model.parameters()).device
-            with torch.autocast(device.type, torch.bfloat16):
-                z = ddim(self.model, self.process, ids.to(device), empty.to(device), x.to(device), steps, cfg_scale)
-                pictures.append(autoencoder.from_network(self.vae.decode(z / self.scale_factor)).cpu())
-        return torch.cat(pictures)
+            latents = self._sample(
+                texts[start : start + batch], seeds[start : start + batch], side // 8, steps, cfg_scale, negative
+            )
+            parts += [np.asarray(image) for image in to_images(self.model.decode(latents))]
+        return torch.from_numpy(np.stack(parts))
+
+    def _sample(
+        self, texts: Sequence[str], seeds: Sequence[int], side: int, steps: int, cfg_scale: float, negative: str
+    ) -> Tensor:
+        table = NoiseTable.named(self.model.config.schedule)
+        sigmas = sigmas_for(self._sampler, self._scheduler, steps, table)
+        noise = ImageNoise(seeds, (self.model.config.unet.in_channels, side, side), device=self.model.device.device)
+        positive, without = (
+            _Text(Cond(self.model.encode_text(token_ids(said)))) for said in (texts, [negative] * len(texts))
+        )
+        guided = Guided(BatchNetwork(self.model, table, sigmas), cfg, [positive], without, cfg_scale)
+        start = noise.initial() * sigmas[0]
+        return self._sampler.sample(guided, start, sigmas, noise=noise, on_step=lambda *_: None)

@@ -15,17 +15,20 @@ from torch import Tensor, nn
 
 from modules.nn.clip import TextEncoder
 from modules.nn.unet import ResBlock, SpatialTransformer, UNet
-from modules.training import captions, diffusion, loop
+from modules.training import captions, diffusion, loop, start
 from modules.training.config import Config
 from modules.training.latents import Latents, read
 from modules.training.render import cache
 from modules.training.render.captions import caption
 from modules.training.render.scenes import Scene
-from modules.training.words import token_ids
+from modules.training.words import weighted_ids
 
 
 class TextToLatent(nn.Module):
-    """What is trained here: text transformer and UNet. ``(x, t, ids) -> prediction``."""
+    """What is trained here: text transformer and UNet. ``(x, t, ids, weights) -> prediction``.
+
+    A weight multiplies the state of its token, as it does when prompts are used.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -33,8 +36,8 @@ class TextToLatent(nn.Module):
         self.unet = UNet(config.unet)
         _start_as_identity(self.unet)
 
-    def forward(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-        said: Tensor = self.unet(x, t, self.text(ids))
+    def forward(self, x: Tensor, t: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+        said: Tensor = self.unet(x, t, self.text(ids) * weights[..., None])
         return said
 
 
@@ -84,18 +87,22 @@ class DiffusionLoss:
         device, batch = loop.device(), self.config.run.batch
         rows = torch.randint(len(self.scenes), (batch,), generator=generator)
         x0 = self.latents.draw(rows, generator).to(device).contiguous(memory_format=torch.channels_last)
-        ids = token_ids(self._captions(rows, generator)).to(device)
+        ids, weights = (part.to(device) for part in weighted_ids(self._captions(rows, generator)))
         noise = torch.randn(x0.shape, generator=generator).to(device)
         t = diffusion.stratified(batch, generator).to(device)
         x = self.process.noised(x0, noise, t)
         with torch.autocast(device.type, torch.bfloat16):
-            said = self.model(x, t, ids)
+            said = self.model(x, t, ids, weights)
         return {"loss": diffusion.loss(self.process, said.float(), x0, noise, t, self.config.min_snr)}
 
 
 def train(config: Config, folder: Path) -> None:
     """Stage ``unet``."""
-    model = new(config, folder / "text.pt")
+    if config.start.file:
+        model = new(config)
+        start.begin(config.start, folder, unet=model.unet, text=model.text.transformer)
+    else:
+        model = new(config, folder / "text.pt")
     trainer = loop.Trainer(model, config.diffusion.run, folder / "unet.pt")
     latents = read(folder)
     scenes = [cache.scene(config.data, i) for i in range(len(latents.mean))]

@@ -40,13 +40,17 @@ STYLE_WORDS = {
 
 def _name(thing: Thing, rng: Random, size: str = "") -> str:
     """``a big blue cat``; one in ten without its article."""
-    words = [
-        w for w in (rng.choice(("big", "large", "big")) if size == "big" else size, thing.tint, thing.concept.name) if w
-    ]
+    size = rng.choice(("big", "large", "big")) if size == "big" else size
+    words = [w for w in (size, _tint(thing), thing.concept.name) if w]
     phrase = " ".join(words)
     if rng.random() < 0.1:
         return phrase
     return _with_article(phrase)
+
+
+def _tint(thing: Thing) -> str:
+    """``blue``, or with its weight ``(blue:1.4)``, as prompts have it."""
+    return thing.tint if thing.strength == 1 else f"({thing.tint}:{thing.strength:g})"
 
 
 def _subject(scene: Scene, rng: Random) -> str:
@@ -135,4 +139,4 @@ def spelled_out(scene: Scene) -> str:
 
 
 def _with_article(phrase: str) -> str:
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+    return f"{'an' if phrase.lstrip('(')[0] in 'aeiou' else 'a'} {phrase}"

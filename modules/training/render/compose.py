@@ -17,7 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def _placed(thing: Thing, side: int) -> Image.Image:
-    glyph = tinted(thing.concept, COLOURS[thing.tint]) if thing.tint else sprite(thing.concept)
+    glyph = tinted(thing.concept, COLOURS[thing.tint], thing.strength) if thing.tint else sprite(thing.concept)
     if thing.flip:
         glyph = glyph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     margin = glyph.width // 10  # room for the corners that turn out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from modules.training.render.backgrounds import COLOURS, SCENERY
@@ -37,6 +37,8 @@ class Mix:
     tinted: float = 0.12
     sized: float = 0.20
     placed: float = 0.15
+    weighted: float = 0.0
+    """Share of tints that are weaker or stronger, with captions that say so: weights come to mean something."""
     concepts: int = len(CONCEPTS)
 
 
@@ -51,6 +53,8 @@ class Thing:
     angle: float
     flip: bool
     tint: str = ""
+    strength: float = 1.0
+    """Of the tint, as a caption says it: ``(blue:1.4)``."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,13 @@ def _single(concept: Concept, tint: str, mix: Mix, rng: Random) -> tuple[tuple[T
     return (_thing(concept, x, y, rng.uniform(*SIZES[size]), tint, rng),), size, place
 
 
+def _weighted(things: tuple[Thing, ...], mix: Mix, rng: Random) -> tuple[Thing, ...]:
+    """Some tints at another strength, from hardly any to the pure colour."""
+    if not (mix.weighted and things[0].tint and rng.random() < mix.weighted):
+        return things
+    return tuple(replace(thing, strength=round(rng.uniform(0.2, 1.8), 1)) for thing in things)
+
+
 def _two(mix: Mix, tint: str, rng: Random) -> tuple[tuple[Thing, ...], str]:
     first, second = rng.sample(CONCEPTS[: mix.concepts], 2)
     beside = rng.random() < 0.7
@@ -154,7 +165,7 @@ def _draw(mix: Mix, rng: Random) -> Scene:
     u = rng.random()
     if u < mix.single:
         things, size, place = _single(concept, tint, mix, rng)
-        return Scene(things, behind, style, size, place, noise=noise)
+        return Scene(_weighted(things, mix, rng), behind, style, size, place, noise=noise)
     if u < mix.single + mix.two:
         things, relation = _two(mix, tint, rng)
         return Scene(things, behind, style, relation=relation, noise=noise)

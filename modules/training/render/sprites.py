@@ -45,9 +45,21 @@ def sprite(concept: Concept, path: Path = FONT) -> Image.Image:
     return square
 
 
+def tinted(concept: Concept, colour: RGB, strength: float = 1.0) -> Image.Image:
+    """The glyph in one colour. Below strength 1 its own colours show through, above it the shades give way."""
+    plain = _tinted(concept, colour)
+    if strength == 1:
+        return plain
+    other = sprite(concept) if strength < 1 else Image.new("RGB", plain.size, colour)
+    share = 1 - strength if strength < 1 else 0.7 * (strength - 1)
+    mixed = Image.blend(plain.convert("RGB"), other.convert("RGB"), min(share, 1.0))
+    mixed.putalpha(plain.getchannel("A"))
+    return mixed
+
+
 @cache
-def tinted(concept: Concept, colour: RGB) -> Image.Image:
-    """The glyph in one colour: its luminance runs from black over the colour to white."""
+def _tinted(concept: Concept, colour: RGB) -> Image.Image:
+    """Its luminance runs from black over the colour to white."""
     glyph = sprite(concept)
     grey = ImageOps.autocontrast(
         glyph.convert("L"), cutoff=1, mask=glyph.getchannel("A").point(lambda a: 255 * (a > 200))

@@ -27,7 +27,7 @@ def disc(concept: Concept) -> Image.Image:
 @pytest.fixture
 def discs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, "sprite", disc)
-    monkeypatch.setattr(compose, "tinted", lambda concept, colour: disc(concept))
+    monkeypatch.setattr(compose, "tinted", lambda concept, colour, strength=1.0: disc(concept))
 
 
 @pytest.fixture

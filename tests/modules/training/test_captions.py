@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+import pytest
 import torch
 
 from modules.training import captions, loop
@@ -10,7 +11,7 @@ from modules.training.config import Config
 from modules.training.render.captions import caption
 from modules.training.render.concepts import CONCEPTS
 from modules.training.render.scenes import Mix, Scene, Thing, draw_scene
-from modules.training.words import token_ids
+from modules.training.words import token_ids, weighted_ids
 
 
 def test_answers_tell_what_the_scene_shows() -> None:
@@ -42,6 +43,12 @@ def test_token_ids_are_clips_and_end_tokens_fill_the_row() -> None:
     assert ids[0, :5].tolist() == [49406, 320, 2368, 49407, 49407]
     assert ids[1, :2].tolist() == [49406, 49407]
     assert ids[2, -1] == 49407 and ids[2, -2] == 2368
+
+
+def test_weights_are_read_as_prompts_have_them() -> None:
+    ids, weights = weighted_ids(["a (blue:1.4) cat", "a blue cat"])
+    assert ids.tolist()[0] == ids.tolist()[1] == token_ids(["a blue cat"]).tolist()[0]
+    assert weights[0, :5].tolist() == pytest.approx([1.0, 1.0, 1.4, 1.0, 1.0]) and bool((weights[1] == 1).all())
 
 
 def test_no_caption_is_longer_than_what_training_reads() -> None:

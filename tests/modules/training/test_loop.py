@@ -63,6 +63,14 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
     assert learning_rate(run, 110) == pytest.approx(0.1)
 
 
+def test_until_the_decay_begins_the_length_of_a_run_does_not_matter() -> None:
+    short, long = (Run(steps=steps, rate=1.0, warmup=10, final=0.0, decay=0.25) for steps in (80, 400))
+    assert [learning_rate(short, step) for step in range(60)] == [learning_rate(long, step) for step in range(60)]
+    assert learning_rate(short, 59) == 1.0
+    assert learning_rate(short, 70) == pytest.approx(0.5)
+    assert learning_rate(short, 80) == pytest.approx(0.0)
+
+
 def test_the_average_is_a_geometric_sum() -> None:
     parameter = nn.Parameter(torch.zeros(1))
     average = Average([parameter], decay=0.5)

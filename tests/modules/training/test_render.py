@@ -12,8 +12,8 @@ from modules.training.render import sprites
 from modules.training.render.backgrounds import BACKGROUNDS, COLOURS, background
 from modules.training.render.captions import NUMBERS, SETTINGS, STYLE_WORDS, caption, spelled_out
 from modules.training.render.compose import picture
-from modules.training.render.concepts import CONCEPTS
-from modules.training.render.scenes import Mix, Scene, draw_scene, held_out
+from modules.training.render.concepts import CONCEPTS, INDEX
+from modules.training.render.scenes import Mix, Scene, Thing, draw_scene, held_out
 from modules.training.render.styles import STYLES, apply
 
 MIX = Mix(styled=0.4, plain=0.5)
@@ -106,6 +106,21 @@ def test_captions_never_name_what_is_not_there() -> None:
 def test_captions_of_one_picture_differ() -> None:
     scene = draw_scene(4, 0, MIX)
     assert len({caption(scene, Random(i)) for i in range(40)}) > 10
+
+
+def test_a_tint_at_another_strength_is_seen_and_said() -> None:
+    def shown(strength: float) -> tuple[float, str]:
+        thing = Thing(CONCEPTS[INDEX["strawberry"]], 0.5, 0.5, 0.7, 0.0, False, "blue", strength)
+        scene = Scene((thing,), "white")
+        pixels = picture(scene, 64).astype(float)
+        return float((pixels[..., 2] - pixels[..., 0]).mean()), caption(scene, Random(3))
+
+    strengths = (0.2, 0.6, 1.0, 1.4, 1.8)
+    bluer = [shown(strength)[0] for strength in strengths]
+    assert bluer == sorted(bluer) and bluer[0] < 0 < bluer[2]
+    assert [("blue" in text, f"(blue:{s:g})" in text) for s, text in ((s, shown(s)[1]) for s in strengths)] == [
+        (True, strength != 1.0) for strength in strengths
+    ]
 
 
 def test_a_missing_font_names_the_package(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ def diffusion_loss(config: Config, model: unet.TextToLatent) -> unet.DiffusionLo
 
 def test_an_untrained_model_says_nothing(tiny: Config) -> None:
     model = unet.new(tiny)
-    said = model(torch.randn(2, 4, 4, 4), torch.tensor([3, 900]), torch.zeros(2, 77, dtype=torch.long))
+    ids = torch.zeros(2, 77, dtype=torch.long)
+    said = model(torch.randn(2, 4, 4, 4), torch.tensor([3, 900]), ids, torch.ones(2, 77))
     assert said.shape == (2, 4, 4, 4) and not said.any()
 
 
