@@ -10,12 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from modules import recipe as recipes
 from modules.engine import Engine, Progress, Result, Watcher
 from modules.gallery import Gallery
-from modules.images import preview_jpeg
+from modules.images import open_header, preview_jpeg
 from modules.jobs.worker import Emit, IsCancelled
 from modules.metadata import read_metadata
 from modules.params import GenerationParams
@@ -40,15 +37,17 @@ class GenerationRunner:
         begin = time.monotonic()
 
         def on_result(result: Result) -> None:
-            path = self._gallery.save(
+            saved = self._gallery.save(
                 result.image,
                 seed=result.recipe.seed,
                 infotext=result.infotext,
                 recipe=str(result.recipe),
                 job=job_id,
-            ).path
-            images.append(_entry(path, result.infotext, result.recipe.seed, result.image.size))
+            )
+            images.append(_entry(saved.path, result.infotext, result.recipe.seed, result.image.size))
             emit({"type": "image", **images[-1]})
+            if saved.note:
+                on_note(saved.note)
 
         def on_note(text: str) -> None:
             notes.append(text)
@@ -109,7 +108,5 @@ def _entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[
 
 def _saved(path: Path) -> dict[str, Any]:
     """The entry of a picture that an earlier try of the job saved."""
-    texts = read_metadata(path)
-    with Image.open(path, formats=("PNG",)) as image:
-        size = image.size
-    return _entry(path, texts["infotext"] or "", recipes.read(texts["recipe"] or "").seed, size)
+    seed = int(path.stem.partition("-")[2])  # the gallery's name for it; a JPEG may have had no room for the recipe
+    return _entry(path, read_metadata(path)["infotext"] or "", seed, open_header(path).size)
