@@ -18,7 +18,7 @@ from PIL import Image
 
 from modules import atomic
 from modules.errors import OutputError
-from modules.metadata import Encoding, Metadata, encode, read_metadata
+from modules.metadata import PNG, Encoding, Metadata, encode, read_metadata
 
 __all__ = ["Gallery", "Metadata", "Saved", "read_metadata"]
 
@@ -46,7 +46,7 @@ class Gallery:
     """Pictures below ``root``. Any number of processes may save at once."""
 
     root: Path
-    encoding: Encoding = Encoding()
+    encoding: Encoding = PNG
 
     def sweep(self) -> int:
         """Delete what writers left behind that died while they wrote. Called once at start."""

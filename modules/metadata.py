@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from modules.errors import ImageError
+from modules import recipe as recipes
+from modules.errors import ImageError, UserError
 from modules.images import BROKEN, FORMATS, open_header, png_bytes
-from modules.infotext import MAX_LENGTH
+from modules.infotext import MAX_LENGTH, FindCheckpoint, Paste, Samplers, Schedulers, params_from, read
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +180,33 @@ def _payload(data: bytes, packed: bool) -> str | None:
         return None
 
 
+def settings_in(
+    found: Metadata,
+    samplers: Samplers,
+    schedulers: Schedulers,
+    find_checkpoint: FindCheckpoint = lambda name, sha: None,
+) -> Paste:
+    """What the texts of a picture change in a request that shall make it: its recipe says all, else A1111's text.
+
+    A picture of a batch is asked for by its own seed; how many are made at once stays as it is.
+    """
+    recorded = recipes.judge(found["recipe"])
+    if isinstance(recorded, recipes.Recipe):
+        changes = recorded.request.to_json() | {"seed": recorded.seed, "subseed": recorded.subseed}
+        if not recorded.request.subseed_strength:
+            changes["subseed"] = -1
+        for name in ("batch_size", "batch_count", "checkpoint"):
+            del changes[name]
+        file = next(file for file in recorded.files if file.role == "checkpoint")
+        if (checkpoint := find_checkpoint(Path(file.name).stem, file.sha256[:10])) is not None:
+            changes["checkpoint"] = checkpoint
+        return Paste(changes, ())
+    text = found["infotext"] or found["stealth_infotext"]
+    if not text:
+        raise UserError("this picture carries no generation text", hint="choose another one", field="infotext")
+    return params_from(read(text), samplers, schedulers, find_checkpoint)
+
+
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
@@ -192,7 +220,10 @@ class Encoding:
     """WebP alone: every pixel is kept, and ``quality`` is how hard it tries to be small."""
 
 
-def encode(image: Image.Image, infotext: str, recipe: str, encoding: Encoding = Encoding()) -> tuple[bytes, str]:
+PNG = Encoding()
+
+
+def encode(image: Image.Image, infotext: str, recipe: str, encoding: Encoding = PNG) -> tuple[bytes, str]:
     """The file with its texts and, where one of them does not fit, a sentence that says so; the picture always is."""
     if encoding.format == "png":
         texts = {"parameters": infotext, "recipe": recipe}

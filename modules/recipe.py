@@ -176,7 +176,6 @@ class Verdict:
         remark = f"; {self.remark}" if self.remark else ""
         return f"{self.kind}, because {because}{amount}{remark}"
 
-
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"text": str(self)}
 

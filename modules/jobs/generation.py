@@ -1,6 +1,6 @@
 """What the worker does with a "generate" job: run the engine, save each image, tell what happens.
 
-The one file of `jobs` that loads torch: only the worker imports it.
+Loads torch, as does `replaying`: only the worker imports them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class GenerationRunner:
                 recipe=str(result.recipe),
                 job=job_id,
             )
-            images.append(_entry(saved.path, result.infotext, result.recipe.seed, result.image.size))
+            images.append(entry(saved.path, result.infotext, result.recipe.seed, result.image.size))
             emit({"type": "image", **images[-1]})
             if saved.note:
                 on_note(saved.note)
@@ -53,9 +53,9 @@ class GenerationRunner:
             notes.append(text)
             emit({"type": "note", "text": text})
 
-        for entry in images:
-            emit({"type": "image", **entry})
-        watcher = Watcher(_Steps(emit, time.monotonic, self._preview_every), on_note, is_cancelled)
+        for made in images:
+            emit({"type": "image", **made})
+        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), on_note, is_cancelled)
         self._engine.run(params, on_result, watcher, made=len(images))
         return {
             "images": images,
@@ -65,7 +65,7 @@ class GenerationRunner:
         }
 
 
-class _Steps:
+class Steps:
     """Tells each step with the time left, and a preview as often as a person sees."""
 
     def __init__(self, emit: Emit, clock: Callable[[], float], preview_every: int):
@@ -101,7 +101,8 @@ class _Steps:
         return (now - then) / (fraction - before) * (1 - fraction)
 
 
-def _entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+def entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+    """A picture as a job's events and output name it."""
     width, height = size
     return {"path": str(path), "infotext": infotext, "seed": seed, "width": width, "height": height}
 
@@ -109,4 +110,4 @@ def _entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[
 def _saved(path: Path) -> dict[str, Any]:
     """The entry of a picture that an earlier try of the job saved."""
     seed = int(path.stem.partition("-")[2])  # the gallery's name for it; a JPEG may have had no room for the recipe
-    return _entry(path, read_metadata(path)["infotext"] or "", seed, open_header(path).size)
+    return entry(path, read_metadata(path)["infotext"] or "", seed, open_header(path).size)
