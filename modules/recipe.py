@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from modules.errors import UserError
-from modules.options import options_of
 from modules.params import GenerationParams
 
 SCHEMA = 1
@@ -99,7 +98,7 @@ def read(text: str) -> Recipe:
 
 def _check_names(values: Mapping[str, Any]) -> None:
     """A parameter that we do not know would be left out in silence, and with it what made the picture."""
-    foreign = sorted(values["request"].keys() - options_of(GenerationParams).keys())
+    foreign = sorted(values["request"].keys() - {field.name for field in dataclasses.fields(GenerationParams)})
     if foreign:
         raise UserError(
             f"this recipe asks for {', '.join(foreign)[:60]}, which this version does not know",

@@ -153,7 +153,8 @@ def test_a_difference_without_a_reason_says_so_with_its_size() -> None:
     old = Image.new("RGB", (10, 10))
     new = old.copy()
     new.putpixel((3, 3), (0, 30, 0))
-    verdict = compare(RECIPE, dataclasses.replace(RECIPE, pixels="1"), difference(old, new))
+    recorded = dataclasses.replace(RECIPE, pixels=pixel_hash(old))
+    verdict = compare(recorded, dataclasses.replace(RECIPE, pixels=pixel_hash(new)), old, new)
     assert str(verdict) == (
         "differs, because something that is not recorded changed "
         "(1.0% of the pixels differ, by at most 30 of 255 and 0.1 on average)"
