@@ -54,6 +54,8 @@ class Recipe:
     """ "exact" or "fast": whether a picture may depend on its company in the batch."""
     pixels: str
     """`pixel_hash` of the picture."""
+    processor: str = ""
+    """ "AVX512 with AMX, 8 threads", "NVIDIA H200"; empty in recipes of before it was recorded."""
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -201,6 +203,7 @@ FACTS: Mapping[str, str] = {
     "program": "program",
     "torch": "torch",
     "device": "device",
+    "processor": "processor",
     "dtype": "number format",
     "kernels": "kernel mode",
 }
@@ -221,7 +224,7 @@ def compare(recorded: Recipe, again: Recipe, old: Image.Image | None = None, new
     facts = [
         f"{words} {_said(before)} became {_said(after)}"
         for name, words in FACTS.items()
-        if (before := getattr(recorded, name)) != (after := getattr(again, name))
+        if (before := getattr(recorded, name)) != (after := getattr(again, name)) and before
     ]
     changed = [CHANGED] if shown != recorded.pixels else []
     reasons = (*_asked(recorded, again), *_file_changes(recorded, again), *facts, *changed)

@@ -41,12 +41,10 @@ def replay_recipe(
     """The same for a recipe by itself; without a picture at ``path`` there is its pixel hash to compare."""
     if isinstance(recorded, Verdict):
         return Replay(recorded, None)
-    checkpoint = next(file for file in recorded.files if file.role == "checkpoint")
-    name = engine.store.with_sha256(checkpoint.sha256)
-    available = {checkpoint.sha256} if name is not None else set()
-    if (verdict := recipes.check(recorded, available)) is not None:
+    names = {file: engine.store.with_sha256(file.sha256) for file in recorded.files if file.role == "checkpoint"}
+    if (verdict := recipes.check(recorded, {file.sha256 for file, name in names.items() if name})) is not None:
         return Replay(verdict, None)
-    again = _one(engine, recorded, name or "", watcher)
+    again = _one(engine, recorded, next(filter(None, names.values())), watcher)
     asked = replace(again.recipe, request=recorded.request)  # the checkpoint may have another name now
     return Replay(_verdict(recorded, asked, path, again.image), again)
 

@@ -128,6 +128,18 @@ def test_each_differing_fact_is_named() -> None:
     )
 
 
+def test_another_processor_is_named_where_it_was_recorded() -> None:
+    here = dataclasses.replace(RECIPE, processor="AVX512, 2 threads", pixels="1")
+    assert compare(RECIPE, here).reasons == ()
+    there = dataclasses.replace(RECIPE, processor="AVX2, 8 threads")
+    assert compare(there, here).reasons == ("processor AVX2, 8 threads became AVX512, 2 threads",)
+    assert read(str(there)) == there
+
+
+def test_a_recipe_of_before_the_processor_was_recorded_is_read() -> None:
+    assert read(str(RECIPE).replace('"processor":"",', "")) == RECIPE
+
+
 def test_another_request_or_model_is_named() -> None:
     again = dataclasses.replace(
         RECIPE,
