@@ -28,10 +28,15 @@ Find = Callable[..., Awaitable[Path | None]]
 
 
 class ReplayPanel:
-    """The button, the one that stops it and the place of the verdict; ids begin with ``prefix``."""
+    """The button, the one that stops it and the place of the verdict; ids begin with ``prefix``.
 
-    def __init__(self, prefix: str):
+    ``beside``: buttons made with ``render=False`` that stand in the same row.
+    """
+
+    def __init__(self, prefix: str, *beside: Any):
         with gr.Row(elem_classes="rp-replay"):
+            for button in beside:
+                button.render()
             self.replay = gr.Button("Replay", elem_id=f"{prefix}_replay", elem_classes="rp-tool", scale=0)
             self.stop = gr.Button(
                 "Stop", elem_id=f"{prefix}_replay_stop", elem_classes="rp-tool", scale=0, visible=False

@@ -44,9 +44,16 @@ def build(page: Page) -> None:
                 elem_id="png_info_text",
                 buttons=["copy"],
             )
-            use = gr.Button("Use these settings", elem_id="png_info_use", elem_classes="rp-tool", interactive=False)
+            use = gr.Button(
+                "Use these settings",
+                elem_id="png_info_use",
+                elem_classes="rp-tool",
+                scale=0,
+                interactive=False,
+                render=False,
+            )
+            panel = ReplayPanel("png_info", use)
             said = gr.HTML("", elem_id="png_info_said", padding=False)
-            panel = ReplayPanel("png_info")
             facts = gr.HTML("", elem_id="png_info_facts", padding=False)
 
     async def on_picture(value: Any) -> list[Any]:

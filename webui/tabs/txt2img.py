@@ -55,7 +55,7 @@ def build(page: Page) -> None:
         with gr.Column(scale=1, min_width=180, elem_id="txt2img_actions"):
             generate = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
             interrupt = gr.Button("Interrupt", elem_id="txt2img_interrupt", interactive=False)
-            paste = gr.Button("↙ Read the text", elem_id="txt2img_paste", elem_classes="rp-tool")
+            paste = gr.Button("↙ Settings from text", elem_id="txt2img_paste", elem_classes="rp-tool")
             gr.HTML(
                 '<p class="rp-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> interrupts</p>',
                 padding=False,
