@@ -199,7 +199,7 @@ def generate(args: argparse.Namespace) -> int:
     params = GenerationParams.from_json(chosen)
     if args.output is not None and args.output.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of them", field="output"
+            f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
         )
     bootstrap.ensure(ROOT)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
