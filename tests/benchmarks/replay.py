@@ -21,7 +21,7 @@ from modules.replay import replay
 
 ROOT = Path(__file__).parents[2]
 PICTURES = 100
-SIDES = (64, 96, 128)
+SIDES = (64, 64, 96, 128)
 SCHEDULES = ("Automatic", "Karras", "Exponential", "SGM Uniform")
 FORMATS = ("png", "png", "jpg", "webp")
 
@@ -55,15 +55,15 @@ def requests(seed: int = 0) -> list[GenerationParams]:
             negative_prompt=dice.choice(("", "blurry")),
             sampler=SAMPLERS[i % len(SAMPLERS)].name,
             scheduler=dice.choice(SCHEDULES),
-            steps=dice.randint(2, 6),
+            steps=dice.randint(2, 4),
             cfg_scale=dice.choice((1.0, 4.5, 7.0)),
             width=dice.choice(SIDES),
             height=dice.choice(SIDES),
             seed=dice.randrange(2**32),
             subseed=dice.randrange(2**32),
             subseed_strength=dice.choice((0.0, 0.0, 0.3)),
-            batch_size=dice.choice((1, 1, 2, 3)),
-            batch_count=dice.choice((1, 1, 2)),
+            batch_size=dice.choice((1, 1, 1, 3)),
+            batch_count=dice.choice((1, 1, 1, 2)),
             clip_skip=dice.choice((1, 2)),
             rng=dice.choice(("NV", "CPU")),
         )

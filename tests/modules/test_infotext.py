@@ -54,7 +54,7 @@ def line(text: str) -> str:
     return text.splitlines()[-1]
 
 
-# What A1111's text can carry, and tests/modules/test_metadata.py shows that a file keeps the rest in its recipe: no comments, lines without blanks at their ends, none a heading, the first one not empty.
+# What A1111's text can carry (tests/modules/test_metadata.py has the rest, which the recipe keeps):
 lines = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n#")).map(str.strip), max_size=4)
 prompts = (
     lines.map(lambda found: "\n".join(found).strip())
