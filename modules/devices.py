@@ -35,7 +35,8 @@ class Device:
         if self.kind == "cuda":
             return str(torch.cuda.get_device_name(self.device))
         units = " with AMX" if torch.cpu.get_capabilities().get("amx_bf16") else ""
-        return f"{torch.backends.cpu.get_cpu_capability()}{units}, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{torch.backends.cpu.get_cpu_capability()}{units}, {threads} thread{'s' if threads > 1 else ''}"
 
     def place(self, x: Tensor) -> Tensor:
         """An activation (b, c, h, w) at the network's door: moved, cast, and in the layout that its kernels like."""

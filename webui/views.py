@@ -163,7 +163,8 @@ def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
         request = recorded.request
         facts = [
             ("Made by", recorded.program),
-            ("With", f"torch {recorded.torch}, {recorded.device}, {recorded.dtype}, {recorded.kernels} kernels"),
+            ("With", f"torch {recorded.torch}, {recorded.dtype}, {recorded.kernels} kernels"),
+            ("On", ", ".join(filter(None, (recorded.device, recorded.processor)))),
             ("Picture", f"{recorded.index + 1} of {request.batch_size * request.batch_count}, seed {recorded.seed}"),
             *((file.role.capitalize(), f"{file.name}, SHA-256 {file.sha256}") for file in recorded.files),
             ("Pixels", f"SHA-256 {recorded.pixels}"),
