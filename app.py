@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 DEFAULT_MODEL = "reprise-mini"
+SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+"""Of the pictures that we write."""
 TEST_FILES = ("requirements.txt", "tests/requirements.txt")
 EXAMPLES = """examples:
   python3 app.py                                      serve http://127.0.0.1:7860
@@ -80,6 +82,9 @@ def build_runner(args: argparse.Namespace) -> Runner:
     from modules import settings
     from modules.gallery import Gallery
     from modules.jobs.generation import GenerationRunner
+    from modules.jobs.replaying import ReplayRunner
+    from modules.jobs.worker import by_kind
+    from modules.metadata import Encoding
 
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
@@ -91,9 +96,11 @@ def build_runner(args: argparse.Namespace) -> Runner:
             logging.info("%s is ready on %s", model.name, model.device.describe())
     except RepriseError as error:
         logging.warning("no model is loaded yet: %s", error)
-    gallery = Gallery(args.data_dir / "outputs")
+    encoding = Encoding(chosen.image_format, chosen.image_quality, chosen.webp_lossless)
+    gallery = Gallery(args.data_dir / "outputs", encoding)
     gallery.sweep()
-    return GenerationRunner(engine, gallery, preview_every=chosen.preview_every)
+    replays = ReplayRunner(engine, Gallery(args.data_dir / "outputs"), preview_every=chosen.preview_every)
+    return by_kind({"replay": replays}, GenerationRunner(engine, gallery, preview_every=chosen.preview_every))
 
 
 def build_queue(args: argparse.Namespace) -> JobQueue:
@@ -190,35 +197,45 @@ def generate(args: argparse.Namespace) -> int:
     """Make images without a server."""
     chosen = _chosen(args)
     params = GenerationParams.from_json(chosen)
-    if args.output is not None and args.output.suffix.lower() != ".png":
-        raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
+    if args.output is not None and args.output.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
+        )
     bootstrap.ensure(ROOT)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
-    from modules import atomic
+    from modules import atomic, settings
     from modules.checkpoints.files import native_size
     from modules.engine import Watcher
     from modules.gallery import Gallery
-    from modules.images import png_bytes
+    from modules.metadata import Encoding, encode
 
     engine = build_engine(args)
     size = native_size(engine.store.find(params.checkpoint).path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
+    wanted, message = settings.load(args.data_dir / "settings.json")
+    if message:
+        logging.warning(message)
+    suffix = SUFFIXES[args.output.suffix.lower()] if args.output else wanted.image_format
+    encoding = Encoding(suffix, wanted.image_quality, wanted.webp_lossless)
+
     def save(result: Result) -> None:
         if args.output is None:
-            gallery = Gallery(args.data_dir / "outputs")
+            gallery = Gallery(args.data_dir / "outputs", encoding)
             recipe = result.recipe
-            path = gallery.save(result.image, seed=recipe.seed, infotext=result.infotext, recipe=str(recipe)).path
+            saved = gallery.save(result.image, seed=recipe.seed, infotext=result.infotext, recipe=str(recipe))
+            path, note = saved.path, saved.note
         else:
             path = _numbered(args.output, result.recipe.index)
+            data, note = encode(result.image, result.infotext, str(result.recipe), encoding)
             try:
-                atomic.write(
-                    path, png_bytes(result.image, {"parameters": result.infotext, "recipe": str(result.recipe)})
-                )
+                atomic.write(path, data)
             except OSError as error:
                 raise OutputError(
                     f"{path} cannot be written ({error.strerror})", hint="choose another with -o"
                 ) from error
+        if note:
+            print(note, file=sys.stderr)
         print(f"\r{path}  seed {result.recipe.seed}\x1b[K" if sys.stderr.isatty() else path, flush=True)
 
     engine.run(params, save, Watcher(_tell_progress, lambda note: print(note, file=sys.stderr)))
@@ -245,15 +262,17 @@ def replay(args: argparse.Namespace) -> int:
     """Make a recorded picture again. Exit status 0: identical, 1: it differs or cannot be made."""
     bootstrap.ensure(ROOT)
     from modules.engine import Watcher
+    from modules.recipe import Recipe
     from modules.replay import recorded_in
     from modules.replay import replay as replayed
 
     if not args.file.is_file():
         raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
-    recorded_in(args.file)  # says at once, before a model is loaded, that there is no recipe
-    came = replayed(build_engine(args), args.file, Watcher(_tell_progress))
-    print(f"\r\x1b[K{came.verdict}" if sys.stderr.isatty() else came.verdict)
-    return 0 if came.verdict.kind == "identical" else 1
+    verdict = recorded_in(args.file)
+    if isinstance(verdict, Recipe):  # else it is known, before a model is loaded, that there is nothing to replay
+        verdict = replayed(build_engine(args), args.file, Watcher(_tell_progress)).verdict
+    print(f"\r\x1b[K{verdict}" if sys.stderr.isatty() else verdict)
+    return 0 if verdict.kind == "identical" else 1
 
 
 def explain(args: argparse.Namespace) -> int:
@@ -333,7 +352,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("generate", help="make images without a server")
     one.add_argument("prompt")
-    one.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the outputs folder")
+    one.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help=".png, .jpg or .webp; default: the outputs folder"
+    )
     for name, declared in options_of(GenerationParams).items():
         if name != "prompt":
             _add_option(one, name, declared)
@@ -347,7 +368,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.set_defaults(run=explain)
 
     again = commands.add_parser("replay", help="make a saved picture again and say whether it is identical")
-    again.add_argument("file", type=Path, help="a PNG saved by this program")
+    again.add_argument("file", type=Path, help="a picture saved by this program")
     _add_places(again)
     again.set_defaults(run=replay)
 

@@ -30,6 +30,14 @@ class Device:
         name = torch.cuda.get_device_name(self.device) if self.kind == "cuda" else "CPU"
         return f"{name}, {str(self.dtype).removeprefix('torch.')}"
 
+    def processor(self) -> str:
+        """What an image may depend on besides torch: the card, or the CPU's instructions and how many threads share."""
+        if self.kind == "cuda":
+            return str(torch.cuda.get_device_name(self.device))
+        units = " with AMX" if torch.cpu.get_capabilities().get("amx_bf16") else ""
+        threads = torch.get_num_threads()
+        return f"{torch.backends.cpu.get_cpu_capability()}{units}, {threads} thread{'s' if threads > 1 else ''}"
+
     def place(self, x: Tensor) -> Tensor:
         """An activation (b, c, h, w) at the network's door: moved, cast, and in the layout that its kernels like."""
         if x.dim() == 4 and self.channels_last:

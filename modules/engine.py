@@ -167,5 +167,6 @@ class Engine:
             dtype=str(model.device.dtype).removeprefix("torch."),
             kernels="fast",
             pixels=pixel_hash(image),
+            processor=model.device.processor(),
         )
         return Result(image, text, recipe)

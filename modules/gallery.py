@@ -18,8 +18,7 @@ from PIL import Image
 
 from modules import atomic
 from modules.errors import OutputError
-from modules.images import png_bytes
-from modules.metadata import Metadata, read_metadata
+from modules.metadata import PNG, Encoding, Metadata, encode, read_metadata
 
 __all__ = ["Gallery", "Metadata", "Saved", "read_metadata"]
 
@@ -38,6 +37,8 @@ class Saved:
     path: Path
     number: int
     job: str
+    note: str = ""
+    """A sentence on a text that the file could not take."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Gallery:
     """Pictures below ``root``. Any number of processes may save at once."""
 
     root: Path
+    encoding: Encoding = PNG
 
     def sweep(self) -> int:
         """Delete what writers left behind that died while they wrote. Called once at start."""
@@ -60,13 +62,13 @@ class Gallery:
         recipe: str | None = None,
         job: str = "",
     ) -> Saved:
-        """Save ``image`` as a PNG with its texts, or raise an `OutputError` and leave nothing behind."""
-        texts = {"parameters": infotext} if infotext else {}
-        data = png_bytes(image, texts | ({"recipe": recipe} if recipe else {}))
+        """Save ``image`` with its texts, or raise an `OutputError` and leave nothing behind."""
+        data, note = encode(image, infotext, recipe or "", self.encoding)
         day = self.root / folder / datetime.date.today().isoformat()
         try:
             atomic.make_folder(day)
-            return _save(day, data, seed, job)
+            path, number = _save(day, data, f"{seed}.{self.encoding.format}", job)
+            return Saved(path, number, job, note)
         except OSError as error:
             log.warning("saving into %s failed: %s", day, error)
             raise _sentence(day, error) from error
@@ -81,9 +83,9 @@ class Gallery:
         return [path for path in found if path.is_file()]
 
 
-def _save(day: Path, data: bytes, seed: int, job: str) -> Saved:
+def _save(day: Path, data: bytes, name: str, job: str) -> tuple[Path, int]:
     file, number = _claim_number(day)
-    path = day / f"{number:05}-{seed}.png"
+    path = day / f"{number:05}-{name}"
     try:
         if job:
             _note(day / JOBS, f"{job}\t{path.name}\n")
@@ -93,7 +95,7 @@ def _save(day: Path, data: bytes, seed: int, job: str) -> Saved:
         raise
     finally:
         file.close()
-    return Saved(path, number, job)
+    return path, number
 
 
 def _claim_number(day: Path) -> tuple[BinaryIO, int]:

@@ -453,6 +453,8 @@ def uses_emphasis(prompt: str) -> bool:
 
 Samplers = Registry[SamplerSpec]
 Schedulers = Registry[SchedulerSpec]
+FindCheckpoint = Callable[[str, str], str | None]
+"""``(name, hash) -> name`` of our file."""
 
 
 def split_sampler(name: str, schedulers: Schedulers) -> tuple[str, str | None]:
@@ -508,7 +510,7 @@ def params_from(
     parsed: Mapping[str, Any],
     samplers: Samplers,
     schedulers: Schedulers,
-    find_checkpoint: Callable[[str, str], str | None] = lambda name, sha: None,
+    find_checkpoint: FindCheckpoint = lambda name, sha: None,
 ) -> Paste:
     """The changes to a `GenerationParams` that `read`'s answer asks for.
 

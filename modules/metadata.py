@@ -1,10 +1,17 @@
-"""The texts that a picture file carries: PNG text chunks, EXIF, GIF comments, NovelAI's own, and hidden bits."""
+"""The texts that a picture file carries: PNG text chunks, EXIF, GIF comments, NovelAI's own, and hidden bits.
+
+Written by us, a PNG has the chunks `parameters` and `recipe`; JPEG and WebP have the first in EXIF's UserComment, where
+A1111 and others look for it, and the second in ImageDescription, which A1111 does not read.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,14 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from modules.errors import ImageError
-from modules.images import BROKEN, FORMATS, open_header
-from modules.infotext import MAX_LENGTH
+from modules import recipe as recipes
+from modules.errors import ImageError, UserError
+from modules.images import BROKEN, FORMATS, open_header, png_bytes
+from modules.infotext import MAX_LENGTH, FindCheckpoint, Paste, Samplers, Schedulers, params_from, read
 
 log = logging.getLogger(__name__)
 
 EXIF_IFD = 0x8769
 USER_COMMENT = 0x9286
+IMAGE_DESCRIPTION = 0x010E
+RECIPE = "recipe:"
+"""Stands before our record in ImageDescription, which holds other people's captions as well."""
+
+MAX_JPEG_EXIF = 65_533
+"""Bytes of the one JPEG segment that holds EXIF: its length has 16 bits and counts itself."""
 
 NOVELAI_SAMPLERS = {
     "k_euler": "Euler",
@@ -56,7 +70,7 @@ def read_metadata(source: bytes | Path) -> Metadata:
         _load(image)  # texts may also stand behind the pixels
     texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     infotext, recipe = texts.pop("parameters", None), texts.pop("recipe", None)
-    infotext = _comment(image) or infotext
+    infotext, recipe = _comment(image) or infotext, recipe or _description(image)
     if texts.get("Software") == "NovelAI":
         infotext = _novelai(texts, image.size) or infotext
     stealth = stealth_text(image) if image.format == "PNG" and infotext is None else None
@@ -81,6 +95,18 @@ def _comment(image: Image.Image) -> str:
         return raw if isinstance(raw, str) else _user_comment(bytes(raw))
     comment = image.info.get("comment", b"")
     return comment.decode("utf-8", "ignore") if isinstance(comment, bytes) else ""
+
+
+def _description(image: Image.Image) -> str | None:
+    """Our record in EXIF's ImageDescription; a caption of somebody else's is none."""
+    if "exif" not in image.info:
+        return None
+    try:
+        text = image.getexif().get(IMAGE_DESCRIPTION)
+    except BROKEN as error:
+        log.info("EXIF data that cannot be read: %s", error)
+        return None
+    return text.removeprefix(RECIPE) if isinstance(text, str) and text.startswith(RECIPE) else None
 
 
 def _user_comment(raw: bytes) -> str:
@@ -152,3 +178,119 @@ def _payload(data: bytes, packed: bool) -> str | None:
     except zlib.error as error:
         log.info("hidden text that cannot be unpacked: %s", error)
         return None
+
+
+def settings_in(
+    found: Metadata,
+    samplers: Samplers,
+    schedulers: Schedulers,
+    find_checkpoint: FindCheckpoint = lambda name, sha: None,
+) -> Paste:
+    """What the texts of a picture change in a request that shall make it: its recipe says all, else A1111's text.
+
+    A picture of a batch is asked for by its own seed; how many are made at once stays as it is.
+    """
+    recorded = recipes.judge(found["recipe"])
+    if isinstance(recorded, recipes.Recipe):
+        changes = recorded.request.to_json() | {"seed": recorded.seed, "subseed": recorded.subseed}
+        if not recorded.request.subseed_strength:
+            changes["subseed"] = -1
+        for name in ("batch_size", "batch_count", "checkpoint"):
+            del changes[name]
+        file = next(file for file in recorded.files if file.role == "checkpoint")
+        if (checkpoint := find_checkpoint(Path(file.name).stem, file.sha256[:10])) is not None:
+            changes["checkpoint"] = checkpoint
+        return Paste(changes, ())
+    text = found["infotext"] or found["stealth_infotext"]
+    if not text:
+        raise UserError("this picture carries no generation text", hint="choose another one", field="infotext")
+    return params_from(read(text), samplers, schedulers, find_checkpoint)
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a picture becomes a file. ``format`` is its suffix: png, jpg or webp; ``quality`` is from 1 to 100."""
+
+    format: str = "png"
+    quality: int = 90
+    lossless: bool = False
+    """WebP alone: every pixel is kept, and ``quality`` is how hard it tries to be small."""
+
+
+PNG = Encoding()
+
+
+def encode(image: Image.Image, infotext: str, recipe: str, encoding: Encoding = PNG) -> tuple[bytes, str]:
+    """The file with its texts and, where one of them does not fit, a sentence that says so; the picture always is."""
+    if encoding.format == "png":
+        texts = {"parameters": infotext, "recipe": recipe}
+        return png_bytes(image, {key: text for key, text in texts.items() if text}), ""
+    jpeg = encoding.format == "jpg"
+    exif, lost = _exif(infotext, recipe, MAX_JPEG_EXIF if jpeg else None)
+    buffer = io.BytesIO()
+    if jpeg:
+        image.convert("RGB").save(buffer, "JPEG", quality=encoding.quality, exif=exif)
+    else:
+        image.save(buffer, "WEBP", quality=encoding.quality, lossless=encoding.lossless, exif=exif)
+    return buffer.getvalue(), lost
+
+
+def _exif(infotext: str, recipe: str, limit: int | None) -> tuple[bytes, str]:
+    """EXIF with both texts, or with those that fit, the generation text first; and a sentence on the others."""
+    kept: dict[str, str] = {}
+    lost: list[str] = []
+    for name, text in (("generation text", infotext), ("recipe", recipe)):
+        if limit is not None and len(_exif_bytes(kept | {name: text})) > limit:
+            lost.append(name)
+        elif text:
+            kept[name] = text
+    if not lost:
+        return _exif_bytes(kept), ""
+    verb = "does" if len(lost) == 1 else "do"
+    return _exif_bytes(kept), f"the {' and the '.join(lost)} {verb} not fit into a JPEG file; save as PNG to keep them"
+
+
+def _exif_bytes(texts: Mapping[str, str]) -> bytes:
+    """EXIF is a TIFF file of two directories. Pillow writes bytes as BYTE, which piexif, and so A1111, cannot read."""
+    inner, outer = [], []
+    if text := texts.get("generation text"):
+        # As piexif writes it: the encoding's name, then UTF-16 with the high byte first.
+        inner.append((USER_COMMENT, UNDEFINED, b"UNICODE\0" + text.encode("utf-16-be", "replace")))
+    if text := texts.get("recipe"):
+        outer.append((IMAGE_DESCRIPTION, ASCII, f"{RECIPE}{text}\0".encode("ascii", "replace")))
+    first = _directory(8, inner)
+    outer.append((EXIF_IFD, LONG, (8).to_bytes(4)))
+    start = 8 + len(first)
+    return b"Exif\0\0MM\0*" + start.to_bytes(4) + first + _directory(start, outer)
+
+
+ASCII, LONG, UNDEFINED = 2, 4, 7
+
+
+def _directory(start: int, entries: Sequence[tuple[int, int, bytes]]) -> bytes:
+    """A TIFF directory of (tag, type, value), sorted by tag, at byte ``start``; values of over four bytes follow it."""
+    head, data = len(entries).to_bytes(2), b""
+    behind = start + 2 + 12 * len(entries) + 4
+    for tag, kind, value in entries:
+        count = len(value) // 4 if kind == LONG else len(value)
+        place = value.ljust(4, b"\0") if len(value) <= 4 else (behind + len(data)).to_bytes(4)
+        head += tag.to_bytes(2) + kind.to_bytes(2) + count.to_bytes(4) + place
+        data += value + bytes(len(value) % 2) if len(value) > 4 else b""
+    return head + bytes(4) + data
+
+
+def is_lossy(source: bytes | Path) -> bool:
+    """Whether the file's pixels went through a compression that changes them: JPEG, and WebP without a VP8L chunk."""
+    if open_header(source).format != "WEBP":
+        return open_header(source).format == "JPEG"
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    place = 12  # "RIFF", length, "WEBP", then chunks of name, length and content, padded to an even length
+    while place + 8 <= len(data):
+        if data[place : place + 4] == b"VP8L":
+            return False
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + length + length % 2
+    return True

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -54,6 +54,8 @@ class Recipe:
     """ "exact" or "fast": whether a picture may depend on its company in the batch."""
     pixels: str
     """`pixel_hash` of the picture."""
+    processor: str = ""
+    """ "AVX512 with AMX, 8 threads", "NVIDIA H200"; empty in recipes of before it was recorded."""
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -86,6 +88,7 @@ def read(text: str) -> Recipe:
             field="recipe",
         )
     try:
+        _check_names(values)
         values["request"] = GenerationParams.from_json(values["request"])
         values["files"] = tuple(File(**file) for file in values["files"])
         recipe = Recipe(**values)
@@ -95,7 +98,22 @@ def read(text: str) -> Recipe:
     return recipe
 
 
+def _check_names(values: Mapping[str, Any]) -> None:
+    """A parameter that we do not know would be left out in silence, and with it what made the picture."""
+    foreign = sorted(values["request"].keys() - {field.name for field in dataclasses.fields(GenerationParams)})
+    if foreign:
+        raise UserError(
+            f"this recipe asks for {', '.join(foreign)[:60]}, which this version does not know",
+            hint="use the version that made the picture, or a newer one",
+            field="recipe",
+        )
+
+
 def _check(recipe: Recipe) -> None:
+    if not 0 <= recipe.index < recipe.request.batch_size * recipe.request.batch_count:
+        raise _unreadable()
+    if not any(file.role == "checkpoint" for file in recipe.files):
+        raise _unreadable()
     parts: tuple[Recipe | File, ...] = (recipe, *recipe.files)
     for part in parts:
         for field in dataclasses.fields(part):
@@ -143,6 +161,9 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     """Each differing fact, or each thing that is missing."""
     difference: Difference | None = None
+    """Between the picture in the file and the one made again."""
+    remark: str = ""
+    """What a person should know besides."""
 
     def __str__(self) -> str:
         """
@@ -150,10 +171,25 @@ class Verdict:
         differs, because torch 2.13.0 became 2.14.0
         """
         if self.kind == "identical":
-            return self.kind
+            return f"{self.kind} ({self.remark})" if self.remark else self.kind
         because = "; ".join(self.reasons) or "something that is not recorded changed"
         amount = f" ({self.difference})" if self.difference else ""
-        return f"{self.kind}, because {because}{amount}"
+        remark = f"; {self.remark}" if self.remark else ""
+        return f"{self.kind}, because {because}{amount}{remark}"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"text": str(self)}
+
+
+def judge(recipe: str | None, infotext: str | None = None) -> Recipe | Verdict:
+    """The recipe in a picture's texts; or "cannot", where there is none that this version can follow."""
+    if not recipe:
+        remark = "its generation text can be used for a new picture" if infotext else ""
+        return Verdict("cannot", ("the picture carries no recipe",), remark=remark)
+    try:
+        return read(recipe)
+    except UserError as error:
+        return Verdict("cannot", (error.message,), remark=error.hint)
 
 
 def check(recorded: Recipe, available: Container[str]) -> Verdict | None:
@@ -167,21 +203,50 @@ FACTS: Mapping[str, str] = {
     "program": "program",
     "torch": "torch",
     "device": "device",
+    "processor": "processor",
     "dtype": "number format",
     "kernels": "kernel mode",
 }
 
 
-def compare(recorded: Recipe, again: Recipe, apart: Difference | None = None) -> Verdict:
-    """The verdict on a picture made again; ``apart`` is the `difference` of the two pictures where both are at hand."""
-    if recorded.pixels == again.pixels:
+def compare(recorded: Recipe, again: Recipe, old: Image.Image | None = None, new: Image.Image | None = None) -> Verdict:
+    """The verdict on a picture made again, from the recipes alone or with the pictures ``old``, which is still whole,
+    and ``new``: then the picture in the file, the recipe beside it and the new picture must all be one.
+    """
+    shown = pixel_hash(old) if old is not None else recorded.pixels
+    if again.pixels == recorded.pixels == shown:
         return Verdict("identical")
-    reasons = [
+    apart = difference(old, new) if old is not None and new is not None else None
+    if again.pixels == recorded.pixels:
+        return Verdict("differs", (f"{CHANGED}, and what its recipe records is made again exactly",), apart)
+    if again.pixels == shown:
+        return Verdict("differs", ("the recipe was changed: the picture is made again exactly, and not its hash",))
+    facts = [
         f"{words} {_said(before)} became {_said(after)}"
         for name, words in FACTS.items()
-        if (before := getattr(recorded, name)) != (after := getattr(again, name))
+        if (before := getattr(recorded, name)) != (after := getattr(again, name)) and before
     ]
-    return Verdict("differs", (*_asked(recorded, again), *_file_changes(recorded, again), *reasons), apart)
+    changed = [CHANGED] if shown != recorded.pixels else []
+    reasons = (*_asked(recorded, again), *_file_changes(recorded, again), *facts, *changed)
+    return Verdict("differs", reasons, apart)
+
+
+CHANGED = "the picture in the file is not the one that its recipe records"
+
+
+def compare_lossy(recorded: Recipe, again: Recipe, old: Image.Image, new: Image.Image, worst: Image.Image) -> Verdict:
+    """`compare` for a file whose compression changed the pixels: the recipe's hash is of the picture before it.
+
+    ``worst`` is the new picture as the file's format keeps it at its lowest quality. A file that is further from the
+    new picture than that holds another picture.
+    """
+    verdict = compare(recorded, again)
+    apart, most = difference(old, new), difference(worst, new)
+    if verdict.kind == "identical" and (apart is None or (most is not None and apart.mean > most.mean)):
+        return Verdict("differs", (f"{CHANGED}, and what its recipe records is made again exactly",), apart)
+    if verdict.kind == "identical":
+        return replace(verdict, difference=apart, remark="before compression, which lost a little in the file")
+    return replace(verdict, difference=apart, remark="part of that is the file's compression")
 
 
 def _asked(recorded: Recipe, again: Recipe) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
 from modules import recipe as recipes
 from modules.engine import Engine, Result, Watcher
-from modules.errors import Cancelled, UserError
-from modules.images import open_image
-from modules.metadata import read_metadata
+from modules.errors import Cancelled
+from modules.images import open_header, open_image
+from modules.metadata import is_lossy, read_metadata
 from modules.recipe import Recipe, Verdict
 
 
@@ -22,28 +25,39 @@ class Replay:
 
 
 def replay(engine: Engine, path: Path, watcher: Watcher = Watcher()) -> Replay:
-    """Run the recipe in the picture at ``path`` again, with the same company in its batch, and compare the pixels.
+    """Run the recipe in the picture at ``path`` again, with the same company in its batch, and compare the pixels."""
+    return replay_recipe(engine, recorded_in(path), path, watcher)
 
-    Raises `UserError` for a picture that carries no recipe.
-    """
-    recorded = recorded_in(path)
-    checkpoint = next(file for file in recorded.files if file.role == "checkpoint")
-    name = engine.store.with_sha256(checkpoint.sha256)
-    available = {checkpoint.sha256} if name is not None else set()
-    if (verdict := recipes.check(recorded, available)) is not None:
+
+def recorded_in(path: Path) -> Recipe | Verdict:
+    """The recipe that a picture carries, or why it cannot be made again."""
+    texts = read_metadata(path)
+    return recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
+
+
+def replay_recipe(
+    engine: Engine, recorded: Recipe | Verdict, path: Path | None = None, watcher: Watcher = Watcher()
+) -> Replay:
+    """The same for a recipe by itself; without a picture at ``path`` there is its pixel hash to compare."""
+    if isinstance(recorded, Verdict):
+        return Replay(recorded, None)
+    names = {file: engine.store.with_sha256(file.sha256) for file in recorded.files if file.role == "checkpoint"}
+    if (verdict := recipes.check(recorded, {file.sha256 for file, name in names.items() if name})) is not None:
         return Replay(verdict, None)
-    again = _one(engine, recorded, name or "", watcher)
+    again = _one(engine, recorded, next(filter(None, names.values())), watcher)
     asked = replace(again.recipe, request=recorded.request)  # the checkpoint may have another name now
-    verdict = recipes.compare(recorded, asked, recipes.difference(open_image(path), again.image))
-    return Replay(verdict, again)
+    return Replay(_verdict(recorded, asked, path, again.image), again)
 
 
-def recorded_in(path: Path) -> Recipe:
-    """The recipe that a picture carries."""
-    text = read_metadata(path)["recipe"]
-    if not text:
-        raise UserError(f"{path.name} carries no recipe", hint="only pictures saved by this program do", field="file")
-    return recipes.read(text)
+def _verdict(recorded: Recipe, again: Recipe, path: Path | None, new: Image.Image) -> Verdict:
+    if path is None:
+        return recipes.compare(recorded, again)
+    old = open_image(path)
+    if is_lossy(path):
+        worst = io.BytesIO()
+        new.save(worst, open_header(path).format, quality=1)
+        return recipes.compare_lossy(recorded, again, old, new, open_image(worst.getvalue()))
+    return recipes.compare(recorded, again, old, new)
 
 
 def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) -> Result:

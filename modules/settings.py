@@ -23,6 +23,11 @@ class Settings:
 
     warm_up: bool = option(True, "Warm up", help="load the default model at start, before anyone asks for a picture")
     preview_every: int = option(1, "Preview every N steps", lo=0, hi=150, step=1, help="0: no previews")
+    image_format: str = option("png", "Picture format", choices=("png", "jpg", "webp"))
+    image_quality: int = option(
+        90, "Picture quality", lo=1, hi=100, step=1, help="of JPEG and WebP: how little is lost, or how small they get"
+    )
+    webp_lossless: bool = option(False, "Lossless WebP", help="keep every pixel")
 
 
 def load(path: Path) -> tuple[Settings, str]:

@@ -72,7 +72,10 @@ def test_old_python_is_told_before_anything_is_imported() -> None:
         (("generate", "x", "--steps", "many"), "error: Steps must be a whole number, not 'many'"),
         (("generate", "x", "--seed", "1e99"), "error: Seed must be between -1 and 4294967295, not '1e99'"),
         (("generate", "x", "--rng", "dice"), "error: RNG must be one of NV, CPU, not 'dice'"),
-        (("generate", "x", "-o", "fox.jpg"), "error: fox.jpg does not end in .png; images are written as PNG"),
+        (
+            ("generate", "x", "-o", "fox.gif"),
+            "error: fox.gif does not end in .png, .jpg, .jpeg, .webp; choose one of these",
+        ),
         (("generate",), "the following arguments are required: prompt"),
         (("--port", "0"), "must be between 1 and 65535"),
         (("--port", "no"), "invalid"),
@@ -145,6 +148,26 @@ def test_generate_makes_the_same_picture_again(
     assert size == (64, 64)
     assert text.startswith("a red fox\nSteps: 2, Sampler: Euler a")
     assert "Seed: 5, Size: 64x64" in text
+
+
+def test_a_picture_of_the_chosen_format_is_made_again(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ("--models-dir", str(models), "--data-dir", str(tmp_path), "--device", "cpu")
+    (tmp_path / "settings.json").write_text('{"image_format": "webp", "webp_lossless": true}')
+    assert app.main(["generate", "a red fox", "--steps", "2", *places]) == 0
+    (found,) = tmp_path.glob("outputs/txt2img-images/*/*.webp")
+    assert app.main(["generate", "a red fox", "--steps", "2", "-o", str(tmp_path / "fox.JPG"), *places]) == 0
+    capsys.readouterr()
+    for path, verdict in ((found, "identical\n"), (tmp_path / "fox.JPG", "identical (before compression, ")):
+        assert app.main(["replay", str(path), *places]) == 0
+        assert capsys.readouterr().out.startswith(verdict)
+
+
+def test_a_picture_without_recipe_is_a_verdict_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    assert app.main(["replay", str(tmp_path / "plain.png")]) == 1
+    assert capsys.readouterr().out == "cannot, because the picture carries no recipe\n"
 
 
 def test_convert_finds_a_file_of_the_models_folder_by_its_name(models: Path) -> None:

@@ -27,6 +27,8 @@ class Page:
     blocks: Any
     checkpoint: Any
     """The checkpoint selector, which all tabs share."""
+    sent: Any
+    """A hidden field: settings on their way from one tab to another, see `webui.paste`."""
 
     @staticmethod
     def owner(request: Any) -> str:
@@ -74,7 +76,7 @@ def build_page(services: Services) -> Any:
             )
             refresh = gr.Button("⟳", elem_id="refresh_checkpoints", elem_classes="rp-tool", min_width=40, scale=0)
             gr.HTML(worker_html(), elem_id="rp_worker", padding=False)
-        page = Page(services, blocks, checkpoint)
+        page = Page(services, blocks, checkpoint, gr.Textbox(visible="hidden", elem_id="rp_sent"))
         with gr.Tabs(elem_id="rp_tabs"):
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}"):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from modules.recipe import Recipe, Verdict
 from webui.services import JobView
 
 RUNNING = frozenset({"waiting", "queued", "started", "step"})
@@ -109,6 +110,68 @@ def status_html(run: Run, worker_state: str = "ready", worker_detail: str = "") 
     notes = "".join(f'<span class="note">{_sentence(note)}</span>' for note in run.notes)
     shown = run.phase if run.phase in ("idle", "done", "cancelled") else "running"
     return _strip(shown, f"<span>{text}</span>{notes}", run.fraction)
+
+
+def replay_html(run: Run, worker_state: str = "ready", worker_detail: str = "") -> str:
+    """How far a replay is, or why there is no verdict."""
+    if run.phase == "cancelled":
+        return _strip("cancelled", "<span>The replay was stopped, so there is no verdict</span>", 0.0)
+    return status_html(run, worker_state, worker_detail)
+
+
+VERDICTS = {
+    "identical": "Identical: the picture was made again, and every pixel is the same",
+    "differs": "Differs: the picture was made again, and it is not the same",
+    "cannot": "Cannot be made again",
+}
+
+
+def verdict_html(verdict: Mapping[str, Any], results: Sequence[Result] = ()) -> str:
+    """A `Verdict.to_json` in plain words, with the new picture where there is one to show."""
+    kind = str(verdict["kind"])
+    said = [VERDICTS[kind]]
+    if kind != "identical" and not verdict["reasons"]:
+        said.append("Nothing that is recorded changed, so the cause is not known")
+    reasons = "".join(f"<li>{_sentence(reason)}</li>" for reason in verdict["reasons"])
+    if difference := verdict["difference"]:
+        share, largest, mean = (difference[name] for name in ("share", "largest", "mean"))
+        what = "In the file, " if kind == "identical" else ""
+        said.append(f"{what}{share:.1%} of the pixels differ, by at most {largest} of 255 and {mean:.3g} on average")
+    if verdict["remark"]:
+        said.append(str(verdict["remark"]))
+    head, *rest = said
+    below = "".join(f"<p>{_sentence(text)}</p>" for text in rest)
+    because = f"<ul>{reasons}</ul>" if reasons else ""
+    sources = (escape(file_url(result.path)) for result in results)
+    new = "".join(
+        f'<figure><img alt="" src="{source}"><figcaption>Made again</figcaption></figure>' for source in sources
+    )
+    return (
+        f'<div class="rp-verdict" data-kind="{escape(kind)}" role="status">'
+        f"<strong>{_sentence(head)}</strong>{because}{below}{new}</div>"
+    )
+
+
+def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
+    """What a picture's recipe records of the run that made it, and the other texts in its file."""
+    rows = [(name, text[:2000]) for name, text in items.items()]
+    if isinstance(recorded, Verdict):
+        cannot = f"It cannot be verified: {'; '.join(recorded.reasons)}"
+        head = f"<p>{_sentence(cannot)}</p>" + (f"<p>{_sentence(recorded.remark)}</p>" if recorded.remark else "")
+    else:
+        head = "<p>This picture carries its recipe: Replay makes it again and compares every pixel.</p>"
+        request = recorded.request
+        facts = [
+            ("Made by", recorded.program),
+            ("With", f"torch {recorded.torch}, {recorded.dtype}, {recorded.kernels} kernels"),
+            ("On", ", ".join(filter(None, (recorded.device, recorded.processor)))),
+            ("Picture", f"{recorded.index + 1} of {request.batch_size * request.batch_count}, seed {recorded.seed}"),
+            *((file.role.capitalize(), f"{file.name}, SHA-256 {file.sha256}") for file in recorded.files),
+            ("Pixels", f"SHA-256 {recorded.pixels}"),
+        ]
+        rows = facts + rows
+    table = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    return f'<div class="rp-facts">{head}<dl>{table}</dl></div>'
 
 
 def _strip(phase: str, inner: str, fraction: float) -> str:

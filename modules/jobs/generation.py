@@ -1,6 +1,6 @@
 """What the worker does with a "generate" job: run the engine, save each image, tell what happens.
 
-The one file of `jobs` that loads torch: only the worker imports it.
+Loads torch, as does `replaying`: only the worker imports them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from modules import recipe as recipes
 from modules.engine import Engine, Progress, Result, Watcher
 from modules.gallery import Gallery
-from modules.images import preview_jpeg
+from modules.images import open_header, preview_jpeg
 from modules.jobs.worker import Emit, IsCancelled
 from modules.metadata import read_metadata
 from modules.params import GenerationParams
@@ -40,23 +37,25 @@ class GenerationRunner:
         begin = time.monotonic()
 
         def on_result(result: Result) -> None:
-            path = self._gallery.save(
+            saved = self._gallery.save(
                 result.image,
                 seed=result.recipe.seed,
                 infotext=result.infotext,
                 recipe=str(result.recipe),
                 job=job_id,
-            ).path
-            images.append(_entry(path, result.infotext, result.recipe.seed, result.image.size))
+            )
+            images.append(entry(saved.path, result.infotext, result.recipe.seed, result.image.size))
             emit({"type": "image", **images[-1]})
+            if saved.note:
+                on_note(saved.note)
 
         def on_note(text: str) -> None:
             notes.append(text)
             emit({"type": "note", "text": text})
 
-        for entry in images:
-            emit({"type": "image", **entry})
-        watcher = Watcher(_Steps(emit, time.monotonic, self._preview_every), on_note, is_cancelled)
+        for made in images:
+            emit({"type": "image", **made})
+        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), on_note, is_cancelled)
         self._engine.run(params, on_result, watcher, made=len(images))
         return {
             "images": images,
@@ -66,7 +65,7 @@ class GenerationRunner:
         }
 
 
-class _Steps:
+class Steps:
     """Tells each step with the time left, and a preview as often as a person sees."""
 
     def __init__(self, emit: Emit, clock: Callable[[], float], preview_every: int):
@@ -102,14 +101,13 @@ class _Steps:
         return (now - then) / (fraction - before) * (1 - fraction)
 
 
-def _entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+def entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[str, Any]:
+    """A picture as a job's events and output name it."""
     width, height = size
     return {"path": str(path), "infotext": infotext, "seed": seed, "width": width, "height": height}
 
 
 def _saved(path: Path) -> dict[str, Any]:
     """The entry of a picture that an earlier try of the job saved."""
-    texts = read_metadata(path)
-    with Image.open(path, formats=("PNG",)) as image:
-        size = image.size
-    return _entry(path, texts["infotext"] or "", recipes.read(texts["recipe"] or "").seed, size)
+    seed = int(path.stem.partition("-")[2])  # the gallery's name for it; a JPEG may have had no room for the recipe
+    return entry(path, read_metadata(path)["infotext"] or "", seed, open_header(path).size)

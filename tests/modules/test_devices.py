@@ -38,3 +38,10 @@ def test_prepared_module_computes_what_it_did_before() -> None:
     x = torch.randn(2, 4, 9, 9)
     expected = conv(x)
     assert torch.allclose(device.prepare(conv)(device.place(x)), expected, atol=1e-5)
+
+
+def test_the_processor_is_told_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert Device(torch.device("cpu"), torch.float32).processor().endswith(", 1 thread")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert Device(torch.device("cpu"), torch.float32).processor().endswith(", 8 threads")

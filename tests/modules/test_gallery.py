@@ -17,6 +17,7 @@ from PIL import Image
 from modules import atomic
 from modules.errors import OutputError
 from modules.gallery import Gallery, read_metadata
+from modules.metadata import Encoding
 from modules.recipe import pixel_hash
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,19 @@ def test_a_picture_lies_in_its_day_with_number_and_seed(tmp_path: Path) -> None:
     assert saved.path == tmp_path / "txt2img-images" / today / "00001-1234.png"
     assert read_metadata(saved.path) == {"infotext": "a cat", "recipe": "{}", "items": {}, "stealth_infotext": None}
     assert pixel_hash(Image.open(saved.path)) == pixel_hash(NOISE)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "webp"])
+def test_a_picture_is_saved_in_the_format_chosen(kind: str, tmp_path: Path) -> None:
+    first = Gallery(tmp_path).save(NOISE, seed=1, infotext="")
+    saved = Gallery(tmp_path, Encoding(kind)).save(NOISE, seed=1234, infotext="a cat", recipe="{}", job="j1")
+    assert saved.path == first.path.with_name(f"00002-1234.{kind}")
+    assert Gallery(tmp_path).of_job("j1") == [saved.path]
+    found = read_metadata(saved.path)
+    assert (found["infotext"], found["recipe"], saved.note) == ("a cat", "{}", "")
+    long = Gallery(tmp_path, Encoding(kind)).save(NOISE, seed=1, infotext="a cat", recipe="a" * 70_000)
+    assert long.path.is_file()
+    assert ("recipe does not fit" in long.note) == (kind == "jpg")
 
 
 def test_numbers_go_on_from_the_highest_there_is(tmp_path: Path) -> None:

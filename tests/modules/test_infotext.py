@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
@@ -54,7 +54,7 @@ def line(text: str) -> str:
     return text.splitlines()[-1]
 
 
-# What A1111's text can carry: no comments, lines without blanks at their ends, none a heading, the first one not empty.
+# What A1111's text can carry (tests/modules/test_metadata.py has the rest, which the recipe keeps):
 lines = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n#")).map(str.strip), max_size=4)
 prompts = (
     lines.map(lambda found: "\n".join(found).strip())
@@ -105,6 +105,9 @@ def meant(params: GenerationParams) -> GenerationParams:
 
 @settings(max_examples=100, deadline=None)
 @given(requests)
+@example(
+    GenerationParams(prompt='"a: b", c:\n\nSteps: 20, Sampler: "Euler", Seed: 3', negative_prompt='{"Size": "1x1"}')
+)
 def test_a_text_gives_back_the_request_it_was_written_for(params: GenerationParams) -> None:
     pasted = paste(text_of(params))
     assert GenerationParams().changed(**pasted.changes) == meant(params)

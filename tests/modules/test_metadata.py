@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from modules.errors import ImageError
+from modules import infotext, recipe
+from modules.builtin import register
+from modules.errors import ImageError, UserError
+from modules.extension import Host
 from modules.infotext import MAX_LENGTH
-from modules.metadata import read_metadata
+from modules.metadata import PNG, Encoding, encode, is_lossy, read_metadata, settings_in
+from modules.params import GenerationParams
+from tests.modules.test_recipe import RECIPE, requests
 
 GREY = Image.new("RGB", (40, 30), (90, 90, 90))
 
@@ -119,3 +128,164 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"text")
     with pytest.raises(ImageError):
         read_metadata(path)
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+FORMATS = [PNG, Encoding("jpg"), Encoding("webp"), Encoding("webp", lossless=True)]
+GOLDEN = Path(__file__).parents[1] / "golden"
+HOST = Host()
+register(HOST)
+
+
+def exif_entries(image: Image.Image) -> dict[int, tuple[int, bytes]]:
+    """Tag -> (type, value) of both directories, by the letter of the TIFF specification."""
+    data = image.info["exif"].removeprefix(b"Exif\0\0")
+    order = {b"MM": ">", b"II": "<"}[data[:2]]
+    entries: dict[int, tuple[int, bytes]] = {}
+    waiting = list(struct.unpack_from(f"{order}I", data, 4))
+    while waiting:
+        start = waiting.pop()
+        (count,) = struct.unpack_from(f"{order}H", data, start)
+        for i in range(count):
+            tag, kind, number = struct.unpack_from(f"{order}HHI", data, start + 2 + 12 * i)
+            size = number * {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}[kind]
+            place = start + 2 + 12 * i + 8
+            if size > 4:
+                (place,) = struct.unpack_from(f"{order}I", data, place)
+            entries[tag] = kind, data[place : place + size]
+            if tag == 0x8769:
+                waiting.append(struct.unpack(f"{order}I", entries[tag][1])[0])
+    return entries
+
+
+@pytest.mark.parametrize("name", ["jpeg_exif.jpg", "webp_exif.webp"])
+def test_the_generation_text_stands_where_and_how_the_reference_writes_it(name: str) -> None:
+    text = json.loads((GOLDEN / "files.json").read_text(encoding="utf-8"))[name]["infotext"]
+    data, lost = encode(GREY, text, "{}", Encoding(name[-4:].strip(".")))
+    ours = exif_entries(Image.open(io.BytesIO(data)))
+    theirs = exif_entries(Image.open(GOLDEN / "files" / name))
+    assert lost == ""
+    assert ours[0x9286] == theirs[0x9286]  # type UNDEFINED and every byte
+    assert ours[0x010E] == (2, b"recipe:{}\0")
+
+
+@pytest.mark.parametrize("encoding", FORMATS)
+def test_both_texts_come_back_from_every_format(encoding: Encoding) -> None:
+    data, lost = encode(GREY, "a 猫\nSteps: 1", '{"a":1}', encoding)
+    assert lost == ""
+    assert read_metadata(data) == {
+        "infotext": "a 猫\nSteps: 1",
+        "recipe": '{"a":1}',
+        "items": {},
+        "stealth_infotext": None,
+    }
+    assert Image.open(io.BytesIO(data)).format == {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}[encoding.format]
+    assert is_lossy(data) == (encoding.format != "png" and not encoding.lossless)
+
+
+@pytest.mark.parametrize("encoding", FORMATS)
+def test_a_picture_without_texts_has_none(encoding: Encoding) -> None:
+    found = read_metadata(encode(GREY, "", "", encoding)[0])
+    assert (found["infotext"], found["recipe"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("infotext", "recipe", "kept", "lost"),
+    [
+        (20_000, 25_000, "both", ""),
+        (30_000, 30_000, "infotext", "the recipe does not fit"),
+        (40_000, 30_000, "recipe", "the generation text does not fit"),
+        (40_000, 70_000, "none", "the generation text and the recipe do not fit"),
+    ],
+)
+def test_what_does_not_fit_into_a_jpeg_is_said_and_the_picture_stays(
+    infotext: int, recipe: int, kept: str, lost: str
+) -> None:
+    data, sentence = encode(GREY, "a" * infotext, "b" * recipe, Encoding("jpg"))
+    found = read_metadata(data)
+    assert (found["infotext"] == "a" * infotext) == (kept in ("both", "infotext"))
+    assert (found["recipe"] == "b" * recipe) == (kept in ("both", "recipe"))
+    assert sentence.startswith(lost)
+    assert bool(sentence) == bool(lost)
+    assert Image.open(io.BytesIO(data)).size == GREY.size
+
+
+def test_a_webp_and_a_png_hold_texts_of_any_length() -> None:
+    for encoding in (PNG, Encoding("webp")):
+        data, lost = encode(GREY, "a" * 60_000, "b" * 300_000, encoding)
+        assert lost == ""
+        assert len(read_metadata(data)["recipe"] or "") == 300_000
+
+
+def test_the_longest_jpeg_segment_is_written_and_one_byte_more_is_not() -> None:
+    room = 65_533 - len(encode_exif("")) + 1  # an odd length is padded to an even one
+    assert encode(GREY, "", "b" * (room - 1), Encoding("jpg"))[1] == ""
+    assert encode(GREY, "", "b" * (room + 2), Encoding("jpg"))[1] != ""
+
+
+def encode_exif(recipe: str) -> bytes:
+    data = encode(GREY, "", recipe or "b", Encoding("jpg"))[0]
+    exif = Image.open(io.BytesIO(data)).info["exif"]
+    assert isinstance(exif, bytes)
+    return exif
+
+
+def test_another_programs_caption_is_no_recipe() -> None:
+    exif = Image.Exif()
+    exif[0x010E] = '{"a": "cat on the beach"}'
+    buffer = io.BytesIO()
+    GREY.save(buffer, "JPEG", exif=exif)
+    assert read_metadata(buffer.getvalue())["recipe"] is None
+
+
+def settings_of(data: bytes, **more: Any) -> infotext.Paste:
+    return settings_in(read_metadata(data), HOST.samplers, HOST.schedulers, **more)
+
+
+HARD = GenerationParams(
+    prompt='  a cat\n\nNegative prompt: x\nSteps: 20, Sampler: "Euler", Seed: 1  \n# a comment\n\\"quoted\\": (a:b)\n ',
+    negative_prompt="Negative prompt: y\n  \nthe end, ",
+    seed=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests)
+@example(HARD)
+def test_a_file_of_any_format_gives_back_the_request_it_was_written_for(params: GenerationParams) -> None:
+    """What A1111's text cannot carry (blanks at the ends of lines, comments, lines like its own), the recipe does."""
+    sampler = HOST.samplers.get("Euler a")
+    seed, subseed = 17, 4
+    text = infotext.write(params.changed(sampler="Euler a"), seed=seed, subseed=subseed, sampler=sampler, scheduler="")
+    recorded = str(recipe.Recipe(**{**vars(RECIPE), "request": params, "seed": seed, "subseed": subseed}))
+    for encoding in (PNG, Encoding("jpg"), Encoding("webp")):
+        changes = settings_of(encode(GREY, text, recorded, encoding)[0]).changes
+        back = params.changed(prompt="", negative_prompt="", steps=1).changed(**changes)
+        assert back == params.changed(seed=seed, subseed=subseed if params.subseed_strength else -1)
+
+
+def test_a_picture_of_another_program_gives_what_its_text_says() -> None:
+    data = (GOLDEN / "files" / "jpeg_exif.jpg").read_bytes()
+    changes = settings_of(data).changes
+    assert (changes["prompt"], changes["steps"], changes["sampler"]) == ("a cat, (blue:1.2) 猫", 20, "Euler a")
+    hidden_text = settings_of((GOLDEN / "files" / "stealth_rgb_gzip.png").read_bytes())
+    assert hidden_text.changes["prompt"] == changes["prompt"]
+
+
+def test_the_checkpoint_of_a_recipe_is_asked_for_by_name_and_hash() -> None:
+    asked = []
+
+    def find(name: str, sha: str) -> str:
+        asked.append((name, sha))
+        return "ours"
+
+    data = encode(GREY, "", str(RECIPE))[0]
+    assert settings_of(data, find_checkpoint=find).changes["checkpoint"] == "ours"
+    assert asked == [("mini", "ab" * 5)]
+    assert "checkpoint" not in settings_of(data).changes
+
+
+def test_a_picture_that_says_nothing_has_no_settings() -> None:
+    with pytest.raises(UserError, match="carries no generation text"):
+        settings_of(png())

@@ -128,6 +128,18 @@ def test_each_differing_fact_is_named() -> None:
     )
 
 
+def test_another_processor_is_named_where_it_was_recorded() -> None:
+    here = dataclasses.replace(RECIPE, processor="AVX512, 2 threads", pixels="1")
+    assert compare(RECIPE, here).reasons == ()
+    there = dataclasses.replace(RECIPE, processor="AVX2, 8 threads")
+    assert compare(there, here).reasons == ("processor AVX2, 8 threads became AVX512, 2 threads",)
+    assert read(str(there)) == there
+
+
+def test_a_recipe_of_before_the_processor_was_recorded_is_read() -> None:
+    assert read(str(RECIPE).replace('"processor":"",', "")) == RECIPE
+
+
 def test_another_request_or_model_is_named() -> None:
     again = dataclasses.replace(
         RECIPE,
@@ -153,7 +165,8 @@ def test_a_difference_without_a_reason_says_so_with_its_size() -> None:
     old = Image.new("RGB", (10, 10))
     new = old.copy()
     new.putpixel((3, 3), (0, 30, 0))
-    verdict = compare(RECIPE, dataclasses.replace(RECIPE, pixels="1"), difference(old, new))
+    recorded = dataclasses.replace(RECIPE, pixels=pixel_hash(old))
+    verdict = compare(recorded, dataclasses.replace(RECIPE, pixels=pixel_hash(new)), old, new)
     assert str(verdict) == (
         "differs, because something that is not recorded changed "
         "(1.0% of the pixels differ, by at most 30 of 255 and 0.1 on average)"

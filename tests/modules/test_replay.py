@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,11 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.engine import Engine, Result
-from modules.errors import UserError
 from modules.extension import Host
-from modules.images import png_bytes
+from modules.metadata import PNG, Encoding, encode
 from modules.params import GenerationParams
-from modules.replay import replay
+from modules.recipe import pixel_hash
+from modules.replay import replay, replay_recipe
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=3, seed=5, batch_size=2, batch_count=2)
 
@@ -36,9 +37,9 @@ def engine(tmp_path: Path) -> Engine:
     return engine_in(tmp_path / "models")
 
 
-def save(path: Path, result: Result, **forged: str) -> Path:
-    recipe = dataclasses.replace(result.recipe, **forged)  # type: ignore[arg-type]
-    path.write_bytes(png_bytes(result.image, {"parameters": result.infotext, "recipe": str(recipe)}))
+def save(path: Path, result: Result, encoding: Encoding = PNG, **forged: Any) -> Path:
+    recipe = dataclasses.replace(result.recipe, **forged)
+    path.write_bytes(encode(result.image, result.infotext, str(recipe), encoding)[0])
     return path
 
 
@@ -81,7 +82,7 @@ def test_what_differs_is_named_with_the_amount(engine: Engine, tmp_path: Path) -
     result = images(engine)[0]
     darker = Image.eval(result.image, lambda level: max(level - 1, 0))
     forged = Result(darker, result.infotext, result.recipe)
-    path = save(tmp_path / "a.png", forged, pixels="0" * 64, torch="2.12.0")
+    path = save(tmp_path / "a.png", forged, pixels=pixel_hash(darker), torch="2.12.0")
     verdict = replay(engine, path).verdict
     assert verdict.kind == "differs"
     assert str(verdict).startswith(f"differs, because torch 2.12.0 became {torch.__version__} (")
@@ -89,8 +90,85 @@ def test_what_differs_is_named_with_the_amount(engine: Engine, tmp_path: Path) -
     assert verdict.difference.largest == 1
 
 
-def test_picture_without_recipe_is_refused(engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", [Encoding("jpg"), Encoding("jpg", 20), Encoding("webp"), Encoding("webp", 10)])
+def test_a_compressed_file_is_identical_by_the_hash_from_before(
+    engine: Engine, tmp_path: Path, encoding: Encoding
+) -> None:
+    result = images(engine)[0]
+    verdict = replay(engine, save(tmp_path / "a", result, encoding)).verdict
+    assert verdict.kind == "identical"
+    assert verdict.difference is not None
+    assert verdict.difference.largest > 0
+    assert str(verdict) == "identical (before compression, which lost a little in the file)"
+
+
+def test_a_lossless_webp_is_judged_by_its_own_pixels(engine: Engine, tmp_path: Path) -> None:
+    result, other = images(engine)[:2]
+    encoding = Encoding("webp", lossless=True)
+    assert str(replay(engine, save(tmp_path / "a", result, encoding)).verdict) == "identical"
+    swapped = dataclasses.replace(result, image=other.image)
+    assert replay(engine, save(tmp_path / "b", swapped, encoding)).verdict.kind == "differs"
+
+
+@pytest.mark.parametrize("encoding", [PNG, Encoding("jpg"), Encoding("webp")])
+def test_another_picture_beside_a_true_recipe_is_seen(engine: Engine, tmp_path: Path, encoding: Encoding) -> None:
+    result = images(engine)[0]
+    other = dataclasses.replace(result, image=Image.linear_gradient("L").resize((64, 64)).convert("RGB"))
+    verdict = replay(engine, save(tmp_path / "a", other, encoding)).verdict
+    assert str(verdict).startswith(
+        "differs, because the picture in the file is not the one that its recipe records, and what its recipe records"
+        " is made again exactly ("
+    )
+
+
+def test_a_changed_hash_is_seen(engine: Engine, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", images(engine)[0], pixels="0" * 64)
+    assert str(replay(engine, path).verdict) == (
+        "differs, because the recipe was changed: the picture is made again exactly, and not its hash"
+    )
+
+
+def test_a_changed_request_is_seen(engine: Engine, tmp_path: Path) -> None:
+    result = images(engine)[0]
+    path = save(tmp_path / "a.png", result, request=result.recipe.request.changed(seed=6))
+    assert str(replay(engine, path).verdict).startswith("differs, because seed 5 became 6 (")
+
+
+def test_a_recipe_alone_is_made_again(engine: Engine) -> None:
+    result = images(engine)[3]
+    came = replay_recipe(engine, result.recipe)
+    assert str(came.verdict) == "identical"
+    assert came.result is not None
+    assert came.result.recipe.index == 3
+
+
+def test_a_picture_without_recipe_cannot_be_verified(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "plain.png"
     Image.new("RGB", (8, 8)).save(path)
-    with pytest.raises(UserError, match=r"plain\.png carries no recipe"):
-        replay(engine, path)
+    assert str(replay(engine, path).verdict) == "cannot, because the picture carries no recipe"
+    path.write_bytes(encode(Image.new("RGB", (8, 8)), "a fox\nSteps: 20", "", PNG)[0])
+    assert str(replay(engine, path).verdict) == (
+        "cannot, because the picture carries no recipe; its generation text can be used for a new picture"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('"schema":1', '"schema":7', "this recipe has schema 7 and this version reads schema 1"),
+        ('"steps":3', '"steps":3,"tiling":true', "this recipe asks for tiling, which this version does not know"),
+        ('"steps":3', '"steps":3000', "Steps must be between 1 and 150, not 3000"),
+        ('"index":0', '"index":4', "this is not a recipe that can be read"),
+        ('"index":0', '"index":-1', "this is not a recipe that can be read"),
+        ('"role":"checkpoint"', '"role":"nothing"', "this is not a recipe that can be read"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_a_verdict(
+    engine: Engine, tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    result = images(engine, PARAMS.changed(batch_count=1))[0]
+    text = str(result.recipe)
+    assert old in text
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(result.image, "", text.replace(old, new), PNG)[0])
+    assert str(replay(engine, path).verdict).startswith(f"cannot, because {sentence}")

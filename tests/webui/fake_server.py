@@ -24,6 +24,7 @@ from modules.jobs.events import EventHub
 from modules.jobs.executor import InlineExecutor
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Emit, IsCancelled
+from modules.recipe import Verdict
 from webui import tabs
 from webui.services import Services
 
@@ -31,12 +32,16 @@ CHECKPOINTS = ("reprise-mini.safetensors", "another.safetensors")
 
 
 class Painter:
-    """A `Runner`: a colour gradient a seed, step by step. The words of the prompt choose its pace and its fate."""
+    """A `Runner`: a colour gradient a seed, step by step. The words of the prompt choose its pace and its fate.
+    Every replay of a file that is there is identical."""
 
     def __init__(self, gallery: Gallery):
         self.gallery = gallery
 
     def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+        if spec.get("kind") == "replay":
+            verdict = Verdict("identical") if "path" not in spec or Path(spec["path"]).is_file() else Verdict("cannot")
+            return {"verdict": verdict.to_json(), "images": []}
         params, begin = spec["params"], time.monotonic()
         pause = 0.25 if "slow" in params["prompt"] else 0.02
         if "explode" in params["prompt"]:

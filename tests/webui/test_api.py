@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import time
+from typing import Any
+
+import pytest
+from PIL import Image
 from starlette.testclient import TestClient
+
+from modules.metadata import encode
+from tests.modules.test_recipe import RECIPE
+from webui.services import Services
 
 
 def test_prompt_is_explained(client: TestClient) -> None:
@@ -25,3 +35,69 @@ def test_mistake_is_named_with_its_field(client: TestClient) -> None:
 def test_foreign_pages_get_no_answer(client: TestClient) -> None:
     answer = client.post("/api/v1/explain", json={"prompt": "a"}, headers={"origin": "http://evil.example"})
     assert answer.status_code == 403
+
+
+GREY = Image.new("RGB", (8, 8), "grey")
+
+
+def in_base64(recipe: str, infotext: str = "") -> str:
+    return base64.b64encode(encode(GREY, infotext, recipe)[0]).decode()
+
+
+def ended(client: TestClient, job: str) -> dict[str, Any]:
+    for _ in range(200):
+        told = client.get(f"/api/v1/replay/{job}").json()
+        assert isinstance(told, dict)
+        if told["state"] in ("done", "failed"):
+            return told
+        time.sleep(0.05)
+    raise AssertionError(told)
+
+
+@pytest.mark.parametrize(
+    "body", [{"image": in_base64(str(RECIPE))}, {"recipe": str(RECIPE)}, {"recipe": RECIPE.to_json()}]
+)
+def test_a_replay_is_a_job_that_ends_in_a_verdict(client: TestClient, given: Services, body: dict[str, Any]) -> None:
+    answer = client.post("/api/v1/replay", json=body)
+    assert answer.status_code == 202
+    told = ended(client, answer.json()["job"])
+    assert told["verdict"]["kind"] == "identical"
+    spec = given.queue.get(answer.json()["job"], "local").spec
+    assert spec.get("recipe", str(RECIPE)) == str(RECIPE)
+
+
+def test_the_same_picture_is_kept_once(client: TestClient, given: Services) -> None:
+    body = {"image": "data:image/png;base64," + in_base64(str(RECIPE))}
+    specs = [given.queue.get(client.post("/api/v1/replay", json=body).json()["job"], "local").spec for _ in range(2)]
+    assert specs[0] == specs[1]
+
+
+def test_what_has_no_recipe_is_answered_at_once(client: TestClient) -> None:
+    told = client.post("/api/v1/replay", json={"image": in_base64("", "a fox\nSteps: 20")}).json()
+    assert told["job"] is None
+    assert told["verdict"]["text"] == (
+        "cannot, because the picture carries no recipe; its generation text can be used for a new picture"
+    )
+    newer = client.post("/api/v1/replay", json={"recipe": {**RECIPE.to_json(), "schema": 9}}).json()
+    assert newer["verdict"]["reasons"] == ["this recipe has schema 9 and this version reads schema 1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({}, "there is nothing to make again"),
+        ({"image": "%%%"}, "image is not base64"),
+        ({"image": "AAAA"}, "this is not a picture that can be read"),
+        ({"recipe": 5}, "there is nothing to make again"),
+    ],
+)
+def test_what_is_no_replay_is_a_sentence(client: TestClient, body: dict[str, Any], sentence: str) -> None:
+    answer = client.post("/api/v1/replay", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith(sentence)
+
+
+def test_a_replay_of_another_person_or_kind_is_not_found(client: TestClient, given: Services) -> None:
+    foreign = given.queue.submit("somebody", {"kind": "replay", "recipe": str(RECIPE)}, "replay").id
+    for number in (foreign, "none"):
+        assert client.get(f"/api/v1/replay/{number}").status_code == 404

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from html.parser import HTMLParser
 
 import pytest
 
+from modules.recipe import Difference, Verdict
+from tests.modules.test_recipe import RECIPE
 from webui import views
 from webui.views import Result, Run
 
@@ -16,7 +19,9 @@ HOSTILE = (
     "{{constructor}} ${alert(1)}",
     "</div></div><iframe srcdoc=x>",
 )
-OURS = {"div", "span", "i", "img", "svg", "rect", "circle"}
+OURS = {"div", "span", "i", "img", "svg", "rect", "circle"} | {
+    *("strong", "p", "ul", "li", "dl", "dt", "dd", "figure", "figcaption")
+}
 
 
 class Tags(HTMLParser):
@@ -51,6 +56,10 @@ def everything(text: str) -> list[str]:
         views.status_html(Run(text)),
         views.preview_html(step),
         views.preview_html(Run("step", preview="AAAA", results=(result,))),
+        views.replay_html(step),
+        views.verdict_html(Verdict("differs", (text,), remark=text).to_json(), (result,)),
+        views.recipe_html(dataclasses.replace(RECIPE, program=text, torch=text), {text: text}),
+        views.recipe_html(Verdict("cannot", (text,), remark=text), {}),
         views.header_html(text),
         views.worker_html(),
     ]
@@ -140,3 +149,38 @@ def test_an_interrupted_run_keeps_what_it_made() -> None:
 
 def test_a_file_is_addressed_relative_to_the_page() -> None:
     assert views.file_url('/data/a b"#?.png') == "gradio_api/file=/data/a%20b%22%23%3F.png"
+
+
+def test_every_verdict_is_said_in_plain_words() -> None:
+    same = views.verdict_html(Verdict("identical").to_json())
+    assert tags(same).text == "Identical: the picture was made again, and every pixel is the same"
+    lossy = Verdict("identical", difference=Difference(9, 1.25, 0.5), remark="before compression")
+    assert tags(views.verdict_html(lossy.to_json())).text.endswith(
+        "In the file, 50.0% of the pixels differ, by at most 9 of 255 and 1.25 on averageBefore compression"
+    )
+    differs = Verdict("differs", ("torch 1 became 2", "device cpu became cuda"), Difference(9, 1.25, 0.5)).to_json()
+    new = Result("/data/outputs/new.png", "", 1)
+    assert tags(views.verdict_html(differs, (new,))).text == (
+        "Differs: the picture was made again, and it is not the sameTorch 1 became 2Device cpu became cuda"
+        "50.0% of the pixels differ, by at most 9 of 255 and 1.25 on averageMade again"
+    )
+    assert "the cause is not known" in views.verdict_html(Verdict("differs").to_json())
+    assert tags(views.verdict_html(Verdict("cannot", ("LoRA x is missing",)).to_json())).text == (
+        "Cannot be made againLoRA x is missing"
+    )
+
+
+def test_a_stopped_replay_has_no_verdict() -> None:
+    stopped = Run("step").after({"type": "cancelled", "output": {"images": []}})
+    assert "there is no verdict" in views.replay_html(stopped)
+
+
+def test_facts_of_a_recipe_are_shown_and_its_absence_too() -> None:
+    shown = tags(views.recipe_html(RECIPE, {"Software": "a program"})).text
+    for fact in ("Reprise 0.1.0", "torch 2.13.0+cpu, bfloat16, exact kernels", "1 of 1, seed 5", "ab" * 32):
+        assert fact in shown
+    assert shown.endswith("Softwarea program")
+    assert (
+        "It cannot be verified: the picture carries no recipe"
+        in tags(views.recipe_html(Verdict("cannot", ("the picture carries no recipe",)), {})).text
+    )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 
+from modules import recipe as recipes
+from modules.errors import NotFound, UserError
+from modules.metadata import read_metadata
 from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
+from webui.page import Page
+from webui.replay import KIND, keep_input
 from webui.services import Services
 
 
@@ -20,4 +26,43 @@ def router(services: Services) -> APIRouter:
         """What the prompts of a request mean, step by step: texts, tokens with weights, networks, warnings."""
         return explain_request(GenerationParams.from_json(values), services.host)
 
+    @routes.post("/replay", status_code=202)
+    def replay(request: Request, values: dict[str, Any] = Body()) -> dict[str, Any]:
+        """Make a picture again: ``{"image": base64}`` or ``{"recipe": ...}``; a job's number, or a verdict at once."""
+        return submit_replay(services, Page.owner(request), values)
+
+    @routes.get("/replay/{job_id}")
+    def verdict(request: Request, job_id: str) -> dict[str, Any]:
+        """How far a replay is, and the verdict once there is one."""
+        job = services.queue.get(job_id, Page.owner(request))
+        if job.spec.get("kind") != KIND:
+            raise NotFound("no such replay", hint="POST a picture to /api/v1/replay first", field="job_id")
+        return {"job": job.id, "state": job.state, "verdict": (job.output or {}).get("verdict"), "error": job.error}
+
     return routes
+
+
+def submit_replay(services: Services, owner: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What ``/replay`` answers: where there is nothing to compute the verdict is there already."""
+    if isinstance(values.get("image"), str):
+        data = _decoded(values["image"])
+        texts = read_metadata(data)
+        judged = recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
+        spec = {"kind": KIND, "path": str(keep_input(services.data_dir, data))}
+    elif isinstance(values.get("recipe"), (str, dict)):
+        given = values["recipe"]
+        text = given if isinstance(given, str) else recipes.canonical(given)
+        judged = recipes.judge(text)
+        spec = {"kind": KIND, "recipe": text}
+    else:
+        raise UserError("there is nothing to make again", hint="send image, in base64, or recipe", field="image")
+    if isinstance(judged, recipes.Verdict):
+        return {"job": None, "verdict": judged.to_json()}
+    return {"job": services.queue.submit(owner, spec, KIND).id, "verdict": None}
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text.rpartition("base64,")[2], validate=True)
+    except ValueError as error:
+        raise UserError("image is not base64", hint="send the file's bytes in base64", field="image") from error

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,7 +19,10 @@ from modules.errors import NotFound, RepriseError
 from modules.params import GenerationParams
 from modules.pipeline.plan import check, fix_seeds
 from webui.controls import Form
+from webui.events import AT_ONCE, LONG, QUIET
 from webui.page import Page
+from webui.paste import wire_paste
+from webui.replay import ReplayPanel
 from webui.services import Services
 from webui.views import Result, Run, gallery_items, preview_html, results_of, status_html
 
@@ -27,12 +31,6 @@ logger = logging.getLogger(__name__)
 KIND = "txt2img"
 FRAME_S = 0.08
 """Steps that follow each other faster are not all drawn."""
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-"""For events of the page alone: no spinners over the components, no entry in Gradio's API."""
-RAW: dict[str, Any] = {**QUIET, "preprocess": False}
-AT_ONCE: dict[str, Any] = {**RAW, "queue": False}
-"""For short answers. Gradio's client closes its event stream when nothing is pending and loses an event that begins at
-that very moment; what does not use the stream can neither be lost nor close it for others."""
 KEEP_JOB = "(id) => { try { sessionStorage.setItem('reprise.txt2img', id || '') } catch (e) {} }"
 KEPT_JOB = "(...args) => { try { args[0] = sessionStorage.getItem('reprise.txt2img') || '' } catch (e) {} return args }"
 
@@ -57,6 +55,7 @@ def build(page: Page) -> None:
         with gr.Column(scale=1, min_width=180, elem_id="txt2img_actions"):
             generate = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
             interrupt = gr.Button("Interrupt", elem_id="txt2img_interrupt", interactive=False)
+            paste = gr.Button("↙ Settings from text", elem_id="txt2img_paste", elem_classes="rp-tool")
             gr.HTML(
                 '<p class="rp-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> interrupts</p>',
                 padding=False,
@@ -67,6 +66,7 @@ def build(page: Page) -> None:
         with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
             view = _View(page.services, generate, interrupt)
     _wire(page, form, view, swap, any_seed, same_seed)
+    wire_paste(page, form, paste, view.infotext, view.status)
 
 
 def _parameters(form: Form[GenerationParams], size: int) -> tuple[Any, Any, Any]:
@@ -125,6 +125,7 @@ class _View:
             elem_id="txt2img_infotext",
             buttons=["copy"],
         )
+        self.replay = ReplayPanel("txt2img")
         # Hidden fields rather than gr.State, which makes every open page hold a second connection; a browser has six.
         self.job = gr.Textbox(visible="hidden", elem_id="txt2img_job")
         self.shown = gr.Textbox(visible="hidden", elem_id="txt2img_shown")
@@ -245,16 +246,20 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
         found = await picture(request, job_id, chosen)
         return found.seed if found and found.seed is not None else gr.skip()
 
-    long: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "once", **RAW}
+    async def shown_path(request: Any, job_id: Any, chosen: Any) -> Path | None:
+        found = await picture(request, job_id, chosen)
+        return Path(found.path) if found else None
+
     buttons = [view.generate, view.interrupt]
-    clicked = view.generate.click(on_generate, form.components, view.outputs, **long)
-    resumed = view.resumed.change(on_resumed, view.resumed, view.outputs, **long)
+    clicked = view.generate.click(on_generate, form.components, view.outputs, **LONG)
+    resumed = view.resumed.change(on_resumed, view.resumed, view.outputs, **LONG)
     for followed in (clicked, resumed):
         followed.then(view.idle, None, buttons, **AT_ONCE)
     page.blocks.load(on_load, view.job, [*form.components, view.resumed], js=KEPT_JOB, **AT_ONCE)
     view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
     view.job.change(None, view.job, js=KEEP_JOB, **QUIET)
     view.gallery.select(on_select, view.shown, [view.infotext, view.chosen], **AT_ONCE)
+    view.replay.wire(page, shown_path, [view.shown, view.chosen])
     sides = [form["width"], form["height"]]
     swap.click(None, sides, sides, js="(width, height) => [height, width]", **QUIET)
     any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)

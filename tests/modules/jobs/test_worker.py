@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modules.errors import CheckpointError
-from modules.jobs.worker import Emit, IsCancelled, Report, Runner, run_job, serve
+from modules.jobs.worker import Emit, IsCancelled, Report, Runner, by_kind, run_job, serve
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 
@@ -99,3 +99,9 @@ def test_large_blocks_are_reused_instead_of_mapped_anew() -> None:
         for how in ("plain", "keep")
     }
     assert faults["keep"] < faults["plain"] / 10
+
+
+def test_a_job_goes_to_the_runner_of_its_kind() -> None:
+    runner = by_kind({"replay": lambda *_: {"by": "replay"}}, lambda *_: {"by": "all others"})
+    for spec, expected in (({"kind": "replay"}, "replay"), ({"kind": "txt2img"}, "all others"), ({}, "all others")):
+        assert runner("job", spec, lambda _: None, lambda: False) == {"by": expected}

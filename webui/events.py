@@ -1,0 +1,14 @@
+"""Arguments of Gradio's events, said once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For events of the page alone: no spinners over the components, no entry in Gradio's API."""
+RAW: dict[str, Any] = {**QUIET, "preprocess": False}
+AT_ONCE: dict[str, Any] = {**RAW, "queue": False}
+"""For short answers. Gradio's client closes its event stream when nothing is pending and loses an event that begins at
+that very moment; what does not use the stream can neither be lost nor close it for others."""
+LONG: dict[str, Any] = {**RAW, "concurrency_limit": None, "trigger_mode": "once"}
+"""For generators that follow a job."""

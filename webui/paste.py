@@ -1,0 +1,69 @@
+"""Settings on their way into a form: from a picture's texts, or from the prompt box, as A1111's arrow reads it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from modules.errors import RepriseError
+from modules.infotext import Paste
+from modules.metadata import Metadata, settings_in
+from modules.params import GenerationParams
+from webui.controls import Form
+from webui.events import AT_ONCE
+from webui.page import Page
+from webui.services import Services
+from webui.views import Run, status_html
+
+SHOW_TXT2IMG = "() => document.querySelector('#tab_txt2img-button')?.click()"
+
+
+def settings_of(services: Services, found: Metadata) -> Paste:
+    """What a picture's texts ask for, with the names of our own samplers and checkpoints."""
+
+    def find_checkpoint(name: str, sha256: str) -> str | None:
+        wanted = name.rpartition("/")[2].casefold()
+        return next((ours for ours in services.checkpoints() if ours.rpartition("/")[2].casefold() == wanted), None)
+
+    return settings_in(found, services.host.samplers, services.host.schedulers, find_checkpoint)
+
+
+def settings_of_text(services: Services, text: str) -> Paste:
+    return settings_of(services, {"infotext": text, "recipe": None, "items": {}, "stealth_infotext": None})
+
+
+def parcel(values: Mapping[str, Any]) -> str:
+    """What is put into `Page.sent`; never twice the same, so that its arrival is always noticed."""
+    return json.dumps({"values": dict(values), "number": secrets.token_hex(4)})
+
+
+def opened(text: str) -> dict[str, Any]:
+    """The values in a parcel; none where it is not one."""
+    try:
+        values = json.loads(text)["values"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def wire_paste(page: Page, form: Form[GenerationParams], button: Any, infotext: Any, status: Any) -> None:
+    """``button`` reads the prompt box, or where that is empty the last ``infotext``; parcels fill the form too."""
+
+    def on_paste(prompt: Any, last: Any) -> list[Any]:
+        text = next((given for given in (prompt, last) if isinstance(given, str) and given.strip()), "")
+        if not text:
+            hint = "paste a generation text into the prompt box first"
+            return [*form.show({}), status_html(Run().failed(hint))]
+        try:
+            paste = settings_of_text(page.services, text)
+        except RepriseError as error:
+            return [*form.show({}), status_html(Run().failed(str(error)))]
+        return [*form.show(paste.changes), status_html(Run(notes=("settings were read from the text", *paste.notes)))]
+
+    def on_sent(text: Any) -> list[Any]:
+        return form.show(opened(str(text or "")))
+
+    button.click(on_paste, [form["prompt"], infotext], [*form.components, status], **AT_ONCE)
+    page.sent.change(on_sent, page.sent, form.components, **AT_ONCE)
