@@ -26,6 +26,7 @@ from modules.options import Option, options_of
 from modules.params import GenerationParams
 
 if TYPE_CHECKING:
+    from modules.devices import Device
     from modules.engine import Engine, Progress, Result
     from modules.extension import Host
     from modules.jobs.dispatcher import JobQueue
@@ -48,13 +49,20 @@ EXAMPLES = """examples:
 # ---------------------------------------------------------------------------------------------------- the objects
 
 
-def build_host(*, tabs: bool = False) -> Host:
-    """The tables of samplers, schedulers and, for the server, tabs."""
-    from modules import builtin
+def build_host(args: argparse.Namespace, *, tabs: bool = False) -> Host:
+    """The tables of samplers, schedulers, upscalers and, for the server, tabs."""
+    from modules import builtin, upscale
     from modules.extension import Host
+
+    def device() -> Device:
+        from modules import devices
+
+        return devices.choose(args.device, "float32")
 
     host = Host()
     builtin.register(host)
+    for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
+        host.add_upscaler(upscaler)
     if tabs:
         from webui import tabs as builtin_tabs
 
@@ -72,7 +80,7 @@ def build_engine(args: argparse.Namespace) -> Engine:
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
     store = ModelStore(args.models_dir / "Stable-diffusion", device, hashes, default=DEFAULT_MODEL)
-    return Engine(store, build_host(), version=VERSION)
+    return Engine(store, build_host(args), version=VERSION)
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
@@ -126,7 +134,7 @@ def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
 
     return Services(
         queue=queue,
-        host=build_host(tabs=True),
+        host=build_host(args, tabs=True),
         data_dir=args.data_dir,
         outputs_dir=args.data_dir / "outputs",
         version=VERSION,
@@ -262,7 +270,7 @@ def explain(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT)
     from modules.pipeline.explain import explain_request
 
-    print(json.dumps(explain_request(params, build_host()), indent=1, ensure_ascii=False))
+    print(json.dumps(explain_request(params, build_host(args)), indent=1, ensure_ascii=False))
     return 0
 
 

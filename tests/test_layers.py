@@ -34,6 +34,7 @@ LEVELS: dict[str, int] = {
     "modules.infotext": 3,
     "modules.recipe": 3,
     "modules.previews": 3,
+    "modules.upscale": 3,
     "modules.extension": 3,
     "modules.metadata": 4,
     "modules.pipeline": 4,
@@ -55,6 +56,7 @@ ALLOWED_ASIDE = {
     ("modules.bootstrap", "modules.errors"),
     ("modules.rng", "modules.profile"),
     ("modules.prompt", "modules.profile"),
+    ("modules.extension", "modules.upscale"),
 }
 """The few imports within a level."""
 SERVER_SIDE = (
