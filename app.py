@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from modules import bootstrap
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
 from modules.options import Option, options_of
-from modules.params import GenerationParams
+from modules.params import TO, ExtrasParams, GenerationParams
 
 if TYPE_CHECKING:
     from modules.devices import Device
@@ -41,6 +41,7 @@ EXAMPLES = """examples:
   python3 app.py                                      serve http://127.0.0.1:7860
   python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
   python3 app.py replay fox.png                       make it again: identical, or why not
+  python3 app.py upscale fox.png --upscaler Lanczos --by 2 -o large.png
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
 """
@@ -87,7 +88,10 @@ def build_runner(args: argparse.Namespace) -> Runner:
     """What the worker runs. The default model is loaded at once, so that the first click need not wait for it."""
     from modules import settings
     from modules.gallery import Gallery
+    from modules.inputs import InputStore
+    from modules.jobs.extras import ExtrasRunner
     from modules.jobs.generation import GenerationRunner
+    from modules.jobs.worker import by_kind
 
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
@@ -101,7 +105,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
         logging.warning("no model is loaded yet: %s", error)
     gallery = Gallery(args.data_dir / "outputs")
     gallery.sweep()
-    return GenerationRunner(engine, gallery, preview_every=chosen.preview_every)
+    extras = ExtrasRunner(engine.host, gallery, InputStore(args.data_dir / "inputs"))
+    return by_kind({"extras": extras}, GenerationRunner(engine, gallery, preview_every=chosen.preview_every))
 
 
 def build_queue(args: argparse.Namespace) -> JobQueue:
@@ -264,6 +269,44 @@ def replay(args: argparse.Namespace) -> int:
     return 0 if came.verdict.kind == "identical" else 1
 
 
+def upscale(args: argparse.Namespace) -> int:
+    """Make a picture larger without a server."""
+    if args.output.suffix.lower() != ".png":
+        raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
+    bootstrap.ensure(ROOT)
+    if not args.file.is_file():
+        raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
+    _check_folder(args.output.parent, "-o")
+    from modules import atomic
+    from modules.extras import check, process
+    from modules.images import open_image, png_bytes
+    from modules.metadata import read_metadata
+    from modules.upscale import Work
+
+    known = {name: value for name, value in vars(args).items() if name in options_of(ExtrasParams)}
+    if {"width", "height"} & known.keys():
+        known.setdefault("resize", TO)
+    params, host = ExtrasParams.from_json({"upscaler": "Lanczos", **known}), build_host(args)
+    check(params, host)
+    extra = process(open_image(args.file), params, host, Work(on_tile=_tell_tiles))
+    texts = {"parameters": read_metadata(args.file)["infotext"] or "", "extras": extra.infotext}
+    data = png_bytes(extra.image, {key: text for key, text in texts.items() if text})
+    try:
+        atomic.write(args.output, data)
+    except OSError as error:
+        raise OutputError(
+            f"{args.output} cannot be written ({error.strerror})", hint="choose another with -o"
+        ) from error
+    size = f"{extra.image.width} x {extra.image.height}"
+    print(f"\r{args.output}  {size}\x1b[K" if sys.stderr.isatty() else f"{args.output}  {size}")
+    return 0
+
+
+def _tell_tiles(done: int, tiles: int) -> None:
+    if tiles and sys.stderr.isatty():
+        print(f"\rtile {done} of {tiles}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def explain(args: argparse.Namespace) -> int:
     """Print what a prompt means, step by step, as JSON."""
     params = GenerationParams.from_json(_chosen(args))
@@ -348,6 +391,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_places(one)
     one.set_defaults(run=generate)
 
+    larger = commands.add_parser("upscale", help="make a picture larger")
+    larger.add_argument("file", type=Path)
+    larger.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
+    for name, declared in options_of(ExtrasParams).items():
+        _add_option(larger, name, declared)
+    _add_places(larger)
+    larger.set_defaults(run=upscale)
+
     what = commands.add_parser("explain", help="print what a prompt means, step by step, as JSON")
     what.add_argument("prompt")
     for name in ("negative_prompt", "sampler", "steps", "profile"):
@@ -397,7 +448,7 @@ def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) ->
     if isinstance(declared.choices, tuple):
         limits = " or ".join(declared.choices)
     default = "" if declared.default in (None, "") else f"default {declared.default}"
-    if name in ("width", "height"):
+    if name in ("width", "height") and declared.default == GenerationParams().width:
         default = "default: the model's native size"
     facts = ", ".join(filter(None, (declared.help or declared.label.lower(), limits, default)))
     parser.add_argument(

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -55,14 +56,18 @@ class Gallery:
         image: Image.Image,
         *,
         folder: str = "txt2img-images",
-        seed: int,
+        seed: int | None = None,
         infotext: str,
         recipe: str | None = None,
         job: str = "",
+        texts: Mapping[str, str] | None = None,
     ) -> Saved:
-        """Save ``image`` as a PNG with its texts, or raise an `OutputError` and leave nothing behind."""
-        texts = {"parameters": infotext} if infotext else {}
-        data = png_bytes(image, texts | ({"recipe": recipe} if recipe else {}))
+        """Save ``image`` as a PNG with its texts, or raise an `OutputError` and leave nothing behind.
+
+        ``texts`` are further ones by their keys. Without a seed the file's name is its number alone.
+        """
+        known = {"parameters": infotext, "recipe": recipe or ""}
+        data = png_bytes(image, {key: text for key, text in known.items() if text} | dict(texts or {}))
         day = self.root / folder / datetime.date.today().isoformat()
         try:
             atomic.make_folder(day)
@@ -81,9 +86,9 @@ class Gallery:
         return [path for path in found if path.is_file()]
 
 
-def _save(day: Path, data: bytes, seed: int, job: str) -> Saved:
+def _save(day: Path, data: bytes, seed: int | None, job: str) -> Saved:
     file, number = _claim_number(day)
-    path = day / f"{number:05}-{seed}.png"
+    path = day / (f"{number:05}.png" if seed is None else f"{number:05}-{seed}.png")
     try:
         if job:
             _note(day / JOBS, f"{job}\t{path.name}\n")
@@ -110,7 +115,7 @@ def _claim_number(day: Path) -> tuple[BinaryIO, int]:
         number = max(number, _highest(day)) + 1
 
 
-_NUMBER = re.compile(r"(\d{1,9})-|\.(\d{5,9})\.part$")
+_NUMBER = re.compile(r"(\d{1,9})[-.]|\.(\d{5,9})\.part$")
 
 
 def _highest(day: Path, pictures_only: bool = False) -> int:

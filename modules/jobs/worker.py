@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
@@ -55,6 +55,15 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
         return 1
     worker.work(runner)
     return 0
+
+
+def by_kind(runners: Mapping[str, Runner], otherwise: Runner) -> Runner:
+    """The runner that a spec's "kind" names, or else ``otherwise``."""
+
+    def run(job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+        return runners.get(spec.get("kind", ""), otherwise)(job_id, spec, emit, is_cancelled)
+
+    return run
 
 
 def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> Message:
