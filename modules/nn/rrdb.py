@@ -83,15 +83,16 @@ class RRDBNet(nn.Module):
         self.conv_last = nn.Conv2d(width, config.outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = (side * self.scale for side in x.shape[-2:])
+        height, width = x.shape[-2:]
         fold = self.config.unshuffle
-        x = F.pad(x, (0, -x.shape[-1] % fold, 0, -x.shape[-2] % fold), "replicate")
+        how = "reflect" if min(height, width) >= fold else "replicate"  # a smaller one cannot be mirrored so far
+        x = F.pad(x, (0, -width % fold, 0, -height % fold), how)
         x = self.conv_first(F.pixel_unshuffle(x, fold))
         x = x + self.conv_body(self.body(x))
         for n in range(1, self.config.doublings + 1):
             x = _leaky(self.get_submodule(f"conv_up{n}")(F.interpolate(x, scale_factor=2.0, mode="nearest")))
         x = self.conv_last(_leaky(self.conv_hr(x)))
-        return x[..., :height, :width]
+        return x[..., : height * self.scale, : width * self.scale]
 
 
 def _leaky(x: Tensor) -> Tensor:
