@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from modules.checkpoints.files import PICKLES, read_header
 from modules.devices import Device
 from modules.errors import CheckpointError
-from modules.nn import compact, rrdb
+from modules.nn import compact, rrdb, swinir
 
-FAMILIES = "ESRGAN, Real-ESRGAN and its compact networks"
+FAMILIES = "ESRGAN, Real-ESRGAN with its compact networks, BSRGAN, and SwinIR"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
 """Under which trainers keep the weights; the averaged ones first."""
 MAX_SCALE = 16
@@ -49,6 +49,8 @@ def _network_of(path: Path, state: Mapping[str, Tensor]) -> nn.Module:
     renamed = rrdb.new_keys(state)
     if rrdb.is_rrdb(renamed):
         state, network = renamed, _empty(rrdb.RRDBNet, rrdb.config_of(renamed))
+    elif swinir.is_swinir(state):
+        state, network = swinir.without_buffers(state), _empty(swinir.SwinIR, swinir.config_of(state))
     elif compact.is_compact(state):
         network = _empty(compact.CompactNet, compact.config_of(state))
     else:

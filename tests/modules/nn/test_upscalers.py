@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from modules.checkpoints.upscalers import load
 from modules.devices import Device
-from modules.nn import compact, rrdb
+from modules.nn import compact, rrdb, swinir
 
 CPU = Device(torch.device("cpu"), torch.float32)
 State = dict[str, Tensor]
@@ -133,3 +134,77 @@ def test_compact_network_is_its_formula(tmp_path: Path, scale: int) -> None:
                 expected[:, c, i::scale, j::scale] += h[:, c * scale**2 + i * scale + j]
     assert net.scale == scale
     torch.testing.assert_close(net(x), expected, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------- SwinIR
+
+ENDS = [
+    swinir.SwinIRConfig(8, (2, 2), (2, 2), 4, 16, 4, "nearest+conv", between=6),
+    swinir.SwinIRConfig(8, (2, 3), (2, 4), 4, 16, 2, "nearest+conv", three_convs=True, between=6),
+    swinir.SwinIRConfig(8, (2, 2), (2, 2), 4, 16, 4, "pixelshuffle", between=6),
+    swinir.SwinIRConfig(8, (2, 2), (2, 2), 4, 16, 3, "pixelshuffle", between=6),
+    swinir.SwinIRConfig(8, (2, 2), (2, 2), 4, 16, 2, "pixelshuffledirect"),
+    swinir.SwinIRConfig(8, (2, 2), (2, 2), 4, 16, 1, ""),
+]
+
+
+@pytest.mark.parametrize("config", ENDS, ids=lambda config: f"{config.end}-{config.scale}")
+def test_swinir_is_recognised_by_its_shapes(tmp_path: Path, config: swinir.SwinIRConfig) -> None:
+    state = random_like(swinir.SwinIR(config).state_dict())
+    masks = {
+        "layers.0.residual_group.blocks.0.attn.relative_position_index": swinir.displacements(4),
+        "layers.0.residual_group.blocks.1.attn_mask": swinir.shift_mask(16, 16, 4),
+    }
+    torch.save({"params_ema": state | masks}, tmp_path / "swin.pth")
+    net = load(tmp_path / "swin.pth", CPU)
+    assert isinstance(net, swinir.SwinIR)
+    assert net.config == dataclasses.replace(config, between=net.config.between)
+    x = torch.rand(1, 3, 6, 9)
+    assert net(x).shape == (1, 3, 6 * config.scale, 9 * config.scale)
+    whole = F.pad(x, (0, 3, 0, 2), mode="reflect")
+    cut = net(whole)[..., : 6 * config.scale, : 9 * config.scale]
+    torch.testing.assert_close(net(x), cut, rtol=1e-4, atol=1e-5)
+
+
+def layer_by_hand(state: State, name: str, x: Tensor, window: int, shift: int, heads: int) -> Tensor:
+    """One Swin layer on (h, w, c), pixel by pixel: each looks at those of its own window of the shifted grid."""
+
+    def normed(x: Tensor, which: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.{which}.weight"], state[f"{name}.{which}.bias"])
+
+    height, width, channels = x.shape
+    qkv = normed(x, "norm1") @ state[f"{name}.attn.qkv.weight"].T + state[f"{name}.attn.qkv.bias"]
+    q, k, v = qkv.chunk(3, -1)
+    table, dim = state[f"{name}.attn.relative_position_bias_table"], channels // heads
+
+    def home(place: int) -> int:  # the windows begin at `shift`, so the first and the last are smaller
+        return (place - shift) // window
+
+    mixed = torch.zeros_like(x)
+    for i in range(height):
+        for j in range(width):
+            seen = [(a, b) for a in range(height) for b in range(width) if home(a) == home(i) and home(b) == home(j)]
+            for head in range(heads):
+                part = slice(head * dim, (head + 1) * dim)
+                bias = [table[(i - a + window - 1) * (2 * window - 1) + j - b + window - 1, head] for a, b in seen]
+                scores = [q[i, j, part] @ k[a, b, part] / dim**0.5 for a, b in seen]
+                weights = torch.softmax(torch.stack(scores) + torch.stack(bias), 0)
+                mixed[i, j, part] = sum(
+                    (w * v[a, b, part] for w, (a, b) in zip(weights, seen, strict=True)), torch.zeros(dim)
+                )
+    x = x + mixed @ state[f"{name}.attn.proj.weight"].T + state[f"{name}.attn.proj.bias"]
+    hidden = F.gelu(normed(x, "norm2") @ state[f"{name}.mlp.fc1.weight"].T + state[f"{name}.mlp.fc1.bias"])
+    return x + hidden @ state[f"{name}.mlp.fc2.weight"].T + state[f"{name}.mlp.fc2.bias"]
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_a_swin_layer_lets_each_pixel_see_its_window_alone(shift: int) -> None:
+    config = swinir.SwinIRConfig(8, (2,), (2,), 4, 16)
+    block = swinir.Block(config, 2, shift)
+    state = random_like(block.state_dict())
+    block.load_state_dict(state)
+    x = torch.randn(8, 12, 8)
+    expected = layer_by_hand({f"b.{key}": tensor for key, tensor in state.items()}, "b", x, 4, shift, 2)
+    with torch.no_grad():
+        got = block(x[None], swinir.shift_mask(8, 12, 4))[0]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
