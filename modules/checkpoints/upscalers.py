@@ -33,15 +33,24 @@ def load(path: Path, device: Device) -> nn.Module:
     """
     state = read_tensors(path)
     try:
-        network = _network_of(path, state)
-        scale = int(getattr(network, "scale", 0))
+        network = device.prepare(_network_of(path, state).eval().requires_grad_(False))
+        scale = int(getattr(network, "scale"))  # noqa: B009 - nn.Module types its attributes as tensors
+        if not 1 <= scale <= MAX_SCALE:
+            raise _unusable(path, f"it would enlarge {scale} times")
+        _try(path, network, scale, device)
     except CheckpointError:
         raise
     except Exception as error:  # a file may claim any shapes
         raise _unusable(path, "its tensors do not fit each other") from error
-    if not 1 <= scale <= MAX_SCALE:
-        raise _unusable(path, f"it would enlarge {scale} times")
-    return device.prepare(network.eval().requires_grad_(False))
+    return network
+
+
+def _try(path: Path, network: nn.Module, scale: int, device: Device) -> None:
+    """A few pixels through it: a network for grey pictures, say, is found out here and not in the middle of a job."""
+    with torch.no_grad():
+        shape = network(device.place(torch.full((1, 3, 8, 8), 0.5))).shape
+    if shape != (1, 3, 8 * scale, 8 * scale):
+        raise _unusable(path, "it does not turn colour pictures into colour pictures")
 
 
 def _network_of(path: Path, state: Mapping[str, Tensor]) -> nn.Module:

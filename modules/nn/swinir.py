@@ -163,11 +163,13 @@ class SwinIR(nn.Module):
             -1, 1, 1
         )
         x = (mirrored(x, self.config.window) - mean) * self.config.levels
+        y: Tensor
         if self.config.end == "":
             y = x + self.conv_last(self._features(self.conv_first(x)))
         else:
             y = self._enlarged(self._features(self.conv_first(x)))
-        return (y / self.config.levels + mean)[..., : height * self.scale, : width * self.scale]
+        y = y / self.config.levels + mean
+        return y[..., : height * self.scale, : width * self.scale]
 
     def _features(self, first: Tensor) -> Tensor:
         mask = shift_mask(first.shape[-2], first.shape[-1], self.config.window).to(first)

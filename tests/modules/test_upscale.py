@@ -289,6 +289,10 @@ def test_broken_and_foreign_files_are_one_sentence_with_their_name(
     torch.save(state, folder / "short.pth")
     state["body.0.rdb1.conv1.weight"] = torch.zeros(4)
     torch.save(state, folder / "shapes.pth")
+    grey = rrdb.RRDBNet(rrdb.RRDBConfig(features=8, growth=4, blocks=1, inputs=1, outputs=1))
+    torch.save(grey.state_dict(), folder / "grey.pth")
+    to_grey = rrdb.RRDBNet(rrdb.RRDBConfig(features=8, growth=4, blocks=1, outputs=1))
+    torch.save(to_grey.state_dict(), folder / "to_grey.pth")
     for spec in file_upscalers(tmp_path, networks()):
         assert spec.path is not None
         with pytest.raises(CheckpointError, match=re.escape(spec.path.name)) as raised:
