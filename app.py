@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 from modules import bootstrap
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
 from modules.options import Option, options_of
-from modules.params import GenerationParams
+from modules.params import TO, ExtrasParams, GenerationParams
 
 if TYPE_CHECKING:
+    from modules.devices import Device
     from modules.engine import Engine, Progress, Result
     from modules.extension import Host
     from modules.jobs.dispatcher import JobQueue
@@ -42,6 +43,7 @@ EXAMPLES = """examples:
   python3 app.py                                      serve http://127.0.0.1:7860
   python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
   python3 app.py replay fox.png                       make it again: identical, or why not
+  python3 app.py upscale fox.png --upscaler Lanczos --by 2 -o large.png
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
 """
@@ -50,13 +52,20 @@ EXAMPLES = """examples:
 # ---------------------------------------------------------------------------------------------------- the objects
 
 
-def build_host(*, tabs: bool = False) -> Host:
-    """The tables of samplers, schedulers and, for the server, tabs."""
-    from modules import builtin
+def build_host(args: argparse.Namespace, *, tabs: bool = False) -> Host:
+    """The tables of samplers, schedulers, upscalers and, for the server, tabs."""
+    from modules import builtin, upscale
     from modules.extension import Host
+
+    def device() -> Device:
+        from modules import devices
+
+        return devices.choose(args.device, "float32")
 
     host = Host()
     builtin.register(host)
+    for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
+        host.add_upscaler(upscaler)
     if tabs:
         from webui import tabs as builtin_tabs
 
@@ -74,13 +83,15 @@ def build_engine(args: argparse.Namespace) -> Engine:
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
     store = ModelStore(args.models_dir / "Stable-diffusion", device, hashes, default=DEFAULT_MODEL)
-    return Engine(store, build_host(), version=VERSION)
+    return Engine(store, build_host(args), version=VERSION)
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
     """What the worker runs. The default model is loaded at once, so that the first click need not wait for it."""
     from modules import settings
     from modules.gallery import Gallery
+    from modules.inputs import InputStore
+    from modules.jobs.extras import ExtrasRunner
     from modules.jobs.generation import GenerationRunner
     from modules.jobs.replaying import ReplayRunner
     from modules.jobs.worker import by_kind
@@ -99,8 +110,12 @@ def build_runner(args: argparse.Namespace) -> Runner:
     encoding = Encoding(chosen.image_format, chosen.image_quality, chosen.webp_lossless)
     gallery = Gallery(args.data_dir / "outputs", encoding)
     gallery.sweep()
-    replays = ReplayRunner(engine, Gallery(args.data_dir / "outputs"), preview_every=chosen.preview_every)
-    return by_kind({"replay": replays}, GenerationRunner(engine, gallery, preview_every=chosen.preview_every))
+    whole = Gallery(args.data_dir / "outputs")
+    runners: dict[str, Runner] = {
+        "replay": ReplayRunner(engine, whole, preview_every=chosen.preview_every),
+        "extras": ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
+    }
+    return by_kind(runners, GenerationRunner(engine, gallery, preview_every=chosen.preview_every))
 
 
 def build_queue(args: argparse.Namespace) -> JobQueue:
@@ -133,7 +148,7 @@ def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
 
     return Services(
         queue=queue,
-        host=build_host(tabs=True),
+        host=build_host(args, tabs=True),
         data_dir=args.data_dir,
         outputs_dir=args.data_dir / "outputs",
         version=VERSION,
@@ -275,13 +290,51 @@ def replay(args: argparse.Namespace) -> int:
     return 0 if verdict.kind == "identical" else 1
 
 
+def upscale(args: argparse.Namespace) -> int:
+    """Make a picture larger without a server."""
+    if args.output.suffix.lower() != ".png":
+        raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
+    bootstrap.ensure(ROOT)
+    if not args.file.is_file():
+        raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
+    _check_folder(args.output.parent, "-o")
+    from modules import atomic
+    from modules.extras import check, process
+    from modules.images import open_image, png_bytes
+    from modules.metadata import read_metadata
+    from modules.upscale import Work
+
+    known = {name: value for name, value in vars(args).items() if name in options_of(ExtrasParams)}
+    if {"width", "height"} & known.keys():
+        known.setdefault("resize", TO)
+    params, host = ExtrasParams.from_json({"upscaler": "Lanczos", **known}), build_host(args)
+    check(params, host)
+    extra = process(open_image(args.file), params, host, Work(on_tile=_tell_tiles))
+    texts = {"parameters": read_metadata(args.file)["infotext"] or "", "extras": extra.infotext}
+    data = png_bytes(extra.image, {key: text for key, text in texts.items() if text})
+    try:
+        atomic.write(args.output, data)
+    except OSError as error:
+        raise OutputError(
+            f"{args.output} cannot be written ({error.strerror})", hint="choose another with -o"
+        ) from error
+    size = f"{extra.image.width} x {extra.image.height}"
+    print(f"\r{args.output}  {size}\x1b[K" if sys.stderr.isatty() else f"{args.output}  {size}")
+    return 0
+
+
+def _tell_tiles(done: int, tiles: int) -> None:
+    if tiles and sys.stderr.isatty():
+        print(f"\rtile {done} of {tiles}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def explain(args: argparse.Namespace) -> int:
     """Print what a prompt means, step by step, as JSON."""
     params = GenerationParams.from_json(_chosen(args))
     bootstrap.ensure(ROOT)
     from modules.pipeline.explain import explain_request
 
-    print(json.dumps(explain_request(params, build_host()), indent=1, ensure_ascii=False))
+    print(json.dumps(explain_request(params, build_host(args)), indent=1, ensure_ascii=False))
     return 0
 
 
@@ -361,6 +414,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_places(one)
     one.set_defaults(run=generate)
 
+    larger = commands.add_parser("upscale", help="make a picture larger")
+    larger.add_argument("file", type=Path)
+    larger.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
+    for name, declared in options_of(ExtrasParams).items():
+        _add_option(larger, name, declared)
+    _add_places(larger)
+    larger.set_defaults(run=upscale)
+
     what = commands.add_parser("explain", help="print what a prompt means, step by step, as JSON")
     what.add_argument("prompt")
     for name in ("negative_prompt", "sampler", "steps", "profile"):
@@ -410,7 +471,7 @@ def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) ->
     if isinstance(declared.choices, tuple):
         limits = " or ".join(declared.choices)
     default = "" if declared.default in (None, "") else f"default {declared.default}"
-    if name in ("width", "height"):
+    if name in ("width", "height") and declared.default == GenerationParams().width:
         default = "default: the model's native size"
     facts = ", ".join(filter(None, (declared.help or declared.label.lower(), limits, default)))
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modules import upscale
 from modules.diffusion import samplers, schedules
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.extension import Host
@@ -116,8 +117,10 @@ SCHEDULERS = (
 
 
 def register(host: Host) -> None:
-    """Add the built-in samplers and schedulers to ``host``."""
+    """Add the built-in samplers, schedulers and upscalers to ``host``."""
     for sampler in SAMPLERS:
         host.add_sampler(sampler)
     for scheduler in SCHEDULERS:
         host.add_scheduler(scheduler)
+    for upscaler in upscale.BUILTIN:
+        host.add_upscaler(upscaler)

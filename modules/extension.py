@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.registry import Registry
+from modules.upscale import UpscalerSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,20 @@ class TabSpec:
     build: Callable[[Any], None]
 
 
+class FaceRestorer(Protocol):
+    """``(image, weight) -> image`` of the same size, with faces made clearer; weight from 0 (most) to 1 (least)."""
+
+    def __call__(self, image: Image, weight: float, /) -> Image: ...
+
+
 class Host:
     """Filled once at start, then only read."""
 
     def __init__(self) -> None:
         self.samplers: Registry[SamplerSpec] = Registry("sampler")
         self.schedulers: Registry[SchedulerSpec] = Registry("schedule type", field="scheduler")
+        self.upscalers: Registry[UpscalerSpec] = Registry("upscaler")
+        self.face_restorers: Registry[FaceRestorer] = Registry("face restorer")
         self.tabs: Registry[TabSpec] = Registry("tab")
 
     def add_sampler(self, spec: SamplerSpec) -> None:
@@ -32,6 +44,12 @@ class Host:
 
     def add_scheduler(self, spec: SchedulerSpec) -> None:
         self.schedulers.add(spec.label, spec, (spec.name, *spec.aliases))
+
+    def add_upscaler(self, spec: UpscalerSpec) -> None:
+        self.upscalers.add(spec.name, spec, spec.aliases)
+
+    def add_face_restorer(self, name: str, restorer: FaceRestorer) -> None:
+        self.face_restorers.add(name, restorer)
 
     def add_tab(self, spec: TabSpec) -> None:
         self.tabs.add(spec.name, spec)

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -57,17 +58,21 @@ class Gallery:
         image: Image.Image,
         *,
         folder: str = "txt2img-images",
-        seed: int,
+        seed: int | None = None,
         infotext: str,
         recipe: str | None = None,
         job: str = "",
+        texts: Mapping[str, str] | None = None,
     ) -> Saved:
-        """Save ``image`` with its texts, or raise an `OutputError` and leave nothing behind."""
-        data, note = encode(image, infotext, recipe or "", self.encoding)
+        """Save ``image`` with its texts, or raise an `OutputError` and leave nothing behind.
+
+        ``texts`` are further ones by their keys, which only a PNG takes. Without a seed the file's name is its number.
+        """
+        data, note = encode(image, infotext, recipe or "", self.encoding, texts or {})
         day = self.root / folder / datetime.date.today().isoformat()
         try:
             atomic.make_folder(day)
-            path, number = _save(day, data, f"{seed}.{self.encoding.format}", job)
+            path, number = _save(day, data, _name(seed, self.encoding.format), job)
             return Saved(path, number, job, note)
         except OSError as error:
             log.warning("saving into %s failed: %s", day, error)
@@ -83,9 +88,13 @@ class Gallery:
         return [path for path in found if path.is_file()]
 
 
+def _name(seed: int | None, suffix: str) -> str:
+    return f".{suffix}" if seed is None else f"-{seed}.{suffix}"
+
+
 def _save(day: Path, data: bytes, name: str, job: str) -> tuple[Path, int]:
     file, number = _claim_number(day)
-    path = day / f"{number:05}-{name}"
+    path = day / f"{number:05}{name}"
     try:
         if job:
             _note(day / JOBS, f"{job}\t{path.name}\n")
@@ -112,7 +121,7 @@ def _claim_number(day: Path) -> tuple[BinaryIO, int]:
         number = max(number, _highest(day)) + 1
 
 
-_NUMBER = re.compile(r"(\d{1,9})-|\.(\d{5,9})\.part$")
+_NUMBER = re.compile(r"(\d{1,9})[-.]|\.(\d{5,9})\.part$")
 
 
 def _highest(day: Path, pictures_only: bool = False) -> int:

@@ -223,10 +223,19 @@ class Encoding:
 PNG = Encoding()
 
 
-def encode(image: Image.Image, infotext: str, recipe: str, encoding: Encoding = PNG) -> tuple[bytes, str]:
-    """The file with its texts and, where one of them does not fit, a sentence that says so; the picture always is."""
+def encode(
+    image: Image.Image,
+    infotext: str,
+    recipe: str,
+    encoding: Encoding = PNG,
+    further: Mapping[str, str] | None = None,
+) -> tuple[bytes, str]:
+    """The file with its texts and, where one of them does not fit, a sentence that says so; the picture always is.
+
+    ``further`` texts by their keys are for PNG alone: EXIF has no place for them.
+    """
     if encoding.format == "png":
-        texts = {"parameters": infotext, "recipe": recipe}
+        texts = {"parameters": infotext, "recipe": recipe, **(further or {})}
         return png_bytes(image, {key: text for key, text in texts.items() if text}), ""
     jpeg = encoding.format == "jpg"
     exif, lost = _exif(infotext, recipe, MAX_JPEG_EXIF if jpeg else None)

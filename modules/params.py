@@ -11,6 +11,7 @@ from modules.options import option, read, values_of
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 20_000
+BY, TO = "Scale by", "Scale to"
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,33 @@ class GenerationParams:
 
     def changed(self, **changes: Any) -> GenerationParams:
         return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class ExtrasParams:
+    """What is to be done with each picture. Sizes in pixels."""
+
+    upscaler: str = option("None", "Upscaler", choices="upscalers", help="None leaves the size as it is")
+    resize: str = option(BY, "Resize", choices=(BY, TO))
+    by: float = option(2.0, "Factor", lo=0.25, hi=8.0, step=0.05)
+    width: int = option(1024, "Width", lo=64, hi=8192, step=8)
+    height: int = option(1024, "Height", lo=64, hi=8192, step=8)
+    crop: bool = option(True, "Crop to fit", help="otherwise the picture covers the size and keeps its shape")
+    upscaler_2: str = option("None", "Second upscaler", choices="upscalers")
+    upscaler_2_visibility: float = option(
+        0.0, "Visibility of the second", lo=0.0, hi=1.0, step=0.01, help="0: the first alone"
+    )
+    gfpgan_visibility: float = option(0.0, "GFPGAN visibility", lo=0.0, hi=1.0, step=0.01)
+    codeformer_visibility: float = option(0.0, "CodeFormer visibility", lo=0.0, hi=1.0, step=0.01)
+    codeformer_weight: float = option(
+        0.0, "CodeFormer weight", lo=0.0, hi=1.0, step=0.01, help="0: the most is changed, 1: the least"
+    )
+    tile_size: int = option(192, "Tile size", lo=0, hi=1024, step=16, help="what a network sees at once; 0: all")
+    tile_overlap: int = option(8, "Tile overlap", lo=0, hi=48, step=1, help="small values may leave seams")
+
+    def to_json(self) -> dict[str, Any]:
+        return values_of(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ExtrasParams:
+        return read(cls, values)

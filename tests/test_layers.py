@@ -30,12 +30,15 @@ LEVELS: dict[str, int] = {
     "modules.nn": 1,
     "modules.diffusion": 2,
     "modules.checkpoints": 2,
+    "modules.inputs": 2,
     "modules.conditioning": 3,
     "modules.infotext": 3,
     "modules.recipe": 3,
     "modules.previews": 3,
+    "modules.upscale": 3,
     "modules.extension": 3,
     "modules.metadata": 4,
+    "modules.extras": 4,
     "modules.pipeline": 4,
     "modules.builtin": 5,
     "modules.engine": 5,
@@ -55,6 +58,7 @@ ALLOWED_ASIDE = {
     ("modules.bootstrap", "modules.errors"),
     ("modules.rng", "modules.profile"),
     ("modules.prompt", "modules.profile"),
+    ("modules.extension", "modules.upscale"),
 }
 """The few imports within a level."""
 SERVER_SIDE = (
@@ -66,6 +70,8 @@ SERVER_SIDE = (
     "modules.checkpoints.files",
     "modules.jobs.dispatcher",
     "modules.jobs.worker",
+    "modules.jobs.extras",
+    "modules.inputs",
     "modules.prompt.tokens",
     "modules.prompt.schedule",
     "modules.prompt.chunks",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from modules import atomic
 from modules import recipe as recipes
 from modules.errors import RepriseError, UserError
+from modules.inputs import InputStore
 from modules.metadata import read_metadata
 from modules.recipe import Verdict
 from webui.events import AT_ONCE, LONG, QUIET
@@ -107,8 +106,5 @@ def keep(page: Page, path: Path) -> Path:
 
 def keep_input(data_dir: Path, data: bytes) -> Path:
     """A file in the inputs folder, named by what it holds, so that the same picture is there once."""
-    path = data_dir / "inputs" / hashlib.sha256(data).hexdigest()
-    if not path.is_file():
-        atomic.make_folder(path.parent)
-        atomic.write(path, data)
-    return path
+    store = InputStore(data_dir / "inputs")
+    return store.path(store.put(data))

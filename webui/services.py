@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modules.extension import Host
+from modules.inputs import InputStore
 
 
 class JobView(Protocol):
@@ -65,10 +66,16 @@ class Services:
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides this machine's own under which the server is reached."""
 
+    @property
+    def inputs(self) -> InputStore:
+        """Where uploaded pictures are kept for the worker."""
+        return InputStore(self.data_dir / "inputs")
+
     def tables(self) -> Mapping[str, Callable[[], Sequence[str]]]:
-        """The choices that options name: samplers, schedulers, checkpoints."""
+        """The choices that options name: samplers, schedulers, upscalers, checkpoints."""
         return {
             "samplers": self.host.samplers.names,
             "schedulers": self.host.schedulers.names,
+            "upscalers": self.host.upscalers.names,
             "checkpoints": self.checkpoints,
         }

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from modules.images import grid, grid_rows
+from modules.upscale import BUILTIN, upscale
 
 
 @pytest.mark.golden("images.json", "grid")
@@ -21,3 +22,9 @@ def test_grids_have_the_reference_shape(case: dict[str, Any]) -> None:
     )
     sheet = grid([Image.new("RGB", (3, 5))] * case["images"], rows)
     assert [sheet.width // 3, sheet.height // 5] == case["size_in_tiles"]
+
+
+@pytest.mark.golden("images.json", "upscale_size")
+def test_upscaled_pictures_have_the_reference_size(case: dict[str, Any]) -> None:
+    (spec,) = (spec for spec in BUILTIN if spec.name == case["upscaler"])
+    assert list(upscale(spec, Image.new("RGB", case["source"]), case["scale"]).size) == case["size"]

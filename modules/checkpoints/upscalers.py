@@ -1,0 +1,117 @@
+"""Files of networks that make pictures larger: read without running code, recognised by their tensors' names.
+
+Files come as pickles more often than not. `torch.load` with ``weights_only`` builds tensors and containers alone; there
+is no fallback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from modules.checkpoints.files import PICKLES, read_header
+from modules.devices import Device
+from modules.errors import CheckpointError
+from modules.nn import compact, rrdb, swinir
+
+FAMILIES = "ESRGAN, Real-ESRGAN with its compact networks, BSRGAN, and SwinIR"
+WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+"""Under which trainers keep the weights; the averaged ones first."""
+MAX_SCALE = 16
+
+
+def load(path: Path, device: Device) -> nn.Module:
+    """The network in ``path``, ready on ``device``: (n, 3, h, w) in [0, 1] -> ``scale`` times the size.
+
+    Raises `CheckpointError` with one sentence where the file is broken or of another family.
+    """
+    state = read_tensors(path)
+    try:
+        network = device.prepare(_network_of(path, state).eval().requires_grad_(False))
+        scale = int(getattr(network, "scale"))  # noqa: B009 - nn.Module types its attributes as tensors
+        if not 1 <= scale <= MAX_SCALE:
+            raise _unusable(path, f"it would enlarge {scale} times")
+        _try(path, network, scale, device)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a file may claim any shapes
+        raise _unusable(path, "its tensors do not fit each other") from error
+    return network
+
+
+def _try(path: Path, network: nn.Module, scale: int, device: Device) -> None:
+    """A few pixels through it: a network for grey pictures, say, is found out here and not in the middle of a job."""
+    with torch.no_grad():
+        shape = network(device.place(torch.full((1, 3, 8, 8), 0.5))).shape
+    if shape != (1, 3, 8 * scale, 8 * scale):
+        raise _unusable(path, "it does not turn colour pictures into colour pictures")
+
+
+def _network_of(path: Path, state: Mapping[str, Tensor]) -> nn.Module:
+    network: nn.Module
+    renamed = rrdb.new_keys(state)
+    if rrdb.is_rrdb(renamed):
+        state, network = renamed, _empty(rrdb.RRDBNet, rrdb.config_of(renamed))
+    elif swinir.is_swinir(state):
+        state, network = swinir.without_buffers(state), _empty(swinir.SwinIR, swinir.config_of(state))
+    elif compact.is_compact(state):
+        network = _empty(compact.CompactNet, compact.config_of(state))
+    else:
+        raise CheckpointError(
+            f"{path.name} holds a network of a family that is not read here",
+            hint=f"these are: {FAMILIES}",
+            field="upscaler",
+        )
+    state = {key: tensor.float() for key, tensor in state.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    return network
+
+
+def _empty(kind: Any, config: Any) -> nn.Module:
+    """Without memory for its weights: those of the file take their places."""
+    with torch.device("meta"):
+        made: nn.Module = kind(config)
+    return made
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights in a .safetensors, .pth, .pt, .ckpt or .bin file by name, without the trainer's wrapping."""
+    if path.suffix.lower() not in PICKLES:
+        read_header(path)
+        try:
+            return _plain(path, load_file(path))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise _unusable(path, "it cannot be read") from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise _unusable(path, "it is not there any more") from error
+    except Exception as error:  # a hostile file may fail in any way
+        raise _unusable(path, "it is damaged, or would run code when opened") from error
+    return _plain(path, loaded)
+
+
+def _plain(path: Path, loaded: Any) -> dict[str, Tensor]:
+    while isinstance(loaded, Mapping):
+        inner = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
+        if inner is None:
+            break
+        loaded = inner
+    tensors = loaded if isinstance(loaded, Mapping) else {}
+    found = {key: value for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    if not found:
+        raise _unusable(path, "it holds no tensors")
+    for prefix in ("module.", "netG."):
+        if all(key.startswith(prefix) for key in found):
+            found = {key.removeprefix(prefix): value for key, value in found.items()}
+    return found
+
+
+def _unusable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path.name} cannot be used: {reason}", hint="fetch or copy it again", field="upscaler")
