@@ -19,6 +19,8 @@ Told = Mapping[str, Any]
 Piece = tuple[str, bool]
 """A stretch of a text, and whether it is what changes."""
 
+EMPTY: Told = {"warnings": (), "count": 0, "limit": 75}
+"""What `line_html` needs of an empty prompt."""
 COLOURS = 6
 """Colours of texts, in turn; style.css has them."""
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
@@ -44,17 +46,12 @@ def note_html(text: str) -> str:
     return f'<div class="rp-note" role="status">{_said(text)}</div>'
 
 
-def line_html(told: Told | None, box: str, offset: int = 0, length: int = 0, *, trouble: str = "") -> str:
+def line_html(told: Told, box: str, offset: int = 0, length: int = 0) -> str:
     """The line under a prompt box: its first warnings and the token count.
 
     ``box`` is the element id of the text box, in which a click on a warning puts the cursor. Where styles stand around
     the person's own text, that is ``length`` characters from ``offset`` of what ``told`` is about.
     """
-    if told is None:
-        count = "" if trouble else "0/75"
-        return (
-            f'<div class="rp-line"><div role="status">{_said(trouble)}</div><span class="rp-count">{count}</span></div>'
-        )
     warnings = told["warnings"]
     marks = [w["column"] - offset for w in warnings if w["column"] and 0 < w["column"] - offset <= length]
     lines = "".join(_warning(w, box, offset, length) for w in warnings[:_MAX_LINES])
@@ -67,6 +64,11 @@ def line_html(told: Told | None, box: str, offset: int = 0, length: int = 0, *, 
         f'<div role="status">{lines}</div>'
         f'<span class="rp-count" title="{title}" aria-label="{count} of {limit} tokens">{count}/{limit}</span></div>'
     )
+
+
+def trouble_html(text: str) -> str:
+    """The same line where a prompt cannot be explained, and why."""
+    return f'<div class="rp-line"><div role="status">{_said(text)}</div><span class="rp-count"></span></div>'
 
 
 def _warning(warning: Told, box: str, offset: int, length: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from modules.profile import EXACT
 from modules.prompt.explain import explain
 from tests.webui.test_views import HOSTILE, tags
-from webui.inspector import differences, inspector_html, line_html, note_html, ticks, toggle_html
+from webui.inspector import EMPTY, differences, inspector_html, line_html, note_html, ticks, toggle_html, trouble_html
 
 OURS = {"div", "section", "h3", "h4", "p", "ul", "li", "i", "b", "em", "span", "mark", "sup", "button"}
 BOXES = {"prompt": "a_prompt", "negative_prompt": "a_negative"}
@@ -112,8 +112,8 @@ def test_columns_count_in_the_persons_text_where_a_style_stands_before_it() -> N
 
 def test_the_count_is_always_there() -> None:
     assert tags(line_html(explain("a fox", steps=8), "b", 0, 5)).text == "2/75"
-    assert tags(line_html(None, "b")).text == "0/75"
-    assert tags(line_html(None, "b", trouble="too long")).text == "Too long"
+    assert tags(line_html(EMPTY, "b")).text == "0/75"
+    assert tags(trouble_html("too long")).text == "Too long"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_hostile_prompts_stay_text(text: str) -> None:
     for html in (
         panel(text, text),
         line_html(told, text, 0, len(text)),
-        line_html(None, text, trouble=text),
+        trouble_html(text),
         note_html(text),
         toggle_html(text),
     ):

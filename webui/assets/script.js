@@ -62,68 +62,75 @@
 
   // Weights: Ctrl+Up and Ctrl+Down on the selection, else on the tag, the brackets or the word at the cursor.
   const WORD_ENDS = '.,\\/!?%^*;:{}=`~()[]<>| \t\r\n'
+  const NUMBER = '[-+]?[\\d.]+'
+  const TAG = new RegExp(`^(\\w+:.*?)(?::\\s*(${NUMBER}))?$`, 's')
+  const WEIGHED = new RegExp(`^(.*):\\s*${NUMBER}\\s*$`, 's')
+  const WEIGHT_BEHIND = new RegExp(`^:\\s*(${NUMBER})\\s*\\)`)
 
-  // The innermost pair around [start, end), or null.
+  // The text between the innermost brackets around [start, end), and where it begins; or null.
   function around(text, start, end, open, close) {
-    const left = text.lastIndexOf(open, start - 1), right = text.indexOf(close, end)
-    if (start === 0 || left < 0 || right < 0) return null
-    if (text.slice(left + 1, right).includes(close) || text.slice(left + 1, right).includes(open)) return null
-    return [left, right]
+    const left = start ? text.lastIndexOf(open, start - 1) : -1, right = text.indexOf(close, end)
+    if (left < 0 || right < 0) return null
+    const inner = text.slice(left + 1, right)
+    return inner.includes(open) || inner.includes(close) ? null : { inner, at: left + 1 }
   }
 
-  // { text, start, end } after one key press, or null where there is nothing to weigh.
-  function reweighted(text, start, end, up) {
-    const tag = around(text, start, end, '<', '>')
+  // What one key press makes of a text and its selection: the same three again, or null where there is nothing to weigh.
+  function reweighted(text, start, end, sign) {
+    const angle = around(text, start, end, '<', '>')
+    const tag = angle && TAG.exec(angle.inner)
     if (tag) {
-      const inner = text.slice(tag[0] + 1, tag[1])
-      const [, head, old] = /^(\w+:.*?)(?::\s*([-+]?[\d.]+))?$/s.exec(inner) || []
-      if (head === undefined) return null
-      const weight = shown((old === undefined ? 1 : Number(old)) + (up ? 0.05 : -0.05))
-      if (weight === null) return null
-      return { text: `${text.slice(0, tag[0] + 1)}${head}:${weight}${text.slice(tag[1])}`, start, end: Math.max(start, Math.min(end, tag[0] + 1 + head.length)) }
+      const weight = written((tag[2] === undefined ? 1 : Number(tag[2])) + 0.05 * sign)
+      const nameEnd = angle.at + tag[1].length
+      const made = `${text.slice(0, nameEnd)}:${weight}${text.slice(angle.at + angle.inner.length)}`
+      return weight && { text: made, start: Math.min(start, nameEnd), end: Math.min(end, nameEnd) }
     }
+    [start, end] = weighable(text, start, end)
+    if (start === end) return null
+    const words = text.slice(start, end)
+    let before = text.slice(0, start), after = text.slice(end), old = 1
+    const behind = before.endsWith('(') && WEIGHT_BEHIND.exec(after)
+    const pairs = behind ? 0 : [...'(['].map((open, i) => enclosing(before, after, open, ')]'[i]))
+    if (behind) {
+      old = Number(behind[1])
+      before = before.slice(0, -1)
+      after = after.slice(behind[0].length)
+    } else if (pairs[0] || pairs[1]) {  // ((x)) and [x] become a number, as if they had been written so
+      const count = pairs[0] || pairs[1]
+      old = Math.round(10 * (pairs[0] ? 1.1 : 1 / 1.1) ** count) / 10
+      before = before.slice(0, -count)
+      after = after.slice(count)
+    }
+    const weight = written(old + 0.1 * sign)
+    if (!weight) return null
+    const plain = weight === '1.0'
+    start = before.length + (plain ? 0 : 1)
+    return { text: before + (plain ? words : `(${words}:${weight})`) + after, start, end: start + words.length }
+  }
+
+  // What is weighed: the selection without the blanks at its ends; without one, what (...:1.2) holds, or the word.
+  function weighable(text, start, end) {
     if (start === end) {
-      const pair = around(text, start, end, '(', ')')
-      const inner = pair && /^(.*):\s*[-+]?[\d.]+\s*$/s.exec(text.slice(pair[0] + 1, pair[1]))
-      if (inner) {
-        [start, end] = [pair[0] + 1, pair[0] + 1 + inner[1].length]
-      } else {
-        while (start > 0 && !WORD_ENDS.includes(text[start - 1])) start--
-        while (end < text.length && !WORD_ENDS.includes(text[end])) end++
-      }
+      const round = around(text, start, end, '(', ')')
+      const held = round && WEIGHED.exec(round.inner)
+      if (held) return [round.at, round.at + held[1].length]
+      while (start > 0 && !WORD_ENDS.includes(text[start - 1])) start--
+      while (end < text.length && !WORD_ENDS.includes(text[end])) end++
     }
     while (end > start && /\s/.test(text[end - 1])) end--
     while (start < end && /\s/.test(text[start])) start++
-    if (start === end) return null
-    const words = text.slice(start, end)
-    let before = text.slice(0, start), after = text.slice(end), weight = 1
-    const number = /^:\s*([-+]?[\d.]+)\s*\)/.exec(after)
-    if (before.endsWith('(') && number) {
-      weight = Number(number[1])
-      before = before.slice(0, -1)
-      after = after.slice(number[0].length)
-    } else {
-      for (const [open, close, factor] of ['()', '[]'].map((pair) => [...pair, pair === '()' ? 1.1 : 1 / 1.1])) {
-        let pairs = 0
-        while (before.endsWith(open.repeat(pairs + 1)) && after.startsWith(close.repeat(pairs + 1))) pairs++
-        if (!pairs) continue
-        weight = Math.round(10 * factor ** pairs) / 10
-        before = before.slice(0, -pairs)
-        after = after.slice(pairs)
-        break
-      }
-    }
-    const number_ = shown(weight + (up ? 0.1 : -0.1))
-    if (number_ === null) return null
-    const plain = Number(number_) === 1
-    start = before.length + (plain ? 0 : 1)
-    return {
-      text: before + (plain ? words : `(${words}:${number_})`) + after, start, end: start + words.length,
-    }
+    return [start, end]
   }
 
-  function shown(weight) {
-    if (!Number.isFinite(weight)) return null
+  // How many of these brackets close around the place between two texts at once.
+  function enclosing(before, after, open, close) {
+    let pairs = 0
+    while (before[before.length - 1 - pairs] === open && after[pairs] === close) pairs++
+    return pairs
+  }
+
+  function written(weight) {
+    if (!Number.isFinite(weight)) return ''
     weight = parseFloat(weight.toFixed(4))
     return Number.isInteger(weight) ? weight.toFixed(1) : String(weight)
   }
@@ -150,7 +157,7 @@
     if ((event.key !== 'ArrowUp' && event.key !== 'ArrowDown') || !isPrompt(event.target)) return
     event.preventDefault()
     const box = event.target
-    const made = reweighted(box.value, box.selectionStart, box.selectionEnd, event.key === 'ArrowUp')
+    const made = reweighted(box.value, box.selectionStart, box.selectionEnd, event.key === 'ArrowUp' ? 1 : -1)
     if (!made) return
     retype(box, made.text)
     box.setSelectionRange(made.start, made.end)

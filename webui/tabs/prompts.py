@@ -17,7 +17,7 @@ from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
 from modules.styles import Style, StyleBook, apply, find
 from webui.controls import Form
-from webui.inspector import inspector_html, line_html, note_html, toggle_html
+from webui.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
 from webui.page import Page
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -78,7 +78,7 @@ class PromptArea:
 
     def _box(self, field: str, placeholder: str, **size: Any) -> Any:
         self._form.add(field, elem_id=self._boxes[field], placeholder=placeholder, **size)
-        return gr.HTML(line_html(None, self._boxes[field]), elem_id=f"{self._boxes[field]}_line", padding=False)
+        return gr.HTML(line_html(EMPTY, self._boxes[field]), elem_id=f"{self._boxes[field]}_line", padding=False)
 
     def inspector(self) -> None:
         """The panel, where it is to stand."""
@@ -132,12 +132,8 @@ class PromptArea:
             merged = self.styled(params, names)
             told = explain_request(merged, self._host)
         except RepriseError as error:
-            lines = [
-                line_html(None, box, trouble=str(error) if (error.field or "prompt") == field else "")
-                for field, box in self._boxes.items()
-            ]
-            if error.field not in self._boxes:
-                lines[0] = line_html(None, self._boxes["prompt"], trouble=str(error))
+            at_fault = error.field if error.field in self._boxes else "prompt"
+            lines = [trouble_html(str(error) if field == at_fault else "") for field in self._boxes]
             return [*lines, gr.skip()]
         places = {field: place(getattr(params, field), getattr(merged, field)) for field in self._boxes}
         lines = [line_html(told[field], box, *places[field]) for field, box in self._boxes.items()]
