@@ -134,13 +134,14 @@ def _ruler(told: Told, number: int, named: bool) -> str:
     parts = told["parts"]
     run = parts[0]["passes"][number]
     steps = run["steps"]
-    starts = {s["from"] for part in parts[:_MAX_LANES] for s in part["passes"][number]["segments"]}
+    by_length = sorted((part["passes"][number]["segments"] for part in parts[:_MAX_LANES]), key=len)
+    starts = [segment["from"] for segments in by_length for segment in segments]
     heading = f"<h4>{escape(run['name'].capitalize())}, {_plural(steps, 'step')}</h4>" if named else ""
     scale = "".join(
         f'<i class="last">{at}</i>'
         if at == steps > 1
         else f'<i style="left:{100 * (at - 1) / steps:.2f}%">step {at}</i>'
-        for at in ticks(steps, sorted(starts))
+        for at in ticks(steps, starts)
     )
     lanes = "".join(
         _lane(told["texts"], part, part["passes"][number]["segments"], steps, len(parts) > 1)
@@ -152,7 +153,7 @@ def _ruler(told: Told, number: int, named: bool) -> str:
 
 
 def ticks(steps: int, starts: Sequence[int]) -> list[int]:
-    """The steps that the scale names: the first, the last, and those where a text begins, as far as there is room.
+    """The steps that the scale names: the first, the last, and ``starts``, where texts begin, as far as there is room.
 
     >>> ticks(20, [1, 12]), ticks(20, [1, 2, 3, 19]), ticks(1, [1])
     ([1, 12, 20], [1, 20], [1])

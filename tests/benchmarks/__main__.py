@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [image] [start] [unet]`: figures of this machine, now, with ratios against a peer.
+"""`python -m tests.benchmarks [image] [prompt] [start] [unet]`: figures of this machine, now, with ratios.
 
 Absolute seconds differ between machines and hours; quote the medians and the ratios.
 """
@@ -8,9 +8,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from tests.benchmarks import image, start, unet
+from tests.benchmarks import image, prompt, start, unet
 
-PARTS: dict[str, Callable[[], None]] = {"image": image.main, "start": start.main, "unet": unet.main}
+PARTS: dict[str, Callable[[], None]] = {
+    "image": image.main,
+    "prompt": prompt.main,
+    "start": start.main,
+    "unet": unet.main,
+}
 
 
 def main() -> None:
