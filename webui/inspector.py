@@ -140,7 +140,7 @@ def _ruler(told: Told, number: int, named: bool) -> str:
     scale = "".join(
         f'<i class="last">{at}</i>'
         if at == steps > 1
-        else f'<i style="left:{100 * (at - 1) / steps:.2f}%">step {at}</i>'
+        else f'<i style="left:{100 * (at - 1) / steps:.2f}%"><span>step </span>{at}</i>'
         for at in ticks(steps, starts)
     )
     lanes = "".join(
@@ -247,7 +247,7 @@ def _joined(words: Sequence[str], changed: Sequence[bool]) -> list[Piece]:
 
 
 def _label(pieces: Mapping[int, list[Piece]], segments: Sequence[Told], number: int) -> str:
-    """What a block says: the words that are its own."""
+    """What a block says: the words that are its own; without any, its neighbour's, struck out."""
     if len(segments) == 1:
         return "the same text in every step"
     own = _own(pieces.get(segments[number]["text"], []))
@@ -255,7 +255,7 @@ def _label(pieces: Mapping[int, list[Piece]], segments: Sequence[Told], number: 
         return escape(own)
     neighbour = segments[number - 1 if number else 1]
     lost = _own(pieces.get(neighbour["text"], []))
-    return f"<em>without</em> {escape(lost)}" if lost else ""
+    return f"<s>{escape(lost)}</s>" if lost else ""
 
 
 def _own(pieces: Sequence[Piece]) -> str:
@@ -267,7 +267,7 @@ def _marked(pieces: Sequence[Piece]) -> str:
     """A text with what changes marked; long stretches that stay the same are cut in their middle."""
     shown = ""
     for number, (text, changed) in enumerate(pieces):
-        if changed:
+        if changed and text.strip():
             shown += f"<mark>{escape(_cut(text, 4 * _CONTEXT))}</mark>"
             continue
         left, right = number > 0, number < len(pieces) - 1
