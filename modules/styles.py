@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import threading
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from modules import atomic
+from modules.errors import OutputError, UserError
+
+MAX_NAME = 100
+COLUMNS = ("name", "prompt", "negative_prompt")
 
 
 class Style(NamedTuple):
@@ -64,3 +74,69 @@ def _without(style_text: str, prompt: str) -> str | None:
     if not prompt_text.endswith(text):
         return None
     return prompt_text[: len(prompt_text) - len(text)].removesuffix(", ")
+
+
+class StyleBook:
+    """The styles of a ``styles.csv`` as A1111 writes it: UTF-8 with a byte order mark, ``name, prompt,
+    negative_prompt`` (once ``text``). Rows whose name begins with # are separators, which are kept and not listed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = threading.Lock()
+
+    def styles(self) -> tuple[Style, ...]:
+        """As they are in the file now; none if there is no file."""
+        return tuple(style for style in self._read() if not style.name.startswith("#"))
+
+    def chosen(self, names: Iterable[str]) -> list[Style]:
+        """The styles of these names, in this order. Names that are not there mean nothing, as in A1111."""
+        known = {style.name: style for style in self.styles()}
+        return [known[name] for name in names if name in known]
+
+    def save(self, style: Style) -> None:
+        """Add ``style``, or put it in the place of the one with its name."""
+        name = " ".join(style.name.split())
+        if not name or name.startswith("#"):
+            raise UserError("a style needs a name that does not begin with #", field="style")
+        if len(name) > MAX_NAME:
+            raise UserError(f"the name of a style has at most {MAX_NAME} characters", field="style")
+        style = style._replace(name=name)
+        with self._lock:
+            rows = self._read()
+            if any(row.name == name for row in rows):
+                rows = [style if row.name == name else row for row in rows]
+            else:
+                rows.append(style)
+            self._write(rows)
+
+    def delete(self, name: str) -> None:
+        with self._lock:
+            self._write([row for row in self._read() if row.name != name])
+
+    def _read(self) -> list[Style]:
+        try:
+            text = self.path.read_text(encoding="utf-8-sig")
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeError, csv.Error) as error:
+            raise UserError(
+                f"the styles in {self.path.name} cannot be read: {error}", hint="save the file as CSV in UTF-8"
+            ) from error
+        return [
+            Style(row["name"], row.get("prompt") or row.get("text") or "", row.get("negative_prompt") or "")
+            for row in rows
+            if row.get("name")
+        ]
+
+    def _write(self, rows: Iterable[Style]) -> None:
+        out = io.StringIO(newline="")
+        writer = csv.writer(out)
+        writer.writerow(COLUMNS)
+        # A lone surrogate, which a browser can send, has no place in UTF-8.
+        writer.writerows([text.encode("utf-8", "replace").decode() for text in row] for row in rows)
+        try:
+            atomic.make_folder(self.path.parent)
+            atomic.write(self.path, out.getvalue().encode("utf-8-sig"))
+        except OSError as error:
+            raise OutputError(f"the style could not be written to {self.path.name}: {error.strerror}") from error

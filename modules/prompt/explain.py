@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from modules.profile import A1111, Profile
@@ -27,6 +28,8 @@ from modules.prompt.tree import Alternate, Edit, Group, NetworkTag, Node, Part, 
 _MAX_TEXTS = 12
 """Distinct texts whose tokens are listed; an alternation of many has many."""
 _MAX_WARNINGS = 50
+_MAX_BORDERS = 5
+"""Borders between chunks that are told of."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def explain(
         "texts": [_text(entry, chunked[i] if i < len(chunked) else None, tokenizer) for i, entry in enumerate(texts)],
         "networks": [_network(tag) for tag in parsed.tree.networks],
         "warnings": [{"column": w.column, "message": w.message} for w in warnings[:_MAX_WARNINGS]]
-        + [{"column": None, "message": message} for message in _borders(chunked[0], tokenizer)],
+        + [{"column": None, "message": message} for message in islice(_borders(chunked[0], tokenizer), _MAX_BORDERS)],
         "count": longest.count,
         "limit": longest.limit,
     }

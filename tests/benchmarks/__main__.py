@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [image] [start] [unet] [replay]`: figures of this machine, now, with ratios.
+"""`python -m tests.benchmarks [image] [prompt] [replay] [start] [unet]`: figures of this machine, now, with ratios.
 
 Absolute seconds differ between machines and hours; quote the medians and the ratios.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from tests.benchmarks import image, replay, start, unet
+from tests.benchmarks import image, prompt, replay, start, unet
 
 PARTS: dict[str, Callable[[], None]] = {
     "image": image.main,
+    "prompt": prompt.main,
     "start": start.main,
     "unet": unet.main,
     "replay": replay.main,

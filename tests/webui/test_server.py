@@ -52,7 +52,8 @@ from webui.server import create_app
 with services(Path({data!r})) as given, TestClient(create_app(given), base_url="http://127.0.0.1") as client:
     page = client.get("/").text
     config = client.get("/config").json()
-    click = next(f for f in config["dependencies"] if f["backend_fn"] and len(f["inputs"]) > 10)
+    button = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "txt2img_generate")
+    click = next(f for f in config["dependencies"] if [button, "click"] in [list(t) for t in f["targets"]])
     values = [c["props"].get("value") for i in click["inputs"] for c in config["components"] if c["id"] == i]
     client.post("/gradio_api/queue/join", json={{"data": values, "fn_index": click["id"], "session_hash": "s"}})
     stream = client.get("/gradio_api/queue/data?session_hash=s").text

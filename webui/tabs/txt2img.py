@@ -24,6 +24,7 @@ from webui.page import Page
 from webui.paste import wire_paste
 from webui.replay import ReplayPanel
 from webui.services import Services
+from webui.tabs.prompts import PromptArea
 from webui.views import Result, Run, gallery_items, preview_html, results_of, status_html
 
 logger = logging.getLogger(__name__)
@@ -42,30 +43,24 @@ def build(page: Page) -> None:
     size = page.services.native_size("")
     with gr.Row(elem_id="txt2img_top"):
         with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
-            form.add(
-                "prompt", elem_id="txt2img_prompt", placeholder="What should be in the picture", lines=3, max_lines=9
-            )
-            form.add(
-                "negative_prompt",
-                elem_id="txt2img_negative",
-                placeholder="What should not be in it",
-                lines=2,
-                max_lines=6,
-            )
+            prompts = PromptArea(page, form, KIND)
         with gr.Column(scale=1, min_width=180, elem_id="txt2img_actions"):
             generate = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
             interrupt = gr.Button("Interrupt", elem_id="txt2img_interrupt", interactive=False)
             paste = gr.Button("↙ Settings from text", elem_id="txt2img_paste", elem_classes="rp-tool")
             gr.HTML(
-                '<p class="rp-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> interrupts</p>',
+                '<p class="rp-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> interrupts, '
+                "<kbd>Ctrl</kbd> <kbd>↑</kbd> <kbd>↓</kbd> weighs the word at the cursor</p>",
                 padding=False,
             )
+    prompts.inspector()
     with gr.Row(elem_id="txt2img_body"):
         with gr.Column(scale=5, min_width=300, elem_id="txt2img_parameters"):
             swap, any_seed, same_seed = _parameters(form, size)
         with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
             view = _View(page.services, generate, interrupt)
-    _wire(page, form, view, swap, any_seed, same_seed)
+    prompts.wire()
+    _wire(page, form, prompts, view, swap, any_seed, same_seed)
     wire_paste(page, form, paste, view.infotext, view.status)
 
 
@@ -194,11 +189,20 @@ async def spoken(view: _View, updates: AsyncIterator[list[Any]]) -> AsyncIterato
         yield view.show(Run().failed("something unexpected went wrong; the server's log has the details"))
 
 
-def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_seed: Any, same_seed: Any) -> None:
+def _wire(
+    page: Page,
+    form: Form[GenerationParams],
+    prompts: PromptArea,
+    view: _View,
+    swap: Any,
+    any_seed: Any,
+    same_seed: Any,
+) -> None:
     queue = page.services.queue
 
     async def submitted(request: Any, values: Sequence[Any]) -> AsyncIterator[list[Any]]:
-        params = form.read(values)
+        *fields, styles = values
+        params = prompts.styled(form.read(fields), styles)
         _, notes = check(params, page.services.host)
         spec = {"kind": KIND, "params": fix_seeds(params).to_json()}
         owner = page.owner(request)
@@ -251,7 +255,7 @@ def _wire(page: Page, form: Form[GenerationParams], view: _View, swap: Any, any_
         return Path(found.path) if found else None
 
     buttons = [view.generate, view.interrupt]
-    clicked = view.generate.click(on_generate, form.components, view.outputs, **LONG)
+    clicked = view.generate.click(on_generate, [*form.components, prompts.styles], view.outputs, **LONG)
     resumed = view.resumed.change(on_resumed, view.resumed, view.outputs, **LONG)
     for followed in (clicked, resumed):
         followed.then(view.idle, None, buttons, **AT_ONCE)

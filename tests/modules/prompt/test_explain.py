@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modules.profile import A1111, EXACT
 from modules.prompt.chunks import Embeddings
@@ -99,3 +101,23 @@ def test_long_texts_give_json_of_bounded_size() -> None:
     assert len(told["texts"]) > 100
     assert sum(bool(text["chunks"]) for text in told["texts"]) == 12
     assert len(json.dumps(told)) < 8e6
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from("[]():|,\\ab5.\0\u202e\ud800")), max_size=200))
+def test_no_text_raises_and_all_that_is_told_is_json(text: str) -> None:
+    for negative in (False, True):
+        told = explain(text, steps=7, hires_steps=3, calls_per_step=2, negative=negative)
+        assert json.loads(json.dumps(told)) == told
+        for part in told["parts"]:
+            for run in part["passes"]:
+                covered = [step for s in run["segments"] for step in range(s["from"], s["to"] + 1)]
+                assert covered == list(range(1, run["steps"] + 1))
+        assert all(w["column"] is None or 1 <= w["column"] <= len(text) for w in told["warnings"])
+
+
+@pytest.mark.parametrize("piece", ["[", "(", "[a:b:0.5]", "[a|", "\ud800\0\u202e", "a AND ", "<a:b>", "\\"])
+def test_texts_of_the_servers_full_length_are_told(piece: str) -> None:
+    told = explain((piece * 20_000)[:20_000], steps=20)
+    assert len(told["warnings"]) <= 60
+    assert told["count"] <= 20_000

@@ -1,0 +1,203 @@
+"""The prompts of a tab: both boxes, what is odd in them, styles, and the inspector.
+
+Whatever changes in the form, the page waits until the person pauses and then clicks a hidden button, whose event takes
+the whole form. Gradio holds back a click while another is being answered and sends the last one afterwards
+(``always_last``), so that no old answer can come after a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from modules.errors import RepriseError, UserError
+from modules.params import GenerationParams
+from modules.pipeline.explain import explain_request
+from modules.styles import Style, StyleBook, apply, find
+from webui.controls import Form
+from webui.events import AT_ONCE, QUIET
+from webui.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
+from webui.page import Page
+
+BOXES = {"prompt": "prompt", "negative_prompt": "negative"}
+"""Fields, and what their elements are called behind the tab's name."""
+NEEDED = ("prompt", "negative_prompt", "steps")
+"""What the inspector cannot do without; another field that is wrong for the moment counts as its default."""
+IS_OPEN = "(...args) => { args[0] = document.documentElement.dataset.inspect || ''; return args }"
+TELL = "() => {{ document.dispatchEvent(new CustomEvent('reprise:{}', {{ detail: '{}' }})) }}"
+"""Tells script.js of something in a tab."""
+
+
+class PromptArea:
+    """Lays the prompts out where it is made, the panel where `inspector` is called; `wire` is for the complete form."""
+
+    def __init__(self, page: Page, form: Form[GenerationParams], tab: str):
+        self._host, self._form, self._tab = page.services.host, form, tab
+        self._book = StyleBook(page.services.data_dir / "styles.csv")
+        self._blocks = page.blocks
+        self._boxes = {field: f"{tab}_{name}" for field, name in BOXES.items()}
+        self._lines = [
+            self._box("prompt", "What should be in the picture", lines=3, max_lines=9),
+            self._box("negative_prompt", "What should not be in it", lines=2, max_lines=6),
+        ]
+        with gr.Row(elem_classes="rp-prompt-tools"):
+            gr.HTML(toggle_html(f"{tab}_inspector"), elem_classes="rp-toggle-home", padding=False)
+            self.styles = gr.Dropdown(
+                self._names(),
+                multiselect=True,
+                show_label=False,
+                label="Styles",
+                container=False,
+                elem_id=f"{tab}_styles",
+                elem_classes="rp-styles",
+                min_width=120,
+                scale=1,
+            )
+            self._apply, self._find, self._keep = (
+                gr.Button(label, elem_id=f"{tab}_styles_{name}", elem_classes="rp-tool", min_width=60, scale=0)
+                for label, name in (("Apply", "apply"), ("Recognise", "find"), ("Save as", "keep"))
+            )
+        with gr.Row(visible=False, elem_classes="rp-prompt-tools", elem_id=f"{tab}_style_editor") as self._editor:
+            self._name = gr.Textbox(
+                placeholder="Name of the style",
+                show_label=False,
+                label="Name of the style",
+                container=False,
+                elem_id=f"{tab}_style_name",
+                min_width=120,
+                scale=1,
+            )
+            self._save, self._delete = (
+                gr.Button(label, elem_id=f"{tab}_style_{label.lower()}", elem_classes="rp-tool", min_width=60, scale=0)
+                for label in ("Save", "Delete")
+            )
+        self._note = gr.HTML(note_html(""), elem_id=f"{tab}_styles_note", padding=False)
+
+    def _box(self, field: str, placeholder: str, **size: Any) -> Any:
+        self._form.add(field, elem_id=self._boxes[field], placeholder=placeholder, **size)
+        return gr.HTML(line_html(EMPTY, self._boxes[field]), elem_id=f"{self._boxes[field]}_line", padding=False)
+
+    def inspector(self) -> None:
+        """The panel, where it is to stand."""
+        tab = self._tab
+        self._panel = gr.HTML("", elem_id=f"{tab}_inspector", elem_classes="rp-inspector-home", padding=False)
+        self._ask = gr.Button("Inspect", visible="hidden", elem_id=f"{tab}_inspect")
+        self._open = gr.Textbox(visible="hidden")
+
+    def wire(self) -> None:
+        form, prompts = self._form, [self._form["prompt"], self._form["negative_prompt"]]
+        changes = [component.change for component in (*form.components, self.styles)]
+        gr.on(changes, None, js=TELL.format("form", self._tab), **QUIET)
+        asked = self._ask.click(
+            self._inspect,
+            [self._open, *form.components, self.styles],
+            [*self._lines, self._panel],
+            js=IS_OPEN,
+            trigger_mode="always_last",
+            **AT_ONCE,
+        )
+        asked.then(None, js=TELL.format("inspected", self._tab), **QUIET)
+        texts = [*prompts, self.styles]
+        self._apply.click(self._on_apply, texts, [*texts, self._note], **AT_ONCE)
+        self._find.click(self._on_find, texts, [*texts, self._note], **AT_ONCE)
+        self._keep.click(self._on_keep, self.styles, [self._editor, self._name], **AT_ONCE)
+        edited = [self.styles, self._note, self._editor]
+        self._save.click(self._on_save, [self._name, *prompts], edited, **AT_ONCE)
+        self._delete.click(self._on_delete, self._name, edited, **AT_ONCE)
+        self._blocks.load(lambda: gr.update(choices=self._names()), None, self.styles, **AT_ONCE)
+
+    def styled(self, params: GenerationParams, names: Any) -> GenerationParams:
+        """``params`` with the chosen styles merged into the prompts."""
+        prompt, negative = apply(self._chosen(names), params.prompt, params.negative_prompt)
+        return params.changed(prompt=prompt, negative_prompt=negative)
+
+    def _chosen(self, names: Any) -> list[Style]:
+        return self._book.chosen(name for name in names or () if isinstance(name, str))
+
+    def _names(self) -> list[str]:
+        try:
+            return [style.name for style in self._book.styles()]
+        except UserError:
+            return []
+
+    # What the inspector shows
+
+    def _inspect(self, is_open: Any, *values: Any) -> list[Any]:
+        *fields, names = values
+        try:
+            params = self._read(fields)
+            merged = self.styled(params, names)
+            told = explain_request(merged, self._host)
+        except RepriseError as error:
+            at_fault = error.field if error.field in self._boxes else "prompt"
+            lines = [trouble_html(str(error) if field == at_fault else "") for field in self._boxes]
+            return [*lines, gr.skip()]
+        places = {field: place(getattr(params, field), getattr(merged, field)) for field in self._boxes}
+        lines = [line_html(told[field], box, *places[field]) for field, box in self._boxes.items()]
+        return [*lines, inspector_html(told, self._boxes, places) if is_open else gr.skip()]
+
+    def _read(self, fields: Sequence[Any]) -> GenerationParams:
+        """The request as far as it can be read while somebody is typing."""
+        good: dict[str, Any] = {}
+        for name, value in zip(self._form.names, fields, strict=True):
+            try:
+                good[name] = self._form.options[name].cast(value)
+            except UserError:
+                if name in NEEDED:
+                    raise
+        return GenerationParams.from_json(good)
+
+    # Styles
+
+    def _on_apply(self, prompt: Any, negative: Any, names: Any) -> list[Any]:
+        try:
+            merged = apply(self._chosen(names), str(prompt or ""), str(negative or ""))
+        except UserError as error:
+            return [gr.skip(), gr.skip(), gr.skip(), note_html(str(error))]
+        return [*merged, [], note_html("" if names else "Choose a style first; they are used at Generate anyway.")]
+
+    def _on_find(self, prompt: Any, negative: Any, names: Any) -> list[Any]:
+        try:
+            styles = [style for style in self._book.styles() if style.name not in (names or ())]
+        except UserError as error:
+            return [gr.skip(), gr.skip(), gr.skip(), note_html(str(error))]
+        found, bare, bare_negative = find(styles, str(prompt or ""), str(negative or ""))
+        if not found:
+            return [gr.skip(), gr.skip(), gr.skip(), note_html("None of the styles stands in these prompts.")]
+        # What is found now lies inside of what was chosen before, and so is applied before it.
+        return [bare, bare_negative, [*found, *(names or ())], note_html("")]
+
+    def _on_keep(self, names: Any) -> list[Any]:
+        return [gr.update(visible=True), names[0] if names else gr.skip()]
+
+    def _on_save(self, name: Any, prompt: Any, negative: Any) -> list[Any]:
+        try:
+            self._book.save(Style(str(name or ""), str(prompt or ""), str(negative or "")))
+        except RepriseError as error:
+            return [gr.skip(), note_html(str(error)), gr.skip()]
+        note = note_html(f"The prompts are saved as the style {str(name).strip()}.")
+        return [gr.update(choices=self._names()), note, gr.update(visible=False)]
+
+    def _on_delete(self, name: Any) -> list[Any]:
+        if name not in self._names():
+            return [gr.skip(), note_html("There is no style of that name."), gr.skip()]
+        try:
+            self._book.delete(name)
+        except RepriseError as error:
+            return [gr.skip(), note_html(str(error)), gr.skip()]
+        left = self._names()
+        return [gr.update(choices=left, value=[]), note_html(f"The style {name} is deleted."), gr.update(visible=False)]
+
+
+def place(own: str, merged: str) -> tuple[int, int]:
+    """Where a person's ``own`` text stands in the ``merged`` one: offset (of its first character) and length.
+
+    >>> place("a cat", "photo of a cat, grainy")
+    (9, 5)
+    """
+    if own == merged:
+        return 0, len(own)
+    text = own.strip()
+    return merged.find(text) - (len(own) - len(own.lstrip())), len(own)
