@@ -26,6 +26,11 @@ class Device:
     def kind(self) -> str:
         return self.device.type
 
+    @property
+    def kernels(self) -> str:
+        """What "auto" means for the request's kernels: "exact", each image through the network by itself, or "fast"."""
+        return "exact" if self.kind == "cpu" else "fast"
+
     def describe(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.kind == "cuda" else "CPU"
         return f"{name}, {str(self.dtype).removeprefix('torch.')}"

@@ -11,6 +11,7 @@ import numpy as np
 
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
+from modules.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -179,11 +180,18 @@ def _scheduled(
 ) -> list[float]:
     assert scheduler.schedule is not None, "Automatic is resolved by the plan"
     low, high = (0.1, 10.0) if options.old_sigmas else (table.sigma_min, table.sigma_max)
+    low, high = options.sigma_min or low, options.sigma_max or high
+    if low >= high:
+        raise UserError(
+            f"the schedule would go from sigma {high:.4g} up to {low:.4g}",
+            hint="choose a smaller Schedule min sigma or a larger Schedule max sigma",
+            field="sigma_min" if options.sigma_min else "sigma_max",
+        )
     discard = sampler.discard_next_to_last or options.discard_next_to_last
     sigmas = scheduler.schedule(
         steps + discard,
-        options.sigma_min or low,
-        options.sigma_max or high,
+        low,
+        high,
         table=table,
         rho=options.rho,
         alpha=options.alpha,
