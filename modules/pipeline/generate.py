@@ -11,6 +11,7 @@ from modules.diffusion.guidance import Guided, Part
 from modules.diffusion.schedules import sigmas_for
 from modules.diffusion.types import OnStep
 from modules.pipeline import choices
+from modules.pipeline.company import must_go_alone
 from modules.pipeline.network import BatchNetwork
 from modules.pipeline.plan import Batch
 from modules.rng import ImageNoise
@@ -23,9 +24,10 @@ def generate(
     params, sampler = batch.params, batch.sampler
     table = sampler.table_for(choices.noise_table(params, model.config.schedule))
     sigmas = sigmas_for(sampler, batch.scheduler, params.steps, table, choices.schedule_options(params))
+    size = params.height // 8, params.width // 8
     noise = ImageNoise(
         batch.seeds,
-        (model.config.unet.in_channels, params.height // 8, params.width // 8),
+        (model.config.unet.in_channels, *size),
         source=params.rng,
         subseeds=batch.subseeds,
         subseed_strength=params.subseed_strength,
@@ -42,7 +44,7 @@ def generate(
         negative,
         params.cfg_scale * sampler.cfg_factor,
         skips=choices.skips(params, sampler, table, params.steps),
-        alone=params.kernels == "exact",
+        alone=params.kernels == "exact" and must_go_alone(model, size, len(batch.seeds), positive, negative),
         always_negative=sampler.cfg_factor != 1,
     )
     denoise = sampler.wrap(guided, table) if sampler.wrap else guided

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [image] [start] [unet]`: figures of this machine, now, with ratios against a peer.
+"""`python -m tests.benchmarks [image] [kernels] [samplers] [start] [unet]`: figures of this machine, now, with ratios against a peer.
 
 Absolute seconds differ between machines and hours; quote the medians and the ratios.
 """
@@ -8,9 +8,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from tests.benchmarks import image, start, unet
+from tests.benchmarks import image, kernels, samplers, start, unet
 
-PARTS: dict[str, Callable[[], None]] = {"image": image.main, "start": start.main, "unet": unet.main}
+PARTS: dict[str, Callable[[], None]] = {
+    "image": image.main,
+    "kernels": kernels.main,
+    "samplers": samplers.main,
+    "start": start.main,
+    "unet": unet.main,
+}
 
 
 def main() -> None:

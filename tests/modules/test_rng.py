@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from modules.errors import UserError
 from modules.profile import EXACT
-from modules.rng import BrownianPath, ImageNoise, PhiloxGenerator, generator, pasted, slerp
+from modules.rng import BrownianPath, ImageNoise, PhiloxGenerator, first_normals, generator, pasted, slerp
 
 SHAPE = (4, 6, 5)
 
@@ -101,7 +102,7 @@ def test_noise_is_pasted_in_the_middle(outer: tuple[int, int], inner: tuple[int,
 
 
 def path(seed: int = 1, shape: tuple[int, ...] = (4, 32, 32)) -> BrownianPath:
-    return BrownianPath(shape, 0.03, 14.6, seed, lambda s, size: PhiloxGenerator(s).randn(size))
+    return BrownianPath(shape, 0.03, 14.6, seed, partial(first_normals, "NV"))
 
 
 def test_increments_of_a_path_add_up() -> None:
