@@ -223,10 +223,13 @@ def image_start(
     options: ScheduleOptions | None = None,
     *,
     fix_steps: bool = False,
+    short_ddim: bool = True,
 ) -> ImageStart:
     """The end of a schedule, from where ``strength`` (0 to 1) lets the image be changed.
 
     ``fix_steps``: as many steps as asked, of a longer schedule; otherwise about ``steps * strength`` of them.
+    ``short_ddim``: the DDIM family makes two steps fewer than the others and starts a level below the noise, as A1111
+    has it; otherwise it makes as many, as far as there are levels, from where the noise is.
     """
     options = options or ScheduleOptions()
     part = min(strength, 0.999)
@@ -237,8 +240,13 @@ def image_start(
         sigmas = sigmas_for(sampler, scheduler, total, table, options)[max(total - t_enc - 1, 0) :]
         return ImageStart(sigmas, sigmas[0], total, t_enc)
     timesteps = ddim_timesteps(total, table)
-    used = timesteps[: max(t_enc, 1)]
-    own = sampler.own_schedule(used, table, skip_type=options.skip_type, whole=False)
+    for count in (t_enc,) if short_ddim else (t_enc + 1, t_enc + 2):  # UniPC makes as many steps as it gets timesteps
+        used = timesteps[: max(count, 1)]
+        own = sampler.own_schedule(used, table, skip_type=options.skip_type, whole=False)
+        if len(own) == t_enc + 2:
+            break
+    if not short_ddim:
+        return ImageStart([float(np.float32(sigma)) for sigma in own], float(np.float32(own[0])), total, t_enc)
     noised_to = float(np.float32(table.sigmas[timesteps[min(t_enc, len(timesteps) - 1)]]))
     return ImageStart([float(np.float32(sigma)) for sigma in own], noised_to, total, t_enc)
 

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [image] [kernels] [samplers] [start] [unet]`: figures of this machine, now, with ratios against a peer.
+"""`python -m tests.benchmarks [image] [kernels] [samplers] [start] [unet]`: figures of this machine, now.
 
 Absolute seconds differ between machines and hours; quote the medians and the ratios.
 """

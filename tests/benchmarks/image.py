@@ -45,7 +45,6 @@ def main() -> None:
         if run:
             totals.append(total)
             shares.append(1 - inside.seconds / total)
-    print(
-        f"{engine.store.device.describe()}: {statistics.median(totals):.3f} s an image ({min(totals):.3f} to {max(totals):.3f})"
-    )
+    device = engine.store.device.describe()
+    print(f"{device}: {statistics.median(totals):.3f} s an image ({min(totals):.3f} to {max(totals):.3f})")
     print(f"outside the networks: {statistics.median(shares):.1%}")
