@@ -23,6 +23,7 @@ from modules.profile import A1111, Profile
 
 Shape = tuple[int, ...]
 Words = NDArray[np.uint64]
+_Floats = NDArray[np.float32]
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _M0, _M1, _W0, _W1 = map(np.uint64, (0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85))
@@ -54,14 +55,15 @@ def _rounds(c0: Words, c1: Words, c2: Words, c3: Words, keys: Words) -> tuple[Wo
     return c0, c1, c2, c3
 
 
-def philox_normals(seeds: Sequence[int], call: int, n: int) -> NDArray[np.float32]:
-    """What fresh generators with ``seeds`` draw at their ``call``-th call: (seeds, n) normal numbers.
+def philox_normals(seeds: Sequence[int], calls: Sequence[int], n: int) -> NDArray[np.float32]:
+    """What fresh generators with ``seeds`` draw at their ``calls``, paired or one of either: (pairs, n) normal numbers.
 
     One counter word an element, Box-Muller's sine branch, as CUDA cards do it.
     """
     keys = np.array([seed % 2**64 for seed in seeds], np.uint64)[:, None]
     zero = np.zeros((1, 1), np.uint64)
-    g0, g1, _, _ = _rounds(zero + np.uint64(call), zero, np.arange(n, dtype=np.uint64)[None], zero, keys)
+    places, turns = np.arange(n, dtype=np.uint64)[None], np.array(calls, np.uint64)[:, None]
+    g0, g1, _, _ = _rounds(turns, zero, places, zero, keys)
     angle = float(np.float32(2 * math.pi * 2.0**-32))
     u, v = g0.astype(np.float64), g1.astype(np.float64)
     u *= 2.0**-32
@@ -82,14 +84,21 @@ class Generator(Protocol):
 class PhiloxGenerator:
     """What a CUDA card's generator draws: `philox_normals`, with a counter of its calls."""
 
+    AHEAD = 4
+    """Draws of one size that are made together: for a small latent, numpy's calls cost more than its arithmetic."""
+
     def __init__(self, seed: int):
         self._seed = seed
         self._calls = 0
+        self._ahead: list[NDArray[np.float32]] = []
 
     def randn(self, shape: Shape) -> Tensor:
-        values = philox_normals([self._seed], self._calls, math.prod(shape))
+        n = math.prod(shape)
+        if not self._ahead or len(self._ahead[0]) != n:
+            count = self.AHEAD if self._calls and n <= 2**14 else 1  # the first draw is often the only one
+            self._ahead = [*philox_normals([self._seed], range(self._calls, self._calls + count), n)]
         self._calls += 1
-        return torch.from_numpy(values.reshape(shape))
+        return torch.from_numpy(self._ahead.pop(0).reshape(shape))
 
 
 class TorchGenerator:
@@ -122,7 +131,7 @@ def generator(source: str, seed: int, device: torch.device | str = "cpu") -> Gen
 def first_normals(source: str, seeds: Sequence[int], shape: Shape, device: torch.device | str = "cpu") -> Tensor:
     """The first draw of a fresh generator for each of ``seeds``: (seeds, *shape)."""
     if source == "NV":
-        return torch.from_numpy(philox_normals(seeds, 0, math.prod(shape)).reshape(len(seeds), *shape))
+        return torch.from_numpy(philox_normals(seeds, [0], math.prod(shape)).reshape(len(seeds), *shape))
     return torch.stack([generator(source, seed, device).randn(shape) for seed in seeds])
 
 
@@ -182,8 +191,13 @@ class BrownianPath:
         self._shape = shape
         self._seed = seed
         self._normals = normals
-        self._whole = normals([self._state(())], shape)[0] * math.sqrt(high - low)
-        self._halves: OrderedDict[_Node, tuple[Tensor, Tensor]] = OrderedDict()
+        # numpy: its operations on so few numbers cost a quarter of torch's.
+        self._whole = self._drawn([()])[0] * np.float32(math.sqrt(high - low))
+        self._halves: OrderedDict[_Node, tuple[_Floats, _Floats]] = OrderedDict()
+
+    def _drawn(self, keys: Sequence[tuple[int, ...]]) -> _Floats:
+        found: _Floats = self._normals([*map(self._state, keys)], self._shape).numpy(force=True)
+        return found
 
     def _state(self, key: tuple[int, ...]) -> int:
         return int(np.random.SeedSequence(self._seed, spawn_key=key, pool_size=self.POOL).generate_state(1)[0])
@@ -192,23 +206,23 @@ class BrownianPath:
         """W(end) - W(start), for ``start < end``; times beyond the ends count as the ends."""
         start, end = (min(max(round(t, self.DIGITS), self._ends[0]), self._ends[1]) for t in (start, end))
         if start == end:
-            return torch.zeros_like(self._whole)
+            return torch.zeros(self._shape)
         pieces, way = self._way(start, end)
         unknown = [node for node, *_ in way if node not in self._halves]
         # All draws of a step at once: one by one they would take longer than a small model's step allows.
-        drawn = (
-            dict(zip(unknown, self._normals([*map(self._state, unknown)], self._shape), strict=True)) if unknown else {}
-        )
+        drawn = dict(zip(unknown, self._drawn(unknown), strict=True)) if unknown else {}
         for node, low, middle, high in way:
             if node in drawn:
                 self._split(node, low, middle, high, drawn[node])
             else:
                 self._halves.move_to_end(node)
         first, *rest = map(self._value, pieces)
-        total = sum(rest, first)
+        total = first.copy()
+        for piece in rest:
+            total += piece
         while len(self._halves) > self.KEPT:
             self._halves.popitem(last=False)
-        return total
+        return torch.from_numpy(total)
 
     def _way(self, start: float, end: float) -> tuple[list[_Node], list[tuple[_Node, float, float, float]]]:
         """The largest intervals that make up [start, end], from left to right, and those to be split for them."""
@@ -229,14 +243,16 @@ class BrownianPath:
                 waiting.append(((2 * key, depth + 1), start, min(end, middle), low, middle))
         return pieces, way
 
-    def _split(self, node: _Node, low: float, middle: float, high: float, bridge: Tensor) -> None:
+    def _split(self, node: _Node, low: float, middle: float, high: float, bridge: _Floats) -> None:
         """The increments of an interval's halves."""
         reciprocal, before, after = 1 / (high - low), middle - low, high - middle
         whole = self._value(node)
-        left = before * whole * reciprocal + math.sqrt(before * after * reciprocal) * bridge
+        left = before * whole
+        left *= reciprocal
+        left += math.sqrt(before * after * reciprocal) * bridge
         self._halves[node] = left, whole - left
 
-    def _value(self, node: _Node) -> Tensor:
+    def _value(self, node: _Node) -> _Floats:
         """The increment of an interval whose parent is split."""
         key, depth = node
         return self._halves[key // 2, depth - 1][key % 2] if depth else self._whole

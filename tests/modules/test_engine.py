@@ -106,10 +106,10 @@ def test_padding_matters_and_is_told_only_where_lengths_differ(engine: Engine) -
     plain = run(engine, negative_prompt=long)[0]
     found = {plain.recipe.pixels}
     for name, key in (("pad_cond_uncond", "Pad conds"), ("pad_cond_uncond_v0", "Pad conds v0")):
-        padded = run(engine, negative_prompt=long, **{name: True})[0]
+        padded = run(engine, PARAMS.changed(negative_prompt=long, **{name: True}))[0]
         assert f"{key}: True" in padded.infotext
         found.add(padded.recipe.pixels)
-        short = run(engine, **{name: True})[0]
+        short = run(engine, PARAMS.changed(**{name: True}))[0]
         assert "Pad" not in short.infotext
         assert short.recipe.pixels == run(engine)[0].recipe.pixels
     assert len(found) == 3
