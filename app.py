@@ -470,6 +470,8 @@ def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) ->
     limits = declared.range_text() if declared.lo is not None or declared.hi is not None else ""
     if isinstance(declared.choices, tuple):
         limits = " or ".join(declared.choices)
+    if declared.type is bool:
+        limits = "true or false"
     default = "" if declared.default in (None, "") else f"default {declared.default}"
     if name in ("width", "height") and declared.default == GenerationParams().width:
         default = "default: the model's native size"

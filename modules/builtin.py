@@ -7,6 +7,10 @@ from modules.diffusion import samplers, schedules
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.extension import Host
 
+CHURN = {name: name for name in ("s_churn", "s_tmin", "s_tmax", "s_noise")}
+S_NOISE = {"s_noise": "s_noise"}
+UNIPC = {f"uni_pc_{name}": name for name in ("order", "variant", "lower_order_final")}
+
 # A1111's list in A1111's order; the first is its default.
 SAMPLERS = (
     SamplerSpec("DPM++ 2M", samplers.dpmpp_2m, ("k_dpmpp_2m",), default_scheduler="karras"),
@@ -18,6 +22,7 @@ SAMPLERS = (
         second_order=True,
         brownian=True,
         eta=1.0,
+        takes=S_NOISE,
     ),
     SamplerSpec(
         "DPM++ 2M SDE",
@@ -26,6 +31,7 @@ SAMPLERS = (
         default_scheduler="exponential",
         brownian=True,
         eta=1.0,
+        takes=S_NOISE,
     ),
     SamplerSpec(
         "DPM++ 2M SDE Heun",
@@ -35,6 +41,7 @@ SAMPLERS = (
         brownian=True,
         eta=1.0,
         options={"solver_type": "heun"},
+        takes=S_NOISE,
     ),
     SamplerSpec(
         "DPM++ 2S a",
@@ -44,6 +51,7 @@ SAMPLERS = (
         second_order=True,
         eta=1.0,
         marks_ensd=True,
+        takes=S_NOISE,
     ),
     SamplerSpec(
         "DPM++ 3M SDE",
@@ -53,11 +61,12 @@ SAMPLERS = (
         discard_next_to_last=True,
         brownian=True,
         eta=1.0,
+        takes=S_NOISE,
     ),
     SamplerSpec("Euler a", samplers.euler_ancestral, ("k_euler_a", "k_euler_ancestral"), eta=1.0, marks_ensd=True),
-    SamplerSpec("Euler", samplers.euler, ("k_euler",)),
+    SamplerSpec("Euler", samplers.euler, ("k_euler",), takes=CHURN),
     SamplerSpec("LMS", samplers.lms, ("k_lms",)),
-    SamplerSpec("Heun", samplers.heun, ("k_heun",), second_order=True),
+    SamplerSpec("Heun", samplers.heun, ("k_heun",), second_order=True, takes=CHURN),
     SamplerSpec(
         "DPM2",
         samplers.dpm_2,
@@ -65,6 +74,7 @@ SAMPLERS = (
         default_scheduler="karras",
         second_order=True,
         discard_next_to_last=True,
+        takes=CHURN,
     ),
     SamplerSpec(
         "DPM2 a",
@@ -75,8 +85,9 @@ SAMPLERS = (
         discard_next_to_last=True,
         eta=1.0,
         marks_ensd=True,
+        takes=S_NOISE,
     ),
-    SamplerSpec("DPM fast", samplers.dpm_fast, ("k_dpm_fast",), eta=1.0, marks_ensd=True),
+    SamplerSpec("DPM fast", samplers.dpm_fast, ("k_dpm_fast",), eta=1.0, marks_ensd=True, takes=S_NOISE),
     SamplerSpec("DPM adaptive", samplers.dpm_adaptive, ("k_dpm_ad",), eta=1.0, marks_ensd=True, couples_batch=True),
     SamplerSpec("Restart", samplers.restart, ("restart",), default_scheduler="karras", second_order=True),
     SamplerSpec("DDIM", samplers.ddim, ("ddim",), own_schedule=schedules.own_ddim, eta=0.0, unit_start=True),
@@ -90,7 +101,7 @@ SAMPLERS = (
         cfg_factor=1 / 12.5,
     ),
     SamplerSpec("PLMS", samplers.plms, ("plms",), own_schedule=schedules.own_ddim, unit_start=True),
-    SamplerSpec("UniPC", samplers.unipc, ("unipc",), own_schedule=samplers.own_unipc, unit_start=True),
+    SamplerSpec("UniPC", samplers.unipc, ("unipc",), own_schedule=samplers.own_unipc, unit_start=True, takes=UNIPC),
     SamplerSpec("LCM", samplers.lcm, ("k_lcm",), levels=samplers.lcm_levels, wrap=samplers.lcm_boundary),
     # Ours.
     SamplerSpec("DDPM", samplers.ddpm),

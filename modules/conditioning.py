@@ -231,8 +231,7 @@ def equal_lengths(parts: Sequence[Part]) -> tuple[Part, ...]:
 def _padded(part: Part, length: int) -> Part:
     if all(cond.context.shape[1] == length for cond in part.conds):
         return part
-    shared = {id(cond): Cond(repeat_last(cond.context, length), cond.vector) for cond in part.conds}
-    return Part(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
+    return _mapped(part, lambda context: repeat_last(context, length))
 
 
 def repeat_last(context: Tensor, length: int) -> Tensor:
@@ -254,6 +253,25 @@ def pad_with_empty(cond: Tensor, uncond: Tensor, empty: Tensor) -> tuple[Tensor,
 def pad_uncond(cond: Tensor, uncond: Tensor) -> Tensor:
     """A1111's ``pad_cond_uncond_v0``: ``uncond`` in the length of ``cond``, its last state repeated or its end cut."""
     return repeat_last(uncond, cond.shape[1])
+
+
+def pad_parts(
+    positive: Sequence[Part], negative: Part, empty: Tensor, *, v0: bool = False
+) -> tuple[tuple[Part, ...], Part, bool]:
+    """Both sides in one length, and whether they had different ones: `pad_with_empty`, or with ``v0`` `pad_uncond`."""
+    cond, uncond = positive[0].conds[0].context, negative.conds[0].context
+    if cond.shape[1] == uncond.shape[1]:
+        return tuple(positive), negative, False
+    if v0:
+        return tuple(positive), _mapped(negative, lambda context: pad_uncond(cond, context)), True
+    longer = tuple(_mapped(part, lambda context: pad_with_empty(context, uncond, empty)[0]) for part in positive)
+    return longer, _mapped(negative, lambda context: pad_with_empty(cond, context, empty)[1]), True
+
+
+def _mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
+    """``part`` with its contexts changed; equal ones stay one object."""
+    shared = {id(cond): Cond(change(cond.context), cond.vector) for cond in part.conds}
+    return Part(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
 
 
 def stack(conds: Sequence[Cond]) -> Cond:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from PIL import Image
@@ -12,7 +13,7 @@ from torch import Tensor
 from modules import infotext
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
-from modules.conditioning import TextCache, TextConditioner
+from modules.conditioning import Part, TextCache, TextConditioner, pad_parts
 from modules.errors import Cancelled
 from modules.extension import Host
 from modules.params import GenerationParams
@@ -20,6 +21,8 @@ from modules.pipeline.generate import generate
 from modules.pipeline.plan import Batch, Plan, make_plan
 from modules.pixels import to_images
 from modules.previews import LinearPreview, fit
+from modules.prompt.chunks import Emphasis
+from modules.prompt.schedule import Pass
 from modules.prompt.tokens import default_tokenizer
 from modules.recipe import File, Recipe, pixel_hash
 
@@ -93,6 +96,8 @@ class Engine:
         the request cannot be done, and `Cancelled` at the next step once ``watcher.cancelled()`` is true; images
         handed over before stay made.
         """
+        if params.kernels == "auto":
+            params = params.changed(kernels=self.store.device.kernels)
         plan = make_plan(params, self.host)
         for note in plan.notes:
             watcher.on_note(note)
@@ -100,17 +105,18 @@ class Engine:
         for batch in plan.batches:
             if batch.first_image + len(batch.seeds) <= made:
                 continue
-            latents = self._sample(model, batch, plan, watcher)
+            latents, told = self._sample(model, batch, plan, watcher)
             for i in range(max(made - batch.first_image, 0), len(batch.seeds)):
                 (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
-                on_result(self._result(model, batch, i, image))
+                on_result(self._result(model, batch, told, i, image))
 
-    def _sample(self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher) -> Tensor:
+    def _sample(
+        self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher
+    ) -> tuple[Tensor, GenerationParams]:
+        """The latents, and the request as the generation text tells it."""
         if watcher.cancelled():
             raise Cancelled
-        conditioner = self._conditioner(model, batch)
-        positive = conditioner.prompt(batch.params.prompt, batch.schedule_steps)
-        negative = conditioner.negative(batch.params.negative_prompt, batch.schedule_steps)
+        positive, negative, told = self._texts_of(model, batch)
 
         def on_step(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
             if watcher.cancelled():
@@ -127,13 +133,27 @@ class Engine:
                 )
             )
 
-        return generate(model, batch, positive, negative, on_step=on_step)
+        return generate(model, batch, positive, negative, on_step=on_step), told
+
+    def _texts_of(self, model: LatentDiffusion, batch: Batch) -> tuple[tuple[Part, ...], Part, GenerationParams]:
+        """Both prompts' conditions, and the request without paddings that changed nothing."""
+        params, steps = batch.params, batch.schedule_steps
+        conditioner = self._conditioner(model, batch)
+        run = Pass(steps, steps, old=params.use_old_scheduling)
+        positive, negative = conditioner.prompt(params.prompt, run), conditioner.negative(params.negative_prompt, run)
+        padded = params.pad_cond_uncond or params.pad_cond_uncond_v0
+        if padded:
+            empty, v0 = conditioner.empty(), params.pad_cond_uncond_v0
+            positive, negative, padded = pad_parts(positive, negative, empty, v0=v0)
+        told = params if padded else params.changed(pad_cond_uncond=False, pad_cond_uncond_v0=False)
+        return positive, negative, told
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch) -> TextConditioner:
         clip_skip = batch.params.clip_skip
         return TextConditioner(
             lambda ids, inserted: model.encode_text(ids, inserted, clip_skip),
             self._tokenizer,
+            emphasis=cast(Emphasis, batch.params.emphasis),
             profile=batch.profile,
             cache=self._texts,
             scope=(model.sha256, model.device, clip_skip),
@@ -144,9 +164,11 @@ class Engine:
             self._previews[model.sha256] = fit(model.decode)
         return Image.fromarray(self._previews[model.sha256](latent))
 
-    def _result(self, model: LatentDiffusion, batch: Batch, i: int, image: Image.Image) -> Result:
+    def _result(
+        self, model: LatentDiffusion, batch: Batch, told: GenerationParams, i: int, image: Image.Image
+    ) -> Result:
         text = infotext.write(
-            batch.params,
+            told,
             seed=batch.seeds[i],
             subseed=batch.subseeds[i],
             sampler=batch.sampler,
@@ -165,7 +187,7 @@ class Engine:
             torch=torch.__version__,
             device=model.device.kind,
             dtype=str(model.device.dtype).removeprefix("torch."),
-            kernels="fast",
+            kernels=batch.params.kernels,
             pixels=pixel_hash(image),
             processor=model.device.processor(),
         )

@@ -19,13 +19,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules import styles as style_texts
-from modules.diffusion.types import SamplerSpec, SchedulerSpec
+from modules.diffusion.names import Samplers, Schedulers, resolve, split_sampler
+from modules.diffusion.types import SamplerSpec
 from modules.errors import UserError
 from modules.options import options_of
 from modules.params import GenerationParams
+from modules.profile import profile_named
 from modules.prompt.emphasis import attention
+from modules.prompt.parse import parse
+from modules.prompt.schedule import Pass, schedule_nodes
 from modules.prompt.stages import strip_comments
-from modules.registry import Registry
 from modules.styles import Style
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,9 @@ class Facts:
     version: str = ""
 
 
+Value = Callable[[Facts], Any]
+
+
 def _size(f: Facts) -> str:
     return f"{f.params.width}x{f.params.height}"
 
@@ -67,16 +73,73 @@ def _schedule_type(f: Facts) -> str:
 
 def _eta(f: Facts, default: float) -> float | None:
     """Eta where it is not the sampler's own. A1111 has one key for samplers that default to 1, another for DDIM's 0."""
-    eta = f.params.eta
+    eta = f.params.eta_for(f.sampler.eta)
     return eta if f.sampler.eta == default and eta != default else None
 
 
 def _ensd(f: Facts) -> int | None:
-    eta = f.sampler.eta if f.params.eta is None else f.params.eta
+    eta = f.params.eta_for(f.sampler.eta)
     return f.params.ensd or None if f.sampler.marks_ensd and eta != 0 else None
 
 
-Value = Callable[[Facts], Any]
+def _resized(f: Facts) -> str | None:
+    width, height = f.params.seed_resize_from_w, f.params.seed_resize_from_h
+    return f"{width}x{height}" if width and height else None
+
+
+def _emphasis(f: Facts) -> str | None:
+    """The mode, where it is not the usual one and a text that was encoded has brackets."""
+    return f.params.emphasis if f.params.emphasis != "Original" and any(set("([") & set(t) for t in _texts(f)) else None
+
+
+def _old_timelines(f: Facts) -> bool | None:
+    """Where counting as before 1.6 changes what a prompt means."""
+    return (f.params.use_old_scheduling and _texts(f, old=False) != _texts(f, old=True)) or None
+
+
+def _texts(f: Facts, *, old: bool | None = None) -> list[str]:
+    """The texts of both prompts over the run, with the steps until which they hold."""
+    doubled = f.sampler.second_order and profile_named(f.params.profile).double_steps
+    steps = f.params.steps * (2 if doubled else 1)
+    run = Pass(steps, steps, old=f.params.use_old_scheduling if old is None else old)
+    trees = parse(f.params.prompt).tree, parse(f.params.negative_prompt, negative=True).tree
+    segments = [segment for tree in trees for part in tree.parts for segment in schedule_nodes(part.items, run)]
+    return [str(segment) if old is not None else segment.text for segment in segments]
+
+
+def _unless(name: str, default: Any, applies: Callable[[Facts], bool] = lambda f: True) -> Value:
+    """The value of a parameter where it is not the default and plays a part."""
+    return lambda f: value if (value := getattr(f.params, name)) != default and applies(f) else None
+
+
+def _taken(name: str) -> Value:
+    """The same for a parameter that some samplers take."""
+    return _unless(name, _DEFAULTS[name], lambda f: name in f.sampler.takes)
+
+
+def _scheduled(f: Facts) -> bool:
+    """Whether a scheduler makes the sigmas, rather than the sampler or, for "Automatic", the model itself."""
+    return not f.sampler.own_schedule and (
+        f.params.scheduler.casefold() != AUTOMATIC.casefold() or bool(f.sampler.default_scheduler)
+    )
+
+
+def _rho(f: Facts) -> float | None:
+    own = {"Karras": 7.0, "Polyexponential": 1.0}.get(f.scheduler)
+    return f.params.rho if _scheduled(f) and own and f.params.rho not in (0, own) else None
+
+
+def _beta(name: str) -> Value:
+    """Always told where the Beta scheduler is used."""
+    return lambda f: getattr(f.params, name) if _scheduled(f) and f.scheduler == "Beta" else None
+
+
+def _discarded(f: Facts) -> bool | None:
+    own = bool(f.sampler.own_schedule) or f.sampler.discard_next_to_last
+    return (f.params.always_discard_next_to_last_sigma and not own) or None
+
+
+_DEFAULTS = {name: declared.default for name, declared in options_of(GenerationParams).items()}
 
 
 def _absent(f: Facts) -> None:
@@ -100,7 +163,7 @@ KEYS: dict[str, Value] = {
     "VAE": _absent,
     "Variation seed": lambda f: f.subseed if f.params.subseed_strength else None,
     "Variation seed strength": lambda f: f.params.subseed_strength or None,
-    "Seed resize from": _absent,
+    "Seed resize from": _resized,
     "Denoising strength": _absent,
     "Conditional mask weight": _absent,
     "Clip skip": lambda f: f.params.clip_skip if f.params.clip_skip > 1 else None,
@@ -129,40 +192,48 @@ OTHERS: dict[str, Value] = {
     "Hires steps": _absent,
     "Hires upscaler": _absent,
     "Lora hashes": _absent,
-    "Old prompt editing timelines": _absent,
+    "Old prompt editing timelines": _old_timelines,
     "TI hashes": _absent,
-    "Emphasis": _absent,
-    "Downcast alphas_cumprod": _absent,
-    "Noise Schedule": _absent,
+    "Emphasis": _emphasis,
+    "Downcast alphas_cumprod": _unless("use_downcasted_alpha_bar", False),
+    "Noise Schedule": _unless("sd_noise_schedule", "Default"),
     "Noise multiplier": _absent,
-    "Discard penultimate sigma": _absent,
-    "Schedule min sigma": _absent,
-    "Schedule max sigma": _absent,
-    "Schedule rho": _absent,
-    "Beta schedule alpha": _absent,
-    "Beta schedule beta": _absent,
-    "SGM noise multiplier": _absent,
+    "Discard penultimate sigma": _discarded,
+    "Schedule min sigma": _unless("sigma_min", 0, _scheduled),
+    "Schedule max sigma": _unless("sigma_max", 0, _scheduled),
+    "Schedule rho": _rho,
+    "Beta schedule alpha": _beta("beta_dist_alpha"),
+    "Beta schedule beta": _beta("beta_dist_beta"),
+    "SGM noise multiplier": _unless("sgm_noise_multiplier", False, lambda f: not f.sampler.unit_start),
     "Eta": lambda f: _eta(f, 1.0),
     "Eta DDIM": lambda f: _eta(f, 0.0),
-    "Sigma churn": _absent,
-    "Sigma tmin": _absent,
-    "Sigma tmax": _absent,
-    "Sigma noise": _absent,
+    "Sigma churn": _taken("s_churn"),
+    "Sigma tmin": _taken("s_tmin"),
+    "Sigma tmax": _taken("s_tmax"),
+    "Sigma noise": _taken("s_noise"),
     "Refiner switch by sampling steps": _absent,
     "Refiner": _absent,
     "Refiner switch at": _absent,
     "Hires refiner": _absent,
-    "Skip Early CFG": _absent,
-    "NGMS": _absent,
-    "NGMS all steps": _absent,
-    "Pad conds": _absent,
-    "Pad conds v0": _absent,
+    "Skip Early CFG": _unless("skip_early_cond", 0),
+    "NGMS": _unless("s_min_uncond", 0),
+    "NGMS all steps": _unless("s_min_uncond_all", False, lambda f: f.params.s_min_uncond > 0),
+    "Pad conds": _unless("pad_cond_uncond", False, lambda f: not f.params.pad_cond_uncond_v0),
+    "Pad conds v0": _unless("pad_cond_uncond_v0", False),
     "Extra noise": _absent,
     "VAE Encoder": _absent,
     "VAE Decoder": _absent,
+    "UniPC variant": _taken("uni_pc_variant"),
+    "UniPC skip type": _unless("uni_pc_skip_type", "time_uniform", lambda f: "uni_pc_order" in f.sampler.takes),
+    "UniPC order": _taken("uni_pc_order"),
+    "UniPC lower order final": _taken("uni_pc_lower_order_final"),
+    "CFG rescale": _unless("cfg_rescale", 0),
     "Profile": lambda f: f.params.profile if f.params.profile != "a1111" else None,
 }
-"""Keys behind the table, in the order in which A1111's code comes to them; what scripts add comes before, ours last."""
+"""Keys behind the table, in the order in which A1111's code comes to them; what scripts add comes before, ours last.
+
+A1111 reads UniPC's four keys and wrote them until 1.5; without them its pictures could not be made again from the text.
+"""
 
 
 def write(
@@ -429,6 +500,9 @@ def _old_version(parsed: dict[str, Any]) -> None:
         parsed["Refiner switch by sampling steps"] = True
 
 
+OLD_BEHAVIOURS = ("Old prompt editing timelines", "Pad conds v0", "Downcast alphas_cumprod")
+"""What `read` may switch on for old versions, of what we have."""
+
 _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?:-(\d{1,9})|(-?rc\d*))?", re.IGNORECASE)
 
 
@@ -451,21 +525,8 @@ def uses_emphasis(prompt: str) -> bool:
 
 # ----------------------------------------------------------------------------------------------- sending to the page
 
-Samplers = Registry[SamplerSpec]
-Schedulers = Registry[SchedulerSpec]
 FindCheckpoint = Callable[[str, str], str | None]
 """``(name, hash) -> name`` of our file."""
-
-
-def split_sampler(name: str, schedulers: Schedulers) -> tuple[str, str | None]:
-    """Sampler names of before 1.9 carry the schedule: "DPM++ 2M Karras" -> ("DPM++ 2M", "Karras")."""
-    found = None
-    for label, spec in schedulers.items():
-        for ending in (label, spec.name, *spec.aliases):
-            if name.endswith(f" {ending}"):
-                name, found = name.removesuffix(f" {ending}"), label
-                break
-    return name, found
 
 
 def sampler_and_scheduler(name: str, scheduler: str, samplers: Samplers, schedulers: Schedulers) -> tuple[str, str]:
@@ -494,15 +555,22 @@ _PLAIN = {option.key: option for option in options_of(GenerationParams).values()
     "Negative prompt": options_of(GenerationParams)["negative_prompt"],
     "Size-1": options_of(GenerationParams)["width"],
     "Size-2": options_of(GenerationParams)["height"],
-    "Eta DDIM": options_of(GenerationParams)["eta"],
+    "Seed resize from-1": options_of(GenerationParams)["seed_resize_from_w"],
+    "Seed resize from-2": options_of(GenerationParams)["seed_resize_from_h"],
+    "Beta scheduler alpha": options_of(GenerationParams)["beta_dist_alpha"],  # A1111 writes one name and reads another
+    "Beta scheduler beta": options_of(GenerationParams)["beta_dist_beta"],
     "Profile": options_of(GenerationParams)["profile"],
 }
 """The parameter behind each key."""
 
-_WHOLE: dict[str, Any] = {"subseed_strength": 0.0, "subseed": -1, "eta": None, "ensd": 0, "profile": "a1111"}
+_WHOLE: dict[str, Any] = {
+    option.name: option.default
+    for key, option in _PLAIN.items()
+    if key not in {"Prompt", "Negative prompt", "Model", "Size-1", "Size-2", *list(KEYS)[:6]}
+}
 """What a text with a parameter line means where it says nothing."""
 
-_SILENT = {"Version", "Model hash", "User", "Emphasis"}
+_SILENT = {"Version", "Model hash", "User"}
 """Keys that ask for nothing that we do not do."""
 
 
@@ -520,6 +588,9 @@ def params_from(
     whole = "Steps" in parsed or "Seed" in parsed
     changes: dict[str, Any] = dict(_WHOLE) if whole else {}
     notes: list[str] = []
+    old = [key for key in OLD_BEHAVIOURS if parsed.get(key) is True]  # a text says "True"
+    if old:
+        notes.append(f"as A1111 {parsed['Version']} did it: {', '.join(old)}")
     wanted = {k: v for k, v in parsed.items() if k in _PLAIN and (whole or k.endswith("rompt"))}
     _take_sampler(wanted, samplers, schedulers, changes, notes)
     if "Model" in wanted or "Model hash" in parsed:
@@ -547,10 +618,8 @@ def _take_sampler(
     scheduler = str(wanted.pop("Schedule type", AUTOMATIC))
     if not asked:
         return
-    bare, split = split_sampler(asked, schedulers)
     try:
-        changes["sampler"] = samplers.canonical(bare)
-        label = schedulers.canonical(split or scheduler)
-        changes["scheduler"] = _or_automatic(label, samplers.get(bare), schedulers)
+        sampler, label, _ = resolve(asked, scheduler, samplers, schedulers)
+        changes |= {"sampler": sampler, "scheduler": _or_automatic(label, samplers.get(sampler), schedulers)}
     except UserError as error:
         notes.append(f"{error.message}; it was left as it is")

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from modules import recipe as recipes
+from modules.diffusion.names import Samplers, Schedulers
 from modules.errors import ImageError, UserError
 from modules.images import BROKEN, FORMATS, open_header, png_bytes
-from modules.infotext import MAX_LENGTH, FindCheckpoint, Paste, Samplers, Schedulers, params_from, read
+from modules.infotext import MAX_LENGTH, FindCheckpoint, Paste, params_from, read
 
 log = logging.getLogger(__name__)
 

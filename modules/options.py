@@ -42,6 +42,8 @@ class Option:
     """The key in A1111's generation text, where the parameter has one of its own."""
     help: str = ""
     multiline: bool = False
+    group: str = ""
+    """Under which heading the page shows it among what is rarely changed."""
 
     def cast(self, value: Any) -> Any:
         """``value`` in the declared type and range, or a `UserError` that names the field.
@@ -129,6 +131,7 @@ def option(
     key: str | None = None,
     help: str = "",
     multiline: bool = False,
+    group: str = "",
 ) -> Any:
     """Declare a parameter: ``steps: int = option(20, "Steps", lo=1, hi=150)``."""
     facts = {
@@ -140,6 +143,7 @@ def option(
         "key": key,
         "help": help,
         "multiline": multiline,
+        "group": group,
     }
     return dataclasses.field(default=default, metadata={_KEY: facts})
 

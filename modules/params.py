@@ -13,6 +13,9 @@ MAX_SEED = 2**32 - 1
 MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
+SAMPLING, NOISE, GUIDANCE, COMPATIBILITY = "Sampling", "Noise", "Guidance", "Compatibility"
+"""Groups of what is rarely changed."""
+
 
 @dataclass(frozen=True)
 class GenerationParams:
@@ -36,13 +39,165 @@ class GenerationParams:
     subseed_strength: float = option(
         0.0, "Variation strength", lo=0.0, hi=1.0, step=0.01, key="Variation seed strength"
     )
-    eta: float | None = option(None, "Eta", lo=0.0, hi=1.0, step=0.01, key="Eta", help="empty: the sampler's own")
-    ensd: int = option(0, "ENSD", lo=-MAX_SEED, hi=MAX_SEED, key="ENSD", help="eta noise seed delta")
-    clip_skip: int = option(1, "Clip skip", lo=1, hi=12, step=1, key="Clip skip")
-    rng: str = option(
-        "NV", "RNG", choices=("NV", "CPU"), key="RNG", help="whose random numbers: a CUDA card's or torch's"
+
+    # Sampling. Names, ranges and defaults from here on are those of A1111's settings.
+    eta: float | None = option(
+        None,
+        "Eta",
+        lo=0.0,
+        hi=1.0,
+        step=0.01,
+        key="Eta",
+        group=SAMPLING,
+        help="empty: the sampler's own. DDIM has another",
     )
-    profile: str = option("a1111", "Profile", choices=("a1111", "exact"))
+    eta_ddim: float | None = option(
+        None, "Eta DDIM", lo=0.0, hi=1.0, step=0.01, key="Eta DDIM", group=SAMPLING, help="empty: 0"
+    )
+    s_churn: float = option(
+        0.0, "Sigma churn", lo=0.0, hi=100.0, step=0.01, key="Sigma churn", group=SAMPLING, help="Euler, Heun, DPM2"
+    )
+    s_tmin: float = option(0.0, "Sigma tmin", lo=0.0, hi=10.0, step=0.01, key="Sigma tmin", group=SAMPLING)
+    s_tmax: float = option(
+        0.0, "Sigma tmax", lo=0.0, hi=999.0, step=0.01, key="Sigma tmax", group=SAMPLING, help="0: no limit"
+    )
+    s_noise: float = option(1.0, "Sigma noise", lo=0.0, hi=1.1, step=0.001, key="Sigma noise", group=SAMPLING)
+    sigma_min: float = option(
+        0.0, "Schedule min sigma", lo=0.0, hi=1e4, key="Schedule min sigma", group=SAMPLING, help="0: the model's"
+    )
+    sigma_max: float = option(
+        0.0, "Schedule max sigma", lo=0.0, hi=1e4, key="Schedule max sigma", group=SAMPLING, help="0: the model's"
+    )
+    rho: float = option(
+        0.0,
+        "Schedule rho",
+        lo=0.0,
+        hi=100.0,
+        key="Schedule rho",
+        group=SAMPLING,
+        help="Karras and Polyexponential; 0: their own",
+    )
+    beta_dist_alpha: float = option(
+        0.6, "Beta schedule alpha", lo=0.01, hi=5.0, step=0.01, key="Beta schedule alpha", group=SAMPLING
+    )
+    beta_dist_beta: float = option(
+        0.6, "Beta schedule beta", lo=0.01, hi=5.0, step=0.01, key="Beta schedule beta", group=SAMPLING
+    )
+    always_discard_next_to_last_sigma: bool = option(
+        False, "Discard next-to-last sigma", key="Discard penultimate sigma", group=SAMPLING
+    )
+    uni_pc_order: int = option(3, "UniPC order", lo=1, hi=50, step=1, key="UniPC order", group=SAMPLING)
+    uni_pc_variant: str = option(
+        "bh1", "UniPC variant", choices=("bh1", "bh2", "vary_coeff"), key="UniPC variant", group=SAMPLING
+    )
+    uni_pc_skip_type: str = option(
+        "time_uniform",
+        "UniPC skip type",
+        choices=("time_uniform", "time_quadratic", "logSNR"),
+        key="UniPC skip type",
+        group=SAMPLING,
+    )
+    uni_pc_lower_order_final: bool = option(
+        True, "UniPC lower order final", key="UniPC lower order final", group=SAMPLING
+    )
+
+    # Noise.
+    rng: str = option(
+        "NV",
+        "RNG",
+        choices=("NV", "CPU", "GPU"),
+        key="RNG",
+        group=NOISE,
+        help="whose random numbers: a CUDA card's, torch's, or those of the device that computes",
+    )
+    ensd: int = option(0, "ENSD", lo=-MAX_SEED, hi=MAX_SEED, key="ENSD", group=NOISE, help="eta noise seed delta")
+    seed_resize_from_w: int = option(
+        0, "Seed resize from width", lo=0, hi=2048, step=8, group=NOISE, help="0: off. The noise of another size"
+    )
+    seed_resize_from_h: int = option(0, "Seed resize from height", lo=0, hi=2048, step=8, group=NOISE, help="0: off")
+    sd_noise_schedule: str = option(
+        "Default",
+        "Noise schedule",
+        choices=("Default", "Zero Terminal SNR"),
+        key="Noise Schedule",
+        group=NOISE,
+        help="Zero Terminal SNR is for models trained with it",
+    )
+    sgm_noise_multiplier: bool = option(
+        False, "SGM noise multiplier", key="SGM noise multiplier", group=NOISE, help="start noise as SDXL's trainers do"
+    )
+    enable_quantization: bool = option(
+        False, "Quantize timesteps", group=NOISE, help="the network is asked at the model's own noise levels alone"
+    )
+
+    # Guidance.
+    clip_skip: int = option(1, "Clip skip", lo=1, hi=12, step=1, key="Clip skip", group=GUIDANCE)
+    emphasis: str = option(
+        "Original",
+        "Emphasis",
+        choices=("Original", "No norm", "Ignore", "None"),
+        key="Emphasis",
+        group=GUIDANCE,
+        help="what (this:1.2) does",
+    )
+    cfg_rescale: float = option(
+        0.0,
+        "CFG rescale",
+        lo=0.0,
+        hi=1.0,
+        step=0.01,
+        key="CFG rescale",
+        group=GUIDANCE,
+        help="keeps strong guidance from washing out; 0.7 is usual",
+    )
+    skip_early_cond: float = option(
+        0.0,
+        "Skip early CFG",
+        lo=0.0,
+        hi=1.0,
+        step=0.01,
+        key="Skip Early CFG",
+        group=GUIDANCE,
+        help="no negative prompt in this part of the run",
+    )
+    s_min_uncond: float = option(
+        0.0,
+        "Negative guidance minimum sigma",
+        lo=0.0,
+        hi=15.0,
+        step=0.01,
+        key="NGMS",
+        group=GUIDANCE,
+        help="below it every second step does without the negative prompt",
+    )
+    s_min_uncond_all: bool = option(
+        False, "Negative guidance minimum sigma, all steps", key="NGMS all steps", group=GUIDANCE
+    )
+    pad_cond_uncond: bool = option(
+        False, "Pad prompts to equal length", key="Pad conds", group=GUIDANCE, help="with the empty prompt"
+    )
+
+    # Compatibility.
+    profile: str = option("a1111", "Profile", choices=("a1111", "exact"), group=COMPATIBILITY)
+    pad_cond_uncond_v0: bool = option(
+        False, "Pad the negative prompt as before 1.6", key="Pad conds v0", group=COMPATIBILITY
+    )
+    use_old_scheduling: bool = option(
+        False, "Prompt editing as before 1.6", key="Old prompt editing timelines", group=COMPATIBILITY
+    )
+    use_downcasted_alpha_bar: bool = option(
+        False, "Noise levels in half precision, as before 1.8", key="Downcast alphas_cumprod", group=COMPATIBILITY
+    )
+    use_old_karras_scheduler_sigmas: bool = option(
+        False, "Schedules from sigma 10 to 0.1, as at first", group=COMPATIBILITY
+    )
+    kernels: str = option(
+        "auto",
+        "Kernels",
+        choices=("auto", "exact", "fast"),
+        group=COMPATIBILITY,
+        help="exact: an image is the same alone and in a batch; auto: exact where it costs nothing",
+    )
 
     def to_json(self) -> dict[str, Any]:
         return values_of(self)
@@ -51,6 +206,11 @@ class GenerationParams:
     def from_json(cls, values: Mapping[str, Any]) -> GenerationParams:
         """From JSON, a form or the command line; raises `UserError` with the field's name."""
         return read(cls, values)
+
+    def eta_for(self, own: float | None) -> float | None:
+        """The eta of a sampler whose own is ``own``: the DDIM family, whose own is 0, has a parameter to itself."""
+        chosen = self.eta_ddim if own == 0 else self.eta
+        return own if chosen is None else chosen
 
     def changed(self, **changes: Any) -> GenerationParams:
         return dataclasses.replace(self, **changes)

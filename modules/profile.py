@@ -26,12 +26,22 @@ class Profile:
     """Variation noise is interpolated along the height axis, with swapped weights for near-parallel noise."""
     floor_pixels: bool
     """Pixels are floor(255 v) rather than rounded."""
+    short_ddim: bool = True
+    """Over an image, the DDIM family makes two steps fewer than it announces (`schedules.image_start`)."""
 
 
 A1111 = Profile("a1111", double_steps=True, late_edits=True, batch_mean=True, slerp_rows=True, floor_pixels=True)
 """Images made with AUTOMATIC1111's web UI come back as they were."""
 
-EXACT = Profile("exact", double_steps=False, late_edits=False, batch_mean=False, slerp_rows=False, floor_pixels=False)
+EXACT = Profile(
+    "exact",
+    double_steps=False,
+    late_edits=False,
+    batch_mean=False,
+    slerp_rows=False,
+    floor_pixels=False,
+    short_ddim=False,
+)
 """The words mean what they say."""
 
 PROFILES = {profile.name: profile for profile in (A1111, EXACT)}

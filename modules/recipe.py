@@ -89,7 +89,9 @@ def read(text: str) -> Recipe:
         )
     try:
         _check_names(values)
-        values["request"] = GenerationParams.from_json(values["request"])
+        # Before 0.2 there was one eta for all samplers, and the kernels were not chosen.
+        older = {"eta_ddim": values["request"].get("eta"), "kernels": values["kernels"]}
+        values["request"] = GenerationParams.from_json({**older, **values["request"]})
         values["files"] = tuple(File(**file) for file in values["files"])
         recipe = Recipe(**values)
     except (LookupError, TypeError, AttributeError) as error:

@@ -38,7 +38,11 @@ class Registry(Generic[T]):
         try:
             return self._keys[name.casefold()]
         except KeyError:
-            raise UnknownName(f"no {self.noun} named {name!r}", hint=self._hint(name), field=self.field) from None
+            raise self.unknown(name) from None
+
+    def unknown(self, name: str) -> UnknownName:
+        """The error for a name that is not there."""
+        return UnknownName(f"no {self.noun} named {name!r}", hint=self._hint(name), field=self.field)
 
     def _hint(self, name: str) -> str:
         near = difflib.get_close_matches(name.casefold(), self._keys, n=1, cutoff=0.6)

@@ -8,8 +8,9 @@ device that computes, different on other kinds of card.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -22,24 +23,56 @@ from modules.profile import A1111, Profile
 
 Shape = tuple[int, ...]
 Words = NDArray[np.uint64]
+_Floats = NDArray[np.float32]
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
+_M0, _M1, _W0, _W1 = map(np.uint64, (0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85))
+_Node = tuple[int, int]
+"""An interval of a Brownian tree: its number among those of its depth, and the depth."""
 
 
 def philox(counter: Words, seed: int) -> Words:
     """Philox 4x32-10 of ``counter`` (4, n) 32-bit words under a 64-bit key -> (4, n)."""
     c0, c1, c2, c3 = counter.astype(np.uint64)
-    k0, k1 = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
-    for _ in range(10):
-        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
-        c0, c1, c2, c3 = (
-            (p1 >> _HALF) ^ c1 ^ np.uint64(k0),
-            p1 & _LOW,
-            (p0 >> _HALF) ^ c3 ^ np.uint64(k1),
-            p0 & _LOW,
-        )
-        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3])
+    return np.stack(_rounds(c0, c1, c2, c3, np.array(seed, np.uint64)))
+
+
+def _rounds(c0: Words, c1: Words, c2: Words, c3: Words, keys: Words) -> tuple[Words, Words, Words, Words]:
+    """The words and the keys broadcast: what the first rounds have in common over either is computed once."""
+    turn = np.arange(10, dtype=np.uint64).reshape(-1, *[1] * keys.ndim)
+    for i, k0, k1 in zip(range(10), (keys + turn * _W0) & _LOW, ((keys >> _HALF) + turn * _W1) & _LOW, strict=True):
+        p0, p1 = c0 * _M0, c2 * _M1
+        if i < 3:
+            c0, c1, c2, c3 = (p1 >> _HALF) ^ c1 ^ k0, p1 & _LOW, (p0 >> _HALF) ^ c3 ^ k1, p0 & _LOW
+        else:  # by now all have the whole shape and are ours to write over
+            np.right_shift(p1, _HALF, out=c0)
+            c0 ^= c1
+            c0 ^= k0
+            np.right_shift(p0, _HALF, out=c2)
+            c2 ^= c3
+            c2 ^= k1
+            c1, c3 = np.bitwise_and(p1, _LOW, out=p1), np.bitwise_and(p0, _LOW, out=p0)
+    return c0, c1, c2, c3
+
+
+def philox_normals(seeds: Sequence[int], calls: Sequence[int], n: int) -> NDArray[np.float32]:
+    """What fresh generators with ``seeds`` draw at their ``calls``, paired or one of either: (pairs, n) normal numbers.
+
+    One counter word an element, Box-Muller's sine branch, as CUDA cards do it.
+    """
+    keys = np.array([seed % 2**64 for seed in seeds], np.uint64)[:, None]
+    zero = np.zeros((1, 1), np.uint64)
+    places, turns = np.arange(n, dtype=np.uint64)[None], np.array(calls, np.uint64)[:, None]
+    g0, g1, _, _ = _rounds(turns, zero, places, zero, keys)
+    angle = float(np.float32(2 * math.pi * 2.0**-32))
+    u, v = g0.astype(np.float64), g1.astype(np.float64)
+    u *= 2.0**-32
+    u += 2.0**-33
+    v *= angle
+    v += angle / 2
+    np.sqrt(np.log(u, out=u) * -2.0, out=u)
+    u *= np.sin(v, out=v)
+    return u.astype(np.float32)
 
 
 class Generator(Protocol):
@@ -49,24 +82,23 @@ class Generator(Protocol):
 
 
 class PhiloxGenerator:
-    """What a CUDA card's generator draws: one call counter, one counter word an element, Box-Muller's sine branch."""
+    """What a CUDA card's generator draws: `philox_normals`, with a counter of its calls."""
+
+    AHEAD = 4
+    """Draws of one size that are made together: for a small latent, numpy's calls cost more than its arithmetic."""
 
     def __init__(self, seed: int):
-        self._seed = seed % 2**64
+        self._seed = seed
         self._calls = 0
+        self._ahead: list[NDArray[np.float32]] = []
 
     def randn(self, shape: Shape) -> Tensor:
         n = math.prod(shape)
-        counter = np.zeros((4, n), dtype=np.uint64)
-        counter[0] = self._calls
-        counter[2] = np.arange(n)
+        if not self._ahead or len(self._ahead[0]) != n:
+            count = self.AHEAD if self._calls and n <= 2**14 else 1  # the first draw is often the only one
+            self._ahead = [*philox_normals([self._seed], range(self._calls, self._calls + count), n)]
         self._calls += 1
-        g0, g1 = philox(counter, self._seed)[:2].astype(np.float64)
-        u = g0 * 2.0**-32 + 2.0**-33
-        angle = float(np.float32(2 * math.pi * 2.0**-32))
-        v = g1 * angle + angle / 2
-        values = np.sqrt(-2.0 * np.log(u)) * np.sin(v)
-        return torch.from_numpy(values.astype(np.float32).reshape(shape))
+        return torch.from_numpy(self._ahead.pop(0).reshape(shape))
 
 
 class TorchGenerator:
@@ -94,6 +126,13 @@ def generator(source: str, seed: int, device: torch.device | str = "cpu") -> Gen
     except KeyError:
         raise UserError(f"no noise source {source!r}", hint=f"there are {', '.join(SOURCES)}", field="rng") from None
     return make(seed, device)
+
+
+def first_normals(source: str, seeds: Sequence[int], shape: Shape, device: torch.device | str = "cpu") -> Tensor:
+    """The first draw of a fresh generator for each of ``seeds``: (seeds, *shape)."""
+    if source == "NV":
+        return torch.from_numpy(philox_normals(seeds, [0], math.prod(shape)).reshape(len(seeds), *shape))
+    return torch.stack([generator(source, seed, device).randn(shape) for seed in seeds])
 
 
 def slerp(t: float, low: Tensor, high: Tensor, *, rows: bool) -> Tensor:
@@ -143,17 +182,22 @@ class BrownianPath:
     POOL = 24
     """Words in which numpy's seed sequence gathers entropy."""
 
-    def __init__(self, shape: Shape, low: float, high: float, seed: int, normal: Callable[[int, Shape], Tensor]):
-        """``normal(seed, shape)`` draws normal numbers from a fresh generator."""
+    KEPT = 128
+    """Split intervals that are remembered: those on the way to the last few times asked for."""
+
+    def __init__(self, shape: Shape, low: float, high: float, seed: int, normals: Callable[[list[int], Shape], Tensor]):
+        """``normals(seeds, shape)`` draws normal numbers (seeds, *shape), each row from a fresh generator."""
         self._ends = round(low, self.DIGITS), round(high, self.DIGITS)
+        self._shape = shape
         self._seed = seed
+        self._normals = normals
+        # numpy: its operations on so few numbers cost a quarter of torch's.
+        self._whole = self._drawn([()])[0] * np.float32(math.sqrt(high - low))
+        self._halves: OrderedDict[_Node, tuple[_Floats, _Floats]] = OrderedDict()
 
-        @lru_cache(maxsize=64)  # the upper levels serve nearly every step
-        def bridge(key: int, depth: int) -> Tensor:
-            return normal(self._state((key, depth)), shape)
-
-        self._bridge = bridge
-        self._whole = normal(self._state(()), shape) * math.sqrt(high - low)
+    def _drawn(self, keys: Sequence[tuple[int, ...]]) -> _Floats:
+        found: _Floats = self._normals([*map(self._state, keys)], self._shape).numpy(force=True)
+        return found
 
     def _state(self, key: tuple[int, ...]) -> int:
         return int(np.random.SeedSequence(self._seed, spawn_key=key, pool_size=self.POOL).generate_state(1)[0])
@@ -162,25 +206,56 @@ class BrownianPath:
         """W(end) - W(start), for ``start < end``; times beyond the ends count as the ends."""
         start, end = (min(max(round(t, self.DIGITS), self._ends[0]), self._ends[1]) for t in (start, end))
         if start == end:
-            return torch.zeros_like(self._whole)
-        first, *rest = self._pieces(start, end, *self._ends, self._whole, 0, 0)
-        return sum(rest, first)
+            return torch.zeros(self._shape)
+        pieces, way = self._way(start, end)
+        unknown = [node for node, *_ in way if node not in self._halves]
+        # All draws of a step at once: one by one they would take longer than a small model's step allows.
+        drawn = dict(zip(unknown, self._drawn(unknown), strict=True)) if unknown else {}
+        for node, low, middle, high in way:
+            if node in drawn:
+                self._split(node, low, middle, high, drawn[node])
+            else:
+                self._halves.move_to_end(node)
+        first, *rest = map(self._value, pieces)
+        total = first.copy()
+        for piece in rest:
+            total += piece
+        while len(self._halves) > self.KEPT:
+            self._halves.popitem(last=False)
+        return torch.from_numpy(total)
 
-    def _pieces(
-        self, start: float, end: float, low: float, high: float, whole: Tensor, key: int, depth: int
-    ) -> list[Tensor]:
-        """Increments of the largest intervals that make up [start, end], within [low, high], whose own is ``whole``."""
-        if (start, end) == (low, high):
-            return [whole]
-        middle = round((high + low) / 2, self.DIGITS)
+    def _way(self, start: float, end: float) -> tuple[list[_Node], list[tuple[_Node, float, float, float]]]:
+        """The largest intervals that make up [start, end], from left to right, and those to be split for them."""
+        pieces: list[_Node] = []
+        way = []
+        waiting = [((0, 0), start, end, *self._ends)]
+        while waiting:
+            node, start, end, low, high = waiting.pop()
+            if (start, end) == (low, high):
+                pieces.append(node)
+                continue
+            middle = round((high + low) / 2, self.DIGITS)
+            way.append((node, low, middle, high))
+            key, depth = node
+            if end > middle:
+                waiting.append(((2 * key + 1, depth + 1), max(start, middle), end, middle, high))
+            if start < middle:
+                waiting.append(((2 * key, depth + 1), start, min(end, middle), low, middle))
+        return pieces, way
+
+    def _split(self, node: _Node, low: float, middle: float, high: float, bridge: _Floats) -> None:
+        """The increments of an interval's halves."""
         reciprocal, before, after = 1 / (high - low), middle - low, high - middle
-        left = before * whole * reciprocal + math.sqrt(before * after * reciprocal) * self._bridge(key, depth)
-        pieces = []
-        if start < middle:
-            pieces += self._pieces(start, min(end, middle), low, middle, left, 2 * key, depth + 1)
-        if end > middle:
-            pieces += self._pieces(max(start, middle), end, middle, high, whole - left, 2 * key + 1, depth + 1)
-        return pieces
+        whole = self._value(node)
+        left = before * whole
+        left *= reciprocal
+        left += math.sqrt(before * after * reciprocal) * bridge
+        self._halves[node] = left, whole - left
+
+    def _value(self, node: _Node) -> _Floats:
+        """The increment of an interval whose parent is split."""
+        key, depth = node
+        return self._halves[key // 2, depth - 1][key % 2] if depth else self._whole
 
 
 class ImageNoise:
@@ -218,7 +293,7 @@ class ImageNoise:
         self._generators = [self._generator(seed) for seed in self._seeds]
         positive = [sigma for sigma in brownian if sigma > 0]
         self._paths = [
-            BrownianPath(shape, min(positive), max(positive), seed, lambda s, size: self._generator(s).randn(size))
+            BrownianPath(shape, min(positive), max(positive), seed, partial(first_normals, source, device=device))
             for seed in (self._seeds if positive else ())
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,6 +37,8 @@ class LatentDiffusion:
     vae: vae_nn.VAE
     text: TextEncoder
     nbytes: int
+    keeps_apart: dict[tuple[int, ...], bool] = field(default_factory=dict)
+    """What `pipeline.company` found out about the UNet's kernels, by shape."""
 
     @property
     def short_hash(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
+from modules.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -179,11 +180,18 @@ def _scheduled(
 ) -> list[float]:
     assert scheduler.schedule is not None, "Automatic is resolved by the plan"
     low, high = (0.1, 10.0) if options.old_sigmas else (table.sigma_min, table.sigma_max)
+    low, high = options.sigma_min or low, options.sigma_max or high
+    if low >= high:
+        raise UserError(
+            f"the schedule would go from sigma {high:.4g} up to {low:.4g}",
+            hint="choose a smaller Schedule min sigma or a larger Schedule max sigma",
+            field="sigma_min" if options.sigma_min else "sigma_max",
+        )
     discard = sampler.discard_next_to_last or options.discard_next_to_last
     sigmas = scheduler.schedule(
         steps + discard,
-        options.sigma_min or low,
-        options.sigma_max or high,
+        low,
+        high,
         table=table,
         rho=options.rho,
         alpha=options.alpha,
@@ -215,10 +223,13 @@ def image_start(
     options: ScheduleOptions | None = None,
     *,
     fix_steps: bool = False,
+    short_ddim: bool = True,
 ) -> ImageStart:
     """The end of a schedule, from where ``strength`` (0 to 1) lets the image be changed.
 
     ``fix_steps``: as many steps as asked, of a longer schedule; otherwise about ``steps * strength`` of them.
+    ``short_ddim``: the DDIM family makes two steps fewer than the others and starts a level below the noise, as A1111
+    has it; otherwise it makes as many, as far as there are levels, from where the noise is.
     """
     options = options or ScheduleOptions()
     part = min(strength, 0.999)
@@ -229,8 +240,13 @@ def image_start(
         sigmas = sigmas_for(sampler, scheduler, total, table, options)[max(total - t_enc - 1, 0) :]
         return ImageStart(sigmas, sigmas[0], total, t_enc)
     timesteps = ddim_timesteps(total, table)
-    used = timesteps[: max(t_enc, 1)]
-    own = sampler.own_schedule(used, table, skip_type=options.skip_type, whole=False)
+    for count in (t_enc,) if short_ddim else (t_enc + 1, t_enc + 2):  # UniPC makes as many steps as it gets timesteps
+        used = timesteps[: max(count, 1)]
+        own = sampler.own_schedule(used, table, skip_type=options.skip_type, whole=False)
+        if len(own) == t_enc + 2:
+            break
+    if not short_ddim:
+        return ImageStart([float(np.float32(sigma)) for sigma in own], float(np.float32(own[0])), total, t_enc)
     noised_to = float(np.float32(table.sigmas[timesteps[min(t_enc, len(timesteps) - 1)]]))
     return ImageStart([float(np.float32(sigma)) for sigma in own], noised_to, total, t_enc)
 

@@ -99,6 +99,9 @@ class SamplerSpec:
     couples_batch: bool = False
     """Its step size looks at the whole batch, so an image alone differs from the same one in company."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    takes: Mapping[str, str] = field(default_factory=dict)
+    """The request's parameters that it is given, by name, and its own names for them. A1111 passes ``s_noise`` to some
+    of the samplers that could use it."""
 
     def table_for(self, table: NoiseTable) -> NoiseTable:
         """The noise levels to sample with, of a model trained on ``table``."""

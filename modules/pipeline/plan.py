@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension import Host
@@ -67,7 +68,7 @@ def _random_seed() -> int:
 
 
 def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple[str, ...]]:
-    """``params`` with every value in range and every name canonical, and notes on what was rounded."""
+    """``params`` with every value in range and every name canonical, and notes on what was changed."""
     values = {name: option.cast(getattr(params, name)) for name, option in options_of(GenerationParams).items()}
     for name, label in (("prompt", "Prompt"), ("negative_prompt", "Negative prompt")):
         if len(values[name]) > MAX_PROMPT:
@@ -76,9 +77,10 @@ def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple
                 hint="shorten it",
                 field=name,
             )
-    values["sampler"] = host.samplers.canonical(values["sampler"])
-    values["scheduler"] = host.schedulers.canonical(values["scheduler"])
-    notes = []
+    values["sampler"], values["scheduler"], said = resolve(
+        values["sampler"], values["scheduler"], host.samplers, host.schedulers
+    )
+    notes = list(said)
     for side in ("width", "height"):
         rounded = max(values[side] // 8 * 8, 64)
         if rounded != values[side]:
@@ -96,6 +98,8 @@ def make_plan(params: GenerationParams, host: Host) -> Plan:
     # With a variation the main seed stays and only the variation seed counts on (spec 3.1).
     varied = params.subseed_strength != 0
     total = params.batch_size * params.batch_count
+    # A sampler whose step size looks at the whole batch is exact only with one image at a time.
+    size = 1 if sampler.couples_batch and params.kernels == "exact" else params.batch_size
     seeds = [params.seed if varied else params.seed + i for i in range(total)]
     subseeds = [params.subseed + i for i in range(total)]
     batches = tuple(
@@ -105,10 +109,10 @@ def make_plan(params: GenerationParams, host: Host) -> Plan:
             sampler=sampler,
             scheduler=scheduler,
             first_image=start,
-            seeds=tuple(seeds[start : start + params.batch_size]),
-            subseeds=tuple(subseeds[start : start + params.batch_size]),
+            seeds=tuple(seeds[start : start + size]),
+            subseeds=tuple(subseeds[start : start + size]),
         )
-        for start in range(0, total, params.batch_size)
+        for start in range(0, total, size)
     )
     return Plan(params, batches, notes)
 

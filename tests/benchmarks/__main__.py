@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [image] [prompt] [replay] [start] [unet]`: figures of this machine, now, with ratios.
+"""`python -m tests.benchmarks [image] [kernels] [prompt] [replay] [samplers] [start] [unet]`: figures of this machine.
 
 Absolute seconds differ between machines and hours; quote the medians and the ratios.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from tests.benchmarks import image, prompt, replay, start, unet
+from tests.benchmarks import image, kernels, prompt, replay, samplers, start, unet
 
 PARTS: dict[str, Callable[[], None]] = {
     "image": image.main,
+    "kernels": kernels.main,
     "prompt": prompt.main,
+    "samplers": samplers.main,
     "start": start.main,
     "unet": unet.main,
     "replay": replay.main,

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
+from modules.builtin import register
+from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
+from modules.extension import Host
 from modules.infotext import quote, read, sampler_and_scheduler, unquote, write
 from modules.params import GenerationParams
 from modules.registry import Registry
 from modules.styles import Style, apply
+from tests.conformance.conftest import cases_of
 
 Case = dict[str, Any]
 
@@ -154,3 +158,55 @@ def test_styles_are_applied(case: Case, golden_file: Any) -> None:
     styles = {row[0]: Style(*row) for row in golden_file["styles_csv_rows"]}
     chosen = [styles[case["style"]]] if case["style"] in styles else []
     assert list(apply(chosen, case["prompt"], case["negative_prompt"])) == case["result"]
+
+
+RUN: Case = {"sampler": "Euler", "steps": 6, "width": 64, "height": 64, "cfg_scale": 7.0, "rng": "NV"}
+SETTINGS = {
+    "randn_source": "rng",
+    "eta_noise_seed_delta": "ensd",
+    "eta_ancestral": "eta",
+    "n_iter": "batch_count",
+    "CLIP_stop_at_last_layers": "clip_skip",
+}
+"""The reference's names where they are not ours."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whole runs that have no second pass and start from no picture."""
+    if "run" not in metafunc.fixturenames:
+        return
+    cases = cases_of(metafunc.config.getoption("golden") / "pipeline.json", "cases")
+    elsewhere = {"enable_hr", "conditioning_key", "init"}
+    ours = {name: case for name, case in cases.items() if not elsewhere & case["request"].keys()}
+    metafunc.parametrize("run", list(ours.values()), ids=list(ours))
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    host = Host()
+    register(host)
+    return host
+
+
+def test_texts_of_whole_runs_are_written_as_the_reference_writes_them(run: Case, host: Host) -> None:
+    request = run["request"]
+    given = {**request, **request.get("options", {})}
+    given |= {ours: given[theirs] for theirs, ours in SETTINGS.items() if theirs in given}
+    if "eta" in request:
+        given["eta_ddim"] = request["eta"]  # the request's eta is every sampler's
+    given.pop("s_churn" if "s_churn" in request else "", None)  # told only where it is a setting
+    params = GenerationParams(**RUN | {key: value for key, value in given.items() if key in KNOWN})
+    sampler, scheduler, _ = resolve(
+        given.get("sampler_name", "Euler"), given.get("scheduler", "Automatic"), host.samplers, host.schedulers
+    )
+    spec, label = host.samplers.get(sampler), scheduler
+    if scheduler == "Automatic" and not spec.own_schedule:
+        label = host.schedulers.canonical(spec.default_scheduler or "uniform")
+    told = params.changed(sampler=sampler, scheduler=scheduler)
+    subseeds = run["all_subseeds"] or run["all_seeds"]
+    for seed, subseed, expected in zip(run["all_seeds"], subseeds, run["infotexts"], strict=True):
+        facts: Case = {"model_name": "toy", "model_hash": "0123456789", "version": "v1.10.1"}
+        assert write(told, seed=seed, subseed=subseed, sampler=spec, scheduler=label, **facts) == expected
+
+
+KNOWN = GenerationParams().to_json().keys() - {"scheduler"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.rng import BrownianPath, ImageNoise, PhiloxGenerator, generator, philox, slerp
+from modules.rng import BrownianPath, ImageNoise, PhiloxGenerator, first_normals, philox, slerp
 
 Case = dict[str, Any]
 
@@ -75,7 +76,7 @@ def test_brownian_noise(case: Case) -> None:
             case["sigma_min"],
             case["sigma_max"],
             seed,
-            lambda s, shape: generator(case["source"], s).randn(shape),
+            partial(first_normals, case["source"]),
         )
         for seed in case["seeds"]
     ]

@@ -14,12 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from modules import conditioning
 from modules.builtin import register
 from modules.diffusion.guidance import Guided, Skip, cfg, keep, keep_input, skip_early, skip_low
 from modules.diffusion.parameterization import NoiseTable, denoised
 from modules.diffusion.schedules import ScheduleOptions, image_start, sigmas_for
 from modules.diffusion.types import Cond, Denoiser
 from modules.extension import Host
+from modules.params import GenerationParams
 from modules.profile import A1111
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
@@ -27,8 +29,11 @@ from modules.rng import ImageNoise
 from tests.conformance.conftest import cases_of
 
 Case = dict[str, Any]
-ELSEWHERE = {"enable_hr", "conditioning_key", "use_old_scheduling", "pad_cond_uncond", "pad_cond_uncond_v0"}
+ELSEWHERE = {"enable_hr", "conditioning_key"}
 COLUMNS = torch.arange(4)
+DEFAULTS = GenerationParams().to_json()
+EMPTY = torch.zeros(1, 1, 4)
+"""The empty text's states in the reference data."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -66,9 +71,9 @@ def encoded(weight: float, segments: tuple[Segment, ...]) -> Part:
     return Part(weight, segments, tuple(map(Cond, padded)))
 
 
-def parts_of(text: str, steps: int, *, negative: bool = False) -> list[Part]:
+def parts_of(text: str, run: Pass, *, negative: bool = False) -> list[Part]:
     tree = parse(text, negative=negative).tree
-    parts = [encoded(part.weight, schedule_nodes(part.items, Pass(steps, steps))) for part in tree.parts]
+    parts = [encoded(part.weight, schedule_nodes(part.items, run)) for part in tree.parts]
     length = max(part.conds[0].context.shape[1] for part in parts)
     return [Part(part.weight, part.segments, tuple(longer(c, length) for c in part.conds)) for part in parts]
 
@@ -76,6 +81,13 @@ def parts_of(text: str, steps: int, *, negative: bool = False) -> list[Part]:
 def longer(cond: Cond, length: int) -> Cond:
     missing = length - cond.context.shape[1]
     return Cond(torch.cat([cond.context, cond.context[:, -1:].expand(-1, missing, -1)], 1)) if missing else cond
+
+
+def padded(parts: list[Part], negative: Part, *, v0: bool) -> tuple[list[Part], Part]:
+    ours = [conditioning.Part(part.weight, part.segments, part.conds, A1111) for part in (*parts, negative)]
+    *positive, uncond = (*(found := conditioning.pad_parts(ours[:-1], ours[-1], EMPTY, v0=v0))[0], found[1])
+    plain = [Part(part.weight, part.segments, part.conds) for part in (*positive, uncond)]
+    return plain[:-1], plain[-1]
 
 
 class Toy:
@@ -126,8 +138,12 @@ def test_latents(run: Case, host: Host) -> None:
         sigmas, noised_to, total = start.sigmas, start.noised_to, start.t_enc + 1
         full = sigmas_for(sampler, chosen, start.schedule_steps, table, options)
 
-    parts = parts_of(request["prompt"], steps * (2 if sampler.second_order else 1))
-    (negative,) = parts_of(request.get("negative_prompt", ""), steps * (1 + sampler.second_order), negative=True)
+    counted = steps * (2 if sampler.second_order else 1)
+    texts = Pass(counted, counted, old=settings.get("use_old_scheduling", False))
+    parts = parts_of(request["prompt"], texts)
+    (negative,) = parts_of(request.get("negative_prompt", ""), texts, negative=True)
+    if settings.get("pad_cond_uncond") or settings.get("pad_cond_uncond_v0"):
+        parts, negative = padded(parts, negative, v0=settings.get("pad_cond_uncond_v0", False))
     size = run["passes"][0]["shape"]
     for i, expected in enumerate(run["passes"]):
         n = size[0]
@@ -156,8 +172,7 @@ def test_latents(run: Case, host: Host) -> None:
             "eta": eta(request, settings, ddim=sampler.unit_start),
             "table": table,
             "direction": guided.direction,
-            **{name: settings.get(name, request.get(name, 0.0)) for name in ("s_churn", "s_tmin", "s_tmax")},
-            "s_noise": settings.get("s_noise", 1.0),
+            **{own: settings.get(name, request.get(name, DEFAULTS[name])) for name, own in sampler.takes.items()},
         }
         drawn = noise.initial() * settings.get("initial_noise_multiplier", 1.0)
         if init is None:

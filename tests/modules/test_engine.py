@@ -80,11 +80,39 @@ def test_same_request_gives_the_same_bytes(engine: Engine, sampler: str) -> None
         {"clip_skip": 2},
         {"rng": "CPU"},
         {"checkpoint": "other"},
+        {"prompt": "(a red fox:1.4)", "emphasis": "No norm"},
+        {"sampler": "Euler", "s_churn": 5.0},
+        {"scheduler": "Karras", "sigma_max": 10.0},
+        {"scheduler": "Karras", "use_old_karras_scheduler_sigmas": True},
+        {"always_discard_next_to_last_sigma": True},
+        {"sampler": "UniPC", "uni_pc_order": 1},
+        {"seed_resize_from_w": 96, "seed_resize_from_h": 64},
+        {"sd_noise_schedule": "Zero Terminal SNR"},
+        {"sgm_noise_multiplier": True},
+        {"use_downcasted_alpha_bar": True},
+        {"cfg_rescale": 0.7},
+        {"skip_early_cond": 0.3},
+        {"s_min_uncond": 15.0},
+        {"prompt": "[a red fox:a dog:1.0]", "use_old_scheduling": True},
     ],
     ids=str,
 )
 def test_every_parameter_matters(engine: Engine, changes: dict[str, Any]) -> None:
     assert run(engine)[0].recipe.pixels != run(engine, **changes)[0].recipe.pixels
+
+
+def test_padding_matters_and_is_told_only_where_lengths_differ(engine: Engine) -> None:
+    long = "snow, " * 60
+    plain = run(engine, negative_prompt=long)[0]
+    found = {plain.recipe.pixels}
+    for name, key in (("pad_cond_uncond", "Pad conds"), ("pad_cond_uncond_v0", "Pad conds v0")):
+        padded = run(engine, PARAMS.changed(negative_prompt=long, **{name: True}))[0]
+        assert f"{key}: True" in padded.infotext
+        found.add(padded.recipe.pixels)
+        short = run(engine, PARAMS.changed(**{name: True}))[0]
+        assert "Pad" not in short.infotext
+        assert short.recipe.pixels == run(engine)[0].recipe.pixels
+    assert len(found) == 3
 
 
 def test_image_does_not_depend_on_its_company(engine: Engine) -> None:

@@ -9,32 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modules.diffusion.types import SamplerSpec, SchedulerSpec
+from modules.builtin import register
 from modules.errors import UserError
+from modules.extension import Host
 from modules.infotext import MAX_LENGTH, Paste, params_from, read, unquote, version_number, write
-from modules.options import options_of
+from modules.options import Option, options_of
 from modules.params import MAX_SEED, GenerationParams
-from modules.registry import Registry
 
-
-def sample(*_: Any, **__: Any) -> Any:
-    raise AssertionError("nothing is sampled here")
-
-
-SPECS = (
-    SamplerSpec("Euler a", sample, ("k_euler_a",), eta=1.0, marks_ensd=True),
-    SamplerSpec("Euler", sample, ("k_euler",)),
-    SamplerSpec("DPM++ 2M", sample, ("k_dpmpp_2m",), default_scheduler="karras"),
-    SamplerSpec("DDIM", sample, own_schedule=lambda n, table: [], eta=0.0),
-)
-SAMPLERS: Registry[SamplerSpec] = Registry("sampler")
-for spec in SPECS:
-    SAMPLERS.add(spec.name, spec, spec.aliases)
-
-LABELS = ("Automatic", "Uniform", "Karras", "Exponential")
-SCHEDULERS: Registry[SchedulerSpec] = Registry("schedule type", field="scheduler")
-for label in LABELS:
-    SCHEDULERS.add(label, SchedulerSpec(label.lower(), label, None), (label.lower(),))
+HOST = Host()
+register(HOST)
+SAMPLERS, SCHEDULERS = HOST.samplers, HOST.schedulers
 
 
 def text_of(params: GenerationParams, **changes: Any) -> str:
@@ -63,43 +47,81 @@ prompts = (
 )
 
 
-def numbers(name: str) -> st.SearchStrategy[float]:
-    option = options_of(GenerationParams)[name]
-    return st.floats(option.lo, option.hi, allow_nan=False)
+def values(option: Option) -> st.SearchStrategy[Any]:
+    """What the declaration allows, the default often."""
+    found: st.SearchStrategy[Any]
+    if isinstance(option.choices, tuple):
+        found = st.sampled_from(option.choices)
+    elif option.type is bool:
+        found = st.booleans()
+    elif option.type is int:
+        found = st.integers(int(option.lo or 0), int(option.hi or 0))
+    else:
+        found = st.floats(option.lo, option.hi, allow_nan=False)
+    return st.just(option.default) | found
 
 
+OTHERS: dict[str, st.SearchStrategy[Any]] = {
+    "prompt": prompts,
+    "negative_prompt": prompts,
+    "sampler": st.sampled_from(SAMPLERS.names()),
+    "scheduler": st.sampled_from(SCHEDULERS.names()),
+    "width": st.integers(8, 256).map(lambda n: 8 * n),
+    "height": st.integers(8, 256).map(lambda n: 8 * n),
+    "seed": st.integers(0, MAX_SEED),
+    "subseed": st.integers(0, MAX_SEED),
+    "checkpoint": st.just(""),
+}
 requests = st.builds(
     GenerationParams,
-    prompt=prompts,
-    negative_prompt=prompts,
-    sampler=st.sampled_from([spec.name for spec in SPECS]),
-    scheduler=st.sampled_from(LABELS),
-    steps=st.integers(1, 150),
-    cfg_scale=numbers("cfg_scale"),
-    width=st.integers(8, 256).map(lambda n: 8 * n),
-    height=st.integers(8, 256).map(lambda n: 8 * n),
-    seed=st.integers(0, MAX_SEED),
-    subseed=st.integers(0, MAX_SEED),
-    subseed_strength=numbers("subseed_strength"),
-    eta=st.none() | numbers("eta"),
-    ensd=st.integers(-MAX_SEED, MAX_SEED),
-    clip_skip=st.integers(1, 12),
-    rng=st.sampled_from(["NV", "CPU"]),
-    profile=st.sampled_from(["a1111", "exact"]),
+    **{name: OTHERS[name] if name in OTHERS else values(o) for name, o in options_of(GenerationParams).items()},
 )
+
+DEFAULT = GenerationParams()
+UNTOLD = (
+    "batch_size",
+    "batch_count",
+    "kernels",
+    "enable_quantization",
+    "use_old_karras_scheduler_sigmas",
+)
+"""A1111's text has no word for them."""
+TAKEN = ("s_churn", "s_tmin", "s_tmax", "s_noise", "uni_pc_order", "uni_pc_variant", "uni_pc_lower_order_final")
+SCHEDULED = ("sigma_min", "sigma_max", "always_discard_next_to_last_sigma", "rho", "beta_dist_alpha", "beta_dist_beta")
 
 
 def meant(params: GenerationParams) -> GenerationParams:
     """The same request without what has no effect on its image, or none that A1111's text tells."""
     spec = SAMPLERS.get(params.sampler)
-    eta = None if spec.eta is None or params.eta == spec.eta else params.eta
-    told = spec.marks_ensd and eta != 0
-    favourite = params.scheduler.lower() == spec.default_scheduler
+    favourite = SCHEDULERS.get(params.scheduler).name == spec.default_scheduler
+    used = SCHEDULERS.canonical(spec.default_scheduler) if spec.default_scheduler else "Automatic"
+    used = used if params.scheduler == "Automatic" else params.scheduler
+    idle = {*UNTOLD, *(name for name in TAKEN if name not in spec.takes)}
+    idle |= {"uni_pc_skip_type"} if params.sampler != "UniPC" else set()
+    if spec.own_schedule or used == "Automatic":
+        idle |= {*SCHEDULED} - ({"always_discard_next_to_last_sigma"} if not spec.own_schedule else set())
+    idle |= {"rho"} if params.rho == {"Karras": 7.0, "Polyexponential": 1.0}.get(used, params.rho) else set()
+    idle |= {"beta_dist_alpha", "beta_dist_beta"} if used != "Beta" else set()
+    idle |= {"always_discard_next_to_last_sigma"} if spec.discard_next_to_last else set()
+    idle |= {"sgm_noise_multiplier"} if spec.unit_start else set()
+    idle |= {"s_min_uncond_all"} if not params.s_min_uncond else set()
+    idle |= {"pad_cond_uncond"} if params.pad_cond_uncond_v0 else set()
+    idle |= (
+        {"seed_resize_from_w", "seed_resize_from_h"}
+        if not params.seed_resize_from_w * params.seed_resize_from_h
+        else set()
+    )
+    idle |= {"eta"} if spec.eta != 1.0 or params.eta == 1.0 else set()
+    idle |= {"eta_ddim"} if spec.eta != 0.0 or params.eta_ddim == 0.0 else set()
+    idle |= {"ensd"} if not spec.marks_ensd or params.eta == 0 else set()
+    texts = f"{params.prompt}{params.negative_prompt}"  # without edits these are the texts encoded
+    idle |= {"emphasis"} if not set("([") & set(texts) else set()
+    idle |= {"use_old_scheduling"}  # nor does it change anything without them
     return params.changed(
-        subseed=params.subseed if params.subseed_strength else -1,
-        eta=eta,
-        ensd=params.ensd if told else 0,
+        **{name: getattr(DEFAULT, name) for name in idle},
+        **({} if params.subseed_strength else {"subseed": -1}),
         scheduler="Automatic" if favourite else params.scheduler,
+        rng="NV" if params.rng == "GPU" else params.rng,
     )
 
 
@@ -144,7 +166,8 @@ def test_the_scheduler_used_is_named_where_the_sampler_has_a_favourite() -> None
 
 def test_eta_has_the_key_of_its_family_and_its_place_among_the_extra_keys() -> None:
     assert "Eta" not in text_of(GenerationParams(eta=1.0))
-    assert "Eta DDIM: 0.5," in text_of(GenerationParams(sampler="DDIM", eta=0.5))
+    assert "Eta DDIM: 0.5," in text_of(GenerationParams(sampler="DDIM", eta=0.3, eta_ddim=0.5))
+    assert "Eta" not in text_of(GenerationParams(sampler="Euler", eta=0.3, eta_ddim=0.5))
     extra = {"My script": 1, "Lora hashes": "a: 1", "Sigma churn": 2.0}
     text = text_of(GenerationParams(eta=0.5, profile="exact"), extra=extra)
     assert 'RNG: NV, My script: 1, Lora hashes: "a: 1", Eta: 0.5, Sigma churn: 2.0, Profile: exact, Version' in text
@@ -160,11 +183,72 @@ def test_our_version_switches_no_old_behaviour_on() -> None:
     assert not {"Downcast alphas_cumprod", "Pad conds v0", "Old prompt editing timelines"} & parsed.keys()
 
 
-def test_old_versions_are_visible_when_pasted() -> None:
-    old = "a [b:c:3]\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 512x512, Version: v1.5.1"
-    assert paste(old).notes == (
-        "not used here: Old prompt editing timelines: True, Pad conds v0: True, Downcast alphas_cumprod: True",
-    )
+def test_old_behaviours_are_switched_on_visibly_when_pasted() -> None:
+    old = paste("a [b:c:3]\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 512x512, Version: v1.5.1")
+    on = ("use_old_scheduling", "pad_cond_uncond_v0", "use_downcasted_alpha_bar")
+    assert [old.changes[name] for name in on] == [True] * 3
+    assert old.notes == ("as A1111 v1.5.1 did it: Old prompt editing timelines, Pad conds v0, Downcast alphas_cumprod",)
+    new = paste("a [b:c:3]\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 1, Size: 512x512, Version: v1.10.1")
+    assert [new.changes[name] for name in on] == [False] * 3
+    assert new.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"sampler": "Euler", "s_churn": 5.0, "s_tmin": 0.1, "s_tmax": 8.0, "s_noise": 1.01},
+            "Sigma churn: 5.0, Sigma tmin: 0.1, Sigma tmax: 8.0, Sigma noise: 1.01",
+        ),
+        ({"s_churn": 5.0, "s_noise": 1.01}, ""),  # Euler a takes none of them
+        (
+            {"scheduler": "Karras", "sigma_min": 0.1, "sigma_max": 10.0, "rho": 5.0},
+            "Schedule min sigma: 0.1, Schedule max sigma: 10.0, Schedule rho: 5.0",
+        ),
+        ({"sigma_min": 0.1, "rho": 5.0}, ""),  # Automatic without a favourite makes its own
+        ({"scheduler": "Karras", "rho": 7.0}, ""),
+        ({"scheduler": "Exponential", "rho": 5.0}, ""),
+        ({"scheduler": "Beta"}, "Beta schedule alpha: 0.6, Beta schedule beta: 0.6"),
+        ({"always_discard_next_to_last_sigma": True}, "Discard penultimate sigma: True"),
+        ({"sampler": "DPM2", "always_discard_next_to_last_sigma": True}, ""),  # it always does
+        ({"sgm_noise_multiplier": True}, "SGM noise multiplier: True"),
+        ({"sampler": "DDIM", "sgm_noise_multiplier": True}, ""),
+        ({"prompt": "(a:1.2)", "emphasis": "No norm"}, "Emphasis: No norm"),
+        ({"prompt": "a [b:c:2]", "emphasis": "No norm"}, ""),  # the texts that are encoded have no brackets
+        ({"prompt": "[a:b:0.5]", "use_old_scheduling": True}, ""),  # the same either way
+        ({"prompt": "[a:b:1.0]", "use_old_scheduling": True}, "Old prompt editing timelines: True"),
+        (
+            {"sd_noise_schedule": "Zero Terminal SNR", "use_downcasted_alpha_bar": True},
+            "Downcast alphas_cumprod: True, Noise Schedule: Zero Terminal SNR",
+        ),
+        (
+            {"skip_early_cond": 0.4, "s_min_uncond": 3.0, "s_min_uncond_all": True},
+            "Skip Early CFG: 0.4, NGMS: 3.0, NGMS all steps: True",
+        ),
+        ({"pad_cond_uncond": True, "pad_cond_uncond_v0": True}, "Pad conds v0: True"),
+        (
+            {"sampler": "UniPC", "uni_pc_order": 2, "uni_pc_skip_type": "logSNR"},
+            "UniPC skip type: logSNR, UniPC order: 2",
+        ),
+    ],
+    ids=str,
+)
+def test_keys_are_written_where_a1111_writes_them(changes: dict[str, Any], said: str) -> None:
+    written = line(text_of(GenerationParams(**changes)))
+    assert written.partition("RNG: NV, ")[2].removesuffix("Version: Reprise 0.1.0").removesuffix(", ") == said
+
+
+def test_seed_resize_stands_among_the_seeds() -> None:
+    params = GenerationParams(seed_resize_from_w=48, seed_resize_from_h=80)
+    assert "Seed resize from: 48x80, RNG: NV" in text_of(params)
+    assert "resize" not in text_of(params.changed(seed_resize_from_h=0))
+
+
+def test_both_of_a1111_s_names_of_the_beta_schedule_are_read() -> None:
+    for word in ("schedule", "scheduler"):
+        text = f"x\nSteps: 20, Sampler: Euler, Seed: 1, Beta {word} alpha: 0.5, Beta {word} beta: 0.7"
+        changes = paste(text).changes
+        assert (changes["beta_dist_alpha"], changes["beta_dist_beta"]) == (0.5, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +280,8 @@ def test_gpu_noise_becomes_its_software_twin() -> None:
 def test_old_sampler_names_and_aliases_are_understood() -> None:
     old = paste("x\nSteps: 20, Sampler: Euler Karras, Seed: 1").changes
     assert (old["sampler"], old["scheduler"]) == ("Euler", "Karras")
+    short = paste("x\nSteps: 20, Sampler: k_euler_ka, Seed: 1").changes
+    assert (short["sampler"], short["scheduler"]) == ("Euler", "Karras")
     alias = paste("x\nSteps: 20, Sampler: k_dpmpp_2m, Seed: 1, Schedule type: karras").changes
     assert (alias["sampler"], alias["scheduler"]) == ("DPM++ 2M", "Automatic")
 

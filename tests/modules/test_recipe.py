@@ -200,3 +200,11 @@ def test_a_missing_file_is_known_before_anything_is_computed() -> None:
             "LoRA x (sha256 efefefefefef) is missing",
         ),
     )
+
+
+def test_recipes_of_before_0_2_keep_their_meaning() -> None:
+    """There was one eta for all samplers then, and the kernels were not chosen."""
+    values = json.loads(str(dataclasses.replace(RECIPE, kernels="fast")))
+    request = {k: v for k, v in values["request"].items() if k not in ("eta_ddim", "kernels")} | {"eta": 0.5}
+    old = read(json.dumps(values | {"request": request})).request
+    assert (old.eta, old.eta_ddim, old.kernels) == (0.5, 0.5, "fast")

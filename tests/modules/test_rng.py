@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
 
 from modules.errors import UserError
 from modules.profile import EXACT
-from modules.rng import BrownianPath, ImageNoise, PhiloxGenerator, generator, pasted, slerp
+from modules.rng import (
+    BrownianPath,
+    ImageNoise,
+    PhiloxGenerator,
+    first_normals,
+    generator,
+    pasted,
+    philox_normals,
+    slerp,
+)
 
 SHAPE = (4, 6, 5)
 
@@ -101,7 +112,7 @@ def test_noise_is_pasted_in_the_middle(outer: tuple[int, int], inner: tuple[int,
 
 
 def path(seed: int = 1, shape: tuple[int, ...] = (4, 32, 32)) -> BrownianPath:
-    return BrownianPath(shape, 0.03, 14.6, seed, lambda s, size: PhiloxGenerator(s).randn(size))
+    return BrownianPath(shape, 0.03, 14.6, seed, partial(first_normals, "NV"))
 
 
 def test_increments_of_a_path_add_up() -> None:
@@ -136,3 +147,31 @@ def test_brownian_noise_of_a_step_has_deviation_1() -> None:
     noise = ImageNoise((1,), (4, 32, 32), brownian=(14.6, 3.0, 0.5, 0.03, 0.0))
     for sigma, sigma_next in ((14.6, 3.0), (3.0, 0.5), (0.5, 0.03)):
         assert float(noise(sigma, sigma_next).std()) == pytest.approx(1, abs=0.05)
+
+
+def test_draws_made_ahead_are_those_of_the_call() -> None:
+    """Whatever sizes come in what order, a call's numbers depend on the seed, its count and its size alone."""
+    shapes = [SHAPE, SHAPE, SHAPE, (3,), SHAPE, (2, 5), (2, 5), (10,), SHAPE]
+    generator = PhiloxGenerator(77)
+    for call, shape in enumerate(shapes):
+        expected = philox_normals([77], [call], math.prod(shape)).reshape(shape)
+        assert torch.equal(generator.randn(shape), torch.from_numpy(expected))
+
+
+def test_many_generators_draw_together_what_each_draws_alone() -> None:
+    seeds = [0, 1, 2**32 + 5, 2**64 - 1]
+    for source in ("NV", "CPU"):
+        together = first_normals(source, seeds, SHAPE)
+        for row, seed in zip(together, seeds, strict=True):
+            assert torch.equal(row, generator(source, seed).randn(SHAPE))
+
+
+def test_a_path_forgets_without_changing() -> None:
+    """Far more times than are remembered, asked forwards and then backwards."""
+    times = [0.03 + 14.57 * (i / 60) ** 2 for i in range(61)]
+    steps = list(pairwise(times))
+    forwards, backwards = path(shape=(2, 2)), path(shape=(2, 2))
+    asked = [forwards.increment(*step) for step in steps]
+    again = [backwards.increment(*step) for step in reversed(steps)][::-1]
+    for one, other in zip(asked, again, strict=True):
+        assert torch.equal(one, other)

@@ -86,9 +86,13 @@ def _parameters(form: Form[GenerationParams], size: int) -> tuple[Any, Any, Any]
     with gr.Accordion("Variation", open=False, elem_id="txt2img_variation"), gr.Row():
         form.add("subseed", min_width=130, elem_id="txt2img_subseed", info=None)
         form.add("subseed_strength", min_width=130, elem_id="txt2img_subseed_strength")
-    with gr.Accordion("More", open=False, elem_id="txt2img_more"), gr.Row():
-        for name in ("clip_skip", "eta", "ensd", "rng", "profile"):
-            form.add(name, min_width=200, elem_id=f"txt2img_{name}")
+    with gr.Accordion("More", open=False, elem_id="txt2img_more"):
+        for group in dict.fromkeys(option.group for option in form.options.values() if option.group):
+            gr.Markdown(f"#### {group}")
+            with gr.Row():
+                for name, option in form.options.items():
+                    if option.group == group:
+                        form.add(name, min_width=200, elem_id=f"txt2img_{name}")
     return swap, any_seed, same_seed
 
 

@@ -68,6 +68,7 @@ def even(n: int) -> list[float]:
     return [float(s) for s in np.linspace(10.0, 0.5, n + 1)]
 
 
+TO_THE_END = {"lower_order_final": False, "table": FINE}
 ORDERS: list[tuple[str, Callable[..., Tensor], float, dict[str, Any], Callable[[int], list[float]]]] = [
     ("Euler", samplers.euler, 1, {}, exponential),
     ("Euler a without noise", samplers.euler_ancestral, 1, {"eta": 0.0}, exponential),
@@ -91,6 +92,9 @@ ORDERS: list[tuple[str, Callable[..., Tensor], float, dict[str, Any], Callable[[
     ("DDIM", samplers.ddim, 1, {}, exponential),
     ("UniPC of order 1 with its corrector", samplers.unipc, 2, {"order": 1, "table": FINE}, exponential),
     ("UniPC of order 2 with its corrector", samplers.unipc, 3, {"order": 2, "table": FINE}, exponential),
+    # A last step of lower order would spoil these.
+    ("UniPC of order 2 with bh2", samplers.unipc, 3, {"order": 2, "variant": "bh2"} | TO_THE_END, exponential),
+    ("UniPC of order 3 with its corrector", samplers.unipc, 4, {"order": 3} | TO_THE_END, exponential),
 ]
 
 
@@ -111,6 +115,19 @@ def test_error_falls_with_the_order_of_the_method(
     assert slope > order - 0.3, errors
     assert slope < order + 1.7, "a method of lower order was expected"
     assert errors[-1] < 0.5
+
+
+def test_ddim_cfgpp_without_guidance_is_ddim() -> None:
+    x, sigmas, last = torch.tensor([[-9.0, 3.0, 14.0]], dtype=torch.float64), exponential(16), torch.empty(0)
+
+    def denoise(x: Tensor, sigma: float, step: int) -> Tensor:
+        nonlocal last
+        last = (x - gaussian(x, sigma, step)) / sigma
+        return gaussian(x, sigma, step)
+
+    one = samplers.ddim_cfgpp(denoise, x, sigmas, noise=Draws(x.shape), on_step=ignored, direction=lambda: last)
+    other = samplers.ddim(gaussian, x, sigmas, noise=Draws(x.shape), on_step=ignored)
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def test_dpm_fast_is_of_third_order() -> None:

@@ -12,6 +12,7 @@ from modules.builtin import SCHEDULERS, register
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ScheduleOptions, beta_cdf, beta_quantile, image_start, sigmas_for
 from modules.diffusion.types import SchedulerSpec
+from modules.errors import UserError
 from modules.extension import Host
 
 TABLE = NoiseTable.named("scaled_linear")
@@ -66,3 +67,23 @@ def test_fixed_steps_do_as_many_as_asked(host: Host) -> None:
     for strength in (0.2, 0.5, 1.0):
         assert len(image_start(sampler, karras, 12, strength, TABLE, fix_steps=True).sigmas) == 13
     assert image_start(sampler, karras, 12, 0.0, TABLE, fix_steps=True).sigmas == [0.0]
+
+
+@pytest.mark.parametrize("name", ["DDIM", "DDIM CFG++", "PLMS", "UniPC"])
+@pytest.mark.parametrize(("steps", "strength"), [(10, 0.6), (20, 0.3), (20, 0.5)])
+def test_ddim_over_an_image_makes_the_steps_it_announces_where_asked(name: str, steps: int, strength: float) -> None:
+    host = Host()
+    register(host)
+    sampler, karras = host.samplers.get(name), host.schedulers.get("karras")
+    start = image_start(sampler, karras, steps, strength, TABLE, short_ddim=False)
+    assert len(start.sigmas) - 1 == start.t_enc + 1
+    assert start.noised_to == start.sigmas[0]
+    short = image_start(sampler, karras, steps, strength, TABLE)
+    assert len(short.sigmas) < len(start.sigmas)
+
+
+def test_a_schedule_that_would_rise_is_refused_in_a_sentence() -> None:
+    host = Host()
+    register(host)
+    with pytest.raises(UserError, match=r"from sigma 14\.61 up to 20"):
+        sigmas_for(host.samplers.get("Euler"), host.schedulers.get("karras"), 5, TABLE, ScheduleOptions(sigma_min=20.0))

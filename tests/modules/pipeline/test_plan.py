@@ -114,3 +114,33 @@ def test_unknown_sampler_is_answered_with_the_nearest(host: Host) -> None:
 
 def test_empty_prompt_is_a_request_like_any_other(host: Host) -> None:
     assert make_plan(GenerationParams(prompt=""), host).images == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "sampler", "scheduler", "note"),
+    [
+        ("DPM++ 2M Karras", "DPM++ 2M", "Karras", "sampler DPM++ 2M Karras is DPM++ 2M with schedule type Karras"),
+        ("Euler a uniform", "Euler a", "Uniform", "sampler Euler a uniform is Euler a with schedule type Uniform"),
+        ("k_euler_a_ka", "Euler a", "Karras", "sampler k_euler_a_ka is Euler a with schedule type Karras"),
+        ("k_euler_a", "Euler a", "Automatic", "sampler k_euler_a is Euler a"),
+        ("euler A", "Euler a", "Automatic", ""),
+    ],
+)
+def test_old_sampler_names_are_understood_and_said(
+    host: Host, asked: str, sampler: str, scheduler: str, note: str
+) -> None:
+    params, notes = check(GenerationParams(sampler=asked), host)
+    assert (params.sampler, params.scheduler) == (sampler, scheduler)
+    assert notes == ((note,) if note else ())
+
+
+def test_an_unknown_name_with_a_known_schedule_is_still_unknown(host: Host) -> None:
+    with pytest.raises(UnknownName, match="no sampler named 'Eule a Karras'"):
+        check(GenerationParams(sampler="Eule a Karras"), host)
+
+
+def test_a_sampler_that_couples_a_batch_gets_one_image_at_a_time_where_kernels_are_exact(host: Host) -> None:
+    host.add_sampler(SamplerSpec("DPM adaptive", never, couples_batch=True))
+    params = GenerationParams(sampler="DPM adaptive", seed=3, batch_size=2, kernels="exact")
+    assert [batch.seeds for batch in make_plan(params, host).batches] == [(3,), (4,)]
+    assert [batch.seeds for batch in make_plan(params.changed(kernels="fast"), host).batches] == [(3, 4)]
