@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from PIL.Image import Resampling
+
 from modules.diffusion import samplers, schedules
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.extension import Host
+from modules.resize import Upscaler
 
 # A1111's list in A1111's order; the first is its default.
 SAMPLERS = (
@@ -114,6 +117,12 @@ SCHEDULERS = (
     SchedulerSpec("beta", "Beta", schedules.beta),
 )
 
+UPSCALERS: dict[str, Upscaler] = {
+    "None": lambda image, *_: image,
+    "Lanczos": lambda image, *size: image.resize(size, Resampling.LANCZOS),
+    "Nearest": lambda image, *size: image.resize(size, Resampling.NEAREST),
+}
+
 
 def register(host: Host) -> None:
     """Add the built-in samplers and schedulers to ``host``."""
@@ -121,3 +130,5 @@ def register(host: Host) -> None:
         host.add_sampler(sampler)
     for scheduler in SCHEDULERS:
         host.add_scheduler(scheduler)
+    for name, upscale in UPSCALERS.items():
+        host.add_upscaler(name, upscale)

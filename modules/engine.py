@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +14,21 @@ from modules import infotext
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.conditioning import TextCache, TextConditioner
-from modules.errors import Cancelled
+from modules.errors import Cancelled, UserError
 from modules.extension import Host
+from modules.inputs import Inputs
 from modules.params import GenerationParams
-from modules.pipeline.generate import generate
+from modules.pipeline.generate import Start, generate
+from modules.pipeline.hires import LATENT_MODES
+from modules.pipeline.passes import encode, enlarge, seen_beside
+from modules.pipeline.picture import Picture, prepare
 from modules.pipeline.plan import Batch, Plan, make_plan
 from modules.pixels import to_images
 from modules.previews import LinearPreview, fit
+from modules.prompt.schedule import Pass
 from modules.prompt.tokens import default_tokenizer
 from modules.recipe import File, Recipe, pixel_hash
+from modules.resize import Upscaler
 
 
 @dataclass(frozen=True)
@@ -62,9 +69,11 @@ class Watcher:
 class Engine:
     """Runs requests on the models of a store, with the samplers of a host. One at a time."""
 
-    def __init__(self, store: ModelStore, host: Host, *, version: str):
+    def __init__(self, store: ModelStore, host: Host, *, version: str, inputs: Inputs | None = None):
+        """``inputs``: where the pictures lie that requests start from."""
         self.store = store
         self.host = host
+        self.inputs = inputs
         self.program = f"Reprise {version}"
         self._tokenizer = default_tokenizer()
         self._previews: dict[str, LinearPreview] = {}
@@ -96,38 +105,115 @@ class Engine:
         plan = make_plan(params, self.host)
         for note in plan.notes:
             watcher.on_note(note)
+        picture = self._picture(plan.params)
         model = self.store.load(plan.params.checkpoint)
+        used = self._files(model, plan)
         for batch in plan.batches:
             if batch.first_image + len(batch.seeds) <= made:
                 continue
-            latents = self._sample(model, batch, plan, watcher)
-            for i in range(max(made - batch.first_image, 0), len(batch.seeds)):
-                (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
-                on_result(self._result(model, batch, i, image))
+            rest = range(max(made - batch.first_image, 0), len(batch.seeds))
+            for i, image in self._images(model, batch, plan, picture, watcher, rest):
+                on_result(self._result(model, batch, i, image, used))
 
-    def _sample(self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher) -> Tensor:
+    def _picture(self, params: GenerationParams) -> Picture | None:
+        """The start picture made ready, where there is one."""
+        init = params.init
+        if init is None:
+            return None
+        if self.inputs is None:
+            raise UserError("there is no place for start pictures here", field="init.image")
+        mask = self.inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
+        return prepare(init, self.inputs.open(init.image), mask, params.width, params.height)
+
+    def _images(
+        self,
+        model: LatentDiffusion,
+        batch: Batch,
+        plan: Plan,
+        picture: Picture | None,
+        watcher: Watcher,
+        wanted: Iterable[int],
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """The finished images of a batch that are ``wanted``, with their numbers in it."""
         if watcher.cancelled():
             raise Cancelled
+        init = batch.params.init
+        if picture and init and (init.denoising_strength == 0 or picture.is_protected):
+            yield from ((i, picture.unchanged) for i in wanted)
+            return
+        start = encode(model, batch, picture, init) if picture and init else None
+        seen = None if model.config.unet.in_channels == 4 else seen_beside(model, batch, picture)
+        latents = self._sample(model, batch, plan, watcher, start=start, seen=seen)
+        if batch.hires:
+            model, latents = self._second_pass(model, batch, plan, watcher, latents)
+        for i in wanted:
+            (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
+            yield i, picture.finished(image) if picture else image
+
+    def _second_pass(
+        self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher, latents: Tensor
+    ) -> tuple[LatentDiffusion, Tensor]:
+        """Hires fix: the latents enlarged, and sampled again as a picture."""
+        second, hires = batch.hires, batch.params.hires
+        assert second and hires
+        larger = enlarge(model, batch, second, latents, self._upscaler(hires.upscaler))
+        model = self.store.load(second.params.checkpoint)
+        start = Start(larger, hires.denoising_strength, exact_steps=True)
+        again = dataclasses.replace(
+            batch, params=second.params, sampler=second.sampler, scheduler=second.scheduler, hires=None
+        )
+        first_steps = batch.announced_steps
+        run = Pass(again.schedule_steps, batch.schedule_steps, second=True)
+        seen = None if model.config.unet.in_channels == 4 else seen_beside(model, again, None)
+        return model, self._sample(model, again, plan, watcher, start=start, seen=seen, run=run, done=first_steps)
+
+    def _upscaler(self, name: str) -> Upscaler | None:
+        return None if name in LATENT_MODES else self.host.upscalers.get(name)
+
+    def _sample(
+        self,
+        model: LatentDiffusion,
+        batch: Batch,
+        plan: Plan,
+        watcher: Watcher,
+        *,
+        start: Start | None = None,
+        seen: Tensor | None = None,
+        run: Pass | None = None,
+        done: int = 0,
+    ) -> Tensor:
+        """One pass. ``done``: steps of the batch that came before it."""
+        run = run or Pass(batch.schedule_steps, batch.schedule_steps)
         conditioner = self._conditioner(model, batch)
-        positive = conditioner.prompt(batch.params.prompt, batch.schedule_steps)
-        negative = conditioner.negative(batch.params.negative_prompt, batch.schedule_steps)
+        positive = conditioner.prompt(batch.params.prompt, run)
+        negative = conditioner.negative(batch.params.negative_prompt, run)
+        steps = done + batch.announced_steps + (batch.hires.params.steps if batch.hires else 0)
 
         def on_step(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
             if watcher.cancelled():
                 raise Cancelled
-            done = batch.first_image + len(batch.seeds) * (step + 1) / batch.params.steps
+            part = batch.first_image + len(batch.seeds) * (done + step + 1) / steps
             watcher.on_progress(
                 Progress(
                     first_image=batch.first_image,
                     images=plan.images,
-                    step=step + 1,
-                    steps=batch.params.steps,
-                    fraction=min(done / plan.images, 1.0),
+                    step=done + step + 1,
+                    steps=steps,
+                    fraction=min(part / plan.images, 1.0),
                     preview=lambda: self._preview(model, denoised[0]),
                 )
             )
 
-        return generate(model, batch, positive, negative, on_step=on_step)
+        return generate(model, batch, positive, negative, on_step=on_step, start=start, seen=seen)
+
+    def _files(self, model: LatentDiffusion, plan: Plan) -> tuple[File, ...]:
+        """Everything on the disk that the pictures depend on."""
+        files = [File("checkpoint", model.path.name, model.sha256)]
+        if init := plan.params.init:
+            files.append(File("image", f"{init.image[:12]}.png", init.image))
+            if init.mask:
+                files.append(File("mask", f"{init.mask.image[:12]}.png", init.mask.image))
+        return tuple(files)
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch) -> TextConditioner:
         clip_skip = batch.params.clip_skip
@@ -144,7 +230,9 @@ class Engine:
             self._previews[model.sha256] = fit(model.decode)
         return Image.fromarray(self._previews[model.sha256](latent))
 
-    def _result(self, model: LatentDiffusion, batch: Batch, i: int, image: Image.Image) -> Result:
+    def _result(
+        self, model: LatentDiffusion, batch: Batch, i: int, image: Image.Image, used: tuple[File, ...]
+    ) -> Result:
         text = infotext.write(
             batch.params,
             seed=batch.seeds[i],
@@ -160,7 +248,7 @@ class Engine:
             index=batch.first_image + i,
             seed=batch.seeds[i],
             subseed=batch.subseeds[i],
-            files=(File("checkpoint", model.path.name, model.sha256),),
+            files=used,
             program=self.program,
             torch=torch.__version__,
             device=model.device.kind,

@@ -8,6 +8,7 @@ from typing import Any
 
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.registry import Registry
+from modules.resize import Upscaler
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Host:
     def __init__(self) -> None:
         self.samplers: Registry[SamplerSpec] = Registry("sampler")
         self.schedulers: Registry[SchedulerSpec] = Registry("schedule type", field="scheduler")
+        self.upscalers: Registry[Upscaler] = Registry("upscaler")
         self.tabs: Registry[TabSpec] = Registry("tab")
 
     def add_sampler(self, spec: SamplerSpec) -> None:
@@ -32,6 +34,9 @@ class Host:
 
     def add_scheduler(self, spec: SchedulerSpec) -> None:
         self.schedulers.add(spec.label, spec, (spec.name, *spec.aliases))
+
+    def add_upscaler(self, name: str, upscale: Upscaler) -> None:
+        self.upscalers.add(name, upscale)
 
     def add_tab(self, spec: TabSpec) -> None:
         self.tabs.add(spec.name, spec)

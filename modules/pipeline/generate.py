@@ -2,54 +2,127 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from modules.checkpoints.model import LatentDiffusion
-from modules.diffusion.guidance import Guided, Part, cfg
+from modules.diffusion.guidance import Guided, Part, cfg, keep, keep_input
 from modules.diffusion.parameterization import NoiseTable
-from modules.diffusion.schedules import sigmas_for
-from modules.diffusion.types import OnStep
+from modules.diffusion.schedules import ImageStart, image_start, sigmas_for
+from modules.diffusion.types import Denoiser, OnStep, SamplerSpec, SchedulerSpec
+from modules.params import GenerationParams
 from modules.pipeline.network import BatchNetwork
 from modules.pipeline.plan import Batch
 from modules.rng import ImageNoise
 
 
+@dataclass(frozen=True)
+class Start:
+    """The picture that a run begins with; text to image has none, and begins with noise at full strength."""
+
+    latents: Tensor
+    """(n or 1, 4, h, w), scaled."""
+    strength: float
+    exact_steps: bool = False
+    noise_multiplier: float = 1.0
+    extra_noise: float = 0.0
+    mask: Tensor | None = None
+    """(1, 1, h, w), 1 = repaint. Where it is 0 the latents come out as they went in."""
+
+
 def generate(
-    model: LatentDiffusion, batch: Batch, positive: Sequence[Part], negative: Part, *, on_step: OnStep
+    model: LatentDiffusion,
+    batch: Batch,
+    positive: Sequence[Part],
+    negative: Part,
+    *,
+    on_step: OnStep,
+    start: Start | None = None,
+    seen: Tensor | None = None,
 ) -> Tensor:
-    """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device."""
+    """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device.
+
+    ``seen`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
+    """
     params, sampler = batch.params, batch.sampler
     table = sampler.table_for(NoiseTable.named(model.config.schedule))
-    sigmas = sigmas_for(sampler, batch.scheduler, params.steps, table)
-    noise = ImageNoise(
-        batch.seeds,
-        (model.config.unet.in_channels, params.height // 8, params.width // 8),
-        source=params.rng,
-        subseeds=batch.subseeds,
-        subseed_strength=params.subseed_strength,
-        ensd=params.ensd,
-        brownian=sigmas if sampler.brownian else (),
-        profile=batch.profile,
-        device=model.device.device,
-    )
+    begin = _begin(sampler, batch.scheduler, params, table, start)
+    size = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)
+    noise = batch_noise(model, batch, size, _full(sampler, batch.scheduler, begin, table))
     guided = Guided(
-        BatchNetwork(model, table, sigmas),
+        BatchNetwork(model, table, begin.sigmas, seen),
         cfg,
         positive,
         negative,
         params.cfg_scale * sampler.cfg_factor,
         always_negative=sampler.cfg_factor != 1,
     )
-    denoise = sampler.wrap(guided, table) if sampler.wrap else guided
-    start = (1 + sigmas[0] ** 2) ** 0.5 if sampler.unit_start else sigmas[0]
+    denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
+    if start and start.mask is not None:
+        denoise = (keep_input if sampler.unit_start else keep)(denoise, start.latents, start.mask)
+    # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.
+    whole = {"sigma_min": table.sigma_min, "sigma_max": table.sigma_max, "steps": params.steps}
     options = sampler.arguments(
         eta=sampler.eta if params.eta is None else params.eta,
         table=table,
         direction=guided.direction,
-        sigma_min=table.sigma_min,
-        sigma_max=table.sigma_max,
-        steps=params.steps,
+        **({} if start else whole),
     )
-    return sampler.sample(denoise, noise.initial() * start, sigmas, noise=noise, on_step=on_step, **options)
+    x = noised(sampler, begin, noise.initial(), start)
+    latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **options)
+    if start and start.mask is not None:
+        latents = latents * start.mask + start.latents * (1 - start.mask)
+    return latents
+
+
+def batch_noise(
+    model: LatentDiffusion,
+    batch: Batch,
+    size: tuple[int, ...],
+    brownian: Sequence[float] = (),
+    *,
+    varied: bool = True,
+) -> ImageNoise:
+    """The noise of a batch over latents of ``size`` (h, w); not ``varied``: of the main seeds alone."""
+    params = batch.params
+    return ImageNoise(
+        batch.seeds,
+        (model.config.vae.z_channels, *size),
+        source=params.rng,
+        subseeds=batch.subseeds,
+        subseed_strength=params.subseed_strength if varied else 0.0,
+        ensd=params.ensd,
+        brownian=brownian,
+        profile=batch.profile,
+        device=model.device.device,
+    )
+
+
+def noised(sampler: SamplerSpec, begin: ImageStart, noise: Tensor, start: Start | None) -> Tensor:
+    """What the sampler starts from: noise at full strength, or the picture with as much of it as it may lose."""
+    first = begin.sigmas[0]
+    if start is None:
+        return noise * ((1 + first**2) ** 0.5 if sampler.unit_start else first)
+    x = start.latents + noise * start.noise_multiplier * (begin.noised_to + start.extra_noise)
+    if sampler.unit_start:  # A1111 noises to one level and samples as if it were the next lower one
+        x = x * math.sqrt((1 + first**2) / (1 + begin.noised_to**2))
+    return x
+
+
+def _begin(
+    sampler: SamplerSpec, scheduler: SchedulerSpec, params: GenerationParams, table: NoiseTable, start: Start | None
+) -> ImageStart:
+    if start:
+        return image_start(sampler, scheduler, params.steps, start.strength, table, fix_steps=start.exact_steps)
+    sigmas = sigmas_for(sampler, scheduler, params.steps, table)
+    return ImageStart(sigmas, sigmas[0], params.steps, params.steps - 1)
+
+
+def _full(sampler: SamplerSpec, scheduler: SchedulerSpec, begin: ImageStart, table: NoiseTable) -> Sequence[float]:
+    """The schedule of which a run is the end: Brownian noise is that of the whole, however little of it is run."""
+    if not sampler.brownian or begin.schedule_steps == 0:
+        return ()
+    return sigmas_for(sampler, scheduler, begin.schedule_steps, table)

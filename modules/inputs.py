@@ -1,0 +1,61 @@
+"""The pictures that requests start from, stored by content, so that a recipe can name them and be followed again.
+
+inputs/3f/3f2a….png, named by the SHA-256 of the file. A request carries the name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from modules import atomic
+from modules.errors import NotFound, OutputError
+from modules.images import open_image, png_bytes
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Pictures below ``root``. Any number of processes may write at once: equal names are equal files."""
+
+    root: Path
+
+    def put(self, source: bytes | Path | Image.Image) -> str:
+        """Store a picture, upright and without its texts, and give its name. Raises `ImageError`."""
+        image = source if isinstance(source, Image.Image) else open_image(source)
+        data = png_bytes(image)
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self._path(sha256)
+        if not path.exists():
+            try:
+                atomic.make_folder(path.parent)
+                atomic.write(path, data)
+            except OSError as error:
+                raise OutputError(
+                    f"the picture could not be stored in {self.root}: {error.strerror or error}",
+                    hint="make the folder writable or free some space",
+                ) from error
+        return sha256
+
+    def open(self, sha256: str, *, field: str = "init.image") -> Image.Image:
+        """The picture of that name; raises `NotFound`, also where the file is no longer what its name says."""
+        return open_image(self.read(sha256, field=field))
+
+    def read(self, sha256: str, *, field: str = "init.image") -> bytes:
+        """The file of that name."""
+        data = self._path(sha256).read_bytes() if sha256 in self else b""
+        if not data or hashlib.sha256(data).hexdigest() != sha256:
+            name = sha256[:12] or "(empty)"
+            raise NotFound(f"there is no stored picture {name}", hint="choose the picture again", field=field)
+        return data
+
+    def __contains__(self, sha256: object) -> bool:
+        return isinstance(sha256, str) and bool(_NAME.fullmatch(sha256)) and self._path(sha256).is_file()
+
+    def _path(self, sha256: str) -> Path:
+        return self.root / sha256[:2] / f"{sha256}.png"
