@@ -17,17 +17,19 @@ import json
 import logging
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules import bootstrap
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
-from modules.options import Option, options_of
+from modules.options import Option, flat_of, from_flat, options_of
 from modules.params import GenerationParams
 
 if TYPE_CHECKING:
     from modules.engine import Engine, Progress, Result
     from modules.extension import Host
+    from modules.inputs import InputStore
     from modules.jobs.dispatcher import JobQueue
     from modules.jobs.worker import Runner
     from webui.server import Services
@@ -39,6 +41,7 @@ TEST_FILES = ("requirements.txt", "tests/requirements.txt")
 EXAMPLES = """examples:
   python3 app.py                                      serve http://127.0.0.1:7860
   python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
+  python3 app.py generate "a fox at night" --init fox.png --denoising-strength 0.6
   python3 app.py replay fox.png                       make it again: identical, or why not
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
@@ -68,11 +71,12 @@ def build_engine(args: argparse.Namespace) -> Engine:
     from modules.checkpoints.files import Hashes
     from modules.checkpoints.store import ModelStore
     from modules.engine import Engine
+    from modules.inputs import InputStore
 
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
     store = ModelStore(args.models_dir / "Stable-diffusion", device, hashes, default=DEFAULT_MODEL)
-    return Engine(store, build_host(), version=VERSION)
+    return Engine(store, build_host(), version=VERSION, inputs=InputStore(args.data_dir / "inputs"))
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
@@ -111,6 +115,7 @@ def build_queue(args: argparse.Namespace) -> JobQueue:
 def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
     """What the front end is given."""
     from modules.checkpoints.files import find_model, list_models, native_size
+    from modules.inputs import InputStore
     from webui.server import Services
 
     folder = args.models_dir / "Stable-diffusion"
@@ -129,6 +134,7 @@ def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
         host=build_host(tabs=True),
         data_dir=args.data_dir,
         outputs_dir=args.data_dir / "outputs",
+        inputs=InputStore(args.data_dir / "inputs"),
         version=VERSION,
         checkpoints=checkpoints,
         native_size=size,
@@ -190,6 +196,8 @@ def generate(args: argparse.Namespace) -> int:
     """Make images without a server."""
     chosen = _chosen(args)
     params = GenerationParams.from_json(chosen)
+    if params.init and not params.init.image:
+        raise UserError("there is no start picture", hint="give it with --init", field="init")
     if args.output is not None and args.output.suffix.lower() != ".png":
         raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
     bootstrap.ensure(ROOT)
@@ -199,7 +207,10 @@ def generate(args: argparse.Namespace) -> int:
     from modules.engine import Watcher
     from modules.gallery import Gallery
     from modules.images import png_bytes
+    from modules.inputs import InputStore
+    from modules.jobs.generation import folder_for
 
+    params = _stored(params, InputStore(args.data_dir / "inputs"))
     engine = build_engine(args)
     size = native_size(engine.store.find(params.checkpoint).path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
@@ -208,7 +219,13 @@ def generate(args: argparse.Namespace) -> int:
         if args.output is None:
             gallery = Gallery(args.data_dir / "outputs")
             recipe = result.recipe
-            path = gallery.save(result.image, seed=recipe.seed, infotext=result.infotext, recipe=str(recipe)).path
+            path = gallery.save(
+                result.image,
+                folder=folder_for(params),
+                seed=recipe.seed,
+                infotext=result.infotext,
+                recipe=str(recipe),
+            ).path
         else:
             path = _numbered(args.output, result.recipe.index)
             try:
@@ -227,7 +244,19 @@ def generate(args: argparse.Namespace) -> int:
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     """What was said of a request on the command line."""
-    return {name: value for name, value in vars(args).items() if name in options_of(GenerationParams)}
+    said = {name: value for name, value in vars(args).items() if name in flat_of(GenerationParams)}
+    if "mask_image" in said and "image" not in said:
+        raise UserError("--mask needs a picture to lie on", hint="give it with --init", field="mask")
+    return from_flat(GenerationParams, said)
+
+
+def _stored(params: GenerationParams, inputs: InputStore) -> GenerationParams:
+    """The request with its files put where requests name them by content."""
+    if params.init is None:
+        return params
+    mask = params.init.mask
+    mask = replace(mask, image=inputs.put(Path(mask.image))) if mask else None
+    return params.changed(init=replace(params.init, image=inputs.put(Path(params.init.image)), mask=mask))
 
 
 def _numbered(path: Path, index: int) -> Path:
@@ -334,8 +363,10 @@ def build_parser() -> argparse.ArgumentParser:
     one = commands.add_parser("generate", help="make images without a server")
     one.add_argument("prompt")
     one.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the outputs folder")
-    for name, declared in options_of(GenerationParams).items():
-        if name != "prompt":
+    for flag, dest, what in (("--init", "image", "picture to start from"), ("--mask", "mask_image", "white: repaint")):
+        one.add_argument(flag, dest=dest, default=argparse.SUPPRESS, metavar="FILE", help=what)
+    for name, declared in flat_of(GenerationParams).items():
+        if name not in ("prompt", "image", "mask_image"):
             _add_option(one, name, declared)
     _add_places(one)
     one.set_defaults(run=generate)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from PIL.Image import Resampling
+from PIL.Image import Image, Resampling
 
 from modules.diffusion import samplers, schedules
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.extension import Host
-from modules.resize import Upscaler
+from modules.resize import Enlarge
 
 # A1111's list in A1111's order; the first is its default.
 SAMPLERS = (
@@ -117,10 +117,20 @@ SCHEDULERS = (
     SchedulerSpec("beta", "Beta", schedules.beta),
 )
 
-UPSCALERS: dict[str, Upscaler] = {
-    "None": lambda image, *_: image,
-    "Lanczos": lambda image, *size: image.resize(size, Resampling.LANCZOS),
-    "Nearest": lambda image, *size: image.resize(size, Resampling.NEAREST),
+
+def _resampled(filter: Resampling | None = None) -> Enlarge:
+    def enlarge(image: Image, factor: float) -> Image:
+        width, height = (int(side * factor) for side in image.size)
+        larger = image if filter is None else image.resize((width, height), filter)
+        return larger.resize((max(width // 8 * 8, 8), max(height // 8 * 8, 8)), Resampling.LANCZOS)
+
+    return enlarge
+
+
+UPSCALERS: dict[str, Enlarge] = {
+    "None": _resampled(),
+    "Lanczos": _resampled(Resampling.LANCZOS),
+    "Nearest": _resampled(Resampling.NEAREST),
 }
 
 
@@ -130,5 +140,5 @@ def register(host: Host) -> None:
         host.add_sampler(sampler)
     for scheduler in SCHEDULERS:
         host.add_scheduler(scheduler)
-    for name, upscale in UPSCALERS.items():
-        host.add_upscaler(name, upscale)
+    for name, enlarge in UPSCALERS.items():
+        host.add_upscaler(name, enlarge)

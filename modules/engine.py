@@ -16,7 +16,7 @@ from modules.checkpoints.store import ModelStore
 from modules.conditioning import TextCache, TextConditioner
 from modules.errors import Cancelled, UserError
 from modules.extension import Host
-from modules.inputs import Inputs
+from modules.inputs import InputStore
 from modules.params import GenerationParams
 from modules.pipeline.generate import Start, generate
 from modules.pipeline.hires import LATENT_MODES
@@ -28,7 +28,7 @@ from modules.previews import LinearPreview, fit
 from modules.prompt.schedule import Pass
 from modules.prompt.tokens import default_tokenizer
 from modules.recipe import File, Recipe, pixel_hash
-from modules.resize import Upscaler
+from modules.resize import Enlarge
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Watcher:
 class Engine:
     """Runs requests on the models of a store, with the samplers of a host. One at a time."""
 
-    def __init__(self, store: ModelStore, host: Host, *, version: str, inputs: Inputs | None = None):
+    def __init__(self, store: ModelStore, host: Host, *, version: str, inputs: InputStore | None = None):
         """``inputs``: where the pictures lie that requests start from."""
         self.store = store
         self.host = host
@@ -156,7 +156,7 @@ class Engine:
         """Hires fix: the latents enlarged, and sampled again as a picture."""
         second, hires = batch.hires, batch.params.hires
         assert second and hires
-        larger = enlarge(model, batch, second, latents, self._upscaler(hires.upscaler))
+        larger = enlarge(model, batch, second, latents, self._enlarge(hires.upscaler))
         model = self.store.load(second.params.checkpoint)
         start = Start(larger, hires.denoising_strength, exact_steps=True)
         again = dataclasses.replace(
@@ -167,8 +167,9 @@ class Engine:
         seen = None if model.config.unet.in_channels == 4 else seen_beside(model, again, None)
         return model, self._sample(model, again, plan, watcher, start=start, seen=seen, run=run, done=first_steps)
 
-    def _upscaler(self, name: str) -> Upscaler | None:
-        return None if name in LATENT_MODES else self.host.upscalers.get(name)
+    def _enlarge(self, name: str) -> Enlarge | None:
+        """None for those that work on latents, and for the one that leaves the work to Lanczos."""
+        return None if name in (*LATENT_MODES, "None") else self.host.upscalers.get(name)
 
     def _sample(
         self,
@@ -205,6 +206,12 @@ class Engine:
             )
 
         return generate(model, batch, positive, negative, on_step=on_step, start=start, seen=seen)
+
+    def has(self, file: File) -> bool:
+        """Whether a file of a recipe is at hand."""
+        if file.role in ("image", "mask"):
+            return self.inputs is not None and file.sha256 in self.inputs
+        return self.store.with_sha256(file.sha256) is not None
 
     def _files(self, model: LatentDiffusion, plan: Plan) -> tuple[File, ...]:
         """Everything on the disk that the pictures depend on."""

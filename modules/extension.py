@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.registry import Registry
-from modules.resize import Upscaler
+from modules.resize import Enlarge
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Host:
     def __init__(self) -> None:
         self.samplers: Registry[SamplerSpec] = Registry("sampler")
         self.schedulers: Registry[SchedulerSpec] = Registry("schedule type", field="scheduler")
-        self.upscalers: Registry[Upscaler] = Registry("upscaler")
+        self.upscalers: Registry[Enlarge] = Registry("upscaler")
         self.tabs: Registry[TabSpec] = Registry("tab")
 
     def add_sampler(self, spec: SamplerSpec) -> None:
@@ -35,8 +35,8 @@ class Host:
     def add_scheduler(self, spec: SchedulerSpec) -> None:
         self.schedulers.add(spec.label, spec, (spec.name, *spec.aliases))
 
-    def add_upscaler(self, name: str, upscale: Upscaler) -> None:
-        self.upscalers.add(name, upscale)
+    def add_upscaler(self, name: str, enlarge: Enlarge) -> None:
+        self.upscalers.add(name, enlarge)
 
     def add_tab(self, spec: TabSpec) -> None:
         self.tabs.add(spec.name, spec)

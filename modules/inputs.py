@@ -20,10 +20,10 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Pictures below ``root``. Any number of processes may write at once: equal names are equal files."""
+class InputStore:
+    """Pictures below ``folder``. Any number of processes may write at once: equal names are equal files."""
 
-    root: Path
+    folder: Path
 
     def put(self, source: bytes | Path | Image.Image) -> str:
         """Store a picture, upright and without its texts, and give its name. Raises `ImageError`."""
@@ -37,7 +37,7 @@ class Inputs:
                 atomic.write(path, data)
             except OSError as error:
                 raise OutputError(
-                    f"the picture could not be stored in {self.root}: {error.strerror or error}",
+                    f"the picture could not be stored in {self.folder}: {error.strerror or error}",
                     hint="make the folder writable or free some space",
                 ) from error
         return sha256
@@ -57,5 +57,10 @@ class Inputs:
     def __contains__(self, sha256: object) -> bool:
         return isinstance(sha256, str) and bool(_NAME.fullmatch(sha256)) and self._path(sha256).is_file()
 
+    def path(self, sha256: str, *, field: str = "init.image") -> Path:
+        """Where the file of that name lies; raises `NotFound`."""
+        self.read(sha256, field=field)
+        return self._path(sha256)
+
     def _path(self, sha256: str) -> Path:
-        return self.root / sha256[:2] / f"{sha256}.png"
+        return self.folder / sha256[:2] / f"{sha256}.png"

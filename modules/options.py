@@ -238,3 +238,23 @@ def from_flat(cls: type[T], values: Mapping[str, Any]) -> dict[str, Any]:
         if inner := from_flat(declared.cls, own):
             found[name] = inner
     return found
+
+
+@cache
+def flat_of(cls: Hashable) -> dict[str, Option]:
+    """All options side by side, those within under their prefixed names."""
+    found = dict(options_of(cls))
+    for declared in nested_of(cls).values():
+        inner = flat_of(cast(Hashable, declared.cls))
+        found |= {declared.prefix + name: option for name, option in inner.items()}
+    return found
+
+
+def to_flat(cls: Hashable, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `from_flat`; what is nested also says, under its own name, whether it is there."""
+    found = {name: value for name, value in values.items() if name in options_of(cls)}
+    for name, declared in nested_of(cls).items():
+        if name in values:
+            inner = to_flat(cast(Hashable, declared.cls), values[name] or {})
+            found |= {name: values[name] is not None} | {declared.prefix + key: value for key, value in inner.items()}
+    return found

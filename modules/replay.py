@@ -30,6 +30,7 @@ def replay(engine: Engine, path: Path, watcher: Watcher = Watcher()) -> Replay:
     checkpoint = next(file for file in recorded.files if file.role == "checkpoint")
     name = engine.store.with_sha256(checkpoint.sha256)
     available = {checkpoint.sha256} if name is not None else set()
+    available |= {file.sha256 for file in recorded.files if engine.has(file)}
     if (verdict := recipes.check(recorded, available)) is not None:
         return Replay(verdict, None)
     again = _one(engine, recorded, name or "", watcher)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -13,20 +13,18 @@ JUST, CROP, FILL, LATENT = RESIZE_MODES
 LANCZOS = Image.Resampling.LANCZOS
 
 
-class Upscaler(Protocol):
-    """``(image, width, height) -> image``: a larger picture of that size in pixels."""
-
-    def __call__(self, image: Image.Image, width: int, height: int, /) -> Image.Image: ...
+Enlarge = Callable[[Image.Image, float], Image.Image]
+"""An upscaler at work: ``(image, factor) -> image``, both sides rounded down to multiples of 8."""
 
 
-def resized(image: Image.Image, mode: str, width: int, height: int, upscaler: Upscaler | None = None) -> Image.Image:
+def resized(image: Image.Image, mode: str, width: int, height: int, enlarge: Enlarge | None = None) -> Image.Image:
     """``image`` in the size asked for; what has that size already stays as it is, bit for bit."""
     if mode == LATENT:
         return image
     if mode == JUST:
-        return _scaled(image, width, height, upscaler)
+        return _scaled(image, width, height, enlarge)
     inner = covering(image.size, width, height) if mode == CROP else fitting(image.size, width, height)
-    small = _scaled(image, *inner, upscaler)
+    small = _scaled(image, *inner, enlarge)
     left, top = width // 2 - inner[0] // 2, height // 2 - inner[1] // 2
     sheet = Image.new(image.mode, (width, height))
     sheet.paste(small, (left, top))
@@ -48,13 +46,11 @@ def fitting(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
     return max(inside[0], 1), max(inside[1], 1)
 
 
-def _scaled(image: Image.Image, width: int, height: int, upscaler: Upscaler | None) -> Image.Image:
-    """Enlarged by the upscaler where it grows, brought to multiples of 8 as A1111 has it, then Lanczos to the size."""
+def _scaled(image: Image.Image, width: int, height: int, enlarge: Enlarge | None) -> Image.Image:
+    """Enlarged where it grows, then Lanczos to the exact size."""
     factor = max(width / image.width, height / image.height)
-    if upscaler is not None and factor > 1 and image.mode != "L":
-        wide, high = (int(side * factor) for side in image.size)
-        image = upscaler(image, wide, high)
-        image = image.resize((max(wide // 8 * 8, 8), max(high // 8 * 8, 8)), LANCZOS)
+    if enlarge is not None and factor > 1 and image.mode != "L":
+        image = enlarge(image, factor)
     return image if image.size == (width, height) else image.resize((width, height), LANCZOS)
 
 

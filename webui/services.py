@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modules.extension import Host
+from modules.inputs import InputStore
+from modules.pipeline.plan import hires_upscalers
 
 
 class JobView(Protocol):
@@ -53,6 +55,8 @@ class Services:
     """Where a private temporary folder may be made."""
     outputs_dir: Path
     """The only folder whose files the page shows."""
+    inputs: InputStore
+    """Where the pictures go that requests start from."""
     version: str
     checkpoints: Callable[[], Sequence[str]]
     """The names of the models that can be chosen now, the default first."""
@@ -62,9 +66,13 @@ class Services:
     """Host names besides this machine's own under which the server is reached."""
 
     def tables(self) -> Mapping[str, Callable[[], Sequence[str]]]:
-        """The choices that options name: samplers, schedulers, checkpoints."""
+        """The choices that options name. An empty one leaves the first pass's choice to the second."""
         return {
             "samplers": self.host.samplers.names,
             "schedulers": self.host.schedulers.names,
             "checkpoints": self.checkpoints,
+            "hires_upscalers": hires_upscalers(self.host).names,
+            "hires_samplers": lambda: ("", *self.host.samplers.names()),
+            "hires_schedulers": lambda: ("", *self.host.schedulers.names()),
+            "hires_checkpoints": lambda: ("", *self.checkpoints()),
         }

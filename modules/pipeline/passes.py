@@ -9,11 +9,11 @@ from modules import masks, resize
 from modules.checkpoints.model import LatentDiffusion
 from modules.params import Init
 from modules.pipeline.generate import Start, batch_noise
-from modules.pipeline.hires import crop_latents, resize_latents
+from modules.pipeline.hires import LATENT_MODES, crop_latents, resize_latents
 from modules.pipeline.picture import Picture
 from modules.pipeline.plan import Batch, Second
 from modules.pixels import to_images, to_tensor
-from modules.resize import Upscaler, resized
+from modules.resize import Enlarge, resized
 
 
 def encode(model: LatentDiffusion, batch: Batch, picture: Picture, init: Init) -> Start:
@@ -60,14 +60,14 @@ def seen_beside(model: LatentDiffusion, batch: Batch, picture: Picture | None) -
     return torch.cat([small.to(device), model.encode(shown[None]).to(device)], dim=1)
 
 
-def enlarge(model: LatentDiffusion, batch: Batch, second: Second, latents: Tensor, upscaler: Upscaler | None) -> Tensor:
-    """Latents of the first pass in the size of the second; through pixels where an ``upscaler`` is given."""
+def enlarge(model: LatentDiffusion, batch: Batch, second: Second, latents: Tensor, enlarger: Enlarge | None) -> Tensor:
+    """Latents of the first pass in the size of the second; through pixels, with ``enlarger``, where need be."""
     assert batch.params.hires
     width, height = second.size.upscaled
-    if upscaler is None:
+    if batch.params.hires.upscaler in LATENT_MODES:
         larger = resize_latents(latents, batch.params.hires.upscaler, width // 8, height // 8)
     else:
         images = [to_images(model.decode(latent[None]), floor=batch.profile.floor_pixels)[0] for latent in latents]
-        pixels = [to_tensor(resized(image, resize.JUST, width, height, upscaler)) for image in images]
+        pixels = [to_tensor(resized(image, resize.JUST, width, height, enlarger)) for image in images]
         larger = torch.cat([model.encode(picture[None]) for picture in pixels]).to(latents.device)
     return crop_latents(larger, *second.size.cropped)

@@ -12,7 +12,7 @@ from modules import masks, resize
 from modules.colour import corrected
 from modules.masks import Box
 from modules.params import Init, Mask
-from modules.resize import Upscaler, resized
+from modules.resize import Enlarge, resized
 
 SMALLEST, LARGEST = 64, 4096
 """Sides in pixels of a picture that is encoded as it is."""
@@ -58,19 +58,19 @@ class Picture:
 
 
 def prepare(
-    init: Init, image: Image.Image, mask: Image.Image | None, width: int, height: int, upscaler: Upscaler | None = None
+    init: Init, image: Image.Image, mask: Image.Image | None, width: int, height: int, enlarge: Enlarge | None = None
 ) -> Picture:
     """``image`` and ``mask`` as ``init`` wants them for a run of ``width`` x ``height``."""
     image = flattened(image, init.background)
-    whole = _within(resized(image, init.resize_mode, width, height, upscaler))
+    whole = _within(resized(image, init.resize_mode, width, height, enlarge))
     if init.mask is None or mask is None:
         unchanged = whole if whole.size == (width, height) else resized(image, resize.JUST, width, height)
         return Picture(unchanged, whole, like=whole if init.colour_correction else None)
     mask = _prepared_mask(init.mask, mask, image.size)
     if init.mask.only_masked:
-        return _region(init, init.mask, image, mask, width, height, upscaler)
+        return _region(init, init.mask, image, mask, width, height, enlarge)
     mode = resize.JUST if init.resize_mode == resize.LATENT else init.resize_mode
-    whole, mask = resized(image, mode, width, height, upscaler), resized(mask, mode, width, height)
+    whole, mask = resized(image, mode, width, height, enlarge), resized(mask, mode, width, height)
     return _masked(init, init.mask, whole, whole, mask, masks.overlay(whole, masks.doubled(mask)), None)
 
 
@@ -97,13 +97,13 @@ def _prepared_mask(wanted: Mask, mask: Image.Image, size: tuple[int, int]) -> Im
 
 
 def _region(
-    init: Init, wanted: Mask, image: Image.Image, mask: Image.Image, width: int, height: int, upscaler: Upscaler | None
+    init: Init, wanted: Mask, image: Image.Image, mask: Image.Image, width: int, height: int, enlarge: Enlarge | None
 ) -> Picture:
     box = masks.region(mask, wanted.padding)
     if box is None:
         return Picture(image, image, mask)
     box = masks.in_shape(box, width, height, image.size)
-    part = resized(image.crop(box), resize.FILL, width, height, upscaler)
+    part = resized(image.crop(box), resize.FILL, width, height, enlarge)
     part_mask = resized(mask.crop(box), resize.FILL, width, height)
     return _masked(init, wanted, image, part, part_mask, masks.overlay(image, mask), box)
 

@@ -17,7 +17,6 @@ from modules.params import MAX_PROMPT, GenerationParams
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.profile import Profile, profile_named
 from modules.registry import Registry
-from modules.resize import Upscaler
 
 MAX_HIRES = 4096
 """Pixels a side of a second pass."""
@@ -136,13 +135,11 @@ def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
     return params
 
 
-def hires_upscalers(host: Host) -> Registry[Upscaler | None]:
-    """What may stand between the two passes: those of latents (None: they need no picture), then all others."""
-    found: Registry[Upscaler | None] = Registry("upscaler", field="hires.upscaler")
-    for name in LATENT_MODES:
-        found.add(name, None)
-    for name, upscaler in host.upscalers.items():
-        found.add(name, upscaler)
+def hires_upscalers(host: Host) -> Registry[str]:
+    """What may stand between the two passes: those of latents, then all others."""
+    found: Registry[str] = Registry("upscaler", field="hires.upscaler")
+    for name in (*LATENT_MODES, *host.upscalers.names()):
+        found.add(name, name)
     return found
 
 

@@ -10,58 +10,58 @@ from PIL import Image
 
 from modules.errors import ImageError, NotFound, OutputError
 from modules.images import png_bytes
-from modules.inputs import Inputs
+from modules.inputs import InputStore
 
 RED = Image.new("RGB", (5, 3), "red")
 
 
 @pytest.fixture
-def inputs(tmp_path: Path) -> Inputs:
-    return Inputs(tmp_path / "inputs")
+def inputs(tmp_path: Path) -> InputStore:
+    return InputStore(tmp_path / "inputs")
 
 
-def test_a_picture_comes_back_by_its_name(inputs: Inputs) -> None:
+def test_a_picture_comes_back_by_its_name(inputs: InputStore) -> None:
     name = inputs.put(RED)
     assert name in inputs
     assert inputs.open(name).tobytes() == RED.tobytes()
-    (file,) = inputs.root.rglob("*.png")
-    assert file == inputs.root / name[:2] / f"{name}.png"
+    (file,) = inputs.folder.rglob("*.png")
+    assert file == inputs.folder / name[:2] / f"{name}.png"
     assert hashlib.sha256(file.read_bytes()).hexdigest() == name
 
 
-def test_equal_pictures_are_one_file_whatever_they_were_sent_as(inputs: Inputs, tmp_path: Path) -> None:
+def test_equal_pictures_are_one_file_whatever_they_were_sent_as(inputs: InputStore, tmp_path: Path) -> None:
     file = tmp_path / "red.png"
     file.write_bytes(png_bytes(RED, {"parameters": "a text that is of no use here"}))
     assert inputs.put(RED) == inputs.put(file) == inputs.put(file.read_bytes())
-    assert len(list(inputs.root.rglob("*.png"))) == 1
+    assert len(list(inputs.folder.rglob("*.png"))) == 1
 
 
-def test_transparency_is_kept(inputs: Inputs) -> None:
+def test_transparency_is_kept(inputs: InputStore) -> None:
     assert inputs.open(inputs.put(Image.new("RGBA", (2, 2), (1, 2, 3, 4)))).getpixel((0, 0)) == (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("name", ["", "0" * 64, "../../etc/passwd", "x" * 64, "A" * 64])
-def test_an_unknown_name_is_not_found(inputs: Inputs, name: str) -> None:
+def test_an_unknown_name_is_not_found(inputs: InputStore, name: str) -> None:
     assert name not in inputs
     with pytest.raises(NotFound, match="choose the picture again") as raised:
         inputs.open(name, field="init.mask.image")
     assert raised.value.field == "init.mask.image"
 
 
-def test_a_file_that_is_not_what_its_name_says_is_not_found(inputs: Inputs) -> None:
+def test_a_file_that_is_not_what_its_name_says_is_not_found(inputs: InputStore) -> None:
     name = inputs.put(RED)
-    next(inputs.root.rglob("*.png")).write_bytes(png_bytes(Image.new("RGB", (5, 3), "blue")))
+    next(inputs.folder.rglob("*.png")).write_bytes(png_bytes(Image.new("RGB", (5, 3), "blue")))
     with pytest.raises(NotFound):
         inputs.open(name)
 
 
-def test_what_is_no_picture_is_not_stored(inputs: Inputs) -> None:
+def test_what_is_no_picture_is_not_stored(inputs: InputStore) -> None:
     with pytest.raises(ImageError):
         inputs.put(b"GIF89a")
-    assert not inputs.root.exists()
+    assert not inputs.folder.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_said(inputs: Inputs) -> None:
-    inputs.root.write_bytes(b"")  # a file where the folder should be
+def test_a_folder_that_cannot_be_written_is_said(inputs: InputStore) -> None:
+    inputs.folder.write_bytes(b"")  # a file where the folder should be
     with pytest.raises(OutputError, match="could not be stored"):
         inputs.put(RED)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from modules.extension import Host, TabSpec
-from webui.tabs import txt2img
+from webui.tabs import img2img, txt2img
 
 
 def register(host: Host) -> None:
     host.add_tab(TabSpec("txt2img", "txt2img", txt2img.build))
+    host.add_tab(TabSpec("img2img", "img2img", img2img.build))
+    host.add_tab(TabSpec("inpaint", "Inpaint", img2img.build_inpaint))

@@ -20,7 +20,7 @@ from modules.devices import Device
 from modules.engine import Engine, Progress, Result, Watcher
 from modules.errors import NotFound, UserError
 from modules.extension import Host
-from modules.inputs import Inputs
+from modules.inputs import InputStore
 from modules.params import CONTENTS, RESIZE_MODES, GenerationParams, Hires, Init, Mask
 from modules.pipeline.picture import flattened
 from modules.resize import resized
@@ -37,7 +37,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     host = Host()
     register(host)
     store = ModelStore(folder, Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny")
-    return Engine(store, host, version="0.0", inputs=Inputs(tmp_path_factory.mktemp("inputs")))
+    return Engine(store, host, version="0.0", inputs=InputStore(tmp_path_factory.mktemp("inputs")))
 
 
 def run(engine: Engine, params: GenerationParams = PARAMS, **changes: Any) -> list[Result]:
