@@ -17,7 +17,8 @@ from webui.send import uploaded
 from webui.tabs.common import AT_ONCE, View, wire_run, wire_size_and_seed
 from webui.tabs.txt2img import parameters
 
-MASK = ("blur", "content", "only_masked", "padding", "invert")
+MASK = (("blur", "padding"), ("only_masked", "invert"), ("content",))
+"""The mask's options, row by row."""
 
 
 def build(page: Page) -> None:
@@ -120,9 +121,10 @@ def _editor(tab: str) -> Any:
 
 
 def _mask_controls(form: Form[GenerationParams], tab: str) -> Any:
-    with gr.Row():
-        for name in MASK:
-            form.add(f"mask_{name}", min_width=150, elem_id=f"{tab}_mask_{name}")
+    for row in MASK:
+        with gr.Row():
+            for name in row:
+                form.add(f"mask_{name}", min_width=150, elem_id=f"{tab}_mask_{name}", info=None)
     with gr.Accordion("Mask from a file", open=False, elem_id=f"{tab}_mask"):
         return _image(f"{tab}_mask_image", "Mask: white is painted anew", 220)
 
