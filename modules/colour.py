@@ -9,7 +9,12 @@ from PIL import Image
 Values = NDArray[np.float64]
 _TO_XYZ = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
 """Rec. 709 primaries and white point D65, as OpenCV states them."""
-_WHITE = _TO_XYZ.sum(axis=1)
+_WHITE = np.array([0.950456, 1.0, 1.088754])
+_V = np.arange(256) / 255
+_LINEAR = np.rint(255 * 8 * np.where(_V <= 0.04045, _V / 12.92, ((_V + 0.055) / 1.055) ** 2.4)).astype(np.int64)
+"""sRGB levels to light, 2040 for white."""
+_T = np.arange(256 * 3 // 2 * 8) / (255 * 8)
+_ROOT = np.rint(32768 * np.where(_T < 0.008856, _T * 7.787 + 16 / 116, np.cbrt(_T))).astype(np.int64)
 _LUMA = np.array([0.3, 0.59, 0.11])
 """W3C "Compositing and blending" level 1, 10.2: Lum."""
 
@@ -32,13 +37,16 @@ def match(values: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint
 
 
 def to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """CIE 1976 L*a*b*: L in 0 to 255 for 0 to 100, a and b around 128."""
-    v = rgb / 255.0
-    linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
-    xyz = linear @ _TO_XYZ.T / _WHITE
-    x, y, z = np.moveaxis(np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116), -1, 0)
-    lab = np.stack([(116 * y - 16) * 2.55, 500 * (x - y) + 128, 200 * (y - z) + 128], axis=-1)
-    return np.round(lab).clip(0, 255).astype(np.uint8)
+    """CIE 1976 L*a*b*: L in 0 to 255 for 0 to 100, a and b around 128.
+
+    In OpenCV's whole numbers: a level more or less would move whole bars of a histogram.
+    """
+    weights = np.rint(_TO_XYZ / _WHITE[:, None] * 4096).astype(np.int64)
+    levels = (_LINEAR[rgb] @ weights.T + 2048) >> 12
+    x, y, z = np.moveaxis(_ROOT[levels], -1, 0)
+    lightness = 296 * y - (16 * 255 * 32768 + 50) // 100
+    lab = np.stack([lightness, 500 * (x - y) + 128 * 32768, 200 * (y - z) + 128 * 32768], axis=-1)
+    return ((lab + 16384) >> 15).clip(0, 255).astype(np.uint8)
 
 
 def from_lab(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from modules.inputs import InputStore
 from modules.params import GenerationParams
 from modules.pipeline.generate import Start, generate
 from modules.pipeline.hires import LATENT_MODES
-from modules.pipeline.passes import encode, enlarge, seen_beside
+from modules.pipeline.passes import encode, enlarge, mask_weight, seen_beside, sees_picture
 from modules.pipeline.picture import Picture, prepare
 from modules.pipeline.plan import Batch, Plan, make_plan
 from modules.pixels import to_images
@@ -142,7 +142,7 @@ class Engine:
             yield from ((i, picture.unchanged) for i in wanted)
             return
         start = encode(model, batch, picture, init) if picture and init else None
-        seen = None if model.config.unet.in_channels == 4 else seen_beside(model, batch, picture)
+        seen = seen_beside(model, batch, picture) if sees_picture(model) else None
         latents = self._sample(model, batch, plan, watcher, start=start, seen=seen)
         if batch.hires:
             model, latents = self._second_pass(model, batch, plan, watcher, latents)
@@ -164,7 +164,7 @@ class Engine:
         )
         first_steps = batch.announced_steps
         run = Pass(again.schedule_steps, batch.schedule_steps, second=True)
-        seen = None if model.config.unet.in_channels == 4 else seen_beside(model, again, None)
+        seen = seen_beside(model, again, None) if sees_picture(model) else None
         return model, self._sample(model, again, plan, watcher, start=start, seen=seen, run=run, done=first_steps)
 
     def _enlarge(self, name: str) -> Enlarge | None:
@@ -249,6 +249,7 @@ class Engine:
             model_name=model.name,
             model_hash=model.short_hash,
             version=self.program,
+            extra={"Conditional mask weight": mask_weight(batch.params)} if sees_picture(model) else {},
         )
         recipe = Recipe(
             request=batch.params,

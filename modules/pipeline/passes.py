@@ -7,7 +7,7 @@ from torch import Tensor
 
 from modules import masks, resize
 from modules.checkpoints.model import LatentDiffusion
-from modules.params import Init
+from modules.params import GenerationParams, Init
 from modules.pipeline.generate import Start, batch_noise
 from modules.pipeline.hires import LATENT_MODES, crop_latents, resize_latents
 from modules.pipeline.picture import Picture
@@ -40,6 +40,16 @@ def encode(model: LatentDiffusion, batch: Batch, picture: Picture, init: Init) -
     )
 
 
+def sees_picture(model: LatentDiffusion) -> bool:
+    """Whether the model was trained to see the picture that it paints into."""
+    return model.config.unet.in_channels == 9
+
+
+def mask_weight(params: GenerationParams) -> float:
+    """How much of the masked part is hidden from such a model."""
+    return params.init.mask.conditioning if params.init and params.init.mask else 1.0
+
+
 def seen_beside(model: LatentDiffusion, batch: Batch, picture: Picture | None) -> Tensor:
     """What a 9-channel model sees beside the latents: the mask, and the picture without its masked part (spec 5.7).
 
@@ -54,7 +64,7 @@ def seen_beside(model: LatentDiffusion, batch: Batch, picture: Picture | None) -
         image = to_tensor(resized(picture.image, resize.JUST, width * 8, height * 8))
         white = torch.ones(1, height * 8, width * 8)
         mask = (to_tensor(picture.mask)[:1] + 1).div(2).round() if picture.mask else white
-        weight = params.init.mask.conditioning if params.init and params.init.mask else 1.0
+        weight = mask_weight(params)
     shown = image + weight * (image * (1 - mask) - image)
     small = torch.nn.functional.interpolate(mask[None], size=(height, width))
     return torch.cat([small.to(device), model.encode(shown[None]).to(device)], dim=1)

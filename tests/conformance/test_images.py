@@ -92,8 +92,6 @@ def test_masks_come_from_alpha_or_grey(case: dict[str, Any]) -> None:
 
 @pytest.mark.golden("images.json", "color_correction")
 def test_colours_are_corrected_like_the_references(case: dict[str, Any]) -> None:
-    """OpenCV computes LAB with integer tables, which is seen in the last levels; nothing else is."""
     found = corrected(picture(*case["size"], case["image_k"]), picture(*case["size"], case["target_k"]))
     apart = np.abs(np.asarray(found, int)[::4, ::4].ravel() - np.array(case["pixels_every_4"]))
-    assert apart.max() <= 4
-    assert apart.mean() < 0.5
+    assert apart.max() <= 1

@@ -161,5 +161,3 @@ def test_a_page_that_is_loaded_again_takes_up_its_job(visit: Visit, tmp_path: Pa
     expect(page.locator("#img2img_prompt textarea")).to_have_value("a slow tree")
     page.wait_for_selector(done("img2img"))
     visit.complaints.clear()  # Gradio tells the console of the stream that the reload cut off
-
-
