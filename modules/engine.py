@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +14,14 @@ from modules import infotext
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.conditioning import TextCache, TextConditioner
+from modules.diffusion.guidance import Part
 from modules.errors import Cancelled, UserError
 from modules.extension import Host
 from modules.inputs import InputStore
 from modules.params import GenerationParams
-from modules.pipeline.generate import Start, generate
+from modules.pipeline.generate import Refinement, Start, generate, sees_picture
 from modules.pipeline.hires import LATENT_MODES
-from modules.pipeline.passes import encode, enlarge, mask_weight, seen_beside, sees_picture
+from modules.pipeline.passes import encode, enlarge, mask_weight, seen_beside
 from modules.pipeline.picture import Picture, prepare
 from modules.pipeline.plan import Batch, Plan, make_plan
 from modules.pixels import to_images
@@ -184,10 +185,19 @@ class Engine:
         done: int = 0,
     ) -> Tensor:
         """One pass. ``done``: steps of the batch that came before it."""
-        run = run or Pass(batch.schedule_steps, batch.schedule_steps)
-        conditioner = self._conditioner(model, batch)
-        positive = conditioner.prompt(batch.params.prompt, run)
-        negative = conditioner.negative(batch.params.negative_prompt, run)
+        counted = run or Pass(batch.schedule_steps, batch.schedule_steps)
+        refiner = batch.params.refiner
+
+        def prompts(model: LatentDiffusion) -> tuple[Sequence[Part], Part]:
+            conditioner = self._conditioner(model, batch)
+            positive = conditioner.prompt(batch.params.prompt, counted)
+            return positive, conditioner.negative(batch.params.negative_prompt, counted)
+
+        def load() -> tuple[LatentDiffusion, Sequence[Part], Part]:
+            assert refiner
+            other = self.store.load(refiner.checkpoint)
+            return other, *prompts(other)
+
         steps = done + batch.announced_steps + (batch.hires.params.steps if batch.hires else 0)
 
         def on_step(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
@@ -205,7 +215,8 @@ class Engine:
                 )
             )
 
-        return generate(model, batch, positive, negative, on_step=on_step, start=start, seen=seen)
+        refinement = Refinement(load, refiner.switch_at) if refiner else None
+        return generate(model, batch, *prompts(model), on_step=on_step, start=start, seen=seen, refinement=refinement)
 
     def has(self, file: File) -> bool:
         """Whether a file of a recipe is at hand."""
@@ -220,6 +231,14 @@ class Engine:
             files.append(File("image", f"{init.image[:12]}.png", init.image))
             if init.mask:
                 files.append(File("mask", f"{init.mask.image[:12]}.png", init.mask.image))
+        others = {
+            "refiner": plan.params.refiner and plan.params.refiner.checkpoint,
+            "hires checkpoint": plan.params.hires and plan.params.hires.checkpoint,
+        }
+        for role, name in others.items():
+            if name:
+                path = self.store.find(name).path
+                files.append(File(role, path.name, self.store.sha256(path)))
         return tuple(files)
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch) -> TextConditioner:

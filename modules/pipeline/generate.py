@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
 from modules.checkpoints.model import LatentDiffusion
-from modules.diffusion.guidance import Guided, Part, cfg, keep, keep_input
+from modules.diffusion.guidance import Guided, Part, Refined, cfg, keep, keep_input
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, image_start, sigmas_for
 from modules.diffusion.types import Denoiser, OnStep, SamplerSpec, SchedulerSpec
@@ -33,6 +34,16 @@ class Start:
     """(1, 1, h, w), 1 = repaint. Where it is 0 the latents come out as they went in."""
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """Another model that finishes the run."""
+
+    load: Callable[[], tuple[LatentDiffusion, Sequence[Part], Part]]
+    """The model, with the prompts as it reads them; called when it takes over."""
+    switch_at: float
+    """The part of the noise levels, from the highest down, that is the first model's."""
+
+
 def generate(
     model: LatentDiffusion,
     batch: Batch,
@@ -42,6 +53,7 @@ def generate(
     on_step: OnStep,
     start: Start | None = None,
     seen: Tensor | None = None,
+    refinement: Refinement | None = None,
 ) -> Tensor:
     """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device.
 
@@ -52,14 +64,22 @@ def generate(
     begin = _begin(sampler, batch.scheduler, params, table, start)
     size = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)
     noise = batch_noise(model, batch, size, _full(sampler, batch.scheduler, begin, table))
-    guided = Guided(
-        BatchNetwork(model, table, begin.sigmas, seen),
-        cfg,
-        positive,
-        negative,
-        params.cfg_scale * sampler.cfg_factor,
-        always_negative=sampler.cfg_factor != 1,
-    )
+
+    def guidance(model: LatentDiffusion, positive: Sequence[Part], negative: Part, calls: int = 0) -> Guided:
+        return Guided(
+            BatchNetwork(model, table, begin.sigmas, seen if sees_picture(model) else None),
+            cfg,
+            positive,
+            negative,
+            params.cfg_scale * sampler.cfg_factor,
+            always_negative=sampler.cfg_factor != 1,
+            calls=calls,
+        )
+
+    guided: Guided | Refined = guidance(model, positive, negative)
+    if refinement:
+        second = refinement.load
+        guided = Refined(guided, lambda calls: guidance(*second(), calls), due(refinement.switch_at, table))
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
     if start and start.mask is not None:
         denoise = (keep_input if sampler.unit_start else keep)(denoise, start.latents, start.mask)
@@ -76,6 +96,22 @@ def generate(
     if start and start.mask is not None:
         latents = latents * start.mask + start.latents * (1 - start.mask)
     return latents
+
+
+def due(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
+    """Whether, at a sigma, the nearest level of the table is in the refiner's part."""
+    levels = table.log_sigmas
+
+    def is_due(sigma: float) -> bool:
+        nearest = int(np.abs(levels - math.log(max(sigma, 1e-9))).argmin())
+        return 1 - (nearest + 1) / len(levels) >= switch_at
+
+    return is_due
+
+
+def sees_picture(model: LatentDiffusion) -> bool:
+    """Whether the model was trained to see the picture that it paints into."""
+    return model.config.unet.in_channels == 9
 
 
 def batch_noise(

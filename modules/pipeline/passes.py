@@ -40,11 +40,6 @@ def encode(model: LatentDiffusion, batch: Batch, picture: Picture, init: Init) -
     )
 
 
-def sees_picture(model: LatentDiffusion) -> bool:
-    """Whether the model was trained to see the picture that it paints into."""
-    return model.config.unet.in_channels == 9
-
-
 def mask_weight(params: GenerationParams) -> float:
     """How much of the masked part is hidden from such a model."""
     return params.init.mask.conditioning if params.init and params.init.mask else 1.0

@@ -133,7 +133,8 @@ def test_the_pictures_are_the_references(
         assert list(result.image.size) == expected["size"]
         ours = np.asarray(result.image, int)[4::8, 4::8].ravel()
         apart = np.abs(ours - np.array(expected["pixels_every_8"]))
-        assert apart.max() <= 1  # a level at the edge of floor
+        # A level at the edge of floor; the way back from LAB is in floating point.
+        assert apart.max() <= (3 if params.init and params.init.colour_correction else 1)
     for result, text in zip(results, run["infotexts"], strict=True):
         told(result.infotext, text)
 

@@ -156,19 +156,19 @@ def wire_run(
     page: Page,
     form: Form[GenerationParams],
     view: View,
-    asked: Callable[[Sequence[Any]], GenerationParams],
+    asked: Callable[[Sequence[Any]], tuple[GenerationParams, tuple[str, ...]]],
     others: Sequence[Any] = (),
 ) -> None:
-    """Generate, interrupt, take up again. ``asked`` makes a request from the values of the form and of ``others``."""
+    """Generate, interrupt, take up again. ``asked`` makes a request, and remarks on it, of all values."""
     queue, tab = page.services.queue, view.tab
 
     async def submitted(request: Any, values: Sequence[Any]) -> AsyncIterator[list[Any]]:
-        params = await asyncio.to_thread(asked, values)
+        params, remarks = await asyncio.to_thread(asked, values)
         _, notes = check(params, page.services.host)
         spec = {"kind": tab, "params": fix_seeds(params).to_json()}
         owner = page.owner(request)
         job = await asyncio.to_thread(queue.submit, owner, spec)
-        async for update in follow(view, owner, job.id, Run("waiting", notes=notes)):
+        async for update in follow(view, owner, job.id, Run("waiting", notes=(*remarks, *notes))):
             yield update
 
     async def on_generate(request: gr.Request, *values: Any) -> AsyncIterator[list[Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image, ImageChops
 
 from modules.errors import UserError
-from modules.images import open_header, open_image
+from modules.images import frames, open_header, open_image
 from modules.params import GenerationParams
 from webui.controls import Form
 from webui.page import Page
@@ -68,16 +69,18 @@ def _build(page: Page, tab: str) -> None:
     page.targets[tab] = (form, image)
     others = [image, mask] if mask else [image]
 
-    def asked(values: Sequence[Any]) -> GenerationParams:
-        """The request, its pictures stored."""
+    def asked(values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
+        """The request, its pictures stored, and what was said about them."""
         own, pictures = values[: len(form.components)], values[len(form.components) :]
         named = dict(zip(form.names, own, strict=True))
-        start = _start_picture(pictures[0])
+        path = _start_file(pictures[0])
+        start = open_image(path)
         inputs = page.services.inputs
         named["image"] = inputs.put(start)
         if inpaint:
             named["mask_image"] = inputs.put(_mask_picture(pictures[0], pictures[1], start.size))
-        return form.read_named(named)
+        animated = ("the picture moves; its first frame was taken",) if frames(path) > 1 else ()
+        return form.read_named(named), animated
 
     def on_measure(value: Any) -> list[Any]:
         path = uploaded(_background(value))
@@ -136,11 +139,11 @@ def _background(value: Any) -> Any:
     return value
 
 
-def _start_picture(value: Any) -> Image.Image:
+def _start_file(value: Any) -> Path:
     path = uploaded(_background(value))
     if path is None:
         raise UserError("there is no start picture", hint="drop one onto the page or choose one", field="init.image")
-    return open_image(path)
+    return path
 
 
 def _mask_picture(editor: Any, file: Any, size: tuple[int, int]) -> Image.Image:

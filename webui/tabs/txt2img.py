@@ -45,7 +45,7 @@ def build(page: Page) -> None:
         with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
             view = View(page.services, TAB, generate, interrupt)
     page.views[TAB] = view
-    wire_run(page, form, view, form.read)
+    wire_run(page, form, view, lambda values: (form.read(values), ()))
     wire_size_and_seed(page, form, view, buttons)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from modules.devices import Device
 from modules.engine import Engine, Progress, Result, Watcher
 from modules.errors import NotFound, UserError
 from modules.extension import Host
+from modules.images import png_bytes
 from modules.inputs import InputStore
-from modules.params import CONTENTS, RESIZE_MODES, GenerationParams, Hires, Init, Mask
+from modules.params import CONTENTS, RESIZE_MODES, GenerationParams, Hires, Init, Mask, Refiner
 from modules.pipeline.picture import flattened
+from modules.replay import replay
 from modules.resize import resized
 
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=4, seed=7, subseed=1, sampler="Euler")
@@ -34,6 +37,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = tmp_path_factory.mktemp("models")
     write_tiny_checkpoint(folder / "tiny.safetensors")
     write_tiny_checkpoint(folder / "other.safetensors", seed=1)
+    write_tiny_checkpoint(folder / "painter.safetensors", "sd15-inpainting")
     host = Host()
     register(host)
     store = ModelStore(folder, Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny")
@@ -310,3 +314,89 @@ def test_a_second_pass_over_a_picture_is_refused(engine: Engine) -> None:
         run(engine, width=2048, height=2048, hires=Hires(scale=4.0))
     with pytest.raises(UserError, match="did you mean 'Latent"):
         run(engine, hires=Hires(upscaler="Latnet"))
+
+
+# ----------------------------------------------------------------------------------------------------------- refiner
+
+
+def test_the_refiner_takes_over_where_it_should(engine: Engine) -> None:
+    plain, other = run(engine)[0], run(engine, checkpoint="other")[0]
+    early, late = (
+        run(engine, steps=8, refiner=Refiner(checkpoint="other", switch_at=at))[0].recipe for at in (0.3, 0.7)
+    )
+    assert len({plain.recipe.pixels, other.recipe.pixels, early.pixels, late.pixels}) == 4
+    assert [file.role for file in early.files] == ["checkpoint", "refiner"]
+    never = run(engine, refiner=Refiner(checkpoint="other", switch_at=1.0))[0]
+    assert never.image.tobytes() == plain.image.tobytes()
+    same = run(engine, refiner=Refiner(checkpoint="tiny", switch_at=0.5))[0]
+    assert same.image.tobytes() == plain.image.tobytes()
+
+
+def test_a_refiner_needs_a_checkpoint(engine: Engine) -> None:
+    with pytest.raises(UserError, match="there is no refiner"):
+        run(engine, refiner=Refiner())
+
+
+# --------------------------------------------------------------------------------------------------- inpainting models
+
+
+def test_an_inpainting_model_sees_the_picture_that_it_paints_into(engine: Engine) -> None:
+    mask = rectangle(64, 64, (16, 16, 48, 48))
+
+    def painted(seed: int, **changes: Any) -> np.ndarray[Any, Any]:
+        """At full strength, from latent nothing: what is known of the picture comes through the model's eyes."""
+        picture = init(engine, noise_picture(seed=seed), mask, content="latent nothing", blur=0, **changes)
+        (result,) = run(engine, checkpoint="painter", init=picture)
+        return np.asarray(result.image)[20:44, 20:44]
+
+    assert (painted(0) != painted(1)).any()
+    assert (painted(0, conditioning=0.0) != painted(0)).any()
+
+
+@pytest.mark.parametrize("changes", [{}, {"hires": Hires(scale=1.5)}])
+def test_an_inpainting_model_makes_pictures_from_text(engine: Engine, changes: dict[str, Any]) -> None:
+    (result,) = run(engine, checkpoint="painter", **changes)
+    assert "Conditional mask weight: 1.0" in result.infotext
+    assert len(np.unique(np.asarray(result.image))) > 8
+
+
+def test_the_laws_hold_for_an_inpainting_model(engine: Engine) -> None:
+    image, mask = noise_picture(), rectangle(64, 64, (8, 8, 24, 40))
+    (result,) = run(engine, checkpoint="painter", init=init(engine, image, mask, blur=0))
+    outside = np.asarray(mask) == 0
+    assert np.array_equal(np.asarray(result.image)[outside], np.asarray(image)[outside])
+
+
+# ------------------------------------------------------------------------------------------------------------- replay
+
+
+def save(path: Path, result: Result) -> Path:
+    path.write_bytes(png_bytes(result.image, {"parameters": result.infotext, "recipe": str(result.recipe)}))
+    return path
+
+
+def test_pictures_from_pictures_come_back(engine: Engine, tmp_path: Path) -> None:
+    image, mask = noise_picture(seed=5), rectangle(64, 64, (8, 8, 24, 40))
+    for n, changes in enumerate(
+        [
+            {"init": init(engine, image)},
+            {"init": init(engine, image, mask, only_masked=True, content="latent noise")},
+            {"hires": Hires(scale=1.5, upscaler="Lanczos", checkpoint="other")},
+            {"refiner": Refiner(checkpoint="other", switch_at=0.4)},
+        ]
+    ):
+        (result,) = run(engine, **changes)
+        assert str(replay(engine, save(tmp_path / f"{n}.png", result)).verdict) == "identical"
+
+
+def test_replay_says_which_picture_is_missing(engine: Engine, tmp_path: Path) -> None:
+    mask = rectangle(64, 64, (3, 3, 9, 9))
+    start = init(engine, noise_picture(seed=99), mask)
+    (result,) = run(engine, init=start)
+    assert engine.inputs
+    assert start.mask
+    engine.inputs.path(start.mask.image).unlink()
+    verdict = replay(engine, save(tmp_path / "x.png", result)).verdict
+    assert verdict.kind == "cannot"
+    assert str(verdict).startswith(f"cannot, because mask {start.mask.image[:12]}.png")
+    assert str(verdict).endswith("is missing")
