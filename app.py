@@ -210,7 +210,6 @@ def generate(args: argparse.Namespace) -> int:
     from modules.inputs import InputStore
     from modules.jobs.generation import folder_for
 
-    params = _stored(params, InputStore(args.data_dir / "inputs"))
     engine = build_engine(args)
     size = native_size(engine.store.find(params.checkpoint).path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
@@ -227,7 +226,7 @@ def generate(args: argparse.Namespace) -> int:
                 recipe=str(recipe),
             ).path
         else:
-            path = _numbered(args.output, result.recipe.index)
+            path = _numbered(args.output.with_stem(args.output.stem + name), result.recipe.index)
             try:
                 atomic.write(
                     path, png_bytes(result.image, {"parameters": result.infotext, "recipe": str(result.recipe)})
@@ -238,7 +237,10 @@ def generate(args: argparse.Namespace) -> int:
                 ) from error
         print(f"\r{path}  seed {result.recipe.seed}\x1b[K" if sys.stderr.isatty() else path, flush=True)
 
-    engine.run(params, save, Watcher(_tell_progress, lambda note: print(note, file=sys.stderr)))
+    inputs = InputStore(args.data_dir / "inputs")
+    for name, one in _starts(params):  # noqa: B007 - `save` reads the name
+        stored = _stored(one, inputs, args.outpaint)
+        engine.run(stored, save, Watcher(_tell_progress, lambda note: print(note, file=sys.stderr)))
     return 0
 
 
@@ -250,13 +252,40 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     return from_flat(GenerationParams, said)
 
 
-def _stored(params: GenerationParams, inputs: InputStore) -> GenerationParams:
-    """The request with its files put where requests name them by content."""
+def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:
+    """The request with its files put where requests name them by content; outpainting makes both of them new."""
     if params.init is None:
         return params
     mask = params.init.mask
+    if any(outpaint):
+        from modules.images import open_image
+        from modules.masks import outpainted
+        from modules.params import Mask
+
+        sheet, white = outpainted(open_image(Path(params.init.image)), *outpaint)
+        width, height = (min(max(side // 8 * 8, 64), 2048) for side in sheet.size)
+        start = replace(params.init, image=inputs.put(sheet), mask=replace(mask or Mask(), image=inputs.put(white)))
+        return params.changed(init=start, width=width, height=height)
     mask = replace(mask, image=inputs.put(Path(mask.image))) if mask else None
     return params.changed(init=replace(params.init, image=inputs.put(Path(params.init.image)), mask=mask))
+
+
+def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
+    """The request itself or, where its start picture is a folder, one for each picture there with its name."""
+    folder = Path(params.init.image) if params.init else Path()
+    if params.init is None or not folder.is_dir():
+        return [("", params)]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    if not files:
+        raise NotFound(f"there is no picture in {folder}", hint="PNG, JPEG and WebP are read", field="init")
+    return [(f"-{path.stem}", params.changed(init=replace(params.init, image=str(path)))) for path in files]
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    sides = tuple(int(side) for side in text.split(","))
+    if len(sides) != 4 or not all(0 <= side <= 1024 for side in sides):
+        raise argparse.ArgumentTypeError("must be four numbers from 0 to 1024: left,top,right,bottom")
+    return sides
 
 
 def _numbered(path: Path, index: int) -> Path:
@@ -363,8 +392,14 @@ def build_parser() -> argparse.ArgumentParser:
     one = commands.add_parser("generate", help="make images without a server")
     one.add_argument("prompt")
     one.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: the outputs folder")
-    for flag, dest, what in (("--init", "image", "picture to start from"), ("--mask", "mask_image", "white: repaint")):
-        one.add_argument(flag, dest=dest, default=argparse.SUPPRESS, metavar="FILE", help=what)
+    for flag, dest, meaning in (
+        ("--init", "image", "picture to start from, or a folder of them"),
+        ("--mask", "mask_image", "white: repaint"),
+    ):
+        one.add_argument(flag, dest=dest, default=argparse.SUPPRESS, metavar="FILE", help=meaning)
+    one.add_argument(
+        "--outpaint", type=_sides, default=(), metavar="L,T,R,B", help="grow the picture by so many pixels at each side"
+    )
     for name, declared in flat_of(GenerationParams).items():
         if name not in ("prompt", "image", "mask_image"):
             _add_option(one, name, declared)

@@ -46,7 +46,8 @@ def to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     x, y, z = np.moveaxis(_ROOT[levels], -1, 0)
     lightness = 296 * y - (16 * 255 * 32768 + 50) // 100
     lab = np.stack([lightness, 500 * (x - y) + 128 * 32768, 200 * (y - z) + 128 * 32768], axis=-1)
-    return ((lab + 16384) >> 15).clip(0, 255).astype(np.uint8)
+    found: NDArray[np.uint8] = ((lab + 16384) >> 15).clip(0, 255).astype(np.uint8)
+    return found
 
 
 def from_lab(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:

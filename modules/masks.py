@@ -107,6 +107,26 @@ def filled(image: Image.Image, mask: Image.Image) -> Image.Image:
     return result.convert("RGB")
 
 
+SEAM = 8
+"""Pixels of the picture itself that outpainting paints anew, so that old and new grow together."""
+
+
+def outpainted(image: Image.Image, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:
+    """``image`` on a larger sheet, its edge stretched over what is new, and the mask of that."""
+    width, height = image.size
+    size = (left + width + right, top + height + bottom)
+    # Positions are clamped to the picture, so that the outermost pixels go on.
+    rows, columns = (
+        np.arange(n).clip(a, a + m - 1) - a for n, a, m in ((size[1], top, height), (size[0], left, width))
+    )
+    sheet = Image.fromarray(np.asarray(image.convert("RGB"))[rows][:, columns])
+    mask = Image.new("L", size, 255)
+    seams = (SEAM * bool(side) for side in (left, top, right, bottom))
+    x1, y1, x2, y2 = (a + b for a, b in zip((0, 0, -width, -height), seams, strict=True))
+    mask.paste(0, (left + x1, top + y1, left - x2, top - y2))
+    return sheet, mask
+
+
 def overlay(image: Image.Image, mask: Image.Image) -> Image.Image:
     """What is laid over the result: ``image``, opaque where ``mask`` is black."""
     layer = image.convert("RGB").convert("RGBA")
@@ -121,5 +141,6 @@ def doubled(mask: Image.Image) -> Image.Image:
 
 def latent_mask(mask: Image.Image, width: int, height: int, *, rounded: bool = True) -> NDArray[np.float32]:
     """The mask over latents of ``width`` x ``height``: (height, width), 1 = repaint."""
-    values = np.asarray(mask.convert("L").resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
-    return values.round() if rounded else values
+    small = mask.convert("L").resize((width, height), Image.Resampling.BICUBIC)
+    values: NDArray[np.float32] = np.asarray(small).astype(np.float32) / np.float32(255)
+    return np.rint(values) if rounded else values

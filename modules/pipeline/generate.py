@@ -76,10 +76,11 @@ def generate(
             calls=calls,
         )
 
-    guided: Guided | Refined = guidance(model, positive, negative)
+    first = guidance(model, positive, negative)
+    guided: Guided | Refined = first
     if refinement:
         second = refinement.load
-        guided = Refined(guided, lambda calls: guidance(*second(), calls), due(refinement.switch_at, table))
+        guided = Refined(first, lambda calls: guidance(*second(), calls), due(refinement.switch_at, table))
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
     if start and start.mask is not None:
         denoise = (keep_input if sampler.unit_start else keep)(denoise, start.latents, start.mask)

@@ -38,7 +38,7 @@ def picture(width: int, height: int, k: int = 0) -> Image.Image:
 
 def rectangle(size: list[int], corners: list[int]) -> Image.Image:
     """A white rectangle, corners included."""
-    mask = Image.new("L", tuple(size))
+    mask = Image.new("L", (size[0], size[1]))
     ImageDraw.Draw(mask).rectangle(corners, fill=255)
     return mask
 
@@ -52,7 +52,8 @@ def test_crop_regions_are_the_references(case: dict[str, Any]) -> None:
     box = region(rectangle(case["image"], case["rectangle"]), case["padding"])
     assert box == (tuple(case["region"]) if case["region"] else None)
     if box:
-        assert in_shape(box, *case["processing"], tuple(case["image"])) == tuple(case["expanded"])
+        width, height = case["processing"]
+        assert in_shape(box, width, height, tuple(case["image"])) == tuple(case["expanded"])
 
 
 @pytest.mark.golden("images.json", "resize")
@@ -61,7 +62,8 @@ def test_resizing_gives_the_references_pixels(case: dict[str, Any]) -> None:
     upscalers = {**UPSCALERS, "None": None, "missing": UPSCALERS["None"]}
     image = picture(*case["source"])
     image = image.convert("L") if case["grayscale"] else image
-    result = resized(image, RESIZE_MODES[case["mode"]], *case["target"], upscalers.get(case["upscaler"] or ""))
+    width, height = case["target"]
+    result = resized(image, RESIZE_MODES[case["mode"]], width, height, upscalers.get(case["upscaler"] or ""))
     expected = case["result"]
     assert list(result.size) == expected["size"]
     assert values(result.convert(expected["mode"])) == expected["pixels"]
@@ -92,6 +94,7 @@ def test_masks_come_from_alpha_or_grey(case: dict[str, Any]) -> None:
 
 @pytest.mark.golden("images.json", "color_correction")
 def test_colours_are_corrected_like_the_references(case: dict[str, Any]) -> None:
-    found = corrected(picture(*case["size"], case["image_k"]), picture(*case["size"], case["target_k"]))
+    image, target = (picture(*case["size"], k=case[k]) for k in ("image_k", "target_k"))
+    found = corrected(image, target)
     apart = np.abs(np.asarray(found, int)[::4, ::4].ravel() - np.array(case["pixels_every_4"]))
     assert apart.max() <= 1

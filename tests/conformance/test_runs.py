@@ -180,7 +180,7 @@ def test_latents(run: Case, host: Host) -> None:
             denoise, x, sigmas, noise=noise, on_step=lambda *_: None, **sampler.arguments(**offered)
         )
         close(latents, expected)
-        assert guided._calls == expected["denoiser_calls"]
+        assert guided.calls == expected["denoiser_calls"]
 
 
 def schedule_options(settings: dict[str, Any]) -> ScheduleOptions:

@@ -377,14 +377,13 @@ def save(path: Path, result: Result) -> Path:
 
 def test_pictures_from_pictures_come_back(engine: Engine, tmp_path: Path) -> None:
     image, mask = noise_picture(seed=5), rectangle(64, 64, (8, 8, 24, 40))
-    for n, changes in enumerate(
-        [
-            {"init": init(engine, image)},
-            {"init": init(engine, image, mask, only_masked=True, content="latent noise")},
-            {"hires": Hires(scale=1.5, upscaler="Lanczos", checkpoint="other")},
-            {"refiner": Refiner(checkpoint="other", switch_at=0.4)},
-        ]
-    ):
+    requests: list[dict[str, Any]] = [
+        {"init": init(engine, image)},
+        {"init": init(engine, image, mask, only_masked=True, content="latent noise")},
+        {"hires": Hires(scale=1.5, upscaler="Lanczos", checkpoint="other")},
+        {"refiner": Refiner(checkpoint="other", switch_at=0.4)},
+    ]
+    for n, changes in enumerate(requests):
         (result,) = run(engine, **changes)
         assert str(replay(engine, save(tmp_path / f"{n}.png", result)).verdict) == "identical"
 
