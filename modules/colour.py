@@ -46,8 +46,7 @@ def to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     x, y, z = np.moveaxis(_ROOT[levels], -1, 0)
     lightness = 296 * y - (16 * 255 * 32768 + 50) // 100
     lab = np.stack([lightness, 500 * (x - y) + 128 * 32768, 200 * (y - z) + 128 * 32768], axis=-1)
-    found: NDArray[np.uint8] = ((lab + 16384) >> 15).clip(0, 255).astype(np.uint8)
-    return found
+    return np.asarray(((lab + 16384) >> 15).clip(0, 255), np.uint8)
 
 
 def from_lab(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -58,7 +57,7 @@ def from_lab(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:
     xyz = np.where(f > 6 / 29, f**3, (f - 16 / 116) / 7.787) * _WHITE
     linear = (xyz @ np.linalg.inv(_TO_XYZ).T).clip(0, 1)
     v = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(v * 255).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.round(v * 255).clip(0, 255), np.uint8)
 
 
 def with_luminosity(colours: NDArray[np.uint8], of: NDArray[np.uint8]) -> NDArray[np.uint8]:

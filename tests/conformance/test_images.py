@@ -94,7 +94,8 @@ def test_masks_come_from_alpha_or_grey(case: dict[str, Any]) -> None:
 
 @pytest.mark.golden("images.json", "color_correction")
 def test_colours_are_corrected_like_the_references(case: dict[str, Any]) -> None:
-    image, target = (picture(*case["size"], k=case[k]) for k in ("image_k", "target_k"))
+    width, height = case["size"]
+    image, target = (picture(width, height, case[k]) for k in ("image_k", "target_k"))
     found = corrected(image, target)
     apart = np.abs(np.asarray(found, int)[::4, ::4].ravel() - np.array(case["pixels_every_4"]))
     assert apart.max() <= 1

@@ -120,6 +120,23 @@ def test_a_mask_from_a_file_and_its_options(visit: Visit, tmp_path: Path) -> Non
     assert stored(visit).open(init.mask.image).convert("L").tobytes() == mask.tobytes()
 
 
+def test_a_picture_grows_over_its_edges(visit: Visit, tmp_path: Path) -> None:
+    page = visit.open()
+    open_tab(page, "inpaint")
+    upload(page, "#inpaint_image", picture(tmp_path / "start.png"))
+    expect(page.locator("#inpaint_image canvas").first).to_be_visible()
+    page.click("#inpaint_outpaint button")
+    page.fill("#inpaint_left input[type=number]", "64")
+    page.keyboard.press("Tab")
+    page.click("#inpaint_generate")
+    page.wait_for_selector(done("inpaint"))
+    params = asked(visit)
+    assert (params.width, params.height) == (224, 120)
+    assert params.init
+    assert params.init.mask
+    assert stored(visit).open(params.init.mask.image).convert("L").getbbox() == (0, 0, 72, 120)
+
+
 @pytest.mark.parametrize("target", ["img2img", "inpaint"])
 def test_a_result_is_sent_to_another_tab_with_its_prompt(visit: Visit, target: str) -> None:
     page = visit.open()

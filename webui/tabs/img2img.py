@@ -11,6 +11,7 @@ from PIL import Image, ImageChops
 
 from modules.errors import UserError
 from modules.images import frames, open_header, open_image
+from modules.masks import outpainted
 from modules.params import GenerationParams
 from webui.controls import Form
 from webui.page import Page
@@ -55,6 +56,7 @@ def _build(page: Page, tab: str) -> None:
         with gr.Column(scale=5, min_width=300, elem_id=f"{tab}_parameters"):
             image = _editor(tab) if inpaint else _image(f"{tab}_image", "Picture", 360)
             mask = _mask_controls(form, tab) if inpaint else None
+            growth = _growth(tab) if inpaint else []
             form.add("denoising_strength", elem_id=f"{tab}_denoising_strength")
             with gr.Row():
                 form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
@@ -67,7 +69,7 @@ def _build(page: Page, tab: str) -> None:
             view = View(page.services, tab, generate, interrupt)
     page.views[tab] = view
     page.targets[tab] = (form, image)
-    others = [image, mask] if mask else [image]
+    others = [image, mask, *growth] if mask else [image]
 
     def asked(values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         """The request, its pictures stored, and what was said about them."""
@@ -77,7 +79,10 @@ def _build(page: Page, tab: str) -> None:
         start = open_image(path)
         inputs = page.services.inputs
         named["image"] = inputs.put(start)
-        if inpaint:
+        if inpaint and any(sides := [_whole(side) for side in pictures[2:]]):
+            sheet, white = outpainted(start, *sides)
+            named |= {"image": inputs.put(sheet), "mask_image": inputs.put(white), **_sizes(sheet.size)}
+        elif inpaint:
             named["mask_image"] = inputs.put(_mask_picture(pictures[0], pictures[1], start.size))
         animated = ("the picture moves; its first frame was taken",) if frames(path) > 1 else ()
         return form.read_named(named), animated
@@ -86,7 +91,7 @@ def _build(page: Page, tab: str) -> None:
         path = uploaded(_background(value))
         if path is None:
             return [gr.skip(), gr.skip()]
-        return [min(max(side // 8 * 8, 64), 2048) for side in open_header(path).size]
+        return list(_sizes(open_header(path).size).values())
 
     wire_run(page, form, view, asked, others)
     wire_size_and_seed(page, form, view, buttons)
@@ -130,6 +135,25 @@ def _mask_controls(form: Form[GenerationParams], tab: str) -> Any:
                 form.add(f"mask_{name}", min_width=150, elem_id=f"{tab}_mask_{name}", info=None)
     with gr.Accordion("Mask from a file", open=False, elem_id=f"{tab}_mask"):
         return _image(f"{tab}_mask_image", "Mask: white is painted anew", 220)
+
+
+def _growth(tab: str) -> list[Any]:
+    """How far the picture grows at each side; then nothing need be painted."""
+    with gr.Accordion("Outpaint", open=False, elem_id=f"{tab}_outpaint"), gr.Row():
+        return [
+            gr.Slider(0, 512, 0, step=8, label=side, min_width=130, elem_id=f"{tab}_{side.lower()}")
+            for side in ("Left", "Top", "Right", "Bottom")
+        ]
+
+
+def _whole(value: Any) -> int:
+    return min(max(int(value), 0), 1024) if isinstance(value, (int, float)) else 0
+
+
+def _sizes(size: tuple[int, int]) -> dict[str, int]:
+    """A size that a request can have."""
+    width, height = (min(max(side // 8 * 8, 64), 2048) for side in size)
+    return {"width": width, "height": height}
 
 
 def _background(value: Any) -> Any:
