@@ -17,18 +17,20 @@ import json
 import logging
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules import bootstrap
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
-from modules.options import Option, options_of
+from modules.options import Option, flat_of, from_flat, options_of
 from modules.params import TO, ExtrasParams, GenerationParams
 
 if TYPE_CHECKING:
     from modules.devices import Device
     from modules.engine import Engine, Progress, Result
     from modules.extension import Host
+    from modules.inputs import InputStore
     from modules.jobs.dispatcher import JobQueue
     from modules.jobs.worker import Runner
     from webui.server import Services
@@ -42,6 +44,7 @@ TEST_FILES = ("requirements.txt", "tests/requirements.txt")
 EXAMPLES = """examples:
   python3 app.py                                      serve http://127.0.0.1:7860
   python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
+  python3 app.py generate "a fox at night" --init fox.png --denoising-strength 0.6
   python3 app.py replay fox.png                       make it again: identical, or why not
   python3 app.py upscale fox.png --upscaler Lanczos --by 2 -o large.png
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
@@ -79,11 +82,12 @@ def build_engine(args: argparse.Namespace) -> Engine:
     from modules.checkpoints.files import Hashes
     from modules.checkpoints.store import ModelStore
     from modules.engine import Engine
+    from modules.inputs import InputStore
 
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
     store = ModelStore(args.models_dir / "Stable-diffusion", device, hashes, default=DEFAULT_MODEL)
-    return Engine(store, build_host(args), version=VERSION)
+    return Engine(store, build_host(args), version=VERSION, inputs=InputStore(args.data_dir / "inputs"))
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
@@ -133,6 +137,7 @@ def build_queue(args: argparse.Namespace) -> JobQueue:
 def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
     """What the front end is given."""
     from modules.checkpoints.files import find_model, list_models, native_size
+    from modules.inputs import InputStore
     from webui.server import Services
 
     folder = args.models_dir / "Stable-diffusion"
@@ -151,6 +156,7 @@ def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
         host=build_host(args, tabs=True),
         data_dir=args.data_dir,
         outputs_dir=args.data_dir / "outputs",
+        inputs=InputStore(args.data_dir / "inputs"),
         version=VERSION,
         checkpoints=checkpoints,
         native_size=size,
@@ -212,6 +218,8 @@ def generate(args: argparse.Namespace) -> int:
     """Make images without a server."""
     chosen = _chosen(args)
     params = GenerationParams.from_json(chosen)
+    if params.init and not params.init.image:
+        raise UserError("there is no start picture", hint="give it with --init", field="init")
     if args.output is not None and args.output.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
@@ -222,6 +230,8 @@ def generate(args: argparse.Namespace) -> int:
     from modules.checkpoints.files import native_size
     from modules.engine import Watcher
     from modules.gallery import Gallery
+    from modules.inputs import InputStore
+    from modules.jobs.generation import folder_for
     from modules.metadata import Encoding, encode
 
     engine = build_engine(args)
@@ -238,10 +248,16 @@ def generate(args: argparse.Namespace) -> int:
         if args.output is None:
             gallery = Gallery(args.data_dir / "outputs", encoding)
             recipe = result.recipe
-            saved = gallery.save(result.image, seed=recipe.seed, infotext=result.infotext, recipe=str(recipe))
+            saved = gallery.save(
+                result.image,
+                folder=folder_for(params),
+                seed=recipe.seed,
+                infotext=result.infotext,
+                recipe=str(recipe),
+            )
             path, note = saved.path, saved.note
         else:
-            path = _numbered(args.output, result.recipe.index)
+            path = _numbered(args.output.with_stem(args.output.stem + name), result.recipe.index)
             data, note = encode(result.image, result.infotext, str(result.recipe), encoding)
             try:
                 atomic.write(path, data)
@@ -253,13 +269,55 @@ def generate(args: argparse.Namespace) -> int:
             print(note, file=sys.stderr)
         print(f"\r{path}  seed {result.recipe.seed}\x1b[K" if sys.stderr.isatty() else path, flush=True)
 
-    engine.run(params, save, Watcher(_tell_progress, lambda note: print(note, file=sys.stderr)))
+    inputs = InputStore(args.data_dir / "inputs")
+    for name, one in _starts(params):  # noqa: B007 - `save` reads the name
+        stored = _stored(one, inputs, args.outpaint)
+        engine.run(stored, save, Watcher(_tell_progress, lambda note: print(note, file=sys.stderr)))
     return 0
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     """What was said of a request on the command line."""
-    return {name: value for name, value in vars(args).items() if name in options_of(GenerationParams)}
+    said = {name: value for name, value in vars(args).items() if name in flat_of(GenerationParams)}
+    if "mask_image" in said and "image" not in said:
+        raise UserError("--mask needs a picture to lie on", hint="give it with --init", field="mask")
+    return from_flat(GenerationParams, said)
+
+
+def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:
+    """The request with its files put where requests name them by content; outpainting makes both of them new."""
+    if params.init is None:
+        return params
+    mask = params.init.mask
+    if any(outpaint):
+        from modules.images import open_image
+        from modules.masks import outpainted
+        from modules.params import Mask
+
+        sheet, white = outpainted(open_image(Path(params.init.image)), *outpaint)
+        width, height = (min(max(side // 8 * 8, 64), 2048) for side in sheet.size)
+        start = replace(params.init, image=inputs.put(sheet), mask=replace(mask or Mask(), image=inputs.put(white)))
+        return params.changed(init=start, width=width, height=height)
+    mask = replace(mask, image=inputs.put(Path(mask.image))) if mask else None
+    return params.changed(init=replace(params.init, image=inputs.put(Path(params.init.image)), mask=mask))
+
+
+def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
+    """The request itself or, where its start picture is a folder, one for each picture there with its name."""
+    folder = Path(params.init.image) if params.init else Path()
+    if params.init is None or not folder.is_dir():
+        return [("", params)]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    if not files:
+        raise NotFound(f"there is no picture in {folder}", hint="PNG, JPEG and WebP are read", field="init")
+    return [(f"-{path.stem}", params.changed(init=replace(params.init, image=str(path)))) for path in files]
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    sides = tuple(int(side) for side in text.split(","))
+    if len(sides) != 4 or not all(0 <= side <= 1024 for side in sides):
+        raise argparse.ArgumentTypeError("must be four numbers from 0 to 1024: left,top,right,bottom")
+    return sides
 
 
 def _numbered(path: Path, index: int) -> Path:
@@ -408,8 +466,16 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help=".png, .jpg or .webp; default: the outputs folder"
     )
-    for name, declared in options_of(GenerationParams).items():
-        if name != "prompt":
+    for flag, dest, meaning in (
+        ("--init", "image", "picture to start from, or a folder of them"),
+        ("--mask", "mask_image", "white: repaint"),
+    ):
+        one.add_argument(flag, dest=dest, default=argparse.SUPPRESS, metavar="FILE", help=meaning)
+    one.add_argument(
+        "--outpaint", type=_sides, default=(), metavar="L,T,R,B", help="grow the picture by so many pixels at each side"
+    )
+    for name, declared in flat_of(GenerationParams).items():
+        if name not in ("prompt", "image", "mask_image"):
             _add_option(one, name, declared)
     _add_places(one)
     one.set_defaults(run=generate)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from modules.errors import ImageError, NotFound
@@ -46,7 +46,12 @@ def open_image(source: bytes | Path) -> Image.Image:
         image.load()
     except BROKEN as error:
         raise ImageError("this picture is damaged or cut off", hint="send it again, or another copy") from error
-    return _as_rgb(_upright(image))
+    return _as_rgb(_to_srgb(_upright(image)))
+
+
+def frames(source: bytes | Path) -> int:
+    """How many pictures a file holds; `open_image` gives the first."""
+    return int(getattr(open_header(source), "n_frames", 1))
 
 
 def open_header(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
@@ -78,6 +83,26 @@ def _upright(image: Image.Image) -> Image.Image:
     except BROKEN as error:
         log.info("EXIF data that cannot be read: %s", error)
     return image
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Colours of a picture with a profile of its own as sRGB has them; a profile that cannot be used is left aside."""
+    data = image.info.get("icc_profile")
+    if not data or image.mode not in ("RGB", "RGBA", "L", "CMYK"):
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        if "sRGB" in ImageCms.getProfileDescription(profile):
+            return image  # a transform from sRGB to itself would still move some levels
+        colours = image.convert("RGB") if image.mode == "RGBA" else image
+        plain = ImageCms.profileToProfile(colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, *BROKEN) as error:
+        log.info("colour profile that cannot be used: %s", error)
+        return image
+    assert plain is not None
+    if image.mode == "RGBA":
+        plain.putalpha(image.getchannel("A"))
+    return plain
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -15,15 +15,15 @@ import logging
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from modules import styles as style_texts
 from modules.diffusion.names import Samplers, Schedulers, resolve, split_sampler
 from modules.diffusion.types import SamplerSpec
 from modules.errors import UserError
-from modules.options import options_of
-from modules.params import GenerationParams
+from modules.options import Option, options_of, values_of
+from modules.params import GenerationParams, Hires, Init, Mask, Refiner
 from modules.profile import profile_named
 from modules.prompt.emphasis import attention
 from modules.prompt.parse import parse
@@ -146,6 +146,23 @@ def _absent(f: Facts) -> None:
     """A key that has its place but, as yet, no parameter."""
 
 
+def _init(value: Callable[[Init], Any]) -> Value:
+    return lambda f: value(f.params.init) if f.params.init else None
+
+
+def _masked(value: Callable[[Mask], Any]) -> Value:
+    return lambda f: value(f.params.init.mask) if f.params.init and f.params.init.mask else None
+
+
+def _hires(value: Callable[[Hires], Any]) -> Value:
+    return lambda f: value(f.params.hires) if f.params.hires else None
+
+
+def _strength(f: Facts) -> float | None:
+    start = f.params.init or f.params.hires
+    return start.denoising_strength if start else None
+
+
 KEYS: dict[str, Value] = {
     "Steps": lambda f: f.params.steps,
     "Sampler": lambda f: f.params.sampler,
@@ -164,7 +181,7 @@ KEYS: dict[str, Value] = {
     "Variation seed": lambda f: f.subseed if f.params.subseed_strength else None,
     "Variation seed strength": lambda f: f.params.subseed_strength or None,
     "Seed resize from": _resized,
-    "Denoising strength": _absent,
+    "Denoising strength": _strength,
     "Conditional mask weight": _absent,
     "Clip skip": lambda f: f.params.clip_skip if f.params.clip_skip > 1 else None,
     "ENSD": _ensd,
@@ -177,27 +194,27 @@ KEYS: dict[str, Value] = {
 """A1111's keys in A1111's order. A new parameter is one line here; what is absent has a place but comes as `extra`."""
 
 OTHERS: dict[str, Value] = {
-    "Mask mode": _absent,
-    "Mask blur": _absent,
-    "Inpaint area": _absent,
-    "Masked area padding": _absent,
-    "Masked content": _absent,
-    "Hires checkpoint": _absent,
-    "Hires sampler": _absent,
-    "Hires prompt": _absent,
-    "Hires negative prompt": _absent,
-    "Hires schedule type": _absent,
-    "Hires upscale": _absent,
-    "Hires resize": _absent,
-    "Hires steps": _absent,
-    "Hires upscaler": _absent,
+    "Mask mode": _masked(lambda m: "Inpaint not masked" if m.invert else None),
+    "Mask blur": _masked(lambda m: m.blur or None),
+    "Inpaint area": _masked(lambda m: "Only masked" if m.only_masked else None),
+    "Masked area padding": _masked(lambda m: m.padding if m.only_masked else None),
+    "Masked content": _masked(lambda m: m.content if m.content != "original" else None),
+    "Hires checkpoint": _hires(lambda h: h.checkpoint or None),
+    "Hires sampler": _hires(lambda h: h.sampler or None),
+    "Hires prompt": _hires(lambda h: h.prompt or None),
+    "Hires negative prompt": _hires(lambda h: h.negative_prompt or None),
+    "Hires schedule type": _hires(lambda h: h.scheduler or None),
+    "Hires upscale": _hires(lambda h: None if h.width or h.height else h.scale),
+    "Hires resize": _hires(lambda h: f"{h.width}x{h.height}" if h.width or h.height else None),
+    "Hires steps": _hires(lambda h: h.steps or None),
+    "Hires upscaler": _hires(lambda h: h.upscaler),
     "Lora hashes": _absent,
     "Old prompt editing timelines": _old_timelines,
     "TI hashes": _absent,
     "Emphasis": _emphasis,
     "Downcast alphas_cumprod": _unless("use_downcasted_alpha_bar", False),
     "Noise Schedule": _unless("sd_noise_schedule", "Default"),
-    "Noise multiplier": _absent,
+    "Noise multiplier": _init(lambda i: i.noise_multiplier if i.noise_multiplier != 1 else None),
     "Discard penultimate sigma": _discarded,
     "Schedule min sigma": _unless("sigma_min", 0, _scheduled),
     "Schedule max sigma": _unless("sigma_max", 0, _scheduled),
@@ -212,15 +229,15 @@ OTHERS: dict[str, Value] = {
     "Sigma tmax": _taken("s_tmax"),
     "Sigma noise": _taken("s_noise"),
     "Refiner switch by sampling steps": _absent,
-    "Refiner": _absent,
-    "Refiner switch at": _absent,
+    "Refiner": lambda f: f.params.refiner.checkpoint if f.params.refiner else None,
+    "Refiner switch at": lambda f: f.params.refiner.switch_at if f.params.refiner else None,
     "Hires refiner": _absent,
     "Skip Early CFG": _unless("skip_early_cond", 0),
     "NGMS": _unless("s_min_uncond", 0),
     "NGMS all steps": _unless("s_min_uncond_all", False, lambda f: f.params.s_min_uncond > 0),
     "Pad conds": _unless("pad_cond_uncond", False, lambda f: not f.params.pad_cond_uncond_v0),
     "Pad conds v0": _unless("pad_cond_uncond_v0", False),
-    "Extra noise": _absent,
+    "Extra noise": _init(lambda i: i.extra_noise or None),
     "VAE Encoder": _absent,
     "VAE Decoder": _absent,
     "UniPC variant": _taken("uni_pc_variant"),
@@ -228,6 +245,10 @@ OTHERS: dict[str, Value] = {
     "UniPC order": _taken("uni_pc_order"),
     "UniPC lower order final": _taken("uni_pc_lower_order_final"),
     "CFG rescale": _unless("cfg_rescale", 0),
+    "Resize mode": _init(lambda i: i.resize_mode if i.resize_mode != "Just resize" else None),
+    "Exact steps": _init(lambda i: i.exact_steps or None),
+    "Color correction": _init(lambda i: i.colour_correction or None),
+    "Hires CFG scale": _hires(lambda h: h.cfg_scale or None),
     "Profile": lambda f: f.params.profile if f.params.profile != "a1111" else None,
 }
 """Keys behind the table, in the order in which A1111's code comes to them; what scripts add comes before, ours last.
@@ -547,7 +568,10 @@ class Paste:
     """What a pasted text changes in a request, and in sentences what of it could not be followed."""
 
     changes: dict[str, Any]
+    """Of `GenerationParams`, ready for JSON; ``hires`` and ``refiner`` are objects or None."""
     notes: tuple[str, ...]
+    start: dict[str, Any] = field(default_factory=dict)
+    """What it says of a start picture and its mask, side by side: ``denoising_strength``, ``mask_blur``, ..."""
 
 
 _PLAIN = {option.key: option for option in options_of(GenerationParams).values() if option.key} | {
@@ -604,11 +628,70 @@ def params_from(
             changes[_PLAIN[key].name] = _PLAIN[key].cast(value)
         except UserError as error:
             notes.append(f"{error.message}; it was left as it is")
-    known = _PLAIN.keys() | _SILENT
+    start: dict[str, Any] = {}
+    if whole:
+        start = _start_from(parsed, notes)
+        changes |= {"hires": _hires_from(parsed, notes), "refiner": _refiner_from(parsed, notes)}
+    known = _PLAIN.keys() | _SILENT | _PASSES
     foreign = [f"{k}: {v}" for k, v in parsed.items() if whole and k not in known and v != DEFAULTS.get(k)]
     if foreign:
         notes.append(f"not used here: {', '.join(foreign)}")
-    return Paste(changes, tuple(notes))
+    return Paste(changes, tuple(notes), start)
+
+
+_INIT = {option.key: option for option in options_of(Init).values() if option.key} | {
+    "Resize mode": options_of(Init)["resize_mode"],
+    "Exact steps": options_of(Init)["exact_steps"],
+    "Color correction": options_of(Init)["colour_correction"],
+}
+_MASK = {option.key: option for option in options_of(Mask).values() if option.key}
+_HIRES = {option.key: option for option in options_of(Hires).values() if option.key} | {
+    "Hires resize-1": options_of(Hires)["width"],
+    "Hires resize-2": options_of(Hires)["height"],
+}
+_REFINER = {option.key: option for option in options_of(Refiner).values() if option.key}
+_PASSES = {*_INIT, *_MASK, *_HIRES, *_REFINER, "Mask mode", "Inpaint area"}
+"""Keys that speak of a start picture, of a second pass or of a second checkpoint."""
+
+
+def _start_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The values for `Init` and, prefixed, for `Mask`; nothing where the text is of a picture from text alone."""
+    if "Denoising strength" not in parsed or _has_hires(parsed):
+        return {}
+    mask = {
+        "invert": parsed.get("Mask mode") == "Inpaint not masked",
+        "only_masked": parsed.get("Inpaint area") == "Only masked",
+        **_cast(parsed, _MASK, notes),
+    }
+    return _cast(parsed, _INIT, notes) | {f"mask_{name}": value for name, value in mask.items()}
+
+
+def _has_hires(parsed: Mapping[str, Any]) -> bool:
+    sized = any(str(parsed.get(f"Hires resize-{side}", 0)) != "0" for side in (1, 2))
+    return "Denoising strength" in parsed and (sized or "Hires upscale" in parsed or "Hires upscaler" in parsed)
+
+
+def _hires_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any] | None:
+    if not _has_hires(parsed):
+        return None
+    told = {key: "" if str(value).startswith("Use same ") else value for key, value in parsed.items()}
+    return values_of(Hires(**_cast(told, _HIRES, notes)))
+
+
+def _refiner_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any] | None:
+    return values_of(Refiner(**_cast(parsed, _REFINER, notes))) if "Refiner" in parsed else None
+
+
+def _cast(parsed: Mapping[str, Any], options: Mapping[str, Option], notes: list[str]) -> dict[str, Any]:
+    """The values whose keys are in ``options``, by the options' names; what cannot be read is noted and left out."""
+    found = {}
+    for key, option in options.items():
+        if key in parsed:
+            try:
+                found[option.name] = option.cast(parsed[key])
+            except UserError as error:
+                notes.append(f"{error.message}; it was left as it is")
+    return found
 
 
 def _take_sampler(

@@ -1,51 +1,76 @@
-"""The pictures that requests start from, kept by content: ``inputs/3f/3f2a...``, named by the file's SHA-256."""
+"""The pictures that requests start from, stored by content, so that a recipe can name them and be followed again.
+
+inputs/3f/3f2a….png, named by the SHA-256 of the file. A request carries the name alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from modules import atomic
 from modules.errors import NotFound, OutputError
-from modules.images import open_header, open_image
+from modules.images import open_header, open_image, png_bytes
 
-_KEY = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[0-9a-f]{64}")
 
 
+@dataclass(frozen=True)
 class InputStore:
-    """Files below ``folder``. Any number of processes may write at once: equal names are equal files."""
+    """Pictures below ``folder``. Any number of processes may write at once: equal names are equal files."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    folder: Path
 
-    def put(self, data: bytes) -> str:
-        """Keep a picture file and give its key. Raises `ImageError` for what is no picture."""
+    def put(self, source: bytes | Path | Image.Image) -> str:
+        """Store a picture, upright and without its texts, and give its name. Raises `ImageError`."""
+        image = source if isinstance(source, Image.Image) else open_image(source)
+        data = png_bytes(image)
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._write(self._path(sha256), data)
+        return sha256
+
+    def keep(self, data: bytes) -> Path:
+        """Store a picture file as it came, texts and all, for a replay; raises `ImageError` for what is no picture."""
         open_header(data)
-        key = hashlib.sha256(data).hexdigest()
-        path = self._place(key)
-        if not path.exists():
-            try:
-                atomic.make_folder(path.parent)
-                atomic.write(path, data)
-            except OSError as error:
-                raise OutputError(
-                    f"the picture could not be kept in {self.folder}: {error.strerror or error}",
-                    hint="free some space or make the folder writable",
-                ) from error
-        return key
+        path = self._path(hashlib.sha256(data).hexdigest()).with_suffix("")
+        self._write(path, data)
+        return path
 
-    def open(self, key: str) -> Image.Image:
-        """The picture of that key, upright, RGB or RGBA."""
-        return open_image(self.path(key))
+    def _write(self, path: Path, data: bytes) -> None:
+        if path.exists():
+            return
+        try:
+            atomic.make_folder(path.parent)
+            atomic.write(path, data)
+        except OSError as error:
+            raise OutputError(
+                f"the picture could not be stored in {self.folder}: {error.strerror or error}",
+                hint="make the folder writable or free some space",
+            ) from error
 
-    def path(self, key: str) -> Path:
-        """The file of that key; raises `NotFound`."""
-        if not (_KEY.fullmatch(key) and self._place(key).is_file()):
-            raise NotFound("a picture of this request is not there any more", hint="choose it again", field="inputs")
-        return self._place(key)
+    def open(self, sha256: str, *, field: str = "init.image") -> Image.Image:
+        """The picture of that name; raises `NotFound`, also where the file is no longer what its name says."""
+        return open_image(self.read(sha256, field=field))
 
-    def _place(self, key: str) -> Path:
-        return self.folder / key[:2] / key
+    def read(self, sha256: str, *, field: str = "init.image") -> bytes:
+        """The file of that name."""
+        data = self._path(sha256).read_bytes() if sha256 in self else b""
+        if not data or hashlib.sha256(data).hexdigest() != sha256:
+            name = sha256[:12] or "(empty)"
+            raise NotFound(f"there is no stored picture {name}", hint="choose the picture again", field=field)
+        return data
+
+    def __contains__(self, sha256: object) -> bool:
+        return isinstance(sha256, str) and bool(_NAME.fullmatch(sha256)) and self._path(sha256).is_file()
+
+    def path(self, sha256: str, *, field: str = "init.image") -> Path:
+        """Where the file of that name lies; raises `NotFound`."""
+        self.read(sha256, field=field)
+        return self._path(sha256)
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / sha256[:2] / f"{sha256}.png"

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 from modules.errors import UserError
 
 _KEY = "option"
+_NESTED = "nested"
 T = TypeVar("T")
 _TRUTHS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
@@ -148,6 +149,34 @@ def option(
     return dataclasses.field(default=default, metadata={_KEY: facts})
 
 
+@dataclass(frozen=True)
+class Nested:
+    """Options that belong together and may all be absent: a field that is None or of another such dataclass."""
+
+    name: str
+    label: str
+    cls: type
+    prefix: str
+    """Where all options stand side by side, on the command line or in a form, this stands before their names."""
+
+
+def nested(label: str, *, prefix: str = "") -> Any:
+    """Declare options within: ``hires: Hires | None = nested("Hires fix", prefix="hires_")``."""
+    return dataclasses.field(default=None, metadata={_NESTED: {"label": label, "prefix": prefix}})
+
+
+@cache
+def nested_of(cls: Hashable) -> dict[str, Nested]:
+    """What is nested in a dataclass by field name, in order."""
+    assert isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    hints = typing.get_type_hints(cls)
+    return {
+        field.name: Nested(field.name, cls=_plain(hints[field.name])[0], **field.metadata[_NESTED])
+        for field in dataclasses.fields(cls)
+        if _NESTED in field.metadata
+    }
+
+
 @cache
 def options_of(cls: Hashable) -> dict[str, Option]:
     """The declared options of a dataclass by field name, in order. Fields not made with `option` are left out."""
@@ -173,10 +202,63 @@ def _plain(hint: Any) -> tuple[type, bool]:
 
 def read(cls: type[T], values: Mapping[str, Any]) -> T:
     """A ``cls`` from loose values: cast as declared, missing ones at their default, foreign ones ignored."""
-    options = options_of(cast(Hashable, cls))
-    return cls(**{name: options[name].cast(value) for name, value in values.items() if name in options})
+    options, groups = options_of(cast(Hashable, cls)), nested_of(cast(Hashable, cls))
+    known = {name: options[name].cast(value) for name, value in values.items() if name in options}
+    return cls(**known, **{name: _inner(groups[name], values[name]) for name in groups if name in values})
+
+
+def _inner(declared: Nested, value: Any) -> Any:
+    if value is None or isinstance(value, declared.cls):
+        return value
+    if not isinstance(value, Mapping):
+        raise UserError(f"{declared.label} must be an object or null, not {_shown(value)}", field=declared.name)
+    try:
+        return read(declared.cls, value)
+    except UserError as error:
+        raise type(error)(error.message, hint=error.hint, field=f"{declared.name}.{error.field}") from None
+
+
+def checked(instance: T) -> T:
+    """``instance`` with every value cast as declared, those of its groups too."""
+    return read(type(instance), values_of(instance))
 
 
 def values_of(instance: Any) -> dict[str, Any]:
-    """The declared options of ``instance`` as JSON-ready values."""
-    return {name: getattr(instance, name) for name in options_of(cast(Hashable, type(instance)))}
+    """The declared options of ``instance`` as JSON-ready values; groups that are there as objects within."""
+    cls = cast(Hashable, type(instance))
+    plain = {name: getattr(instance, name) for name in options_of(cls)}
+    groups = {name: getattr(instance, name) for name in nested_of(cls)}
+    return plain | {name: values_of(found) for name, found in groups.items() if found is not None}
+
+
+def from_flat(cls: type[T], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that stand side by side, put into their groups: ``{"hires_scale": 2}`` -> ``{"hires": {"scale": 2}}``.
+
+    A group is there as soon as one of its values is given.
+    """
+    found = {name: values[name] for name in options_of(cast(Hashable, cls)) if name in values}
+    for name, declared in nested_of(cast(Hashable, cls)).items():
+        own = {key.removeprefix(declared.prefix): v for key, v in values.items() if key.startswith(declared.prefix)}
+        if inner := from_flat(declared.cls, own):
+            found[name] = inner
+    return found
+
+
+@cache
+def flat_of(cls: Hashable) -> dict[str, Option]:
+    """All options side by side, those within under their prefixed names."""
+    found = dict(options_of(cls))
+    for declared in nested_of(cls).values():
+        inner = flat_of(cast(Hashable, declared.cls))
+        found |= {declared.prefix + name: option for name, option in inner.items()}
+    return found
+
+
+def to_flat(cls: Hashable, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `from_flat`; what is nested also says, under its own name, whether it is there."""
+    found = {name: value for name, value in values.items() if name in options_of(cls)}
+    for name, declared in nested_of(cls).items():
+        if name in values:
+            inner = to_flat(cast(Hashable, declared.cls), values[name] or {})
+            found |= {name: values[name] is not None} | {declared.prefix + key: value for key, value in inner.items()}
+    return found

@@ -255,7 +255,9 @@ def _asked(recorded: Recipe, again: Recipe) -> list[str]:
     """Where the two recipes are not of one request."""
     before, after = ({**r.request.to_json(), "seed": r.seed, "subseed": r.subseed} for r in (recorded, again))
     return [
-        f"{name} {_said(before[name])} became {_said(after[name])}" for name in before if before[name] != after[name]
+        f"{name} {_said(before.get(name))} became {_said(after.get(name))}"
+        for name in dict.fromkeys((*before, *after))
+        if before.get(name) != after.get(name)
     ]
 
 

@@ -42,7 +42,8 @@ def replay_recipe(
     if isinstance(recorded, Verdict):
         return Replay(recorded, None)
     names = {file: engine.store.with_sha256(file.sha256) for file in recorded.files if file.role == "checkpoint"}
-    if (verdict := recipes.check(recorded, {file.sha256 for file, name in names.items() if name})) is not None:
+    available = {file.sha256 for file in recorded.files if engine.has(file)}
+    if (verdict := recipes.check(recorded, available)) is not None:
         return Replay(verdict, None)
     again = _one(engine, recorded, next(filter(None, names.values())), watcher)
     asked = replace(again.recipe, request=recorded.request)  # the checkpoint may have another name now

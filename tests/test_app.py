@@ -170,6 +170,46 @@ def test_a_picture_without_recipe_is_a_verdict_and_status_1(tmp_path: Path, caps
     assert capsys.readouterr().out == "cannot, because the picture carries no recipe\n"
 
 
+def test_generate_starts_from_pictures(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ("--models-dir", str(models), "--data-dir", str(tmp_path / "data"), "--device", "cpu")
+    start, mask = Image.radial_gradient("L").resize((64, 64)).convert("RGB"), Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    start.save(tmp_path / "start.png")
+    mask.save(tmp_path / "mask.png")
+    flags = ("--init", str(tmp_path / "start.png"), "--mask", str(tmp_path / "mask.png"), "--mask-blur", "0")
+    made = tmp_path / "made.png"
+    given = ("generate", "a fox", *flags, "--steps", "2", "--denoising-strength", "0.9", "-o", str(made), *places)
+    assert app.main(given) == 0
+    right = (32, 0, 64, 64)
+    assert Image.open(made).crop(right).tobytes() == start.crop(right).tobytes()
+    assert app.main(("replay", str(made), *places)) == 0
+    assert said(capsys, "generate", "x", "--mask", str(made), *places)[1].startswith("error: --mask needs a picture")
+    assert said(capsys, "generate", "x", "--denoising-strength", "1", *places)[1].startswith("error: there is no start")
+
+
+def test_a_whole_folder_is_started_from(models: Path, tmp_path: Path) -> None:
+    places = ("--models-dir", str(models), "--data-dir", str(tmp_path / "data"), "--device", "cpu")
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    given = ("generate", "x", "--init", str(tmp_path / "in"), "--steps", "2", *places)
+    assert app.main((*given, "-o", str(tmp_path / "out" / "x.png"))) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x-a.png", "x-b.png"]
+
+
+def test_a_picture_grows_over_its_edges(models: Path, tmp_path: Path) -> None:
+    places = ("--models-dir", str(models), "--data-dir", str(tmp_path / "data"), "--device", "cpu")
+    start = Image.radial_gradient("L").resize((64, 64)).convert("RGB")
+    start.save(tmp_path / "start.png")
+    flags = ("--init", str(tmp_path / "start.png"), "--outpaint", "64,0,0,0", "--steps", "2", "--mask-blur", "0")
+    assert app.main(("generate", "x", *flags, "-o", str(tmp_path / "x.png"), *places)) == 0
+    made = Image.open(tmp_path / "x.png")
+    assert made.size == (128, 64)
+    inner = (64 + 8, 0, 128, 64)  # a seam of 8 pixels is painted too
+    assert made.crop(inner).tobytes() == start.crop((8, 0, 64, 64)).tobytes()
+
+
 def test_convert_finds_a_file_of_the_models_folder_by_its_name(models: Path) -> None:
     pickle = models / "Stable-diffusion" / "old.ckpt"
     pickle.touch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import gradio as gr
 from modules.options import options_of
 from modules.params import GenerationParams
 from webui.controls import control
+from webui.send import wire_sends
 from webui.services import Services
 from webui.views import header_html, worker_html
 
@@ -29,6 +30,10 @@ class Page:
     """The checkpoint selector, which all tabs share."""
     sent: Any
     """A hidden field: settings on their way from one tab to another, see `webui.paste`."""
+    views: dict[str, Any] = field(default_factory=dict)
+    """The result's side of each tab that makes images, by the tab's name; filled while the tabs are built."""
+    targets: dict[str, Any] = field(default_factory=dict)
+    """Tabs that take a finished picture: ``(form, component)`` by name."""
 
     @staticmethod
     def owner(request: Any) -> str:
@@ -81,6 +86,7 @@ def build_page(services: Services) -> Any:
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}"):
                     spec.build(page)
+        wire_sends(page)
 
         def refreshed(chosen: str | None) -> Any:
             names = list(services.checkpoints())

@@ -12,7 +12,6 @@ import gradio as gr
 
 from modules import recipe as recipes
 from modules.errors import RepriseError, UserError
-from modules.inputs import InputStore
 from modules.metadata import read_metadata
 from modules.recipe import Verdict
 from webui.events import AT_ONCE, LONG, QUIET
@@ -101,10 +100,4 @@ def keep(page: Page, path: Path) -> Path:
     """``path`` where it stays as long as a job may wait: an uploaded picture is copied, one of ours stands already."""
     if path.resolve().is_relative_to(page.services.outputs_dir.resolve()):
         return path
-    return keep_input(page.services.data_dir, path.read_bytes())
-
-
-def keep_input(data_dir: Path, data: bytes) -> Path:
-    """A file in the inputs folder, named by what it holds, so that the same picture is there once."""
-    store = InputStore(data_dir / "inputs")
-    return store.path(store.put(data))
+    return page.services.inputs.keep(path.read_bytes())

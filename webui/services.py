@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from modules.extension import Host
 from modules.inputs import InputStore
+from modules.pipeline.plan import hires_upscalers
 
 
 class JobView(Protocol):
@@ -58,6 +59,8 @@ class Services:
     """Where a private temporary folder may be made."""
     outputs_dir: Path
     """The only folder whose files the page shows."""
+    inputs: InputStore
+    """Where the pictures go that requests start from."""
     version: str
     checkpoints: Callable[[], Sequence[str]]
     """The names of the models that can be chosen now, the default first."""
@@ -66,16 +69,15 @@ class Services:
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides this machine's own under which the server is reached."""
 
-    @property
-    def inputs(self) -> InputStore:
-        """Where uploaded pictures are kept for the worker."""
-        return InputStore(self.data_dir / "inputs")
-
     def tables(self) -> Mapping[str, Callable[[], Sequence[str]]]:
-        """The choices that options name: samplers, schedulers, upscalers, checkpoints."""
+        """The choices that options name. An empty one leaves the first pass's choice to the second."""
         return {
             "samplers": self.host.samplers.names,
             "schedulers": self.host.schedulers.names,
             "upscalers": self.host.upscalers.names,
             "checkpoints": self.checkpoints,
+            "hires_upscalers": hires_upscalers(self.host).names,
+            "hires_samplers": lambda: ("", *self.host.samplers.names()),
+            "hires_schedulers": lambda: ("", *self.host.schedulers.names()),
+            "hires_checkpoints": lambda: ("", *self.checkpoints()),
         }

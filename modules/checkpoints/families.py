@@ -74,8 +74,8 @@ def _refuse_others(name: str, shapes: Shapes) -> None:
         what = "only an autoencoder, which belongs in the VAE folder" if only_vae else "not a diffusion model"
         raise CheckpointError(f"{name} is {what}", hint="choose an SD 1.x checkpoint", field="checkpoint")
     channels = shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 4))[1]
-    if channels != 4:
-        kind = {8: "an instruct-pix2pix model", 9: "an inpainting model"}.get(channels, f"a {channels}-channel model")
+    if channels not in (4, 9):  # 9: an inpainting model
+        kind = {8: "an instruct-pix2pix model"}.get(channels, f"a {channels}-channel model")
         raise CheckpointError(f"{name} is {kind}, which is not supported yet", field="checkpoint")
 
 

@@ -30,6 +30,9 @@ class ModelStore:
     def find(self, name: str) -> ModelFile:
         return find_model(self.folder, name, self._default)
 
+    def sha256(self, path: Path) -> str:
+        return self._hashes.sha256(path)
+
     def with_sha256(self, sha256: str) -> str | None:
         """The name of the checkpoint whose file has this hash; None if there is none."""
         models = list_models(self.folder)

@@ -45,9 +45,9 @@ def write_tiny_checkpoint(path: Path, family: str = "sd15", seed: int = 0) -> Pa
     return path
 
 
-def _sd15() -> tuple[State, dict[str, object]]:
+def _sd15(in_channels: int = 4) -> tuple[State, dict[str, object]]:
     """Stable Diffusion 1.x at 1/80 of its width; the vocabulary, which stays whole, makes most of the file."""
-    unet = UNetConfig(model_channels=4, num_heads=2, context_dim=4, norm_groups=2)
+    unet = UNetConfig(in_channels=in_channels, model_channels=4, num_heads=2, context_dim=4, norm_groups=2)
     vae = VAEConfig(channels=2, norm_groups=2)
     text = TextConfig(width=4, heads=2, inner=8)
     config = {
@@ -65,4 +65,7 @@ def _sd15() -> tuple[State, dict[str, object]]:
     return {prefix + key: tensor for prefix, part in parts for key, tensor in part.state_dict().items()}, config
 
 
-FAMILIES: dict[str, Callable[[], tuple[State, dict[str, object]]]] = {"sd15": _sd15}
+FAMILIES: dict[str, Callable[[], tuple[State, dict[str, object]]]] = {
+    "sd15": _sd15,
+    "sd15-inpainting": lambda: _sd15(in_channels=9),
+}

@@ -82,8 +82,12 @@ class Guided:
         skips: Sequence[Skip] = (),
         alone: bool = False,
         always_negative: bool = False,
+        calls: int = 0,
     ):
-        """``always_negative``: ask for the negative prompt even where it cancels out, because `direction` is wanted."""
+        """``calls``: those of the run that were made before.
+
+        ``always_negative``: ask for the negative prompt even where it cancels out, because `direction` is wanted.
+        """
         self._network = network
         self._guidance = guidance
         self._positive = positive
@@ -92,13 +96,13 @@ class Guided:
         self._skips = skips
         self._alone = alone
         self._always_negative = always_negative
-        self._calls = 0
+        self.calls = calls
         self._last: tuple[Tensor, float, Tensor] | None = None
         self._joined: dict[tuple[int, ...], tuple[tuple[Cond, ...], Cond]] = {}
         self._rows: dict[tuple[int, int], tuple[Cond, Cond]] = {}
 
     def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor:
-        call, self._calls = self._calls, self._calls + 1
+        call, self.calls = self.calls, self.calls + 1
         conds = [part.at(call, step) for part in self._positive]
         weights = [part.weight for part in self._positive]
         single = weights == [1.0]
@@ -155,6 +159,24 @@ class Guided:
             vector = None if cond.vector is None else cond.vector[i : i + 1]
             self._rows[id(cond), i] = (cond, Cond(cond.context[i : i + 1], vector))
         return self._rows[id(cond), i][1]
+
+
+class Refined:
+    """The `Denoiser` of a batch that another network finishes (A1111's refiner): from the first call on at which
+    ``due(sigma)``, ``second`` takes over. It is made then, and told how many calls there were before."""
+
+    def __init__(self, first: Guided, second: Callable[[int], Guided], due: Callable[[float], bool]):
+        self._guided = first
+        self._second: Callable[[int], Guided] | None = second
+        self._due = due
+
+    def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor:
+        if self._second and self._due(sigma):
+            self._guided, self._second = self._second(self._guided.calls), None
+        return self._guided(x, sigma, step)
+
+    def direction(self) -> Tensor:
+        return self._guided.direction()
 
 
 def join(conds: Sequence[Cond], n: int) -> Cond:

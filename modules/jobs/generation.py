@@ -32,13 +32,15 @@ class GenerationRunner:
 
     def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
         params = GenerationParams.from_json(spec["params"])
-        images = [_saved(path) for path in self._gallery.of_job(job_id)]
+        folder = folder_for(params)
+        images = [_saved(path) for path in self._gallery.of_job(job_id, folder)]
         notes: list[str] = []
         begin = time.monotonic()
 
         def on_result(result: Result) -> None:
             saved = self._gallery.save(
                 result.image,
+                folder=folder,
                 seed=result.recipe.seed,
                 infotext=result.infotext,
                 recipe=str(result.recipe),
@@ -63,6 +65,11 @@ class GenerationRunner:
             "notes": notes,
             "seconds": round(time.monotonic() - begin, 3),
         }
+
+
+def folder_for(params: GenerationParams) -> str:
+    """A1111's names."""
+    return "img2img-images" if params.init else "txt2img-images"
 
 
 class Steps:

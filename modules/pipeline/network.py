@@ -20,8 +20,10 @@ class BatchNetwork:
     is first met. Both are kept until the batch ends.
     """
 
-    def __init__(self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float]):
+    def __init__(self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float], seen: Tensor | None = None):
+        """``seen`` (1 or n, channels, h, w): what stands beside the latents in the input of an inpainting model."""
         self._model = model
+        self._seen = seen
         self._table = table
         self._embeddings: dict[float, Tensor] = {}
         self._texts: dict[int, tuple[Cond, TextKeys]] = {}  # the Cond is kept so that its id stays its own
@@ -29,7 +31,11 @@ class BatchNetwork:
 
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor:
         unet, device = self._model.unet, self._model.device
-        scaled = device.place(x / (sigma**2 + 1) ** 0.5)
+        scaled = x / (sigma**2 + 1) ** 0.5
+        if self._seen is not None:
+            seen = self._seen.repeat(len(x) // len(self._seen), 1, 1, 1)
+            scaled = torch.cat([scaled, seen], dim=1)
+        scaled = device.place(scaled)
         emb = self._embedding(sigma).expand(len(x), -1)
         prediction = unet.run(scaled, emb, self._text_keys(cond, len(x))).to(x.dtype)
         return denoised(prediction, x, sigma, self._model.config.prediction)

@@ -5,17 +5,22 @@ Errors of the person are raised here, in milliseconds, each with the field at fa
 
 from __future__ import annotations
 
+import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension import Host
-from modules.options import options_of
+from modules.options import checked, nested_of, options_of
 from modules.params import MAX_PROMPT, GenerationParams
+from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.profile import Profile, profile_named
+from modules.registry import Registry
 
+MAX_HIRES = 4096
+"""Pixels a side of a second pass."""
 MAX_RANDOM_SEED = 4294967293
 """A1111 draws random seeds from 0 to this."""
 
@@ -32,12 +37,31 @@ class Batch:
     """Number of the batch's first image within the request."""
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
+    hires: Second | None = None
 
     @property
     def schedule_steps(self) -> int:
         """The steps that the prompt's schedule counts."""
         doubled = self.sampler.second_order and self.profile.double_steps
         return self.params.steps * (2 if doubled else 1)
+
+    @property
+    def announced_steps(self) -> int:
+        """The steps that the sampler will take, as far as a schedule can be told from its length."""
+        init, steps = self.params.init, self.params.steps
+        if init is None or init.exact_steps:
+            return steps
+        return min(int(min(init.denoising_strength, 0.999) * steps), steps - 1) + 1
+
+
+@dataclass(frozen=True)
+class Second:
+    """The second pass of hires fix, decided: the first pass's request with what changes in it."""
+
+    params: GenerationParams
+    sampler: SamplerSpec
+    scheduler: SchedulerSpec
+    size: HiresSize
 
 
 @dataclass(frozen=True)
@@ -70,6 +94,7 @@ def _random_seed() -> int:
 def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple[str, ...]]:
     """``params`` with every value in range and every name canonical, and notes on what was changed."""
     values = {name: option.cast(getattr(params, name)) for name, option in options_of(GenerationParams).items()}
+    inner = {name: found and checked(found) for name in nested_of(GenerationParams) if (found := getattr(params, name))}
     for name, label in (("prompt", "Prompt"), ("negative_prompt", "Negative prompt")):
         if len(values[name]) > MAX_PROMPT:
             raise UserError(
@@ -86,7 +111,55 @@ def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple
         if rounded != values[side]:
             notes.append(f"{side} {values[side]} was rounded to {rounded}, a multiple of 8")
             values[side] = rounded
-    return GenerationParams(**values), tuple(notes)
+    params = GenerationParams(**values, **inner)
+    return _check_passes(params, host), tuple(notes)
+
+
+def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
+    """What start picture, second pass and refiner ask for, as far as it can be told without a file."""
+    init, hires, refiner = params.init, params.hires, params.refiner
+    if init and hires:
+        raise UserError("hires fix is for pictures from text", hint="give a larger size instead", field="hires")
+    if init and not init.image:
+        raise UserError("there is no start picture", hint="choose one", field="init.image")
+    if init and init.mask and not init.mask.image:
+        raise UserError("there is no mask", hint="paint or choose one", field="init.mask.image")
+    if init:
+        check_colour(init.background)
+    if refiner and not refiner.checkpoint:
+        raise UserError("there is no refiner", hint="choose a checkpoint", field="refiner.checkpoint")
+    if hires:
+        upscaler = hires_upscalers(host).canonical(hires.upscaler)
+        sampler = hires.sampler and host.samplers.canonical(hires.sampler)
+        scheduler = hires.scheduler and host.schedulers.canonical(hires.scheduler)
+        params = params.changed(hires=replace(hires, upscaler=upscaler, sampler=sampler, scheduler=scheduler))
+        limit_size(params)
+    return params
+
+
+def hires_upscalers(host: Host) -> Registry[str]:
+    """What may stand between the two passes: those of latents, then all others."""
+    found: Registry[str] = Registry("upscaler", field="hires.upscaler")
+    for name in (*LATENT_MODES, *host.upscalers.names()):
+        found.add(name, name)
+    return found
+
+
+def limit_size(params: GenerationParams) -> None:
+    """The second pass has a limit of its own, which a scale can exceed."""
+    assert params.hires is not None
+    width, height = hires_size(params.width, params.height, params.hires).upscaled
+    if max(width, height) > MAX_HIRES:
+        raise UserError(
+            f"the second pass would be {width} x {height} pixels and the limit is {MAX_HIRES} a side",
+            hint="lower the scale",
+            field="hires.scale",
+        )
+
+
+def check_colour(text: str) -> None:
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise UserError(f"Background must look like #rrggbb, not {text[:20]!r}", field="init.background")
 
 
 def make_plan(params: GenerationParams, host: Host) -> Plan:
@@ -94,7 +167,7 @@ def make_plan(params: GenerationParams, host: Host) -> Plan:
     params, notes = check(params, host)
     params = fix_seeds(params)
     sampler = host.samplers.get(params.sampler)
-    scheduler = _scheduler(params, sampler, host)
+    scheduler = _scheduler(params.scheduler, sampler, host)
     # With a variation the main seed stays and only the variation seed counts on (spec 3.1).
     varied = params.subseed_strength != 0
     total = params.batch_size * params.batch_count
@@ -111,14 +184,37 @@ def make_plan(params: GenerationParams, host: Host) -> Plan:
             first_image=start,
             seeds=tuple(seeds[start : start + size]),
             subseeds=tuple(subseeds[start : start + size]),
+            hires=_second(params, host),
         )
         for start in range(0, total, size)
     )
     return Plan(params, batches, notes)
 
 
-def _scheduler(params: GenerationParams, sampler: SamplerSpec, host: Host) -> SchedulerSpec:
-    scheduler = host.schedulers.get(params.scheduler)
+def _scheduler(name: str, sampler: SamplerSpec, host: Host) -> SchedulerSpec:
+    scheduler = host.schedulers.get(name)
     if scheduler.schedule is None and not sampler.own_schedule:
         return host.schedulers.get(sampler.default_scheduler or "uniform")
     return scheduler
+
+
+def _second(params: GenerationParams, host: Host) -> Second | None:
+    hires = params.hires
+    if hires is None:
+        return None
+    name = hires.sampler or params.sampler
+    sampler = host.samplers.get(name)
+    # A1111 leaves the schedule to the first pass's choice; "Automatic" is the second sampler's own.
+    scheduler = _scheduler(hires.scheduler or params.scheduler, sampler, host)
+    size = hires_size(params.width, params.height, hires)
+    changed = params.changed(
+        sampler=name,
+        steps=hires.steps or params.steps,
+        cfg_scale=hires.cfg_scale or params.cfg_scale,
+        prompt=hires.prompt or params.prompt,
+        negative_prompt=hires.negative_prompt or params.negative_prompt,
+        checkpoint=hires.checkpoint or params.checkpoint,
+        width=size.final[0],
+        height=size.final[1],
+    )
+    return Second(changed, sampler, scheduler, size)

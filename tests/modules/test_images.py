@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from modules.errors import ImageError, NotFound
-from modules.images import MAX_PIXELS, grid, grid_rows, open_image, png_bytes, preview_jpeg
+from modules.images import MAX_PIXELS, frames, grid, grid_rows, open_image, png_bytes, preview_jpeg
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -100,6 +100,56 @@ def test_cmyk_has_its_colours() -> None:
     red = np.asarray(open_image(encoded(Image.new("RGB", (8, 8), (255, 0, 0)).convert("CMYK"), "JPEG")))[4, 4]
     assert red[0] > 240
     assert max(red[1:]) < 20
+
+
+def profile(gamma: float = 1.0) -> bytes:
+    """A small ICC profile: sRGB's primaries, light by a power."""
+    curve = b"curv" + struct.pack(">IIH", 0, 1, round(gamma * 256)) + b"\0\0"
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    text = b"desc\0\0\0\0" + struct.pack(">I", 6) + b"light\0" + bytes(78)
+    text += b"\0" * (-len(text) % 4)
+    tags = {
+        b"desc": text,
+        b"wtpt": xyz(0.9642, 1.0, 0.8249),
+        b"rXYZ": xyz(0.4361, 0.2225, 0.0139),
+        b"gXYZ": xyz(0.3851, 0.7169, 0.0971),
+        b"bXYZ": xyz(0.1431, 0.0606, 0.7141),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+        b"cprt": b"text\0\0\0\0none",
+    }
+    place, table, data = 132 + 12 * len(tags), b"", b""
+    for name, body in tags.items():
+        table += name + struct.pack(">II", place + len(data), len(body))
+        data += body
+    head = struct.pack(">I4sI4s4s4s", place + len(data), b"none", 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">iii", 63190, 65536, 54061)
+    return head + bytes(128 - len(head)) + struct.pack(">I", len(tags)) + table + data
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colours_of_another_profile_become_srgb(mode: str) -> None:
+    linear = Image.new(mode, (8, 8), (128, 128, 128, 77)[: len(mode)])
+    shown = open_image(encoded(linear, icc_profile=profile()))
+    assert shown.mode == mode
+    *colours, last = shown.getpixel((4, 4))  # type: ignore[misc]
+    assert abs(colours[0] - 188) <= 1  # half the light is 188 of 255 in sRGB
+    assert last == 77 if mode == "RGBA" else abs(last - 188) <= 1
+
+
+def test_srgb_itself_and_profiles_that_are_broken_change_nothing() -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for data in (srgb, b"no profile at all", profile()[:100]):
+        assert open_image(encoded(ramp("RGB"), icc_profile=data)).tobytes() == ramp("RGB").tobytes()
+
+
+def test_frames_are_counted() -> None:
+    assert frames(encoded(ramp("RGB"))) == 1
+    assert frames(encoded(ramp("RGB"), "WEBP", save_all=True, append_images=[corner().resize((16, 16))])) == 2
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM", "ICO", "PDF", "EPS"])

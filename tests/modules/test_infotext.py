@@ -13,8 +13,9 @@ from modules.builtin import register
 from modules.errors import UserError
 from modules.extension import Host
 from modules.infotext import MAX_LENGTH, Paste, params_from, read, unquote, version_number, write
-from modules.options import Option, options_of
-from modules.params import MAX_SEED, GenerationParams
+from modules.options import Option, from_flat, options_of
+from modules.options import read as read_options
+from modules.params import MAX_SEED, GenerationParams, Hires, Init, Mask, Refiner
 
 HOST = Host()
 register(HOST)
@@ -287,7 +288,7 @@ def test_old_sampler_names_and_aliases_are_understood() -> None:
 
 
 def test_what_cannot_be_followed_is_said_and_the_rest_is_done() -> None:
-    pasted = paste("x\nSteps: 10000, Sampler: Eule a, CFG scale: warm, Seed: 5, Size: 1x64, Hires upscale: 2")
+    pasted = paste("x\nSteps: 10000, Sampler: Eule a, CFG scale: warm, Seed: 5, Size: 1x64, Face restoration: x")
     assert pasted.changes["seed"] == 5
     assert pasted.changes["height"] == 64
     assert not {"steps", "sampler", "cfg_scale", "width"} & pasted.changes.keys()
@@ -296,7 +297,7 @@ def test_what_cannot_be_followed_is_said_and_the_rest_is_done() -> None:
         "Steps must be between 1 and 150, not '10000'; it was left as it is",
         "CFG scale must be a number, not 'warm'; it was left as it is",
         "Width must be between 64 and 2048, not '1'; it was left as it is",
-        "not used here: Hires upscale: 2",
+        "not used here: Face restoration: x",
     )
 
 
@@ -370,3 +371,69 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(st.characters(), max_size=50))
 def test_any_text_is_read_and_pasted(text: str) -> None:
     assert isinstance(paste(text), Paste)
+
+
+# ------------------------------------------------------------------------------------------------- pictures and passes
+
+START = Init(
+    image="0" * 64,
+    denoising_strength=0.4,
+    resize_mode="Crop and resize",
+    exact_steps=True,
+    noise_multiplier=0.9,
+    extra_noise=0.1,
+    colour_correction=True,
+    mask=Mask(image="1" * 64, blur=8, invert=True, content="latent noise", only_masked=True, padding=16),
+)
+SECOND = Hires(
+    width=1024,
+    height=768,
+    upscaler="Lanczos",
+    steps=7,
+    denoising_strength=0.3,
+    sampler="Euler",
+    scheduler="Karras",
+    prompt="a, b: c",
+    negative_prompt="d",
+    cfg_scale=4.0,
+    checkpoint="other",
+)
+
+
+def written(params: GenerationParams) -> str:
+    return write(params, seed=1, subseed=2, sampler=SAMPLERS.get(params.sampler), scheduler="Uniform")
+
+
+def test_a_start_picture_and_its_mask_are_told_and_read() -> None:
+    text = written(GenerationParams(prompt="x", init=START))
+    assert "Denoising strength: 0.4" in text
+    assert "Mask mode: Inpaint not masked, Mask blur: 8, Inpaint area: Only masked, Masked area padding: 16" in text
+    assert "Masked content: latent noise" in text
+    pasted = paste(text)
+    assert not pasted.notes
+    found = from_flat(Init, pasted.start | {"image": "0" * 64, "mask_image": "1" * 64})
+    assert read_options(Init, found) == START
+    assert pasted.changes["hires"] is None
+
+
+@pytest.mark.parametrize("hires", [SECOND, Hires(), Hires(scale=1.5, denoising_strength=0.5)])
+def test_a_second_pass_is_told_and_read(hires: Hires) -> None:
+    params = GenerationParams(prompt="x", hires=hires)
+    pasted = paste(written(params))
+    assert not pasted.notes
+    assert GenerationParams.from_json(params.to_json() | pasted.changes).hires == hires
+    assert pasted.start == {}
+
+
+def test_a_refiner_is_told_and_read() -> None:
+    refiner = Refiner(checkpoint="finer", switch_at=0.6)
+    text = written(GenerationParams(prompt="x", refiner=refiner))
+    assert "Refiner: finer, Refiner switch at: 0.6" in text
+    assert GenerationParams.from_json(paste(text).changes).refiner == refiner
+
+
+def test_a_text_of_a_plain_picture_takes_the_second_pass_out() -> None:
+    pasted = paste(written(GenerationParams(prompt="x")))
+    assert pasted.changes["hires"] is None
+    assert pasted.changes["refiner"] is None
+    assert pasted.start == {}

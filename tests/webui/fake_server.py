@@ -19,6 +19,7 @@ from modules import builtin
 from modules.errors import Cancelled
 from modules.extension import Host
 from modules.gallery import Gallery
+from modules.inputs import InputStore
 from modules.jobs.dispatcher import JobQueue
 from modules.jobs.events import EventHub
 from modules.jobs.executor import InlineExecutor
@@ -100,6 +101,7 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "host": host,
             "data_dir": data_dir,
             "outputs_dir": outputs,
+            "inputs": InputStore(data_dir / "inputs"),
             "version": "0.0-test",
             "checkpoints": lambda: CHECKPOINTS,
             "native_size": lambda name: 128,

@@ -9,7 +9,7 @@ import pytest
 
 from modules.errors import UserError
 from modules.options import option
-from modules.params import GenerationParams
+from modules.params import GenerationParams, Hires
 from webui.controls import Form, choices_of, control
 
 
@@ -61,10 +61,25 @@ def test_a_component_says_what_its_option_says(form: Form[Thing]) -> None:
 
 def test_every_declared_parameter_has_a_component() -> None:
     tables = {"samplers": lambda: ["Euler a"], "schedulers": lambda: ["Automatic"], "checkpoints": lambda: ["m"]}
+    same = {f"hires_{name}": lambda: [""] for name in tables}
+    tables |= {**same, "hires_upscalers": lambda: ["Latent"]}
     with gr.Blocks():
         made = Form(GenerationParams, tables)
         values = [made.add(name).value for name in made.options]
+        values += [made.switch(name).value for name in ("init", "hires", "refiner")]
     assert made.read(values) == GenerationParams(checkpoint="m")
+
+
+def test_what_is_switched_on_is_read_and_shown() -> None:
+    with gr.Blocks():
+        made = Form(GenerationParams, {})
+        made.switch("hires")
+        made.add("hires_scale")
+        made.add("hires_steps")
+    assert made.read([True, 1.5, 7]).hires == Hires(scale=1.5, steps=7)
+    assert made.read([False, 1.5, 7]).hires is None
+    assert made.show({"hires": {"scale": 3.0, "steps": 2}}) == [True, 3.0, 2]
+    assert made.show({"hires": None})[0] is False
 
 
 def test_values_come_back_as_the_dataclass(form: Form[Thing]) -> None:

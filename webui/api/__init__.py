@@ -13,7 +13,7 @@ from modules.metadata import read_metadata
 from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
 from webui.page import Page
-from webui.replay import KIND, keep_input
+from webui.replay import KIND
 from webui.services import Services
 
 
@@ -48,7 +48,7 @@ def submit_replay(services: Services, owner: str, values: dict[str, Any]) -> dic
         data = _decoded(values["image"])
         texts = read_metadata(data)
         judged = recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
-        spec = {"kind": KIND, "path": str(keep_input(services.data_dir, data))}
+        spec = {"kind": KIND, "path": str(services.inputs.keep(data))}
     elif isinstance(values.get("recipe"), (str, dict)):
         given = values["recipe"]
         text = given if isinstance(given, str) else recipes.canonical(given)

@@ -51,13 +51,13 @@
 
   // Progress in the title, for those who look at another window meanwhile.
   function watchProgress() {
-    const home = one('#txt2img_status')
+    const home = one('#rp_tabs')
     if (!home) return setTimeout(watchProgress, 300)
     new MutationObserver(() => {
       const bar = home.querySelector('.rp-status[data-phase="running"] .rp-bar i')
       const percent = bar ? Math.round(parseFloat(bar.style.width) || 0) : null
       document.title = percent === null ? 'Reprise' : `${percent}% · Reprise`
-    }).observe(home, { subtree: true, childList: true, characterData: true, attributes: true })
+    }).observe(home, { subtree: true, childList: true })
   }
 
   // Weights: Ctrl+Up and Ctrl+Down on the selection, else on the tag, the brackets or the word at the cursor.

@@ -24,7 +24,7 @@ from webui.controls import Form
 from webui.events import AT_ONCE, QUIET, RAW
 from webui.page import Page
 from webui.services import Services
-from webui.tabs.txt2img import FRAME_S
+from webui.tabs.common import FRAME_S
 from webui.views import Run, gallery_items, preview_html, results_of, status_html
 
 logger = logging.getLogger(__name__)

@@ -111,9 +111,9 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     ),
     "SDXL": (lambda t: t.update({"conditioner.embedders.1.model.ln_final.weight": torch.zeros(4)}), "SDXL"),
     "SD2": (lambda t: t.update({"cond_stage_model.model.ln_final.weight": torch.zeros(4)}), "Stable Diffusion 2"),
-    "inpainting": (
-        lambda t: t.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}),
-        "inpainting model",
+    "instruct-pix2pix": (
+        lambda t: t.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 8, 3, 3)}),
+        "instruct-pix2pix model",
     ),
     "something else": (lambda t: only(t, "x"), "not a diffusion model"),
 }

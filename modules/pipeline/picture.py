@@ -1,0 +1,129 @@
+"""A start picture made ready for sampling, and the result laid back into it (spec 5.3 to 5.6). Pillow and numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from modules import masks, resize
+from modules.colour import corrected
+from modules.masks import Box
+from modules.params import Init, Mask
+from modules.resize import Enlarge, resized
+
+SMALLEST, LARGEST = 64, 4096
+"""Sides in pixels of a picture that is encoded as it is."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a run starts from, and what its results become."""
+
+    unchanged: Image.Image
+    """What comes out where nothing is to be changed."""
+    image: Image.Image
+    """RGB, to be encoded: resized, cropped, and filled under the mask."""
+    mask: Image.Image | None = None
+    """Of the size of ``image``; white is repainted."""
+    latent_mask: NDArray[np.float32] | None = None
+    """(h / 8, w / 8) of the size asked for, 1 = repaint."""
+    overlay: Image.Image | None = None
+    """RGBA: what is laid over the result."""
+    box: Box | None = None
+    """Where the result goes in the overlay; None: everywhere."""
+    like: Image.Image | None = None
+    """Whose colours the result takes on."""
+
+    @property
+    def is_protected(self) -> bool:
+        """The mask is black: there is nothing to paint."""
+        return self.mask is not None and self.mask.getbbox() is None
+
+    def finished(self, image: Image.Image) -> Image.Image:
+        """A decoded picture with its colours corrected and what the mask protects laid over it."""
+        if self.like is not None:
+            image = corrected(image, self.like)
+        if self.overlay is None:
+            return image
+        whole = image.convert("RGBA")
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            whole = Image.new("RGBA", self.overlay.size)
+            whole.paste(resized(image, resize.CROP, right - left, bottom - top), (left, top))
+        whole.alpha_composite(self.overlay)
+        return whole.convert("RGB")
+
+
+def prepare(
+    init: Init, image: Image.Image, mask: Image.Image | None, width: int, height: int, enlarge: Enlarge | None = None
+) -> Picture:
+    """``image`` and ``mask`` as ``init`` wants them for a run of ``width`` x ``height``."""
+    image = flattened(image, init.background)
+    whole = _within(resized(image, init.resize_mode, width, height, enlarge))
+    if init.mask is None or mask is None:
+        unchanged = whole if whole.size == (width, height) else resized(image, resize.JUST, width, height)
+        return Picture(unchanged, whole, like=whole if init.colour_correction else None)
+    mask = _prepared_mask(init.mask, mask, image.size)
+    if init.mask.only_masked:
+        return _region(init, init.mask, image, mask, width, height, enlarge)
+    mode = resize.JUST if init.resize_mode == resize.LATENT else init.resize_mode
+    whole, mask = resized(image, mode, width, height, enlarge), resized(mask, mode, width, height)
+    return _masked(init, init.mask, whole, whole, mask, masks.overlay(whole, masks.doubled(mask)), None)
+
+
+def _within(image: Image.Image) -> Image.Image:
+    """A picture that is encoded in its own size, as far as the autoencoder can take it."""
+    width, height = (min(max(side, SMALLEST), LARGEST) for side in image.size)
+    return resized(image, resize.JUST, width, height)
+
+
+def flattened(image: Image.Image, background: str = "#ffffff") -> Image.Image:
+    """RGB: what is transparent shows the background."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    sheet = Image.new("RGBA", image.size, background)
+    sheet.alpha_composite(image)
+    return sheet.convert("RGB")
+
+
+def _prepared_mask(wanted: Mask, mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    mask = masks.grey_mask(mask)
+    if mask.size != size:
+        mask = mask.resize(size, resize.LANCZOS)
+    return masks.blurred(ImageOps.invert(mask) if wanted.invert else mask, wanted.blur)
+
+
+def _region(
+    init: Init, wanted: Mask, image: Image.Image, mask: Image.Image, width: int, height: int, enlarge: Enlarge | None
+) -> Picture:
+    box = masks.region(mask, wanted.padding)
+    if box is None:
+        return Picture(image, image, mask)
+    box = masks.in_shape(box, width, height, image.size)
+    part = resized(image.crop(box), resize.FILL, width, height, enlarge)
+    part_mask = resized(mask.crop(box), resize.FILL, width, height)
+    return _masked(init, wanted, image, part, part_mask, masks.overlay(image, mask), box)
+
+
+def _masked(
+    init: Init,
+    wanted: Mask,
+    unchanged: Image.Image,
+    source: Image.Image,
+    mask: Image.Image,
+    overlay: Image.Image,
+    box: Box | None,
+) -> Picture:
+    image = source if wanted.content == masks.ORIGINAL else masks.filled(source, mask)
+    return Picture(
+        unchanged=unchanged,
+        image=image,
+        mask=mask,
+        latent_mask=masks.latent_mask(mask, image.width // 8, image.height // 8),
+        overlay=overlay,
+        box=box,
+        like=image if init.colour_correction else None,
+    )

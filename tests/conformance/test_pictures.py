@@ -1,0 +1,211 @@
+"""Whole runs over pictures and with a second pass: what goes in, what comes out, and the text, against the reference.
+
+The engine itself runs; its model, text encoder and autoencoder are those that the reference data describes.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from modules import engine as engines
+from modules import infotext
+from modules.builtin import register
+from modules.devices import Device
+from modules.diffusion.parameterization import NoiseTable
+from modules.engine import Engine, Result
+from modules.extension import Host
+from modules.inputs import InputStore
+from modules.params import CONTENTS, RESIZE_MODES, GenerationParams, Hires, Init, Mask
+from modules.pipeline import generate as generation
+from modules.pipeline import plan
+from modules.prompt.parse import parse
+from modules.prompt.schedule import Pass, schedule_nodes
+from tests.conformance.conftest import cases_of
+from tests.conformance.test_images import picture, rectangle
+from tests.conformance.test_runs import Part, Toy, close, encoded, keys, longer
+
+Case = dict[str, Any]
+NOT_OURS = {"mask_round", "overlay_inpaint", "use_old_scheduling"}
+"""Settings of the reference that we do not have."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    cases = cases_of(metafunc.config.getoption("golden") / "pipeline.json", "cases")
+    ours = {name: case for name, case in cases.items() if _is_ours(case["request"])}
+    metafunc.parametrize("run", list(ours.values()), ids=list(ours))
+
+
+def _is_ours(request: dict[str, Any]) -> bool:
+    passes = request["kind"] == "img2img" or {"enable_hr", "conditioning_key"} & keys(request)
+    extra_in_hires = "enable_hr" in request and "img2img_extra_noise" in keys(request)
+    return bool(passes and not NOT_OURS & keys(request) and len(request.get("init", [0])) == 1 and not extra_in_hires)
+
+
+class Model:
+    """Blocks of 8 x 8 pixels are the latents."""
+
+    name, short_hash, sha256 = "toy", "0123456789", "0123456789" + "0" * 54
+
+    def __init__(self, channels: int):
+        self.path = SimpleNamespace(name="toy.safetensors")
+        self.device = Device(torch.device("cpu"), torch.float32)
+        self.config = SimpleNamespace(
+            schedule="scaled_linear",
+            vae=SimpleNamespace(z_channels=4),
+            unet=SimpleNamespace(in_channels=channels),
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        r, g, b = torch.nn.functional.avg_pool2d(images, 8).unbind(1)
+        return torch.stack([r, g, b, 0.5 * r - 0.25 * g + 0.1 * b], dim=1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+class Conditioner:
+    """The stand-in text encoder over a pass."""
+
+    def prompt(self, text: str, run: Pass) -> list[Part]:
+        return self._parts(text, run, negative=False)
+
+    def negative(self, text: str, run: Pass) -> Part:
+        (part,) = self._parts(text, run, negative=True)
+        return part
+
+    def _parts(self, text: str, run: Pass, *, negative: bool) -> list[Part]:
+        tree = parse(text, negative=negative).tree
+        parts = [encoded(part.weight, schedule_nodes(part.items, run)) for part in tree.parts]
+        length = max(part.conds[0].context.shape[1] for part in parts)
+        return [Part(part.weight, part.segments, tuple(longer(c, length) for c in part.conds)) for part in parts]
+
+
+@pytest.fixture
+def outputs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The latents of each pass, as they come."""
+    found: list[Tensor] = []
+
+    def network(model: Any, table: NoiseTable, sigmas: Any, seen: Tensor | None = None) -> Toy:
+        return Toy(table, NoiseTable.named("scaled_linear"), "eps", seen)
+
+    def generate(*args: Any, **more: Any) -> Tensor:
+        found.append(generation.generate(*args, **more))
+        return found[-1]
+
+    monkeypatch.setattr(generation, "BatchNetwork", network)
+    monkeypatch.setattr(engines, "generate", generate)
+    monkeypatch.setattr(Engine, "_conditioner", lambda *_: Conditioner())
+    monkeypatch.setattr(plan, "check", lambda params, host: (params, ()))  # the reference has smaller pictures
+    return found
+
+
+def test_the_pictures_are_the_references(
+    run: Case, outputs: list[Tensor], tmp_path: Any, differs: Any, record_property: Any
+) -> None:
+    record_property("golden", "pipeline.json")
+    host = Host()
+    register(host)
+    request = run["request"]
+    store = SimpleNamespace(load=lambda name="": Model(9 if "conditioning_key" in request else 4))
+    engine = Engine(store, host, version="0", inputs=InputStore(tmp_path))  # type: ignore[arg-type]
+    assert engine.inputs
+    results: list[Result] = []
+    params = params_of(run, engine.inputs)
+    engine.run(params, results.append)
+    if params.init and params.init.mask and "nmask" not in run:
+        differs("a black mask gives the picture back; the reference then repaints all of it")
+        assert results[0].image.tobytes() == engine.inputs.open(params.init.image).tobytes()
+        return
+    if params.init and params.init.denoising_strength == 0:
+        differs("strength 0 gives the picture back; the reference lets it pass through the model once")
+        assert results[0].image.tobytes() == engine.inputs.open(params.init.image).tobytes()
+        return
+    if "nmask" not in run:
+        for latents, expected in zip(outputs, run["passes"], strict=True):
+            close(latents, expected, 5e-4 if params.subseed_strength else 1e-4)  # arc cosines in float32
+    for result, expected in zip(results, run["images"], strict=True):
+        assert list(result.image.size) == expected["size"]
+        ours = np.asarray(result.image, int)[4::8, 4::8].ravel()
+        apart = np.abs(ours - np.array(expected["pixels_every_8"]))
+        # A level at the edge of floor; the way back from LAB is in floating point.
+        assert apart.max() <= (3 if params.init and params.init.colour_correction else 1)
+    for result, text in zip(results, run["infotexts"], strict=True):
+        told(result.infotext, text)
+
+
+def told(ours: str, theirs: str) -> None:
+    """The reference leaves out an upscaler that nobody chose, and has settings where we have parameters."""
+    found, expected = (dict(infotext.pairs(text.splitlines()[-1])) for text in (ours, theirs))
+    ignored = ("Version", "Hires upscaler", "Exact steps", "Color correction", "Resize mode", "Hires resize")
+    assert {k: v for k, v in found.items() if k not in ignored} == {
+        k: v.removesuffix(".0") if k == "Hires upscale" and found.get(k) == v.removesuffix(".0") else v
+        for k, v in expected.items()
+        if k not in ignored
+    }
+
+
+def params_of(run: Case, inputs: InputStore) -> GenerationParams:
+    request, options = run["request"], run["request"].get("options", {})
+    first = run["passes"][0]["shape"]
+    return GenerationParams(
+        prompt=request["prompt"],
+        negative_prompt=request.get("negative_prompt", ""),
+        sampler=request.get("sampler_name", "Euler"),
+        steps=request.get("steps", 6),
+        width=first[3] * 8,
+        height=first[2] * 8,
+        seed=request["seed"],
+        subseed=request.get("subseed", 0),
+        subseed_strength=request.get("subseed_strength", 0.0),
+        batch_size=request.get("batch_size", 1),
+        batch_count=request.get("n_iter", 1),
+        init=start_of(request, options, inputs) if request["kind"] == "img2img" else None,
+        hires=second_of(request, options) if "enable_hr" in request else None,
+    )
+
+
+def start_of(request: dict[str, Any], options: dict[str, Any], inputs: InputStore) -> Init:
+    mask = None
+    if "mask" in request:
+        width, height, corners = request["mask"]
+        mask = Mask(
+            image=inputs.put(rectangle([width, height], corners)),
+            blur=request["mask_blur"],
+            invert=bool(request.get("inpainting_mask_invert", 0)),
+            content=CONTENTS[request["inpainting_fill"]],
+            only_masked=request["inpaint_full_res"],
+            padding=request.get("inpaint_full_res_padding", 32),
+            conditioning=options.get("inpainting_mask_weight", 1.0),
+        )
+    return Init(
+        image=inputs.put(picture(*request["init"][0])),
+        denoising_strength=request["denoising_strength"],
+        resize_mode=RESIZE_MODES[request.get("resize_mode", 0)],
+        exact_steps=options.get("img2img_fix_steps", False),
+        noise_multiplier=options.get("initial_noise_multiplier", 1.0),
+        extra_noise=options.get("img2img_extra_noise", 0.0),
+        colour_correction=options.get("img2img_color_correction", False),
+        mask=mask,
+    )
+
+
+def second_of(request: dict[str, Any], options: dict[str, Any]) -> Hires:
+    old = options.get("use_old_hires_fix_width_height")
+    return Hires(
+        scale=request.get("hr_scale", 2.0),
+        width=request["width"] if old else request.get("hr_resize_x", 0),
+        height=request["height"] if old else request.get("hr_resize_y", 0),
+        upscaler=request.get("hr_upscaler", "Latent"),
+        steps=request.get("hr_second_pass_steps", 0),
+        denoising_strength=request["denoising_strength"],
+        sampler=request.get("hr_sampler_name", ""),
+        scheduler=request.get("hr_scheduler", ""),
+        prompt=request.get("hr_prompt", ""),
+        negative_prompt=request.get("hr_negative_prompt", ""),
+    )

@@ -1,0 +1,186 @@
+"""The tabs that make images from images: the whole picture, or what a mask says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image, ImageChops
+
+from modules.errors import UserError
+from modules.images import frames, open_header, open_image
+from modules.masks import outpainted
+from modules.params import GenerationParams
+from webui.controls import Form
+from webui.events import AT_ONCE
+from webui.page import Page
+from webui.send import uploaded
+from webui.tabs.common import View, wire_run, wire_size_and_seed
+from webui.tabs.txt2img import parameters
+
+MASK = (("blur", "padding"), ("only_masked", "invert"), ("content",))
+"""The mask's options, row by row."""
+
+
+def build(page: Page) -> None:
+    """img2img: one picture goes in."""
+    _build(page, "img2img")
+
+
+def build_inpaint(page: Page) -> None:
+    """Inpaint: a picture to paint the mask on, or a mask from a file."""
+    _build(page, "inpaint")
+
+
+def _build(page: Page, tab: str) -> None:
+    inpaint = tab == "inpaint"
+    form = Form(GenerationParams, page.services.tables())
+    form.adopt("checkpoint", page.checkpoint)
+    with gr.Row(elem_id=f"{tab}_top"):
+        with gr.Column(scale=6, min_width=280, elem_id=f"{tab}_prompts"):
+            form.add(
+                "prompt", elem_id=f"{tab}_prompt", placeholder="What the picture should become", lines=3, max_lines=9
+            )
+            form.add(
+                "negative_prompt",
+                elem_id=f"{tab}_negative",
+                placeholder="What should not be in it",
+                lines=2,
+                max_lines=6,
+            )
+        with gr.Column(scale=1, min_width=180, elem_id=f"{tab}_actions"):
+            generate = gr.Button("Generate", variant="primary", elem_id=f"{tab}_generate")
+            interrupt = gr.Button("Interrupt", elem_id=f"{tab}_interrupt", interactive=False)
+    with gr.Row(elem_id=f"{tab}_body"):
+        with gr.Column(scale=5, min_width=300, elem_id=f"{tab}_parameters"):
+            image = _editor(tab) if inpaint else _image(f"{tab}_image", "Picture", 360)
+            mask = _mask_controls(form, tab) if inpaint else None
+            growth = _growth(tab) if inpaint else []
+            form.add("denoising_strength", elem_id=f"{tab}_denoising_strength")
+            with gr.Row():
+                form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
+                measure = gr.Button("Size of the picture", elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
+            buttons = parameters(form, page.services.native_size(""), tab)
+            with gr.Accordion("More of the start", open=False, elem_id=f"{tab}_start"), gr.Row():
+                for name in ("exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"):
+                    form.add(name, min_width=200, elem_id=f"{tab}_{name}")
+        with gr.Column(scale=6, min_width=300, elem_id=f"{tab}_result"):
+            view = View(page.services, tab, generate, interrupt)
+    page.views[tab] = view
+    page.targets[tab] = (form, image)
+    others = [image, mask, *growth] if mask else [image]
+
+    def asked(values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
+        """The request, its pictures stored, and what was said about them."""
+        own, pictures = values[: len(form.components)], values[len(form.components) :]
+        named = dict(zip(form.names, own, strict=True))
+        path = _start_file(pictures[0])
+        start = open_image(path)
+        inputs = page.services.inputs
+        named["image"] = inputs.put(start)
+        if inpaint and any(sides := [_whole(side) for side in pictures[2:]]):
+            sheet, white = outpainted(start, *sides)
+            named |= {"image": inputs.put(sheet), "mask_image": inputs.put(white), **_sizes(sheet.size)}
+        elif inpaint:
+            named["mask_image"] = inputs.put(_mask_picture(pictures[0], pictures[1], start.size))
+        animated = ("the picture moves; its first frame was taken",) if frames(path) > 1 else ()
+        return form.read_named(named), animated
+
+    def on_measure(value: Any) -> list[Any]:
+        path = uploaded(_background(value))
+        if path is None:
+            return [gr.skip(), gr.skip()]
+        return list(_sizes(open_header(path).size).values())
+
+    wire_run(page, form, view, asked, others)
+    wire_size_and_seed(page, form, view, buttons)
+    measure.click(on_measure, image, [form["width"], form["height"]], **AT_ONCE)
+
+
+def _image(elem_id: str, label: str, height: int) -> Any:
+    return gr.Image(
+        label=label,
+        type="filepath",
+        format="png",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=height,
+        elem_id=elem_id,
+        elem_classes="rp-input",
+    )
+
+
+def _editor(tab: str) -> Any:
+    return gr.ImageEditor(
+        label="Picture: paint over what should change",
+        type="filepath",
+        format="png",
+        image_mode="RGBA",
+        sources=["upload", "clipboard"],
+        brush=gr.Brush(default_size=24, colors=["#ffffff"], default_color="#ffffff", color_mode="fixed"),
+        eraser=gr.Eraser(default_size=24),
+        layers=False,
+        transforms=[],
+        height=460,
+        elem_id=f"{tab}_image",
+        elem_classes="rp-input",
+    )
+
+
+def _mask_controls(form: Form[GenerationParams], tab: str) -> Any:
+    for row in MASK:
+        with gr.Row():
+            for name in row:
+                form.add(f"mask_{name}", min_width=150, elem_id=f"{tab}_mask_{name}", info=None)
+    with gr.Accordion("Mask from a file", open=False, elem_id=f"{tab}_mask"):
+        return _image(f"{tab}_mask_image", "Mask: white is painted anew", 220)
+
+
+def _growth(tab: str) -> list[Any]:
+    """How far the picture grows at each side; then nothing need be painted."""
+    with gr.Accordion("Outpaint", open=False, elem_id=f"{tab}_outpaint"), gr.Row():
+        return [
+            gr.Slider(0, 512, 0, step=8, label=side, min_width=130, elem_id=f"{tab}_{side.lower()}")
+            for side in ("Left", "Top", "Right", "Bottom")
+        ]
+
+
+def _whole(value: Any) -> int:
+    return min(max(int(value), 0), 1024) if isinstance(value, (int, float)) else 0
+
+
+def _sizes(size: tuple[int, int]) -> dict[str, int]:
+    """A size that a request can have."""
+    width, height = (min(max(side // 8 * 8, 64), 2048) for side in size)
+    return {"width": width, "height": height}
+
+
+def _background(value: Any) -> Any:
+    """The picture in an editor's value; a plain picture's value as it is."""
+    if isinstance(value, dict) and "background" in value:
+        return value["background"] or value.get("composite")
+    return value
+
+
+def _start_file(value: Any) -> Path:
+    path = uploaded(_background(value))
+    if path is None:
+        raise UserError("there is no start picture", hint="drop one onto the page or choose one", field="init.image")
+    return path
+
+
+def _mask_picture(editor: Any, file: Any, size: tuple[int, int]) -> Image.Image:
+    """What was chosen as a file, else all that was painted."""
+    if (path := uploaded(file)) is not None:
+        return open_image(path)
+    layers = editor.get("layers") or () if isinstance(editor, dict) else ()
+    painted = Image.new("L", size)
+    for layer in layers:
+        if (path := uploaded(layer)) is not None:
+            strokes = open_image(path).convert("RGBA").getchannel("A")
+            painted = ImageChops.lighter(painted, strokes if strokes.size == size else strokes.resize(size))
+    if painted.getbbox() is None:
+        raise UserError("nothing is masked", hint="paint over what should change", field="init.mask.image")
+    return painted
