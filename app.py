@@ -220,6 +220,8 @@ def generate(args: argparse.Namespace) -> int:
     params = GenerationParams.from_json(chosen)
     if params.init and not params.init.image:
         raise UserError("there is no start picture", hint="give it with --init", field="init")
+    if params.init is None and (args.loopback > 1 or args.outpaint):
+        raise UserError("--loopback and --outpaint need a picture", hint="give it with --init", field="init")
     if args.output is not None and args.output.suffix.lower() not in SUFFIXES:
         raise UserError(
             f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
@@ -243,8 +245,11 @@ def generate(args: argparse.Namespace) -> int:
         logging.warning(message)
     suffix = SUFFIXES[args.output.suffix.lower()] if args.output else wanted.image_format
     encoding = Encoding(suffix, wanted.image_quality, wanted.webp_lossless)
+    name = ""
+    made: list[Result] = []
 
     def save(result: Result) -> None:
+        made.append(result)
         if args.output is None:
             gallery = Gallery(args.data_dir / "outputs", encoding)
             recipe = result.recipe
@@ -270,9 +275,13 @@ def generate(args: argparse.Namespace) -> int:
         print(f"\r{path}  seed {result.recipe.seed}\x1b[K" if sys.stderr.isatty() else path, flush=True)
 
     inputs = InputStore(args.data_dir / "inputs")
-    for name, one in _starts(params):  # noqa: B007 - `save` reads the name
+    watcher = Watcher(_tell_progress, lambda note: print(note, file=sys.stderr))
+    for stem, one in _starts(params):
         stored = _stored(one, inputs, args.outpaint)
-        engine.run(stored, save, Watcher(_tell_progress, lambda note: print(note, file=sys.stderr)))
+        for turn in range(args.loopback):
+            name = f"{stem}-turn{turn + 1}" if turn else stem
+            engine.run(stored, save, watcher)
+            stored = _next_turn(stored, made[-1], inputs, args.loopback_decay)
     return 0
 
 
@@ -302,6 +311,15 @@ def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int
     return params.changed(init=replace(params.init, image=inputs.put(Path(params.init.image)), mask=mask))
 
 
+def _next_turn(params: GenerationParams, result: Result, inputs: InputStore, decay: float) -> GenerationParams:
+    """Loopback: the result is the next start, with the next seed, and may change less each time."""
+    if params.init is None:
+        return params
+    strength = params.init.denoising_strength * decay
+    start = replace(params.init, image=inputs.put(result.image), denoising_strength=strength)
+    return params.changed(init=start, seed=-1 if params.seed == -1 else result.recipe.seed + 1)
+
+
 def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     """The request itself or, where its start picture is a folder, one for each picture there with its name."""
     folder = Path(params.init.image) if params.init else Path()
@@ -311,6 +329,18 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     if not files:
         raise NotFound(f"there is no picture in {folder}", hint="PNG, JPEG and WebP are read", field="init")
     return [(f"-{path.stem}", params.changed(init=replace(params.init, image=str(path)))) for path in files]
+
+
+def _turns(text: str) -> int:
+    if not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError("must be between 1 and 100")
+    return int(text)
+
+
+def _part(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return float(text)
 
 
 def _sides(text: str) -> tuple[int, ...]:
@@ -473,6 +503,12 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument(flag, dest=dest, default=argparse.SUPPRESS, metavar="FILE", help=meaning)
     one.add_argument(
         "--outpaint", type=_sides, default=(), metavar="L,T,R,B", help="grow the picture by so many pixels at each side"
+    )
+    one.add_argument(
+        "--loopback", type=_turns, default=1, metavar="N", help="so many turns, each from the last one's picture"
+    )
+    one.add_argument(
+        "--loopback-decay", type=_part, default=1.0, metavar="X", help="denoising strength times this after each turn"
     )
     for name, declared in flat_of(GenerationParams).items():
         if name not in ("prompt", "image", "mask_image"):

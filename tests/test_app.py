@@ -13,8 +13,11 @@ from PIL import Image
 
 import app
 from modules.checkpoints.tiny import write_tiny_checkpoint
+from modules.inputs import InputStore
+from modules.metadata import read_metadata
 from modules.options import options_of
 from modules.params import GenerationParams
+from modules.recipe import read
 
 ROOT = Path(__file__).parents[1]
 BARE = (sys.executable, "-S", "-E")
@@ -208,6 +211,23 @@ def test_a_picture_grows_over_its_edges(models: Path, tmp_path: Path) -> None:
     assert made.size == (128, 64)
     inner = (64 + 8, 0, 128, 64)  # a seam of 8 pixels is painted too
     assert made.crop(inner).tobytes() == start.crop((8, 0, 64, 64)).tobytes()
+
+
+def test_loopback_goes_on_from_each_picture(models: Path, tmp_path: Path) -> None:
+    places = ("--models-dir", str(models), "--data-dir", str(tmp_path / "data"), "--device", "cpu")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "start.png")
+    flags = ("--init", str(tmp_path / "start.png"), "--loopback", "3", "--loopback-decay", "0.5", "--steps", "2")
+    given = ("generate", "x", *flags, "--denoising-strength", "0.8", "--seed", "5", "-o", str(tmp_path / "x.png"))
+    assert app.main((*given, *places)) == 0
+    paths = [tmp_path / name for name in ("x.png", "x-turn2.png", "x-turn3.png")]
+    recipes = [read(read_metadata(path)["recipe"] or "") for path in paths]
+    starts = [recipe.request.init for recipe in recipes]
+    assert [start.denoising_strength for start in starts if start] == pytest.approx([0.8, 0.4, 0.2])
+    assert [recipe.seed for recipe in recipes] == [5, 6, 7]
+    stored = InputStore(tmp_path / "data" / "inputs")
+    for before, start in zip(paths, starts[1:], strict=False):
+        assert start
+        assert stored.open(start.image).tobytes() == Image.open(before).tobytes()
 
 
 def test_convert_finds_a_file_of_the_models_folder_by_its_name(models: Path) -> None:
