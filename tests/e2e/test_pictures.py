@@ -45,7 +45,7 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def upload(page: Page, where: str, path: Path) -> None:
-    """A picture into a component. Gradio's editor sets itself up after it is seen and loses what comes before."""
+    """A picture into a component. Gradio's editor sets itself up once it is seen and loses a file that comes before."""
     page.wait_for_timeout(2000)
     page.locator(f"{where} input[type=file]").first.set_input_files(path)
 
