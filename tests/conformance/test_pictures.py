@@ -112,7 +112,9 @@ def test_the_pictures_are_the_references(
     host = Host()
     register(host)
     request = run["request"]
-    store = SimpleNamespace(load=lambda name="": Model(9 if "conditioning_key" in request else 4))
+    store = SimpleNamespace(
+        load=lambda name="": Model(9 if "conditioning_key" in request else 4), device=SimpleNamespace(kernels="fast")
+    )
     engine = Engine(store, host, version="0", inputs=InputStore(tmp_path))  # type: ignore[arg-type]
     assert engine.inputs
     results: list[Result] = []
