@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from modules.inputs import InputStore
 from modules.training import autoencoder, captions, config, evaluate, export, judge, latents, loop, sheet, unet
 from modules.training.render import cache
 
@@ -49,7 +50,7 @@ def run(stage: str, args: argparse.Namespace) -> None:
     elif stage == "evaluate":
         evaluate.run(settings, folder, args.checkpoint, args.cfg_scale, args.count)
     else:
-        sheet.write(args.checkpoint, args.sheets)
+        sheet.write(args.checkpoint, args.sheets, InputStore(folder / "inputs"))
 
 
 def main() -> None:

@@ -14,7 +14,11 @@ from modules.checkpoints.store import ModelStore
 from modules.devices import choose
 from modules.engine import Engine
 from modules.extension import Host
-from modules.params import GenerationParams
+from modules.inputs import InputStore
+from modules.params import GenerationParams, Init, Mask
+from modules.training.render.compose import picture
+from modules.training.render.concepts import CONCEPTS, INDEX
+from modules.training.render.scenes import Scene, Thing
 
 CAPTION = 15
 GAP = 3
@@ -81,6 +85,58 @@ def features(side: int) -> Mapping[str, list[Row]]:
     }
 
 
+def from_pictures(side: int, inputs: InputStore) -> Mapping[str, list[Row]]:
+    """The sheets that start from a picture: a drawing that becomes a scene, and one of two objects exchanged."""
+    drawing, pair = inputs.put(_drawing(side)), inputs.put(_apples(side))
+    right = inputs.put(_right_half(side))
+    start = base(side).changed(prompt="a house in a meadow")
+    strengths = (0.0, 0.3, 0.5, 0.7, 0.85)
+    mask = Mask(image=right, content="latent noise")
+    others = ("a lemon", "a carrot", "a donut", "a mushroom")
+    inpaint = base(side).changed(init=Init(image=pair, denoising_strength=1.0, mask=mask))
+    before = inpaint.changed(init=Init(image=pair, denoising_strength=0.0))
+    return {
+        "img2img": [
+            Row(
+                f"{start.prompt}, over a drawing",
+                tuple(f"strength {strength:g}" for strength in strengths),
+                tuple(start.changed(init=Init(image=drawing, denoising_strength=strength)) for strength in strengths),
+            )
+        ],
+        "inpaint": [
+            Row(
+                "the right half is masked",
+                ("as it was", *others),
+                (before, *(inpaint.changed(prompt=f"{other} on a green background") for other in others)),
+            )
+        ],
+    }
+
+
+def _drawing(side: int) -> Image.Image:
+    """What a child draws: a sky, a lawn, a house."""
+    image = Image.new("RGB", (side, side), (150, 200, 240))
+    draw, unit = ImageDraw.Draw(image), side / 16
+    draw.rectangle((0, 10 * unit, side, side), fill=(90, 170, 70))
+    draw.rectangle((5 * unit, 7 * unit, 11 * unit, 12 * unit), fill=(230, 210, 170))
+    draw.polygon([(4 * unit, 7 * unit), (8 * unit, 3 * unit), (12 * unit, 7 * unit)], fill=(190, 60, 40))
+    draw.rectangle((7.2 * unit, 9.5 * unit, 8.8 * unit, 12 * unit), fill=(120, 70, 40))
+    return image
+
+
+def _apples(side: int) -> Image.Image:
+    """Two apples on green, as training draws them."""
+    apple = CONCEPTS[INDEX["apple"]]
+    things = tuple(Thing(apple, x, 0.5, 0.44, 0.0, False) for x in (0.27, 0.73))
+    return Image.fromarray(picture(Scene(things, "green"), side))
+
+
+def _right_half(side: int) -> Image.Image:
+    mask = Image.new("L", (side, side))
+    mask.paste(255, (side // 2, 0, side, side))
+    return mask
+
+
 def _editing(start: GenerationParams) -> Row:
     animals = ("a cat", "[a cat:a dog:0.6]", "[a cat:a dog:0.4]", "[a cat:a dog:0.2]", "a dog")
     return _prompts(f"seed {start.seed}", start, [f"{animal} on a red background" for animal in animals])
@@ -122,18 +178,18 @@ def assemble(rows: Sequence[tuple[Row, Sequence[Image.Image]]]) -> Image.Image:
 def _block(
     row: Row, pictures: Sequence[Image.Image], font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> Image.Image:
-    width = max(picture.width for picture in pictures)
+    width = max(image.width for image in pictures)
     labels = [_broken(label, width, font) for label in row.labels]
     top = CAPTION if row.title else 0
     below = CAPTION * max(len(lines) for lines in labels)
     block = Image.new("RGB", (len(pictures) * (width + GAP), top + pictures[0].height + below + GAP), "white")
     draw = ImageDraw.Draw(block)
     draw.text((1, 0), row.title, fill="#555", font=font)
-    for column, (picture, lines) in enumerate(zip(pictures, labels, strict=True)):
+    for column, (image, lines) in enumerate(zip(pictures, labels, strict=True)):
         x = column * (width + GAP)
-        block.paste(picture, (x, top))
+        block.paste(image, (x, top))
         for i, line in enumerate(lines):
-            draw.text((x + 1, top + picture.height + i * CAPTION), line, fill="black", font=font)
+            draw.text((x + 1, top + image.height + i * CAPTION), line, fill="black", font=font)
     return block
 
 
@@ -148,11 +204,11 @@ def _broken(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Imag
     return lines
 
 
-def engine_for(path: Path) -> Engine:
+def engine_for(path: Path, inputs: InputStore) -> Engine:
     """The program's own engine on the folder of the checkpoint at ``path``."""
     host = Host()
     builtin.register(host)
-    return Engine(ModelStore(path.parent, choose(), Hashes(), default=path.stem), host, version="sheet")
+    return Engine(ModelStore(path.parent, choose(), Hashes(), default=path.stem), host, version="sheet", inputs=inputs)
 
 
 def pictures(engine: Engine, row: Row) -> list[Image.Image]:
@@ -163,11 +219,11 @@ def pictures(engine: Engine, row: Row) -> list[Image.Image]:
     return made
 
 
-def write(checkpoint: Path, folder: Path) -> None:
+def write(checkpoint: Path, folder: Path, inputs: InputStore) -> None:
     """Stage ``sheet``: ``examples.webp`` and a file for each feature."""
-    engine = engine_for(checkpoint)
+    engine = engine_for(checkpoint, inputs)
     side = engine.store.load().config.native_size
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in {"examples": examples(side), **features(side)}.items():
+    for name, rows in {"examples": examples(side), **features(side), **from_pictures(side, inputs)}.items():
         assemble([(row, pictures(engine, row)) for row in rows]).save(folder / f"{name}.webp", quality=92, method=6)
         print(f"{folder / name}.webp", flush=True)

@@ -18,6 +18,7 @@ from modules.checkpoints.store import ModelStore
 from modules.devices import Device
 from modules.engine import Engine
 from modules.extension import Host
+from modules.inputs import InputStore
 from modules.pipeline.plan import make_plan
 from modules.training import autoencoder, evaluate, export, judge, sheet, unet
 from modules.training.captions import QUESTIONS
@@ -135,10 +136,11 @@ def test_a_sheet_has_a_line_for_each_row_and_room_for_long_labels() -> None:
     assert made.getpixel((0, sheet.CAPTION)) == made.getpixel((0, made.height // 2 + sheet.CAPTION)) == (255, 0, 0)
 
 
-def test_every_sheet_asks_for_what_can_be_made() -> None:
+def test_every_sheet_asks_for_what_can_be_made(discs: None, tmp_path: Path) -> None:
     host = Host()
     builtin.register(host)
-    for rows in (sheet.examples(128), *sheet.features(128).values()):
+    started = sheet.from_pictures(128, InputStore(tmp_path))
+    for rows in (sheet.examples(128), *sheet.features(128).values(), *started.values()):
         for row in rows:
             assert len(row.labels) == len(row.requests)
             assert all(make_plan(request, host).notes == () for request in row.requests)
