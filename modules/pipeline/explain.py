@@ -17,11 +17,18 @@ def explain_request(params: GenerationParams, host: Host) -> dict[str, Any]:
     Raises `UserError` as planning would. Needs no model and no torch.
     """
     params, notes = check(params, host)
+    hires = params.hires
+    own = bool(hires and (hires.prompt or hires.negative_prompt))
     facts: dict[str, Any] = {
         "steps": params.steps,
+        "hires_steps": (hires.steps or params.steps) if hires and not own else 0,
         "calls_per_step": 2 if host.samplers.get(params.sampler).second_order else 1,
         "profile": profile_named(params.profile),
+        "emphasis": params.emphasis,
+        "old": params.use_old_scheduling,
     }
+    if own:
+        notes = (*notes, "the second pass of hires fix has prompts of its own, which are not shown here")
     return {
         "prompt": explain(params.prompt, **facts),
         "negative_prompt": explain(params.negative_prompt, negative=True, **facts),

@@ -142,12 +142,13 @@ class PromptArea:
         """The request as far as it can be read while somebody is typing."""
         good: dict[str, Any] = {}
         for name, value in zip(self._form.names, fields, strict=True):
+            option = self._form.options.get(name)
             try:
-                good[name] = self._form.options[name].cast(value)
+                good[name] = option.cast(value) if option else value  # else a switch
             except UserError:
                 if name in NEEDED:
                     raise
-        return GenerationParams.from_json(good)
+        return self._form.read_named(good)
 
     # Styles
 

@@ -9,7 +9,7 @@ import pytest
 from modules.builtin import register
 from modules.errors import UserError
 from modules.extension import Host
-from modules.params import GenerationParams
+from modules.params import GenerationParams, Hires
 from modules.pipeline.explain import explain_request
 
 
@@ -42,3 +42,26 @@ def test_segments_follow_the_sampler_and_the_profile(host: Host) -> None:
 def test_impossible_request_is_refused_as_in_planning(host: Host) -> None:
     with pytest.raises(UserError, match="Steps must be between"):
         explain_request(GenerationParams("a", steps=0), host)
+
+
+def test_the_second_pass_has_a_ruler_of_its_own(host: Host) -> None:
+    def names(**hires: object) -> list[str]:
+        told = explain_request(GenerationParams("[cat:dog:1.5]", steps=20, hires=Hires(**hires)), host)  # type: ignore[arg-type]
+        return [run["name"] for run in told["prompt"]["parts"][0]["passes"]]
+
+    assert len(names(steps=8)) == 2
+    assert len(names(prompt="another")) == 1
+
+
+def test_old_prompt_editing_and_emphasis_are_those_of_the_request(host: Host) -> None:
+    def last(params: GenerationParams) -> int:
+        return int(explain_request(params, host)["prompt"]["parts"][0]["passes"][0]["segments"][0]["to"])
+
+    params = GenerationParams("[cat:dog:1.5]", steps=20, sampler="Euler")
+    assert last(params) == 20  # a range of the second pass
+    assert last(params.changed(use_old_scheduling=True)) < 20  # a step of the first
+    read, literal = (
+        explain_request(GenerationParams("a (cat:1.5)", emphasis=mode), host)["prompt"]["count"]
+        for mode in ("Original", "None")
+    )
+    assert (read, literal) == (2, 8)  # "(", "cat", ":", "1", ".", "5", ")"
