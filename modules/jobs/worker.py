@@ -154,7 +154,9 @@ class _Worker:
                 return self._quit.is_set() or job_id in self._cancelled
 
             last = run_job(runner, job_id, message["spec"], emit, is_cancelled)
-            self._cancelled.discard(job_id)  # before the server hears of the end: it may send that job again, and stop it
+            self._cancelled.discard(
+                job_id
+            )  # before the server hears of the end: it may send that job again, and stop it
             self.send(last)
             self.report("ready", "")
 

@@ -77,6 +77,7 @@ class Config:
     """All of it, as `load` reads it from TOML."""
 
     name: str
+    version: str = "1"
     start: Start = field(default_factory=Start)
     data: Data = field(default_factory=Data)
     unet: UNetConfig = field(default_factory=UNetConfig)

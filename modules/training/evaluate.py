@@ -133,8 +133,9 @@ def run(
         if name == "single":
             distance = frechet(features(judge, real), features(judge, made))
             quality = reconstruction(paint, scenes[:100], config.data.side)
-    rows["the judge, fresh renders"] = judging.accuracy(judge, config, folder)
+    sure = judging.accuracy(judge, config, folder)
     print(table(rows))
+    print("the judge on fresh renders: " + ", ".join(f"{name} {100 * share:.1f}%" for name, share in sure.items()))
     print(f"autoencoder {quality:.1f} dB; Frechet distance in the judge's features {distance:.1f}")
-    report = {"scores": rows, "psnr": quality, "frechet": distance}
+    report = {"scores": rows, "judge": sure, "psnr": quality, "frechet": distance}
     (folder / "scores.json").write_text(json.dumps(report, indent=1))

@@ -76,6 +76,9 @@ def metadata(config: Config, made: Trained, extra: Mapping[str, str] | None = No
         "reprise.config": json.dumps(stated),
         "reprise.command": "python -m modules.training all",
         "reprise.data": f"seed {config.data.seed}, {config.data.pictures} renders of Noto Color Emoji (OFL-1.1)",
+        "reprise.version": config.version,
+        "reprise.code": "modules/training at the commit that brought this file",
+        "reprise.start": config.start.sha256 or "fresh weights",
         "reprise.steps": str(made.steps),
         **(extra or {}),
     }

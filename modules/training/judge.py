@@ -198,7 +198,7 @@ def train(config: Config, folder: Path, pictures: int = 32_000) -> None:
 def accuracy(judge: Judge, config: Config, folder: Path, pictures: int = 2000) -> dict[str, float]:
     """How often it is right on fresh renders of all kinds, each question among the pictures that can be asked."""
     pixels, scenes = renders(config, SEED + 1, pictures, folder / "judged.npy")
-    said, targets = look(judge, torch.from_numpy(pixels[:])), Targets(scenes)
+    said, targets = look(judge, torch.from_numpy(pixels.copy())), Targets(scenes)
     kinds = {kind: torch.tensor([scene.layout == kind for scene in scenes]) for kind in ("single", "two", "count")}
     right = {q: (said[q].argmax(dim=-1) == t, t != UNASKED) for q, t in targets.answers.items()}
     out = {q: float(hit[asked].float().mean()) for q, (hit, asked) in right.items()}

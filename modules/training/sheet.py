@@ -77,7 +77,10 @@ def features(side: int) -> Mapping[str, list[Row]]:
     large = base(side).changed(width=2 * side, height=2 * side)
     return {
         "prompt-editing": [_editing(start) for start in starts],
-        "weights": [_weights(start) for start in starts],
+        "weights": [
+            *(_weights(start, "a (cat:{}) on a red background, dog") for start in starts),
+            _weights(starts[0], "a (blue:{}) cat on a yellow background"),
+        ],
         "negative-prompt": [_negative(start) for start in starts],
         "cfg-scale": [_scales(start) for start in starts],
         "styles": [_styles(start) for start in starts],
@@ -142,9 +145,9 @@ def _editing(start: GenerationParams) -> Row:
     return _prompts(f"seed {start.seed}", start, [f"{animal} on a red background" for animal in animals])
 
 
-def _weights(start: GenerationParams) -> Row:
-    weights = (0.4, 0.7, 1, 1.3, 1.6)
-    return _prompts(f"seed {start.seed}", start, [f"a (blue:{w}) cat on a yellow background" for w in weights])
+def _weights(start: GenerationParams, text: str) -> Row:
+    """``text`` with a weight in the place of its braces."""
+    return _prompts(f"seed {start.seed}", start, [text.format(w) for w in (0.4, 0.7, 1, 1.3, 1.6)])
 
 
 def _negative(start: GenerationParams) -> Row:

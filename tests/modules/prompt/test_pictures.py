@@ -108,12 +108,16 @@ def test_weights_act_by_degrees(make: Make) -> None:
 
 
 def test_a_word_with_more_weight_gets_its_way(make: Make) -> None:
-    """A blue word against a red background; the small default model needs more than 1.5 before colours turn."""
-    weak, strong = (
-        np.mean([blueness(picture) for picture in make(f"(blue:{weight}), a cat on a red background")])
-        for weight in (0.5, 3)
-    )
-    assert strong > weak + 0.02
+    """Two animals in one prompt: the picture shows the weaker one's rival."""
+    cats, dogs = make("a cat on a red background"), make("a dog on a red background")
+
+    def nearer_to_the_cat(weight: float) -> float:
+        pictures = make(f"a (cat:{weight}) on a red background, dog")
+        return float(
+            np.mean([distance(p, dog) - distance(p, cat) for p, cat, dog in zip(pictures, cats, dogs, strict=True)])
+        )
+
+    assert nearer_to_the_cat(0.4) < 0 < nearer_to_the_cat(1.6)
 
 
 def test_and_blends_two_prompts_by_their_weights(make: Make) -> None:
