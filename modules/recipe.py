@@ -180,7 +180,7 @@ class Verdict:
         return f"{self.kind}, because {because}{amount}{remark}"
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"text": str(self)}
+        return dataclasses.asdict(self) | {"reasons": list(self.reasons), "text": str(self)}
 
 
 def judge(recipe: str | None, infotext: str | None = None) -> Recipe | Verdict:

@@ -6,6 +6,7 @@ Runs of `pipeline.json` that need no second pass, no upscaler and no inpainting 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +117,8 @@ def host() -> Host:
     return host
 
 
-def test_latents(run: Case, host: Host) -> None:
+def test_latents(run: Case, host: Host, record_property: Callable[[str, object], None]) -> None:
+    record_property("golden", "pipeline.json")
     request, settings = run["request"], run["request"].get("options", {})
     name, _, scheduler = request.get("sampler_name", "Euler"), None, request.get("scheduler", "Automatic")
     if name not in host.samplers:

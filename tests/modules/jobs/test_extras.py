@@ -75,7 +75,7 @@ def test_a_picture_that_is_gone_is_left_out_of_many_and_fails_alone(place: Place
     spec["inputs"][0]["key"] = "0" * 64
     output = place.runner("job", spec, lambda _: None, lambda: False)
     assert len(output["images"]) == 1
-    assert output["notes"] == ["0.png was left out: a picture of this request is not there any more; choose it again"]
+    assert output["notes"] == ["0.png was left out: there is no stored picture 000000000000; choose the picture again"]
     with pytest.raises(NotFound):
         place.runner("other", {**spec, "inputs": spec["inputs"][:1]}, lambda _: None, lambda: False)
 
