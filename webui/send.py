@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from webui.views import results_of
 
 if TYPE_CHECKING:
     from webui.page import Page
+
+logger = logging.getLogger(__name__)
 
 ALONG = (
     "prompt",
@@ -64,9 +67,12 @@ def editor_value(path: str) -> dict[str, Any]:
 
 
 def uploaded(value: Any) -> Path | None:
-    """The file behind a component's value: only one that lies in Gradio's own folder."""
+    """The file behind a component's value: only one that was uploaded, in Gradio's own folder."""
     path = value.get("path") if isinstance(value, dict) else None
     if not isinstance(path, str) or not os.environ.get("GRADIO_TEMP_DIR"):
         return None
     home, found = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
-    return found if found.is_relative_to(home) and found.is_file() else None
+    if not found.is_relative_to(home) or not found.is_file():
+        logger.warning("a page named a file that it had not uploaded")
+        return None
+    return found

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
@@ -114,7 +114,15 @@ class View:
         return [gr.update(interactive=True), gr.update(interactive=False)]
 
 
-async def follow(view: View, owner: str, job_id: str, run: Run) -> AsyncIterator[list[Any]]:
+class Shows(Protocol):
+    """A place on the page that shows a run: `View`, or a tab's own."""
+
+    services: Services
+
+    def show(self, run: Run, before: Run | None = None, job_id: str = "") -> list[Any]: ...
+
+
+async def follow(view: Shows, owner: str, job_id: str, run: Run) -> AsyncIterator[list[Any]]:
     """A job's events as changes of the page, from the first to the last; a step in haste is left out."""
     shown, drawn_at = run, 0.0
     yield view.show(run, job_id=job_id)
@@ -129,7 +137,7 @@ async def follow(view: View, owner: str, job_id: str, run: Run) -> AsyncIterator
         yield view.show(run, shown, job_id)
 
 
-async def spoken(view: View, updates: AsyncIterator[list[Any]]) -> AsyncIterator[list[Any]]:
+async def spoken(view: Shows, updates: AsyncIterator[list[Any]]) -> AsyncIterator[list[Any]]:
     """``updates``, with what goes wrong said on the page in one sentence."""
     try:
         async for update in updates:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +19,15 @@ from modules.extras import check
 from modules.metadata import read_metadata
 from modules.params import BY, TO, ExtrasParams
 from webui.controls import Form
-from webui.events import AT_ONCE, QUIET, RAW
+from webui.events import AT_ONCE, LONG, QUIET
 from webui.page import Page
 from webui.services import Services
-from webui.tabs.common import FRAME_S
-from webui.views import Run, gallery_items, preview_html, results_of, status_html
-
-logger = logging.getLogger(__name__)
+from webui.tabs.common import KEEP_JOB, KEPT_JOB, follow, picture, spoken
+from webui.views import Run, gallery_items, preview_html, status_html
 
 KIND = "extras"
 MAX_FILES = 500
 SINGLE, BATCH = "single", "batch"
-KEEP_JOB = "(id) => { try { sessionStorage.setItem('reprise.extras', id || '') } catch (e) {} }"
-KEPT_JOB = "(...args) => { try { args[0] = sessionStorage.getItem('reprise.extras') || '' } catch (e) {} return args }"
 
 
 def build(page: Page) -> None:
@@ -160,20 +154,6 @@ class _View:
     def idle(self) -> list[Any]:
         return [gr.update(interactive=True), gr.update(interactive=False)]
 
-    async def follow(self, owner: str, job_id: str, run: Run) -> AsyncIterator[list[Any]]:
-        """A job's events as changes of the page; a tile in haste is left out."""
-        shown, drawn_at = run, 0.0
-        yield self.show(run, job_id=job_id)
-        async for event in self.services.queue.follow(owner, job_id, after=0):
-            run = run.after(event)
-            now = time.monotonic()
-            if event["type"] == "step" and now - drawn_at < FRAME_S:
-                continue
-            yield self.show(run, shown, job_id)
-            shown, drawn_at = run, now
-        if shown != run:
-            yield self.show(run, shown, job_id)
-
 
 def keep(services: Services, paths: Sequence[str]) -> list[dict[str, str]]:
     """Store uploaded files; what a job's spec says of each. Raises `UserError`."""
@@ -212,23 +192,13 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: _View) 
         owner = page.owner(request)
         spec = {"kind": KIND, "params": params.to_json(), "inputs": inputs}
         job = await asyncio.to_thread(queue.submit, owner, spec, KIND)
-        async for update in view.follow(owner, job.id, Run("waiting")):
+        async for update in follow(view, owner, job.id, Run("waiting")):
             yield update
-
-    async def spoken(updates: AsyncIterator[list[Any]]) -> AsyncIterator[list[Any]]:
-        try:
-            async for update in updates:
-                yield update
-        except RepriseError as error:
-            yield view.show(Run().failed(str(error), error.field))
-        except Exception:
-            logger.exception("a request from the page failed")
-            yield view.show(Run().failed("something unexpected went wrong; the server's log has the details"))
 
     async def on_generate(
         request: gr.Request, which: Any, single: Any, batch: Any, *values: Any
     ) -> AsyncIterator[list[Any]]:
-        async for update in spoken(submitted(request, batch if which == BATCH else single, values)):
+        async for update in spoken(view, submitted(request, batch if which == BATCH else single, values)):
             yield update
 
     async def on_load(request: gr.Request, job_id: Any) -> Any:
@@ -238,7 +208,7 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: _View) 
             return gr.skip()
 
     async def on_resumed(request: gr.Request, job_id: Any) -> AsyncIterator[list[Any]]:
-        async for update in spoken(view.follow(page.owner(request), str(job_id or ""), Run("waiting"))):
+        async for update in spoken(view, follow(view, page.owner(request), str(job_id or ""), Run("waiting"))):
             yield update
 
     def on_interrupt(request: gr.Request, job_id: Any) -> Any:
@@ -249,15 +219,9 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: _View) 
         return gr.skip()
 
     async def on_select(request: gr.Request, event: gr.SelectData, job_id: Any) -> Any:
-        try:
-            job = await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=page.owner(request))
-        except NotFound:
-            return gr.skip()
-        results = results_of(job)
-        known = isinstance(event.index, int) and 0 <= event.index < len(results)
-        return results[event.index].infotext if known else gr.skip()
+        found = await picture(page, request, job_id, event.index)
+        return found.infotext if found else gr.skip()
 
-    long: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "once", **RAW}
     # Uploads alone are preprocessed: that is where Gradio makes sure that a path is an upload of its own.
     uploads: dict[str, Any] = {**QUIET, "queue": False}
     sources.single.change(on_single, sources.single, [sources.single_kept, view.status], **uploads)
@@ -265,13 +229,13 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: _View) 
     for tab, name in ((sources.single_tab, SINGLE), (sources.batch_tab, BATCH)):
         tab.select(None, None, sources.which, js=f"() => '{name}'", **QUIET)
     given = [sources.which, sources.single_kept, sources.batch_kept, *form.components]
-    clicked = view.generate.click(on_generate, given, view.outputs, **long)
-    resumed = view.resumed.change(on_resumed, view.resumed, view.outputs, **long)
+    clicked = view.generate.click(on_generate, given, view.outputs, **LONG)
+    resumed = view.resumed.change(on_resumed, view.resumed, view.outputs, **LONG)
     for followed in (clicked, resumed):
         followed.then(view.idle, None, [view.generate, view.interrupt], **AT_ONCE)
-    page.blocks.load(on_load, view.job, view.resumed, js=KEPT_JOB, **AT_ONCE)
+    page.blocks.load(on_load, view.job, view.resumed, js=KEPT_JOB.format(tab=KIND), **AT_ONCE)
     view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
-    view.job.change(None, view.job, js=KEEP_JOB, **QUIET)
+    view.job.change(None, view.job, js=KEEP_JOB.format(tab=KIND), **QUIET)
     view.gallery.select(on_select, view.job, view.infotext, **AT_ONCE)
 
 

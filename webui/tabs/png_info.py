@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from webui.events import AT_ONCE, QUIET
 from webui.page import Page
 from webui.paste import SHOW_TXT2IMG, parcel, settings_of
 from webui.replay import ReplayPanel
+from webui.send import uploaded
 from webui.views import Run, recipe_html, status_html
-
-logger = logging.getLogger(__name__)
 
 
 def build(page: Page) -> None:
@@ -89,16 +86,3 @@ def build(page: Page) -> None:
 
 def _has_settings(found: Metadata) -> bool:
     return bool(found["infotext"] or found["recipe"] or found["stealth_infotext"])
-
-
-def uploaded(value: Any) -> Path | None:
-    """The file behind a component's value: only one that was uploaded, in Gradio's own folder."""
-    path = value.get("path") if isinstance(value, dict) else None
-    if not isinstance(path, str):
-        return None
-    home = Path(os.environ["GRADIO_TEMP_DIR"]).resolve()
-    found = Path(path).resolve()
-    if not found.is_relative_to(home) or not found.is_file():
-        logger.warning("a page named a file that it had not uploaded")
-        return None
-    return found
