@@ -57,11 +57,6 @@ def to_network(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
 
 
-def from_network(x: Tensor) -> Tensor:
-    """The way back: (b, 3, h, w) in [-1, 1] -> uint8 (b, h, w, 3)."""
-    return ((x.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-
-
 def new(config: Config) -> VAE:
     """Fresh weights. The posterior starts narrow, so that learning begins with reconstruction."""
     torch.manual_seed(config.autoencoder.run.seed)
