@@ -45,8 +45,8 @@ def create_app(services: Services) -> FastAPI:
         blocks,
         path="/",
         theme=theme(),
-        css_paths=[ASSETS / "style.css"],
-        head=HEAD.format(script=(ASSETS / "script.js").read_text(encoding="utf-8")),
+        css_paths=sorted(ASSETS.glob("*.css")),
+        head=HEAD.format(script=_scripts()),
         allowed_paths=[str(services.outputs_dir.resolve())],
         max_file_size=MAX_BODY,
         footer_links=[],
@@ -61,6 +61,11 @@ def create_app(services: Services) -> FastAPI:
     blocks.has_launched = True
     app.add_middleware(Guard, hosts=services.allowed_hosts)
     return app
+
+
+def _scripts() -> str:
+    """All our scripts, each a block of its own that shares nothing with the others but the page."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(ASSETS.glob("*.js")))
 
 
 def _use_private_temp(data_dir: Path) -> None:
