@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.registry import Registry
+from modules.script import ScriptSpec
 from modules.upscale import UpscalerSpec
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Host:
         self.upscalers: Registry[UpscalerSpec] = Registry("upscaler")
         self.face_restorers: Registry[FaceRestorer] = Registry("face restorer")
         self.tabs: Registry[TabSpec] = Registry("tab")
+        self.scripts: Registry[ScriptSpec] = Registry("script")
 
     def add_sampler(self, spec: SamplerSpec) -> None:
         self.samplers.add(spec.name, spec, spec.aliases)
@@ -53,3 +55,6 @@ class Host:
 
     def add_tab(self, spec: TabSpec) -> None:
         self.tabs.add(spec.name, spec)
+
+    def add_script(self, spec: ScriptSpec) -> None:
+        self.scripts.add(spec.name, spec, (spec.label,))

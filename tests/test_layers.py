@@ -32,6 +32,8 @@ LEVELS: dict[str, int] = {
     "modules.masks": 2,
     "modules.colour": 2,
     "modules.inputs": 2,
+    "modules.script": 2,
+    "modules.sheets": 2,
     "modules.diffusion": 2,
     "modules.checkpoints": 2,
     "modules.conditioning": 3,

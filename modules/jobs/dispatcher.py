@@ -20,8 +20,13 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """How soon a job that waits notices that the executor became ready."""
+MOST_SCRIPTS = 16
+"""At once; each is a thread that mostly sleeps."""
 PROGRESS_S = 1.0
 """Steps are told as they come, but written to the database at most this often."""
+
+ScriptRunner = Callable[[Job, Any, CancelFlag, Callable[[Event], None]], dict[str, Any]]
+"""``(job, queue, cancel, on_event) -> output``, see `modules.jobs.scripting`."""
 
 
 class JobQueue:
@@ -32,16 +37,28 @@ class JobQueue:
     ``cancelled {output}``. A job whose worker died is ``queued`` again. Other events of a runner pass through.
     """
 
-    def __init__(self, store: JobStore, executor: Executor, hub: EventHub, *, lease_s: float = 30.0):
+    def __init__(
+        self,
+        store: JobStore,
+        executor: Executor,
+        hub: EventHub,
+        *,
+        lease_s: float = 30.0,
+        scripts: ScriptRunner | None = None,
+    ):
+        """``scripts`` runs the jobs of kind "script", in threads of the server: they wait for jobs of their own."""
         self.store = store
         self.executor = executor
         self.hub = hub
+        self._scripts = scripts
         self._lease_s = lease_s
         self._name = _server_name()
         self._changed = threading.Condition()  # also orders "queued" before "started"
         self._running: dict[str, tuple[CancelFlag, threading.Thread]] = {}
+        self._scripting: set[str] = set()  # those of the running that take no slot
         self._told: dict[str, int] = {}  # the place in the line last published
         self._waiting = True
+        self._script_waits = scripts is not None
         self._closing = False
         self._thread = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
 
@@ -51,13 +68,18 @@ class JobQueue:
         self.executor.start()
         self._thread.start()
 
-    def submit(self, owner: str, spec: dict[str, Any], kind: str = "generate") -> Job:
-        """``spec`` is JSON with its seeds fixed. `QueueFull` when too many wait."""
+    def submit(self, owner: str, spec: dict[str, Any], kind: str = "generate", job_id: str = "") -> Job:
+        """``spec`` is JSON with its seeds fixed. `QueueFull` when too many wait. A ``job_id`` is queued once only."""
         with self._changed:
-            job = self.store.submit(owner, spec, kind)
-            self._tell_queued(job.id, self.store.position(job.id))
-            self._wake()
+            job = self.store.submit(owner, spec, kind, job_id)
+            if job.state == QUEUED:
+                self._tell_queued(job.id, self.store.position(job.id))
+                self._wake()
         return job
+
+    def heard(self, job_id: str, after: int = 0) -> list[Event]:
+        """What was told of a job after event ``after``, for those who look now and then instead of following."""
+        return self.hub.snapshot(job_id, after)
 
     def cancel(self, owner: str | None, job_id: str) -> Job:
         """A queued job ends at once, a running one at its next step; a finished one stays as it is."""
@@ -125,21 +147,30 @@ class JobQueue:
                     self._changed.wait(POLL_S if self._waiting else max(0.0, next_beat - time.monotonic()))
 
     def _has_room(self) -> bool:
-        return len(self._running) < self.executor.slots()
+        return len(self._running) - len(self._scripting) < self.executor.slots()
 
     def _start_what_fits(self) -> None:
         with self._changed:
+            while self._script_waits and not self._closing and len(self._scripting) < MOST_SCRIPTS:
+                job = self.store.claim(self._name, self._lease_s, script=True)
+                self._script_waits = job is not None
+                if job is not None:
+                    self._scripting.add(job.id)
+                    self._start(job)
             while not self._closing and self._waiting and self._has_room():
                 job = self.store.claim(self._name, self._lease_s)
                 if job is None:
                     self._waiting = False
                     return
-                thread = threading.Thread(target=self._run, args=(job,), name=f"job {job.id[:8]}", daemon=True)
-                self._running[job.id] = CancelFlag(), thread
-                self._told.pop(job.id, None)
-                self.hub.publish(job.id, {"type": "started"})
-                thread.start()
+                self._start(job)
                 self._tell_positions()
+
+    def _start(self, job: Job) -> None:
+        thread = threading.Thread(target=self._run, args=(job,), name=f"job {job.id[:8]}", daemon=True)
+        self._running[job.id] = CancelFlag(), thread
+        self._told.pop(job.id, None)
+        self.hub.publish(job.id, {"type": "started"})
+        thread.start()
 
     def _requeue_stale(self) -> None:
         with self._changed:
@@ -169,13 +200,17 @@ class JobQueue:
         finally:
             with self._changed:
                 del self._running[job.id]
+                self._scripting.discard(job.id)
                 self._wake()
 
     def _outcome(self, job: Job, flag: CancelFlag, record: _Record) -> Callable[[], None]:
         """Run the job; how to write down what came of it."""
         made: dict[str, Any] = {"images": record.images}
         try:
-            output = self.executor.run(job.id, job.spec, flag, record)
+            if self._scripts and job.id in self._scripting:
+                output = self._scripts(job, self, flag, record)
+            else:
+                output = self.executor.run(job.id, job.spec, flag, record)
         except WorkerDied as error:
             logger.warning("job %s: %s", job.id, error)
             return lambda: self._release(job.id) if self._closing else self._tell_after_death(self.store.died(job.id))
@@ -202,6 +237,7 @@ class JobQueue:
 
     def _wake(self) -> None:
         self._waiting = True
+        self._script_waits = self._scripts is not None
         self._changed.notify_all()
 
     def _tell_end(self, job: Job) -> None:

@@ -99,11 +99,16 @@ class JobStore:
 
     # -- for the owner of a job
 
-    def submit(self, owner: str, spec: dict[str, Any], kind: str = "generate") -> Job:
-        """Queue a job. `QueueFull` when ``limit`` jobs wait in all, or ``limit_per_owner`` of this owner."""
+    def submit(self, owner: str, spec: dict[str, Any], kind: str = "generate", job_id: str = "") -> Job:
+        """Queue a job. `QueueFull` when ``limit`` jobs wait in all, or ``limit_per_owner`` of this owner.
+
+        With a ``job_id`` that the owner has already, that job is given and nothing is queued.
+        """
         text = json.dumps(spec)
-        job_id = secrets.token_hex(16)
         with self._transaction() as db:
+            if job_id and db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone():
+                return _job(db, job_id, owner)
+            job_id = job_id or secrets.token_hex(16)
             waiting, own = db.execute(
                 "SELECT COUNT(*), COUNT(CASE WHEN owner = ? THEN 1 END) FROM jobs WHERE state = 'queued'", (owner,)
             ).fetchone()
@@ -154,7 +159,8 @@ class JobStore:
         with self._transaction() as db:
             rows = db.execute(
                 "SELECT jobs.id, jobs.owner, jobs.seq, COALESCE(turns.turn, 0) AS turn FROM jobs"
-                " LEFT JOIN turns ON turns.owner = jobs.owner WHERE state = 'queued' ORDER BY turn, seq"
+                " LEFT JOIN turns ON turns.owner = jobs.owner WHERE state = 'queued' AND kind != 'script'"
+                " ORDER BY turn, seq"
             ).fetchall()
         line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
         place: dict[str, int] = {}
@@ -168,20 +174,25 @@ class JobStore:
 
     # -- for the server that runs jobs
 
-    def claim(self, worker: str, lease_s: float = 30.0) -> Job | None:
-        """Take the next job: of the owner who was served longest ago, the oldest. None when nothing waits."""
+    def claim(self, worker: str, lease_s: float = 30.0, *, script: bool = False) -> Job | None:
+        """Take the next job: of the owner who was served longest ago, the oldest. None when nothing waits.
+
+        ``script``: of those that need no worker, or of the others. They cost their owner no turn.
+        """
         now = time.time()
         with self._transaction() as db:
             row = db.execute(
                 "SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner"
-                " WHERE state = 'queued' ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1"
+                " WHERE state = 'queued' AND (kind = 'script') = ? ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1",
+                (script,),
             ).fetchone()
             if row is None:
                 return None
-            db.execute(
-                "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns",
-                (row["owner"],),
-            )
+            if not script:
+                db.execute(
+                    "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns",
+                    (row["owner"],),
+                )
             db.execute(
                 "UPDATE jobs SET state = 'running', worker = ?, started = ?, lease_until = ?, progress = NULL"
                 " WHERE id = ?",
@@ -298,7 +309,8 @@ def _died(db: sqlite3.Connection, job_id: str) -> Job:
         hint="a smaller image or another model may fit into memory; the server's log has the worker's last words",
     )
     (stop_asked,) = db.execute("SELECT stop_asked FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    tries = job.tries + 1
+    # A script runs in the server itself and does no harm to it: it is taken up again as often as the server starts.
+    tries = job.tries + (job.kind != "script")
     state = CANCELLED if stop_asked else FAILED if tries >= MAX_DEATHS else QUEUED
     images = (job.progress or {}).get("saved")
     db.execute(
