@@ -34,6 +34,9 @@ A1111_NAMES = {
     "realesr-general-x4v3": "R-ESRGAN General 4xV3",
     "realesr-general-wdn-x4v3": "R-ESRGAN General WDN 4xV3",
     "realesr-animevideov3": "R-ESRGAN AnimeVideo",
+    "DAT_x2": "DAT x2",
+    "DAT_x3": "DAT x3",
+    "DAT_x4": "DAT x4",
 }
 """What A1111 calls the files that it knows by name; all others have their own."""
 TURNS = 3

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from modules.checkpoints.files import PICKLES, read_header
 from modules.devices import Device
 from modules.errors import CheckpointError
-from modules.nn import compact, rrdb, swinir
+from modules.nn import compact, dat, hat, rrdb, swinir
 
-FAMILIES = "ESRGAN, Real-ESRGAN with its compact networks, BSRGAN, and SwinIR"
+FAMILIES = "ESRGAN, Real-ESRGAN with its compact networks, BSRGAN, SwinIR, DAT, and HAT"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
 """Under which trainers keep the weights; the averaged ones first."""
 MAX_SCALE = 16
@@ -58,6 +58,10 @@ def _network_of(path: Path, state: Mapping[str, Tensor]) -> nn.Module:
     renamed = rrdb.new_keys(state)
     if rrdb.is_rrdb(renamed):
         state, network = renamed, _empty(rrdb.RRDBNet, rrdb.config_of(renamed))
+    elif dat.is_dat(state):
+        state, network = dat.without_buffers(state), _empty(dat.DAT, dat.config_of(state))
+    elif hat.is_hat(state):  # before SwinIR, whose keys it has among its own
+        state, network = hat.without_buffers(state), _empty(hat.HAT, hat.config_of(state))
     elif swinir.is_swinir(state):
         state, network = swinir.without_buffers(state), _empty(swinir.SwinIR, swinir.config_of(state))
     elif compact.is_compact(state):

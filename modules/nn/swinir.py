@@ -114,7 +114,7 @@ class Group(nn.Module):
     def __init__(self, config: SwinIRConfig, depth: int, heads: int):
         super().__init__()
         self.residual_group = Blocks(config, depth, heads)
-        self.conv = closing(config)
+        self.conv = closing(config.width, config.three_convs)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.residual_group(x, mask).permute(0, 3, 1, 2)
@@ -140,7 +140,7 @@ class SwinIR(nn.Module):
         self.patch_embed = PatchEmbed(width)
         self.layers = nn.ModuleList(Group(config, *both) for both in zip(config.depths, config.heads, strict=True))
         self.norm = nn.LayerNorm(width)
-        self.conv_after_body = closing(config)
+        self.conv_after_body = closing(width, config.three_convs)
         if config.end in ("pixelshuffle", "nearest+conv"):
             self.conv_before_upsample = nn.Sequential(nn.Conv2d(width, config.between, 3, padding=1), nn.LeakyReLU())
         if config.end == "pixelshuffle":
@@ -195,10 +195,10 @@ class SwinIR(nn.Module):
         return y
 
 
-def closing(config: SwinIRConfig) -> nn.Module:
+def closing(width: int, three_convs: bool) -> nn.Module:
     """The convolution at the end of a group, or three with a narrow waist."""
-    width, waist = config.width, config.width // 4
-    if not config.three_convs:
+    waist = width // 4
+    if not three_convs:
         return nn.Conv2d(width, width, 3, padding=1)
     return nn.Sequential(
         nn.Conv2d(width, waist, 3, padding=1),

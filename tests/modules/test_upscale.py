@@ -204,6 +204,8 @@ def test_files_are_listed_under_a1111s_names_and_found_by_their_own(tmp_path: Pa
         "ESRGAN/sub/Second.safetensors",
         "RealESRGAN/RealESRGAN_x4plus.pth",
         "SwinIR/4x-UltraSharp.pth",
+        "DAT/DAT_x4.pth",
+        "HAT/HAT-L_SRx4.pth",
         "ESRGAN/notes.txt",
         "Stable-diffusion/model.safetensors",
         "ESRGAN/lanczos.pt",
@@ -220,6 +222,8 @@ def test_files_are_listed_under_a1111s_names_and_found_by_their_own(tmp_path: Pa
         "Second",
         "R-ESRGAN 4x+",
         "4x-UltraSharp (SwinIR/4x-UltraSharp.pth)",
+        "DAT x4",
+        "HAT-L_SRx4",
     )
     for name in ("R-ESRGAN 4x+", "RealESRGAN_x4plus", "realesrgan_x4plus.PTH"):
         assert host.upscalers.get(name).path == tmp_path / "RealESRGAN" / "RealESRGAN_x4plus.pth"
