@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from modules.extension import Host
     from modules.inputs import InputStore
     from modules.jobs.dispatcher import JobQueue
+    from modules.jobs.scripting import Scripts
     from modules.jobs.worker import Runner
     from webui.server import Services
 
@@ -122,7 +123,29 @@ def build_runner(args: argparse.Namespace) -> Runner:
     return by_kind(runners, GenerationRunner(engine, gallery, preview_every=chosen.preview_every))
 
 
-def build_queue(args: argparse.Namespace) -> JobQueue:
+def build_scripts(args: argparse.Namespace, host: Host) -> Scripts:
+    """What runs scripts, which make many requests of one."""
+    from modules.gallery import Gallery
+    from modules.inputs import InputStore
+    from modules.jobs.scripting import Scripts
+    from modules.script import ScriptContext, axes_of_params
+    from webui.services import tables_of
+
+    tables = tables_of(host, lambda: list_checkpoints(args))
+    keep = InputStore(args.data_dir / "inputs").put
+    context = ScriptContext(axes_of_params, lambda name: tables[name](), keep)
+    return Scripts(host, Gallery(args.data_dir / "outputs"), context)
+
+
+def list_checkpoints(args: argparse.Namespace) -> list[str]:
+    """The names of the models in the folder, the default first."""
+    from modules.checkpoints.files import list_models
+
+    found = (model.name for model in list_models(args.models_dir / "Stable-diffusion"))
+    return sorted(found, key=lambda name: name != DEFAULT_MODEL)
+
+
+def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     """The durable queue and the worker process behind it."""
     from modules.jobs.dispatcher import JobQueue
     from modules.jobs.events import EventHub
@@ -131,19 +154,16 @@ def build_queue(args: argparse.Namespace) -> JobQueue:
 
     places = ("--data-dir", str(args.data_dir), "--models-dir", str(args.models_dir))
     command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
-    return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub())
+    return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub(), scripts=scripts)
 
 
-def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
+def build_services(args: argparse.Namespace, queue: JobQueue, host: Host, scripts: Scripts) -> Services:
     """What the front end is given."""
-    from modules.checkpoints.files import find_model, list_models, native_size
+    from modules.checkpoints.files import find_model, native_size
     from modules.inputs import InputStore
     from webui.server import Services
 
     folder = args.models_dir / "Stable-diffusion"
-
-    def checkpoints() -> list[str]:
-        return sorted((model.name for model in list_models(folder)), key=lambda name: name != DEFAULT_MODEL)
 
     def size(name: str) -> int:
         try:
@@ -153,12 +173,13 @@ def build_services(args: argparse.Namespace, queue: JobQueue) -> Services:
 
     return Services(
         queue=queue,
-        host=build_host(args, tabs=True),
+        host=host,
+        scripts=scripts,
         data_dir=args.data_dir,
         outputs_dir=args.data_dir / "outputs",
         inputs=InputStore(args.data_dir / "inputs"),
         version=VERSION,
-        checkpoints=checkpoints,
+        checkpoints=lambda: list_checkpoints(args),
         native_size=size,
         allowed_hosts=tuple(args.allowed_host),
     )
@@ -175,10 +196,12 @@ def serve(args: argparse.Namespace) -> int:
     from webui import server
 
     listener = server.listen(args.host, args.port)
-    queue = build_queue(args)
+    host = build_host(args, tabs=True)
+    scripts = build_scripts(args, host)
+    queue = build_queue(args, scripts)
     queue.start()
     try:
-        app = server.create_app(build_services(args, queue))
+        app = server.create_app(build_services(args, queue, host, scripts))
         url = f"http://{args.host}:{args.port}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
         if args.autolaunch:

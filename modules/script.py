@@ -17,10 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modules.options import Option, flat_of, from_flat, nested_of
 from modules.params import GenerationParams
 
 MOST_REQUESTS = 1000
 """Of one script."""
+NO_AXIS, SEARCH_AXIS, ORDER_AXIS = "Nothing", "Prompt S/R", "Prompt order"
+"""Axes that are no option; A1111's names."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,61 @@ class Sheet:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A declared option along which requests can differ."""
+
+    label: str
+    option: Option
+    set: Callable[[GenerationParams, Any], GenerationParams]
+    """``(params, value) -> params``; the value is cast and judged. Raises `UserError`."""
+
+
+def axes_of_params() -> dict[str, Axis]:
+    """The options of a request by label; those within a group have its name before theirs. Pictures are none."""
+    found: dict[str, Axis] = {}
+    groups = nested_of(GenerationParams)
+    for name, option in flat_of(GenerationParams).items():
+        if name in ("image", "mask_image"):
+            continue
+        label = option.label
+        if label in found:  # "Denoising strength" of the start picture, and that of hires fix
+            group = next((g.label for g in groups.values() if g.prefix and name.startswith(g.prefix)), "")
+            label = f"{group}: {option.label[:1].lower()}{option.label[1:]}"
+        found[label] = Axis(label, option, _setter(name))
+    return found
+
+
+def axis_names(axes: Mapping[str, Axis]) -> tuple[str, ...]:
+    """All that an axis may be, for a choice."""
+    return (NO_AXIS, SEARCH_AXIS, ORDER_AXIS, *axes)
+
+
+def _setter(name: str) -> Callable[[GenerationParams, Any], GenerationParams]:
+    def changed(params: GenerationParams, value: Any) -> GenerationParams:
+        option = flat_of(GenerationParams)[name]
+        return GenerationParams.from_json(
+            _merged(params.to_json(), from_flat(GenerationParams, {name: option.cast(value)}))
+        )
+
+    return changed
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` with the values of ``new``, objects within merged likewise."""
+    inner = {
+        key: _merged(old[key], value)
+        for key, value in new.items()
+        if isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
+    }
+    return {**old, **new, **inner}
+
+
+@dataclass(frozen=True)
 class ScriptContext:
     """What a script may ask for."""
 
-    axes: Callable[[], Mapping[str, Any]]
-    """Every declared option by its label, as `modules.options.Option`."""
+    axes: Callable[[], Mapping[str, Axis]]
+    """Every declared option by its label."""
     choices: Callable[[str], Sequence[str]]
     """The values in one of the host's tables: "samplers", "checkpoints"."""
     keep: Callable[[Path], str]

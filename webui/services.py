@@ -9,7 +9,11 @@ from typing import Any, Protocol
 
 from modules.extension import Host
 from modules.inputs import InputStore
+from modules.params import GenerationParams
 from modules.pipeline.plan import hires_upscalers
+from modules.script import axes_of_params, axis_names
+
+Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
 class JobView(Protocol):
@@ -49,6 +53,14 @@ class Queue(Protocol):
     def status(self) -> WorkerView: ...
 
 
+class ScriptsView(Protocol):
+    """The part of `modules.jobs.scripting.Scripts` that the page uses."""
+
+    def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int:
+        """How many requests there will be; `UserError` for options that make no sense."""
+        ...
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a tab may need. ``queue`` is started and closed by its owner, not by the front end."""
@@ -61,6 +73,8 @@ class Services:
     """The only folder whose files the page shows."""
     inputs: InputStore
     """Where the pictures go that requests start from."""
+    scripts: ScriptsView
+    """Runs scripts; asked before a job is made of one."""
     version: str
     checkpoints: Callable[[], Sequence[str]]
     """The names of the models that can be chosen now, the default first."""
@@ -69,15 +83,21 @@ class Services:
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides this machine's own under which the server is reached."""
 
-    def tables(self) -> Mapping[str, Callable[[], Sequence[str]]]:
-        """The choices that options name. An empty one leaves the first pass's choice to the second."""
-        return {
-            "samplers": self.host.samplers.names,
-            "schedulers": self.host.schedulers.names,
-            "upscalers": self.host.upscalers.names,
-            "checkpoints": self.checkpoints,
-            "hires_upscalers": hires_upscalers(self.host).names,
-            "hires_samplers": lambda: ("", *self.host.samplers.names()),
-            "hires_schedulers": lambda: ("", *self.host.schedulers.names()),
-            "hires_checkpoints": lambda: ("", *self.checkpoints()),
-        }
+    def tables(self) -> Tables:
+        """The choices that options name."""
+        return tables_of(self.host, self.checkpoints)
+
+
+def tables_of(host: Host, checkpoints: Callable[[], Sequence[str]]) -> Tables:
+    """The choices that options name. An empty one leaves the first pass's choice to the second."""
+    return {
+        "samplers": host.samplers.names,
+        "schedulers": host.schedulers.names,
+        "upscalers": host.upscalers.names,
+        "checkpoints": checkpoints,
+        "hires_upscalers": hires_upscalers(host).names,
+        "hires_samplers": lambda: ("", *host.samplers.names()),
+        "hires_schedulers": lambda: ("", *host.schedulers.names()),
+        "hires_checkpoints": lambda: ("", *checkpoints()),
+        "axes": lambda: axis_names(axes_of_params()),
+    }

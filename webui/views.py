@@ -228,6 +228,30 @@ def preview_html(run: Run) -> str:
     return f'<div class="rp-preview">{picture}<div class="rp-made">{made}</div></div>'
 
 
+def sheets_html(sheets: Iterable[Mapping[str, Any]]) -> str:
+    """The tables of a script: each cell a picture that opens by itself, or why there is none."""
+    tables = "".join(map(_sheet, sheets))
+    return f'<div class="rp-sheets">{tables}</div>' if tables else ""
+
+
+def _sheet(sheet: Mapping[str, Any]) -> str:
+    caption = f"<caption>{escape(sheet['title'])}</caption>" if sheet["title"] else ""
+    heads = "".join(f'<th scope="col">{escape(words)}</th>' for words in sheet["columns"])
+    head = f"<thead><tr><td></td>{heads}</tr></thead>" if any(sheet["columns"]) else ""
+    body = "".join(
+        f'<tr><th scope="row">{escape(words)}</th>{"".join(map(_cell, row))}</tr>'
+        for words, row in zip(sheet["rows"], sheet["cells"], strict=True)
+    )
+    return f'<div class="rp-sheet"><table>{caption}{head}<tbody>{body}</tbody></table></div>'
+
+
+def _cell(cell: Mapping[str, Any]) -> str:
+    if not cell["path"]:
+        return f'<td><span class="rp-missing">{_sentence(cell["error"])}</span></td>'
+    url, text = escape(file_url(cell["path"])), escape(cell["infotext"])
+    return f'<td><a href="{url}" target="_blank"><img loading="lazy" src="{url}" alt="{text}" title="{text}"></a></td>'
+
+
 def file_url(path: str) -> str:
     """Where Gradio serves a file, relative to the page, so that it also holds behind a prefix."""
     return "gradio_api/file=" + quote(path)

@@ -23,11 +23,13 @@ from modules.inputs import InputStore
 from modules.jobs.dispatcher import JobQueue
 from modules.jobs.events import EventHub
 from modules.jobs.executor import InlineExecutor
+from modules.jobs.scripting import Scripts
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Emit, IsCancelled
 from modules.recipe import Verdict
+from modules.script import ScriptContext, axes_of_params
 from webui import tabs
-from webui.services import Services
+from webui.services import Services, tables_of
 
 CHECKPOINTS = ("reprise-mini.safetensors", "another.safetensors")
 
@@ -93,7 +95,10 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     builtin.register(host)
     tabs.register(host)
     executor = InlineExecutor(Painter(Gallery(outputs)))
-    queue = JobQueue(JobStore(data_dir / "reprise.db"), executor, EventHub())
+    inputs = InputStore(data_dir / "inputs")
+    context = ScriptContext(axes_of_params, lambda name: tables_of(host, lambda: CHECKPOINTS)[name](), inputs.put)
+    scripts = Scripts(host, Gallery(outputs), context)
+    queue = JobQueue(JobStore(data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
     queue.start()
     try:
         facts: dict[str, Any] = {
@@ -101,7 +106,8 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "host": host,
             "data_dir": data_dir,
             "outputs_dir": outputs,
-            "inputs": InputStore(data_dir / "inputs"),
+            "inputs": inputs,
+            "scripts": scripts,
             "version": "0.0-test",
             "checkpoints": lambda: CHECKPOINTS,
             "native_size": lambda name: 128,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,8 @@ HOSTILE = (
     "</div></div><iframe srcdoc=x>",
 )
 OURS = {"div", "span", "i", "img", "svg", "rect", "circle"} | {
-    *("strong", "p", "ul", "li", "dl", "dt", "dd", "figure", "figcaption")
+    *("strong", "p", "ul", "li", "dl", "dt", "dd", "figure", "figcaption"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td", "a"),
 }
 
 
@@ -43,6 +45,11 @@ def tags(html: str) -> Tags:
     return parser
 
 
+def sheet(text: str) -> dict[str, Any]:
+    cells = [[{"path": f"/{text}.png", "infotext": text, "error": ""}, {"path": "", "infotext": "", "error": text}]]
+    return {"title": text, "columns": [text, "b"], "rows": [text], "cells": cells}
+
+
 def everything(text: str) -> list[str]:
     """All HTML that we make, with ``text`` wherever a value can come from outside."""
     result = Result(f"/data/outputs/{text}.png", text, 1)
@@ -58,6 +65,7 @@ def everything(text: str) -> list[str]:
         views.preview_html(Run("step", preview="AAAA", results=(result,))),
         views.replay_html(step),
         views.verdict_html(Verdict("differs", (text,), remark=text).to_json(), (result,)),
+        views.sheets_html([sheet(text)]),
         views.recipe_html(dataclasses.replace(RECIPE, program=text, torch=text), {text: text}),
         views.recipe_html(Verdict("cannot", (text,), remark=text), {}),
         views.header_html(text),
@@ -184,3 +192,12 @@ def test_facts_of_a_recipe_are_shown_and_its_absence_too() -> None:
         "It cannot be verified: the picture carries no recipe"
         in tags(views.recipe_html(Verdict("cannot", ("the picture carries no recipe",)), {})).text
     )
+
+
+def test_a_table_of_a_script_opens_each_picture_and_says_why_one_is_missing() -> None:
+    found = tags(views.sheets_html([sheet("a b")]))
+    links = [facts["href"] for tag, facts in found.found if tag == "a"]
+    assert links == ["gradio_api/file=/a%20b.png"]
+    assert [tag for tag, facts in found.found].count("img") == 1
+    assert found.text.count("A b") == 1  # the reason, as a sentence
+    assert views.sheets_html([]) == ""

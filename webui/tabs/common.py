@@ -22,6 +22,7 @@ from webui.controls import Form
 from webui.events import AT_ONCE, LONG, QUIET
 from webui.page import Page
 from webui.replay import ReplayPanel
+from webui.scripts import ScriptPanel
 from webui.services import Services
 from webui.views import Result, Run, gallery_items, preview_html, results_of, status_html
 
@@ -165,16 +166,23 @@ def wire_run(
     view: View,
     asked: Callable[[Sequence[Any]], tuple[GenerationParams, tuple[str, ...]]],
     others: Sequence[Any] = (),
+    *,
+    script: ScriptPanel,
 ) -> None:
-    """Generate, interrupt, take up again. ``asked`` makes a request, and remarks on it, of all values."""
+    """Generate, interrupt, take up again. ``asked`` makes a request, and remarks, of the form and the other values."""
     queue, tab = page.services.queue, view.tab
+    own = len(form.components) + len(others)
 
     async def submitted(request: Any, values: Sequence[Any]) -> AsyncIterator[list[Any]]:
-        params, remarks = await asyncio.to_thread(asked, values)
+        chosen = script.chosen(values[own:])
+        params, remarks = await asyncio.to_thread(asked, values[:own])
         _, notes = check(params, page.services.host)
-        spec = {"kind": tab, "params": fix_seeds(params).to_json()}
+        params = fix_seeds(params)
+        spec, kind = {"kind": tab, "params": params.to_json()}, "generate"
+        if chosen:
+            spec, kind = await asyncio.to_thread(script.job, chosen, params)
         owner = page.owner(request)
-        job = await asyncio.to_thread(queue.submit, owner, spec)
+        job = await asyncio.to_thread(queue.submit, owner, spec, kind)
         async for update in follow(view, owner, job.id, Run("waiting", notes=(*remarks, *notes))):
             yield update
 
@@ -210,10 +218,12 @@ def wire_run(
         return Path(found.path) if found else None
 
     buttons = [view.generate, view.interrupt]
-    clicked = view.generate.click(on_generate, [*form.components, *others], view.outputs, **LONG)
+    inputs = [*form.components, *others, *script.components]
+    clicked = view.generate.click(on_generate, inputs, view.outputs, **LONG)
     resumed = view.resumed.change(on_resumed, view.resumed, view.outputs, **LONG)
     for followed in (clicked, resumed):
         followed.then(view.idle, None, buttons, **AT_ONCE)
+        followed.then(script.shown, view.shown, script.table, **AT_ONCE)
     page.blocks.load(on_load, view.job, [*form.components, view.resumed], js=KEPT_JOB.format(tab=tab), **AT_ONCE)
     view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
     view.job.change(None, view.job, js=KEEP_JOB.format(tab=tab), **QUIET)

@@ -16,6 +16,7 @@ from modules.params import GenerationParams
 from webui.controls import Form
 from webui.events import AT_ONCE
 from webui.page import Page
+from webui.scripts import ScriptPanel
 from webui.send import uploaded
 from webui.tabs.common import View, wire_run, wire_size_and_seed
 from webui.tabs.txt2img import parameters
@@ -66,8 +67,10 @@ def _build(page: Page, tab: str) -> None:
             with gr.Accordion("More of the start", open=False, elem_id=f"{tab}_start"), gr.Row():
                 for name in ("exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"):
                     form.add(name, min_width=200, elem_id=f"{tab}_{name}")
+            script = ScriptPanel(page, tab)
         with gr.Column(scale=6, min_width=300, elem_id=f"{tab}_result"):
             view = View(page.services, tab, generate, interrupt)
+            script.place_table()
     page.views[tab] = view
     page.targets[tab] = (form, image)
     others = [image, mask, *growth] if mask else [image]
@@ -94,7 +97,7 @@ def _build(page: Page, tab: str) -> None:
             return [gr.skip(), gr.skip()]
         return list(_sizes(open_header(path).size).values())
 
-    wire_run(page, form, view, asked, others)
+    wire_run(page, form, view, asked, others, script=script)
     wire_size_and_seed(page, form, view, buttons)
     measure.click(on_measure, image, [form["width"], form["height"]], **AT_ONCE)
 

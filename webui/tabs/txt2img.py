@@ -11,6 +11,7 @@ from modules.params import GenerationParams
 from webui.controls import Form
 from webui.page import Page
 from webui.paste import wire_paste
+from webui.scripts import ScriptPanel
 from webui.tabs.common import View, wire_run, wire_size_and_seed
 from webui.tabs.prompts import PromptArea
 
@@ -39,8 +40,10 @@ def build(page: Page) -> None:
         with gr.Column(scale=5, min_width=300, elem_id="txt2img_parameters"):
             buttons = parameters(form, size, TAB)
             second_pass(form, TAB)
+            script = ScriptPanel(page, TAB)
         with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
             view = View(page.services, TAB, generate, interrupt)
+            script.place_table()
     page.views[TAB] = view
     prompts.wire()
 
@@ -48,7 +51,7 @@ def build(page: Page) -> None:
         *fields, styles = values
         return prompts.styled(form.read(fields), styles), ()
 
-    wire_run(page, form, view, asked, [prompts.styles])
+    wire_run(page, form, view, asked, [prompts.styles], script=script)
     wire_size_and_seed(page, form, view, buttons)
     wire_paste(page, form, paste, view.infotext, view.status)
 
