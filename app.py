@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules import bootstrap
+from modules import bootstrap, commandline
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
-from modules.options import Option, flat_of, from_flat, options_of
+from modules.options import flat_of, from_flat, options_of
 from modules.params import TO, ExtrasParams, GenerationParams
 
 if TYPE_CHECKING:
@@ -42,15 +42,6 @@ DEFAULT_MODEL = "reprise-mini"
 SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 """Of the pictures that we write."""
 TEST_FILES = ("requirements.txt", "tests/requirements.txt")
-EXAMPLES = """examples:
-  python3 app.py                                      serve http://127.0.0.1:7860
-  python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
-  python3 app.py generate "a fox at night" --init fox.png --denoising-strength 0.6
-  python3 app.py replay fox.png                       make it again: identical, or why not
-  python3 app.py upscale fox.png --upscaler Lanczos --by 2 -o large.png
-  python3 app.py convert old-model.ckpt               make a safe copy of a pickle
-  python3 app.py test -k prompt                       run the tests, arguments go to pytest
-"""
 
 
 # ---------------------------------------------------------------------------------------------------- the objects
@@ -354,25 +345,6 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     return [(f"-{path.stem}", params.changed(init=replace(params.init, image=str(path)))) for path in files]
 
 
-def _turns(text: str) -> int:
-    if not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError("must be between 1 and 100")
-    return int(text)
-
-
-def _part(text: str) -> float:
-    if not 0 < float(text) <= 1:
-        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
-    return float(text)
-
-
-def _sides(text: str) -> tuple[int, ...]:
-    sides = tuple(int(side) for side in text.split(","))
-    if len(sides) != 4 or not all(0 <= side <= 1024 for side in sides):
-        raise argparse.ArgumentTypeError("must be four numbers from 0 to 1024: left,top,right,bottom")
-    return sides
-
-
 def _numbered(path: Path, index: int) -> Path:
     """fox.png, fox-2.png, fox-3.png ..."""
     return path if index == 0 else path.with_stem(f"{path.stem}-{index + 1}")
@@ -489,135 +461,11 @@ def test(arguments: Sequence[str]) -> int:
     return int(pytest.main(["--rootdir", str(ROOT), *(arguments or [str(ROOT)])]))
 
 
-# ---------------------------------------------------------------------------------------------------- the command line
-
-
 def build_parser() -> argparse.ArgumentParser:
-    """Flags and commands; without a command the server is started."""
-    parser = argparse.ArgumentParser(
-        prog="python3 app.py",
-        description="Reprise: pictures from prompts, the same again, for everybody on the LAN. No command: serve.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"Reprise {VERSION}")
-    serving = parser.add_argument_group("serving")
-    serving.add_argument(
-        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on (default 127.0.0.1)"
-    )
-    serving.add_argument("--port", type=_port, default=7860, help="port to serve on (default 7860)")
-    serving.add_argument(
-        "--allowed-host", action="append", default=[], metavar="NAME", help="a further host name of this server"
-    )
-    serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
-    _add_places(parser)
-    parser.set_defaults(run=serve, data_dir=ROOT / "data", models_dir=ROOT / "models", device="auto", dtype="auto")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-
-    one = commands.add_parser("generate", help="make images without a server")
-    one.add_argument("prompt")
-    one.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help=".png, .jpg or .webp; default: the outputs folder"
-    )
-    for flag, dest, meaning in (
-        ("--init", "image", "picture to start from, or a folder of them"),
-        ("--mask", "mask_image", "white: repaint"),
-    ):
-        one.add_argument(flag, dest=dest, default=argparse.SUPPRESS, metavar="FILE", help=meaning)
-    one.add_argument(
-        "--outpaint", type=_sides, default=(), metavar="L,T,R,B", help="grow the picture by so many pixels at each side"
-    )
-    one.add_argument(
-        "--loopback", type=_turns, default=1, metavar="N", help="so many turns, each from the last one's picture"
-    )
-    one.add_argument(
-        "--loopback-decay", type=_part, default=1.0, metavar="X", help="denoising strength times this after each turn"
-    )
-    for name, declared in flat_of(GenerationParams).items():
-        if name not in ("prompt", "image", "mask_image"):
-            _add_option(one, name, declared)
-    _add_places(one)
-    one.set_defaults(run=generate)
-
-    larger = commands.add_parser("upscale", help="make a picture larger")
-    larger.add_argument("file", type=Path)
-    larger.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
-    for name, declared in options_of(ExtrasParams).items():
-        _add_option(larger, name, declared)
-    _add_places(larger)
-    larger.set_defaults(run=upscale)
-
-    what = commands.add_parser("explain", help="print what a prompt means, step by step, as JSON")
-    what.add_argument("prompt")
-    for name in ("negative_prompt", "sampler", "steps", "profile"):
-        _add_option(what, name, options_of(GenerationParams)[name])
-    what.set_defaults(run=explain)
-
-    again = commands.add_parser("replay", help="make a saved picture again and say whether it is identical")
-    again.add_argument("file", type=Path, help="a picture saved by this program")
-    _add_places(again)
-    again.set_defaults(run=replay)
-
-    other = commands.add_parser("convert", help="make a safetensors copy of a .ckpt or .pt file, safely")
-    other.add_argument("file", type=Path, help="a path, or the name of a file in the models folder")
-    _add_places(other)
-    other.set_defaults(run=convert)
-
-    tiny = commands.add_parser("make-tiny-checkpoint", help="write a small random checkpoint for tests")
-    tiny.add_argument("path", type=Path)
-    tiny.add_argument("--family", default="sd15")
-    tiny.add_argument("--seed", type=int, default=0)
-    tiny.set_defaults(run=make_tiny_checkpoint)
-
-    commands.add_parser("test", help="install what the tests need and run them; arguments go to pytest")
-
-    hidden = commands.add_parser("worker")  # without help= it is not listed
-    _add_places(hidden)
-    hidden.set_defaults(run=worker)
-    return parser
-
-
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    """Flags that may stand before a command or behind it; their defaults are the main parser's."""
-    places = parser.add_argument_group("folders and device")
-
-    def add(flag: str, help: str, **more: Any) -> None:
-        places.add_argument(flag, default=argparse.SUPPRESS, help=help, **more)
-
-    add("--data-dir", "what is written (default data/)", type=_folder, metavar="DIR")
-    add("--models-dir", "checkpoints (default models/)", type=_folder, metavar="DIR")
-    add("--device", "auto, cpu or cuda")
-    add("--dtype", "auto, float32, bfloat16 or float16")
-
-
-def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) -> None:
-    """A flag for a declared option; its value is cast and judged by the declaration, like a value from the page."""
-    limits = declared.range_text() if declared.lo is not None or declared.hi is not None else ""
-    if isinstance(declared.choices, tuple):
-        limits = " or ".join(declared.choices)
-    if declared.type is bool:
-        limits = "true or false"
-    default = "" if declared.default in (None, "") else f"default {declared.default}"
-    if name in ("width", "height") and declared.default == GenerationParams().width:
-        default = "default: the model's native size"
-    facts = ", ".join(filter(None, (declared.help or declared.label.lower(), limits, default)))
-    parser.add_argument(
-        f"--{name.replace('_', '-')}",
-        default=argparse.SUPPRESS,
-        metavar={int: "N", float: "X"}.get(declared.type, "TEXT"),
-        help=facts.replace("%", "%%"),
-    )
-
-
-def _folder(text: str) -> Path:
-    return Path(text).expanduser().resolve()
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 < number < 65536:
-        raise argparse.ArgumentTypeError("must be between 1 and 65535")
-    return number
+    """What can be said on the command line, and what is then called."""
+    places = {"data_dir": ROOT / "data", "models_dir": ROOT / "models", "device": "auto", "dtype": "auto"}
+    commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, worker)
+    return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,0 +1,188 @@
+"""The command line: what can be said there, and how it is said in `--help`. What a command does is told by `app.py`.
+
+Needs the standard library alone, so that help and mistakes can be told before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modules.options import Option, flat_of, options_of
+from modules.params import ExtrasParams, GenerationParams
+
+Command = Callable[[Any], int]
+"""Takes the flags, gives the exit status."""
+EXAMPLES = """examples:
+  python3 app.py                                      serve http://127.0.0.1:7860
+  python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
+  python3 app.py generate "a fox at night" --init fox.png --denoising-strength 0.6
+  python3 app.py replay fox.png                       make it again: identical, or why not
+  python3 app.py upscale fox.png --upscaler Lanczos --by 2 -o large.png
+  python3 app.py convert old-model.ckpt               make a safe copy of a pickle
+  python3 app.py test -k prompt                       run the tests, arguments go to pytest
+"""
+
+
+def build_parser(version: str, defaults: Mapping[str, Any], commands: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """Flags and commands; without a command it is ``serve``. ``defaults``: of the folders and the device."""
+    parser = argparse.ArgumentParser(
+        prog="python3 app.py",
+        description="Reprise: pictures from prompts, the same again, for everybody on the LAN. No command: serve.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"Reprise {version}")
+    _add_serving(parser.add_argument_group("serving"))
+    _add_places(parser)
+    parser.set_defaults(run=commands["serve"], **defaults)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, (meaning, add) in COMMANDS.items():
+        listed: dict[str, Any] = {"help": meaning} if meaning else {}  # without help= it is not listed
+        one = subparsers.add_parser(name, **listed)
+        add(one)
+        one.set_defaults(run=commands[name])
+    subparsers.add_parser("test", help="install what the tests need and run them; arguments go to pytest")
+    return parser
+
+
+def _add_serving(serving: Any) -> None:
+    serving.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on (default 127.0.0.1)"
+    )
+    serving.add_argument("--port", type=_port, default=7860, help="port to serve on (default 7860)")
+    serving.add_argument(
+        "--allowed-host", action="append", default=[], metavar="NAME", help="a further host name of this server"
+    )
+    serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
+
+
+def _add_generate(one: argparse.ArgumentParser) -> None:
+    one.add_argument("prompt")
+    one.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help=".png, .jpg or .webp; default: the outputs folder"
+    )
+    for flag, dest, meaning in (
+        ("--init", "image", "picture to start from, or a folder of them"),
+        ("--mask", "mask_image", "white: repaint"),
+    ):
+        one.add_argument(flag, dest=dest, default=argparse.SUPPRESS, metavar="FILE", help=meaning)
+    one.add_argument(
+        "--outpaint", type=_sides, default=(), metavar="L,T,R,B", help="grow the picture by so many pixels at each side"
+    )
+    one.add_argument(
+        "--loopback", type=_turns, default=1, metavar="N", help="so many turns, each from the last one's picture"
+    )
+    one.add_argument(
+        "--loopback-decay", type=_part, default=1.0, metavar="X", help="denoising strength times this after each turn"
+    )
+    for name, declared in flat_of(GenerationParams).items():
+        if name not in ("prompt", "image", "mask_image"):
+            _add_option(one, name, declared)
+    _add_places(one)
+
+
+def _add_upscale(one: argparse.ArgumentParser) -> None:
+    one.add_argument("file", type=Path)
+    one.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
+    for name, declared in options_of(ExtrasParams).items():
+        _add_option(one, name, declared)
+    _add_places(one)
+
+
+def _add_explain(one: argparse.ArgumentParser) -> None:
+    one.add_argument("prompt")
+    for name in ("negative_prompt", "sampler", "steps", "profile"):
+        _add_option(one, name, options_of(GenerationParams)[name])
+
+
+def _add_replay(one: argparse.ArgumentParser) -> None:
+    one.add_argument("file", type=Path, help="a picture saved by this program")
+    _add_places(one)
+
+
+def _add_convert(one: argparse.ArgumentParser) -> None:
+    one.add_argument("file", type=Path, help="a path, or the name of a file in the models folder")
+    _add_places(one)
+
+
+def _add_tiny(one: argparse.ArgumentParser) -> None:
+    one.add_argument("path", type=Path)
+    one.add_argument("--family", default="sd15")
+    one.add_argument("--seed", type=int, default=0)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Flags that may stand before a command or behind it; their defaults are the main parser's."""
+    places = parser.add_argument_group("folders and device")
+
+    def add(flag: str, help: str, **more: Any) -> None:
+        places.add_argument(flag, default=argparse.SUPPRESS, help=help, **more)
+
+    add("--data-dir", "what is written (default data/)", type=_folder, metavar="DIR")
+    add("--models-dir", "checkpoints (default models/)", type=_folder, metavar="DIR")
+    add("--device", "auto, cpu or cuda")
+    add("--dtype", "auto, float32, bfloat16 or float16")
+
+
+def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) -> None:
+    """A flag for a declared option; its value is cast and judged by the declaration, like a value from the page."""
+    limits = declared.range_text() if declared.lo is not None or declared.hi is not None else ""
+    if isinstance(declared.choices, tuple):
+        limits = " or ".join(declared.choices)
+    if declared.type is bool:
+        limits = "true or false"
+    default = "" if declared.default in (None, "") else f"default {declared.default}"
+    if name in ("width", "height") and declared.default == GenerationParams().width:
+        default = "default: the model's native size"
+    facts = ", ".join(filter(None, (declared.help or declared.label.lower(), limits, default)))
+    parser.add_argument(
+        f"--{name.replace('_', '-')}",
+        default=argparse.SUPPRESS,
+        metavar={int: "N", float: "X"}.get(declared.type, "TEXT"),
+        help=facts.replace("%", "%%"),
+    )
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().resolve()
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65536:
+        raise argparse.ArgumentTypeError("must be between 1 and 65535")
+    return number
+
+
+def _turns(text: str) -> int:
+    if not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError("must be between 1 and 100")
+    return int(text)
+
+
+def _part(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return float(text)
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    sides = tuple(int(side) for side in text.split(","))
+    if len(sides) != 4 or not all(0 <= side <= 1024 for side in sides):
+        raise argparse.ArgumentTypeError("must be four numbers from 0 to 1024: left,top,right,bottom")
+    return sides
+
+
+COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "generate": ("make images without a server", _add_generate),
+    "upscale": ("make a picture larger", _add_upscale),
+    "explain": ("print what a prompt means, step by step, as JSON", _add_explain),
+    "replay": ("make a saved picture again and say whether it is identical", _add_replay),
+    "convert": ("make a safetensors copy of a .ckpt or .pt file, safely", _add_convert),
+    "make-tiny-checkpoint": ("write a small random checkpoint for tests", _add_tiny),
+    "worker": ("", _add_places),
+}
+"""What `--help` says of each, and what it takes; one without a word is the program's own."""
