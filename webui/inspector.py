@@ -177,10 +177,11 @@ def _lane(texts: Sequence[Told], part: Told, segments: Sequence[Told], steps: in
     for number, segment in enumerate(segments):
         label = _label(pieces, segments, number) if number < _MAX_BLOCKS else ""
         span = f"{segment['from']} / {segment['to'] + 1}"
-        blocks += f'<span class="rp-block c{colour[segment["text"]]}" style="grid-column:{span}">{label}</span>'
+        kept = ' translate="no"' if len(segments) > 1 else ""
+        blocks += f'<span class="rp-block c{colour[segment["text"]]}" style="grid-column:{span}"{kept}>{label}</span>'
     entries = "".join(
         f'<li><i class="c{colour[text]}" aria-hidden="true"></i><b>{_ranges(held, steps)}</b>'
-        f"<span>{_marked(pieces.get(text) or [(texts[text]['text'].strip(), False)])}</span></li>"
+        f'<span translate="no">{_marked(pieces.get(text) or [(texts[text]["text"].strip(), False)])}</span></li>'
         for text, held in list(ranges.items())[:_MAX_ENTRIES]
     )
     if (more := len(ranges) - _MAX_ENTRIES) > 0:
@@ -303,14 +304,19 @@ def _tokens(told: Told) -> str:
     listed = [text for text in told["texts"] if text["chunks"] and text["count"]]
     left, shown = _MAX_TOKENS, ""
     for text in listed[:_MAX_TEXTS]:
-        name = f'<p class="rp-quiet">{escape(_cut(text["text"].strip(), 90))}</p>' if len(listed) > 1 else ""
+        name = (
+            f'<p class="rp-quiet" translate="no">{escape(_cut(text["text"].strip(), 90))}</p>'
+            if len(listed) > 1
+            else ""
+        )
         for number, chunk in enumerate(text["chunks"], 1):
             tokens = chunk["tokens"]
             inner = "".join(map(_token, tokens[:left]))
             if len(tokens) > left:
                 inner += f'<span class="rp-quiet">and {len(tokens) - max(left, 0)} more</span>'
             left = max(left - len(tokens), 0)
-            shown += f'{name}<div class="rp-chunk"><b>chunk {number}, {len(tokens)}/75</b><div>{inner}</div></div>'
+            head = f"<b>chunk {number}, {len(tokens)}/75</b>"
+            shown += f'{name}<div class="rp-chunk">{head}<div translate="no">{inner}</div></div>'
             name = ""
             if not left:
                 break
@@ -354,7 +360,7 @@ def _networks(networks: Sequence[Told]) -> str:
         + "</span>"
         for n in networks[:_MAX_WARNINGS]
     )
-    return f'<h4>Extra networks, active in every step</h4><div class="rp-chips">{chips}</div>'
+    return f'<h4>Extra networks, active in every step</h4><div class="rp-chips" translate="no">{chips}</div>'
 
 
 def _plural(number: int, noun: str) -> str:

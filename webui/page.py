@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -12,6 +13,7 @@ import gradio as gr
 from modules.options import options_of
 from modules.params import GenerationParams
 from webui.controls import control
+from webui.i18n import Catalogue, wire_choices
 from webui.send import wire_sends
 from webui.services import Services
 from webui.views import header_html, worker_html
@@ -62,7 +64,7 @@ def refuse_addresses(value: Any) -> None:
             refuse_addresses(item)
 
 
-def build_page(services: Services) -> Any:
+def build_page(services: Services, catalogues: Mapping[str, Catalogue] = MappingProxyType({})) -> Any:
     """All tabs of the host on one page."""
     with LocalBlocks(
         title="Reprise", analytics_enabled=False, delete_cache=(TMP_SWEEP_S, TMP_AGE_S), fill_width=True
@@ -92,6 +94,7 @@ def build_page(services: Services) -> Any:
             names = list(services.checkpoints())
             return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
 
+        wire_choices(blocks, catalogues)
         for event in (refresh.click, blocks.load):
             event(
                 refreshed,

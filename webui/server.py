@@ -13,9 +13,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from modules.errors import RepriseError, UserError
+from modules.errors import NotFound, RepriseError, UserError
 from webui.api import router
 from webui.guard import MAX_BODY, Guard
+from webui.i18n import load_catalogues
 from webui.page import ASSETS, build_page, theme
 from webui.services import Services
 
@@ -23,7 +24,8 @@ __all__ = ["Services", "create_app", "listen", "serve"]
 
 HEAD = """<meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<script>{script}</script>"""
+<meta name="rp-languages" content="{languages}">
+{scripts}"""
 
 
 def create_app(services: Services) -> FastAPI:
@@ -38,15 +40,24 @@ def create_app(services: Services) -> FastAPI:
         worker = services.queue.status()
         return {"status": "ok", "version": services.version, "worker": worker.state, "detail": worker.detail}
 
+    catalogues = load_catalogues()
+
+    @app.get("/locales/{language}.json")
+    async def locale(language: str) -> dict[str, str]:
+        """The texts of the page in a language, by their English."""
+        if language not in catalogues:
+            raise NotFound("there is no catalogue of that language")
+        return catalogues[language].entries
+
     app.include_router(router(services))
-    blocks = build_page(services)
+    blocks = build_page(services, catalogues)
     gr.mount_gradio_app(
         app,
         blocks,
         path="/",
         theme=theme(),
         css_paths=sorted(ASSETS.glob("*.css")),
-        head=HEAD.format(script=_scripts()),
+        head=HEAD.format(languages=" ".join(catalogues), scripts=_scripts()),
         allowed_paths=[str(services.outputs_dir.resolve())],
         max_file_size=MAX_BODY,
         footer_links=[],
@@ -64,8 +75,9 @@ def create_app(services: Services) -> FastAPI:
 
 
 def _scripts() -> str:
-    """All our scripts, each a block of its own that shares nothing with the others but the page."""
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(ASSETS.glob("*.js")))
+    """All our scripts, each an element of its own: what goes wrong in one leaves the others alone."""
+    texts = (path.read_text(encoding="utf-8") for path in sorted(ASSETS.glob("*.js")))
+    return "\n".join(f"<script>{text}</script>" for text in texts)
 
 
 def _use_private_temp(data_dir: Path) -> None:

@@ -170,7 +170,7 @@ def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
             ("Pixels", f"SHA-256 {recorded.pixels}"),
         ]
         rows = facts + rows
-    table = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    table = "".join(f'<dt>{escape(name)}</dt><dd translate="no">{escape(text)}</dd>' for name, text in rows)
     return f'<div class="rp-facts">{head}<dl>{table}</dl></div>'
 
 

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,9 +168,10 @@ def write_tiny_upscaler(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def visiting(browser: Browser, server: Server) -> Iterator[Visit]:
-    """A fresh visitor; at the end: no request to elsewhere, no complaint in the browser's console."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+def visiting(browser: Browser, server: Server, **habits: Any) -> Iterator[Visit]:
+    """A fresh visitor with ``habits`` (locale, color_scheme); at the end: no request to elsewhere, no complaint in the
+    browser's console."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **habits})
     context.set_default_timeout(PATIENCE_MS)
     expect.set_options(PATIENCE_MS)
     visit = Visit(context.new_page(), server)

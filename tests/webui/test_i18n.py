@@ -1,0 +1,134 @@
+"""The catalogues, and the rules by which a text is looked up in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+
+import pytest
+from starlette.testclient import TestClient
+
+from modules.recipe import Verdict
+from tests.modules.test_recipe import RECIPE
+from webui import views
+from webui.i18n import Catalogue, language_of, load_catalogues
+from webui.views import Result, Run
+
+CATALOGUES = load_catalogues()
+ZH = CATALOGUES["zh"]
+PLACE = re.compile(r"\{\w+\}")
+ATTRIBUTES = ("title", "aria-label", "alt", "placeholder")
+NAMES = {"Reprise"}
+"""What is called so in every language."""
+
+
+class Texts(HTMLParser):
+    """What a person reads of a piece of HTML, text by text; not what is marked as no matter of language."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._kept: list[bool] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        kept = given.get("translate") == "no" or any(self._kept)
+        if not kept:
+            self.found += [text for name in ATTRIBUTES if (text := given.get(name))]
+        if tag not in ("img", "br", "input", "hr", "rect", "circle", "path", "line", "use"):
+            self._kept.append(kept)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._kept:
+            self._kept.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not any(self._kept) and (text := " ".join(data.split())):
+            self.found.append(text)
+
+
+def english(texts: Iterator[str] | list[str], catalogue: Catalogue = ZH) -> set[str]:
+    """Those that hold words and have no entry."""
+    return {
+        text for text in texts if re.search("[a-z]{2}", text) and text not in NAMES and catalogue.find(text) is None
+    }
+
+
+def test_a_place_of_a_text_is_in_its_translation_too() -> None:
+    for key, meaning in ZH.entries.items():
+        assert sorted(PLACE.findall(key)) == sorted(PLACE.findall(meaning)), key
+
+
+def test_what_the_server_says_of_a_run_is_translated() -> None:
+    made = Result("/o/1.png", "a fox\nSteps: 4", 1)
+    runs = [
+        Run("waiting"),
+        Run("queued", position=3),
+        Run("step", step=3, steps=20, image=1, images=1, eta_s=4.2),
+        Run("step", step=3, steps=20, image=2, images=4, eta_s=71),
+        Run("done", results=(made,), seconds=3.2, notes=("Width 100 was rounded to 96, a multiple of 8",)),
+        Run("done", results=(made, made), seconds=301),
+        Run("cancelled"),
+        Run("cancelled", results=(made,)),
+        Run().failed("Seed needs a value"),
+        Run().failed("Prompt has 25,000 characters and the limit is 20,000; shorten it"),
+        Run().failed("something unexpected went wrong; the server's log has the details"),
+    ]
+    pieces = [views.status_html(run) for run in runs] + [views.replay_html(Run("cancelled"))]
+    pieces += [
+        views.status_html(Run("waiting"), state, detail) for state in ("loading", "dead") for detail in ("", "x")
+    ]
+    for html in pieces:
+        assert english(Texts(html).found) == set(), html
+
+
+def test_what_the_server_says_of_a_picture_is_translated() -> None:
+    verdicts = [Verdict("identical"), Verdict("cannot"), Verdict("differs", ("torch 2.13.0 became 2.14.0",))]
+    for verdict in verdicts:
+        assert english(Texts(views.verdict_html(verdict.to_json(), (Result("/o/1.png", "", 1),))).found) == set()
+    for html in (
+        views.recipe_html(RECIPE, {}),
+        views.recipe_html(Verdict("cannot", ("the picture carries no recipe",)), {}),
+    ):
+        assert english(Texts(html).found) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Steps", "迭代步数"),
+        ("steps", "迭代步数"),
+        ("→ img2img", "→ 图生图"),
+        ("Image 2 of 4 · Step 3 of 20 · 1 min 11 s left", "第 2 张，共 4 张 · 第 3 步，共 20 步 · 剩余 1 分 11 秒"),
+        ("Seed needs a value", "随机种子需要一个值"),
+        ("Nobody knows this", None),
+        ("Nobody knows this; choose one first", "Nobody knows this; 请先选择一张"),
+        ("", None),
+    ],
+)
+def test_a_text_is_found_whole_by_its_pattern_or_by_its_parts(text: str, told: str | None) -> None:
+    assert ZH.find(text) == told
+
+
+def test_a_longer_pattern_is_asked_before_a_shorter_one() -> None:
+    catalogue = Catalogue({"{x} s": "A {x}", "{x} of {y} s": "B {y} {x}", "two": "zwei"})
+    assert catalogue.find("1 of two s") == "B zwei 1"
+    assert catalogue.find("(1) s") == "A (1)"
+
+
+def test_the_first_language_that_is_known_is_taken_and_english_is_known() -> None:
+    assert language_of("de,zh-TW;q=0.9", CATALOGUES) == "zh"
+    assert language_of("ZH-hans-cn", CATALOGUES) == "zh"
+    assert language_of("en-US,en;q=0.9,zh;q=0.8", CATALOGUES) is None
+    assert language_of("", CATALOGUES) is None
+
+
+def test_the_page_names_its_languages_and_serves_their_words(client: TestClient) -> None:
+    assert r"<meta name=\"rp-languages\" content=\"zh\">" in client.get("/").text.replace("\\u003c", "<").replace(
+        "\\u003e", ">"
+    )
+    assert client.get("/locales/zh.json").json() == ZH.entries
+    for other in ("xx", "..%2Fzh", "%2e%2e%2fzh"):
+        assert client.get(f"/locales/{other}.json").status_code == 404
