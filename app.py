@@ -27,6 +27,7 @@ from modules.options import flat_of, from_flat, options_of
 from modules.params import TO, ExtrasParams, GenerationParams
 
 if TYPE_CHECKING:
+    from modules.checkpoints.catalogue import Catalogue
     from modules.devices import Device
     from modules.engine import Engine, Progress, Result
     from modules.extension import Host
@@ -71,15 +72,20 @@ def build_host(args: argparse.Namespace, *, tabs: bool = False) -> Host:
 def build_engine(args: argparse.Namespace) -> Engine:
     """The engine on the chosen device. Loads torch."""
     from modules import devices
+    from modules.checkpoints.embeddings import EmbeddingFolder
     from modules.checkpoints.files import Hashes
     from modules.checkpoints.store import ModelStore
+    from modules.checkpoints.vaes import VaeFolders
     from modules.engine import Engine
     from modules.inputs import InputStore
 
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
-    store = ModelStore(args.models_dir / "Stable-diffusion", device, hashes, default=DEFAULT_MODEL)
-    return Engine(store, build_host(args), version=VERSION, inputs=InputStore(args.data_dir / "inputs"))
+    folder = args.models_dir / "Stable-diffusion"
+    vaes = VaeFolders(args.models_dir / "VAE", folder)
+    store = ModelStore(folder, device, hashes, default=DEFAULT_MODEL, vaes=vaes)
+    inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(args.models_dir / "embeddings")
+    return Engine(store, build_host(args), version=VERSION, inputs=inputs, embeddings=embeddings)
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
@@ -122,18 +128,19 @@ def build_scripts(args: argparse.Namespace, host: Host) -> Scripts:
     from modules.script import ScriptContext, axes_of_params
     from webui.services import tables_of
 
-    tables = tables_of(host, lambda: list_checkpoints(args))
+    models = build_catalogue(args)
+    tables = tables_of(host, models.checkpoints, models.vaes)
     keep = InputStore(args.data_dir / "inputs").put
     context = ScriptContext(axes_of_params, lambda name: tables[name](), keep)
     return Scripts(host, Gallery(args.data_dir / "outputs"), context)
 
 
-def list_checkpoints(args: argparse.Namespace) -> list[str]:
-    """The names of the models in the folder, the default first."""
-    from modules.checkpoints.files import list_models
+def build_catalogue(args: argparse.Namespace) -> Catalogue:
+    """What can be told of the models folder without torch."""
+    from modules.checkpoints.catalogue import Catalogue
+    from modules.checkpoints.files import Hashes
 
-    found = (model.name for model in list_models(args.models_dir / "Stable-diffusion"))
-    return sorted(found, key=lambda name: name != DEFAULT_MODEL)
+    return Catalogue(args.models_dir, Hashes(args.data_dir / "hashes.json"), default=DEFAULT_MODEL)
 
 
 def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
@@ -150,18 +157,10 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
 def build_services(args: argparse.Namespace, queue: JobQueue, host: Host, scripts: Scripts) -> Services:
     """What the front end is given."""
-    from modules.checkpoints.files import find_model, native_size
     from modules.inputs import InputStore
     from webui.server import Services
 
-    folder = args.models_dir / "Stable-diffusion"
-
-    def size(name: str) -> int:
-        try:
-            return native_size(find_model(folder, name, DEFAULT_MODEL).path)
-        except RepriseError:  # no model at all: the job will say so
-            return 512
-
+    models = build_catalogue(args)
     return Services(
         queue=queue,
         host=host,
@@ -170,8 +169,11 @@ def build_services(args: argparse.Namespace, queue: JobQueue, host: Host, script
         outputs_dir=args.data_dir / "outputs",
         inputs=InputStore(args.data_dir / "inputs"),
         version=VERSION,
-        checkpoints=lambda: list_checkpoints(args),
-        native_size=size,
+        checkpoints=models.checkpoints,
+        native_size=models.native_size,
+        vaes=models.vaes,
+        embeddings=models.embeddings,
+        card=models.card,
         allowed_hosts=tuple(args.allowed_host),
     )
 
@@ -417,7 +419,8 @@ def explain(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT)
     from modules.pipeline.explain import explain_request
 
-    print(json.dumps(explain_request(params, build_host(args)), indent=1, ensure_ascii=False))
+    embeddings = build_catalogue(args).embeddings(params.checkpoint)
+    print(json.dumps(explain_request(params, build_host(args), embeddings), indent=1, ensure_ascii=False))
     return 0
 
 

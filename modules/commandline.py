@@ -94,8 +94,9 @@ def _add_upscale(one: argparse.ArgumentParser) -> None:
 
 def _add_explain(one: argparse.ArgumentParser) -> None:
     one.add_argument("prompt")
-    for name in ("negative_prompt", "sampler", "steps", "profile"):
+    for name in ("negative_prompt", "checkpoint", "sampler", "steps", "profile"):
         _add_option(one, name, options_of(GenerationParams)[name])
+    _add_places(one)
 
 
 def _add_replay(one: argparse.ArgumentParser) -> None:

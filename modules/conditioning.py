@@ -7,7 +7,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.diffusion.types import Cond
@@ -28,13 +30,17 @@ _HEAVIEST = 1e6
 
 
 class Embedding(Protocol):
-    """A textual inversion: vectors (n, width) for a name."""
+    """A textual inversion: ``count`` vectors for a name, read when a text needs them."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def vectors(self) -> Tensor: ...
+    def count(self) -> int: ...
+
+    def read(self) -> NDArray[np.float32]:
+        """(count, width), in the width of the text encoder."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,6 @@ class TextConditioner:
         encode: Encode,
         tokenizer: Tokenizer,
         *,
-        width: int | None = None,
         embeddings: Sequence[Embedding] = (),
         emphasis: Emphasis = "Original",
         backtrack: int = 20,
@@ -98,17 +103,17 @@ class TextConditioner:
         cache: TextCache | None = None,
         scope: Hashable = None,
     ):
-        """``width``: embeddings of another are left out. ``zero_padding``: ids behind the end are 0 (SD2 and bigG)."""
+        """``zero_padding``: ids behind the end are 0 (SD2 and bigG)."""
         self._encode = encode
         self._tokenizer = tokenizer
-        self._vectors = {e.name: e.vectors for e in embeddings if width is None or e.vectors.shape[1] == width}
-        self._embeddings = Embeddings(tokenizer, [(name, len(vectors)) for name, vectors in self._vectors.items()])
+        self._named = {embedding.name: embedding for embedding in embeddings}
+        self._embeddings = Embeddings(tokenizer, [(embedding.name, embedding.count) for embedding in embeddings])
         self._emphasis: Emphasis = emphasis
         self._backtrack = backtrack
         self._zero_padding = zero_padding
         self._profile = profile
         self._cache = cache if cache is not None else TextCache()
-        known = frozenset((name, id(vectors)) for name, vectors in self._vectors.items())
+        known = frozenset(map(id, embeddings))
         self._scope = (scope, emphasis, backtrack, zero_padding, profile.batch_mean, known)
 
     def prompt(self, text: str, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
@@ -146,7 +151,7 @@ class TextConditioner:
         if conds is None:
             shared = {text: Cond(z[None]) for text, z in self._encode_together(texts).items()}
             conds = tuple(shared[text] for text in texts)
-            self._cache.put((self._scope, texts), conds, keep=self._vectors)
+            self._cache.put((self._scope, texts), conds, keep=self._named)
         return conds
 
     def _encode_together(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -188,11 +193,9 @@ class TextConditioner:
         return ids
 
     def _inserted(self, rows: Sequence[Chunk]) -> list[Inserted]:
-        return [
-            Inserted(i, mark.offset + 1, self._vectors[mark.name])  # + 1: the start token
-            for i, row in enumerate(rows)
-            for mark in row.marks
-        ]
+        marks = [(i, mark) for i, row in enumerate(rows) for mark in row.marks]
+        vectors = {name: torch.tensor(self._named[name].read()) for name in {mark.name for _, mark in marks}}
+        return [Inserted(i, mark.offset + 1, vectors[mark.name]) for i, mark in marks]  # + 1: the start token
 
     def _emphasised(self, z: Tensor, rows: Sequence[Chunk], times: Sequence[int]) -> Tensor:
         """One chunk of all texts: states (texts, 77, width) times weights."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from modules import infotext
+from modules.checkpoints.embeddings import EmbeddingFile, EmbeddingFolder, Listing
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
+from modules.checkpoints.vaes import AUTOMATIC
 from modules.conditioning import Part, TextCache, TextConditioner, pad_parts
 from modules.errors import Cancelled, UserError
 from modules.extension import Host
@@ -21,6 +23,7 @@ from modules.inputs import InputStore
 from modules.params import GenerationParams
 from modules.pipeline.generate import Refinement, Start, generate, sees_picture
 from modules.pipeline.hires import LATENT_MODES
+from modules.pipeline.named import named
 from modules.pipeline.passes import encode, enlarge, mask_weight, seen_beside
 from modules.pipeline.picture import Picture, prepare
 from modules.pipeline.plan import Batch, Plan, make_plan
@@ -32,6 +35,9 @@ from modules.prompt.tokens import default_tokenizer
 from modules.recipe import File, Recipe, pixel_hash
 from modules.resize import Enlarge
 from modules.upscale import Work, upscale
+
+EMBEDDING, VAE = "embedding", "vae"
+"""Roles of files in a recipe."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,14 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Used:
+    """What a run takes from the disk: as recipes record it, and what generation texts say of it."""
+
+    files: tuple[File, ...]
+    told: Mapping[str, object]
+
+
+@dataclass(frozen=True)
 class Watcher:
     """Who wants to hear of a run while it goes on, and may stop it."""
 
@@ -72,11 +86,20 @@ class Watcher:
 class Engine:
     """Runs requests on the models of a store, with the samplers of a host. One at a time."""
 
-    def __init__(self, store: ModelStore, host: Host, *, version: str, inputs: InputStore | None = None):
+    def __init__(
+        self,
+        store: ModelStore,
+        host: Host,
+        *,
+        version: str,
+        inputs: InputStore | None = None,
+        embeddings: EmbeddingFolder | None = None,
+    ):
         """``inputs``: where the pictures lie that requests start from."""
         self.store = store
         self.host = host
         self.inputs = inputs
+        self.embeddings = embeddings
         self.program = f"Reprise {version}"
         self._tokenizer = default_tokenizer()
         self._previews: dict[str, LinearPreview] = {}
@@ -98,10 +121,12 @@ class Engine:
         watcher: Watcher = Watcher(),
         *,
         made: int = 0,
+        embeddings: Listing | None = None,
     ) -> None:
         """Make the images of ``params``, handing each to ``on_result`` as soon as it is finished.
 
-        The first ``made`` images exist already and are left out. Raises `UserError` before anything is computed when
+        The first ``made`` images exist already and are left out. Prompts may name ``embeddings``, or else what lies in
+        the folder. Raises `UserError` before anything is computed when
         the request cannot be done, and `Cancelled` at the next step once ``watcher.cancelled()`` is true; images
         handed over before stay made.
         """
@@ -111,8 +136,12 @@ class Engine:
         for note in plan.notes:
             watcher.on_note(note)
         picture = self._picture(plan.params)
-        model = self.store.load(plan.params.checkpoint)
-        used = self._files(model, plan)
+        if embeddings is None:
+            embeddings = self.embeddings.list() if self.embeddings else Listing()
+        model = replace(self.store.load(plan.params.checkpoint, plan.params.vae), embeddings=embeddings)
+        for note in self._left_out(model, plan):
+            watcher.on_note(note)
+        used = self._used(model, plan)
         for batch in plan.batches:
             if batch.first_image + len(batch.seeds) <= made:
                 continue
@@ -159,19 +188,20 @@ class Engine:
         self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher, latents: Tensor
     ) -> tuple[LatentDiffusion, Tensor]:
         """Hires fix: the latents enlarged, and sampled again as a picture."""
-        second, hires = batch.hires, batch.params.hires
-        assert second and hires
+        second, hires, again = batch.hires, batch.params.hires, batch.again
+        assert second and hires and again
         larger = enlarge(model, batch, second, latents, self._enlarge(hires.upscaler, watcher))
-        model = self.store.load(second.params.checkpoint)
+        model = self._fellow(model, second.params.checkpoint)
         start = Start(larger, hires.denoising_strength, exact_steps=True)
-        again = dataclasses.replace(
-            batch, params=second.params, sampler=second.sampler, scheduler=second.scheduler, hires=None
-        )
         run = Pass(again.schedule_steps, batch.schedule_steps, second=True, old=batch.params.use_old_scheduling)
         seen = seen_beside(model, again, None) if sees_picture(model) else None
         done = batch.announced_steps
         latents, _ = self._sample(model, again, plan, watcher, start=start, seen=seen, run=run, done=done)
         return model, latents
+
+    def _fellow(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
+        """Another checkpoint for the same request; a VAE that is not ``model``'s own holds for both."""
+        return replace(self.store.load(checkpoint, model.vae_name), embeddings=model.embeddings)
 
     def _enlarge(self, name: str, watcher: Watcher) -> Enlarge | None:
         """None for those that work on latents, and for the one that leaves the work to Lanczos."""
@@ -198,7 +228,7 @@ class Engine:
 
         def load() -> tuple[LatentDiffusion, Sequence[Part], Part]:
             assert refiner
-            other = self.store.load(refiner.checkpoint)
+            other = self._fellow(model, refiner.checkpoint)
             return other, *self._texts_of(other, batch, counted)[:2]
 
         positive, negative, told = self._texts_of(model, batch, counted)
@@ -242,11 +272,37 @@ class Engine:
         """Whether a file of a recipe is at hand."""
         if file.role in ("image", "mask"):
             return self.inputs is not None and file.sha256 in self.inputs
+        if file.role == EMBEDDING:
+            return bool(self.recorded_embeddings((file,)).files)
+        if file.role == VAE:
+            return self.store.vae_with_sha256(file.sha256) is not None
         return self.store.with_sha256(file.sha256) is not None
 
-    def _files(self, model: LatentDiffusion, plan: Plan) -> tuple[File, ...]:
+    def recorded_embeddings(self, files: Iterable[File]) -> Listing:
+        """The embeddings among a recipe's files by their content, under the names that they had."""
+        wanted = [file for file in files if file.role == EMBEDDING]
+        here = self.embeddings.list().files if self.embeddings and wanted else ()
+        found = {self.store.sha256(embedding.path): embedding for embedding in here}
+        return Listing(tuple(found[f.sha256].named_after(f.name) for f in wanted if f.sha256 in found))
+
+    def _left_out(self, model: LatentDiffusion, plan: Plan) -> Iterator[str]:
+        """What stands ready and cannot be used: a VAE's pickle, embeddings that a prompt names."""
+        if plan.params.vae == AUTOMATIC and (pickle := self.store.unconverted_vae(model)):
+            yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
+        skipped = model.own_embeddings.skipped
+        for name in named(plan.batches[0], [(name, 1) for name in skipped], self._tokenizer):
+            yield f"the embedding {name} was left out: {skipped[name]}"
+
+    def _used(self, model: LatentDiffusion, plan: Plan) -> Used:
         """Everything on the disk that the pictures depend on."""
         files = [File("checkpoint", model.path.name, model.sha256)]
+        told: dict[str, object] = {}
+        if model.vae_path:
+            files.append(File(VAE, model.vae_path.name, model.vae_sha256))
+            told = {"VAE hash": model.vae_sha256[:10], "VAE": model.vae_path.name}
+        embeddings = self._named(model, plan)
+        files += (File(EMBEDDING, found.path.name, sha256) for found, sha256 in embeddings)
+        hashes = ", ".join(f"{re.sub('[:,]', '', found.name)}: {sha256[:12]}" for found, sha256 in embeddings)
         if init := plan.params.init:
             files.append(File("image", f"{init.image[:12]}.png", init.image))
             if init.mask:
@@ -259,13 +315,20 @@ class Engine:
             if name:
                 path = self.store.find(name).path
                 files.append(File(role, path.name, self.store.sha256(path)))
-        return tuple(files)
+        return Used(tuple(files), told | {"TI hashes": hashes or None})
+
+    def _named(self, model: LatentDiffusion, plan: Plan) -> list[tuple[EmbeddingFile, str]]:
+        """The embeddings that the prompts name, each with its SHA-256."""
+        own = {embedding.name: embedding for embedding in model.own_embeddings.files}
+        names = named(plan.batches[0], [(e.name, e.count) for e in own.values()], self._tokenizer)
+        return [(own[name], self.store.sha256(own[name].path)) for name in names]
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch) -> TextConditioner:
         clip_skip = batch.params.clip_skip
         return TextConditioner(
             lambda ids, inserted: model.encode_text(ids, inserted, clip_skip),
             self._tokenizer,
+            embeddings=model.own_embeddings.files,
             emphasis=cast(Emphasis, batch.params.emphasis),
             profile=batch.profile,
             cache=self._texts,
@@ -273,9 +336,10 @@ class Engine:
         )
 
     def _preview(self, model: LatentDiffusion, latent: Tensor) -> Image.Image:
-        if model.sha256 not in self._previews:
-            self._previews[model.sha256] = fit(model.decode)
-        return Image.fromarray(self._previews[model.sha256](latent))
+        key = model.sha256 + model.vae_sha256
+        if key not in self._previews:
+            self._previews[key] = fit(model.decode)
+        return Image.fromarray(self._previews[key](latent))
 
     def _result(
         self,
@@ -284,8 +348,9 @@ class Engine:
         told: GenerationParams,
         i: int,
         image: Image.Image,
-        used: tuple[File, ...],
+        used: Used,
     ) -> Result:
+        extra: dict[str, object] = {"Conditional mask weight": mask_weight(batch.params)} if sees_picture(model) else {}
         text = infotext.write(
             told,
             seed=batch.seeds[i],
@@ -295,14 +360,14 @@ class Engine:
             model_name=model.name,
             model_hash=model.short_hash,
             version=self.program,
-            extra={"Conditional mask weight": mask_weight(batch.params)} if sees_picture(model) else {},
+            extra={**extra, **used.told},
         )
         recipe = Recipe(
             request=batch.params,
             index=batch.first_image + i,
             seed=batch.seeds[i],
             subseed=batch.subseeds[i],
-            files=used,
+            files=used.files,
             program=self.program,
             torch=torch.__version__,
             device=model.device.kind,

@@ -546,8 +546,13 @@ def uses_emphasis(prompt: str) -> bool:
 
 # ----------------------------------------------------------------------------------------------- sending to the page
 
-FindCheckpoint = Callable[[str, str], str | None]
+FindFile = Callable[[str, str], str | None]
 """``(name, hash) -> name`` of our file."""
+
+
+def find_none(name: str, sha256: str) -> str | None:
+    """Where there are no files to choose from."""
+    return None
 
 
 def sampler_and_scheduler(name: str, scheduler: str, samplers: Samplers, schedulers: Schedulers) -> tuple[str, str]:
@@ -594,7 +599,7 @@ _WHOLE: dict[str, Any] = {
 }
 """What a text with a parameter line means where it says nothing."""
 
-_SILENT = {"Version", "Model hash", "User"}
+_SILENT = {"Version", "Model hash", "VAE hash", "TI hashes", "User"}
 """Keys that ask for nothing that we do not do."""
 
 
@@ -602,12 +607,13 @@ def params_from(
     parsed: Mapping[str, Any],
     samplers: Samplers,
     schedulers: Schedulers,
-    find_checkpoint: FindCheckpoint = lambda name, sha: None,
+    find_checkpoint: FindFile = find_none,
+    find_vae: FindFile = find_none,
 ) -> Paste:
     """The changes to a `GenerationParams` that `read`'s answer asks for.
 
     A text of prompts alone changes the prompts alone. ``find_checkpoint(name, hash)`` gives the name of our file, or
-    None to leave the chosen one. Batch sizes are not in the text and stay.
+    None to leave the chosen one; ``find_vae`` likewise. Batch sizes are not in the text and stay.
     """
     whole = "Steps" in parsed or "Seed" in parsed
     changes: dict[str, Any] = dict(_WHOLE) if whole else {}
@@ -621,6 +627,11 @@ def params_from(
         name, sha = str(wanted.pop("Model", "")), str(parsed.get("Model hash", ""))
         if (checkpoint := find_checkpoint(name, sha)) is not None:
             changes["checkpoint"] = checkpoint
+    if "VAE" in wanted and (vae := find_vae(str(wanted["VAE"]), str(parsed.get("VAE hash", "")))) is not None:
+        wanted["VAE"] = vae
+    elif "VAE" in wanted:
+        notes.append(f"there is no VAE {wanted.pop('VAE')} here; it was left as it is")
+        changes.pop("vae", None)
     if wanted.get("RNG") == "GPU":
         wanted["RNG"] = "NV"  # the same numbers, made in software
     for key, value in wanted.items():

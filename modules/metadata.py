@@ -23,7 +23,7 @@ from modules import recipe as recipes
 from modules.diffusion.names import Samplers, Schedulers
 from modules.errors import ImageError, UserError
 from modules.images import BROKEN, FORMATS, open_header, png_bytes
-from modules.infotext import MAX_LENGTH, FindCheckpoint, Paste, params_from, read
+from modules.infotext import MAX_LENGTH, FindFile, Paste, find_none, params_from, read
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,8 @@ def settings_in(
     found: Metadata,
     samplers: Samplers,
     schedulers: Schedulers,
-    find_checkpoint: FindCheckpoint = lambda name, sha: None,
+    find_checkpoint: FindFile = find_none,
+    find_vae: FindFile = find_none,
 ) -> Paste:
     """What the texts of a picture change in a request that shall make it: its recipe says all, else A1111's text.
 
@@ -201,11 +202,16 @@ def settings_in(
         file = next(file for file in recorded.files if file.role == "checkpoint")
         if (checkpoint := find_checkpoint(Path(file.name).stem, file.sha256[:10])) is not None:
             changes["checkpoint"] = checkpoint
+        for used in (file for file in recorded.files if file.role == "vae"):
+            if (vae := find_vae(used.name, used.sha256[:10])) is None:
+                del changes["vae"]
+                return Paste(changes, (f"there is no VAE {used.name} here; it was left as it is",))
+            changes["vae"] = vae
         return Paste(changes, ())
     text = found["infotext"] or found["stealth_infotext"]
     if not text:
         raise UserError("this picture carries no generation text", hint="choose another one", field="infotext")
-    return params_from(read(text), samplers, schedulers, find_checkpoint)
+    return params_from(read(text), samplers, schedulers, find_checkpoint, find_vae)
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

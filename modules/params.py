@@ -109,6 +109,13 @@ class GenerationParams:
     prompt: str = option("", "Prompt", multiline=True)
     negative_prompt: str = option("", "Negative prompt", multiline=True)
     checkpoint: str = option("", "Checkpoint", key="Model", choices="checkpoints", help="empty: the default model")
+    vae: str = option(
+        "Automatic",
+        "VAE",
+        key="VAE",
+        choices="vaes",
+        help="Automatic: the one named like the checkpoint; None: the checkpoint's own",
+    )
     sampler: str = option("Euler a", "Sampler", key="Sampler", choices="samplers")
     scheduler: str = option("Automatic", "Schedule type", key="Schedule type", choices="schedulers")
     steps: int = option(20, "Steps", lo=1, hi=150, step=1, key="Steps")

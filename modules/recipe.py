@@ -26,7 +26,7 @@ class File:
     """A file that the picture depends on, known by its content."""
 
     role: str
-    """ "checkpoint", later "vae", "lora", "image", "mask"."""
+    """ "checkpoint", "refiner", "hires checkpoint", "vae", "embedding", "image", "mask"."""
     name: str
     sha256: str
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from modules import recipe as recipes
-from modules.engine import Engine, Result, Watcher
+from modules.checkpoints.vaes import OWN
+from modules.engine import VAE, Engine, Result, Watcher
 from modules.errors import Cancelled
 from modules.images import open_header, open_image
 from modules.metadata import is_lossy, read_metadata
@@ -46,7 +47,7 @@ def replay_recipe(
     if (verdict := recipes.check(recorded, available)) is not None:
         return Replay(verdict, None)
     again = _one(engine, recorded, next(filter(None, names.values())), watcher)
-    asked = replace(again.recipe, request=recorded.request)  # the checkpoint may have another name now
+    asked = replace(again.recipe, request=recorded.request)  # the files may have other names now
     return Replay(_verdict(recorded, asked, path, again.image), again)
 
 
@@ -69,9 +70,11 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) ->
         results.append(result)
         raise Cancelled  # the rest of the request was not asked for
 
-    params = recorded.request.changed(checkpoint=checkpoint)
+    vaes = [engine.store.vae_with_sha256(file.sha256) for file in recorded.files if file.role == VAE]
+    params = recorded.request.changed(checkpoint=checkpoint, vae=next(filter(None, vaes), OWN))
     try:
-        engine.run(params, take, watcher, made=recorded.index)
+        embeddings = engine.recorded_embeddings(recorded.files)
+        engine.run(params, take, watcher, made=recorded.index, embeddings=embeddings)
     except Cancelled:
         if not results:
             raise

@@ -73,6 +73,7 @@ SERVER_SIDE = (
     "modules.builtin",
     "modules.gallery",
     "modules.pipeline.plan",
+    "modules.checkpoints.catalogue",
     "modules.checkpoints.files",
     "modules.jobs.dispatcher",
     "modules.jobs.worker",

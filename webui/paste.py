@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.errors import RepriseError
 from modules.infotext import Paste
 from modules.metadata import Metadata, settings_in
@@ -27,7 +28,14 @@ def settings_of(services: Services, found: Metadata) -> Paste:
         wanted = name.rpartition("/")[2].casefold()
         return next((ours for ours in services.checkpoints() if ours.rpartition("/")[2].casefold() == wanted), None)
 
-    return settings_in(found, services.host.samplers, services.host.schedulers, find_checkpoint)
+    def find_vae(name: str, sha256: str) -> str | None:
+        """A pickle may have been converted since."""
+        if name in (AUTOMATIC, OWN):
+            return name
+        wanted = name.casefold(), f"{name.rpartition('.')[0]}.safetensors".casefold()
+        return next((ours for ours in services.vaes() if ours.casefold() in wanted), None)
+
+    return settings_in(found, services.host.samplers, services.host.schedulers, find_checkpoint, find_vae)
 
 
 def settings_of_text(services: Services, text: str) -> Paste:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from modules.checkpoints.catalogue import Card
+from modules.checkpoints.embeddings import Suited
+from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.extension import Host
 from modules.inputs import InputStore
 from modules.params import GenerationParams
@@ -80,21 +83,30 @@ class Services:
     """The names of the models that can be chosen now, the default first."""
     native_size: Callable[[str], int]
     """Side in pixels that a checkpoint was trained for; ``""``: the default model's."""
+    vaes: Callable[[], Sequence[str]] = tuple
+    """The file names of the VAEs that can be chosen now."""
+    embeddings: Callable[[str], Suited] = lambda checkpoint: Suited()
+    """The textual inversions that a checkpoint can use, and why not the others."""
+    card: Callable[[str], Card] = Card
+    """What is to be told of a checkpoint."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides this machine's own under which the server is reached."""
 
     def tables(self) -> Tables:
         """The choices that options name."""
-        return tables_of(self.host, self.checkpoints)
+        return tables_of(self.host, self.checkpoints, self.vaes)
 
 
-def tables_of(host: Host, checkpoints: Callable[[], Sequence[str]]) -> Tables:
+def tables_of(
+    host: Host, checkpoints: Callable[[], Sequence[str]], vaes: Callable[[], Sequence[str]] = tuple
+) -> Tables:
     """The choices that options name. An empty one leaves the first pass's choice to the second."""
     return {
         "samplers": host.samplers.names,
         "schedulers": host.schedulers.names,
         "upscalers": host.upscalers.names,
         "checkpoints": checkpoints,
+        "vaes": lambda: (AUTOMATIC, OWN, *vaes()),
         "hires_upscalers": hires_upscalers(host).names,
         "hires_samplers": lambda: ("", *host.samplers.names()),
         "hires_schedulers": lambda: ("", *host.schedulers.names()),

@@ -57,6 +57,26 @@ def detect(name: str, header: Header) -> ModelConfig:
     return ModelConfig("sd1", unet, vae, text, **rest)
 
 
+def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
+    """The configuration of an autoencoder in a file of its own, to stand in for a checkpoint's ``own``."""
+    shapes: Shapes = {f"{VAE}{key.removeprefix(VAE)}": info.shape for key, info in header.tensors.items()}
+    if any(key.startswith(f"{VAE}encoder.down_blocks.") for key in shapes):
+        raise _no_vae(name, "it is laid out as diffusers does it, which is not read")
+    try:
+        found = _merge(_vae_config(shapes), _stated(name, header.metadata).get("vae"))
+    except (KeyError, IndexError) as error:
+        raise _no_vae(name, f"{_tail(error)} is missing or of another shape") from error
+    if found.z_channels != own.z_channels:
+        raise _no_vae(name, f"its latents have {found.z_channels} channels, and the checkpoint's {own.z_channels}")
+    if len(found.channel_mult) != len(own.channel_mult):
+        raise _no_vae(name, "it makes pictures of another size")
+    return found
+
+
+def _no_vae(name: str, reason: str) -> CheckpointError:
+    return CheckpointError(f"{name} is no VAE for this checkpoint: {reason}", hint="choose another one", field="vae")
+
+
 def _refuse_others(name: str, shapes: Shapes) -> None:
     """Say what a file is when it is not one we run."""
     signs: dict[str, Callable[[str], bool]] = {

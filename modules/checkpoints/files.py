@@ -48,7 +48,7 @@ class Header:
         return sum(info.nbytes for info in self.tensors.values())
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, field: str = "checkpoint") -> Header:
     """Read and check the header of a safetensors file; raises `CheckpointError` with the file's name and the reason.
 
     The limits keep a hostile file from filling the memory: 16 MB of header, 20,000 tensors.
@@ -57,7 +57,7 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(
             f"{path.name} is a pickle, which can run code when it is opened",
             hint=f"python3 app.py convert {path.name} makes a safe copy of it",
-            field="checkpoint",
+            field=field,
         )
     try:
         size = path.stat().st_size
@@ -164,9 +164,15 @@ def list_models(folder: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> 
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Checkpoints: VAEs may lie beside them."""
+    return (path for path in files_below(folder, suffixes) if not path.stem.lower().endswith(".vae"))
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The files with one of these endings, in any case; none where there is no folder."""
     for root, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            if name.lower().endswith(suffixes) and not name.lower().endswith(".vae.safetensors"):
+            if name.lower().endswith(suffixes):
                 yield Path(root) / name
 
 
@@ -203,8 +209,7 @@ class Hashes:
         self._known: dict[str, str] = _load_json(cache)
 
     def sha256(self, path: Path) -> str:
-        stat = path.stat()
-        key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        key = _key(path)
         with self._lock:
             if key not in self._known:
                 with path.open("rb") as file:
@@ -212,11 +217,21 @@ class Hashes:
                 self._save()
             return self._known[key]
 
+    def known(self, path: Path) -> str:
+        """The SHA-256 where somebody, in another process too, has computed it; else empty. Reads no model."""
+        with self._lock:
+            return {**_load_json(self._cache), **self._known}.get(_key(path), "")
+
     def _save(self) -> None:
         if self._cache is None:
             return
         atomic.make_folder(self._cache.parent)
         atomic.write(self._cache, json.dumps(self._known, indent=0, sort_keys=True).encode())
+
+
+def _key(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
 
 
 def _load_json(path: Path | None) -> dict[str, str]:

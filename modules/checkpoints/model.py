@@ -11,8 +11,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from modules.checkpoints.families import OLD_TEXT, TEXT, UNET, VAE, ModelConfig, detect
+from modules.checkpoints.embeddings import NONE, Listing, Suited
+from modules.checkpoints.families import OLD_TEXT, TEXT, UNET, VAE, ModelConfig, detect, detect_vae
 from modules.checkpoints.files import Header, read_header
+from modules.checkpoints.vaes import OWN
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
 from modules.nn import vae as vae_nn
@@ -37,6 +39,11 @@ class LatentDiffusion:
     vae: vae_nn.VAE
     text: TextEncoder
     nbytes: int
+    vae_path: Path | None = None
+    """Of an autoencoder that is not the file's own, and its hash."""
+    vae_sha256: str = ""
+    embeddings: Listing = NONE
+    """The textual inversions that its texts may name, if they are as wide as its text encoder."""
     keeps_apart: dict[tuple[int, ...], bool] = field(default_factory=dict)
     """What `pipeline.company` found out about the UNet's kernels, by shape."""
 
@@ -44,6 +51,15 @@ class LatentDiffusion:
     def short_hash(self) -> str:
         """A1111's model hash: the first ten digits of the file's SHA-256."""
         return self.sha256[:10]
+
+    @property
+    def vae_name(self) -> str:
+        """As a request names it."""
+        return self.vae_path.name if self.vae_path else OWN
+
+    @property
+    def own_embeddings(self) -> Suited:
+        return self.embeddings.for_width(self.config.text.width)
 
     def encode_text(self, ids: Tensor, inserted: Sequence[Inserted] = (), clip_skip: int = 1) -> Tensor:
         """Token ids (b, 77) -> float32 states (b, 77, width)."""
@@ -95,25 +111,54 @@ def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> Lat
     config = detect(name, header)
     with torch.device("meta"):
         unet, vae, text = UNet(config.unet), vae_nn.VAE(config.vae), TextEncoder(config.text)
-    places = _places(header)
-    for part, module in (("unet", unet), ("vae", vae), ("text", text)):
-        _check(name, header, {own: key for key, (p, own) in places.items() if p == part}, module)
-    states: dict[str, dict[str, Tensor]] = {"unet": {}, "vae": {}, "text": {}}
-    for group in _groups(header, places):
-        with safe_open(path, framework="pt") as file:
-            for key in group:
-                part, own = places[key]
-                states[part][own] = device.weight(file.get_tensor(key))
-    for part, module in (("unet", unet), ("vae", vae), ("text", text)):
-        module.load_state_dict(states.pop(part), strict=True, assign=True)
-        module.requires_grad_(False).eval()
+    _fill(name, path, header, _places(header), {"unet": unet, "vae": vae, "text": text}, device)
     text.place_buffers(device.device)
     nbytes = sum(p.nbytes for m in (unet, vae, text) for p in m.parameters())
     return LatentDiffusion(name, path, sha256, config, device, unet, vae, text, nbytes)
 
 
-def _places(header: Header) -> Mapping[str, tuple[str, str]]:
-    """Where each tensor of the file belongs: (part, name within the part). Foreign tensors are left out."""
+def load_vae(path: Path, device: Device, own: vae_nn.VAEConfig) -> vae_nn.VAE:
+    """The autoencoder in a file of its own, for a checkpoint whose autoencoder is ``own``."""
+    header = read_header(path, field="vae")
+    with torch.device("meta"):
+        vae = vae_nn.VAE(detect_vae(path.name, header, own))
+    prefixed = any(key.startswith(VAE) for key in header.tensors)
+    keys = [key for key in header.tensors if key.startswith(VAE) or not prefixed]
+    own_names = {key: key.removeprefix(VAE) for key in keys}
+    places = {key: ("vae", own) for key, own in own_names.items() if not own.startswith(("loss", "model_ema."))}
+    _fill(path.name, path, header, places, {"vae": vae}, device, field="vae")
+    return vae
+
+
+Places = Mapping[str, tuple[str, str]]
+"""Where each tensor of a file belongs: (part, name within the part). Foreign tensors are left out."""
+
+
+def _fill(
+    name: str,
+    path: Path,
+    header: Header,
+    places: Places,
+    modules: Mapping[str, nn.Module],
+    device: Device,
+    field: str = "checkpoint",
+) -> None:
+    """Give networks that were built without storage the file's tensors, in evaluation mode and without gradients."""
+    for part, module in modules.items():
+        _check(name, header, {own: key for key, (p, own) in places.items() if p == part}, module, field)
+    states: dict[str, dict[str, Tensor]] = {part: {} for part in modules}
+    for group in _groups(header, places):
+        with safe_open(path, framework="pt") as file:
+            for key in group:
+                part, own = places[key]
+                states[part][own] = device.weight(file.get_tensor(key))
+    for part, module in modules.items():
+        module.load_state_dict(states.pop(part), strict=True, assign=True)
+        module.requires_grad_(False).eval()
+
+
+def _places(header: Header) -> Places:
+    """Of a whole checkpoint."""
     text_prefix = TEXT if any(key.startswith(TEXT) for key in header.tensors) else OLD_TEXT
     prefixes = {UNET: ("unet", ""), VAE: ("vae", ""), text_prefix: ("text", "transformer.")}
     places = {}
@@ -124,7 +169,7 @@ def _places(header: Header) -> Mapping[str, tuple[str, str]]:
     return places
 
 
-def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module) -> None:
+def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module, field: str) -> None:
     expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     missing, extra = sorted(expected.keys() - keys.keys()), sorted(keys.keys() - expected.keys())
     wrong = [key for key in expected.keys() & keys.keys() if header.tensors[keys[key]].shape != expected[key]]
@@ -134,11 +179,11 @@ def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module
             raise CheckpointError(
                 f"{name} does not fit its architecture: it {what} {names[0]}{more}",
                 hint="fetch or copy it again, or choose another",
-                field="checkpoint",
+                field=field,
             )
 
 
-def _groups(header: Header, places: Mapping[str, tuple[str, str]]) -> Iterator[list[str]]:
+def _groups(header: Header, places: Places) -> Iterator[list[str]]:
     group: list[str] = []
     size = 0
     for key in header.tensors:  # in the order of the file

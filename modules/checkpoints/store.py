@@ -6,11 +6,14 @@ import gc
 import logging
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 from modules.checkpoints.files import Hashes, ModelFile, find_model, list_models
-from modules.checkpoints.model import LatentDiffusion, load
+from modules.checkpoints.model import LatentDiffusion, load, load_vae
+from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device
+from modules.nn.vae import VAE, VAEConfig
 
 log = logging.getLogger(__name__)
 
@@ -18,13 +21,25 @@ log = logging.getLogger(__name__)
 class ModelStore:
     """Loads checkpoints of one folder by name. Not thread-safe: the worker that owns it runs one job at a time."""
 
-    def __init__(self, folder: Path, device: Device, hashes: Hashes, *, default: str = "", budget: int = 8 * 2**30):
+    def __init__(
+        self,
+        folder: Path,
+        device: Device,
+        hashes: Hashes,
+        *,
+        default: str = "",
+        budget: int = 8 * 2**30,
+        vaes: VaeFolders | None = None,
+    ):
         self.folder = folder
         self.device = device
         self._hashes = hashes
         self._default = default
         self._budget = budget
         """Bytes of weights to keep; the newest model stays whatever its size."""
+        self._vaes = vaes or VaeFolders(folder / "none", folder)
+        self._vae: tuple[tuple[Path, int, VAEConfig], VAE] | None = None
+        """The one that was used last."""
         self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()
 
     def find(self, name: str) -> ModelFile:
@@ -38,9 +53,33 @@ class ModelStore:
         models = list_models(self.folder)
         return next((model.name for model in models if self._hashes.sha256(model.path) == sha256), None)
 
-    def load(self, name: str = "") -> LatentDiffusion:
-        """The checkpoint called ``name`` (empty: the default), from memory if its file has not changed since."""
-        file = self.find(name)
+    def vae_with_sha256(self, sha256: str) -> str | None:
+        """The name of the VAE whose file has this hash; None if there is none."""
+        return next((name for name, path in self._vaes.list().items() if self._hashes.sha256(path) == sha256), None)
+
+    def unconverted_vae(self, model: LatentDiffusion) -> str:
+        """The name of a pickle beside a model that would be its VAE, were it safetensors; empty where there is none."""
+        path = self._vaes.unconverted(model.path) if model.vae_path is None else None
+        return path.name if path else ""
+
+    def load(self, name: str = "", vae: str = AUTOMATIC) -> LatentDiffusion:
+        """The checkpoint called ``name`` (empty: the default) with the autoencoder that ``vae`` says.
+
+        What is in memory, and whose file has not changed since, is used as it is. Another autoencoder stands beside
+        the checkpoint's own, whose networks are left as they are.
+        """
+        model = self._load(self.find(name))
+        path = self._vaes.find(vae, model.path)
+        if path is None:
+            return model
+        key = (path, path.stat().st_mtime_ns, model.config.vae)
+        if self._vae is None or self._vae[0] != key:
+            self._vae = None  # two never have to fit at once
+            self._vae = (key, load_vae(path, self.device, model.config.vae))
+            log.info("loaded %s", path.name)
+        return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=self._hashes.sha256(path))
+
+    def _load(self, file: ModelFile) -> LatentDiffusion:
         stamp = file.path.stat().st_mtime_ns
         kept = self._loaded.get(file.path)
         if kept and kept[0] == stamp:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from modules.checkpoints.embeddings import Suited
 from modules.extension import Host
 from modules.params import GenerationParams
 from modules.pipeline.plan import check
 from modules.profile import profile_named
+from modules.prompt.chunks import Embeddings
 from modules.prompt.explain import explain
+from modules.prompt.tokens import default_tokenizer
+
+NO_EMBEDDINGS = Suited()
 
 
-def explain_request(params: GenerationParams, host: Host) -> dict[str, Any]:
+def explain_request(params: GenerationParams, host: Host, embeddings: Suited = NO_EMBEDDINGS) -> dict[str, Any]:
     """``prompt`` and ``negative_prompt`` as `modules.prompt.explain.explain` has them, and ``notes`` on the request.
+
+    ``embeddings`` are those that the request's model can use.
 
     Raises `UserError` as planning would. Needs no model and no torch.
     """
@@ -26,6 +33,8 @@ def explain_request(params: GenerationParams, host: Host) -> dict[str, Any]:
         "profile": profile_named(params.profile),
         "emphasis": params.emphasis,
         "old": params.use_old_scheduling,
+        "embeddings": Embeddings(default_tokenizer(), [(file.name, file.count) for file in embeddings.files]),
+        "skipped": embeddings.skipped,
     }
     if own:
         notes = (*notes, "the second pass of hires fix has prompts of its own, which are not shown here")

@@ -46,6 +46,13 @@ class Batch:
         return self.params.steps * (2 if doubled else 1)
 
     @property
+    def again(self) -> Batch | None:
+        """The second pass as a batch of its own."""
+        if (second := self.hires) is None:
+            return None
+        return replace(self, params=second.params, sampler=second.sampler, scheduler=second.scheduler, hires=None)
+
+    @property
     def announced_steps(self) -> int:
         """The steps that the sampler will take, as far as a schedule can be told from its length."""
         init, steps = self.params.init, self.params.steps

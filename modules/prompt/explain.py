@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -67,6 +67,7 @@ def explain(
     profile: Profile = A1111,
     tokenizer: Tokenizer | None = None,
     embeddings: Embeddings | None = None,
+    skipped: Mapping[str, str] | None = None,
     emphasis: Emphasis = "Original",
     backtrack: int = 20,
     old: bool = False,
@@ -81,7 +82,8 @@ def explain(
         count, limit                                              of the longest text listed
 
     Steps are the sampler's own, from 1. ``calls_per_step`` is 2 for second-order samplers, ``hires_steps`` 0 without
-    a second pass. Texts beyond the first twelve are listed without tokens.
+    a second pass. Texts beyond the first twelve are listed without tokens. ``skipped``: names of embeddings that cannot
+    be used, with the reason; a prompt that names one is warned.
     """
     tokenizer = tokenizer or default_tokenizer()
     parsed = parse(text, negative=negative, comments=comments)
@@ -96,6 +98,7 @@ def explain(
         *parsed.warnings,
         *_late(parsed.tree, runs),
         *_twice(parsed.tree, runs[0]),
+        *_skipped(text, list(texts)[:_MAX_TEXTS], skipped or {}, tokenizer),
     ]
     warnings.sort(key=lambda warning: warning.column)
     longest = max(chunked, key=lambda entry: entry.count)
@@ -206,6 +209,15 @@ def _twice(tree: Prompt, run: Run) -> Iterator[Warning]:
             change.column,
             f"this sampler calls the model twice per step: whole numbers count calls, {run.counts.steps} in this run",
         )
+
+
+def _skipped(text: str, entries: Sequence[str], skipped: Mapping[str, str], tokenizer: Tokenizer) -> Iterator[Warning]:
+    """Names that stand in a text and mean no embedding, each where it first stands."""
+    names = Embeddings(tokenizer, [(name, 1) for name in skipped])
+    chunks = [one for entry in entries for one in chunk(entry, tokenizer, embeddings=names).chunks] if skipped else []
+    for name in dict.fromkeys(mark.name for one in chunks for mark in one.marks):
+        column = text.casefold().find(name.casefold()) + 1
+        yield Warning(column or 1, f"the embedding {name} is left out: {skipped[name]}")
 
 
 def _borders(chunked: Chunked, tokenizer: Tokenizer) -> Iterator[str]:

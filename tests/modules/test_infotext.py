@@ -72,6 +72,7 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, MAX_SEED),
     "subseed": st.integers(0, MAX_SEED),
     "checkpoint": st.just(""),
+    "vae": st.just("Automatic"),
 }
 requests = st.builds(
     GenerationParams,
@@ -312,6 +313,18 @@ def test_the_checkpoint_is_found_by_name_and_hash() -> None:
     assert paste(text, find_checkpoint=find).changes["checkpoint"] == "mini"
     assert "checkpoint" not in paste(text.replace("abcdef", "000000"), find_checkpoint=find).changes
     assert asked == [("other", "abcdef0123"), ("other", "0000000123")]
+
+
+def test_a_vae_is_found_by_name_and_one_that_is_not_here_is_said() -> None:
+    text = "x\nSteps: 20, Sampler: Euler, Seed: 1, VAE hash: 735e4c3a44, VAE: fine.pt"
+    found = paste(
+        text, find_vae=lambda name, sha: "fine.safetensors" if (name, sha[:4]) == ("fine.pt", "735e") else None
+    )
+    assert (found.changes["vae"], found.notes) == ("fine.safetensors", ())
+    lost = paste(text)
+    assert "vae" not in lost.changes
+    assert lost.notes == ("there is no VAE fine.pt here; it was left as it is",)
+    assert paste(text[: text.index(", VAE")]).changes["vae"] == "Automatic"
 
 
 @pytest.mark.parametrize("text", ['"', '""', '"a', '"\\"', '"\\x"', 'a"'])

@@ -24,7 +24,8 @@ def router(services: Services) -> APIRouter:
     @routes.post("/explain")
     def explain(values: dict[str, Any] = Body()) -> dict[str, Any]:
         """What the prompts of a request mean, step by step: texts, tokens with weights, networks, warnings."""
-        return explain_request(GenerationParams.from_json(values), services.host)
+        params = GenerationParams.from_json(values)
+        return explain_request(params, services.host, services.embeddings(params.checkpoint))
 
     @routes.post("/replay", status_code=202)
     def replay(request: Request, values: dict[str, Any] = Body()) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class PromptArea:
     """Lays the prompts out where it is made, the panel where `inspector` is called; `wire` is for the complete form."""
 
     def __init__(self, page: Page, form: Form[GenerationParams], tab: str):
-        self._host, self._form, self._tab = page.services.host, form, tab
+        self._services, self._form, self._tab = page.services, form, tab
         self._book = StyleBook(page.services.data_dir / "styles.csv")
         self._blocks = page.blocks
         self._boxes = {field: f"{tab}_{name}" for field, name in BOXES.items()}
@@ -129,7 +129,7 @@ class PromptArea:
         try:
             params = self._read(fields)
             merged = self.styled(params, names)
-            told = explain_request(merged, self._host)
+            told = explain_request(merged, self._services.host, self._services.embeddings(merged.checkpoint))
         except RepriseError as error:
             at_fault = error.field if error.field in self._boxes else "prompt"
             lines = [trouble_html(str(error) if field == at_fault else "") for field in self._boxes]

@@ -121,3 +121,10 @@ def test_texts_of_the_servers_full_length_are_told(piece: str) -> None:
     told = explain((piece * 20_000)[:20_000], steps=20)
     assert len(told["warnings"]) <= 60
     assert told["count"] <= 20_000
+
+
+def test_an_embedding_that_the_model_cannot_take_is_told_where_it_stands() -> None:
+    told = explain("a cat, (Tall hat:1.2) by [x:tall:9]", steps=5, skipped={"tall": "it is too wide", "low": "no"})
+    (warning,) = (w for w in told["warnings"] if "embedding" in w["message"])
+    assert warning == {"column": 9, "message": "the embedding tall is left out: it is too wide"}
+    assert all(token["embedding"] is None for token in told["texts"][0]["chunks"][0]["tokens"])

@@ -1,0 +1,281 @@
+"""Textual-inversion files in every form that people have (spec 8.5), read without torch.
+
+So the server lists and inspects what the worker will use. Where a file says how many vectors it has only in its midst
+it is read whole, which takes a millisecond or so; what was found is kept until the file changes.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modules.checkpoints import unpickle
+from modules.checkpoints.files import read_header
+from modules.checkpoints.unpickle import Array
+from modules.errors import CheckpointError, RepriseError
+from modules.images import BROKEN, open_header
+
+PICTURES = (".png", ".webp", ".avif", ".jxl")
+SUFFIXES = (".pt", ".bin", ".safetensors", *PICTURES)
+MAX_BYTES = 64 * 2**20
+"""Of a file, and of what is packed in it."""
+CHUNK = "sd-ti-embedding"
+"""The text of a picture that holds an embedding."""
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """A textual inversion: ``count`` vectors of ``width`` values that stand for a name in a prompt."""
+
+    name: str
+    path: Path
+    count: int
+    width: int
+    """768 for SD 1.x, 1024 for SD 2, 2048 for SDXL: those of its two text encoders side by side."""
+    step: int | None = None
+    checkpoint_hash: str = ""
+    checkpoint_name: str = ""
+    """How long and on what it was trained, where the file says so."""
+
+    def named_after(self, file_name: str) -> EmbeddingFile:
+        """As if its file had another name; a picture carries its own."""
+        path = Path(file_name)
+        return self if path.suffix.lower() in PICTURES else replace(self, name=path.stem)
+
+    def read(self) -> Array:
+        """The vectors (count, width)."""
+        try:
+            return _read(self.path).vectors
+        except (ValueError, RepriseError) as error:  # changed since it was listed
+            raise CheckpointError(f"the embedding {self.name} cannot be read: {error}", hint="copy it again") from error
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A file that cannot be used, and why."""
+
+    name: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Suited:
+    """What one model can use, and by name why it cannot use the others."""
+
+    files: tuple[EmbeddingFile, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in the folder."""
+
+    files: tuple[EmbeddingFile, ...] = ()
+    broken: tuple[Broken, ...] = ()
+
+    def for_width(self, width: int) -> Suited:
+        """For a model whose text encoder is so wide."""
+        skipped = {file.name: file.reason for file in self.broken}
+        for file in self.files:
+            if file.width != width:
+                skipped[file.name] = f"it is for models of width {file.width}, and this one has {width}"
+        files = tuple(file for file in self.files if file.width == width)
+        return Suited(files, {name: skipped[name] for name in sorted(skipped, key=str.casefold)})
+
+
+NONE = Listing()
+
+
+class EmbeddingFolder:
+    """The embeddings below a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._known: dict[tuple[Path, int, int], EmbeddingFile | Broken | None] = {}
+
+    def list(self) -> Listing:
+        """All files as they are now, sorted by name; of two with one name the first counts."""
+        known = self._known
+        self._known = {key: known[key] if key in known else _described(key[0]) for key in self._stamps()}
+        all_files = [found for found in self._known.values() if found]
+        files: dict[str, EmbeddingFile] = {}
+        broken = []
+        for found in sorted(all_files, key=lambda found: (found.name.casefold(), str(found.path))):
+            if isinstance(found, Broken):
+                broken.append(found)
+            elif first := files.get(found.name.casefold()):
+                broken.append(Broken(found.name, found.path, f"{first.path.name} has the same name"))
+            else:
+                files[found.name.casefold()] = found
+        return Listing(tuple(files.values()), tuple(broken))
+
+    def _stamps(self) -> Iterator[tuple[Path, int, int]]:
+        for root, _, names in os.walk(self.folder, followlinks=True):
+            for name in names:
+                path = Path(root) / name
+                if path.suffix.lower() in SUFFIXES and ".preview." not in name.lower() and path.is_file():
+                    stat = path.stat()
+                    yield path, stat.st_mtime_ns, stat.st_size
+
+
+def _described(path: Path) -> EmbeddingFile | Broken | None:
+    """None for a picture that is only a picture, as people lay them beside their files."""
+    try:
+        found = _read(path)
+    except _OnlyPicture:
+        return None
+    except RepriseError as error:
+        return Broken(path.stem, path, error.message)
+    except ValueError as error:
+        return Broken(path.stem, path, str(error))
+    count, width = found.vectors.shape
+    return EmbeddingFile(found.name or path.stem, path, count, width, found.step, *found.trained_on)
+
+
+@dataclass(frozen=True)
+class _Content:
+    vectors: Array
+    name: str = ""
+    """That a picture states; other files are called as they are named."""
+    step: int | None = None
+    trained_on: tuple[str, str] = ("", "")
+
+
+class _OnlyPicture(ValueError):
+    """There is nothing hidden in it."""
+
+
+def _read(path: Path) -> _Content:
+    """Raises `ValueError` with the reason where it is no embedding."""
+    suffix = path.suffix.lower()
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        if suffix in PICTURES:
+            return _content(_in_picture(path), named=True)
+        table = _in_safetensors(path) if suffix == ".safetensors" else unpickle.load(path, MAX_BYTES)
+        return _content(table, named=False)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+
+
+def _content(table: Any, *, named: bool) -> _Content:
+    """The embedding in what a file holds: A1111's table, the vectors of two encoders, or one tensor."""
+    if not isinstance(table, Mapping):
+        raise ValueError("it holds no table")
+    if isinstance(params := table.get("string_to_param"), Mapping):
+        step, name = table.get("step"), str(table.get("name") or "")[:200] if named else ""
+        trained_on = str(table.get("sd_checkpoint") or ""), str(table.get("sd_checkpoint_name") or "")
+        vectors = _rows(params.get("*", next(iter(params.values()), None)))
+        return _Content(vectors, name, step if isinstance(step, int) else None, trained_on)
+    if {"clip_l", "clip_g"} <= table.keys():
+        small, large = _rows(table["clip_l"]), _rows(table["clip_g"])
+        if len(small) != len(large):
+            raise ValueError("its two encoders have different numbers of vectors")
+        return _Content(np.concatenate([small, large], axis=1))
+    if len(table) != 1:
+        raise ValueError(f"it holds {len(table)} things, and an embedding is one tensor")
+    return _Content(_rows(next(iter(table.values()))))
+
+
+def _rows(vectors: Any) -> Array:
+    """(n, width) of what may be a single vector."""
+    if not isinstance(vectors, np.ndarray) or vectors.ndim not in (1, 2) or not vectors.size:
+        raise ValueError("it holds no vectors")
+    rows = np.ascontiguousarray(np.atleast_2d(vectors), np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError("it holds values that are no numbers")
+    return rows
+
+
+def _in_safetensors(path: Path) -> dict[str, Any]:
+    header = read_header(path)
+    tensors: dict[str, Any] = {}
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + length)
+        for key, info in header.tensors.items():  # in the order of the file, which has no gaps
+            if info.dtype not in unpickle.DTYPES:
+                raise ValueError(f"its numbers are {info.dtype}")
+            tensors[key] = unpickle.numbers(file.read(info.nbytes), info.dtype).reshape(info.shape)
+    prefix = "string_to_param."
+    bundled = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    return {"string_to_param": bundled} if bundled else tensors
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+
+def _in_picture(path: Path) -> Any:
+    """The table in a picture's text chunk, or hidden in its pixels."""
+    try:
+        image = open_header(path, ("PNG", "WEBP", "AVIF"))
+        image.load()  # texts may stand behind the pixels
+        text = image.info.get(CHUNK)
+        data = base64.b64decode(text) if isinstance(text, str) else hidden(np.asarray(image.convert("RGB")))
+        return _with_tensors(json.loads(data))
+    except _OnlyPicture:
+        raise
+    except (RecursionError, *BROKEN) as error:
+        raise ValueError("what its picture carries is damaged") from error
+
+
+def _with_tensors(value: Any) -> Any:
+    """JSON whose ``{"TORCHTENSOR": lists}`` are tensors."""
+    if not isinstance(value, dict):
+        return value
+    if "TORCHTENSOR" in value:
+        return np.asarray(value["TORCHTENSOR"], np.float32)
+    return {key: _with_tensors(inner) for key, inner in value.items()}
+
+
+def hidden(pixels: NDArray[np.uint8]) -> bytes:
+    """What the low halves of the bytes of a picture (h, w, 3) carry.
+
+    Inside its black frame the picture has two blocks with black columns between them: the low and the high halves of
+    the bytes of a zlib stream, each scrambled by a fixed sequence.
+    """
+    inside = np.asarray((pixels > 0).all(axis=2))
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if not rows.size:
+        raise _OnlyPicture
+    halves = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & np.uint8(15)
+    between = np.flatnonzero(halves.sum(axis=(0, 2), dtype=np.int64) == 0)
+    if len(between) < 2:
+        raise _OnlyPicture
+    low, high = (_unscrambled(block) for block in (halves[:, : between[0]], halves[:, between[-1] + 1 :]))
+    if low.size != high.size:
+        raise _OnlyPicture  # black columns that somebody painted
+    stream = zlib.decompressobj()
+    try:
+        data = stream.decompress((high << 4 | low).tobytes(), MAX_BYTES)
+    except zlib.error:
+        raise _OnlyPicture from None
+    if not stream.eof:
+        raise ValueError
+    return data
+
+
+def _unscrambled(block: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return block.reshape(-1) ^ (_sequence(block.size) & np.uint8(15))
+
+
+def _sequence(count: int) -> NDArray[np.uint8]:
+    """x <- 1664525 x + 1013904223 mod 2^32 from 0, each x mod 255; in doubling runs rather than one by one."""
+    factor, shift, mask = 1664525, 1013904223, 2**32 - 1
+    x = np.array([shift], np.uint64)
+    while len(x) < count:
+        x = np.concatenate([x, (x * np.uint64(factor) + np.uint64(shift)) & np.uint64(mask)])
+        factor, shift = factor * factor & mask, (shift * factor + shift) & mask
+    return (x[:count] % np.uint64(255)).astype(np.uint8)

@@ -1,0 +1,34 @@
+"""Which embeddings a request's prompts name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+from modules.pipeline.plan import Batch
+from modules.prompt.chunks import Embeddings, Emphasis, chunk
+from modules.prompt.parse import parse
+from modules.prompt.schedule import Pass, schedule_nodes
+from modules.prompt.tokens import Tokenizer
+
+
+def named(batch: Batch, lengths: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The names among ``lengths`` (name, vectors) that a text of either pass holds; those of the prompt come before
+    those of the negative prompt, as in A1111's "TI hashes".
+    """
+    embeddings, found = Embeddings(tokenizer, lengths), dict[str, None]()
+    for text in dict.fromkeys(_texts(batch)):
+        chunks = chunk(text, tokenizer, embeddings=embeddings, emphasis=cast(Emphasis, batch.params.emphasis)).chunks
+        found |= dict.fromkeys(mark.name for one in chunks for mark in one.marks)
+    return tuple(found)
+
+
+def _texts(batch: Batch) -> Iterator[str]:
+    steps, old = batch.schedule_steps, batch.params.use_old_scheduling
+    runs = [(batch.params, Pass(steps, steps, old=old))]
+    if again := batch.again:
+        runs.append((again.params, Pass(again.schedule_steps, steps, second=True, old=old)))
+    for params, run in runs:
+        for tree in (parse(params.prompt).tree, parse(params.negative_prompt, negative=True).tree):
+            for part in tree.parts:
+                yield from (segment.text for segment in schedule_nodes(part.items, run))

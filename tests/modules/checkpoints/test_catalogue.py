@@ -1,0 +1,87 @@
+"""What the server tells of the models folder without loading anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modules.checkpoints.catalogue import Catalogue, family, text_width
+from modules.checkpoints.files import Hashes
+from modules.checkpoints.tiny import write_tiny_checkpoint
+from tests.tiny_vae import write_vae
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "checkpoint_keys.json").read_text())
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    write_tiny_checkpoint(tmp_path / "Stable-diffusion" / "sub" / "tiny.safetensors")
+    write_vae(tmp_path / "VAE" / "fine.safetensors")
+    (tmp_path / "embeddings").mkdir()
+    for name, width in (("mine", 4), ("tall", 768)):
+        save_file({"x": torch.ones(2, width)}, tmp_path / "embeddings" / f"{name}.safetensors")
+    return tmp_path
+
+
+def test_names_are_told_and_embeddings_are_parted_by_the_checkpoints_width(models: Path) -> None:
+    told = Catalogue(models, Hashes(), default="tiny")
+    assert (told.checkpoints(), told.vaes()) == (["sub/tiny"], ["fine.safetensors"])
+    for checkpoint in ("", "tiny", "sub/tiny"):
+        found = told.embeddings(checkpoint)
+        assert [(file.name, file.count) for file in found.files] == [("mine", 2)]
+        assert list(found.skipped) == ["tall"]
+    assert told.embeddings("no such model").files == ()
+    assert (told.native_size(""), told.native_size("no such model")) == (64, 512)
+
+
+def test_a_card_tells_what_the_file_says_of_itself_and_its_hash_once_it_is_known(models: Path, tmp_path: Path) -> None:
+    path = models / "Stable-diffusion" / "sub" / "tiny.safetensors"
+    stated = {"native_size": 64, "prediction": "v", "vae": {"norm_groups": 2}}
+    metadata = {
+        "zeta": "last",
+        "modelspec.author": "<b>somebody</b>",
+        "modelspec.thumbnail": "data:image/png;base64,AAAA",
+        "modelspec.title": "Mine",
+        "reprise.config": json.dumps(stated),
+        "long": "x" * 5000,
+    }
+    save_file(load_file(path), path, metadata=metadata)
+    told = Catalogue(models, Hashes(tmp_path / "hashes.json"))
+    card = told.card("tiny")
+    assert (card.name, card.file_name, card.family) == ("sub/tiny", "tiny.safetensors", "Stable Diffusion 1.x")
+    assert (card.prediction, card.native_size, card.nbytes) == ("v", 64, path.stat().st_size)
+    assert list(card.metadata)[:2] == ["modelspec.title", "modelspec.author"]
+    assert set(card.metadata) == {"modelspec.title", "modelspec.author", "zeta", "long"}
+    assert len(card.metadata["long"]) == 600
+    assert card.sha256 == ""
+    sha256 = Hashes(tmp_path / "hashes.json").sha256(path)  # as the worker does, in another process
+    assert told.card("tiny").sha256 == sha256
+
+
+def test_a_card_of_a_file_that_cannot_be_read_says_why(models: Path) -> None:
+    told = Catalogue(models, Hashes())
+    assert "no checkpoint named 'other'" in told.card("other").problem
+    (models / "Stable-diffusion" / "sub" / "tiny.safetensors").write_bytes(b"short")
+    assert "tiny.safetensors is not a usable safetensors file" in told.card("tiny").problem
+    assert told.embeddings("tiny").files == ()
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "width"),
+    [
+        ("sd15", "Stable Diffusion 1.x", 768),
+        ("sd21", "Stable Diffusion 2", 1024),
+        ("sdxl_base", "SDXL", 2048),
+        ("sdxl_refiner", "SDXL refiner", 0),
+    ],
+)
+def test_families_are_told_by_the_reference_layouts(layout: str, name: str, width: int) -> None:
+    shapes = {key: tuple(shape) for key, shape in GOLDEN[layout].items()}
+    assert (family(shapes), text_width(shapes)) == (name, width)
+    inpainting = shapes | {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)}
+    assert family(inpainting) == f"{name}, inpainting"
+    assert family({"lora_unet_x": (1,)}) == "not a diffusion model"
