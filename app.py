@@ -158,6 +158,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 def build_services(args: argparse.Namespace, queue: JobQueue, host: Host, scripts: Scripts) -> Services:
     """What the front end is given."""
     from modules.inputs import InputStore
+    from modules.jobs.history import History
     from webui.server import Services
 
     models = build_catalogue(args)
@@ -168,6 +169,7 @@ def build_services(args: argparse.Namespace, queue: JobQueue, host: Host, script
         data_dir=args.data_dir,
         outputs_dir=args.data_dir / "outputs",
         inputs=InputStore(args.data_dir / "inputs"),
+        history=History(queue.store, args.data_dir / "outputs", args.data_dir / "thumbnails"),
         version=VERSION,
         checkpoints=models.checkpoints,
         native_size=models.native_size,

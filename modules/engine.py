@@ -17,6 +17,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.vaes import AUTOMATIC
 from modules.conditioning import Part, TextCache, TextConditioner, pad_parts
+from modules.diffusion.types import Enough
 from modules.errors import Cancelled, UserError
 from modules.extension import Host
 from modules.inputs import InputStore
@@ -81,6 +82,26 @@ class Watcher:
     on_note: Callable[[str], None] = lambda _: None
     """Sentences about what was changed in the request."""
     cancelled: Callable[[], bool] = lambda: False
+    skips: Callable[[], int] = lambda: 0
+    """How often it was asked to make the image at hand from what there is; looked at after each step was told."""
+
+    def from_now(self) -> Watcher:
+        """The same for one batch: what was asked of an earlier one is done with."""
+        before, skips = self.skips(), self.skips
+        return replace(self, skips=lambda: skips() - before)
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image of a batch, and how it came about."""
+
+    number: int
+    """In the batch, from 0."""
+    image: Image.Image
+    told: GenerationParams
+    """The request as the generation text tells it."""
+    skipped: int = 0
+    """Steps after which it was cut short; 0: it was not."""
 
 
 class Engine:
@@ -126,9 +147,9 @@ class Engine:
         """Make the images of ``params``, handing each to ``on_result`` as soon as it is finished.
 
         The first ``made`` images exist already and are left out. Prompts may name ``embeddings``, or else what lies in
-        the folder. Raises `UserError` before anything is computed when
-        the request cannot be done, and `Cancelled` at the next step once ``watcher.cancelled()`` is true; images
-        handed over before stay made.
+        the folder. Raises `UserError` before anything is computed when the request cannot be done, and `Cancelled` at
+        the next step once ``watcher.cancelled()`` is true; images
+        handed over before stay made. Where ``watcher.skips()`` grows, the batch at hand is made from what there is.
         """
         if params.kernels == "auto":
             params = params.changed(kernels=self.store.device.kernels)
@@ -146,8 +167,8 @@ class Engine:
             if batch.first_image + len(batch.seeds) <= made:
                 continue
             rest = range(max(made - batch.first_image, 0), len(batch.seeds))
-            for i, image, told in self._images(model, batch, plan, picture, watcher, rest):
-                on_result(self._result(model, batch, told, i, image, used))
+            for one in self._images(model, batch, plan, picture, watcher.from_now(), rest):
+                on_result(self._result(model, batch, one, used))
 
     def _picture(self, params: GenerationParams) -> Picture | None:
         """The start picture made ready, where there is one."""
@@ -167,26 +188,26 @@ class Engine:
         picture: Picture | None,
         watcher: Watcher,
         wanted: Iterable[int],
-    ) -> Iterator[tuple[int, Image.Image, GenerationParams]]:
-        """The images of a batch that are ``wanted``: number in it, image, and the request as its text tells it."""
+    ) -> Iterator[Made]:
+        """The images of a batch that are ``wanted``."""
         if watcher.cancelled():
             raise Cancelled
         init = batch.params.init
         if picture and init and (init.denoising_strength == 0 or picture.is_protected):
-            yield from ((i, picture.unchanged, batch.params) for i in wanted)
+            yield from (Made(i, picture.unchanged, batch.params) for i in wanted)
             return
         start = encode(model, batch, picture, init) if picture and init else None
         seen = seen_beside(model, batch, picture) if sees_picture(model) else None
-        latents, told = self._sample(model, batch, plan, watcher, start=start, seen=seen)
-        if batch.hires:
-            model, latents = self._second_pass(model, batch, plan, watcher, latents)
+        latents, told, skipped = self._sample(model, batch, plan, watcher, start=start, seen=seen)
+        if batch.hires and not skipped:
+            model, latents, skipped = self._second_pass(model, batch, plan, watcher, latents)
         for i in wanted:
             (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
-            yield i, picture.finished(image) if picture else image, told
+            yield Made(i, picture.finished(image) if picture else image, told, skipped)
 
     def _second_pass(
         self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher, latents: Tensor
-    ) -> tuple[LatentDiffusion, Tensor]:
+    ) -> tuple[LatentDiffusion, Tensor, int]:
         """Hires fix: the latents enlarged, and sampled again as a picture."""
         second, hires, again = batch.hires, batch.params.hires, batch.again
         assert second and hires and again
@@ -196,8 +217,8 @@ class Engine:
         run = Pass(again.schedule_steps, batch.schedule_steps, second=True, old=batch.params.use_old_scheduling)
         seen = seen_beside(model, again, None) if sees_picture(model) else None
         done = batch.announced_steps
-        latents, _ = self._sample(model, again, plan, watcher, start=start, seen=seen, run=run, done=done)
-        return model, latents
+        latents, _, skipped = self._sample(model, again, plan, watcher, start=start, seen=seen, run=run, done=done)
+        return model, latents, skipped
 
     def _fellow(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
         """Another checkpoint for the same request; a VAE that is not ``model``'s own holds for both."""
@@ -221,8 +242,11 @@ class Engine:
         seen: Tensor | None = None,
         run: Pass | None = None,
         done: int = 0,
-    ) -> tuple[Tensor, GenerationParams]:
-        """One pass: the latents, and the request as the generation text tells it. ``done``: steps that came before."""
+    ) -> tuple[Tensor, GenerationParams, int]:
+        """One pass: the latents, the request as the generation text tells it, and where it was cut short the step.
+
+        ``done``: steps that came before.
+        """
         counted = run or Pass(batch.schedule_steps, batch.schedule_steps, old=batch.params.use_old_scheduling)
         refiner = batch.params.refiner
 
@@ -234,7 +258,10 @@ class Engine:
         positive, negative, told = self._texts_of(model, batch, counted)
         steps = done + batch.announced_steps + (batch.hires.params.steps if batch.hires else 0)
 
+        skipped = 0
+
         def on_step(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
+            nonlocal skipped
             if watcher.cancelled():
                 raise Cancelled
             part = batch.first_image + len(batch.seeds) * (done + step + 1) / steps
@@ -248,12 +275,15 @@ class Engine:
                     preview=lambda: self._preview(model, denoised[0]),
                 )
             )
+            if watcher.skips():
+                skipped = done + step + 1
+                raise Enough
 
         refinement = Refinement(load, refiner.switch_at) if refiner else None
         latents = generate(
             model, batch, positive, negative, on_step=on_step, start=start, seen=seen, refinement=refinement
         )
-        return latents, told
+        return latents, told, skipped
 
     def _texts_of(
         self, model: LatentDiffusion, batch: Batch, run: Pass
@@ -345,14 +375,13 @@ class Engine:
         self,
         model: LatentDiffusion,
         batch: Batch,
-        told: GenerationParams,
-        i: int,
-        image: Image.Image,
+        made: Made,
         used: Used,
     ) -> Result:
+        i, image = made.number, made.image
         extra: dict[str, object] = {"Conditional mask weight": mask_weight(batch.params)} if sees_picture(model) else {}
         text = infotext.write(
-            told,
+            made.told,
             seed=batch.seeds[i],
             subseed=batch.subseeds[i],
             sampler=batch.sampler,
@@ -375,5 +404,6 @@ class Engine:
             kernels=batch.params.kernels,
             pixels=pixel_hash(image),
             processor=model.device.processor(),
+            skipped=made.skipped,
         )
         return Result(image, text, recipe)

@@ -56,9 +56,13 @@ class Recipe:
     """`pixel_hash` of the picture."""
     processor: str = ""
     """ "AVX512 with AMX, 8 threads", "NVIDIA H200"; empty in recipes of before it was recorded."""
+    skipped: int = 0
+    """Steps after which the picture was made from what there was, on its owner's wish; 0: it was finished."""
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if not self.skipped:
+            del plain["skipped"]
         files = [dataclasses.asdict(file) for file in sorted(self.files)]
         return plain | {"schema": SCHEMA, "request": self.request.to_json(), "files": files}
 

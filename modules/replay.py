@@ -10,7 +10,7 @@ from PIL import Image
 
 from modules import recipe as recipes
 from modules.checkpoints.vaes import OWN
-from modules.engine import VAE, Engine, Result, Watcher
+from modules.engine import VAE, Engine, Progress, Result, Watcher
 from modules.errors import Cancelled
 from modules.images import open_header, open_image
 from modules.metadata import is_lossy, read_metadata
@@ -72,6 +72,8 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) ->
 
     vaes = [engine.store.vae_with_sha256(file.sha256) for file in recorded.files if file.role == VAE]
     params = recorded.request.changed(checkpoint=checkpoint, vae=next(filter(None, vaes), OWN))
+    if recorded.skipped:
+        watcher = _cut_short(watcher, recorded.skipped)
     try:
         embeddings = engine.recorded_embeddings(recorded.files)
         engine.run(params, take, watcher, made=recorded.index, embeddings=embeddings)
@@ -80,3 +82,15 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) ->
             raise
     (result,) = results
     return result
+
+
+def _cut_short(watcher: Watcher, step: int) -> Watcher:
+    """Asks for the image at hand to be made from what there is after ``step``, as the person did then."""
+    reached = False
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal reached
+        reached = progress.step >= step
+        watcher.on_progress(progress)
+
+    return replace(watcher, on_progress=on_progress, skips=lambda: int(reached))

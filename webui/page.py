@@ -36,6 +36,8 @@ class Page:
     """The result's side of each tab that makes images, by the tab's name; filled while the tabs are built."""
     targets: dict[str, Any] = field(default_factory=dict)
     """Tabs that take a finished picture: ``(form, component)`` by name."""
+    tabs: dict[str, Any] = field(default_factory=dict)
+    """The tabs themselves, for those that fill when they are first looked at."""
 
     @staticmethod
     def owner(request: Any) -> str:
@@ -86,7 +88,8 @@ def build_page(services: Services, catalogues: Mapping[str, Catalogue] = Mapping
         page = Page(services, blocks, checkpoint, gr.Textbox(visible="hidden", elem_id="rp_sent"))
         with gr.Tabs(elem_id="rp_tabs"):
             for spec in services.host.tabs:
-                with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}"):
+                with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
+                    page.tabs[spec.name] = tab
                     spec.build(page)
         wire_sends(page)
 

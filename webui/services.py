@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +36,23 @@ class JobView(Protocol):
     def output(self) -> dict[str, Any] | None: ...
 
 
+class PictureView(Protocol):
+    """A picture as the database lists it."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def job(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def created(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+
 class WorkerView(Protocol):
     @property
     def state(self) -> str:
@@ -51,7 +68,10 @@ class Queue(Protocol):
 
     def submit(self, owner: str, spec: dict[str, Any], kind: str = ...) -> JobView: ...
     def cancel(self, owner: str, job_id: str) -> object: ...
+    def skip(self, owner: str, job_id: str) -> object: ...
     def get(self, job_id: str, owner: str) -> JobView: ...
+    def list(self, owner: str, limit: int = ..., states: Iterable[str] | None = ...) -> Sequence[JobView]: ...
+    def position(self, job_id: str) -> int: ...
     def follow(self, owner: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]: ...
     def status(self) -> WorkerView: ...
 
@@ -62,6 +82,17 @@ class ScriptsView(Protocol):
     def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int:
         """How many requests there will be; `UserError` for options that make no sense."""
         ...
+
+
+class History(Protocol):
+    """The part of `modules.jobs.history.History` that the page uses. Pictures of another owner are `NotFound`."""
+
+    def page(self, owner: str, *, before: int = ..., after: int = ..., limit: int = ...) -> Sequence[PictureView]: ...
+    def count(self, owner: str) -> int: ...
+    def find(self, owner: str, number: int) -> PictureView: ...
+    def file(self, owner: str, number: int) -> Path: ...
+    def thumbnail(self, owner: str, number: int) -> Path: ...
+    def delete(self, owner: str, number: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -78,6 +109,8 @@ class Services:
     """Where the pictures go that requests start from."""
     scripts: ScriptsView
     """Runs scripts; asked before a job is made of one."""
+    history: History
+    """What was made."""
     version: str
     checkpoints: Callable[[], Sequence[str]]
     """The names of the models that can be chosen now, the default first."""

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from modules.recipe import Recipe, Verdict
+from webui.i18n import t
 from webui.services import JobView
 
 RUNNING = frozenset({"waiting", "queued", "started", "step"})
@@ -166,6 +167,7 @@ def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
             ("With", f"torch {recorded.torch}, {recorded.dtype}, {recorded.kernels} kernels"),
             ("On", ", ".join(filter(None, (recorded.device, recorded.processor)))),
             ("Picture", f"{recorded.index + 1} of {request.batch_size * request.batch_count}, seed {recorded.seed}"),
+            *([("Cut short", f"after step {recorded.skipped}")] if recorded.skipped else []),
             *((file.role.capitalize(), f"{file.name}, SHA-256 {file.sha256}") for file in recorded.files),
             ("Pixels", f"SHA-256 {recorded.pixels}"),
         ]
@@ -217,14 +219,16 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def preview_html(run: Run) -> str:
-    """What lies over the gallery while a job runs: the picture of the last step and the images made so far."""
+def preview_html(run: Run, earlier: Sequence[Result] = ()) -> str:
+    """What lies over the gallery while a job runs: the picture of the last step and the images made so far, those of
+    ``earlier`` jobs before them."""
     if not run.is_running:
         return '<div class="rp-preview" hidden></div>'
     picture = '<div class="rp-blank"></div>'
     if _BASE64.fullmatch(run.preview):
         picture = f'<img class="rp-live" alt="Preview" src="data:image/jpeg;base64,{run.preview}">'
-    made = "".join(f'<img alt="" src="{escape(file_url(result.path))}">' for result in run.results[-12:])
+    results = (*earlier, *run.results)[-12:]
+    made = "".join(f'<img alt="" src="{escape(file_url(result.path))}">' for result in results)
     return f'<div class="rp-preview">{picture}<div class="rp-made">{made}</div></div>'
 
 
@@ -250,6 +254,31 @@ def _cell(cell: Mapping[str, Any]) -> str:
         return f'<td><span class="rp-missing">{_sentence(cell["error"])}</span></td>'
     url, text = escape(file_url(cell["path"])), escape(cell["infotext"])
     return f'<td><a href="{url}" target="_blank"><img loading="lazy" src="{url}" alt="{text}" title="{text}"></a></td>'
+
+
+SHOWN_WAITING = 4
+
+
+def line_html(waiting: Sequence[tuple[int, JobView]]) -> str:
+    """The jobs of this page that wait behind the one in view: place in the line, what is asked, and out of it."""
+    if not waiting:
+        return '<div class="rp-queue" hidden></div>'
+    out = escape(t("Take it out of the queue"))
+    items = "".join(
+        f'<li><b>{place or ""}</b><span translate="no">{escape(_asked(job))}</span><button type="button" '
+        f'class="rp-unqueue" data-job="{escape(job.id)}" title="{out}" aria-label="{out}">×</button></li>'
+        for place, job in waiting[:SHOWN_WAITING]
+    )
+    more = len(waiting) - SHOWN_WAITING
+    rest = f"<li>{escape(t('and {count} more').format(count=more))}</li>" if more > 0 else ""
+    return f'<div class="rp-queue"><span>{escape(t("Waiting"))}</span><ol>{items}{rest}</ol></div>'
+
+
+def _asked(job: JobView) -> str:
+    """A job's prompt on one line, or what kind of job it is."""
+    params = job.spec.get("params") or {}
+    text = " ".join(str(params.get("prompt") or params.get("upscaler") or job.spec.get("kind") or "").split())
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def file_url(path: str) -> str:

@@ -98,6 +98,7 @@ class Guided:
         self._always_negative = always_negative
         self.calls = calls
         self._last: tuple[Tensor, float, Tensor] | None = None
+        self._estimate: Tensor | None = None
         self._joined: dict[tuple[int, ...], tuple[tuple[Cond, ...], Cond]] = {}
         self._rows: dict[tuple[int, int], tuple[Cond, Cond]] = {}
 
@@ -109,13 +110,20 @@ class Guided:
         if not self._always_negative:
             if any(skip(call, sigma) for skip in self._skips):
                 first, *others = self._evaluate(x, sigma, conds)
-                return first if single else compose([first, *others], weights, first)
+                self._estimate = first if single else compose([first, *others], weights, first)
+                return self._estimate
             if self._scale == 1 and single:
-                return self._evaluate(x, sigma, conds)[0]  # the negative prompt would cancel out
+                (self._estimate,) = self._evaluate(x, sigma, conds)  # the negative prompt would cancel out
+                return self._estimate
         *positive, negative = self._evaluate(x, sigma, [*conds, self._negative.at(call, step)])
         self._last = x, sigma, negative
-        one = positive[0] if single else compose(positive, weights, negative)
-        return self._guidance(one, negative, self._scale)
+        self._estimate = positive[0] if single else compose(positive, weights, negative)
+        return self._guidance(self._estimate, negative, self._scale)
+
+    def estimate(self) -> Tensor:
+        """x0 under the positive prompt alone at the last call: what A1111 makes a picture of that is cut short."""
+        assert self._estimate is not None, "there was no call"
+        return self._estimate
 
     def direction(self) -> Tensor:
         """The derivative dx/dsigma at the last call under the negative prompt alone (CFG++ goes along it)."""
@@ -177,6 +185,9 @@ class Refined:
 
     def direction(self) -> Tensor:
         return self._guided.direction()
+
+    def estimate(self) -> Tensor:
+        return self._guided.estimate()
 
 
 def join(conds: Sequence[Cond], n: int) -> Cond:

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import IO, Any, Literal, Protocol, cast
 
 from modules.errors import Cancelled, RepriseError, WorkerDied
-from modules.jobs.worker import Message, Runner, run_job
+from modules.jobs.worker import Message, Runner, Wishes, run_job
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,14 @@ class WorkerStatus:
 
 
 class CancelFlag:
-    """Set once, read at every step, and told to those who wait elsewhere."""
+    """Set once, read at every step, and told to those who wait elsewhere. It also counts the images to be cut short."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._set = False
         self._callbacks: list[Callable[[], None]] = []
+        self._skips = 0
+        self._skip_callbacks: list[Callable[[], None]] = []
 
     def set(self) -> None:
         with self._lock:
@@ -59,6 +61,22 @@ class CancelFlag:
                 self._callbacks.append(callback)
                 return
         callback()
+
+    def skip(self) -> None:
+        """The image at hand is to be made from what there is."""
+        with self._lock:
+            self._skips += 1
+            callbacks = list(self._skip_callbacks)
+        for callback in callbacks:
+            callback()
+
+    def skips(self) -> int:
+        return self._skips
+
+    def when_skipped(self, callback: Callable[[], None]) -> None:
+        """Call it for every skip from now on."""
+        with self._lock:
+            self._skip_callbacks.append(callback)
 
 
 class Stopped(Cancelled):
@@ -113,7 +131,7 @@ class InlineExecutor:
 
     def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
         with self._busy:
-            return _outcome(run_job(self._runner, job_id, spec, on_event, cancel.is_set))
+            return _outcome(run_job(self._runner, job_id, spec, on_event, Wishes(cancel.is_set, cancel.skips)))
 
     def status(self) -> WorkerStatus:
         return WorkerStatus("busy" if self._busy.locked() else "ready")
@@ -304,13 +322,14 @@ def _converse(
     """One job over the pipe. Only this thread writes to the process, so a cancel goes through the inbox as well."""
     _send(process, {"type": "run", "job": job_id, "spec": spec})
     cancel.when_set(lambda: inbox.put({"type": "cancel", "job": job_id}))
+    cancel.when_skipped(lambda: inbox.put({"type": "skip", "job": job_id}))
     while True:
         message = inbox.get()
         if message["type"] == "died":
             raise WorkerDied(f"the worker {message['how']} before the job was done")
         if message["job"] != job_id:
             continue  # from a job given up before
-        if message["type"] == "cancel":
+        if message["type"] in ("cancel", "skip"):
             _send(process, message)
         elif message["type"] == "event":
             on_event(message["event"])

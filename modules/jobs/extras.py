@@ -18,7 +18,7 @@ from modules.extension import Host
 from modules.extras import check, process
 from modules.gallery import Gallery
 from modules.inputs import InputStore
-from modules.jobs.worker import Emit, IsCancelled
+from modules.jobs.worker import Emit, Wishes
 from modules.metadata import read_metadata
 from modules.params import ExtrasParams
 from modules.upscale import Work
@@ -35,7 +35,7 @@ class ExtrasRunner:
         self._gallery = gallery
         self._inputs = inputs
 
-    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         params, sources = ExtrasParams.from_json(spec["params"]), spec["inputs"]
         check(params, self._host)
         begin = time.monotonic()
@@ -55,7 +55,7 @@ class ExtrasRunner:
             readable += 1
             if readable <= made:  # by an earlier try of this job
                 continue
-            extra = process(image, params, self._host, _work(emit, is_cancelled, number, len(sources)))
+            extra = process(image, params, self._host, _work(emit, wishes, number, len(sources)))
             infotext = str(source.get("infotext") or "")
             path = self._gallery.save(
                 extra.image,
@@ -69,14 +69,14 @@ class ExtrasRunner:
         return {"images": images, "notes": notes, "seconds": round(time.monotonic() - begin, 3)}
 
 
-def _work(emit: Emit, is_cancelled: IsCancelled, number: int, images: int) -> Work:
+def _work(emit: Emit, wishes: Wishes, number: int, images: int) -> Work:
     """Each tile is a step of its picture."""
 
     def on_tile(done: int, tiles: int) -> None:
         if tiles:
             emit({"type": "step", "step": done, "steps": tiles, "image": number + 1, "images": images})
 
-    return Work(on_tile=on_tile, cancelled=is_cancelled)
+    return Work(on_tile=on_tile, cancelled=wishes.cancelled)
 
 
 def _entry(path: Path, infotext: str, extras: str, size: tuple[int, int]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from modules.engine import Engine, Progress, Result, Watcher
 from modules.gallery import Gallery
 from modules.images import open_header, preview_jpeg
-from modules.jobs.worker import Emit, IsCancelled
+from modules.jobs.worker import Emit, Wishes
 from modules.metadata import read_metadata
 from modules.params import GenerationParams
 
@@ -30,7 +30,7 @@ class GenerationRunner:
         self._preview_every = preview_every
         """A preview every so many steps; 0: none."""
 
-    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         params = GenerationParams.from_json(spec["params"])
         folder = folder_for(params)
         images = [_saved(path) for path in self._gallery.of_job(job_id, folder)]
@@ -57,7 +57,7 @@ class GenerationRunner:
 
         for made in images:
             emit({"type": "image", **made})
-        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), on_note, is_cancelled)
+        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), on_note, wishes.cancelled, wishes.skips)
         self._engine.run(params, on_result, watcher, made=len(images))
         return {
             "images": images,

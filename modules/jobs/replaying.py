@@ -14,7 +14,7 @@ from modules import recipe as recipes
 from modules.engine import Engine, Watcher
 from modules.gallery import Gallery
 from modules.jobs.generation import Steps, entry
-from modules.jobs.worker import Emit, IsCancelled
+from modules.jobs.worker import Emit, Wishes
 from modules.replay import recorded_in, replay_recipe
 
 FOLDER = "replays"
@@ -31,11 +31,11 @@ class ReplayRunner:
         self._gallery = gallery
         self._preview_every = preview_every
 
-    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         begin = time.monotonic()
         path = Path(spec["path"]) if spec.get("path") else None
         recorded = recorded_in(path) if path else recipes.judge(spec["recipe"])
-        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), lambda _: None, is_cancelled)
+        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), lambda _: None, wishes.cancelled)
         came = replay_recipe(self._engine, recorded, path, watcher)
         images = []
         if came.result is not None and came.verdict.kind == "differs":

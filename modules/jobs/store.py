@@ -49,6 +49,24 @@ MIGRATIONS = (
     CREATE INDEX jobs_of_owner ON jobs (owner, seq);
     CREATE TABLE turns (owner TEXT PRIMARY KEY, turn INTEGER NOT NULL);
     """,
+    """
+    CREATE TABLE pictures (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        job TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        path TEXT NOT NULL UNIQUE,
+        created REAL NOT NULL
+    );
+    CREATE INDEX pictures_of_owner ON pictures (owner, number);
+    INSERT OR IGNORE INTO pictures (job, owner, kind, path, created)
+        SELECT jobs.id, jobs.owner, COALESCE(json_extract(jobs.spec, '$.kind'), jobs.kind),
+            json_extract(jobs.output, image.fullkey || '.path'), COALESCE(jobs.finished, jobs.created)
+        FROM jobs, json_each(jobs.output, '$.images') AS image
+        WHERE jobs.output IS NOT NULL AND image.type = 'object'
+            AND json_extract(jobs.output, image.fullkey || '.path') IS NOT NULL
+        ORDER BY jobs.seq, image.key;
+    """,
 )
 """Applied in order; ``PRAGMA user_version`` counts those a file has. Never edit one that was released: add the next."""
 
@@ -79,6 +97,23 @@ class Job:
 
 
 Jobs = list[Job]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a job has saved."""
+
+    number: int
+    """Counts up in the order in which they were saved."""
+    job: str
+    kind: str
+    """txt2img, img2img, inpaint, extras, replay."""
+    path: str
+    created: float
+    """Seconds since the epoch."""
+
+
+Pictures = list[Picture]
 
 
 class JobStore:
@@ -172,6 +207,33 @@ class JobStore:
             taken[owner] = taken.get(owner, 0) + 1
         return {job_id: n for n, (_, _, job_id) in enumerate(sorted(line), start=1)}
 
+    # -- what was made
+
+    def pictures(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> Pictures:
+        """Newest first: older than number ``before``, or the next newer than ``after``; 0: the newest."""
+        where, order = ("number > ?", "ASC") if after else ("number < ? OR ? = 0", "DESC")
+        bounds = (after,) if after else (before, before)
+        query = f"SELECT * FROM pictures WHERE owner = ? AND ({where}) ORDER BY number {order} LIMIT ?"
+        with self._transaction() as db:
+            found = [_picture(row) for row in db.execute(query, (owner, *bounds, max(0, limit)))]
+        return found[::-1] if after else found
+
+    def count_pictures(self, owner: str) -> int:
+        with self._transaction() as db:
+            return int(db.execute("SELECT COUNT(*) FROM pictures WHERE owner = ?", (owner,)).fetchone()[0])
+
+    def picture(self, owner: str, number: int) -> Picture:
+        """`NotFound` for an unknown number and for another owner's alike."""
+        with self._transaction() as db:
+            row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
+        if row is None:
+            raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
+        return _picture(row)
+
+    def forget_picture(self, owner: str, number: int) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM pictures WHERE number = ? AND owner = ?", (number, owner))
+
     # -- for the server that runs jobs
 
     def claim(self, worker: str, lease_s: float = 30.0, *, script: bool = False) -> Job | None:
@@ -212,6 +274,7 @@ class JobStore:
             db.execute(
                 "UPDATE jobs SET progress = ? WHERE id = ? AND state = 'running'", (json.dumps(progress), job_id)
             )
+            _note_pictures(db, job_id, progress.get("saved"))
 
     def finish(self, job_id: str, output: dict[str, Any]) -> Job:
         return self._end(job_id, DONE, output, None)
@@ -258,6 +321,7 @@ class JobStore:
                 " WHERE id = ? AND state = 'running'",
                 (state, time.time(), _dump(output), _dump(error), job_id),
             )
+            _note_pictures(db, job_id, (output or {}).get("images"))
             return _job(db, job_id)
 
     @contextmanager
@@ -300,6 +364,21 @@ def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
     if row is None:
         raise NotFound("no such job", hint="the list of jobs shows those you have", field="job_id")
     return _from_row(row)
+
+
+def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
+    """Those of a job's pictures that are not noted yet."""
+    paths = [image["path"] for image in images or () if isinstance(image, dict) and image.get("path")]
+    db.executemany(
+        "INSERT OR IGNORE INTO pictures (job, owner, kind, path, created)"
+        " SELECT id, owner, COALESCE(json_extract(spec, '$.kind'), kind), ?, ? FROM jobs WHERE id = ?"
+        " AND NOT EXISTS (SELECT 1 FROM pictures WHERE path = ?)",
+        [(path, time.time(), job_id, path) for path in paths],
+    )
+
+
+def _picture(row: sqlite3.Row) -> Picture:
+    return Picture(**{name: row[name] for name in ("number", "job", "kind", "path", "created")})
 
 
 def _died(db: sqlite3.Connection, job_id: str) -> Job:

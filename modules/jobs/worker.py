@@ -1,6 +1,7 @@
 """The process that runs models: JSON lines in, JSON lines out, one job at a time.
 
-In:   ``{"type": "run", "job", "spec"}``, ``{"type": "cancel", "job"}``, ``{"type": "quit"}``; end of input is a quit.
+In:   ``{"type": "run", "job", "spec"}``, ``{"type": "cancel", "job"}``, ``{"type": "skip", "job"}``,
+``{"type": "quit"}``; end of input is a quit.
 Out:  ``{"type": "status", "state", "detail"}``, ``{"type": "event", "job", "event"}`` and, once for each job, one of
 ``{"type": "done", "job", "output"}``, ``{"type": "failed", "job", "error"}``,
 ``{"type": "cancelled", "job", "output"}``.
@@ -15,7 +16,9 @@ import logging
 import os
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
@@ -26,9 +29,19 @@ logger = logging.getLogger(__name__)
 Message = dict[str, Any]
 Emit = Callable[[dict[str, Any]], None]
 """Tells an event of the job: ``type`` and JSON values; ``preview`` may be the bytes of a JPEG, sent in base64."""
-IsCancelled = Callable[[], bool]
-Runner = Callable[[str, dict[str, Any], Emit, IsCancelled], dict[str, Any]]
-"""``(job_id, spec, emit, is_cancelled) -> output``. Raises `Cancelled` when it stops because it was asked to."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a job's owner may ask of it while it runs. Both may be read at any time."""
+
+    cancelled: Callable[[], bool] = lambda: False
+    skips: Callable[[], int] = lambda: 0
+    """How often it was asked to make the image at hand from what there is."""
+
+
+Runner = Callable[[str, dict[str, Any], Emit, Wishes], dict[str, Any]]
+"""``(job_id, spec, emit, wishes) -> output``. Raises `Cancelled` when it stops because it was asked to."""
 Report = Callable[[str, str], None]
 """``(state, detail)``, as in `WorkerStatus`."""
 Build = Callable[[Report], Runner]
@@ -60,13 +73,13 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
 def by_kind(runners: Mapping[str, Runner], otherwise: Runner) -> Runner:
     """The runner that a spec's ``kind`` names."""
 
-    def run(job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
-        return runners.get(str(spec.get("kind")), otherwise)(job_id, spec, emit, is_cancelled)
+    def run(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+        return runners.get(str(spec.get("kind")), otherwise)(job_id, spec, emit, wishes)
 
     return run
 
 
-def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> Message:
+def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> Message:
     """Run one job to its last message: done, failed or cancelled. What it gives is JSON, whatever the runner does."""
     images: list[dict[str, Any]] = []
 
@@ -79,7 +92,7 @@ def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, is_ca
         emit(event)
 
     try:
-        output = json.loads(json.dumps(runner(job_id, spec, emit_json, is_cancelled)))
+        output = json.loads(json.dumps(runner(job_id, spec, emit_json, wishes)))
     except Cancelled:
         return {"type": "cancelled", "job": job_id, "output": {"images": images}}
     except Exception as error:  # noqa: BLE001 - a job may fail in any way, the worker goes on
@@ -112,6 +125,7 @@ class _Worker:
         self._write = threading.Lock()
         self._jobs: SimpleQueue[Message | None] = SimpleQueue()
         self._cancelled: set[str] = set()
+        self._skips: Counter[str] = Counter()
         self._quit = threading.Event()
 
     def send(self, message: Message) -> None:
@@ -133,6 +147,8 @@ class _Worker:
                 self._jobs.put(message)
             elif message["type"] == "cancel":
                 self._cancelled.add(message["job"])
+            elif message["type"] == "skip":
+                self._skips[message["job"]] += 1
             elif message["type"] == "quit":
                 break
         self._quit.set()
@@ -150,15 +166,15 @@ class _Worker:
             def emit(event: dict[str, Any], job_id: str = job_id) -> None:
                 self.send({"type": "event", "job": job_id, "event": event})
 
-            def is_cancelled(job_id: str = job_id) -> bool:
-                return self._quit.is_set() or job_id in self._cancelled
-
-            last = run_job(runner, job_id, message["spec"], emit, is_cancelled)
-            self._cancelled.discard(
-                job_id
-            )  # before the server hears of the end: it may send that job again, and stop it
+            last = run_job(runner, job_id, message["spec"], emit, self._wishes(job_id))
+            # Before the server hears of the end: it may send that job again, and stop it.
+            self._cancelled.discard(job_id)
+            self._skips.pop(job_id, None)
             self.send(last)
             self.report("ready", "")
+
+    def _wishes(self, job_id: str) -> Wishes:
+        return Wishes(lambda: self._quit.is_set() or job_id in self._cancelled, lambda: self._skips[job_id])
 
 
 def _explain(error: Exception) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, image_start, sigmas_for
-from modules.diffusion.types import Denoiser, OnStep
+from modules.diffusion.types import Denoiser, Enough, OnStep
 from modules.pipeline import choices
 from modules.pipeline.company import must_go_alone
 from modules.pipeline.network import BatchNetwork
@@ -96,7 +96,10 @@ def generate(
         **({} if start else whole),
     )
     x = noised(batch, begin, noise.initial(), start)
-    latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **options)
+    try:
+        latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **options)
+    except Enough:
+        latents = guided.estimate()
     if start and start.mask is not None:
         latents = latents * start.mask + start.latents * (1 - start.mask)
     return latents

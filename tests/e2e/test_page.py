@@ -32,6 +32,9 @@ PICTURE = "#txt2img_gallery [data-testid=detailed-image]"
 TEXT = "#txt2img_infotext textarea"
 GENERATE = "#txt2img_generate"
 INTERRUPT = "#txt2img_interrupt"
+SKIP = "#txt2img_skip"
+WAITING = "#txt2img_line li"
+FIXED = (GENERATE, INTERRUPT, SKIP, "#txt2img_parameters", "#txt2img_stage", "#txt2img_infotext", "#txt2img_replay")
 
 
 def number(page: Page, name: str, value: int) -> None:
@@ -45,24 +48,28 @@ def box(page: Page, selector: str) -> Any:
     return page.locator(selector).bounding_box()
 
 
+def places(page: Page) -> list[Any]:
+    """Where the boxes stand that must not move."""
+    return [box(page, selector) for selector in FIXED]
+
+
 def test_ctrl_enter_shows_the_preview_then_the_picture_and_its_text(visit: Visit) -> None:
     page = visit.open()
-    before = box(page, "#txt2img_stage"), box(page, "#txt2img_infotext")
+    before = places(page)
     page.fill(PROMPT, "a slow <b>fox</b>")
     page.keyboard.press("Control+Enter")
     expect(page.locator(LIVE)).to_be_visible()
     assert page.locator(LIVE).get_attribute("src", timeout=5000).startswith("data:image/jpeg;base64,")
     expect(page.locator(STATUS)).to_contain_text("of 20")
-    expect(page.locator(GENERATE)).to_be_disabled()
-    during = box(page, "#txt2img_stage"), box(page, "#txt2img_infotext")
+    expect(page.locator(GENERATE)).to_have_text("Queue another")
+    during = places(page)
     page.wait_for_selector(DONE)
     expect(page.locator(PICTURE)).to_be_visible()
     expect(page.locator(LIVE)).to_have_count(0)
     expect(page.locator(TEXT)).to_have_value(starting("a slow <b>fox</b>\nSteps: 20, Seed: "))
-    expect(page.locator(GENERATE)).to_be_enabled()
+    expect(page.locator(GENERATE)).to_have_text("Generate")
     expect(page.locator(INTERRUPT)).to_be_disabled()
-    after = box(page, "#txt2img_stage"), box(page, "#txt2img_infotext")
-    assert before == during == after, "something jumped"
+    assert before == during == places(page), "something jumped"
 
 
 def starting(beginning: str) -> re.Pattern[str]:
@@ -92,11 +99,11 @@ def test_escape_interrupts_and_keeps_what_is_finished(visit: Visit) -> None:
     number(page, "batch_count", 20)
     page.focus(PROMPT)
     page.keyboard.press("Control+Enter")
-    expect(page.locator("#txt2img_preview .rp-made img")).to_have_count(1)
+    expect(page.locator("#txt2img_preview .rp-made img").first).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator(STATUS)).to_contain_text("Interrupted, ")
     expect(page.locator(STATUS)).to_contain_text("finished before")
-    expect(page.locator(GENERATE)).to_be_enabled()
+    expect(page.locator(GENERATE)).to_have_text("Generate")
     expect(page.locator(PICTURE)).to_be_visible()
 
 
@@ -158,7 +165,7 @@ def test_a_page_that_is_loaded_again_takes_up_its_job(visit: Visit) -> None:
     expect(page.locator(LIVE)).to_be_visible()
     expect(page.locator(PROMPT)).to_have_value("a slow whale")
     expect(page.locator("#txt2img_cfg_scale input[type=number]")).to_have_value("9")
-    expect(page.locator(GENERATE)).to_be_disabled()
+    expect(page.locator(GENERATE)).to_have_text("Queue another")
     page.wait_for_selector(DONE)
     expect(page.locator(PICTURE)).to_be_visible()
     expect(page.locator(TEXT)).to_have_value(starting("a slow whale\n"))
@@ -166,6 +173,55 @@ def test_a_page_that_is_loaded_again_takes_up_its_job(visit: Visit) -> None:
     page.reload()  # and once more, after the end
     expect(page.locator(PICTURE)).to_be_visible()
     expect(page.locator(TEXT)).to_have_value(starting("a slow whale\n"))
+
+
+def test_jobs_are_queued_while_one_runs_and_come_one_by_one(visit: Visit) -> None:
+    """Alt+Enter queues another; one is taken out; Skip ends the image in hand; a reload finds the rest."""
+    page = visit.open()
+    before = places(page)
+    page.fill(PROMPT, "slow one")
+    number(page, "steps", 150)
+    number(page, "batch_count", 2)
+    page.focus(PROMPT)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(LIVE)).to_be_visible()
+    number(page, "steps", 3)
+    number(page, "batch_count", 1)
+    for prompt in ("two", "three", "four"):
+        page.fill(PROMPT, prompt)
+        page.keyboard.press("Alt+Enter")
+        expect(page.locator(WAITING).filter(has_text=prompt)).to_be_visible()
+    assert page.locator(WAITING).all_inner_texts() == ["1two×", "2three×", "3four×"]
+    assert before == places(page), "something jumped"
+    page.locator(WAITING).filter(has_text="three").locator("button").click()
+    expect(page.locator(WAITING)).to_have_count(2)
+    page.reload()
+    expect(page.locator(LIVE)).to_be_visible()
+    expect(page.locator(WAITING)).to_have_count(2)
+    visit.complaints.clear()  # Gradio tells the console of the stream that the reload cut off
+    page.click(SKIP)
+    expect(page.locator(STATUS)).to_contain_text("Image 2 of 2")
+    page.click(SKIP)
+    page.wait_for_selector(DONE)
+    expect(page.locator(GENERATE)).to_have_text("Generate")
+    expect(page.locator("#txt2img_gallery .thumbnails button")).to_have_count(4)
+    expect(page.locator(TEXT)).to_have_value(starting("four\n"))
+    page.locator("#txt2img_gallery .thumbnails button").nth(1).click()
+    expect(page.locator(TEXT)).to_have_value(starting("slow one\nSteps: 150,"))
+    assert before == places(page), "something jumped"
+
+
+def test_a_bad_value_is_told_while_another_job_runs(visit: Visit) -> None:
+    page = visit.open()
+    page.fill(PROMPT, "slow")
+    number(page, "steps", 150)
+    page.click(GENERATE)
+    expect(page.locator(LIVE)).to_be_visible()
+    page.locator("#txt2img_seed input").fill("")
+    page.click(GENERATE)
+    expect(page.locator("#txt2img_line")).to_have_text("Seed needs a value")
+    page.click(INTERRUPT)
+    expect(page.locator("#txt2img_line")).to_have_text("")
 
 
 def test_another_browser_tab_starts_empty(visit: Visit) -> None:

@@ -19,8 +19,9 @@ from modules.devices import Device
 from modules.engine import Engine, Progress, Result, Watcher
 from modules.errors import Cancelled, UnknownName, UserError
 from modules.extension import Host
-from modules.params import GenerationParams
-from modules.recipe import pixel_hash
+from modules.params import GenerationParams, Hires
+from modules.recipe import pixel_hash, read
+from modules.replay import replay_recipe
 
 PARAMS = GenerationParams(prompt="a red fox", negative_prompt="snow", width=64, height=64, steps=4, seed=7, subseed=1)
 
@@ -162,6 +163,48 @@ def test_stopping_ends_at_the_next_step_and_keeps_what_is_made(engine: Engine) -
         engine.run(PARAMS.changed(batch_count=3), results.append, watcher)
     assert len(seen) == 6
     assert len(results) == 1
+
+
+def skipped_after(step: int, engine: Engine, **changes: Any) -> list[Result]:
+    """The images of a request whose owner skips the first one after ``step``."""
+    results: list[Result] = []
+    asked: list[int] = []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.step == step and not asked:
+            asked.append(step)
+
+    engine.run(PARAMS.changed(**changes), results.append, Watcher(on_progress, skips=lambda: len(asked)))
+    return results
+
+
+def test_a_skipped_image_is_made_from_what_there_is_and_the_next_are_as_ever(engine: Engine) -> None:
+    first, *others = skipped_after(1, engine, sampler="Euler", scheduler="Karras", batch_count=3, cfg_scale=9)
+    assert [result.recipe.skipped for result in (first, *others)] == [1, 0, 0]
+    ever = run(engine, sampler="Euler", scheduler="Karras", batch_count=3, cfg_scale=9)
+    assert [one.image.tobytes() for one in others] == [one.image.tobytes() for one in ever[1:]]
+    assert "skipped" not in str(others[0].recipe)
+    # One step of Euler from the highest sigma to 0 lands on the estimate; at scale 1 it is the positive prompt's.
+    (oracle,) = run(engine, sampler="Euler", scheduler="Karras", steps=1, cfg_scale=1)
+    assert np.abs(pixels(first.image) - pixels(oracle.image)).max() <= 1
+    assert np.abs(pixels(first.image) - pixels(ever[0].image)).mean() > 1
+
+
+def test_a_skip_leaves_out_the_second_pass_or_cuts_it_short(engine: Engine) -> None:
+    hires: dict[str, Any] = {"hires": Hires(scale=2.0, upscaler="Latent", denoising_strength=0.7)}
+    assert skipped_after(2, engine, **hires)[0].image.size == (64, 64)
+    (late,) = skipped_after(6, engine, **hires)
+    assert (late.image.size, late.recipe.skipped) == ((128, 128), 6)
+    assert late.image.tobytes() != run(engine, **hires)[0].image.tobytes()
+
+
+def test_what_was_skipped_is_skipped_again_by_a_replay(engine: Engine) -> None:
+    for step, changes in ((2, {"batch_count": 2}), (3, {"batch_size": 2, "sampler": "DDIM"})):
+        for result in skipped_after(step, engine, **changes):
+            again = replay_recipe(engine, read(str(result.recipe)))
+            assert again.verdict.kind == "identical", again.verdict
+            assert again.result
+            assert again.result.image.tobytes() == result.image.tobytes()
 
 
 def test_images_that_exist_are_not_made_again(engine: Engine) -> None:

@@ -23,9 +23,10 @@ from modules.inputs import InputStore
 from modules.jobs.dispatcher import JobQueue
 from modules.jobs.events import EventHub
 from modules.jobs.executor import InlineExecutor
+from modules.jobs.history import History
 from modules.jobs.scripting import Scripts
 from modules.jobs.store import JobStore
-from modules.jobs.worker import Emit, IsCancelled
+from modules.jobs.worker import Emit, Wishes
 from modules.recipe import Verdict
 from modules.script import ScriptContext, axes_of_params
 from webui import tabs
@@ -41,7 +42,7 @@ class Painter:
     def __init__(self, gallery: Gallery):
         self.gallery = gallery
 
-    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         if spec.get("kind") == "replay":
             verdict = Verdict("identical") if "path" not in spec or Path(spec["path"]).is_file() else Verdict("cannot")
             return {"verdict": verdict.to_json(), "images": []}
@@ -51,10 +52,12 @@ class Painter:
             raise RuntimeError("<b>boom</b>")
         total, images = params["batch_size"] * params["batch_count"], []
         for number in range(total):
-            seed = params["seed"] + number
+            seed, skips = params["seed"] + number, wishes.skips()
             for step in range(1, params["steps"] + 1):
-                if is_cancelled():
+                if wishes.cancelled():
                     raise Cancelled
+                if wishes.skips() > skips:
+                    break
                 time.sleep(pause)
                 left = (params["steps"] * (total - number) - step) * pause
                 event = {"type": "step", "step": step, "steps": params["steps"], "image": number + 1, "images": total}
@@ -107,6 +110,7 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "data_dir": data_dir,
             "outputs_dir": outputs,
             "inputs": inputs,
+            "history": History(queue.store, outputs, data_dir / "thumbnails"),
             "scripts": scripts,
             "version": "0.0-test",
             "checkpoints": lambda: CHECKPOINTS,

@@ -12,6 +12,7 @@ from modules.errors import NotFound, UserError
 from modules.metadata import read_metadata
 from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
+from webui.api.history import add_routes
 from webui.page import Page
 from webui.replay import KIND
 from webui.services import Services
@@ -40,6 +41,7 @@ def router(services: Services) -> APIRouter:
             raise NotFound("no such replay", hint="POST a picture to /api/v1/replay first", field="job_id")
         return {"job": job.id, "state": job.state, "verdict": (job.output or {}).get("verdict"), "error": job.error}
 
+    add_routes(routes, services)
     return routes
 
 

@@ -4,7 +4,7 @@
   const one = (selector) => document.querySelector(selector)
   const visible = (element) => element && element.offsetParent !== null
 
-  // Ctrl+Enter generates on the tab in view, Esc interrupts. While a text is composed (IME), keys belong to it.
+  // Ctrl+Enter generates on the tab in view, Alt+Enter queues another, Esc interrupts. While a text is composed (IME), keys belong to it.
   function press(suffix) {
     for (const button of document.querySelectorAll(`button[id$="_${suffix}"]`)) {
       if (visible(button) && !button.disabled) {
@@ -17,7 +17,7 @@
 
   document.addEventListener('keydown', (event) => {
     if (event.isComposing) return
-    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) {
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey || event.altKey)) {
       event.preventDefault()
       event.stopPropagation()
       // A text box tells Gradio its value on "input"; let that be handled first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modules.extension import Host, TabSpec
-from webui.tabs import extras, img2img, png_info, txt2img
+from webui.tabs import extras, history, img2img, png_info, txt2img
 
 
 def register(host: Host) -> None:
@@ -11,4 +11,5 @@ def register(host: Host) -> None:
     host.add_tab(TabSpec("img2img", "img2img", img2img.build))
     host.add_tab(TabSpec("inpaint", "Inpaint", img2img.build_inpaint))
     host.add_tab(TabSpec("extras", "Extras", extras.build))
+    host.add_tab(TabSpec("history", "History", history.build))
     host.add_tab(TabSpec("png_info", "PNG Info", png_info.build))

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from modules.errors import NotFound, RepriseError, UserError
+from modules.errors import RepriseError, UserError
 from modules.extras import check
 from modules.metadata import read_metadata
 from modules.params import BY, TO, ExtrasParams
 from webui.controls import Form
-from webui.events import AT_ONCE, LONG, QUIET
+from webui.events import AT_ONCE, QUIET
 from webui.page import Page
-from webui.services import Services
-from webui.tabs.common import KEEP_JOB, KEPT_JOB, follow, picture, spoken
-from webui.views import Run, gallery_items, preview_html, status_html
+from webui.services import JobView, Services
+from webui.tabs.common import View, actions, wire_jobs
+from webui.views import Run, status_html
 
 KIND = "extras"
+LABEL = "Upscale"
 MAX_FILES = 500
 SINGLE, BATCH = "single", "batch"
 
@@ -39,9 +40,8 @@ def build(page: Page) -> None:
             _parameters(form, faces=len(page.services.host.face_restorers) > 0)
         with gr.Column(scale=6, min_width=300, elem_id="extras_result"):
             with gr.Row():
-                generate = gr.Button("Upscale", variant="primary", elem_id="extras_generate")
-                interrupt = gr.Button("Interrupt", elem_id="extras_interrupt", interactive=False)
-            view = _View(page.services, generate, interrupt)
+                buttons = actions(KIND, LABEL, skips=False)
+            view = View(page.services, KIND, buttons, label=LABEL, text="What was done", lines=4, replays=False)
     _wire(page, form, sources, view)
 
 
@@ -100,61 +100,6 @@ def _parameters(form: Form[ExtrasParams], *, faces: bool) -> None:
     form["resize"].change(chosen, form["resize"], [form["by"], size], **AT_ONCE)
 
 
-class _View:
-    """The right side, and how a `Run` is shown on it."""
-
-    def __init__(self, services: Services, generate: Any, interrupt: Any):
-        self.services = services
-        self.generate = generate
-        self.interrupt = interrupt
-        self.status = gr.HTML(status_html(Run()), elem_id="extras_status", padding=False)
-        with gr.Column(elem_id="extras_stage", elem_classes="rp-stage"):
-            self.gallery = gr.Gallery(
-                elem_id="extras_gallery",
-                show_label=False,
-                object_fit="contain",
-                columns=4,
-                preview=True,
-                selected_index=0,
-                interactive=False,
-                buttons=["download", "fullscreen"],
-            )
-            self.preview = gr.HTML(preview_html(Run()), elem_id="extras_preview", padding=False)
-        self.infotext = gr.Textbox(
-            label="What was done",
-            lines=3,
-            max_lines=5,
-            interactive=False,
-            elem_id="extras_infotext",
-            buttons=["copy"],
-        )
-        self.job = gr.Textbox(visible="hidden", elem_id="extras_job")
-        self.resumed = gr.Textbox(visible="hidden", elem_id="extras_resumed")
-
-    @property
-    def outputs(self) -> list[Any]:
-        return [self.status, self.preview, self.gallery, self.infotext, self.job, self.generate, self.interrupt]
-
-    def show(self, run: Run, before: Run | None = None, job_id: str = "") -> list[Any]:
-        """``run`` on the page; what is as it was ``before`` is left alone."""
-        worker = self.services.queue.status()
-        shown: list[Any] = [status_html(run, worker.state, worker.detail), preview_html(run)]
-        ended = before is not None and before.is_running and not run.is_running
-        if run.results and (before is None or ended or before.results != run.results):
-            chosen = len(run.results) - 1 if run.is_running else 0
-            gallery = gr.update(value=gallery_items(run.results), selected_index=chosen)
-            shown += [gallery, run.results[chosen].infotext]
-        else:
-            shown += [gr.skip()] * 2
-        shown.append(job_id if job_id and before is None else gr.skip())
-        if run.is_running and (before is None or not before.is_running):
-            return [*shown, gr.update(interactive=False), gr.update(interactive=True)]
-        return [*shown, gr.skip(), gr.skip()]
-
-    def idle(self) -> list[Any]:
-        return [gr.update(interactive=True), gr.update(interactive=False)]
-
-
 def keep(services: Services, paths: Sequence[str]) -> list[dict[str, str]]:
     """Store uploaded files; what a job's spec says of each. Raises `UserError`."""
     if len(paths) > MAX_FILES:
@@ -166,8 +111,8 @@ def keep(services: Services, paths: Sequence[str]) -> list[dict[str, str]]:
     return kept
 
 
-def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: _View) -> None:
-    services, queue = page.services, page.services.queue
+def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -> None:
+    services = page.services
 
     async def stored(paths: Sequence[str]) -> tuple[str, Any]:
         try:
@@ -181,46 +126,17 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: _View) 
     async def on_batch(paths: list[str] | None) -> tuple[str, Any]:
         return await stored(paths or [])
 
-    async def submitted(request: Any, kept: Any, values: Sequence[Any]) -> AsyncIterator[list[Any]]:
-        params = form.read(values)
+    async def submit(request: Any, name: str, values: Sequence[Any]) -> JobView:
+        which, single, batch, *fields = values
+        params = form.read(fields)
         check(params, services.host)
-        inputs = inputs_of(kept)
+        inputs = inputs_of(batch if which == BATCH else single)
         if not inputs:
             raise UserError("there is no picture to work on", hint="choose one first", field="inputs")
         for entry in inputs:
             services.inputs.path(entry["key"])
-        owner = page.owner(request)
-        spec = {"kind": KIND, "params": params.to_json(), "inputs": inputs}
-        job = await asyncio.to_thread(queue.submit, owner, spec, KIND)
-        async for update in follow(view, owner, job.id, Run("waiting")):
-            yield update
-
-    async def on_generate(
-        request: gr.Request, which: Any, single: Any, batch: Any, *values: Any
-    ) -> AsyncIterator[list[Any]]:
-        async for update in spoken(view, submitted(request, batch if which == BATCH else single, values)):
-            yield update
-
-    async def on_load(request: gr.Request, job_id: Any) -> Any:
-        try:
-            return (await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=page.owner(request))).id
-        except NotFound:
-            return gr.skip()
-
-    async def on_resumed(request: gr.Request, job_id: Any) -> AsyncIterator[list[Any]]:
-        async for update in spoken(view, follow(view, page.owner(request), str(job_id or ""), Run("waiting"))):
-            yield update
-
-    def on_interrupt(request: gr.Request, job_id: Any) -> Any:
-        try:
-            queue.cancel(page.owner(request), str(job_id or ""))
-        except RepriseError as error:
-            return status_html(Run().failed(str(error)))
-        return gr.skip()
-
-    async def on_select(request: gr.Request, event: gr.SelectData, job_id: Any) -> Any:
-        found = await picture(page, request, job_id, event.index)
-        return found.infotext if found else gr.skip()
+        spec = {"kind": KIND, "page": name, "params": params.to_json(), "inputs": inputs}
+        return await asyncio.to_thread(services.queue.submit, page.owner(request), spec, KIND)
 
     # Uploads alone are preprocessed: that is where Gradio makes sure that a path is an upload of its own.
     uploads: dict[str, Any] = {**QUIET, "queue": False}
@@ -229,14 +145,7 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: _View) 
     for tab, name in ((sources.single_tab, SINGLE), (sources.batch_tab, BATCH)):
         tab.select(None, None, sources.which, js=f"() => '{name}'", **QUIET)
     given = [sources.which, sources.single_kept, sources.batch_kept, *form.components]
-    clicked = view.generate.click(on_generate, given, view.outputs, **LONG)
-    resumed = view.resumed.change(on_resumed, view.resumed, view.outputs, **LONG)
-    for followed in (clicked, resumed):
-        followed.then(view.idle, None, [view.generate, view.interrupt], **AT_ONCE)
-    page.blocks.load(on_load, view.job, view.resumed, js=KEPT_JOB.format(tab=KIND), **AT_ONCE)
-    view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
-    view.job.change(None, view.job, js=KEEP_JOB.format(tab=KIND), **QUIET)
-    view.gallery.select(on_select, view.job, view.infotext, **AT_ONCE)
+    wire_jobs(page, view, submit, given)
 
 
 def inputs_of(kept: Any) -> list[dict[str, str]]:

@@ -18,7 +18,7 @@ from webui.events import AT_ONCE
 from webui.page import Page
 from webui.scripts import ScriptPanel
 from webui.send import uploaded
-from webui.tabs.common import View, wire_run, wire_size_and_seed
+from webui.tabs.common import View, actions, wire_run, wire_size_and_seed
 from webui.tabs.txt2img import parameters
 
 MASK = (("blur", "padding"), ("only_masked", "invert"), ("content",))
@@ -52,8 +52,7 @@ def _build(page: Page, tab: str) -> None:
                 max_lines=6,
             )
         with gr.Column(scale=1, min_width=180, elem_id=f"{tab}_actions"):
-            generate = gr.Button("Generate", variant="primary", elem_id=f"{tab}_generate")
-            interrupt = gr.Button("Interrupt", elem_id=f"{tab}_interrupt", interactive=False)
+            buttons = actions(tab)
     with gr.Row(elem_id=f"{tab}_body"):
         with gr.Column(scale=5, min_width=300, elem_id=f"{tab}_parameters"):
             image = _editor(tab) if inpaint else _image(f"{tab}_image", "Picture", 360)
@@ -63,13 +62,13 @@ def _build(page: Page, tab: str) -> None:
             with gr.Row():
                 form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
                 measure = gr.Button("Size of the picture", elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
-            buttons = parameters(form, page.services.native_size(""), tab)
+            tools = parameters(form, page.services.native_size(""), tab)
             with gr.Accordion("More of the start", open=False, elem_id=f"{tab}_start"), gr.Row():
                 for name in ("exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"):
                     form.add(name, min_width=200, elem_id=f"{tab}_{name}")
             script = ScriptPanel(page, tab)
         with gr.Column(scale=6, min_width=300, elem_id=f"{tab}_result"):
-            view = View(page.services, tab, generate, interrupt)
+            view = View(page.services, tab, buttons)
             script.place_table()
     page.views[tab] = view
     page.targets[tab] = (form, image)
@@ -98,7 +97,7 @@ def _build(page: Page, tab: str) -> None:
         return list(_sizes(open_header(path).size).values())
 
     wire_run(page, form, view, asked, others, script=script)
-    wire_size_and_seed(page, form, view, buttons)
+    wire_size_and_seed(page, form, view, tools)
     measure.click(on_measure, image, [form["width"], form["height"]], **AT_ONCE)
 
 

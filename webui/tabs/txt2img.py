@@ -12,7 +12,7 @@ from webui.controls import Form
 from webui.page import Page
 from webui.paste import wire_paste
 from webui.scripts import ScriptPanel
-from webui.tabs.common import View, wire_run, wire_size_and_seed
+from webui.tabs.common import View, actions, wire_run, wire_size_and_seed
 from webui.tabs.prompts import PromptArea
 
 TAB = "txt2img"
@@ -27,22 +27,22 @@ def build(page: Page) -> None:
         with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
             prompts = PromptArea(page, form, TAB)
         with gr.Column(scale=1, min_width=180, elem_id="txt2img_actions"):
-            generate = gr.Button("Generate", variant="primary", elem_id="txt2img_generate")
-            interrupt = gr.Button("Interrupt", elem_id="txt2img_interrupt", interactive=False)
+            buttons = actions(TAB)
             paste = gr.Button("↙ Settings from text", elem_id="txt2img_paste", elem_classes="rp-tool")
             gr.HTML(
-                '<p class="rp-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Esc</kbd> interrupts, '
+                '<p class="rp-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Alt</kbd> <kbd>Enter</kbd> queues '
+                "another, <kbd>Esc</kbd> interrupts, "
                 "<kbd>Ctrl</kbd> <kbd>↑</kbd> <kbd>↓</kbd> weighs the word at the cursor</p>",
                 padding=False,
             )
     prompts.inspector()
     with gr.Row(elem_id="txt2img_body"):
         with gr.Column(scale=5, min_width=300, elem_id="txt2img_parameters"):
-            buttons = parameters(form, size, TAB)
+            tools = parameters(form, size, TAB)
             second_pass(form, TAB)
             script = ScriptPanel(page, TAB)
         with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
-            view = View(page.services, TAB, generate, interrupt)
+            view = View(page.services, TAB, buttons)
             script.place_table()
     page.views[TAB] = view
     prompts.wire()
@@ -52,7 +52,7 @@ def build(page: Page) -> None:
         return prompts.styled(form.read(fields), styles), ()
 
     wire_run(page, form, view, asked, [prompts.styles], script=script)
-    wire_size_and_seed(page, form, view, buttons)
+    wire_size_and_seed(page, form, view, tools)
     wire_paste(page, form, paste, view.infotext, view.status)
 
 

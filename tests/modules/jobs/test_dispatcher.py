@@ -139,6 +139,21 @@ def test_queued_job_is_cancelled_at_once_and_a_running_one_at_its_next_step(tmp_
         assert ended(queue, queue.submit("alice", {}).id) == "done"
 
 
+def test_a_running_job_is_told_to_skip_by_its_owner_alone(tmp_path: Path) -> None:
+    with a_queue(tmp_path / "jobs.db", local()) as queue:
+        job, later = (queue.submit("alice", {"skips": 1}) for _ in range(2))
+        queue.start()
+        running(queue, job.id)
+        with pytest.raises(NotFound):
+            queue.skip("bob", job.id)
+        queue.skip("alice", later.id)  # it waits, so there is no image at hand
+        queue.skip("alice", job.id)
+        assert ended(queue, job.id) == "done"
+        running(queue, later.id)
+        queue.skip("alice", later.id)
+        assert ended(queue, later.id) == "done"
+
+
 def test_other_owner_neither_sees_nor_stops_a_job(queue: JobQueue) -> None:
     job = queue.submit("alice", {})
     for attempt in (queue.cancel, queue.follow):

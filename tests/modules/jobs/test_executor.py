@@ -90,6 +90,19 @@ def test_callbacks_of_a_flag_are_called_once() -> None:
     assert flag.is_set() and calls == ["before", "after"]
 
 
+def test_every_skip_reaches_the_job_that_runs(local: LocalExecutor) -> None:
+    for executor in (InlineExecutor(RUNNER), local):
+        flag = CancelFlag()
+
+        def on_event(event: dict[str, Any], flag: CancelFlag = flag) -> None:
+            if event["type"] == "step":
+                flag.skip()
+
+        assert executor.run("job", {"steps": 3, "skips": 3}, flag, on_event) == {"images": ["0.png"]}
+        assert flag.skips() == 3
+    assert told(local, {"steps": 1})[0] == {"images": ["0.png"]}
+
+
 @pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV"])
 def test_dead_worker_costs_one_job_and_another_starts(death: str, caplog: pytest.LogCaptureFixture) -> None:
     executor = ready(LocalExecutor([sys.executable, "-S", str(FAKE)]))

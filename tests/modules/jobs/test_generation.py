@@ -19,6 +19,7 @@ from modules.errors import Cancelled
 from modules.extension import Host
 from modules.gallery import Gallery
 from modules.jobs.generation import GenerationRunner
+from modules.jobs.worker import Wishes
 from modules.metadata import read_metadata
 from modules.params import GenerationParams
 from modules.recipe import pixel_hash, read
@@ -39,7 +40,7 @@ def runner(tmp_path: Path) -> GenerationRunner:
 
 def test_job_saves_every_image_with_its_texts_and_tells_of_it(runner: GenerationRunner) -> None:
     events: list[dict[str, Any]] = []
-    output = runner("job1", SPEC, events.append, lambda: False)
+    output = runner("job1", SPEC, events.append, Wishes())
     assert [e["type"] for e in events] == ["step", "step", "step", "image"] * 3
     assert [e["image"] for e in events if e["type"] == "step"] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert "preview" in events[0]
@@ -60,7 +61,7 @@ def test_previews_come_as_often_as_the_owner_wishes(
     monkeypatch.setattr("modules.jobs.generation.PREVIEW_S", 0.0)
     events: list[dict[str, Any]] = []
     GenerationRunner(runner._engine, runner._gallery, preview_every=every)(
-        f"every{every}", {"params": {**SPEC["params"], "batch_count": 1}}, events.append, lambda: False
+        f"every{every}", {"params": {**SPEC["params"], "batch_count": 1}}, events.append, Wishes()
     )
     assert [event["step"] for event in events if "preview" in event] == shown
 
@@ -72,15 +73,15 @@ def test_job_tried_again_goes_on_behind_what_it_had_saved(runner: GenerationRunn
         return any(e["type"] == "image" for e in events)
 
     with pytest.raises(Cancelled):
-        runner("job2", SPEC, events.append, stop_after_first)
+        runner("job2", SPEC, events.append, Wishes(stop_after_first))
     made = [e for e in events if e["type"] == "image"]
     assert len(made) == 1
     again: list[dict[str, Any]] = []
-    output = runner("job2", SPEC, again.append, lambda: False)
+    output = runner("job2", SPEC, again.append, Wishes())
     assert again[0] == made[0]
     assert [i["seed"] for i in output["images"]] == [5, 6, 7]
     assert len({i["path"] for i in output["images"]}) == 3
-    other = runner("job3", SPEC, lambda _: None, lambda: False)
+    other = runner("job3", SPEC, lambda _: None, Wishes())
     assert [read(read_metadata(Path(i["path"]))["recipe"] or "").pixels for i in output["images"]] == [
         read(read_metadata(Path(i["path"]))["recipe"] or "").pixels for i in other["images"]
     ]

@@ -21,7 +21,7 @@ from modules.jobs.events import EventHub
 from modules.jobs.executor import InlineExecutor
 from modules.jobs.scripting import AHEAD, KIND, Scripts, spec_of
 from modules.jobs.store import Job, JobStore
-from modules.jobs.worker import Emit, IsCancelled
+from modules.jobs.worker import Emit, Wishes
 from modules.metadata import read_metadata
 from modules.options import option
 from modules.params import GenerationParams
@@ -60,7 +60,7 @@ class Painter:
         self.gallery = gallery
         self.calls: list[tuple[int, int]] = []
 
-    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         params = GenerationParams.from_json(spec["params"])
         self.calls.append((params.seed, params.steps))
         emit({"type": "step", "step": 1, "steps": 2, "image": 1, "images": 1})

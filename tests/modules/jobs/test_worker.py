@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modules.errors import CheckpointError
-from modules.jobs.worker import Emit, IsCancelled, Report, Runner, by_kind, run_job, serve
+from modules.jobs.worker import Emit, Report, Runner, Wishes, by_kind, run_job, serve
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 
@@ -77,17 +77,17 @@ def test_model_that_cannot_be_loaded_is_said_before_the_end() -> None:
 
 
 def test_output_that_is_not_json_fails_the_job_alone() -> None:
-    def runner(job_id: str, spec: dict[str, Any], emit: Emit, is_cancelled: IsCancelled) -> dict[str, Any]:
+    def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         return {"image": object()}
 
-    message = run_job(runner, "a", {}, lambda event: None, lambda: False)
+    message = run_job(runner, "a", {}, lambda event: None, Wishes())
     assert message["type"] == "failed" and "TypeError" in message["error"]["detail"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has the thresholds")
 def test_large_blocks_are_reused_instead_of_mapped_anew() -> None:
     code = (
-        "import resource, sys; from modules.jobs.worker import keep_freed_memory\n"
+        "import resource, sys; from modules.jobs.worker import Wishes, keep_freed_memory\n"
         "if sys.argv[1] == 'keep': assert keep_freed_memory()\n"
         "bytearray(40 << 20)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -104,4 +104,4 @@ def test_large_blocks_are_reused_instead_of_mapped_anew() -> None:
 def test_a_job_goes_to_the_runner_of_its_kind() -> None:
     runner = by_kind({"replay": lambda *_: {"by": "replay"}}, lambda *_: {"by": "all others"})
     for spec, expected in (({"kind": "replay"}, "replay"), ({"kind": "txt2img"}, "all others"), ({}, "all others")):
-        assert runner("job", spec, lambda _: None, lambda: False) == {"by": expected}
+        assert runner("job", spec, lambda _: None, Wishes()) == {"by": expected}

@@ -1,0 +1,95 @@
+"""What was made: the pictures of an owner, newest first, with small copies for lists and a way to delete them.
+
+The database knows the pictures (`JobStore`), the files stay where they were saved. A small copy is made when it is
+first asked for: a grid of full pictures would be hundreds of megabytes.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules import atomic
+from modules.errors import NotFound, OutputError
+from modules.images import open_image
+from modules.jobs.store import JobStore, Picture
+
+log = logging.getLogger(__name__)
+
+THUMBNAIL = 256
+"""Longer side of a small copy, in pixels."""
+QUALITY = 78
+
+
+@dataclass(frozen=True)
+class History:
+    """The pictures of ``store`` below the folder ``outputs``; small copies go to ``thumbnails``."""
+
+    store: JobStore
+    outputs: Path
+    thumbnails: Path
+
+    def page(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> list[Picture]:
+        """At most ``limit`` pictures, newest first: older than number ``before``, or the next newer than ``after``."""
+        return self.store.pictures(owner, before=before, after=after, limit=limit)
+
+    def count(self, owner: str) -> int:
+        return self.store.count_pictures(owner)
+
+    def find(self, owner: str, number: int) -> Picture:
+        """`NotFound` for an unknown number, for another owner's picture and for one that lies elsewhere alike."""
+        picture = self.store.picture(owner, number)
+        if not Path(picture.path).resolve().is_relative_to(self.outputs.resolve()):
+            raise _none()
+        return picture
+
+    def file(self, owner: str, number: int) -> Path:
+        """The picture's file; `NotFound` where it is gone."""
+        path = Path(self.find(owner, number).path)
+        if not path.is_file():
+            raise _none()
+        return path
+
+    def thumbnail(self, owner: str, number: int) -> Path:
+        """A small copy of the picture, made now if it was never asked for."""
+        path = self.file(owner, number)
+        small = self._small(number, path)
+        if not small.is_file():
+            image = open_image(path).convert("RGB")
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            data = io.BytesIO()
+            image.save(data, "WEBP", quality=QUALITY, method=2)
+            try:
+                small.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write(small, data.getvalue())
+            except OSError as error:
+                raise OutputError(
+                    f"the small copy could not be written: {error.strerror or error}", hint="free some space"
+                ) from error
+        return small
+
+    def delete(self, owner: str, number: int) -> None:
+        """Remove the picture's file, its small copies and its entry."""
+        path = Path(self.find(owner, number).path)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{path.name} could not be deleted: {error.strerror or error}", hint="make its folder writable"
+            ) from error
+        for small in self._folder(number).glob(f"{number}-*.webp"):
+            small.unlink(missing_ok=True)
+        self.store.forget_picture(owner, number)
+
+    def _folder(self, number: int) -> Path:
+        return self.thumbnails / f"{number // 1000:04}"
+
+    def _small(self, number: int, path: Path) -> Path:
+        """Named after the file's time too: a file that was replaced has another small copy."""
+        return self._folder(number) / f"{number}-{path.stat().st_mtime_ns:x}.webp"
+
+
+def _none() -> NotFound:
+    return NotFound("there is no such picture", hint="it may have been deleted", field="number")

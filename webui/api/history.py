@@ -1,0 +1,25 @@
+"""The pictures of the history and their small copies, for their owner alone."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse
+
+from webui.page import Page
+from webui.services import Services
+
+LASTING = {"cache-control": "private, max-age=86400"}
+
+
+def add_routes(routes: APIRouter, services: Services) -> None:
+    """``/pictures/NUMBER`` and ``/pictures/NUMBER/small``."""
+
+    @routes.get("/pictures/{number}")
+    def picture(request: Request, number: int) -> FileResponse:
+        """The file as it was saved."""
+        return FileResponse(services.history.file(Page.owner(request), number), headers=LASTING)
+
+    @routes.get("/pictures/{number}/small")
+    def small(request: Request, number: int) -> FileResponse:
+        """A copy of at most 256 pixels a side."""
+        return FileResponse(services.history.thumbnail(Page.owner(request), number), headers=LASTING)

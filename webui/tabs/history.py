@@ -1,0 +1,168 @@
+"""The tab that shows what was made, newest first: small copies in pages, the chosen picture with all that can be done.
+
+A list holds numbers alone; the pictures come through `webui.api.history`, which knows whose they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from modules.errors import NotFound, RepriseError
+from modules.metadata import read_metadata
+from webui.events import AT_ONCE, QUIET
+from webui.history_views import chosen_html, tiles_html
+from webui.i18n import t
+from webui.page import Page
+from webui.paste import SHOW_TXT2IMG, parcel, settings_of
+from webui.replay import ReplayPanel
+from webui.series import Series
+from webui.tabs.common import TARGETS
+from webui.views import Run, results_of, status_html
+
+TAB = "history"
+PICTURES = 60
+"""On one page."""
+UNMADE = 20
+"""The last jobs that came to nothing, as many as are told."""
+CLICKED = "(...args) => [document.documentElement.dataset.picture || '', ...args.slice(1)]"
+
+
+class HistoryView:
+    """The chosen picture: what `webui.send` needs of a tab whose pictures go elsewhere, and the buttons."""
+
+    def __init__(self) -> None:
+        self.picture = gr.HTML(chosen_html(None), elem_id="history_picture", padding=False)
+        self.text = gr.Textbox(
+            label=t("Generation text"),
+            lines=5,
+            max_lines=5,
+            interactive=False,
+            elem_id="history_text",
+            buttons=["copy"],
+        )
+        self.send = {
+            to: gr.Button(
+                f"→ {to}", elem_id=f"history_to_{to}", elem_classes="rp-tool", min_width=90, scale=0, render=False
+            )
+            for to in TARGETS
+        }
+        self.use, self.delete = (
+            gr.Button(t(label), elem_id=f"history_{name}", elem_classes="rp-tool", scale=0, render=False)
+            for label, name in (("Use these settings", "use"), ("Delete", "delete"))
+        )
+        self.replay = ReplayPanel(TAB, *self.send.values(), self.use, self.delete)
+        with gr.Row(visible=False, elem_id="history_sure") as self.sure:
+            gr.HTML(f'<p class="rp-none">{t("The file is deleted for good.")}</p>', padding=False)
+            self.yes, self.no = (
+                gr.Button(t(label), elem_id=f"history_{name}", elem_classes="rp-tool", scale=0)
+                for label, name in (("Delete it", "yes"), ("Keep it", "no"))
+            )
+        self.shown = gr.Textbox(visible="hidden", elem_id="history_shown")
+        self.chosen = gr.Number(visible="hidden", elem_id="history_chosen", precision=0)
+
+
+def build(page: Page) -> None:
+    """Lay out the tab and wire it."""
+    history = page.services.history
+    with gr.Row(elem_id="history_body"):
+        with gr.Column(scale=6, min_width=300, elem_id="history_list"):
+            with gr.Row(elem_id="history_tools"):
+                newer, older, refresh = (
+                    gr.Button(t(label), elem_id=f"history_{name}", elem_classes="rp-tool", scale=0)
+                    for label, name in (("← Newer", "newer"), ("Older →", "older"), ("Refresh", "refresh"))
+                )
+                said = gr.HTML("", elem_id="history_said", padding=False)
+            tiles = gr.HTML("", elem_id="history_tiles", padding=False)
+        with gr.Column(scale=5, min_width=300, elem_id="history_detail"):
+            view = HistoryView()
+    page.views[TAB] = view
+    first, last = (gr.Number(visible="hidden", precision=0, elem_id=f"history_{name}") for name in ("first", "last"))
+    number = gr.Textbox(visible="hidden", elem_id="history_number")
+    choose = gr.Button("Choose", visible="hidden", elem_id="history_choose")
+
+    def listed(owner: str, before: int = 0, after: int = 0) -> list[Any]:
+        """A page of the list, and the numbers at its ends."""
+        found = history.page(owner, before=before, after=after, limit=PICTURES)
+        if not found and (before or after):
+            return [gr.skip()] * 5
+        newest = history.page(owner, limit=1)
+        is_first = not found or found[0].number == newest[0].number
+        unmade = page.services.queue.list(owner, UNMADE, ("failed", "cancelled")) if is_first else ()
+        gone = {one.number for one in found if not Path(one.path).is_file()}
+        html = tiles_html(found, history.count(owner), gone, unmade)
+        ends = (found[0].number, found[-1].number) if found else (0, 0)
+        return [html, *ends, gr.update(interactive=not is_first), gr.update(interactive=len(found) == PICTURES)]
+
+    async def on_refresh(request: gr.Request) -> list[Any]:
+        return await asyncio.to_thread(listed, page.owner(request))
+
+    async def on_older(request: gr.Request, edge: Any) -> list[Any]:
+        return await asyncio.to_thread(listed, page.owner(request), int(edge or 0), 0)
+
+    async def on_newer(request: gr.Request, edge: Any) -> list[Any]:
+        return await asyncio.to_thread(listed, page.owner(request), 0, int(edge or 0))
+
+    def told(owner: str, text: Any) -> list[Any]:
+        """The picture of that number: number, picture, text, and where it stands in its job."""
+        nothing = ["", chosen_html(None), "", "", -1, gr.update(visible=False), ""]
+        if not str(text or "").isdecimal():
+            return nothing
+        try:
+            found = history.find(owner, int(text))
+            texts = read_metadata(history.file(owner, found.number))
+        except RepriseError as error:
+            return [*nothing[:-1], status_html(Run().failed(str(error)))]
+        job = Series(page.services.queue, owner).get(found.job)
+        paths = [result.path for result in results_of(job)] if job else []
+        index = paths.index(found.path) if found.path in paths else -1
+        shown = texts["infotext"] or texts["items"].get("extras") or ""
+        return [str(text), chosen_html(found), shown, found.job, index, gr.update(visible=False), ""]
+
+    async def on_choose(request: gr.Request, text: Any) -> list[Any]:
+        return await asyncio.to_thread(told, page.owner(request), text)
+
+    async def path_of(request: Any, text: Any) -> Path | None:
+        try:
+            return await asyncio.to_thread(history.file, page.owner(request), int(str(text or 0)))
+        except (NotFound, ValueError):
+            return None
+
+    async def on_use(request: gr.Request, text: Any) -> tuple[Any, Any]:
+        path = await path_of(request, text)
+        if path is None:
+            return gr.skip(), status_html(Run().failed("there is no picture; choose one first"))
+        try:
+            paste = settings_of(page.services, await asyncio.to_thread(read_metadata, path))
+        except RepriseError as error:
+            return gr.skip(), status_html(Run().failed(str(error)))
+        return parcel(paste.changes), ""
+
+    def on_delete(text: Any) -> Any:
+        return gr.update(visible=bool(text))
+
+    async def on_yes(request: gr.Request, text: Any, first: Any) -> list[Any]:
+        owner = page.owner(request)
+        try:
+            await asyncio.to_thread(history.delete, owner, int(str(text or 0)))
+        except RepriseError as error:
+            return [*[gr.skip()] * 11, status_html(Run().failed(str(error)))]
+        listing = await asyncio.to_thread(listed, owner, int(first or 0) + 1, 0)
+        return [*listing, *await asyncio.to_thread(told, owner, "")]
+
+    listing = [tiles, first, last, newer, older]
+    detail = [number, view.picture, view.text, view.shown, view.chosen, view.sure, said]
+    for event in (page.tabs[TAB].select, refresh.click):
+        event(on_refresh, None, listing, **AT_ONCE)
+    older.click(on_older, last, listing, **AT_ONCE)
+    newer.click(on_newer, first, listing, **AT_ONCE)
+    choose.click(on_choose, number, detail, js=CLICKED, **AT_ONCE)
+    used = view.use.click(on_use, number, [page.sent, said], **AT_ONCE)
+    used.then(None, None, None, js=SHOW_TXT2IMG, **QUIET)
+    view.delete.click(on_delete, number, view.sure, **AT_ONCE)
+    view.no.click(lambda: gr.update(visible=False), None, view.sure, **AT_ONCE)
+    view.yes.click(on_yes, [number, first], [*listing, *detail], **AT_ONCE)
+    view.replay.wire(page, path_of, [number])
