@@ -19,10 +19,11 @@ import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from modules import bootstrap, commandline
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
+from modules.manifest import flags_in
 from modules.options import flat_of, from_flat, options_of
 from modules.params import TO, ExtrasParams, GenerationParams
 
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
     from modules.devices import Device
     from modules.engine import Engine, Progress, Result
     from modules.extension import Host
+    from modules.extensions import Loader
     from modules.inputs import InputStore
     from modules.jobs.dispatcher import JobQueue
     from modules.jobs.scripting import Scripts
     from modules.jobs.worker import Runner
+    from modules.pipeline.hooks import Watch
     from webui.server import Services
 
 ROOT = Path(__file__).resolve().parent
@@ -48,10 +51,16 @@ TEST_FILES = ("requirements.txt", "tests/requirements.txt")
 # ---------------------------------------------------------------------------------------------------- the objects
 
 
-def build_host(args: argparse.Namespace, *, tabs: bool = False) -> Host:
-    """The tables of samplers, schedulers, upscalers and, for the server, tabs."""
+def build_host(args: argparse.Namespace) -> Host:
+    """The tables of samplers, schedulers and upscalers, with what extensions add to them."""
+    return build_loader(args, "command").host
+
+
+def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
+    """What we ship and what extensions add, in one host; the server's has tabs too."""
     from modules import builtin, upscale
     from modules.extension import Host
+    from modules.extensions import Loader
 
     def device() -> Device:
         from modules import devices
@@ -62,14 +71,16 @@ def build_host(args: argparse.Namespace, *, tabs: bool = False) -> Host:
     builtin.register(host)
     for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
         host.add_upscaler(upscaler)
-    if tabs:
+    if process == "server":
         from webui import tabs as builtin_tabs
 
         builtin_tabs.register(host)
-    return host
+    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, flags=commandline.extension_flags(args))
+    loader.load_all(host)
+    return loader
 
 
-def build_engine(args: argparse.Namespace) -> Engine:
+def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: Watch | None = None) -> Engine:
     """The engine on the chosen device. Loads torch."""
     from modules import devices
     from modules.checkpoints.embeddings import EmbeddingFolder
@@ -84,8 +95,17 @@ def build_engine(args: argparse.Namespace) -> Engine:
     folder = args.models_dir / "Stable-diffusion"
     vaes = VaeFolders(args.models_dir / "VAE", folder)
     store = ModelStore(folder, device, hashes, default=DEFAULT_MODEL, vaes=vaes)
+    loader = loader or build_loader(args, "command")
     inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(args.models_dir / "embeddings")
-    return Engine(store, build_host(args), version=VERSION, inputs=inputs, embeddings=embeddings)
+    return Engine(
+        store,
+        loader.host,
+        version=VERSION,
+        inputs=inputs,
+        embeddings=embeddings,
+        absent=loader.absent(),
+        watch=watch,
+    )
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
@@ -96,13 +116,15 @@ def build_runner(args: argparse.Namespace) -> Runner:
     from modules.jobs.extras import ExtrasRunner
     from modules.jobs.generation import GenerationRunner
     from modules.jobs.replaying import ReplayRunner
+    from modules.jobs.watch import HookWatch
     from modules.jobs.worker import by_kind
     from modules.metadata import Encoding
 
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
         logging.warning(message)
-    engine = build_engine(args)
+    loader, watch = build_loader(args, "worker"), HookWatch(args.data_dir / "extensions")
+    engine = build_engine(args, loader, watch)
     try:
         if chosen.warm_up:
             model = engine.warm_up()
@@ -117,7 +139,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
         "replay": ReplayRunner(engine, whole, preview_every=chosen.preview_every),
         "extras": ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
     }
-    return by_kind(runners, GenerationRunner(engine, gallery, preview_every=chosen.preview_every))
+    loader.started()
+    return watch.watched(by_kind(runners, GenerationRunner(engine, gallery, preview_every=chosen.preview_every)))
 
 
 def build_scripts(args: argparse.Namespace, host: Host) -> Scripts:
@@ -150,12 +173,15 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     from modules.jobs.executor import LocalExecutor
     from modules.jobs.store import JobStore
 
-    places = ("--data-dir", str(args.data_dir), "--models-dir", str(args.models_dir))
+    folders = ("data", "models", "extensions")
+    places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
+    for name, own in commandline.extension_flags(args).items():
+        places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
     command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
     return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub(), scripts=scripts)
 
 
-def build_services(args: argparse.Namespace, queue: JobQueue, host: Host, scripts: Scripts) -> Services:
+def build_services(args: argparse.Namespace, queue: JobQueue, loader: Loader, scripts: Scripts) -> Services:
     """What the front end is given."""
     from modules.inputs import InputStore
     from modules.jobs.history import History
@@ -164,7 +190,8 @@ def build_services(args: argparse.Namespace, queue: JobQueue, host: Host, script
     models = build_catalogue(args)
     return Services(
         queue=queue,
-        host=host,
+        host=loader.host,
+        extensions=loader,
         scripts=scripts,
         data_dir=args.data_dir,
         outputs_dir=args.data_dir / "outputs",
@@ -191,12 +218,13 @@ def serve(args: argparse.Namespace) -> int:
     from webui import server
 
     listener = server.listen(args.host, args.port)
-    host = build_host(args, tabs=True)
-    scripts = build_scripts(args, host)
+    loader = build_loader(args, "server")
+    scripts = build_scripts(args, loader.host)
     queue = build_queue(args, scripts)
     queue.start()
     try:
-        app = server.create_app(build_services(args, queue, host, scripts))
+        app = server.create_app(build_services(args, queue, loader, scripts))
+        loader.started()
         url = f"http://{args.host}:{args.port}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
         if args.autolaunch:
@@ -308,7 +336,19 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     said = {name: value for name, value in vars(args).items() if name in flat_of(GenerationParams)}
     if "mask_image" in said and "image" not in said:
         raise UserError("--mask needs a picture to lie on", hint="give it with --init", field="mask")
-    return from_flat(GenerationParams, said)
+    return from_flat(GenerationParams, said) | {"extensions": _modifiers(getattr(args, "ext", ()))}
+
+
+def _modifiers(said: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``twice.amount=2``, or ``twice`` for its defaults."""
+    found: dict[str, dict[str, str]] = {}
+    for text in said:
+        path, equals, value = text.partition("=")
+        name, dot, option = path.partition(".")
+        if bool(dot) != bool(equals) or not name:
+            raise UserError(f"--ext {text} is not understood", hint="write NAME or NAME.OPTION=VALUE", field="ext")
+        found.setdefault(name, {}).update({option: value} if dot else {})
+    return found
 
 
 def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:
@@ -466,11 +506,13 @@ def test(arguments: Sequence[str]) -> int:
     return int(pytest.main(["--rootdir", str(ROOT), *(arguments or [str(ROOT)])]))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """What can be said on the command line, and what is then called."""
-    places = {"data_dir": ROOT / "data", "models_dir": ROOT / "models", "device": "auto", "dtype": "auto"}
+def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """What can be said on the command line, and what is then called. ``given`` says whose extensions have flags too."""
+    places: dict[str, Any] = {f"{name}_dir": ROOT / name for name in ("data", "models", "extensions")}
+    places |= {"device": "auto", "dtype": "auto"}
     commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, worker)
-    return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands})
+    flags = flags_in(commandline.extensions_dir(given, places["extensions_dir"]))
+    return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands}, flags)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -480,7 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["test"]:
             return test(given[1:])
-        args: Any = build_parser().parse_args(given)
+        args: Any = build_parser(given).parse_args(given)
         return int(args.run(args))
     except Cancelled:
         return 130

@@ -1,1 +1,102 @@
-"""The engine of Reprise. What `__all__` names is public: extensions may rely on it, the rest may change."""
+"""The engine of Reprise. What `__all__` names is public: extensions may rely on it, the rest may change.
+
+A name is looked up when it is asked for, so that importing this package costs nothing and never loads torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modules.checkpoints.model import LatentDiffusion as LatentDiffusion
+    from modules.diffusion.types import Cond as Cond
+    from modules.diffusion.types import Denoiser as Denoiser
+    from modules.diffusion.types import Guidance as Guidance
+    from modules.diffusion.types import Network as Network
+    from modules.diffusion.types import Noise as Noise
+    from modules.diffusion.types import OnStep as OnStep
+    from modules.diffusion.types import SamplerSpec as SamplerSpec
+    from modules.diffusion.types import SchedulerSpec as SchedulerSpec
+    from modules.errors import Cancelled as Cancelled
+    from modules.errors import RepriseError as RepriseError
+    from modules.errors import UserError as UserError
+    from modules.extension import Host as Host
+    from modules.extension import RouteSpec as RouteSpec
+    from modules.extension import TabSpec as TabSpec
+    from modules.extension import TagSpec as TagSpec
+    from modules.modifier import Modifier as Modifier
+    from modules.modifier import ModifierSpec as ModifierSpec
+    from modules.options import option as option
+    from modules.params import GenerationParams as GenerationParams
+    from modules.params import Hires as Hires
+    from modules.params import Init as Init
+    from modules.params import Mask as Mask
+    from modules.params import Refiner as Refiner
+    from modules.prompt.tree import NetworkTag as NetworkTag
+    from modules.upscale import UpscalerSpec as UpscalerSpec
+
+_HOMES = {
+    "Cancelled": "modules.errors",
+    "Cond": "modules.diffusion.types",
+    "Denoiser": "modules.diffusion.types",
+    "GenerationParams": "modules.params",
+    "Guidance": "modules.diffusion.types",
+    "Hires": "modules.params",
+    "Host": "modules.extension",
+    "Init": "modules.params",
+    "LatentDiffusion": "modules.checkpoints.model",
+    "Mask": "modules.params",
+    "Modifier": "modules.modifier",
+    "ModifierSpec": "modules.modifier",
+    "Network": "modules.diffusion.types",
+    "NetworkTag": "modules.prompt.tree",
+    "Noise": "modules.diffusion.types",
+    "OnStep": "modules.diffusion.types",
+    "Refiner": "modules.params",
+    "RepriseError": "modules.errors",
+    "RouteSpec": "modules.extension",
+    "SamplerSpec": "modules.diffusion.types",
+    "SchedulerSpec": "modules.diffusion.types",
+    "TabSpec": "modules.extension",
+    "TagSpec": "modules.extension",
+    "UpscalerSpec": "modules.upscale",
+    "UserError": "modules.errors",
+    "option": "modules.options",
+}
+"""Where each public name is at home. ``LatentDiffusion`` alone loads torch: name it for type checkers only."""
+
+__all__ = [
+    "Cancelled",
+    "Cond",
+    "Denoiser",
+    "GenerationParams",
+    "Guidance",
+    "Hires",
+    "Host",
+    "Init",
+    "LatentDiffusion",
+    "Mask",
+    "Modifier",
+    "ModifierSpec",
+    "Network",
+    "NetworkTag",
+    "Noise",
+    "OnStep",
+    "Refiner",
+    "RepriseError",
+    "RouteSpec",
+    "SamplerSpec",
+    "SchedulerSpec",
+    "TabSpec",
+    "TagSpec",
+    "UpscalerSpec",
+    "UserError",
+    "option",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'modules' has no public name {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

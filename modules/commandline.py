@@ -6,7 +6,7 @@ Needs the standard library alone, so that help and mistakes can be told before a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,14 @@ EXAMPLES = """examples:
 """
 
 
-def build_parser(version: str, defaults: Mapping[str, Any], commands: Mapping[str, Command]) -> argparse.ArgumentParser:
-    """Flags and commands; without a command it is ``serve``. ``defaults``: of the folders and the device."""
+def build_parser(
+    version: str,
+    defaults: Mapping[str, Any],
+    commands: Mapping[str, Command],
+    flags: Mapping[str, Mapping[str, Option]] | None = None,
+) -> argparse.ArgumentParser:
+    """Flags and commands; without a command it is ``serve``. ``defaults``: of the folders and the device. ``flags``:
+    those that extensions add, by extension and name."""
     parser = argparse.ArgumentParser(
         prog="python3 app.py",
         description="Reprise: pictures from prompts, the same again, for everybody on the LAN. No command: serve.",
@@ -37,12 +43,14 @@ def build_parser(version: str, defaults: Mapping[str, Any], commands: Mapping[st
     parser.add_argument("--version", action="version", version=f"Reprise {version}")
     _add_serving(parser.add_argument_group("serving"))
     _add_places(parser)
+    _add_extension_flags(parser, flags or {})
     parser.set_defaults(run=commands["serve"], **defaults)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (meaning, add) in COMMANDS.items():
         listed: dict[str, Any] = {"help": meaning} if meaning else {}  # without help= it is not listed
         one = subparsers.add_parser(name, **listed)
         add(one)
+        _add_extension_flags(one, flags or {})
         one.set_defaults(run=commands[name])
     subparsers.add_parser("test", help="install what the tests need and run them; arguments go to pytest")
     return parser
@@ -77,6 +85,9 @@ def _add_generate(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument(
         "--loopback-decay", type=_part, default=1.0, metavar="X", help="denoising strength times this after each turn"
+    )
+    one.add_argument(
+        "--ext", action="append", default=[], metavar="NAME[.OPTION=VALUE]", help="let an extension take part"
     )
     for name, declared in flat_of(GenerationParams).items():
         if name not in ("prompt", "image", "mask_image"):
@@ -124,8 +135,44 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
     add("--data-dir", "what is written (default data/)", type=_folder, metavar="DIR")
     add("--models-dir", "checkpoints (default models/)", type=_folder, metavar="DIR")
+    add("--extensions-dir", "extensions (default extensions/)", type=_folder, metavar="DIR")
     add("--device", "auto, cpu or cuda")
     add("--dtype", "auto, float32, bfloat16 or float16")
+
+
+_FLAG = "extension flag"
+
+
+def _add_extension_flags(parser: argparse.ArgumentParser, flags: Mapping[str, Mapping[str, Option]]) -> None:
+    for name, own in flags.items():
+        for flag, declared in own.items():
+            parser.add_argument(
+                f"--{name}-{flag}".replace("_", "-"),
+                default=argparse.SUPPRESS,
+                dest=f"{_FLAG}/{name}/{flag}",
+                metavar="TEXT",
+                help=f"{declared.help or declared.label} (extension {name})".replace("%", "%%"),
+            )
+
+
+def extension_flags(args: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """What was said to extensions, by their names and those of their flags."""
+    found: dict[str, dict[str, str]] = {}
+    for key, value in vars(args).items():
+        if key.startswith(_FLAG):
+            _, name, flag = key.split("/")
+            found.setdefault(name, {})[flag] = value
+    return found
+
+
+def extensions_dir(given: Sequence[str], default: Path) -> Path:
+    """Where extensions lie, told before the flags are known that they add."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--extensions-dir", type=_folder, default=default)
+    try:
+        return Path(first.parse_known_args(list(given))[0].extensions_dir)
+    except SystemExit:
+        return default
 
 
 def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) -> None:

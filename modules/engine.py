@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -21,24 +23,26 @@ from modules.diffusion.types import Enough
 from modules.errors import Cancelled, UserError
 from modules.extension import Host
 from modules.inputs import InputStore
-from modules.params import GenerationParams
+from modules.params import Chosen, GenerationParams
 from modules.pipeline.generate import Refinement, Start, generate, sees_picture
 from modules.pipeline.hires import LATENT_MODES
+from modules.pipeline.hooks import HookFailed, Hooks, NoWatch, Watch, with_tags
 from modules.pipeline.named import named
 from modules.pipeline.passes import encode, enlarge, mask_weight, seen_beside
 from modules.pipeline.picture import Picture, prepare
-from modules.pipeline.plan import Batch, Plan, make_plan
+from modules.pipeline.plan import Batch, Plan, check_extensions, make_plan
 from modules.pixels import to_images
 from modules.previews import LinearPreview, fit
 from modules.prompt.chunks import Emphasis
 from modules.prompt.schedule import Pass
 from modules.prompt.tokens import default_tokenizer
-from modules.recipe import File, Recipe, pixel_hash
+from modules.recipe import File, Recipe, UsedExtension, pixel_hash
 from modules.resize import Enlarge
 from modules.upscale import Work, upscale
 
 EMBEDDING, VAE = "embedding", "vae"
 """Roles of files in a recipe."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,12 +119,18 @@ class Engine:
         version: str,
         inputs: InputStore | None = None,
         embeddings: EmbeddingFolder | None = None,
+        absent: Mapping[str, str] | None = None,
+        watch: Watch | None = None,
     ):
-        """``inputs``: where the pictures lie that requests start from."""
+        """``inputs``: where the pictures lie that requests start from. ``absent``: modifiers that requests may ask for
+        and that are not at work now, with the reason; requests are done without them. ``watch`` hears of hooks.
+        """
         self.store = store
         self.host = host
         self.inputs = inputs
         self.embeddings = embeddings
+        self.absent = absent or {}
+        self.watch = watch or NoWatch()
         self.program = f"Reprise {version}"
         self._tokenizer = default_tokenizer()
         self._previews: dict[str, LinearPreview] = {}
@@ -143,32 +153,113 @@ class Engine:
         *,
         made: int = 0,
         embeddings: Listing | None = None,
+        without: Mapping[str, str] | None = None,
     ) -> None:
         """Make the images of ``params``, handing each to ``on_result`` as soon as it is finished.
 
         The first ``made`` images exist already and are left out. Prompts may name ``embeddings``, or else what lies in
         the folder. Raises `UserError` before anything is computed when the request cannot be done, and `Cancelled` at
-        the next step once ``watcher.cancelled()`` is true; images
-        handed over before stay made. Where ``watcher.skips()`` grows, the batch at hand is made from what there is.
+        the next step once ``watcher.cancelled()`` is true; images handed over before stay made. Where
+        ``watcher.skips()`` grows, the batch at hand is made from what there is. What extensions in ``without`` would do
+        is left out, and so is from then on what one does that fails; notes and recipes say so.
         """
         if params.kernels == "auto":
             params = params.changed(kernels=self.store.device.kernels)
-        plan = make_plan(params, self.host)
+        absent = {**self.absent, **self.watch.fallen(), **(without or {})}
+        for name in params.extensions:
+            if name in absent:
+                watcher.on_note(f"made without extension {name}: {absent[name]}")
+        told: set[str] = set()
+
+        def tell(note: str) -> None:
+            """Once, however often it is tried."""
+            if note not in told:
+                told.add(note)
+                watcher.on_note(note)
+
+        while True:
+            try:
+                # Closed at once, whatever happens: a model must not stay patched while a traceback holds this.
+                with contextlib.closing(self._results(params, tell, watcher, made, absent, embeddings)) as results:
+                    for result in results:
+                        made += 1
+                        on_result(result)
+                return
+            except HookFailed as failure:
+                log.warning("%s", failure, exc_info=failure.error)
+                self.watch.failed(failure)
+                absent[failure.name] = str(failure)
+                watcher.on_note(f"{failure}; the job goes on without it")
+
+    def _results(
+        self,
+        params: GenerationParams,
+        tell: Callable[[str], None],
+        watcher: Watcher,
+        made: int,
+        absent: Mapping[str, str],
+        embeddings: Listing | None,
+    ) -> Generator[Result, None, None]:
+        """The images behind the first ``made``, as those extensions make them that are not ``absent``."""
+        able = Chosen({name: options for name, options in params.extensions.items() if name not in absent})
+        chosen = with_tags(params.prompt, check_extensions(able, self.host), self.host, absent)
+        hooks = Hooks(self.host, chosen, self.watch)
+        revise = hooks.revise if hooks.has("revise") else None
+        plan = make_plan(params.changed(extensions=able), self.host, revise)
         for note in plan.notes:
-            watcher.on_note(note)
-        picture = self._picture(plan.params)
+            tell(note)
         if embeddings is None:
             embeddings = self.embeddings.list() if self.embeddings else Listing()
-        model = replace(self.store.load(plan.params.checkpoint, plan.params.vae), embeddings=embeddings)
-        for note in self._left_out(model, plan):
-            watcher.on_note(note)
-        used = self._used(model, plan)
+        request = plan.params.changed(extensions=Chosen({**params.extensions, **plan.params.extensions}))
+        wanted = {*params.extensions, *with_tags(params.prompt, Chosen(), self.host)}
+        failed = {name: reason for name, reason in absent.items() if name in wanted}
         for batch in plan.batches:
             if batch.first_image + len(batch.seeds) <= made:
                 continue
             rest = range(max(made - batch.first_image, 0), len(batch.seeds))
-            for one in self._images(model, batch, plan, picture, watcher.from_now(), rest):
-                on_result(self._result(model, batch, one, used))
+            with hooks.patching(lambda model, name: self._spoilt(model, name, watcher)):
+                picture = self._picture(batch.params)
+                loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
+                model = hooks.patched(replace(loaded, embeddings=embeddings))
+                for note in self._left_out(model, batch):
+                    tell(note)
+                used = self._used(model, batch)
+                part = self._part(request, batch, hooks, failed)
+                for one in self._images(model, batch, plan, picture, watcher.from_now(), rest, hooks):
+                    one = replace(one, image=hooks.finish(one.image))
+                    yield self._result(model, batch, one, used, request, part)
+
+    def _part(
+        self, request: GenerationParams, batch: Batch, hooks: Hooks, failed: Mapping[str, str]
+    ) -> tuple[UsedExtension, ...]:
+        """Extensions that have part in a batch, in their order, and those that should have had."""
+        used = [
+            UsedExtension(one.spec.name, one.version, dict(one.options), dict(batch.changed.get(one.spec.name, {})))
+            for one in hooks.active
+        ]
+        hires = batch.params.hires
+        names = [("sampler", batch.sampler.name), ("scheduler", batch.scheduler.label)]
+        if batch.hires and hires:
+            names += [("sampler", batch.hires.sampler.name), ("scheduler", batch.hires.scheduler.label)]
+            names += [("upscaler", hires.upscaler)]
+        owners = dict.fromkeys(owner for key in names if (owner := self.host.owner_of(*key)))
+        used += [UsedExtension(name, version) for name, version in owners]
+        for name, reason in failed.items():
+            used.append(
+                UsedExtension(name, self.host.version_of("modifier", name), request.extensions.get(name), failed=reason)
+            )
+        return tuple(used)
+
+    def _spoilt(self, model: LatentDiffusion, name: str, watcher: Watcher) -> None:
+        """An extension left the model changed: it is let go, and loaded anew when it is asked for again."""
+        self.store.forget(model)
+        self.watch.failed(HookFailed(name, "patch", ValueError("it did not put the model's weights back")))
+        watcher.on_note(f"extension {name} did not put the model's weights back; the model is loaded anew")
+
+    def extensions(self) -> set[str]:
+        """The names of those whose part in a picture can be made again."""
+        owners = {owner.name for owner in self.host.owners.values()}
+        return owners | {spec.name for spec in self.host.modifiers} - self.absent.keys()
 
     def _picture(self, params: GenerationParams) -> Picture | None:
         """The start picture made ready, where there is one."""
@@ -188,6 +279,7 @@ class Engine:
         picture: Picture | None,
         watcher: Watcher,
         wanted: Iterable[int],
+        hooks: Hooks,
     ) -> Iterator[Made]:
         """The images of a batch that are ``wanted``."""
         if watcher.cancelled():
@@ -198,26 +290,28 @@ class Engine:
             return
         start = encode(model, batch, picture, init) if picture and init else None
         seen = seen_beside(model, batch, picture) if sees_picture(model) else None
-        latents, told, skipped = self._sample(model, batch, plan, watcher, start=start, seen=seen)
+        latents, told, skipped = self._sample(model, batch, plan, watcher, hooks, start=start, seen=seen)
         if batch.hires and not skipped:
-            model, latents, skipped = self._second_pass(model, batch, plan, watcher, latents)
+            model, latents, skipped = self._second_pass(model, batch, plan, watcher, hooks, latents)
         for i in wanted:
             (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
             yield Made(i, picture.finished(image) if picture else image, told, skipped)
 
     def _second_pass(
-        self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher, latents: Tensor
+        self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher, hooks: Hooks, latents: Tensor
     ) -> tuple[LatentDiffusion, Tensor, int]:
         """Hires fix: the latents enlarged, and sampled again as a picture."""
         second, hires, again = batch.hires, batch.params.hires, batch.again
         assert second and hires and again
         larger = enlarge(model, batch, second, latents, self._enlarge(hires.upscaler, watcher))
-        model = self._fellow(model, second.params.checkpoint)
+        model = hooks.patched(self._fellow(model, second.params.checkpoint))
         start = Start(larger, hires.denoising_strength, exact_steps=True)
         run = Pass(again.schedule_steps, batch.schedule_steps, second=True, old=batch.params.use_old_scheduling)
         seen = seen_beside(model, again, None) if sees_picture(model) else None
         done = batch.announced_steps
-        latents, _, skipped = self._sample(model, again, plan, watcher, start=start, seen=seen, run=run, done=done)
+        latents, _, skipped = self._sample(
+            model, again, plan, watcher, hooks, start=start, seen=seen, run=run, done=done
+        )
         return model, latents, skipped
 
     def _fellow(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
@@ -237,6 +331,7 @@ class Engine:
         batch: Batch,
         plan: Plan,
         watcher: Watcher,
+        hooks: Hooks,
         *,
         start: Start | None = None,
         seen: Tensor | None = None,
@@ -252,10 +347,10 @@ class Engine:
 
         def load() -> tuple[LatentDiffusion, Sequence[Part], Part]:
             assert refiner
-            other = self._fellow(model, refiner.checkpoint)
-            return other, *self._texts_of(other, batch, counted)[:2]
+            other = hooks.patched(self._fellow(model, refiner.checkpoint))
+            return other, *self._texts_of(other, batch, counted, hooks)[:2]
 
-        positive, negative, told = self._texts_of(model, batch, counted)
+        positive, negative, told = self._texts_of(model, batch, counted, hooks)
         steps = done + batch.announced_steps + (batch.hires.params.steps if batch.hires else 0)
 
         skipped = 0
@@ -281,15 +376,23 @@ class Engine:
 
         refinement = Refinement(load, refiner.switch_at) if refiner else None
         latents = generate(
-            model, batch, positive, negative, on_step=on_step, start=start, seen=seen, refinement=refinement
+            model,
+            batch,
+            positive,
+            negative,
+            on_step=on_step,
+            start=start,
+            seen=seen,
+            refinement=refinement,
+            hooks=hooks,
         )
         return latents, told, skipped
 
     def _texts_of(
-        self, model: LatentDiffusion, batch: Batch, run: Pass
+        self, model: LatentDiffusion, batch: Batch, run: Pass, hooks: Hooks
     ) -> tuple[tuple[Part, ...], Part, GenerationParams]:
         """Both prompts' conditions, and the request without paddings that changed nothing."""
-        params, conditioner = batch.params, self._conditioner(model, batch)
+        params, conditioner = batch.params, self._conditioner(model, batch, hooks.scope())
         positive, negative = conditioner.prompt(params.prompt, run), conditioner.negative(params.negative_prompt, run)
         padded = params.pad_cond_uncond or params.pad_cond_uncond_v0
         if padded:
@@ -315,31 +418,32 @@ class Engine:
         found = {self.store.sha256(embedding.path): embedding for embedding in here}
         return Listing(tuple(found[f.sha256].named_after(f.name) for f in wanted if f.sha256 in found))
 
-    def _left_out(self, model: LatentDiffusion, plan: Plan) -> Iterator[str]:
+    def _left_out(self, model: LatentDiffusion, batch: Batch) -> Iterator[str]:
         """What stands ready and cannot be used: a VAE's pickle, embeddings that a prompt names."""
-        if plan.params.vae == AUTOMATIC and (pickle := self.store.unconverted_vae(model)):
+        if batch.params.vae == AUTOMATIC and (pickle := self.store.unconverted_vae(model)):
             yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
         skipped = model.own_embeddings.skipped
-        for name in named(plan.batches[0], [(name, 1) for name in skipped], self._tokenizer):
+        for name in named(batch, [(name, 1) for name in skipped], self._tokenizer):
             yield f"the embedding {name} was left out: {skipped[name]}"
 
-    def _used(self, model: LatentDiffusion, plan: Plan) -> Used:
+    def _used(self, model: LatentDiffusion, batch: Batch) -> Used:
         """Everything on the disk that the pictures depend on."""
+        params = batch.params
         files = [File("checkpoint", model.path.name, model.sha256)]
         told: dict[str, object] = {}
         if model.vae_path:
             files.append(File(VAE, model.vae_path.name, model.vae_sha256))
             told = {"VAE hash": model.vae_sha256[:10], "VAE": model.vae_path.name}
-        embeddings = self._named(model, plan)
+        embeddings = self._named(model, batch)
         files += (File(EMBEDDING, found.path.name, sha256) for found, sha256 in embeddings)
         hashes = ", ".join(f"{re.sub('[:,]', '', found.name)}: {sha256[:12]}" for found, sha256 in embeddings)
-        if init := plan.params.init:
+        if init := params.init:
             files.append(File("image", f"{init.image[:12]}.png", init.image))
             if init.mask:
                 files.append(File("mask", f"{init.mask.image[:12]}.png", init.mask.image))
         others = {
-            "refiner": plan.params.refiner and plan.params.refiner.checkpoint,
-            "hires checkpoint": plan.params.hires and plan.params.hires.checkpoint,
+            "refiner": params.refiner and params.refiner.checkpoint,
+            "hires checkpoint": params.hires and params.hires.checkpoint,
         }
         for role, name in others.items():
             if name:
@@ -347,13 +451,13 @@ class Engine:
                 files.append(File(role, path.name, self.store.sha256(path)))
         return Used(tuple(files), told | {"TI hashes": hashes or None})
 
-    def _named(self, model: LatentDiffusion, plan: Plan) -> list[tuple[EmbeddingFile, str]]:
+    def _named(self, model: LatentDiffusion, batch: Batch) -> list[tuple[EmbeddingFile, str]]:
         """The embeddings that the prompts name, each with its SHA-256."""
         own = {embedding.name: embedding for embedding in model.own_embeddings.files}
-        names = named(plan.batches[0], [(e.name, e.count) for e in own.values()], self._tokenizer)
+        names = named(batch, [(e.name, e.count) for e in own.values()], self._tokenizer)
         return [(own[name], self.store.sha256(own[name].path)) for name in names]
 
-    def _conditioner(self, model: LatentDiffusion, batch: Batch) -> TextConditioner:
+    def _conditioner(self, model: LatentDiffusion, batch: Batch, patches: Hashable) -> TextConditioner:
         clip_skip = batch.params.clip_skip
         return TextConditioner(
             lambda ids, inserted: model.encode_text(ids, inserted, clip_skip),
@@ -362,7 +466,7 @@ class Engine:
             emphasis=cast(Emphasis, batch.params.emphasis),
             profile=batch.profile,
             cache=self._texts,
-            scope=(model.sha256, model.device, clip_skip),
+            scope=(model.sha256, model.device, clip_skip, patches),
         )
 
     def _preview(self, model: LatentDiffusion, latent: Tensor) -> Image.Image:
@@ -377,6 +481,8 @@ class Engine:
         batch: Batch,
         made: Made,
         used: Used,
+        request: GenerationParams,
+        part: tuple[UsedExtension, ...],
     ) -> Result:
         i, image = made.number, made.image
         extra: dict[str, object] = {"Conditional mask weight": mask_weight(batch.params)} if sees_picture(model) else {}
@@ -390,9 +496,10 @@ class Engine:
             model_hash=model.short_hash,
             version=self.program,
             extra={**extra, **used.told},
+            modifiers=self.host.modifiers,
         )
         recipe = Recipe(
-            request=batch.params,
+            request=request,
             index=batch.first_image + i,
             seed=batch.seeds[i],
             subseed=batch.subseeds[i],
@@ -405,5 +512,6 @@ class Engine:
             pixels=pixel_hash(image),
             processor=model.device.processor(),
             skipped=made.skipped,
+            extensions=part,
         )
         return Result(image, text, recipe)

@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from modules import styles as style_texts
 from modules.diffusion.names import Samplers, Schedulers, resolve, split_sampler
 from modules.diffusion.types import SamplerSpec
 from modules.errors import UserError
+from modules.modifier import ModifierSpec, from_text, to_text
 from modules.options import Option, options_of, values_of
 from modules.params import GenerationParams, Hires, Init, Mask, Refiner
 from modules.profile import profile_named
@@ -269,16 +270,19 @@ def write(
     version: str = "",
     user: str = "",
     extra: Mapping[str, object] | None = None,
+    modifiers: Iterable[ModifierSpec] = (),
 ) -> str:
     """The text of the picture with ``seed`` and ``subseed``.
 
     ``scheduler`` is the label of the scheduler used, ``model_hash`` has 10 hex digits. ``version`` must not read as a
     number ("Reprise 0.1.0"): a bare 0.1.0 would make every reader switch the behaviour of old versions on. The keys of
-    ``extra`` follow in their order, or replace the value of a key of `KEYS` at its place; None takes a key out.
+    ``extra`` follow in their order, or replace the value of a key of `KEYS` at its place; None takes a key out. Last
+    come the keys of those ``modifiers`` that take part.
     """
     facts = Facts(params, seed, subseed, sampler, scheduler, model_name, model_hash, version)
     values: dict[str, Any] = {key: value(facts) for key, value in KEYS.items()}
     values.update(_with_others(facts, dict(extra or {})))
+    values |= to_text(modifiers, params.extensions)
     values |= {"Version": version or None, "User": user or None}
     return _text(strip_comments(params.prompt), strip_comments(params.negative_prompt), values)
 
@@ -609,9 +613,11 @@ def params_from(
     schedulers: Schedulers,
     find_checkpoint: FindFile = find_none,
     find_vae: FindFile = find_none,
+    modifiers: Iterable[ModifierSpec] = (),
 ) -> Paste:
     """The changes to a `GenerationParams` that `read`'s answer asks for.
 
+    ``modifiers``: those of extensions, whose keys are read as well; one that is not named takes no part.
     A text of prompts alone changes the prompts alone. ``find_checkpoint(name, hash)`` gives the name of our file, or
     None to leave the chosen one; ``find_vae`` likewise. Batch sizes are not in the text and stay.
     """
@@ -644,6 +650,9 @@ def params_from(
         start = _start_from(parsed, notes)
         changes |= {"hires": _hires_from(parsed, notes), "refiner": _refiner_from(parsed, notes)}
     known = _PLAIN.keys() | _SILENT | _PASSES
+    if whole and (specs := tuple(modifiers)):
+        changes["extensions"], keys = from_text(specs, parsed, notes)
+        known |= keys
     foreign = [f"{k}: {v}" for k, v in parsed.items() if whole and k not in known and v != DEFAULTS.get(k)]
     if foreign:
         notes.append(f"not used here: {', '.join(foreign)}")

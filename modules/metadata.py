@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -24,6 +24,7 @@ from modules.diffusion.names import Samplers, Schedulers
 from modules.errors import ImageError, UserError
 from modules.images import BROKEN, FORMATS, open_header, png_bytes
 from modules.infotext import MAX_LENGTH, FindFile, Paste, find_none, params_from, read
+from modules.modifier import ModifierSpec
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +188,7 @@ def settings_in(
     schedulers: Schedulers,
     find_checkpoint: FindFile = find_none,
     find_vae: FindFile = find_none,
+    modifiers: Iterable[ModifierSpec] = (),
 ) -> Paste:
     """What the texts of a picture change in a request that shall make it: its recipe says all, else A1111's text.
 
@@ -194,7 +196,10 @@ def settings_in(
     """
     recorded = recipes.judge(found["recipe"])
     if isinstance(recorded, recipes.Recipe):
-        changes = recorded.request.to_json() | {"seed": recorded.seed, "subseed": recorded.subseed}
+        changes = {"extensions": {}, **recorded.request.to_json()} | {
+            "seed": recorded.seed,
+            "subseed": recorded.subseed,
+        }
         if not recorded.request.subseed_strength:
             changes["subseed"] = -1
         for name in ("batch_size", "batch_count", "checkpoint"):
@@ -211,7 +216,7 @@ def settings_in(
     text = found["infotext"] or found["stealth_infotext"]
     if not text:
         raise UserError("this picture carries no generation text", hint="choose another one", field="infotext")
-    return params_from(read(text), samplers, schedulers, find_checkpoint, find_vae)
+    return params_from(read(text), samplers, schedulers, find_checkpoint, find_vae, modifiers)
 
 
 # ---------------------------------------------------------------------------------------------------------- writing

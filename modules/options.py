@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -19,6 +19,7 @@ from modules.errors import UserError
 
 _KEY = "option"
 _NESTED = "nested"
+_LOOSE = "loose"
 T = TypeVar("T")
 _TRUTHS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
@@ -165,6 +166,19 @@ def nested(label: str, *, prefix: str = "") -> Any:
     return dataclasses.field(default=None, metadata={_NESTED: {"label": label, "prefix": prefix}})
 
 
+def loose(default: Any, take: Callable[[Any], Any]) -> Any:
+    """Declare a field whose shape is known only at run time. ``take`` makes its value of JSON, ``to_json`` undoes that;
+    where it is empty it is left out."""
+    return dataclasses.field(default=default, metadata={_LOOSE: take})
+
+
+@cache
+def loose_of(cls: Hashable) -> dict[str, Callable[[Any], Any]]:
+    """How each such field is read, by its name."""
+    assert isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    return {field.name: field.metadata[_LOOSE] for field in dataclasses.fields(cls) if _LOOSE in field.metadata}
+
+
 @cache
 def nested_of(cls: Hashable) -> dict[str, Nested]:
     """What is nested in a dataclass by field name, in order."""
@@ -204,6 +218,7 @@ def read(cls: type[T], values: Mapping[str, Any]) -> T:
     """A ``cls`` from loose values: cast as declared, missing ones at their default, foreign ones ignored."""
     options, groups = options_of(cast(Hashable, cls)), nested_of(cast(Hashable, cls))
     known = {name: options[name].cast(value) for name, value in values.items() if name in options}
+    known |= {name: take(values[name]) for name, take in loose_of(cast(Hashable, cls)).items() if name in values}
     return cls(**known, **{name: _inner(groups[name], values[name]) for name in groups if name in values})
 
 
@@ -227,6 +242,7 @@ def values_of(instance: Any) -> dict[str, Any]:
     """The declared options of ``instance`` as JSON-ready values; groups that are there as objects within."""
     cls = cast(Hashable, type(instance))
     plain = {name: getattr(instance, name) for name in options_of(cls)}
+    plain |= {name: found.to_json() for name in loose_of(cls) if (found := getattr(instance, name))}
     groups = {name: getattr(instance, name) for name in nested_of(cls)}
     return plain | {name: values_of(found) for name, found in groups.items() if found is not None}
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modules.options import nested, option, read, values_of
+from modules.errors import UserError
+from modules.options import loose, nested, option, read, values_of
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 20_000
@@ -100,6 +102,70 @@ class Refiner:
     switch_at: float = option(
         0.8, "Switch at", lo=0.01, hi=1.0, step=0.01, key="Refiner switch at", help="part of the noise that is gone"
     )
+
+
+Value = bool | int | float | str | None
+
+
+class Chosen(Mapping[str, Mapping[str, Value]]):
+    """Which modifiers of extensions take part in a request, each by its name with its options. Frozen: equal ones are
+    equal by content, and what is not named does not take part.
+
+    >>> Chosen({"twice": {"amount": 2}})["twice"]["amount"]
+    2
+    """
+
+    def __init__(self, values: Mapping[str, Mapping[str, Value]] | None = None):
+        self._values = {name: dict(sorted(options.items())) for name, options in sorted((values or {}).items())}
+
+    @classmethod
+    def from_json(cls, values: Any) -> Chosen:
+        """From JSON: an object of objects of plain values; null is nothing. Raises `UserError`."""
+        if values is None or isinstance(values, Chosen):
+            return values or cls()
+        if not isinstance(values, Mapping):
+            raise UserError("Extensions must be an object of objects", field="extensions")
+        for name, options in values.items():
+            plain = isinstance(options, Mapping) and all(
+                isinstance(key, str) and isinstance(value, Value) for key, value in options.items()
+            )
+            if not isinstance(name, str) or not plain:
+                raise UserError(
+                    f"the options of extension {str(name)[:40]!r} must be an object of plain values",
+                    hint="switch it on with its defaults by an empty object",
+                    field=f"extensions.{str(name)[:40]}",
+                )
+        return cls(values)
+
+    def to_json(self) -> dict[str, dict[str, Value]]:
+        return {name: dict(options) for name, options in self._values.items()}
+
+    def having(self, name: str, options: Mapping[str, Value]) -> Chosen:
+        return Chosen({**self._values, name: options})
+
+    def without(self, name: str) -> Chosen:
+        return Chosen({other: options for other, options in self._values.items() if other != name})
+
+    def __getitem__(self, name: str) -> Mapping[str, Value]:
+        return dict(self._values[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chosen) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Chosen({self._values!r})"
+
+    def _key(self) -> str:
+        return json.dumps(self._values)  # true and 1 are not the same option value
 
 
 @dataclass(frozen=True)
@@ -293,6 +359,8 @@ class GenerationParams:
     init: Init | None = nested("Start picture")
     hires: Hires | None = nested("Hires fix", prefix="hires_")
     refiner: Refiner | None = nested("Refiner", prefix="refiner_")
+    extensions: Chosen = loose(Chosen(), Chosen.from_json)
+    """The modifiers that take part. `pipeline.plan.check` gives them all their options."""
 
     def to_json(self) -> dict[str, Any]:
         return values_of(self)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,20 @@ class File:
     """ "checkpoint", "refiner", "hires checkpoint", "vae", "embedding", "image", "mask"."""
     name: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class UsedExtension:
+    """An extension that had part in the picture, or should have had."""
+
+    name: str
+    version: str
+    options: Mapping[str, Any] | None = None
+    """None: it gave the sampler or the like that the request names."""
+    changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What it made of the request, by the names of the parameters."""
+    failed: str = ""
+    """Why it had no part, where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +73,17 @@ class Recipe:
     """ "AVX512 with AMX, 8 threads", "NVIDIA H200"; empty in recipes of before it was recorded."""
     skipped: int = 0
     """Steps after which the picture was made from what there was, on its owner's wish; 0: it was finished."""
+    extensions: tuple[UsedExtension, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if not self.skipped:
             del plain["skipped"]
         files = [dataclasses.asdict(file) for file in sorted(self.files)]
-        return plain | {"schema": SCHEMA, "request": self.request.to_json(), "files": files}
+        plain |= {"schema": SCHEMA, "request": self.request.to_json(), "files": files}
+        used = [dataclasses.asdict(one) for one in self.extensions]
+        # Left out where there are none: such recipes are those of before there were extensions.
+        return plain | {"extensions": used} if used else {k: v for k, v in plain.items() if k != "extensions"}
 
     def __str__(self) -> str:
         return canonical(self.to_json())
@@ -97,6 +116,7 @@ def read(text: str) -> Recipe:
         older = {"eta_ddim": values["request"].get("eta"), "kernels": values["kernels"]}
         values["request"] = GenerationParams.from_json({**older, **values["request"]})
         values["files"] = tuple(File(**file) for file in values["files"])
+        values["extensions"] = tuple(UsedExtension(**used) for used in values.get("extensions", ()))
         recipe = Recipe(**values)
     except (LookupError, TypeError, AttributeError) as error:
         raise _unreadable() from error
@@ -120,7 +140,10 @@ def _check(recipe: Recipe) -> None:
         raise _unreadable()
     if not any(file.role == "checkpoint" for file in recipe.files):
         raise _unreadable()
-    parts: tuple[Recipe | File, ...] = (recipe, *recipe.files)
+    parts: tuple[Recipe | File | UsedExtension, ...] = (recipe, *recipe.files, *recipe.extensions)
+    maps = [(one.options, one.changed) for one in recipe.extensions]
+    if not all(isinstance(options, (dict, NoneType)) and isinstance(changed, dict) for options, changed in maps):
+        raise _unreadable()
     for part in parts:
         for field in dataclasses.fields(part):
             wanted = {"str": str, "int": int}.get(str(field.type))
@@ -198,10 +221,13 @@ def judge(recipe: str | None, infotext: str | None = None) -> Recipe | Verdict:
         return Verdict("cannot", (error.message,), remark=error.hint)
 
 
-def check(recorded: Recipe, available: Container[str]) -> Verdict | None:
-    """A verdict before anything is computed: "cannot", where a file of the recipe is not among these SHA-256."""
-    missing = [file for file in recorded.files if file.sha256 not in available]
-    reasons = tuple(f"{_label(file)} is missing" for file in missing)
+def check(recorded: Recipe, available: Container[str], extensions: Container[str] = ()) -> Verdict | None:
+    """A verdict before anything is computed: "cannot", where a file of the recipe is not among these SHA-256, or an
+    extension that had part not among these names."""
+    missing = [_label(file) for file in recorded.files if file.sha256 not in available]
+    used = [one for one in recorded.extensions if not one.failed and one.name not in extensions]
+    missing += [f"extension {one.name} {one.version}" for one in used]
+    reasons = tuple(f"{what} is missing" for what in missing)
     return Verdict("cannot", reasons) if reasons else None
 
 
@@ -233,7 +259,8 @@ def compare(recorded: Recipe, again: Recipe, old: Image.Image | None = None, new
         if (before := getattr(recorded, name)) != (after := getattr(again, name)) and before
     ]
     changed = [CHANGED] if shown != recorded.pixels else []
-    reasons = (*_asked(recorded, again), *_file_changes(recorded, again), *facts, *changed)
+    others = (*_file_changes(recorded, again), *_extension_changes(recorded, again))
+    reasons = (*_asked(recorded, again), *others, *facts, *changed)
     return Verdict("differs", reasons, apart)
 
 
@@ -271,6 +298,21 @@ def _file_changes(recorded: Recipe, again: Recipe) -> list[str]:
     gone = [f"{_label(file)} was used only then" for file in recorded.files if (file.role, file.sha256) not in now]
     new = [f"{_label(file)} was used only now" for file in again.files if (file.role, file.sha256) not in then]
     return gone + new
+
+
+def _extension_changes(recorded: Recipe, again: Recipe) -> list[str]:
+    """By name: another version, or one that had part only once."""
+    then, now = ({one.name: one for one in recipe.extensions if not one.failed} for recipe in (recorded, again))
+    reasons = []
+    for name in dict.fromkeys((*then, *now)):
+        before, after = then.get(name), now.get(name)
+        if before and after and before.version != after.version:
+            reasons.append(f"extension {name} {before.version} became {after.version}")
+        elif before and after and before != after:
+            reasons.append(f"extension {name} did something else")
+        elif one := (before or after if not (before and after) else None):
+            reasons.append(f"extension {name} {one.version} had part only {'then' if before else 'now'}")
+    return reasons
 
 
 def _label(file: File) -> str:

@@ -28,6 +28,16 @@ class Registry(Generic[T]):
         for key in (name, *aliases):
             self._keys.setdefault(key.casefold(), name)
 
+    def take(self, other: Registry[T]) -> None:
+        """Add all that is in ``other``, aliases too."""
+        for name, value in other.items():
+            self.add(name, value, [key for key, owner in other._keys.items() if owner == name])
+
+    def remove(self, name: str) -> None:
+        """Take out what is listed under ``name``, with its aliases."""
+        del self._values[name]
+        self._keys = {key: owner for key, owner in self._keys.items() if owner != name}
+
     def get(self, name: str) -> T:
         return self._values[self.canonical(name)]
 

@@ -44,7 +44,7 @@ def replay_recipe(
         return Replay(recorded, None)
     names = {file: engine.store.with_sha256(file.sha256) for file in recorded.files if file.role == "checkpoint"}
     available = {file.sha256 for file in recorded.files if engine.has(file)}
-    if (verdict := recipes.check(recorded, available)) is not None:
+    if (verdict := recipes.check(recorded, available, engine.extensions())) is not None:
         return Replay(verdict, None)
     again = _one(engine, recorded, next(filter(None, names.values())), watcher)
     asked = replace(again.recipe, request=recorded.request)  # the files may have other names now
@@ -74,9 +74,10 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) ->
     params = recorded.request.changed(checkpoint=checkpoint, vae=next(filter(None, vaes), OWN))
     if recorded.skipped:
         watcher = _cut_short(watcher, recorded.skipped)
+    absent = {one.name: one.failed for one in recorded.extensions if one.failed}
     try:
         embeddings = engine.recorded_embeddings(recorded.files)
-        engine.run(params, take, watcher, made=recorded.index, embeddings=embeddings)
+        engine.run(params, take, watcher, made=recorded.index, embeddings=embeddings, without=absent)
     except Cancelled:
         if not results:
             raise

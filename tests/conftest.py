@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["broken"]
+"""Extensions that cannot be imported, for the tests of those that are not let in."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

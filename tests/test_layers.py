@@ -18,6 +18,7 @@ LEVELS: dict[str, int] = {
     "modules.atomic": 0,
     "modules.bootstrap": 0,
     "modules.registry": 1,
+    "modules.manifest": 1,
     "modules.profile": 1,
     "modules.params": 1,
     "modules.settings": 1,
@@ -29,6 +30,7 @@ LEVELS: dict[str, int] = {
     "modules.styles": 1,
     "modules.prompt": 1,
     "modules.nn": 1,
+    "modules.modifier": 2,
     "modules.resize": 2,
     "modules.masks": 2,
     "modules.colour": 2,
@@ -50,6 +52,7 @@ LEVELS: dict[str, int] = {
     "modules.engine": 5,
     "modules.gallery": 5,
     "modules.replay": 6,
+    "modules.extensions": 6,
     "modules.training": 6,
     "modules.jobs": 7,
     "webui": 10,
@@ -64,7 +67,9 @@ ALLOWED_ASIDE = {
     ("modules.bootstrap", "modules.errors"),
     ("modules.rng", "modules.profile"),
     ("modules.prompt", "modules.profile"),
+    ("modules.modifier", "modules.diffusion"),
     ("modules.extension", "modules.upscale"),
+    ("modules.extension", "modules.infotext"),
 }
 """The few imports within a level."""
 SERVER_SIDE = (
@@ -84,6 +89,7 @@ SERVER_SIDE = (
     "modules.prompt.chunks",
     "modules.recipe",
     "modules.settings",
+    "modules.extensions",
 )
 
 

@@ -35,7 +35,8 @@ def settings_of(services: Services, found: Metadata) -> Paste:
         wanted = name.casefold(), f"{name.rpartition('.')[0]}.safetensors".casefold()
         return next((ours for ours in services.vaes() if ours.casefold() in wanted), None)
 
-    return settings_in(found, services.host.samplers, services.host.schedulers, find_checkpoint, find_vae)
+    host = services.host
+    return settings_in(found, host.samplers, host.schedulers, find_checkpoint, find_vae, host.modifiers)
 
 
 def settings_of_text(services: Services, text: str) -> Paste:

@@ -11,6 +11,7 @@ from modules.checkpoints.catalogue import Card
 from modules.checkpoints.embeddings import Suited
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.extension import Host
+from modules.extensions import Loader
 from modules.inputs import InputStore
 from modules.params import GenerationParams
 from modules.pipeline.plan import hires_upscalers
@@ -122,6 +123,8 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """What is to be told of a checkpoint."""
+    extensions: Loader | None = None
+    """What became of each extension; None: there are none here."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides this machine's own under which the server is reached."""
 

@@ -93,6 +93,13 @@ class ModelStore:
         self._loaded[file.path] = (stamp, model)
         return model
 
+    def forget(self, model: LatentDiffusion) -> None:
+        """Let go of a model that is no longer what its file says, and of the autoencoder that stood beside it."""
+        self._vae = None
+        self._loaded = OrderedDict(
+            (path, kept) for path, kept in self._loaded.items() if kept[1].unet is not model.unet
+        )
+
     def _make_room(self, size: int) -> None:
         """Drop the models used longest ago, before the new one is read: two never have to fit at once."""
         dropped = False

@@ -13,9 +13,10 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, image_start, sigmas_for
-from modules.diffusion.types import Denoiser, Enough, OnStep
+from modules.diffusion.types import Denoiser, Enough, Network, OnStep
 from modules.pipeline import choices
 from modules.pipeline.company import must_go_alone
+from modules.pipeline.hooks import Hooks
 from modules.pipeline.network import BatchNetwork
 from modules.pipeline.plan import Batch
 from modules.rng import ImageNoise
@@ -55,6 +56,7 @@ def generate(
     start: Start | None = None,
     seen: Tensor | None = None,
     refinement: Refinement | None = None,
+    hooks: Hooks | None = None,
 ) -> Tensor:
     """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device.
 
@@ -67,9 +69,11 @@ def generate(
     noise = batch_noise(model, batch, size, _full(batch, begin, table))
 
     def guidance(model: LatentDiffusion, positive: Sequence[Part], negative: Part, calls: int = 0) -> Guided:
+        network: Network = BatchNetwork(model, table, begin.sigmas, seen if sees_picture(model) else None)
+        guide = choices.guidance(params)
         return Guided(
-            BatchNetwork(model, table, begin.sigmas, seen if sees_picture(model) else None),
-            choices.guidance(params),
+            hooks.network(network) if hooks else network,
+            hooks.guidance(guide) if hooks else guide,
             positive,
             negative,
             params.cfg_scale * sampler.cfg_factor,
@@ -85,6 +89,7 @@ def generate(
         second = refinement.load
         guided = Refined(first, lambda calls: guidance(*second(), calls), due(refinement.switch_at, table))
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
+    denoise = hooks.denoiser(denoise) if hooks else denoise
     if start and start.mask is not None:
         denoise = (keep_input if sampler.unit_start else keep)(denoise, start.latents, start.mask)
     # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.

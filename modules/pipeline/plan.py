@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
 
 from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension import Host
 from modules.options import checked, nested_of, options_of
-from modules.params import MAX_PROMPT, GenerationParams
+from modules.params import MAX_PROMPT, Chosen, GenerationParams
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.profile import Profile, profile_named
 from modules.registry import Registry
@@ -23,6 +26,10 @@ MAX_HIRES = 4096
 """Pixels a side of a second pass."""
 MAX_RANDOM_SEED = 4294967293
 """A1111 draws random seeds from 0 to this."""
+Changes = Mapping[str, Mapping[str, Any]]
+"""What extensions changed in a request, by their names: the new values by the parameters' names."""
+Revise = Callable[[GenerationParams], tuple[GenerationParams, Changes]]
+"""The request of one image, with its own seeds, as extensions would have it."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Batch:
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
     hires: Second | None = None
+    changed: Changes = field(default_factory=dict)
+    """What extensions changed in ``params``."""
 
     @property
     def schedule_steps(self) -> int:
@@ -118,8 +127,14 @@ def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple
         if rounded != values[side]:
             notes.append(f"{side} {values[side]} was rounded to {rounded}, a multiple of 8")
             values[side] = rounded
-    params = GenerationParams(**values, **inner)
+    params = GenerationParams(**values, **inner, extensions=check_extensions(params.extensions, host))
     return _check_passes(params, host), tuple(notes)
+
+
+def check_extensions(chosen: Chosen, host: Host) -> Chosen:
+    """``chosen`` with canonical names and all options of each, in range."""
+    specs = {name: host.modifiers.get(name) for name in chosen}
+    return Chosen({spec.name: spec.chosen(chosen[name]) for name, spec in specs.items()})
 
 
 def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
@@ -169,12 +184,14 @@ def check_colour(text: str) -> None:
         raise UserError(f"Background must look like #rrggbb, not {text[:20]!r}", field="init.background")
 
 
-def make_plan(params: GenerationParams, host: Host) -> Plan:
-    """Check and resolve ``params``. Seeds of -1 are drawn here if nobody fixed them before."""
+def make_plan(params: GenerationParams, host: Host, revise: Revise | None = None) -> Plan:
+    """Check and resolve ``params``. Seeds of -1 are drawn here if nobody fixed them before.
+
+    Images for which ``revise`` gives different requests are not computed together.
+    """
     params, notes = check(params, host)
     params = fix_seeds(params)
     sampler = host.samplers.get(params.sampler)
-    scheduler = _scheduler(params.scheduler, sampler, host)
     # With a variation the main seed stays and only the variation seed counts on (spec 3.1).
     varied = params.subseed_strength != 0
     total = params.batch_size * params.batch_count
@@ -183,19 +200,62 @@ def make_plan(params: GenerationParams, host: Host) -> Plan:
     seeds = [params.seed if varied else params.seed + i for i in range(total)]
     subseeds = [params.subseed + i for i in range(total)]
     batches = tuple(
-        Batch(
-            params=params,
-            profile=profile_named(params.profile),
-            sampler=sampler,
-            scheduler=scheduler,
-            first_image=start,
-            seeds=tuple(seeds[start : start + size]),
-            subseeds=tuple(subseeds[start : start + size]),
-            hires=_second(params, host),
-        )
+        batch
         for start in range(0, total, size)
+        for batch in _batches(params, host, start, seeds[start : start + size], subseeds[start : start + size], revise)
     )
     return Plan(params, batches, notes)
+
+
+def _batches(
+    params: GenerationParams,
+    host: Host,
+    first_image: int,
+    seeds: Sequence[int],
+    subseeds: Sequence[int],
+    revise: Revise | None,
+) -> Iterator[Batch]:
+    """One batch, or as many as there are different requests in it."""
+    if revise is None:
+        yield _batch(params, host, first_image, seeds, subseeds, {})
+        return
+    wanted = [_revised(params, host, *both, revise) for both in zip(seeds, subseeds, strict=True)]
+    for _, group in groupby(enumerate(wanted), key=lambda numbered: numbered[1][0]):
+        numbers, asked = zip(*group, strict=True)
+        own, changes = asked[0]
+        chosen = slice(numbers[0], numbers[-1] + 1)
+        yield _batch(own, host, first_image + numbers[0], seeds[chosen], subseeds[chosen], changes)
+
+
+def _revised(
+    params: GenerationParams, host: Host, seed: int, subseed: int, revise: Revise
+) -> tuple[GenerationParams, Changes]:
+    """An image's request as extensions would have it, but with the seeds and the company that it has anyway."""
+    own, changes = revise(params.changed(seed=seed, subseed=subseed, batch_size=1, batch_count=1))
+    company = {name: getattr(params, name) for name in ("seed", "subseed", "batch_size", "batch_count", "extensions")}
+    return check(own.changed(**company), host)[0], changes
+
+
+def _batch(
+    params: GenerationParams,
+    host: Host,
+    first_image: int,
+    seeds: Sequence[int],
+    subseeds: Sequence[int],
+    changed: Changes,
+) -> Batch:
+    sampler = host.samplers.get(params.sampler)
+    return Batch(
+        params=params,
+        profile=profile_named(params.profile),
+        sampler=sampler,
+        scheduler=_scheduler(params.scheduler, sampler, host),
+        first_image=first_image,
+        seeds=tuple(seeds),
+        subseeds=tuple(subseeds),
+        hires=_second(params, host),
+        changed=changed,
+    )
 
 
 def _scheduler(name: str, sampler: SamplerSpec, host: Host) -> SchedulerSpec:

@@ -1,0 +1,290 @@
+"""The modifiers of a request at work, one around the other, each held to its place.
+
+What goes wrong in an extension is told from what goes wrong in the engine that it calls: only the former is a
+`HookFailed`, upon which the request is done without that extension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from modules.diffusion.types import Denoiser, Guidance, Network
+from modules.errors import RepriseError
+from modules.extension import Host
+from modules.modifier import Modifier, ModifierSpec, overridden
+from modules.params import Chosen, GenerationParams, Value
+from modules.prompt.parse import parse
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from modules.checkpoints.model import LatentDiffusion
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+class HookFailed(Exception):
+    """An extension went wrong within one of its hooks."""
+
+    def __init__(self, name: str, hook: str, error: BaseException):
+        first_line = next(iter(str(error).splitlines()), "")
+        self.reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+        super().__init__(f"extension {name} failed in {hook} ({self.reason})")
+        self.name = name
+        self.hook = hook
+        self.error = error
+
+
+class Watch(Protocol):
+    """Who wants to know in whose hands the process is."""
+
+    def enter(self, name: str, hook: str) -> None:
+        """The extension's hook begins; with ``""`` the engine's own work, called from within one."""
+        ...
+
+    def leave(self) -> None:
+        """What was entered last has ended."""
+        ...
+
+    def failed(self, failure: HookFailed) -> None:
+        """It is left out of the request from here on."""
+        ...
+
+    def fallen(self) -> Mapping[str, str]:
+        """What must not be tried again for what is done now, with the reason."""
+        ...
+
+
+class NoWatch:
+    """Nobody."""
+
+    def enter(self, name: str, hook: str) -> None: ...
+
+    def leave(self) -> None: ...
+
+    def failed(self, failure: HookFailed) -> None: ...
+
+    def fallen(self) -> Mapping[str, str]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Active:
+    """One that takes part."""
+
+    spec: ModifierSpec
+    version: str
+    options: Mapping[str, Value]
+    modifier: Modifier
+
+    def has(self, hook: str) -> bool:
+        return hook in overridden(self.modifier)
+
+
+def with_tags(prompt: str, chosen: Chosen, host: Host, absent: Container[str] = ()) -> Chosen:
+    """Who takes part: those ``chosen``, and those called by tags in the prompt that are not ``absent``."""
+    if len(host.tags) and "<" in prompt:
+        found = parse(prompt).tree.networks
+        for spec in host.tags:
+            own = [tag for tag in found if tag.kind == spec.name]
+            if own and spec.modifier in host.modifiers and spec.modifier not in absent:
+                modifier = host.modifiers.get(spec.modifier)
+                chosen = chosen.having(modifier.name, modifier.chosen(spec.options(own)))
+    return chosen
+
+
+class Hooks:
+    """The modifiers of one request. What is wrapped first, by the lowest order, is innermost."""
+
+    def __init__(self, host: Host, chosen: Chosen, watch: Watch):
+        self._watch = watch
+        self._patches: Patches | None = None
+        self._foreign: BaseException | None = None
+        """What the engine raised while an extension called it."""
+        self.active: list[Active] = []
+        for spec in host.modifiers_in_order():
+            if spec.name in chosen:
+                options = chosen[spec.name]
+                with self._within(spec.name, "make"):
+                    made = spec.made(options)
+                    if not isinstance(made, Modifier):
+                        raise TypeError(f"make must give a Modifier, not {type(made).__name__}")
+                self.active.append(Active(spec, host.version_of("modifier", spec.name), options, made))
+
+    def scope(self) -> tuple[object, ...]:
+        """What else than the model decides what the patched model answers."""
+        return tuple((a.spec.name, a.version, repr(a.options)) for a in self._having("patch"))
+
+    def revise(self, params: GenerationParams) -> tuple[GenerationParams, dict[str, dict[str, Any]]]:
+        """The request of one image as all want it, and by name what each changed."""
+        changed: dict[str, dict[str, Any]] = {}
+        for one in self._having("revise"):
+            with self._within(one.spec.name, "revise"):
+                revised = one.modifier.revise(params)
+                if not isinstance(revised, GenerationParams):
+                    raise TypeError(f"it must give GenerationParams, not {type(revised).__name__}")
+            before, after = params.to_json(), revised.to_json()
+            names = dict.fromkeys((*before, *after))
+            if told := {name: after.get(name) for name in names if before.get(name) != after.get(name)}:
+                changed[one.spec.name] = told
+            params = revised.changed(extensions=params.extensions)
+        return params, changed
+
+    def network(self, network: Network) -> Network:
+        return self._wrapped("network", network)
+
+    def guidance(self, guidance: Guidance) -> Guidance:
+        return self._wrapped("guidance", guidance)
+
+    def denoiser(self, denoiser: Denoiser) -> Denoiser:
+        return self._wrapped("denoiser", denoiser)
+
+    def finish(self, image: Image) -> Image:
+        from PIL.Image import Image as Picture
+
+        for one in self._having("finish"):
+            with self._within(one.spec.name, "finish"):
+                image = one.modifier.finish(image)
+                if not isinstance(image, Picture):
+                    raise TypeError(f"it must give a picture, not {type(image).__name__}")
+        return image
+
+    @contextlib.contextmanager
+    def patching(self, spoilt: Callable[[LatentDiffusion, str], None]) -> Iterator[None]:
+        """While a batch is made: models that `patched` is told of are what they were before when it ends.
+
+        ``spoilt(model, name)`` hears of a model that an extension did not put back.
+        """
+        patches = self._patches = Patches(self._having("patch"), self._within, spoilt)
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(HookFailed):  # what came first is what is told
+                patches.undo()
+            raise
+        finally:
+            self._patches = None
+        patches.undo()
+
+    def patched(self, model: LatentDiffusion) -> LatentDiffusion:
+        """``model`` with all patches on, until the batch ends."""
+        assert self._patches is not None, "no batch is being made"
+        return self._patches.on(model)
+
+    def has(self, hook: str) -> bool:
+        return bool(self._having(hook))
+
+    def _having(self, hook: str) -> list[Active]:
+        return [one for one in self.active if one.has(hook)]
+
+    def _wrapped(self, hook: str, inner: T) -> T:
+        for one in self._having(hook):
+            inner = self._wrap(one, hook, inner)
+        return inner
+
+    def _wrap(self, one: Active, hook: str, inner: T) -> T:
+        name = one.spec.name
+        with self._within(name, hook):
+            outer = getattr(one.modifier, hook)(self._outside(inner))
+            if not callable(outer):
+                raise TypeError(f"it must give a function, not {type(outer).__name__}")
+
+        def call(first: Any, *rest: Any) -> Any:
+            with self._within(name, hook):
+                answer = outer(first, *rest)
+                if getattr(answer, "shape", None) != first.shape:
+                    raise TypeError(f"it must answer a tensor of shape {tuple(first.shape)}")
+            return answer
+
+        return call  # type: ignore[return-value]
+
+    def _outside(self, inner: T) -> T:
+        """The engine's own part, as an extension calls it."""
+
+        def call(*arguments: Any) -> Any:
+            self._watch.enter("", "")
+            try:
+                return inner(*arguments)
+            except BaseException as error:
+                self._foreign = error
+                raise
+            finally:
+                self._watch.leave()
+
+        return call  # type: ignore[return-value]
+
+    @contextlib.contextmanager
+    def _within(self, name: str, hook: str) -> Iterator[None]:
+        self._watch.enter(name, hook)
+        try:
+            yield
+        except (RepriseError, HookFailed):
+            raise  # said on purpose, or by another
+        except (Exception, SystemExit) as error:
+            if error is self._foreign:
+                raise
+            raise HookFailed(name, hook, error) from error
+        finally:
+            self._watch.leave()
+
+
+class Patches:
+    """Which models are patched now, and how each comes back."""
+
+    def __init__(
+        self,
+        active: Sequence[Active],
+        within: Callable[[str, str], AbstractContextManager[None]],
+        spoilt: Callable[[LatentDiffusion, str], None],
+    ):
+        self._active = active
+        self._within = within
+        self._spoilt = spoilt
+        self._models: dict[int, LatentDiffusion] = {}
+        self._blamed: set[int] = set()
+        self._undo: list[tuple[Active, LatentDiffusion, object, AbstractContextManager[object]]] = []
+
+    def on(self, model: LatentDiffusion) -> LatentDiffusion:
+        """``model``, patched; a second time nothing is done to its networks."""
+        if self._active and id(model.unet) not in self._models:
+            from modules.checkpoints.fingerprint import fingerprint
+
+            self._models[id(model.unet)] = model
+            for one in self._active:
+                before = fingerprint(model)
+                try:
+                    with self._within(one.spec.name, "patch"):
+                        context = one.modifier.patch(model)
+                        context.__enter__()
+                except BaseException:
+                    self._judge(one, model, before)
+                    raise
+                self._undo.append((one, model, before, context))
+        return model
+
+    def undo(self) -> None:
+        """Take all patches off, the last one first, and look at what is left."""
+        failure: BaseException | None = None
+        while self._undo:
+            one, model, before, context = self._undo.pop()
+            try:
+                with self._within(one.spec.name, "patch"):
+                    # As if all had gone well: many a context manager would not tidy up behind an error.
+                    context.__exit__(None, None, None)
+            except (RepriseError, HookFailed) as error:
+                failure = error
+            self._judge(one, model, before)
+        self._models.clear()
+        if failure:
+            raise failure
+
+    def _judge(self, one: Active, model: LatentDiffusion, before: object) -> None:
+        from modules.checkpoints.fingerprint import fingerprint
+
+        if id(model.unet) not in self._blamed and fingerprint(model) != before:
+            self._blamed.add(id(model.unet))
+            self._spoilt(model, one.spec.name)

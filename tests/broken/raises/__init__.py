@@ -1,0 +1,1 @@
+raise RuntimeError("<b>it cannot be imported</b>")
