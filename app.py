@@ -15,13 +15,14 @@ import argparse
 import ipaddress
 import json
 import logging
+import time
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modules import bootstrap, commandline
+from modules import bootstrap, commandline, flags
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
 from modules.manifest import flags_in
 from modules.options import flat_of, from_flat, options_of
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from modules.jobs.scripting import Scripts
     from modules.jobs.worker import Runner
     from modules.pipeline.hooks import Watch
+    from modules.settings import SettingsFile
     from webui.server import Services
 
 ROOT = Path(__file__).resolve().parent
@@ -131,16 +133,21 @@ def build_runner(args: argparse.Namespace) -> Runner:
             logging.info("%s is ready on %s", model.name, model.device.describe())
     except RepriseError as error:
         logging.warning("no model is loaded yet: %s", error)
-    encoding = Encoding(chosen.image_format, chosen.image_quality, chosen.webp_lossless)
-    gallery = Gallery(args.data_dir / "outputs", encoding)
-    gallery.sweep()
     whole = Gallery(args.data_dir / "outputs")
+    whole.sweep()
+
+    def generation(*job: Any) -> dict[str, Any]:
+        """With the settings as they are when a job begins."""
+        now, _ = settings.load(args.data_dir / "settings.json")
+        gallery = replace(whole, encoding=Encoding(now.image_format, now.image_quality, now.webp_lossless))
+        return GenerationRunner(engine, gallery, preview_every=now.preview_every)(*job)
+
     runners: dict[str, Runner] = {
         "replay": ReplayRunner(engine, whole, preview_every=chosen.preview_every),
         "extras": ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
     }
     loader.started()
-    return watch.watched(by_kind(runners, GenerationRunner(engine, gallery, preview_every=chosen.preview_every)))
+    return watch.watched(by_kind(runners, generation))
 
 
 def build_scripts(args: argparse.Namespace, host: Host) -> Scripts:
@@ -181,7 +188,20 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub(), scripts=scripts)
 
 
-def build_services(args: argparse.Namespace, queue: JobQueue, loader: Loader, scripts: Scripts) -> Services:
+def build_settings(args: argparse.Namespace) -> SettingsFile:
+    """The owner's settings; made before a worker starts, so that a broken file is told on the page."""
+    from modules.settings import SettingsFile
+
+    fixed = {"theme": args.theme} if args.theme else {}
+    settings = SettingsFile(args.data_dir / "settings.json", fixed=fixed, locked=args.lock_settings)
+    if settings.trouble:
+        logging.warning(settings.trouble)
+    return settings
+
+
+def build_services(
+    args: argparse.Namespace, queue: JobQueue, loader: Loader, scripts: Scripts, settings: SettingsFile
+) -> Services:
     """What the front end is given."""
     from modules.inputs import InputStore
     from modules.jobs.history import History
@@ -196,6 +216,7 @@ def build_services(args: argparse.Namespace, queue: JobQueue, loader: Loader, sc
         data_dir=args.data_dir,
         outputs_dir=args.data_dir / "outputs",
         inputs=InputStore(args.data_dir / "inputs"),
+        settings=settings,
         history=History(queue.store, args.data_dir / "outputs", args.data_dir / "thumbnails"),
         version=VERSION,
         checkpoints=models.checkpoints,
@@ -217,13 +238,17 @@ def serve(args: argparse.Namespace) -> int:
     _check_folder(args.data_dir / "outputs")
     from webui import server
 
+    settings = build_settings(args)
     listener = server.listen(args.host, args.port)
     loader = build_loader(args, "server")
     scripts = build_scripts(args, loader.host)
     queue = build_queue(args, scripts)
+    days = settings.current().keep_jobs_days
+    if days:
+        queue.store.forget(time.time() - 86400 * days)
     queue.start()
     try:
-        app = server.create_app(build_services(args, queue, loader, scripts))
+        app = server.create_app(build_services(args, queue, loader, scripts, settings))
         loader.started()
         url = f"http://{args.host}:{args.port}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
@@ -522,6 +547,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["test"]:
             return test(given[1:])
+        given, notes = flags.translated(given)
+        for note in notes:
+            print(note, file=sys.stderr)
         args: Any = build_parser(given).parse_args(given)
         return int(args.run(args))
     except Cancelled:

@@ -64,6 +64,10 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--allowed-host", action="append", default=[], metavar="NAME", help="a further host name of this server"
     )
+    serving.add_argument("--theme", choices=("light", "dark", "system"), help="colours of the page; fixes the setting")
+    serving.add_argument(
+        "--lock-settings", type=_names, default=(), metavar="NAME,NAME", help="settings that the page cannot change"
+    )
     serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
 
 
@@ -192,6 +196,10 @@ def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) ->
         metavar={int: "N", float: "X"}.get(declared.type, "TEXT"),
         help=facts.replace("%", "%%"),
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
 
 
 def _folder(text: str) -> Path:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from modules import atomic
@@ -21,13 +24,116 @@ MAX_BYTES = 1_000_000
 class Settings:
     """A snapshot. A change makes a new one."""
 
-    warm_up: bool = option(True, "Warm up", help="load the default model at start, before anyone asks for a picture")
-    preview_every: int = option(1, "Preview every N steps", lo=0, hi=150, step=1, help="0: no previews")
-    image_format: str = option("png", "Picture format", choices=("png", "jpg", "webp"))
-    image_quality: int = option(
-        90, "Picture quality", lo=1, hi=100, step=1, help="of JPEG and WebP: how little is lost, or how small they get"
+    image_format: str = option(
+        "png",
+        "Picture format",
+        choices=("png", "jpg", "webp"),
+        help="PNG keeps every pixel and all texts; JPEG and WebP are smaller",
+        group="Saved pictures",
     )
-    webp_lossless: bool = option(False, "Lossless WebP", help="keep every pixel")
+    image_quality: int = option(
+        90,
+        "Picture quality",
+        lo=1,
+        hi=100,
+        step=1,
+        help="of JPEG and WebP: how little is lost, or how small they get",
+        group="Saved pictures",
+    )
+    webp_lossless: bool = option(False, "Lossless WebP", help="keep every pixel", group="Saved pictures")
+    preview_every: int = option(
+        1, "Preview every N steps", lo=0, hi=150, step=1, help="0: no previews", group="While it runs"
+    )
+    warm_up: bool = option(
+        True,
+        "Warm up",
+        help="load the default model at start, before anyone asks for a picture; from the next start on",
+        group="While it runs",
+    )
+    form_sampler: str = option(
+        "Euler a", "Sampler", choices="samplers", help="in every tab that makes images", group="A new page begins with"
+    )
+    form_scheduler: str = option(
+        "Automatic",
+        "Schedule type",
+        choices="schedulers",
+        help="Automatic: the one that the sampler's authors recommend",
+        group="A new page begins with",
+    )
+    form_steps: int = option(20, "Steps", lo=1, hi=150, step=1, help="more take longer", group="A new page begins with")
+    form_cfg_scale: float = option(
+        7.0,
+        "CFG scale",
+        lo=1.0,
+        hi=30.0,
+        step=0.5,
+        help="how closely the picture follows the prompt",
+        group="A new page begins with",
+    )
+    form_negative_prompt: str = option(
+        "", "Negative prompt", help="what should not be in any picture", multiline=True, group="A new page begins with"
+    )
+    theme: str = option(
+        "system",
+        "Colours",
+        choices=("system", "light", "dark"),
+        help="light, dark, or as the visitor's system has it",
+        group="The page",
+    )
+    history_pictures: int = option(
+        60, "Pictures on a page of the history", lo=12, hi=240, step=12, help="more take longer", group="The page"
+    )
+    keep_jobs_days: int = option(
+        0,
+        "Keep jobs for N days",
+        lo=0,
+        hi=3650,
+        step=1,
+        help="older ones are forgotten at the next start, their pictures stay; 0: keep all",
+        group="The queue",
+    )
+
+
+FORM = {
+    name: name.removeprefix("form_")
+    for name in ("form_sampler", "form_scheduler", "form_steps", "form_cfg_scale", "form_negative_prompt")
+}
+"""Settings that a new page's form begins with, and the parameters that they are."""
+
+
+class SettingsFile:
+    """The settings while the program runs. A change is checked, saved whole, and then holds for what comes after it."""
+
+    def __init__(self, path: Path, *, fixed: Mapping[str, Any] = MappingProxyType({}), locked: Iterable[str] = ()):
+        """``fixed``: values that a flag gave. ``locked``: those that stay as the file has them, ``all`` for each of
+        them. Neither can be changed.
+
+        Raises `UserError` for a name that is no setting.
+        """
+        locked = options_of(Settings) if "all" in (locked := tuple(locked)) else locked
+        for name in (*fixed, *locked):
+            if name not in options_of(Settings):
+                near = ", ".join(options_of(Settings))
+                raise UserError(f"there is no setting named {name!r}", hint=f"there are {near}", field="lock_settings")
+        self.path = path
+        self._lock = threading.Lock()
+        self._fixed = dict(fixed)
+        self.locked = frozenset((*fixed, *locked))
+        """Names of those that cannot be changed."""
+        self._current, self.trouble = load(path)  # the second: what was wrong with the file at start, in a sentence
+
+    def current(self) -> Settings:
+        return replace(self._current, **self._fixed)
+
+    def change(self, values: Mapping[str, Any]) -> Settings:
+        """Set those of ``values`` that may be set; raises `UserError` with the field's name, and `OutputError`."""
+        options = options_of(Settings)
+        new = {name: options[name].cast(value) for name, value in values.items() if name in options}
+        with self._lock:
+            wanted = replace(self._current, **{name: v for name, v in new.items() if name not in self.locked})
+            save(wanted, self.path)
+            self._current = wanted
+        return self.current()
 
 
 def load(path: Path) -> tuple[Settings, str]:

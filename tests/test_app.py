@@ -97,6 +97,28 @@ def test_mistake_is_met_with_one_sentence_and_status_2(
     assert sentence in line
 
 
+def test_flags_of_a1111_are_taken_over_left_out_with_a_word_or_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()  # where it stops before a server is started
+    given = ("--xformers", "--no-half", "--ckpt-dir=/m", "--opt-sdp-attention", "--data-dir", str(tmp_path / "file"))
+    assert app.main(given) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["--xformers", "--ckpt-dir", "--opt-sdp-attention", "error:"]
+    assert lines[0] == "--xformers does nothing here: attention is computed by torch's own kernels"
+    assert "outputs cannot be written" in lines[-1]
+    for flag in ("--share", "--enable-insecure-extension-access", "--allow-code"):
+        status, line = said(capsys, flag)
+        assert status == 2
+        assert line.startswith(f"error: {flag} is not taken over: it ")
+        assert line.endswith("; leave it out")
+
+
+def test_unknown_setting_is_told_before_a_server_starts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, line = said(capsys, "--lock-settings", "theme, tint", "--data-dir", str(tmp_path))
+    assert (status, line.partition(";")[0]) == (2, "error: there is no setting named 'tint'")
+
+
 def test_unknown_sampler_and_checkpoint_are_told_with_a_suggestion(
     capsys: pytest.CaptureFixture[str], models: Path, tmp_path: Path
 ) -> None:

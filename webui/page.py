@@ -16,7 +16,7 @@ from webui.controls import control
 from webui.i18n import Catalogue, wire_choices
 from webui.send import wire_sends
 from webui.services import Services
-from webui.views import header_html, worker_html
+from webui.views import header_html, trouble_html, worker_html
 
 ASSETS = Path(__file__).parent / "assets"
 TMP_SWEEP_S, TMP_AGE_S = 3600, 86400
@@ -85,6 +85,8 @@ def build_page(services: Services, catalogues: Mapping[str, Catalogue] = Mapping
             )
             refresh = gr.Button("⟳", elem_id="refresh_checkpoints", elem_classes="rp-tool", min_width=40, scale=0)
             gr.HTML(worker_html(), elem_id="rp_worker", padding=False)
+        if services.settings.trouble:
+            gr.HTML(trouble_html(services.settings.trouble), elem_id="rp_trouble", padding=False)
         page = Page(services, blocks, checkpoint, gr.Textbox(visible="hidden", elem_id="rp_sent"))
         with gr.Tabs(elem_id="rp_tabs"):
             for spec in services.host.tabs:

@@ -16,6 +16,7 @@ from modules.inputs import InputStore
 from modules.params import GenerationParams
 from modules.pipeline.plan import hires_upscalers
 from modules.script import axes_of_params, axis_names
+from modules.settings import SettingsFile
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
@@ -112,6 +113,8 @@ class Services:
     """Runs scripts; asked before a job is made of one."""
     history: History
     """What was made."""
+    settings: SettingsFile
+    """What the owner configured."""
     version: str
     checkpoints: Callable[[], Sequence[str]]
     """The names of the models that can be chosen now, the default first."""

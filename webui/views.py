@@ -286,6 +286,24 @@ def file_url(path: str) -> str:
     return "gradio_api/file=" + quote(path)
 
 
+def browser_settings_html() -> str:
+    """What is kept in this browser alone; notify.js fills it and acts on it."""
+    word = t("Say so when a job has ended and another window is in view")
+    refused = t("The browser does not allow it; its settings for this page can.")
+    return (
+        f'<div class="rp-browser"><h4>{escape(t("In this browser"))}</h4>'
+        f'<label class="rp-setting"><input type="checkbox" name="word">{escape(word)}</label>'
+        f'<p class="refused" hidden>{escape(refused)}</p>'
+        f'<label class="rp-setting"><input type="checkbox" name="sound">{escape(t("A sound when a job has ended"))}'
+        f"</label><p>{escape(t('Kept here and used at once, without saving.'))}</p></div>"
+    )
+
+
+def trouble_html(sentence: str) -> str:
+    """A banner over everything."""
+    return f'<div class="rp-trouble" role="alert">{_sentence(sentence)}</div>'
+
+
 def header_html(version: str) -> str:
     return (
         '<div class="rp-brand"><svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true">'

@@ -310,6 +310,13 @@ class JobStore:
             rows = db.execute("SELECT id, worker, lease_until FROM jobs WHERE state = 'running'").fetchall()
             return [_died(db, row["id"]) for row in rows if row["lease_until"] < now or is_gone(row["worker"])]
 
+    def forget(self, before: float) -> int:
+        """Delete the jobs that ended before that time, in seconds since the epoch, and say how many. Pictures stay."""
+        with self._transaction() as db:
+            return db.execute(
+                "DELETE FROM jobs WHERE finished < ? AND state IN ('done', 'failed', 'cancelled')", (before,)
+            ).rowcount
+
     def close(self) -> None:
         with self._lock:
             self._db.close()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from modules.errors import OutputError
-from modules.settings import Settings, load, save
+from modules.errors import OutputError, UserError
+from modules.options import options_of
+from modules.params import GenerationParams
+from modules.settings import FORM, Settings, SettingsFile, load, save
 
 BROKEN = {
     "empty": b"",
@@ -91,3 +93,48 @@ def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         save(Settings(preview_every=3), path)
     assert load(path) == (Settings(preview_every=2), "")
     assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_change_is_saved_and_holds_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    settings = SettingsFile(path)
+    assert settings.change({"preview_every": "4", "theme": "dark"}).preview_every == 4
+    assert settings.current() == load(path)[0] == Settings(preview_every=4, theme="dark")
+    with pytest.raises(UserError, match="Picture quality must be between 1 and 100, not 1000") as bad:
+        settings.change({"image_quality": 1000, "preview_every": 7})
+    assert bad.value.field == "image_quality"
+    assert settings.current() == SettingsFile(path).current() == Settings(preview_every=4, theme="dark")
+
+
+def test_what_a_flag_fixes_and_what_is_locked_cannot_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    save(Settings(theme="light", image_format="webp"), path)
+    settings = SettingsFile(path, fixed={"theme": "dark"}, locked=["image_format"])
+    assert settings.locked == {"theme", "image_format"}
+    changed = settings.change({"theme": "system", "image_format": "jpg", "preview_every": 9})
+    assert (changed.theme, changed.image_format, changed.preview_every) == ("dark", "webp", 9)
+    assert load(path)[0] == Settings(theme="light", image_format="webp", preview_every=9)  # a flag is not written down
+    with pytest.raises(UserError, match="no setting named 'tint'"):
+        SettingsFile(path, locked=["tint"])
+
+
+def test_trouble_with_the_file_is_told_and_the_next_change_is_saved(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text("no JSON")
+    settings = SettingsFile(path)
+    assert settings.trouble.endswith("the old file is kept as settings.json.bad")
+    settings.change({"preview_every": 2})
+    assert SettingsFile(path).trouble == ""
+
+
+def test_what_a_new_page_begins_with_are_parameters_as_they_are_declared() -> None:
+    ours, theirs = options_of(Settings), options_of(GenerationParams)
+    for setting, name in FORM.items():
+        for fact in ("type", "default", "lo", "hi", "choices", "label"):
+            assert getattr(ours[setting], fact) == getattr(theirs[name], fact), (setting, fact)
+
+
+def test_every_setting_has_a_heading_and_says_what_it_does() -> None:
+    for option in options_of(Settings).values():
+        assert option.group, option.name
+        assert option.help, option.name

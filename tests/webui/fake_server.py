@@ -29,6 +29,7 @@ from modules.jobs.store import JobStore
 from modules.jobs.worker import Emit, Wishes
 from modules.recipe import Verdict
 from modules.script import ScriptContext, axes_of_params
+from modules.settings import SettingsFile
 from webui import tabs
 from webui.services import Services, tables_of
 
@@ -110,6 +111,7 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "data_dir": data_dir,
             "outputs_dir": outputs,
             "inputs": inputs,
+            "settings": SettingsFile(data_dir / "settings.json"),
             "history": History(queue.store, outputs, data_dir / "thumbnails"),
             "scripts": scripts,
             "version": "0.0-test",

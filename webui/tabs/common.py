@@ -19,6 +19,7 @@ import gradio as gr
 from modules.errors import NotFound, RepriseError
 from modules.params import GenerationParams
 from modules.pipeline.plan import check, fix_seeds
+from modules.settings import FORM
 from webui.controls import Form
 from webui.events import AT_ONCE, LONG, QUIET
 from webui.i18n import t
@@ -287,7 +288,9 @@ def wire_jobs(
         jobs = await asyncio.to_thread(Series(queue, page.owner(request)).jobs, ids_of(ids))
         found = [job.id for job in jobs]
         if not found:  # forgotten, or of another server: the page is simply new
-            return [*[gr.skip()] * len(fields), "", gr.skip()]
+            chosen = page.services.settings.current()
+            begin = {name: getattr(chosen, setting) for setting, name in FORM.items()}
+            return [*(form.show(begin) if form else []), "", gr.skip()]
         # A seed of -1 was drawn when the job was submitted; the form asks for a new one again.
         filled = form.show(jobs[-1].spec["params"], leave=("seed", "subseed")) if form else []
         return [*filled, " ".join(found), awake(found)]

@@ -24,8 +24,6 @@ from webui.tabs.common import TARGETS
 from webui.views import Run, results_of, status_html
 
 TAB = "history"
-PICTURES = 60
-"""On one page."""
 UNMADE = 20
 """The last jobs that came to nothing, as many as are told."""
 CLICKED = "(...args) => [document.documentElement.dataset.picture || '', ...args.slice(1)]"
@@ -86,7 +84,8 @@ def build(page: Page) -> None:
 
     def listed(owner: str, before: int = 0, after: int = 0) -> list[Any]:
         """A page of the list, and the numbers at its ends."""
-        found = history.page(owner, before=before, after=after, limit=PICTURES)
+        limit = page.services.settings.current().history_pictures
+        found = history.page(owner, before=before, after=after, limit=limit)
         if not found and (before or after):
             return [gr.skip()] * 5
         newest = history.page(owner, limit=1)
@@ -95,7 +94,7 @@ def build(page: Page) -> None:
         gone = {one.number for one in found if not Path(one.path).is_file()}
         html = tiles_html(found, history.count(owner), gone, unmade)
         ends = (found[0].number, found[-1].number) if found else (0, 0)
-        return [html, *ends, gr.update(interactive=not is_first), gr.update(interactive=len(found) == PICTURES)]
+        return [html, *ends, gr.update(interactive=not is_first), gr.update(interactive=len(found) == limit)]
 
     async def on_refresh(request: gr.Request) -> list[Any]:
         return await asyncio.to_thread(listed, page.owner(request))

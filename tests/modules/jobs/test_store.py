@@ -194,3 +194,15 @@ def test_file_that_is_no_database_gives_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(OutputError, match=r"jobs\.db cannot be opened"):
         JobStore(path)
+
+
+def test_jobs_that_ended_long_ago_are_forgotten_and_their_pictures_stay(store: JobStore) -> None:
+    old, new, waits = (store.submit("alice", {}) for _ in range(3))
+    for job in (old, new):
+        store.claim("server")
+        store.finish(job.id, {"images": [{"path": f"/o/{job.id}.png"}]})
+    between = store.get(new.id).finished
+    assert between is not None
+    assert store.forget(between) == 1
+    assert [job.id for job in store.list("alice")] == [waits.id, new.id]
+    assert store.count_pictures("alice") == 2

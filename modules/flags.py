@@ -1,0 +1,164 @@
+"""A1111's command line: what its people have in their start scripts, read as far as it means something here.
+
+A flag of the same meaning is put in our words; one that has nothing to do here is left out with a line that says so;
+one that would open the machine to others is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from modules.errors import UserError
+
+NONE, ONE, SOME = 0, 1, 2
+"""How many values a flag takes; some: up to the next flag."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A flag that is A1111's. ``ours`` are the arguments that mean the same, ``{}`` standing for its value."""
+
+    note: str = ""
+    values: int = NONE
+    ours: tuple[str, ...] = ()
+    refused: bool = False
+
+
+MEMORY = "memory is seen to without flags"
+ATTENTION = "attention is computed by torch's own kernels"
+FOLDER = "files lie in the folders of --models-dir, which may be A1111's models folder; a link in them is followed"
+QUEUE = "jobs always queue"
+UI_FILES = "settings are in settings.json and styles in styles.csv, in --data-dir; the Settings tab changes them"
+CHECKS = "there is no such check at start"
+LOGS = "the log goes to the terminal, errors and what the worker says"
+UPDATES = "nothing is downloaded or updated behind your back"
+ACCOUNTS = "the page would be open to everybody who knows the address"
+
+FLAGS: Mapping[str, Foreign] = {
+    # the same in other words
+    "--server-name": Foreign(values=ONE, ours=("--host", "{}")),
+    "--no-half": Foreign(ours=("--dtype", "float32")),
+    "--use-cpu": Foreign("all of it runs on the CPU", SOME, ours=("--device", "cpu")),
+    "--freeze-settings": Foreign(ours=("--lock-settings", "all")),
+    "--freeze-specific-settings": Foreign(values=ONE, ours=("--lock-settings", "{}")),
+    # nothing to do here
+    "--api": Foreign("the HTTP API is always there"),
+    "--nowebui": Foreign("the page is always served beside the API"),
+    "--xformers": Foreign(ATTENTION),
+    "--force-enable-xformers": Foreign(ATTENTION),
+    "--xformers-flash-attention": Foreign(ATTENTION),
+    "--disable-opt-split-attention": Foreign(ATTENTION),
+    "--reinstall-xformers": Foreign(UPDATES),
+    "--reinstall-torch": Foreign(UPDATES),
+    "--update-check": Foreign(UPDATES),
+    "--update-all-extensions": Foreign(UPDATES),
+    "--do-not-download-clip": Foreign(UPDATES),
+    "--no-download-sd-model": Foreign(UPDATES),
+    "--medvram": Foreign(MEMORY),
+    "--medvram-sdxl": Foreign(MEMORY),
+    "--lowvram": Foreign(MEMORY),
+    "--lowram": Foreign(MEMORY),
+    "--always-batch-cond-uncond": Foreign(MEMORY),
+    "--no-half-vae": Foreign("--dtype chooses the number format, for the VAE too"),
+    "--upcast-sampling": Foreign("sampling is always in float32"),
+    "--precision": Foreign("--dtype chooses the number format: float32, bfloat16 or float16", ONE),
+    "--device-id": Foreign("CUDA_VISIBLE_DEVICES in the environment chooses the card", ONE),
+    "--disable-nan-check": Foreign("a picture that is not a number is an error"),
+    "--no-hashing": Foreign("hashes are what replay is built on; each file is read for it once"),
+    "--ckpt": Foreign("the checkpoint is chosen on the page", ONE),
+    "--vae-path": Foreign("the VAE is chosen on the page", ONE),
+    "--ckpt-dir": Foreign(FOLDER, ONE),
+    "--vae-dir": Foreign(FOLDER, ONE),
+    "--lora-dir": Foreign(FOLDER, ONE),
+    "--embeddings-dir": Foreign(FOLDER, ONE),
+    "--hypernetwork-dir": Foreign(FOLDER, ONE),
+    "--esrgan-models-path": Foreign(FOLDER, ONE),
+    "--realesrgan-models-path": Foreign(FOLDER, ONE),
+    "--bsrgan-models-path": Foreign(FOLDER, ONE),
+    "--swinir-models-path": Foreign(FOLDER, ONE),
+    "--gfpgan-models-path": Foreign(FOLDER, ONE),
+    "--codeformer-models-path": Foreign(FOLDER, ONE),
+    "--no-gradio-queue": Foreign(QUEUE),
+    "--gradio-queue": Foreign(QUEUE),
+    "--gradio-debug": Foreign(LOGS),
+    "--gradio-img2img-tool": Foreign("there is one tool to draw with", ONE),
+    "--gradio-inpaint-tool": Foreign("there is one tool to draw with", ONE),
+    "--ui-settings-file": Foreign(UI_FILES, ONE),
+    "--ui-config-file": Foreign(UI_FILES, ONE),
+    "--styles-file": Foreign(UI_FILES, ONE),
+    "--hide-ui-dir-config": Foreign("the page shows no folders"),
+    "--no-prompt-history": Foreign("the History tab lists what was made, and can delete it"),
+    "--no-progressbar-hiding": Foreign("progress has a place of its own"),
+    "--max-batch-count": Foreign("the page takes 100", ONE),
+    "--use-textbox-seed": Foreign("the seed is a field"),
+    "--loglevel": Foreign(LOGS, ONE),
+    "--log-startup": Foreign(LOGS),
+    "--api-log": Foreign(LOGS),
+    "--disable-console-progressbars": Foreign(LOGS),
+    "--enable-console-prompts": Foreign(LOGS),
+    "--timeout-keep-alive": Foreign("connections are kept as uvicorn keeps them", ONE),
+    # refused
+    "--share": Foreign(f"it opens a tunnel to another company's server, and {ACCOUNTS}", refused=True),
+    "--ngrok": Foreign(f"it opens a tunnel to another company's server, and {ACCOUNTS}", ONE, refused=True),
+    "--enable-insecure-extension-access": Foreign(
+        "it would let everybody who sees the page install and run code", refused=True
+    ),
+    "--allow-code": Foreign("it would let everybody who sees the page run code", refused=True),
+    "--disable-safe-unpickle": Foreign("pickles are read without running what is in them", refused=True),
+    "--cors-allow-origins": Foreign("other sites could then use this server in your name", ONE, refused=True),
+    "--cors-allow-origins-regex": Foreign("other sites could then use this server in your name", ONE, refused=True),
+    "--gradio-allowed-path": Foreign("the page shows files of its own outputs alone", ONE, refused=True),
+}
+FAMILIES: Mapping[str, Foreign] = {
+    "--opt-": Foreign(ATTENTION),
+    "--sub-quad-": Foreign(ATTENTION, ONE),
+    "--skip-": Foreign(CHECKS),
+}
+"""By the beginning of a flag's name."""
+
+
+def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """``arguments`` in our words, and a line for each that means nothing here. Raises `UserError` for a refused one.
+
+    >>> translated(["--xformers", "--server-name", "::1", "--port", "80"])[0]
+    ['--host', '::1', '--port', '80']
+    """
+    ours: list[str] = []
+    notes: list[str] = []
+    for flag, behind in _words(arguments):
+        foreign = _foreign(flag)
+        if foreign is None:
+            ours += [flag, *behind]
+            continue
+        if foreign.refused:
+            raise UserError(f"{flag} is not taken over: {foreign.note}", hint="leave it out", field=flag.strip("-"))
+        own = {NONE: 0, ONE: 1, SOME: len(behind)}[foreign.values]
+        value = behind[0] if own and behind else ""
+        ours += [word.replace("{}", value) for word in foreign.ours] + behind[own:]
+        if foreign.note:
+            notes.append(f"{flag}: {foreign.note}" if foreign.ours else f"{flag} does nothing here: {foreign.note}")
+    return ours, notes
+
+
+def _words(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each flag with what stands behind it up to the next; what comes before the first stands alone."""
+    group: list[str] = []
+    for word in arguments:
+        if word.startswith("--"):
+            if group:
+                yield group[0], group[1:]
+            flag, equals, value = word.partition("=")
+            group = [flag, value] if equals and _foreign(flag) else [word]
+        elif group:
+            group.append(word)
+        else:
+            yield word, []
+    if group:
+        yield group[0], group[1:]
+
+
+def _foreign(flag: str) -> Foreign | None:
+    if flag in FLAGS:
+        return FLAGS[flag]
+    return next((found for start, found in FAMILIES.items() if flag.startswith(start)), None)

@@ -1,0 +1,49 @@
+"""The settings on the page: what can be changed, what is locked, and what is wrong with their file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.options import options_of
+from modules.settings import Settings, SettingsFile
+from tests.webui.fake_server import services
+from webui.page import build_page
+
+
+def page_with(tmp_path: Path, **arguments: Any) -> dict[str, Any]:
+    """The components of a page whose settings were opened with ``arguments``, by their ids."""
+    settings = SettingsFile(tmp_path / "settings.json", **arguments)
+    with services(tmp_path, settings=settings) as given:
+        blocks = build_page(given)
+    return {block.elem_id: block for block in blocks.blocks.values() if getattr(block, "elem_id", None)}
+
+
+def test_every_setting_stands_on_the_page_and_locked_ones_cannot_be_changed(tmp_path: Path) -> None:
+    found = page_with(tmp_path, fixed={"theme": "dark"}, locked=["image_format"])
+    for name, option in options_of(Settings).items():
+        control = found[f"settings_{name}"]
+        locked = name in ("theme", "image_format")
+        assert control.label == option.label
+        assert control.interactive is not locked or control.interactive is None, name
+        assert ("Locked" in (control.info or "")) is locked
+    assert "rp_trouble" not in found
+
+
+@pytest.mark.parametrize("broken", [b"", b"[]", b'{"image_quality": 7000}', bytes(range(256))])
+def test_a_broken_file_is_told_over_the_page(broken: bytes, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_bytes(broken)
+    banner = page_with(tmp_path)["rp_trouble"].value
+    assert banner.startswith('<div class="rp-trouble" role="alert">The settings in ')
+    assert "settings.json.bad" in banner
+
+
+def test_what_was_set_is_kept_beside_what_others_keep(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"of_an_extension": 1}')
+    SettingsFile(path).change({"form_steps": 30})
+    kept = json.loads(path.read_text())
+    assert (kept["of_an_extension"], kept["form_steps"]) == (1, 30)

@@ -1,0 +1,67 @@
+"""The tab of the owner's settings, built from their declarations; what only concerns this browser stands below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from modules.errors import RepriseError
+from modules.options import options_of, values_of
+from modules.settings import Settings
+from webui.controls import Form
+from webui.events import AT_ONCE, QUIET
+from webui.i18n import t
+from webui.page import Page
+from webui.views import Run, browser_settings_html, status_html
+
+SHOW_THEME = "(theme) => { window.reprise?.theme(theme) }"
+
+
+def build(page: Page) -> None:
+    """Lay out the tab and wire it."""
+    settings, form = page.services.settings, Form(Settings, page.services.tables())
+    options = options_of(Settings)
+    with gr.Column(elem_id="settings_body"):
+        with gr.Row(elem_id="settings_tools"):
+            gr.Textbox(
+                label=t("Search"),
+                placeholder=t("Search the settings"),
+                show_label=False,
+                container=False,
+                elem_id="settings_search",
+                scale=1,
+            )
+            save = gr.Button(t("Save settings"), variant="primary", elem_id="settings_save", scale=0, min_width=140)
+        said = gr.HTML(status_html(Run()), elem_id="settings_said", padding=False)
+        for group in dict.fromkeys(option.group for option in options.values()):
+            with gr.Column(elem_classes="rp-settings-group"):
+                gr.Markdown(f"#### {t(group)}")
+                for name, option in options.items():
+                    if option.group == group:
+                        _add(form, name, locked=name in settings.locked)
+        gr.HTML(browser_settings_html(), elem_id="settings_browser", elem_classes="rp-settings-group", padding=False)
+    theme = gr.Textbox(visible="hidden", elem_id="settings_chosen_theme")
+
+    def on_load() -> list[Any]:
+        now = settings.current()
+        return [*form.show(values_of(now)), now.theme]
+
+    def on_save(*values: Any) -> list[Any]:
+        try:
+            now = settings.change(values_of(form.read(values)))
+        except RepriseError as error:
+            return [status_html(Run().failed(str(error), error.field)), gr.skip()]
+        return [status_html(Run(notes=(t("the settings are saved"),))), now.theme]
+
+    loaded = page.blocks.load(on_load, None, [*form.components, theme], **AT_ONCE)
+    saved = save.click(on_save, form.components, [said, theme], **AT_ONCE)
+    for told in (loaded, saved):
+        told.then(None, theme, None, js=SHOW_THEME, **QUIET)
+
+
+def _add(form: Form[Settings], name: str, *, locked: bool) -> None:
+    facts: dict[str, Any] = {"elem_id": f"settings_{name}", "elem_classes": "rp-setting"}
+    if locked:
+        facts |= {"interactive": False, "info": t("Locked: the command line fixes it")}
+    form.add(name, **facts)
