@@ -140,7 +140,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
         """With the settings as they are when a job begins."""
         now, _ = settings.load(args.data_dir / "settings.json")
         gallery = replace(whole, encoding=Encoding(now.image_format, now.image_quality, now.webp_lossless))
-        return GenerationRunner(engine, gallery, preview_every=now.preview_every)(*job)
+        make = GenerationRunner(engine, gallery, preview_every=now.preview_every, embed_inputs=now.embed_inputs)
+        return make(*job)
 
     runners: dict[str, Runner] = {
         "replay": ReplayRunner(engine, whole, preview_every=chosen.preview_every),
@@ -321,6 +322,7 @@ def generate(args: argparse.Namespace) -> int:
 
     def save(result: Result) -> None:
         made.append(result)
+        carried = engine.carried(result.recipe) if wanted.embed_inputs else ()
         if args.output is None:
             gallery = Gallery(args.data_dir / "outputs", encoding)
             recipe = result.recipe
@@ -330,11 +332,12 @@ def generate(args: argparse.Namespace) -> int:
                 seed=recipe.seed,
                 infotext=result.infotext,
                 recipe=str(recipe),
+                carried=carried,
             )
             path, note = saved.path, saved.note
         else:
             path = _numbered(args.output.with_stem(args.output.stem + name), result.recipe.index)
-            data, note = encode(result.image, result.infotext, str(result.recipe), encoding)
+            data, note = encode(result.image, result.infotext, str(result.recipe), encoding, carried=carried)
             try:
                 atomic.write(path, data)
             except OSError as error:

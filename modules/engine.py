@@ -28,9 +28,10 @@ from modules.pipeline.generate import Refinement, Start, generate, sees_picture
 from modules.pipeline.hires import LATENT_MODES
 from modules.pipeline.hooks import HookFailed, Hooks, NoWatch, Watch, with_tags
 from modules.pipeline.named import named
-from modules.pipeline.passes import encode, enlarge, mask_weight, seen_beside
+from modules.pipeline.passes import encode, enlarge, mask_weight, moved, seen_beside
 from modules.pipeline.picture import Picture, prepare
 from modules.pipeline.plan import Batch, Plan, check_extensions, make_plan
+from modules.pipeline.tiled import Tiled, rounds, tiled
 from modules.pixels import to_images
 from modules.previews import LinearPreview, fit
 from modules.prompt.chunks import Emphasis
@@ -106,6 +107,19 @@ class Made:
     """The request as the generation text tells it."""
     skipped: int = 0
     """Steps after which it was cut short; 0: it was not."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is at hand while a batch is made."""
+
+    model: LatentDiffusion
+    plan: Plan
+    watcher: Watcher
+    hooks: Hooks
+    done: int = 0
+    """Of the ``parts`` that one picture is made in, those that are made."""
+    parts: int = 1
 
 
 class Engine:
@@ -213,19 +227,21 @@ class Engine:
         request = plan.params.changed(extensions=Chosen({**params.extensions, **plan.params.extensions}))
         wanted = {*params.extensions, *with_tags(params.prompt, Chosen(), self.host)}
         failed = {name: reason for name, reason in absent.items() if name in wanted}
+        ready: dict[object, Sequence[Picture] | Tiled] = {}
         for batch in plan.batches:
             if batch.first_image + len(batch.seeds) <= made:
                 continue
             rest = range(max(made - batch.first_image, 0), len(batch.seeds))
             with hooks.patching(lambda model, name: self._spoilt(model, name, watcher)):
-                picture = self._picture(batch.params)
+                start = batch.params.init, batch.params.width, batch.params.height  # extensions may change it
+                ready = {start: ready[start] if start in ready else self._sources(batch.params, watcher)}
                 loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
                 model = hooks.patched(replace(loaded, embeddings=embeddings))
                 for note in self._left_out(model, batch):
                     tell(note)
                 used = self._used(model, batch)
                 part = self._part(request, batch, hooks, failed)
-                for one in self._images(model, batch, plan, picture, watcher.from_now(), rest, hooks):
+                for one in self._batch(_Task(model, plan, watcher.from_now(), hooks), batch, ready[start], rest):
                     one = replace(one, image=hooks.finish(one.image))
                     yield self._result(model, batch, one, used, request, part)
 
@@ -261,57 +277,74 @@ class Engine:
         owners = {owner.name for owner in self.host.owners.values()}
         return owners | {spec.name for spec in self.host.modifiers} - self.absent.keys()
 
-    def _picture(self, params: GenerationParams) -> Picture | None:
-        """The start picture made ready, where there is one."""
-        init = params.init
+    def _sources(self, params: GenerationParams, watcher: Watcher) -> Sequence[Picture] | Tiled:
+        """The start pictures made ready: one for all images or one each, or the tiles of one."""
+        init, size = params.init, (params.width, params.height)
         if init is None:
-            return None
+            return ()
         if self.inputs is None:
             raise UserError("there is no place for start pictures here", field="init.image")
+        if init.tiled:
+            spec, work = self.host.upscalers.get(init.tiled.upscaler), Work(cancelled=watcher.cancelled)
+            image = self.inputs.open(init.image)
+            return tiled(init, init.tiled, image, size, lambda image, factor: upscale(spec, image, factor, work))
         mask = self.inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
-        return prepare(init, self.inputs.open(init.image), mask, params.width, params.height)
+        return [prepare(init, self.inputs.open(image), mask, *size) for image in init.images]
 
-    def _images(
-        self,
-        model: LatentDiffusion,
-        batch: Batch,
-        plan: Plan,
-        picture: Picture | None,
-        watcher: Watcher,
-        wanted: Iterable[int],
-        hooks: Hooks,
+    def _batch(
+        self, task: _Task, batch: Batch, sources: Sequence[Picture] | Tiled, wanted: Iterable[int]
     ) -> Iterator[Made]:
         """The images of a batch that are ``wanted``."""
-        if watcher.cancelled():
+        if task.watcher.cancelled():
             raise Cancelled
-        init = batch.params.init
-        if picture and init and (init.denoising_strength == 0 or picture.is_protected):
-            yield from (Made(i, picture.unchanged, batch.params) for i in wanted)
+        if isinstance(sources, Tiled):
+            yield self._tiled(task, batch, sources)
             return
-        start = encode(model, batch, picture, init) if picture and init else None
-        seen = seen_beside(model, batch, picture) if sees_picture(model) else None
-        latents, told, skipped = self._sample(model, batch, plan, watcher, hooks, start=start, seen=seen)
+        own = [sources[(batch.first_image + i) % len(sources)] for i in range(len(batch.seeds))] if sources else []
+        init = batch.params.init
+        if init and (init.denoising_strength == 0 or all(picture.is_protected for picture in own)):
+            yield from (Made(i, own[i].unchanged, batch.params) for i in wanted)
+        else:
+            yield from self._images(task, batch, own[:1] if len(sources) == 1 else own, wanted)
+
+    def _tiled(self, task: _Task, batch: Batch, source: Tiled) -> Made:
+        """SD upscale: the one picture of a batch. Where it is cut short, so are the tiles that follow."""
+        init = batch.params.init
+        assert init
+        if init.denoising_strength == 0:
+            return Made(0, source.image, batch.params)
+        parts, made = list(rounds(batch, source.pictures(init))), list[Made]()
+        for i, (part, pictures) in enumerate(parts):
+            task = replace(task, done=i, parts=len(parts))
+            made += self._images(task, part, pictures, range(len(pictures)))
+        skipped = next((tile.skipped for tile in made if tile.skipped), 0)
+        return Made(0, source.joined(tile.image for tile in made), made[0].told, skipped)
+
+    def _images(self, task: _Task, batch: Batch, pictures: Sequence[Picture], wanted: Iterable[int]) -> Iterator[Made]:
+        """The same, sampled: from text, over one picture for all, or over one each."""
+        model, init = task.model, batch.params.init
+        start = encode(model, batch, pictures, init) if pictures and init else None
+        seen = seen_beside(model, batch, pictures) if sees_picture(model) else None
+        latents, told, skipped = self._sample(task, batch, start=start, seen=seen)
         if batch.hires and not skipped:
-            model, latents, skipped = self._second_pass(model, batch, plan, watcher, hooks, latents)
+            model, latents, skipped = self._second_pass(task, batch, latents)
         for i in wanted:
             (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
-            yield Made(i, picture.finished(image) if picture else image, told, skipped)
+            if start:
+                image = pictures[i % len(pictures)].finished(image, moved(latents, start, i))
+            yield Made(i, image, told, skipped)
 
-    def _second_pass(
-        self, model: LatentDiffusion, batch: Batch, plan: Plan, watcher: Watcher, hooks: Hooks, latents: Tensor
-    ) -> tuple[LatentDiffusion, Tensor, int]:
+    def _second_pass(self, task: _Task, batch: Batch, latents: Tensor) -> tuple[LatentDiffusion, Tensor, int]:
         """Hires fix: the latents enlarged, and sampled again as a picture."""
         second, hires, again = batch.hires, batch.params.hires, batch.again
         assert second and hires and again
-        larger = enlarge(model, batch, second, latents, self._enlarge(hires.upscaler, watcher))
-        model = hooks.patched(self._fellow(model, second.params.checkpoint))
-        start = Start(larger, hires.denoising_strength, exact_steps=True)
+        larger = enlarge(task.model, batch, second, latents, self._enlarge(hires.upscaler, task.watcher))
+        model = task.hooks.patched(self._fellow(task.model, second.params.checkpoint))
+        task = replace(task, model=model)
+        start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
         run = Pass(again.schedule_steps, batch.schedule_steps, second=True, old=batch.params.use_old_scheduling)
-        seen = seen_beside(model, again, None) if sees_picture(model) else None
-        done = batch.announced_steps
-        latents, _, skipped = self._sample(
-            model, again, plan, watcher, hooks, start=start, seen=seen, run=run, done=done
-        )
+        seen = seen_beside(model, again, ()) if sees_picture(model) else None
+        latents, _, skipped = self._sample(task, again, start=start, seen=seen, run=run, done=batch.announced_steps)
         return model, latents, skipped
 
     def _fellow(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
@@ -327,11 +360,8 @@ class Engine:
 
     def _sample(
         self,
-        model: LatentDiffusion,
+        task: _Task,
         batch: Batch,
-        plan: Plan,
-        watcher: Watcher,
-        hooks: Hooks,
         *,
         start: Start | None = None,
         seen: Tensor | None = None,
@@ -343,7 +373,7 @@ class Engine:
         ``done``: steps that came before.
         """
         counted = run or Pass(batch.schedule_steps, batch.schedule_steps, old=batch.params.use_old_scheduling)
-        refiner = batch.params.refiner
+        refiner, model, watcher, hooks = batch.params.refiner, task.model, task.watcher, task.hooks
 
         def load() -> tuple[LatentDiffusion, Sequence[Part], Part]:
             assert refiner
@@ -351,27 +381,28 @@ class Engine:
             return other, *self._texts_of(other, batch, counted, hooks)[:2]
 
         positive, negative, told = self._texts_of(model, batch, counted, hooks)
-        steps = done + batch.announced_steps + (batch.hires.params.steps if batch.hires else 0)
-
+        own = done + batch.announced_steps + (batch.hires.params.steps if batch.hires else 0)
+        before, steps = task.done * own + done, task.parts * own
+        pictures = 1 if batch.params.init and batch.params.init.tiled else len(batch.seeds)
         skipped = 0
 
         def on_step(step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
             nonlocal skipped
             if watcher.cancelled():
                 raise Cancelled
-            part = batch.first_image + len(batch.seeds) * (done + step + 1) / steps
+            part = batch.first_image + pictures * (before + step + 1) / steps
             watcher.on_progress(
                 Progress(
                     first_image=batch.first_image,
-                    images=plan.images,
-                    step=done + step + 1,
+                    images=task.plan.images,
+                    step=before + step + 1,
                     steps=steps,
-                    fraction=min(part / plan.images, 1.0),
+                    fraction=min(part / task.plan.images, 1.0),
                     preview=lambda: self._preview(model, denoised[0]),
                 )
             )
             if watcher.skips():
-                skipped = done + step + 1
+                skipped = before + step + 1
                 raise Enough
 
         refinement = Refinement(load, refiner.switch_at) if refiner else None
@@ -400,6 +431,10 @@ class Engine:
             positive, negative, padded = pad_parts(positive, negative, empty, v0=v0)
         told = params if padded else params.changed(pad_cond_uncond=False, pad_cond_uncond_v0=False)
         return positive, negative, told
+
+    def carried(self, recipe: Recipe) -> list[bytes]:
+        """The files of the pictures that ``recipe`` was followed from, to be embedded in the result."""
+        return [self.inputs.read(name) for name in recipe.inputs] if self.inputs else []
 
     def has(self, file: File) -> bool:
         """Whether a file of a recipe is at hand."""
@@ -438,7 +473,7 @@ class Engine:
         files += (File(EMBEDDING, found.path.name, sha256) for found, sha256 in embeddings)
         hashes = ", ".join(f"{re.sub('[:,]', '', found.name)}: {sha256[:12]}" for found, sha256 in embeddings)
         if init := params.init:
-            files.append(File("image", f"{init.image[:12]}.png", init.image))
+            files += [File("image", f"{image[:12]}.png", image) for image in dict.fromkeys(init.images)]
             if init.mask:
                 files.append(File("mask", f"{init.mask.image[:12]}.png", init.mask.image))
         others = {

@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -63,16 +63,19 @@ class Gallery:
         recipe: str | None = None,
         job: str = "",
         texts: Mapping[str, str] | None = None,
+        stem: str = "",
+        carried: Sequence[bytes] = (),
     ) -> Saved:
         """Save ``image`` with its texts, or raise an `OutputError` and leave nothing behind.
 
-        ``texts`` are further ones by their keys, which only a PNG takes. Without a seed the file's name is its number.
+        ``texts`` are further ones by their keys and ``carried`` are files to embed, which only a PNG takes. The file is
+        named by number, then seed, then ``stem``, the name of the picture that it came from, as far as there are any.
         """
-        data, note = encode(image, infotext, recipe or "", self.encoding, texts or {})
+        data, note = encode(image, infotext, recipe or "", self.encoding, texts or {}, carried)
         day = self.root / folder / datetime.date.today().isoformat()
         try:
             atomic.make_folder(day)
-            path, number = _save(day, data, _name(seed, self.encoding.format), job)
+            path, number = _save(day, data, _name(seed, stem, self.encoding.format), job)
             return Saved(path, number, job, note)
         except OSError as error:
             log.warning("saving into %s failed: %s", day, error)
@@ -88,8 +91,11 @@ class Gallery:
         return [path for path in found if path.is_file()]
 
 
-def _name(seed: int | None, suffix: str) -> str:
-    return f".{suffix}" if seed is None else f"-{seed}.{suffix}"
+def _name(seed: int | None, stem: str, suffix: str) -> str:
+    """What follows the number. Of a stem only what every file system and command line takes is left."""
+    plain = re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:80]
+    parts = filter(None, ("" if seed is None else str(seed), plain))
+    return f"{''.join(f'-{part}' for part in parts)}.{suffix}"
 
 
 def _save(day: Path, data: bytes, name: str, job: str) -> tuple[Path, int]:

@@ -19,6 +19,7 @@ from modules.errors import ImageError, NotFound
 log = logging.getLogger(__name__)
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 32_000_000
 BROKEN = (
     OSError,
@@ -113,14 +114,31 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def png_bytes(image: Image.Image, texts: Mapping[str, str] | None = None) -> bytes:
-    """A PNG file with text chunks: tEXt, or iTXt where the text is not Latin-1."""
+CARRIED = b"rpIn"
+"""A chunk of our own in a PNG, which others may copy and need not know: a whole PNG file that it was made from."""
+
+
+def png_bytes(image: Image.Image, texts: Mapping[str, str] | None = None, carried: Sequence[bytes] = ()) -> bytes:
+    """A PNG file with text chunks, tEXt, or iTXt where the text is not Latin-1, and with the files that it carries."""
     info = PngInfo()
+    for file in carried:
+        info.add(CARRIED, file)
     for key, text in (texts or {}).items():
         info.add_text(key, text.encode("utf-8", "replace").decode())  # a lone surrogate has no bytes
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def carried_in(data: bytes) -> list[bytes]:
+    """The files that a PNG carries; none for anything else."""
+    found, place = [], len(PNG_SIGNATURE)
+    while data.startswith(PNG_SIGNATURE) and place + 12 <= len(data):
+        length = int.from_bytes(data[place : place + 4])
+        if data[place + 4 : place + 8] == CARRIED and place + 12 + length <= len(data):
+            found.append(data[place + 8 : place + 8 + length])
+        place += 12 + length  # length, name, content, checksum
+    return found
 
 
 def preview_jpeg(image: Image.Image, quality: int = 80) -> bytes:

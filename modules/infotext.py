@@ -24,11 +24,11 @@ from modules.diffusion.types import SamplerSpec
 from modules.errors import UserError
 from modules.modifier import ModifierSpec, from_text, to_text
 from modules.options import Option, options_of, values_of
-from modules.params import GenerationParams, Hires, Init, Mask, Refiner
+from modules.params import GenerationParams, Hires, Init, Mask, Refiner, SoftInpainting, TiledUpscale
 from modules.profile import profile_named
 from modules.prompt.emphasis import attention
 from modules.prompt.parse import parse
-from modules.prompt.schedule import Pass, schedule_nodes
+from modules.prompt.schedule import Pass, Segment, schedule_nodes
 from modules.prompt.stages import strip_comments
 from modules.styles import Style
 
@@ -99,13 +99,20 @@ def _old_timelines(f: Facts) -> bool | None:
 
 
 def _texts(f: Facts, *, old: bool | None = None) -> list[str]:
-    """The texts of both prompts over the run, with the steps until which they hold."""
+    """The texts of both prompts over the run and its second pass, with the steps until which they hold."""
     doubled = f.sampler.second_order and profile_named(f.params.profile).double_steps
-    steps = f.params.steps * (2 if doubled else 1)
-    run = Pass(steps, steps, old=f.params.use_old_scheduling if old is None else old)
-    trees = parse(f.params.prompt).tree, parse(f.params.negative_prompt, negative=True).tree
-    segments = [segment for tree in trees for part in tree.parts for segment in schedule_nodes(part.items, run)]
+    steps, old_steps = f.params.steps * (2 if doubled else 1), f.params.use_old_scheduling if old is None else old
+    segments = _segments(f.params.prompt, f.params.negative_prompt, Pass(steps, steps, old=old_steps))
+    if hires := f.params.hires:
+        prompts = hires.prompt or f.params.prompt, hires.negative_prompt or f.params.negative_prompt
+        again = (hires.steps or f.params.steps) * (2 if doubled else 1)
+        segments += _segments(*prompts, Pass(again, steps, second=True, old=old_steps))
     return [str(segment) if old is not None else segment.text for segment in segments]
+
+
+def _segments(prompt: str, negative_prompt: str, run: Pass) -> list[Segment]:
+    trees = parse(prompt).tree, parse(negative_prompt, negative=True).tree
+    return [segment for tree in trees for part in tree.parts for segment in schedule_nodes(part.items, run)]
 
 
 def _unless(name: str, default: Any, applies: Callable[[Facts], bool] = lambda f: True) -> Value:
@@ -155,6 +162,15 @@ def _masked(value: Callable[[Mask], Any]) -> Value:
     return lambda f: value(f.params.init.mask) if f.params.init and f.params.init.mask else None
 
 
+def _softly(name: str) -> Value:
+    """A number as A1111's sliders give it: 1, not 1.0."""
+    return _masked(lambda m: f"{getattr(m.soft, name):g}" if m.soft else None)
+
+
+def _tiled(value: Callable[[TiledUpscale], Any]) -> Value:
+    return _init(lambda i: value(i.tiled) if i.tiled else None)
+
+
 def _hires(value: Callable[[Hires], Any]) -> Value:
     return lambda f: value(f.params.hires) if f.params.hires else None
 
@@ -162,6 +178,11 @@ def _hires(value: Callable[[Hires], Any]) -> Value:
 def _strength(f: Facts) -> float | None:
     start = f.params.init or f.params.hires
     return start.denoising_strength if start else None
+
+
+def _extra_noise(f: Facts) -> float | None:
+    start = f.params.init or f.params.hires
+    return start.extra_noise or None if start else None
 
 
 KEYS: dict[str, Value] = {
@@ -195,6 +216,11 @@ KEYS: dict[str, Value] = {
 """A1111's keys in A1111's order. A new parameter is one line here; what is absent has a place but comes as `extra`."""
 
 OTHERS: dict[str, Value] = {
+    "SD upscale overlap": _tiled(lambda t: t.overlap),
+    "SD upscale upscaler": _tiled(lambda t: t.upscaler),
+    "SD upscale factor": _tiled(lambda t: f"{t.by:g}"),
+    "Soft inpainting enabled": _masked(lambda m: True if m.soft else None),
+    **{option.key: _softly(option.name) for option in options_of(SoftInpainting).values() if option.key},
     "Mask mode": _masked(lambda m: "Inpaint not masked" if m.invert else None),
     "Mask blur": _masked(lambda m: m.blur or None),
     "Inpaint area": _masked(lambda m: "Only masked" if m.only_masked else None),
@@ -238,7 +264,7 @@ OTHERS: dict[str, Value] = {
     "NGMS all steps": _unless("s_min_uncond_all", False, lambda f: f.params.s_min_uncond > 0),
     "Pad conds": _unless("pad_cond_uncond", False, lambda f: not f.params.pad_cond_uncond_v0),
     "Pad conds v0": _unless("pad_cond_uncond_v0", False),
-    "Extra noise": _init(lambda i: i.extra_noise or None),
+    "Extra noise": _extra_noise,
     "VAE Encoder": _absent,
     "VAE Decoder": _absent,
     "UniPC variant": _taken("uni_pc_variant"),
@@ -249,6 +275,8 @@ OTHERS: dict[str, Value] = {
     "Resize mode": _init(lambda i: i.resize_mode if i.resize_mode != "Just resize" else None),
     "Exact steps": _init(lambda i: i.exact_steps or None),
     "Color correction": _init(lambda i: i.colour_correction or None),
+    "Mask rounding": _masked(lambda m: None if m.round or m.soft else False),
+    "Overlay original for inpaint": _masked(lambda m: None if m.overlay else False),
     "Hires CFG scale": _hires(lambda h: h.cfg_scale or None),
     "Profile": lambda f: f.params.profile if f.params.profile != "a1111" else None,
 }
@@ -664,13 +692,19 @@ _INIT = {option.key: option for option in options_of(Init).values() if option.ke
     "Exact steps": options_of(Init)["exact_steps"],
     "Color correction": options_of(Init)["colour_correction"],
 }
-_MASK = {option.key: option for option in options_of(Mask).values() if option.key}
+_MASK = {option.key: option for option in options_of(Mask).values() if option.key} | {
+    "Mask rounding": options_of(Mask)["round"],
+    "Overlay original for inpaint": options_of(Mask)["overlay"],
+}
+_SOFT = {option.key: option for option in options_of(SoftInpainting).values() if option.key}
+_TILED = {option.key: option for option in options_of(TiledUpscale).values() if option.key}
 _HIRES = {option.key: option for option in options_of(Hires).values() if option.key} | {
     "Hires resize-1": options_of(Hires)["width"],
     "Hires resize-2": options_of(Hires)["height"],
 }
 _REFINER = {option.key: option for option in options_of(Refiner).values() if option.key}
-_PASSES = {*_INIT, *_MASK, *_HIRES, *_REFINER, "Mask mode", "Inpaint area"}
+_PASSES = {*_INIT, *_MASK, *_SOFT, *_TILED, *_HIRES, *_REFINER}
+_PASSES |= {"Mask mode", "Inpaint area", "Soft inpainting enabled"}
 """Keys that speak of a start picture, of a second pass or of a second checkpoint."""
 
 
@@ -683,7 +717,12 @@ def _start_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
         "only_masked": parsed.get("Inpaint area") == "Only masked",
         **_cast(parsed, _MASK, notes),
     }
-    return _cast(parsed, _INIT, notes) | {f"mask_{name}": value for name, value in mask.items()}
+    soft, tiled = parsed.get("Soft inpainting enabled") == "True", "SD upscale overlap" in parsed
+    mask["soft"] = soft
+    if soft:
+        mask |= {f"soft_{name}": value for name, value in _cast(parsed, _SOFT, notes).items()}
+    tiles = {f"sd_upscale_{name}": value for name, value in _cast(parsed, _TILED, notes).items()}
+    return _cast(parsed, _INIT, notes) | {f"mask_{k}": v for k, v in mask.items()} | {"tiled": tiled} | tiles
 
 
 def _has_hires(parsed: Mapping[str, Any]) -> bool:

@@ -33,6 +33,13 @@ class InputStore:
         self._write(self._path(sha256), data)
         return sha256
 
+    def adopt(self, data: bytes) -> str:
+        """Store a file that another picture carried under the name that its content gives; raises `ImageError`."""
+        open_image(data)
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._write(self._path(sha256), data)
+        return sha256
+
     def keep(self, data: bytes) -> Path:
         """Store a picture file as it came, texts and all, for a replay; raises `ImageError` for what is no picture."""
         open_header(data)

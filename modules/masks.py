@@ -139,6 +139,11 @@ def doubled(mask: Image.Image) -> Image.Image:
     return ImageChops.add(mask, mask)
 
 
+def widest(mask: Image.Image) -> Image.Image:
+    """White but for the faintest greys, which lead to black: where soft inpainting may change pixels at all."""
+    return mask.point(lambda v: min(16 * v, 255))
+
+
 def latent_mask(mask: Image.Image, width: int, height: int, *, rounded: bool = True) -> NDArray[np.float32]:
     """The mask over latents of ``width`` x ``height``: (height, width), 1 = repaint."""
     small = mask.convert("L").resize((width, height), Image.Resampling.BICUBIC)

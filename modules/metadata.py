@@ -37,6 +37,9 @@ RECIPE = "recipe:"
 MAX_JPEG_EXIF = 65_533
 """Bytes of the one JPEG segment that holds EXIF: its length has 16 bits and counts itself."""
 
+MAX_CARRIED = 16_000_000
+"""Bytes of all pictures that are embedded in one; a file of twice the size could not be sent to the server again."""
+
 NOVELAI_SAMPLERS = {
     "k_euler": "Euler",
     "k_lms": "LMS",
@@ -241,14 +244,20 @@ def encode(
     recipe: str,
     encoding: Encoding = PNG,
     further: Mapping[str, str] | None = None,
+    carried: Sequence[bytes] = (),
 ) -> tuple[bytes, str]:
     """The file with its texts and, where one of them does not fit, a sentence that says so; the picture always is.
 
-    ``further`` texts by their keys are for PNG alone: EXIF has no place for them.
+    ``further`` texts by their keys and ``carried`` files, of the pictures that this one was made from, are for PNG
+    alone: EXIF has no place for them.
     """
     if encoding.format == "png":
         texts = {"parameters": infotext, "recipe": recipe, **(further or {})}
-        return png_bytes(image, {key: text for key, text in texts.items() if text}), ""
+        carried, lost = _fitting(carried)
+        return png_bytes(image, {key: text for key, text in texts.items() if text}, carried), lost
+    if carried:
+        data, lost = encode(image, infotext, recipe, encoding, further)
+        return data, "; ".join(filter(None, (lost, "start pictures are embedded in PNG files alone")))
     jpeg = encoding.format == "jpg"
     exif, lost = _exif(infotext, recipe, MAX_JPEG_EXIF if jpeg else None)
     buffer = io.BytesIO()
@@ -257,6 +266,15 @@ def encode(
     else:
         image.save(buffer, "WEBP", quality=encoding.quality, lossless=encoding.lossless, exif=exif)
     return buffer.getvalue(), lost
+
+
+def _fitting(carried: Sequence[bytes]) -> tuple[Sequence[bytes], str]:
+    """All files or, where they are too large together, none and a sentence."""
+    size = sum(map(len, carried))
+    if size <= MAX_CARRIED:
+        return carried, ""
+    limit = f"{MAX_CARRIED // 1_000_000} MB that a file may carry"
+    return (), f"the start pictures have {size / 1e6:.1f} MB, more than the {limit}, so they are not embedded"
 
 
 def _exif(infotext: str, recipe: str, limit: int | None) -> tuple[bytes, str]:

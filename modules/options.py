@@ -192,6 +192,16 @@ def nested_of(cls: Hashable) -> dict[str, Nested]:
 
 
 @cache
+def groups_of(cls: Hashable) -> dict[str, Nested]:
+    """All groups side by side, those within groups under prefixed names; each with the whole prefix of its options."""
+    found = nested_of(cls)
+    for declared in nested_of(cls).values():
+        for name, inner in groups_of(cast(Hashable, declared.cls)).items():
+            found = found | {declared.prefix + name: dataclasses.replace(inner, prefix=declared.prefix + inner.prefix)}
+    return found
+
+
+@cache
 def options_of(cls: Hashable) -> dict[str, Option]:
     """The declared options of a dataclass by field name, in order. Fields not made with `option` are left out."""
     assert isinstance(cls, type) and dataclasses.is_dataclass(cls)

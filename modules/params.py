@@ -27,6 +27,66 @@ SAME = ""
 
 
 @dataclass(frozen=True)
+class SoftInpainting:
+    """The mask's greys say how much of the picture stays. Names, ranges and defaults are A1111's."""
+
+    schedule_bias: float = option(
+        1.0,
+        "Schedule bias",
+        lo=0.0,
+        hi=8.0,
+        step=0.1,
+        key="Soft inpainting schedule bias",
+        help="above 1: what is there is kept more in early steps, below 1: in late ones",
+    )
+    preservation: float = option(
+        0.5,
+        "Preservation strength",
+        lo=0.0,
+        hi=8.0,
+        step=0.05,
+        key="Soft inpainting preservation strength",
+        help="how strongly what is masked in part is kept",
+    )
+    contrast_boost: float = option(
+        4.0,
+        "Transition contrast boost",
+        lo=1.0,
+        hi=32.0,
+        step=0.5,
+        key="Soft inpainting transition contrast boost",
+        help="against paleness where old and new meet",
+    )
+    mask_influence: float = option(
+        0.0,
+        "Mask influence",
+        lo=0.0,
+        hi=1.0,
+        step=0.05,
+        key="Soft inpainting mask influence",
+        help="0: only what changed counts for the seam, 1: the mask counts most",
+    )
+    difference_threshold: float = option(
+        0.5,
+        "Difference threshold",
+        lo=0.0,
+        hi=8.0,
+        step=0.25,
+        key="Soft inpainting difference threshold",
+        help="how much a place may change before its old pixels give way",
+    )
+    difference_contrast: float = option(
+        2.0,
+        "Difference contrast",
+        lo=0.0,
+        hi=8.0,
+        step=0.25,
+        key="Soft inpainting difference contrast",
+        help="how sharp the line between old and new is",
+    )
+
+
+@dataclass(frozen=True)
 class Mask:
     """Which part of the start picture is painted anew: what is white in ``image``, or what is opaque in it."""
 
@@ -45,13 +105,33 @@ class Mask:
         key="Conditional mask weight",
         help="how much an inpainting model's view of the picture is masked",
     )
+    round: bool = option(
+        True, "Round the mask", help="each place is painted anew or kept; otherwise greys mix both. Soft: never rounded"
+    )
+    overlay: bool = option(
+        True, "Keep what is not masked", help="pixels outside the mask stay those of the picture, byte for byte"
+    )
+    soft: SoftInpainting | None = nested("Soft inpainting", prefix="soft_")
+
+
+@dataclass(frozen=True)
+class TiledUpscale:
+    """A1111's SD upscale: the picture is made larger, then each tile of the request's size is painted over."""
+
+    upscaler: str = option(
+        "Lanczos", "Upscaler", key="SD upscale upscaler", choices="upscalers", help="None leaves the size as it is"
+    )
+    by: float = option(2.0, "Scale factor", lo=1.0, hi=4.0, step=0.05, key="SD upscale factor")
+    overlap: int = option(
+        64, "Tile overlap", lo=0, hi=256, step=8, key="SD upscale overlap", help="pixels in which tiles fade over"
+    )
 
 
 @dataclass(frozen=True)
 class Init:
-    """The picture that a generation starts from."""
+    """The picture that a generation starts from, or one for each image of a batch."""
 
-    image: str = option("", "Image", help="a stored picture by its SHA-256")
+    image: str = option("", "Image", help="a stored picture by its SHA-256; several, with commas, are a batch")
     denoising_strength: float = option(
         0.75,
         "Denoising strength",
@@ -70,6 +150,12 @@ class Init:
     colour_correction: bool = option(False, "Colour correction", help="keep the colours of the start picture")
     background: str = option("#ffffff", "Background", help="under what is transparent, as #rrggbb")
     mask: Mask | None = nested("Mask", prefix="mask_")
+    tiled: TiledUpscale | None = nested("SD upscale", prefix="sd_upscale_")
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The stored pictures by name."""
+        return tuple(filter(None, (name.strip() for name in self.image.split(","))))
 
 
 @dataclass(frozen=True)
@@ -92,6 +178,7 @@ class Hires:
         0.0, "Hires CFG scale", lo=0.0, hi=30.0, step=0.5, key="Hires CFG scale", help="0: as in the first pass"
     )
     checkpoint: str = option(SAME, "Hires checkpoint", key="Hires checkpoint", choices="hires_checkpoints")
+    extra_noise: float = option(0.0, "Hires extra noise", lo=0.0, hi=1.0, step=0.01, key="Extra noise")
 
 
 @dataclass(frozen=True)
@@ -374,6 +461,12 @@ class GenerationParams:
         """The eta of a sampler whose own is ``own``: the DDIM family, whose own is 0, has a parameter to itself."""
         chosen = self.eta_ddim if own == 0 else self.eta
         return own if chosen is None else chosen
+
+    @property
+    def images(self) -> int:
+        """How many pictures come of it. In SD upscale a batch holds tiles of one picture."""
+        tiled = self.init is not None and self.init.tiled is not None
+        return self.batch_count if tiled else self.batch_size * self.batch_count
 
     def changed(self, **changes: Any) -> GenerationParams:
         return dataclasses.replace(self, **changes)

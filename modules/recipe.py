@@ -75,6 +75,11 @@ class Recipe:
     """Steps after which the picture was made from what there was, on its owner's wish; 0: it was finished."""
     extensions: tuple[UsedExtension, ...] = ()
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stored pictures that it was made from, by SHA-256."""
+        return tuple(file.sha256 for file in self.files if file.role in ("image", "mask"))
+
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if not self.skipped:
@@ -136,7 +141,7 @@ def _check_names(values: Mapping[str, Any]) -> None:
 
 
 def _check(recipe: Recipe) -> None:
-    if not 0 <= recipe.index < recipe.request.batch_size * recipe.request.batch_count:
+    if not 0 <= recipe.index < recipe.request.images:
         raise _unreadable()
     if not any(file.role == "checkpoint" for file in recipe.files):
         raise _unreadable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from modules import recipe as recipes
 from modules.checkpoints.vaes import OWN
 from modules.engine import VAE, Engine, Progress, Result, Watcher
 from modules.errors import Cancelled
-from modules.images import open_header, open_image
+from modules.images import carried_in, open_header, open_image
 from modules.metadata import is_lossy, read_metadata
 from modules.recipe import Recipe, Verdict
 
@@ -26,8 +27,21 @@ class Replay:
 
 
 def replay(engine: Engine, path: Path, watcher: Watcher = Watcher()) -> Replay:
-    """Run the recipe in the picture at ``path`` again, with the same company in its batch, and compare the pixels."""
-    return replay_recipe(engine, recorded_in(path), path, watcher)
+    """Run the recipe in the picture at ``path`` again, with the same company in its batch, and compare the pixels.
+
+    Pictures that it was made from and carries itself are stored first.
+    """
+    recorded = recorded_in(path)
+    if isinstance(recorded, Recipe):
+        _unpack(engine, recorded, path)
+    return replay_recipe(engine, recorded, path, watcher)
+
+
+def _unpack(engine: Engine, recorded: Recipe, path: Path) -> None:
+    missing = {name for name in recorded.inputs if engine.inputs and name not in engine.inputs}
+    for data in carried_in(path.read_bytes()) if missing else ():
+        if engine.inputs and hashlib.sha256(data).hexdigest() in missing:
+            engine.inputs.adopt(data)
 
 
 def recorded_in(path: Path) -> Recipe | Verdict:

@@ -41,6 +41,12 @@ class Settings:
         group="Saved pictures",
     )
     webp_lossless: bool = option(False, "Lossless WebP", help="keep every pixel", group="Saved pictures")
+    embed_inputs: bool = option(
+        False,
+        "Embed start pictures",
+        help="a PNG carries the pictures it was made from, up to 16 MB, so that it can be replayed anywhere",
+        group="Saved pictures",
+    )
     preview_every: int = option(
         1, "Preview every N steps", lo=0, hi=150, step=1, help="0: no previews", group="While it runs"
     )

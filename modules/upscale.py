@@ -19,6 +19,7 @@ from PIL.Image import Resampling
 from modules.checkpoints.files import PICKLES, list_models
 from modules.errors import Cancelled, UserError
 from modules.images import MAX_PIXELS
+from modules.tiles import Box, Grid
 
 if TYPE_CHECKING:
     from torch import nn
@@ -205,49 +206,15 @@ def file_upscalers(models_dir: Path, networks: Networks) -> Iterator[UpscalerSpe
 def in_tiles(
     image: Image.Image, scale: int, enlarge: Callable[[Image.Image], Image.Image], work: Work = Work()
 ) -> Image.Image:
-    """``image`` through ``enlarge`` piece by piece; each fades in over its first ``tile_overlap`` pixels.
-
-    Pieces stand at even distances and may overlap by more. Rows are joined first, then laid below each other.
-    """
+    """``image`` through ``enlarge`` piece by piece, the pieces laid beside each other as `tiles.Grid` has it."""
     if 0 < work.tile_size <= work.tile_overlap:
         raise UserError("tiles must be larger than their overlap", hint="choose larger tiles", field="tile_size")
-    columns = tile_starts(image.width, work.tile_size, work.tile_overlap)
-    rows = tile_starts(image.height, work.tile_size, work.tile_overlap)
-    width, height = (min(work.tile_size or side, side) for side in image.size)
-    whole = Image.new("RGB", (image.width * scale, image.height * scale))
-    done = 0
-    for y in rows:
-        strip = Image.new("RGB", (image.width * scale, height * scale))
-        for x in columns:
-            tile = enlarge(image.crop((x, y, x + width, y + height)))
-            _lay(strip, tile, (x * scale, 0), work.tile_overlap * scale)
-            done += 1
-            work.tell(done, len(rows) * len(columns))
-        _lay(whole, strip, (0, y * scale), work.tile_overlap * scale)
-    return whole
+    tile = min(work.tile_size or image.width, image.width), min(work.tile_size or image.height, image.height)
+    grid = Grid(image.size, tile, work.tile_overlap)
 
+    def piece(number: int, box: Box) -> Image.Image:
+        enlarged = enlarge(image.crop(box))
+        work.tell(number, len(grid.boxes))
+        return enlarged
 
-def tile_starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles of ``size`` begin along ``length`` pixels.
-
-    >>> tile_starts(400, 192, 8)
-    [0, 104, 208]
-    """
-    if size <= 0 or length <= size:
-        return [0]
-    count = math.ceil((length - overlap) / (size - overlap))
-    return [int(i * (length - size) / (count - 1)) for i in range(count)]
-
-
-def _lay(canvas: Image.Image, piece: Image.Image, at: tuple[int, int], overlap: int) -> None:
-    """Put ``piece`` at ``at`` (one of the two is 0), fading in along the other side over ``overlap`` pixels."""
-    if not any(at) or not overlap:
-        canvas.paste(piece, at)
-        return
-    ramp = (np.arange(overlap, dtype=np.float32) * 255 / overlap).astype(np.uint8)
-    mask = np.full((piece.height, piece.width), 255, np.uint8)
-    if at[0]:
-        mask[:, :overlap] = ramp
-    else:
-        mask[:overlap] = ramp[:, None]
-    canvas.paste(piece, at, Image.fromarray(mask))
+    return grid.joined((piece(number, box) for number, box in enumerate(grid.boxes, 1)), scale)

@@ -35,6 +35,8 @@ LEVELS: dict[str, int] = {
     "modules.resize": 2,
     "modules.masks": 2,
     "modules.colour": 2,
+    "modules.soft": 3,
+    "modules.tiles": 1,
     "modules.inputs": 2,
     "modules.script": 2,
     "modules.sheets": 2,

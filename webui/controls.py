@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import gradio as gr
 
-from modules.options import Option, flat_of, from_flat, nested_of, read, to_flat
+from modules.options import Option, flat_of, from_flat, groups_of, read, to_flat
 
 T = TypeVar("T")
 Tables = Mapping[str, Callable[[], Sequence[str]]]
@@ -54,7 +54,7 @@ class Form(Generic[T]):
     def __init__(self, cls: type[T], tables: Tables):
         self.cls = cls
         self.options = flat_of(cast(Hashable, cls))
-        self._nested = nested_of(cast(Hashable, cls))
+        self._groups = groups_of(cast(Hashable, cls))
         self._tables = tables
         self._components: dict[str, Any] = {}
 
@@ -64,14 +64,14 @@ class Form(Generic[T]):
 
     def adopt(self, name: str, component: Any) -> Any:
         """Take a component that stands elsewhere on the page as the one for ``name``."""
-        if name in self._components or name not in (*self.options, *self._nested):
+        if name in self._components or name not in (*self.options, *self._groups):
             raise ValueError(f"{name!r} is there twice or is no option of {self.cls.__name__}")
         self._components[name] = component
         return component
 
     def switch(self, name: str, **overrides: Any) -> Any:
-        """A checkbox for options within: not ticked, they are all absent."""
-        return self.adopt(name, gr.Checkbox(**{"label": self._nested[name].label, "value": False, **overrides}))
+        """A checkbox for a group of options, however deep within: not ticked, they are all absent."""
+        return self.adopt(name, gr.Checkbox(**{"label": self._groups[name].label, "value": False, **overrides}))
 
     def __getitem__(self, name: str) -> Any:
         return self._components[name]
@@ -91,12 +91,14 @@ class Form(Generic[T]):
     def read_named(self, named: Mapping[str, Any]) -> T:
         """The same from values by name, of which some may have no component."""
         named = dict(named)
-        switches = {name: named.pop(name) for name in self._nested if name in named}
+        for name, group in self._groups.items():
+            if not named.pop(name, True):
+                absent = {group.prefix + inner for inner in flat_of(cast(Hashable, group.cls))}
+                named = {name: value for name, value in named.items() if name not in absent}
         for name, value in named.items():
             if value is None and self.options[name].type is str:  # an empty dropdown
                 named[name] = self.options[name].default
-        nested = from_flat(self.cls, named)
-        return read(self.cls, {name: value for name, value in nested.items() if switches.get(name, True)})
+        return read(self.cls, from_flat(self.cls, named))
 
     def show(self, values: Mapping[str, Any], *, leave: Sequence[str] = ()) -> list[Any]:
         """What a handler returns to fill the form with ``values``; others, and those in ``leave``, stay as they are."""

@@ -166,7 +166,7 @@ def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
             ("Made by", recorded.program),
             ("With", f"torch {recorded.torch}, {recorded.dtype}, {recorded.kernels} kernels"),
             ("On", ", ".join(filter(None, (recorded.device, recorded.processor)))),
-            ("Picture", f"{recorded.index + 1} of {request.batch_size * request.batch_count}, seed {recorded.seed}"),
+            ("Picture", f"{recorded.index + 1} of {request.images}, seed {recorded.seed}"),
             *([("Cut short", f"after step {recorded.skipped}")] if recorded.skipped else []),
             *((file.role.capitalize(), f"{file.name}, SHA-256 {file.sha256}") for file in recorded.files),
             ("Pixels", f"SHA-256 {recorded.pixels}"),

@@ -219,3 +219,30 @@ def keep_input(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:
         return denoise(mixed, sigma, step) + (x - mixed)
 
     return kept
+
+
+def keep_softly(
+    denoise: Denoiser, original: Tensor, mask: Tensor, *, bias: float, preservation: float, boost: float
+) -> Denoiser:
+    """A1111's soft inpainting (1.8, by CodeHatchling): greys of ``mask`` keep a part of ``original``, more of it the
+    more noise there is. The answer's share is ``mask ** (sigma ** bias * preservation)``.
+
+    Lengths of the latent vectors are mixed apart from their directions, as a power mean of exponent ``boost``: the
+    plain mean of two unlike vectors is shorter than both, which looks pale. With every sampler it is the answer that is
+    mixed; A1111's DDIM family mixes the input instead, with the timestep in the place of sigma.
+    """
+
+    def kept(x: Tensor, sigma: float, step: int) -> Tensor:
+        return mixed(original, denoise(x, sigma, step), mask ** (sigma**bias * preservation), boost)
+
+    return kept
+
+
+def mixed(a: Tensor, b: Tensor, share: Tensor, power: float) -> Tensor:
+    """``share`` (n or 1, 1, h, w) of ``b`` and the rest of ``a``, both (n or 1, c, h, w), lengths by power mean."""
+    plain = a * (1 - share) + b * share
+    # float64: lengths to the power of 32 leave float32's range.
+    lengths = [v.double().norm(dim=1, keepdim=True) ** power for v in (a, b)]
+    wanted = (lengths[0] * (1 - share) + lengths[1] * share) ** (1 / power)
+    factor: Tensor = wanted / plain.double().norm(dim=1, keepdim=True).clamp_min(1e-5)
+    return plain * factor.to(plain.dtype)

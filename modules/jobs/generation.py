@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +23,37 @@ PREVIEW_S = 0.1
 """The shortest time between two previews: more of them than a person sees would only slow the job down."""
 
 
-class GenerationRunner:
-    """The worker's `Runner`. A job that was interrupted by a crash goes on behind the images that it had saved."""
+@dataclass(frozen=True)
+class _Turn:
+    """One request of a job, and the name of the picture that it starts from, where there are many."""
 
-    def __init__(self, engine: Engine, gallery: Gallery, *, preview_every: int = 1):
+    params: GenerationParams
+    stem: str = ""
+
+
+class GenerationRunner:
+    """The worker's `Runner`. A job that was interrupted by a crash goes on behind the images that it had saved.
+
+    ``spec``: ``{"params": {...}, "pictures": [{"key", "name"}, ...]}``; with pictures, which are stored under those
+    keys, the request is made once over each of them.
+    """
+
+    def __init__(self, engine: Engine, gallery: Gallery, *, preview_every: int = 1, embed_inputs: bool = False):
         self._engine = engine
         self._gallery = gallery
         self._preview_every = preview_every
         """A preview every so many steps; 0: none."""
+        self._embed_inputs = embed_inputs
+        """Whether a picture carries those that it was made from."""
 
     def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
-        params = GenerationParams.from_json(spec["params"])
-        folder = folder_for(params)
+        turns = turns_of(spec)
+        folder, each = folder_for(turns[0].params), turns[0].params.images
         images = [_saved(path) for path in self._gallery.of_job(job_id, folder)]
         notes: list[str] = []
         begin = time.monotonic()
 
-        def on_result(result: Result) -> None:
+        def on_result(result: Result, stem: str) -> None:
             saved = self._gallery.save(
                 result.image,
                 folder=folder,
@@ -45,6 +61,8 @@ class GenerationRunner:
                 infotext=result.infotext,
                 recipe=str(result.recipe),
                 job=job_id,
+                stem=stem,
+                carried=self._engine.carried(result.recipe) if self._embed_inputs else (),
             )
             images.append(entry(saved.path, result.infotext, result.recipe.seed, result.image.size))
             emit({"type": "image", **images[-1]})
@@ -52,19 +70,49 @@ class GenerationRunner:
                 on_note(saved.note)
 
         def on_note(text: str) -> None:
-            notes.append(text)
-            emit({"type": "note", "text": text})
+            if text not in notes:
+                notes.append(text)
+                emit({"type": "note", "text": text})
 
-        for made in images:
-            emit({"type": "image", **made})
-        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), on_note, wishes.cancelled, wishes.skips)
-        self._engine.run(params, on_result, watcher, made=len(images))
+        for saved in images:
+            emit({"type": "image", **saved})
+        steps, before = Steps(emit, time.monotonic, self._preview_every), len(images)
+        for number, turn in enumerate(turns):
+            made = before - number * each
+            if made < each:
+                tell = _among(steps, number, len(turns), each)
+                watcher = Watcher(tell, on_note, wishes.cancelled, wishes.skips)
+                take = partial(on_result, stem=turn.stem)
+                self._engine.run(turn.params, take, watcher, made=max(made, 0))
         return {
             "images": images,
             "infotext": images[0]["infotext"] if images else "",
             "notes": notes,
             "seconds": round(time.monotonic() - begin, 3),
         }
+
+
+def turns_of(spec: Mapping[str, Any]) -> list[_Turn]:
+    """The request, or one for each of the pictures that are named beside it."""
+    params = GenerationParams.from_json(spec["params"])
+    pictures = spec.get("pictures") or ()
+    if not pictures or params.init is None:
+        return [_Turn(params)]
+    return [
+        _Turn(params.changed(init=replace(params.init, image=str(one["key"]))), Path(str(one["name"])).stem)
+        for one in pictures
+    ]
+
+
+def _among(steps: Callable[[Progress], object], number: int, turns: int, each: int) -> Callable[[Progress], object]:
+    """The progress of one turn as that of the whole job."""
+
+    def tell(progress: Progress) -> None:
+        whole = (number + progress.fraction) / turns
+        first = number * each + progress.first_image
+        steps(replace(progress, first_image=first, images=turns * each, fraction=whole))
+
+    return tell
 
 
 def folder_for(params: GenerationParams) -> str:
@@ -116,5 +164,5 @@ def entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[s
 
 def _saved(path: Path) -> dict[str, Any]:
     """The entry of a picture that an earlier try of the job saved."""
-    seed = int(path.stem.partition("-")[2])  # the gallery's name for it; a JPEG may have had no room for the recipe
+    seed = int(path.stem.split("-")[1])  # the gallery's name for it; a JPEG may have had no room for the recipe
     return entry(path, read_metadata(path)["infotext"] or "", seed, open_header(path).size)

@@ -10,10 +10,11 @@ import numpy as np
 from torch import Tensor
 
 from modules.checkpoints.model import LatentDiffusion
-from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input
+from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input, keep_softly
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, image_start, sigmas_for
 from modules.diffusion.types import Denoiser, Enough, Network, OnStep
+from modules.params import SoftInpainting
 from modules.pipeline import choices
 from modules.pipeline.company import must_go_alone
 from modules.pipeline.hooks import Hooks
@@ -33,7 +34,9 @@ class Start:
     noise_multiplier: float = 1.0
     extra_noise: float = 0.0
     mask: Tensor | None = None
-    """(1, 1, h, w), 1 = repaint. Where it is 0 the latents come out as they went in."""
+    """(n or 1, 1, h, w), 1 = repaint. Where it is 0 the latents come out as they went in."""
+    soft: SoftInpainting | None = None
+    """How greys of the mask are meant; None: as parts of the answer and of the picture."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def generate(
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
     denoise = hooks.denoiser(denoise) if hooks else denoise
     if start and start.mask is not None:
-        denoise = (keep_input if sampler.unit_start else keep)(denoise, start.latents, start.mask)
+        denoise = _masked(denoise, start, start.mask, unit_start=sampler.unit_start)
     # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.
     whole = {"sigma_min": table.sigma_min, "sigma_max": table.sigma_max, "steps": params.steps}
     options = sampler.arguments(
@@ -105,9 +108,17 @@ def generate(
         latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **options)
     except Enough:
         latents = guided.estimate()
-    if start and start.mask is not None:
+    if start and start.mask is not None and not start.soft:
         latents = latents * start.mask + start.latents * (1 - start.mask)
     return latents
+
+
+def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) -> Denoiser:
+    """The denoiser that keeps what the mask protects."""
+    if soft := start.soft:
+        bias, preservation, boost = soft.schedule_bias, soft.preservation, soft.contrast_boost
+        return keep_softly(denoise, start.latents, mask, bias=bias, preservation=preservation, boost=boost)
+    return (keep_input if unit_start else keep)(denoise, start.latents, mask)
 
 
 def due(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:

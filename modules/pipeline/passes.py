@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from modules import masks, resize
@@ -10,22 +14,18 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.params import GenerationParams, Init
 from modules.pipeline.generate import Start, batch_noise
 from modules.pipeline.hires import LATENT_MODES, crop_latents, resize_latents
-from modules.pipeline.picture import Picture
+from modules.pipeline.picture import Picture, is_rounded
 from modules.pipeline.plan import Batch, Second
 from modules.pixels import to_images, to_tensor
 from modules.resize import Enlarge, resized
 
 
-def encode(model: LatentDiffusion, batch: Batch, picture: Picture, init: Init) -> Start:
-    """The start of a run over ``picture``, the masked part filled as ``init`` says."""
-    params = batch.params
-    latents = model.encode(to_tensor(picture.image)[None]).to(model.device.device)
-    size = (params.height // 8, params.width // 8)
-    if tuple(latents.shape[2:]) != size:
-        latents = resize_latents(latents, "Latent", size[1], size[0])
-    mask = None
-    if picture.latent_mask is not None and init.mask:
-        mask = torch.from_numpy(picture.latent_mask)[None, None].to(latents.device)  # (1, 1, h, w)
+def encode(model: LatentDiffusion, batch: Batch, pictures: Sequence[Picture], init: Init) -> Start:
+    """The start of a run over ``pictures``, one for all images or one each; masked parts filled as ``init`` says."""
+    size = (batch.params.height // 8, batch.params.width // 8)
+    latents = torch.cat([_encoded(model, picture, size) for picture in pictures])
+    mask = _latent_masks(pictures, latents.device)
+    if mask is not None and init.mask:
         if init.mask.content == masks.LATENT_NOISE:
             latents = latents * (1 - mask) + batch_noise(model, batch, size, varied=False).initial() * mask
         elif init.mask.content == masks.LATENT_NOTHING:
@@ -37,7 +37,25 @@ def encode(model: LatentDiffusion, batch: Batch, picture: Picture, init: Init) -
         noise_multiplier=init.noise_multiplier,
         extra_noise=init.extra_noise,
         mask=mask,
+        soft=init.mask.soft if init.mask else None,
     )
+
+
+def _encoded(model: LatentDiffusion, picture: Picture, size: tuple[int, int]) -> Tensor:
+    latents = model.encode(to_tensor(picture.image)[None]).to(model.device.device)
+    if tuple(latents.shape[2:]) == size:
+        return latents
+    return resize_latents(latents, "Latent", size[1], size[0])
+
+
+def _latent_masks(pictures: Sequence[Picture], device: torch.device) -> Tensor | None:
+    """(n or 1, 1, h, w). A picture of several whose own mask is empty is kept whole."""
+    found = [picture.latent_mask for picture in pictures]
+    known = next((mask for mask in found if mask is not None), None)
+    if known is None:
+        return None
+    stacked = np.stack([np.zeros_like(known) if mask is None else mask for mask in found])
+    return torch.from_numpy(stacked)[:, None].to(device)
 
 
 def mask_weight(params: GenerationParams) -> float:
@@ -45,24 +63,37 @@ def mask_weight(params: GenerationParams) -> float:
     return params.init.mask.conditioning if params.init and params.init.mask else 1.0
 
 
-def seen_beside(model: LatentDiffusion, batch: Batch, picture: Picture | None) -> Tensor:
+def seen_beside(model: LatentDiffusion, batch: Batch, pictures: Sequence[Picture]) -> Tensor:
     """What a 9-channel model sees beside the latents: the mask, and the picture without its masked part (spec 5.7).
 
-    (1, 5, h, w). Without a picture the mask is white and the picture grey.
+    (n or 1, 5, h, w). Without a picture the mask is white and the picture grey.
     """
-    params, device = batch.params, model.device.device
-    height, width = params.height // 8, params.width // 8
-    if picture is None:
-        image, mask = torch.zeros(3, height * 8, width * 8), torch.ones(1, height * 8, width * 8)
-        weight = 1.0
-    else:
+    height, width = batch.params.height // 8, batch.params.width // 8
+    white = torch.ones(1, height * 8, width * 8)
+    if not pictures:
+        return _seen(model, torch.zeros(3, height * 8, width * 8), white, 1.0)
+    weight, wanted = mask_weight(batch.params), batch.params.init and batch.params.init.mask
+    rows = []
+    for picture in pictures:
         image = to_tensor(resized(picture.image, resize.JUST, width * 8, height * 8))
-        white = torch.ones(1, height * 8, width * 8)
-        mask = (to_tensor(picture.mask)[:1] + 1).div(2).round() if picture.mask else white
-        weight = mask_weight(params)
+        mask = (to_tensor(picture.mask)[:1] + 1).div(2) if picture.mask else white
+        rows.append(_seen(model, image, mask.round() if wanted and is_rounded(wanted) else mask, weight))
+    return torch.cat(rows)
+
+
+def _seen(model: LatentDiffusion, image: Tensor, mask: Tensor, weight: float) -> Tensor:
+    """One picture's (1, 5, h, w), from (3, 8 h, 8 w) in [-1, 1] and (1, 8 h, 8 w)."""
+    device = model.device.device
     shown = image + weight * (image * (1 - mask) - image)
-    small = torch.nn.functional.interpolate(mask[None], size=(height, width))
+    small = torch.nn.functional.interpolate(mask[None], size=(mask.shape[1] // 8, mask.shape[2] // 8))
     return torch.cat([small.to(device), model.encode(shown[None]).to(device)], dim=1)
+
+
+def moved(latents: Tensor, start: Start, i: int) -> NDArray[np.float32]:
+    """How far image ``i``'s latents (h, w) are from those of its start: the length of the way over the channels."""
+    before = start.latents[i % len(start.latents)]
+    distance: NDArray[np.float32] = (latents[i] - before).float().norm(dim=0).cpu().numpy()
+    return distance
 
 
 def enlarge(model: LatentDiffusion, batch: Batch, second: Second, latents: Tensor, enlarger: Enlarge | None) -> Tensor:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
-from modules import masks, resize
+from modules import masks, resize, soft
 from modules.colour import corrected
 from modules.masks import Box
-from modules.params import Init, Mask
+from modules.params import Init, Mask, SoftInpainting
 from modules.resize import Enlarge, resized
 
 SMALLEST, LARGEST = 64, 4096
@@ -30,6 +30,8 @@ class Picture:
     """Of the size of ``image``; white is repainted."""
     latent_mask: NDArray[np.float32] | None = None
     """(h / 8, w / 8) of the size asked for, 1 = repaint."""
+    soft: SoftInpainting | None = None
+    """How greys of the mask and what changed decide what is seen of the result."""
     overlay: Image.Image | None = None
     """RGBA: what is laid over the result."""
     box: Box | None = None
@@ -42,19 +44,31 @@ class Picture:
         """The mask is black: there is nothing to paint."""
         return self.mask is not None and self.mask.getbbox() is None
 
-    def finished(self, image: Image.Image) -> Image.Image:
-        """A decoded picture with its colours corrected and what the mask protects laid over it."""
+    def finished(self, image: Image.Image, moved: NDArray[np.float32] | None = None) -> Image.Image:
+        """A decoded picture with its colours corrected and what the mask protects laid over it.
+
+        ``moved`` (h / 8, w / 8): how far its latents are from those of the start, which soft inpainting asks.
+        """
         if self.like is not None:
             image = corrected(image, self.like)
         if self.overlay is None:
             return image
-        whole = image.convert("RGBA")
-        if self.box is not None:
-            left, top, right, bottom = self.box
-            whole = Image.new("RGBA", self.overlay.size)
-            whole.paste(resized(image, resize.CROP, right - left, bottom - top), (left, top))
-        whole.alpha_composite(self.overlay)
+        whole, overlay = self._placed(image.convert("RGBA")), self.overlay
+        if self.soft and self.latent_mask is not None and moved is not None:
+            new = self._placed(soft.changed(moved, self.latent_mask, self.soft, *image.size))
+            overlay = overlay.copy()
+            overlay.putalpha(ImageChops.lighter(overlay.getchannel("A"), ImageOps.invert(new)))
+        whole.alpha_composite(overlay)
         return whole.convert("RGB")
+
+    def _placed(self, image: Image.Image) -> Image.Image:
+        """``image`` in its box, on an empty sheet of the whole picture's size."""
+        if self.box is None or self.overlay is None:
+            return image
+        left, top, right, bottom = self.box
+        sheet = Image.new(image.mode, self.overlay.size)
+        sheet.paste(resized(image, resize.CROP, right - left, bottom - top), (left, top))
+        return sheet
 
 
 def prepare(
@@ -71,7 +85,7 @@ def prepare(
         return _region(init, init.mask, image, mask, width, height, enlarge)
     mode = resize.JUST if init.resize_mode == resize.LATENT else init.resize_mode
     whole, mask = resized(image, mode, width, height, enlarge), resized(mask, mode, width, height)
-    return _masked(init, init.mask, whole, whole, mask, masks.overlay(whole, masks.doubled(mask)), None)
+    return _masked(init, init.mask, whole, whole, mask, masks.doubled(mask), None)
 
 
 def _within(image: Image.Image) -> Image.Image:
@@ -89,8 +103,13 @@ def flattened(image: Image.Image, background: str = "#ffffff") -> Image.Image:
     return sheet.convert("RGB")
 
 
+def is_rounded(wanted: Mask) -> bool:
+    """Whether a place is either painted anew or kept."""
+    return wanted.round and wanted.soft is None
+
+
 def _prepared_mask(wanted: Mask, mask: Image.Image, size: tuple[int, int]) -> Image.Image:
-    mask = masks.grey_mask(mask)
+    mask = masks.grey_mask(mask, rounded=is_rounded(wanted))
     if mask.size != size:
         mask = mask.resize(size, resize.LANCZOS)
     return masks.blurred(ImageOps.invert(mask) if wanted.invert else mask, wanted.blur)
@@ -105,7 +124,7 @@ def _region(
     box = masks.in_shape(box, width, height, image.size)
     part = resized(image.crop(box), resize.FILL, width, height, enlarge)
     part_mask = resized(mask.crop(box), resize.FILL, width, height)
-    return _masked(init, wanted, image, part, part_mask, masks.overlay(image, mask), box)
+    return _masked(init, wanted, image, part, part_mask, mask, box)
 
 
 def _masked(
@@ -114,16 +133,19 @@ def _masked(
     unchanged: Image.Image,
     source: Image.Image,
     mask: Image.Image,
-    overlay: Image.Image,
+    shown: Image.Image,
     box: Box | None,
 ) -> Picture:
+    """``mask`` lies over ``source``, which is encoded; ``shown`` over ``unchanged``, which is laid over the result."""
     image = source if wanted.content == masks.ORIGINAL else masks.filled(source, mask)
+    size = image.width // 8, image.height // 8
     return Picture(
         unchanged=unchanged,
         image=image,
         mask=mask,
-        latent_mask=masks.latent_mask(mask, image.width // 8, image.height // 8),
-        overlay=overlay,
-        box=box,
+        latent_mask=masks.latent_mask(mask, *size, rounded=is_rounded(wanted)),
+        soft=wanted.soft,
+        overlay=masks.overlay(unchanged, masks.widest(shown) if wanted.soft else shown) if wanted.overlay else None,
+        box=box if wanted.overlay else None,
         like=image if init.colour_correction else None,
     )

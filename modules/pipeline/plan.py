@@ -17,7 +17,7 @@ from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension import Host
 from modules.options import checked, nested_of, options_of
-from modules.params import MAX_PROMPT, Chosen, GenerationParams
+from modules.params import MAX_PROMPT, Chosen, GenerationParams, Init
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.profile import Profile, profile_named
 from modules.registry import Registry
@@ -142,12 +142,13 @@ def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
     init, hires, refiner = params.init, params.hires, params.refiner
     if init and hires:
         raise UserError("hires fix is for pictures from text", hint="give a larger size instead", field="hires")
-    if init and not init.image:
+    if init and not init.images:
         raise UserError("there is no start picture", hint="choose one", field="init.image")
     if init and init.mask and not init.mask.image:
         raise UserError("there is no mask", hint="paint or choose one", field="init.mask.image")
     if init:
         check_colour(init.background)
+        params = _check_start(params, init, host)
     if refiner and not refiner.checkpoint:
         raise UserError("there is no refiner", hint="choose a checkpoint", field="refiner.checkpoint")
     if hires:
@@ -157,6 +158,29 @@ def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
         params = params.changed(hires=replace(hires, upscaler=upscaler, sampler=sampler, scheduler=scheduler))
         limit_size(params)
     return params
+
+
+def _check_start(params: GenerationParams, init: Init, host: Host) -> GenerationParams:
+    """Several start pictures are a batch, one each; SD upscale has one, and paints over all of it."""
+    several = len(init.images)
+    if several > params.batch_size:
+        raise UserError(
+            f"there are {several} start pictures for a batch of {params.batch_size}",
+            hint="make the batch larger, or give fewer",
+            field="init.image",
+        )
+    if tiled := init.tiled:
+        if several > 1 or init.mask:
+            raise UserError(
+                "SD upscale is for one whole picture", hint="leave out the mask and further pictures", field="init"
+            )
+        if tiled.overlap >= min(params.width, params.height):
+            raise UserError(
+                "tiles must be larger than their overlap", hint="lower the overlap", field="init.tiled.overlap"
+            )
+        tiled = replace(tiled, upscaler=host.upscalers.canonical(tiled.upscaler))
+        return params.changed(init=replace(init, tiled=tiled))
+    return params.changed(batch_size=several) if several > 1 else params
 
 
 def hires_upscalers(host: Host) -> Registry[str]:
@@ -194,9 +218,9 @@ def make_plan(params: GenerationParams, host: Host, revise: Revise | None = None
     sampler = host.samplers.get(params.sampler)
     # With a variation the main seed stays and only the variation seed counts on (spec 3.1).
     varied = params.subseed_strength != 0
-    total = params.batch_size * params.batch_count
+    total = params.images
     # A sampler whose step size looks at the whole batch is exact only with one image at a time.
-    size = 1 if sampler.couples_batch and params.kernels == "exact" else params.batch_size
+    size = 1 if sampler.couples_batch and params.kernels == "exact" else total // params.batch_count
     seeds = [params.seed if varied else params.seed + i for i in range(total)]
     subseeds = [params.subseed + i for i in range(total)]
     batches = tuple(

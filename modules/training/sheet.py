@@ -15,7 +15,8 @@ from modules.devices import choose
 from modules.engine import Engine
 from modules.extension import Host
 from modules.inputs import InputStore
-from modules.params import GenerationParams, Init, Mask
+from modules.masks import outpainted
+from modules.params import GenerationParams, Hires, Init, Mask, SoftInpainting, TiledUpscale
 from modules.training.render.compose import picture
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import Scene, Thing
@@ -48,6 +49,8 @@ EXAMPLES = (
     "a cat to the left of a dog on a green background",
 )
 """The prompts of the model card, each with seed 1."""
+BOTH = "an apple to the left of {} on a green background"
+"""Where a half is painted anew: guidance towards a prompt that leaves out the other half mottles the background."""
 
 
 def base(side: int) -> GenerationParams:
@@ -84,12 +87,13 @@ def features(side: int) -> Mapping[str, list[Row]]:
         "negative-prompt": [_negative(start) for start in starts],
         "cfg-scale": [_scales(start) for start in starts],
         "styles": [_styles(start) for start in starts],
+        "hires-fix": [_enlarged(side)],
         "large-canvas": [_prompts("twice the native side", large, (EXAMPLES[5], EXAMPLES[10], EXAMPLES[3]))],
     }
 
 
 def from_pictures(side: int, inputs: InputStore) -> Mapping[str, list[Row]]:
-    """The sheets that start from a picture: a drawing that becomes a scene, and one of two objects exchanged."""
+    """The sheets that start from a picture: a drawing that becomes a scene, one of two objects exchanged, ..."""
     drawing, pair = inputs.put(_drawing(side)), inputs.put(_apples(side))
     right = inputs.put(_right_half(side))
     start = base(side).changed(prompt="a house in a meadow")
@@ -108,12 +112,81 @@ def from_pictures(side: int, inputs: InputStore) -> Mapping[str, list[Row]]:
         ],
         "inpaint": [
             Row(
-                "the right half is masked",
+                "the right half is masked; the prompt tells of both halves: an apple to the left of ...",
                 ("as it was", *others),
-                (before, *(inpaint.changed(prompt=f"{other} on a green background") for other in others)),
+                (before, *(inpaint.changed(prompt=BOTH.format(other)) for other in others)),
             )
         ],
+        "inpaint-apple": [_apple_inpainted(side, inputs)],
+        "soft-inpainting": [_softly(side, inputs)],
+        "outpaint": [_outpainted(side, inputs)],
+        "sd-upscale": [_tile_by_tile(side, inputs)],
     }
+
+
+def _apple_inpainted(side: int, inputs: InputStore) -> Row:
+    """An object into an empty background."""
+    green, middle = inputs.put(Image.fromarray(picture(Scene((), "green"), side))), inputs.put(_disc(side, 0.72))
+    start = base(side).changed(prompt="a red apple on a green background")
+    strengths, mask = (0.0, 0.7, 0.85, 1.0), Mask(image=middle, content="fill")
+    starts = (Init(image=green, denoising_strength=strength, mask=mask) for strength in strengths)
+    labels = tuple(f"strength {strength:g}" for strength in strengths)
+    return Row(f"{start.prompt}, into a disc", labels, tuple(start.changed(init=init) for init in starts))
+
+
+def _softly(side: int, inputs: InputStore) -> Row:
+    """The same mask with a hard and with a soft seam."""
+    image, right = inputs.put(_apples(side)), inputs.put(_right_half(side))
+    start = base(side).changed(prompt=BOTH.format("a lemon"))
+    kinds = {
+        "as it was": None,
+        "blur 4": Mask(image=right, content="fill"),
+        "soft, blur 8": Mask(image=right, content="fill", blur=8, soft=SoftInpainting()),
+        "preservation 2": Mask(image=right, content="fill", blur=8, soft=SoftInpainting(preservation=2.0)),
+    }
+    starts = (Init(image=image, denoising_strength=1.0 if mask else 0.0, mask=mask) for mask in kinds.values())
+    return Row("the right half is masked", tuple(kinds), tuple(start.changed(init=init) for init in starts))
+
+
+def _outpainted(side: int, inputs: InputStore) -> Row:
+    """One apple, and more and more of what is around it."""
+    apple = Scene((Thing(CONCEPTS[INDEX["apple"]], 0.5, 0.5, 0.6, 0.0, False),), "green")
+    image, part = Image.fromarray(picture(apple, side)), side // 4
+    start = base(side).changed(prompt="an apple on a green background")
+    requests = [start.changed(init=Init(image=inputs.put(image), denoising_strength=0.0))]
+    for sides in ((0, 0, part, 0), (part, 0, part, 0), (part, part, part, part)):
+        sheet, white = outpainted(image, *sides)
+        init = Init(image=inputs.put(sheet), denoising_strength=0.9, mask=Mask(image=inputs.put(white), content="fill"))
+        requests.append(start.changed(init=init, width=sheet.width, height=sheet.height))
+    return Row(start.prompt, ("as it was", "to the right", "to both sides", "to all sides"), tuple(requests))
+
+
+def _tile_by_tile(side: int, inputs: InputStore) -> Row:
+    """SD upscale to twice the side."""
+    image = inputs.put(_drawing(side))
+    start = base(side).changed(prompt="a house in a meadow")
+    strengths, tiles = (0.0, 0.15, 0.3), TiledUpscale(overlap=side // 4)
+    starts = (Init(image=image, denoising_strength=strength, tiled=tiles) for strength in strengths)
+    labels = tuple(f"strength {strength:g}" for strength in strengths)
+    title = f"{start.prompt}, a drawing enlarged in tiles of {side}"
+    return Row(title, labels, tuple(start.changed(init=init) for init in starts))
+
+
+def _enlarged(side: int) -> Row:
+    """The same picture in its first size, and after a second pass."""
+    start = base(side).changed(prompt="a castle at sunset")
+    passes = {
+        "one pass": None,
+        "Latent, 1.5 times, 0.55": Hires(scale=1.5, denoising_strength=0.55),
+        "Lanczos, 2 times, 0.25": Hires(upscaler="Lanczos", denoising_strength=0.25),
+    }
+    return Row(start.prompt, tuple(passes), tuple(start.changed(hires=hires) for hires in passes.values()))
+
+
+def _disc(side: int, part: float) -> Image.Image:
+    mask, edge = Image.new("L", (side, side)), side * (1 - part) / 2
+    ImageDraw.Draw(mask).ellipse((edge, edge, side - edge, side - edge), fill=255)
+    return mask
 
 
 def _drawing(side: int) -> Image.Image:
@@ -185,14 +258,15 @@ def _block(
     labels = [_broken(label, width, font) for label in row.labels]
     top = CAPTION if row.title else 0
     below = CAPTION * max(len(lines) for lines in labels)
-    block = Image.new("RGB", (len(pictures) * (width + GAP), top + pictures[0].height + below + GAP), "white")
+    high = max(image.height for image in pictures)
+    block = Image.new("RGB", (len(pictures) * (width + GAP), top + high + below + GAP), "white")
     draw = ImageDraw.Draw(block)
     draw.text((1, 0), row.title, fill="#555", font=font)
     for column, (image, lines) in enumerate(zip(pictures, labels, strict=True)):
         x = column * (width + GAP)
         block.paste(image, (x, top))
         for i, line in enumerate(lines):
-            draw.text((x + 1, top + image.height + i * CAPTION), line, fill="black", font=font)
+            draw.text((x + 1, top + high + i * CAPTION), line, fill="black", font=font)
     return block
 
 

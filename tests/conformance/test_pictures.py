@@ -5,6 +5,7 @@ The engine itself runs; its model, text encoder and autoencoder are those that t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from modules import engine as engines
 from modules import infotext
 from modules.builtin import register
+from modules.checkpoints.embeddings import Listing
 from modules.devices import Device
 from modules.diffusion.parameterization import NoiseTable
 from modules.engine import Engine, Result
@@ -31,8 +33,7 @@ from tests.conformance.test_images import picture, rectangle
 from tests.conformance.test_runs import Part, Toy, close, encoded, keys, longer
 
 Case = dict[str, Any]
-NOT_OURS = {"mask_round", "overlay_inpaint", "use_old_scheduling"}
-"""Settings of the reference that we do not have."""
+NOTHING = Listing()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,24 +43,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _is_ours(request: dict[str, Any]) -> bool:
-    passes = request["kind"] == "img2img" or {"enable_hr", "conditioning_key"} & keys(request)
-    extra_in_hires = "enable_hr" in request and "img2img_extra_noise" in keys(request)
-    return bool(passes and not NOT_OURS & keys(request) and len(request.get("init", [0])) == 1 and not extra_in_hires)
+    return request["kind"] == "img2img" or bool({"enable_hr", "conditioning_key"} & keys(request))
 
 
+@dataclass(frozen=True)
 class Model:
     """Blocks of 8 x 8 pixels are the latents."""
 
+    channels: int
+    embeddings: Listing = NOTHING
     name, short_hash, sha256 = "toy", "0123456789", "0123456789" + "0" * 54
+    vae_path, vae_name, vae_sha256 = None, "", ""
+    path = SimpleNamespace(name="toy.safetensors")
+    device = Device(torch.device("cpu"), torch.float32)
 
-    def __init__(self, channels: int):
-        self.path = SimpleNamespace(name="toy.safetensors")
-        self.device = Device(torch.device("cpu"), torch.float32)
-        self.config = SimpleNamespace(
-            schedule="scaled_linear",
-            vae=SimpleNamespace(z_channels=4),
-            unet=SimpleNamespace(in_channels=channels),
-        )
+    own_embeddings = SimpleNamespace(files=(), skipped={})
+
+    @property
+    def config(self) -> Any:
+        vae, unet = SimpleNamespace(z_channels=4), SimpleNamespace(in_channels=self.channels)
+        return SimpleNamespace(schedule="scaled_linear", vae=vae, unet=unet)
 
     def encode(self, images: Tensor) -> Tensor:
         r, g, b = torch.nn.functional.avg_pool2d(images, 8).unbind(1)
@@ -113,7 +116,9 @@ def test_the_pictures_are_the_references(
     register(host)
     request = run["request"]
     store = SimpleNamespace(
-        load=lambda name="": Model(9 if "conditioning_key" in request else 4), device=SimpleNamespace(kernels="fast")
+        load=lambda *_: Model(9 if "conditioning_key" in request else 4),
+        unconverted_vae=lambda _: "",
+        device=SimpleNamespace(kernels="fast"),
     )
     engine = Engine(store, host, version="0", inputs=InputStore(tmp_path))  # type: ignore[arg-type]
     assert engine.inputs
@@ -144,7 +149,16 @@ def test_the_pictures_are_the_references(
 def told(ours: str, theirs: str) -> None:
     """The reference leaves out an upscaler that nobody chose, and has settings where we have parameters."""
     found, expected = (dict(infotext.pairs(text.splitlines()[-1])) for text in (ours, theirs))
-    ignored = ("Version", "Hires upscaler", "Exact steps", "Color correction", "Resize mode", "Hires resize")
+    ignored = (
+        "Version",
+        "Hires upscaler",
+        "Exact steps",
+        "Color correction",
+        "Resize mode",
+        "Hires resize",
+        "Mask rounding",
+        "Overlay original for inpaint",
+    )
     assert {k: v for k, v in found.items() if k not in ignored} == {
         k: v.removesuffix(".0") if k == "Hires upscale" and found.get(k) == v.removesuffix(".0") else v
         for k, v in expected.items()
@@ -167,6 +181,7 @@ def params_of(run: Case, inputs: InputStore) -> GenerationParams:
         subseed_strength=request.get("subseed_strength", 0.0),
         batch_size=request.get("batch_size", 1),
         batch_count=request.get("n_iter", 1),
+        use_old_scheduling=options.get("use_old_scheduling", False),
         init=start_of(request, options, inputs) if request["kind"] == "img2img" else None,
         hires=second_of(request, options) if "enable_hr" in request else None,
     )
@@ -184,9 +199,11 @@ def start_of(request: dict[str, Any], options: dict[str, Any], inputs: InputStor
             only_masked=request["inpaint_full_res"],
             padding=request.get("inpaint_full_res_padding", 32),
             conditioning=options.get("inpainting_mask_weight", 1.0),
+            round=request.get("mask_round", True),
+            overlay=options.get("overlay_inpaint", True),
         )
     return Init(
-        image=inputs.put(picture(*request["init"][0])),
+        image=",".join(inputs.put(picture(*each)) for each in request["init"]),
         denoising_strength=request["denoising_strength"],
         resize_mode=RESIZE_MODES[request.get("resize_mode", 0)],
         exact_steps=options.get("img2img_fix_steps", False),
@@ -210,4 +227,5 @@ def second_of(request: dict[str, Any], options: dict[str, Any]) -> Hires:
         scheduler=request.get("hr_scheduler", ""),
         prompt=request.get("hr_prompt", ""),
         negative_prompt=request.get("hr_negative_prompt", ""),
+        extra_noise=options.get("img2img_extra_noise", 0.0),
     )

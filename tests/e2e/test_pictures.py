@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from modules.inputs import InputStore
-from modules.params import GenerationParams, Hires
+from modules.params import GenerationParams, Hires, SoftInpainting, TiledUpscale
 from tests.e2e.conftest import Visit
 
 pytestmark = pytest.mark.browser
@@ -59,13 +60,35 @@ def test_a_picture_is_made_from_an_uploaded_one(visit: Visit, tmp_path: Path) ->
     page.click("#img2img_measure")
     expect(page.locator("#img2img_width input[type=number]")).to_have_value("160")
     page.fill("#img2img_prompt textarea", "a house")
+    page.click("#img2img_sd_upscale > button")
+    page.locator("#img2img_sd_upscale_on input").check()
     page.click("#img2img_generate")
     page.wait_for_selector(done("img2img"))
     expect(page.locator("#img2img_gallery img").first).to_be_visible()
     params = asked(visit)
     assert params.init
     assert (params.width, params.height, params.init.denoising_strength) == (160, 120, 0.75)
+    assert params.init.tiled == TiledUpscale()
     assert stored(visit).open(params.init.image).tobytes() == Image.open(file).tobytes()
+
+
+def test_many_pictures_are_made_anew_one_after_another(visit: Visit, tmp_path: Path) -> None:
+    page = visit.open()
+    open_tab(page, "img2img")
+    page.click("#img2img_many > button")
+    files = [picture(tmp_path / f"{name}.png", (64 + 16 * n, 64)) for n, name in enumerate(("first", "second"))]
+    page.locator("#img2img_files input[type=file]").set_input_files(files)
+    expect(page.locator("#img2img_files")).to_contain_text("second")
+    expect(page.locator("#img2img_files_kept textarea, #img2img_files_kept input").first).to_have_value(
+        re.compile("second.png")
+    )
+    page.click("#img2img_generate")
+    page.wait_for_selector(done("img2img"))
+    with contextlib.closing(sqlite3.connect(visit.server.data_dir / "reprise.db")) as db:
+        (spec,) = db.execute("SELECT spec FROM jobs ORDER BY created DESC LIMIT 1").fetchone()
+    pictures = json.loads(spec)["pictures"]
+    assert [one["name"] for one in pictures] == ["first.png", "second.png"]
+    assert [stored(visit).open(one["key"]).size for one in pictures] == [(64, 64), (80, 64)]
 
 
 def test_without_a_picture_it_says_so(visit: Visit) -> None:
@@ -113,12 +136,15 @@ def test_a_mask_from_a_file_and_its_options(visit: Visit, tmp_path: Path) -> Non
     upload(page, "#inpaint_mask_image", tmp_path / "mask.png")
     expect(page.locator("#inpaint_mask_image img")).to_be_visible()
     page.locator("#inpaint_mask_only_masked input").check()
+    page.click("#inpaint_soft > button")
+    page.locator("#inpaint_soft_on input").check()
     page.click("#inpaint_generate")
     page.wait_for_selector(done("inpaint"))
     init = asked(visit).init
     assert init
     assert init.mask
     assert init.mask.only_masked
+    assert init.mask.soft == SoftInpainting()
     assert stored(visit).open(init.mask.image).convert("L").tobytes() == mask.tobytes()
 
 

@@ -63,6 +63,15 @@ def test_pictures_are_turned_upright(orientation: int) -> None:
     assert open_image(encoded(stored, exif=exif)).tobytes() == corner().tobytes()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_pictures_of_other_formats_are_turned_too(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as most telephones write an upright picture
+    upright = open_image(encoded(corner().transpose(Image.Transpose.ROTATE_90), kind, exif=exif, quality=95))
+    assert upright.size == (24, 16)
+    assert np.abs(np.asarray(upright, int) - np.asarray(corner(), int)).mean() < 8
+
+
 def ramp(mode: str) -> Image.Image:
     return Image.fromarray(np.arange(0, 256, dtype=np.uint8).reshape(16, 16)).convert(mode)
 
@@ -94,6 +103,35 @@ def test_sixteen_bits_of_grey_keep_their_brightness() -> None:
     assert deep.mode == "I;16"
     levels = np.asarray(open_image(encoded(deep)))[..., 0].ravel()
     assert np.abs(levels.astype(int) - np.arange(256)).max() <= 1
+
+
+def test_sixteen_bits_of_colour_keep_their_brightness() -> None:
+    """A PNG of 2 x 1 pixels, 16 bits a channel: what Pillow itself cannot write."""
+    rows = b"\0" + struct.pack(">6H", 0xFFFF, 0x8000, 0, 0x1234, 0, 0xFF00)
+    data = png_of_size(2, 1, 16)[:33] + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    assert np.asarray(open_image(data)).tolist() == [[[255, 128, 0], [18, 0, 255]]]
+
+
+def test_transparency_keeps_its_levels_whatever_the_mode() -> None:
+    grey = Image.merge("LA", (Image.new("L", (8, 8), 90), ramp("L").resize((8, 8))))
+    assert open_image(encoded(grey)).tobytes() == grey.convert("RGBA").tobytes()
+    palette = ramp("L").convert("P")
+    clear = np.asarray(open_image(encoded(palette, transparency=3)).getchannel("A"))
+    assert (clear == 0).sum() == (np.asarray(palette) == 3).sum() == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_a_profile_that_is_not_of_its_mode_changes_nothing(mode: str) -> None:
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    plain, wrong = (open_image(encoded(ramp(mode), kind, **more)) for more in ({}, {"icc_profile": profile()}))
+    assert wrong.tobytes() == plain.tobytes()
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    for kind in ("PNG", "WEBP"):
+        moving = encoded(corner(), kind, save_all=True, append_images=[Image.new("RGB", (24, 16))], lossless=True)
+        assert frames(moving) == 2
+        assert open_image(moving).tobytes() == corner().tobytes()
 
 
 def test_cmyk_has_its_colours() -> None:
@@ -166,7 +204,14 @@ def test_the_name_of_a_file_means_nothing(tmp_path: Path) -> None:
     assert open_image(path).tobytes() == corner().tobytes()
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 100, b"GIF89a", b"<svg/>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_the_limit_is_named() -> None:
+    with pytest.raises(ImageError, match="more than 32 megapixels; make it smaller first"):
+        open_image(BOMBS["a gigapixel"])
+
+
+@pytest.mark.parametrize(
+    "data", [b"just some words\n", b"", b"\0" * 100, b"GIF89a", b"<svg/>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]
+)
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
     with pytest.raises(ImageError, match="not a picture"):
         open_image(data)

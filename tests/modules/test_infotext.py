@@ -15,7 +15,7 @@ from modules.extension import Host
 from modules.infotext import MAX_LENGTH, Paste, params_from, read, unquote, version_number, write
 from modules.options import Option, from_flat, options_of
 from modules.options import read as read_options
-from modules.params import MAX_SEED, GenerationParams, Hires, Init, Mask, Refiner
+from modules.params import MAX_SEED, GenerationParams, Hires, Init, Mask, Refiner, SoftInpainting, TiledUpscale
 
 HOST = Host()
 register(HOST)
@@ -429,7 +429,36 @@ def test_a_start_picture_and_its_mask_are_told_and_read() -> None:
     assert pasted.changes["hires"] is None
 
 
-@pytest.mark.parametrize("hires", [SECOND, Hires(), Hires(scale=1.5, denoising_strength=0.5)])
+def test_soft_inpainting_is_told_in_a1111s_words_and_read() -> None:
+    soft = SoftInpainting(preservation=2.0, mask_influence=0.25)
+    start = Init(image="0" * 64, mask=Mask(image="1" * 64, blur=20, round=False, overlay=False, soft=soft))
+    text = written(GenerationParams(prompt="x", init=start))
+    assert (
+        "Soft inpainting enabled: True, Soft inpainting schedule bias: 1, Soft inpainting preservation strength: 2, "
+        "Soft inpainting transition contrast boost: 4, Soft inpainting mask influence: 0.25, "
+        "Soft inpainting difference threshold: 0.5, Soft inpainting difference contrast: 2, Mask blur: 20"
+    ) in text
+    assert "Overlay original for inpaint: False" in text
+    pasted = paste(text)
+    assert not pasted.notes
+    assert pasted.start["mask_soft"] is True
+    found = read_options(Init, from_flat(Init, pasted.start | {"image": "0" * 64, "mask_image": "1" * 64}))
+    assert found.mask
+    assert (found.mask.soft, found.mask.overlay) == (soft, False)
+
+
+def test_sd_upscale_is_told_and_read() -> None:
+    start = Init(image="0" * 64, tiled=TiledUpscale(upscaler="Nearest", by=1.5, overlap=32))
+    text = written(GenerationParams(prompt="x", init=start))
+    assert "SD upscale overlap: 32, SD upscale upscaler: Nearest, SD upscale factor: 1.5" in text
+    pasted = paste(text)
+    assert not pasted.notes
+    assert pasted.start["tiled"] is True
+    found = read_options(Init, from_flat(Init, pasted.start | {"image": "0" * 64}))
+    assert found.tiled == start.tiled
+
+
+@pytest.mark.parametrize("hires", [SECOND, Hires(), Hires(scale=1.5, denoising_strength=0.5, extra_noise=0.1)])
 def test_a_second_pass_is_told_and_read(hires: Hires) -> None:
     params = GenerationParams(prompt="x", hires=hires)
     pasted = paste(written(params))

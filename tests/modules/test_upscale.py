@@ -21,6 +21,7 @@ from modules.devices import Device
 from modules.errors import Cancelled, CheckpointError, UnknownName, UserError
 from modules.extension import Host
 from modules.nn import rrdb
+from modules.tiles import starts
 from modules.upscale import (
     BUILTIN,
     Networks,
@@ -29,7 +30,6 @@ from modules.upscale import (
     file_upscalers,
     in_tiles,
     target_size,
-    tile_starts,
     upscale,
 )
 
@@ -157,10 +157,10 @@ def test_overlapping_tiles_fade_into_each_other_linearly() -> None:
 
 @pytest.mark.parametrize(("length", "size", "overlap"), [(400, 192, 8), (193, 192, 8), (1000, 64, 16), (100, 33, 32)])
 def test_tiles_cover_the_whole_length_with_at_least_the_overlap(length: int, size: int, overlap: int) -> None:
-    starts = tile_starts(length, size, overlap)
-    assert starts[0] == 0
-    assert starts[-1] == length - size
-    assert all(after + overlap <= before + size and after > before for before, after in pairwise(starts))
+    found = starts(length, size, overlap)
+    assert found[0] == 0
+    assert found[-1] == length - size
+    assert all(after + overlap <= before + size and after > before for before, after in pairwise(found))
 
 
 def test_tiles_no_larger_than_their_overlap_are_refused() -> None:

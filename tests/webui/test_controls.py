@@ -9,7 +9,7 @@ import pytest
 
 from modules.errors import UserError
 from modules.options import option
-from modules.params import GenerationParams, Hires
+from modules.params import GenerationParams, Hires, Mask, SoftInpainting
 from webui.controls import Form, choices_of, control
 
 
@@ -63,6 +63,7 @@ def test_every_declared_parameter_has_a_component() -> None:
     tables = {"samplers": lambda: ["Euler a"], "schedulers": lambda: ["Automatic"], "checkpoints": lambda: ["m"]}
     same = {f"hires_{name}": lambda: [""] for name in tables}
     tables |= {**same, "hires_upscalers": lambda: ["Latent"], "vaes": lambda: ["Automatic"]}
+    tables["upscalers"] = lambda: ["Lanczos"]
     with gr.Blocks():
         made = Form(GenerationParams, tables)
         values = [made.add(name).value for name in made.options]
@@ -80,6 +81,20 @@ def test_what_is_switched_on_is_read_and_shown() -> None:
     assert made.read([False, 1.5, 7]).hires is None
     assert made.show({"hires": {"scale": 3.0, "steps": 2}}) == [True, 3.0, 2]
     assert made.show({"hires": None})[0] is False
+
+
+def test_what_is_switched_on_may_lie_within_another_group() -> None:
+    with gr.Blocks():
+        made = Form(GenerationParams, {})
+        made.switch("mask_soft")
+        made.add("mask_blur")
+        made.add("mask_soft_preservation")
+    on, off = (made.read([ticked, 9, 2.0]).init for ticked in (True, False))
+    assert on
+    assert on.mask == Mask(blur=9, soft=SoftInpainting(preservation=2.0))
+    assert off
+    assert off.mask == Mask(blur=9)
+    assert made.show({"init": {"mask": {"blur": 3, "soft": {"preservation": 1.0}}}}) == [True, 3, 1.0]
 
 
 def test_values_come_back_as_the_dataclass(form: Form[Thing]) -> None:

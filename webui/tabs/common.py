@@ -353,8 +353,12 @@ def wire_run(
     others: Sequence[Any] = (),
     *,
     script: ScriptPanel,
+    more: Callable[[Sequence[Any]], dict[str, Any]] = lambda values: {},
 ) -> None:
-    """Generate and all that follows. ``asked`` makes a request, and remarks, of the form and the other values."""
+    """Generate and all that follows. ``asked`` makes a request, and remarks, of the form and the other values.
+
+    ``more`` is what a job says beside the request; a script's job says nothing of it.
+    """
     queue, tab = page.services.queue, view.tab
     own = len(form.components) + len(others)
 
@@ -363,7 +367,7 @@ def wire_run(
         params, remarks = await asyncio.to_thread(asked, values[:own])
         _, notes = check(params, page.services.host)
         params = fix_seeds(params)
-        spec, kind = {"kind": tab, "params": params.to_json()}, "generate"
+        spec, kind = {"kind": tab, "params": params.to_json(), **more(values[:own])}, "generate"
         if chosen:
             spec, kind = await asyncio.to_thread(script.job, chosen, params)
         spec |= {"page": name, "notes": [*remarks, *notes]}

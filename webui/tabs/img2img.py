@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +11,21 @@ from typing import Any
 import gradio as gr
 from PIL import Image, ImageChops
 
-from modules.errors import UserError
+from modules.errors import RepriseError, UserError
 from modules.images import frames, open_header, open_image
 from modules.masks import outpainted
-from modules.params import GenerationParams
+from modules.options import options_of
+from modules.params import GenerationParams, SoftInpainting, TiledUpscale
 from webui.controls import Form
-from webui.events import AT_ONCE
+from webui.events import AT_ONCE, QUIET
+from webui.i18n import t
 from webui.page import Page
 from webui.scripts import ScriptPanel
 from webui.send import uploaded
 from webui.tabs.common import View, actions, wire_run, wire_size_and_seed
+from webui.tabs.extras import inputs_of, keep
 from webui.tabs.txt2img import parameters
+from webui.views import Run, status_html
 
 MASK = (("blur", "padding"), ("only_masked", "invert"), ("content",))
 """The mask's options, row by row."""
@@ -58,13 +64,20 @@ def _build(page: Page, tab: str) -> None:
             image = _editor(tab) if inpaint else _image(f"{tab}_image", "Picture", 360)
             mask = _mask_controls(form, tab) if inpaint else None
             growth = _growth(tab) if inpaint else []
+            many = None if inpaint else _many(page, tab)
             form.add("denoising_strength", elem_id=f"{tab}_denoising_strength")
             with gr.Row():
                 form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
                 measure = gr.Button("Size of the picture", elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
             tools = parameters(form, page.services.native_size(""), tab)
+            if inpaint:
+                _soft_controls(form, tab)
+            else:
+                _tile_controls(form, tab)
             with gr.Accordion("More of the start", open=False, elem_id=f"{tab}_start"), gr.Row():
                 for name in ("exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"):
+                    form.add(name, min_width=200, elem_id=f"{tab}_{name}")
+                for name in ("mask_round", "mask_overlay") if inpaint else ():
                     form.add(name, min_width=200, elem_id=f"{tab}_{name}")
             script = ScriptPanel(page, tab)
         with gr.Column(scale=6, min_width=300, elem_id=f"{tab}_result"):
@@ -72,12 +85,18 @@ def _build(page: Page, tab: str) -> None:
             script.place_table()
     page.views[tab] = view
     page.targets[tab] = (form, image)
-    others = [image, mask, *growth] if mask else [image]
+    others = [image, mask, *growth] if mask else [image, many]
+
+    def many_of(pictures: Sequence[Any]) -> list[dict[str, str]]:
+        """Where there are many pictures, the single one does not count."""
+        return [] if inpaint else inputs_of(pictures[1])
 
     def asked(values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         """The request, its pictures stored, and what was said about them."""
         own, pictures = values[: len(form.components)], values[len(form.components) :]
         named = dict(zip(form.names, own, strict=True))
+        if files := many_of(pictures):
+            return form.read_named(named | {"image": files[0]["key"]}), ()
         path = _start_file(pictures[0])
         start = open_image(path)
         inputs = page.services.inputs
@@ -96,7 +115,11 @@ def _build(page: Page, tab: str) -> None:
             return [gr.skip(), gr.skip()]
         return list(_sizes(open_header(path).size).values())
 
-    wire_run(page, form, view, asked, others, script=script)
+    def more(values: Sequence[Any]) -> dict[str, Any]:
+        files = many_of(values[len(form.components) :])
+        return {"pictures": [{"key": file["key"], "name": file["name"]} for file in files]} if files else {}
+
+    wire_run(page, form, view, asked, others, script=script, more=more)
     wire_size_and_seed(page, form, view, tools)
     measure.click(on_measure, image, [form["width"], form["height"]], **AT_ONCE)
 
@@ -138,6 +161,51 @@ def _mask_controls(form: Form[GenerationParams], tab: str) -> Any:
                 form.add(f"mask_{name}", min_width=150, elem_id=f"{tab}_mask_{name}", info=None)
     with gr.Accordion("Mask from a file", open=False, elem_id=f"{tab}_mask"):
         return _image(f"{tab}_mask_image", "Mask: white is painted anew", 220)
+
+
+def _soft_controls(form: Form[GenerationParams], tab: str) -> None:
+    """Soft inpainting, folded away; its switch leaves it out."""
+    with gr.Accordion(t("Soft inpainting"), open=False, elem_id=f"{tab}_soft"):
+        label, info = t("Blend old and new by the mask's greys"), t("best with a mask blur of 16 and more")
+        form.switch("mask_soft", label=label, info=info, elem_id=f"{tab}_soft_on")
+        with gr.Row():
+            for name in options_of(SoftInpainting):
+                form.add(f"mask_soft_{name}", min_width=200, elem_id=f"{tab}_soft_{name}")
+
+
+def _many(page: Page, tab: str) -> Any:
+    """Many files at once: a hidden field says what is stored of them."""
+    with gr.Accordion(t("Many pictures"), open=False, elem_id=f"{tab}_many"):
+        files = gr.File(
+            label=t("Each is made anew with the settings below, one after another"),
+            file_count="multiple",
+            file_types=["image"],
+            type="filepath",
+            height=180,
+            elem_id=f"{tab}_files",
+        )
+        said = gr.HTML(status_html(Run()), padding=False, elem_id=f"{tab}_files_status")
+        kept = gr.Textbox(visible="hidden", elem_id=f"{tab}_files_kept")
+
+    async def on_files(paths: list[str] | None) -> tuple[str, Any]:
+        try:
+            return json.dumps(await asyncio.to_thread(keep, page.services, paths or [])), status_html(Run())
+        except RepriseError as error:
+            return "", status_html(Run().failed(str(error), error.field))
+
+    # Uploads alone are preprocessed: that is where Gradio makes sure that a path is an upload of its own.
+    files.change(on_files, files, [kept, said], **{**QUIET, "queue": False})
+    return kept
+
+
+def _tile_controls(form: Form[GenerationParams], tab: str) -> None:
+    """SD upscale, folded away; its switch leaves it out."""
+    with gr.Accordion(t("SD upscale"), open=False, elem_id=f"{tab}_sd_upscale"):
+        label, info = t("Enlarge, then paint over tile by tile"), t("width and height above are those of a tile")
+        form.switch("tiled", label=label, info=info, elem_id=f"{tab}_sd_upscale_on")
+        with gr.Row():
+            for name in options_of(TiledUpscale):
+                form.add(f"sd_upscale_{name}", min_width=200, elem_id=f"{tab}_sd_upscale_{name}")
 
 
 def _growth(tab: str) -> list[Any]:

@@ -96,7 +96,7 @@ def second_pass(form: Form[GenerationParams], tab: str) -> None:
             for name in ("upscaler", "scale", "denoising_strength", "steps"):
                 form.add(f"hires_{name}", min_width=200, elem_id=f"{tab}_hires_{name}", info=None)
         with gr.Accordion("More of the second pass", open=False), gr.Row():
-            for name in ("width", "height", "sampler", "scheduler", "cfg_scale", "checkpoint"):
+            for name in ("width", "height", "sampler", "scheduler", "cfg_scale", "checkpoint", "extra_noise"):
                 form.add(f"hires_{name}", min_width=200, elem_id=f"{tab}_hires_{name}")
             for name in ("prompt", "negative_prompt"):
                 placeholder = "empty: as in the first pass"

@@ -18,10 +18,12 @@ from modules.engine import Engine
 from modules.errors import Cancelled
 from modules.extension import Host
 from modules.gallery import Gallery
+from modules.images import carried_in
+from modules.inputs import InputStore
 from modules.jobs.generation import GenerationRunner
 from modules.jobs.worker import Wishes
 from modules.metadata import read_metadata
-from modules.params import GenerationParams
+from modules.params import GenerationParams, Init
 from modules.recipe import pixel_hash, read
 
 SPEC = {
@@ -35,7 +37,8 @@ def runner(tmp_path: Path) -> GenerationRunner:
     host = Host()
     register(host)
     store = ModelStore(tmp_path / "models", Device(torch.device("cpu"), torch.float32), Hashes())
-    return GenerationRunner(Engine(store, host, version="0.0"), Gallery(tmp_path / "outputs"))
+    engine = Engine(store, host, version="0.0", inputs=InputStore(tmp_path / "inputs"))
+    return GenerationRunner(engine, Gallery(tmp_path / "outputs"))
 
 
 def test_job_saves_every_image_with_its_texts_and_tells_of_it(runner: GenerationRunner) -> None:
@@ -85,3 +88,50 @@ def test_job_tried_again_goes_on_behind_what_it_had_saved(runner: GenerationRunn
     assert [read(read_metadata(Path(i["path"]))["recipe"] or "").pixels for i in output["images"]] == [
         read(read_metadata(Path(i["path"]))["recipe"] or "").pixels for i in other["images"]
     ]
+
+
+def over_many(inputs: InputStore) -> dict[str, Any]:
+    """Two of each of three pictures."""
+    names = ("one.png", "my two ☺.jpeg", "three.webp")
+    keys = [inputs.put(Image.new("RGB", (64, 64), (40 * n, 90, 20))) for n in range(3)]
+    params = GenerationParams.from_json(SPEC["params"]).changed(batch_count=2, init=Init(image=keys[0]))
+    pictures = [{"key": key, "name": name} for key, name in zip(keys, names, strict=True)]
+    return {"params": params.to_json(), "pictures": pictures}
+
+
+def test_a_job_over_many_pictures_makes_each_in_turn_and_keeps_its_name(runner: GenerationRunner) -> None:
+    inputs = runner._engine.inputs
+    assert inputs
+    spec, events = over_many(inputs), list[dict[str, Any]]()
+    output = runner("many", spec, events.append, Wishes())
+    assert [Path(item["path"]).stem.split("-", 1)[1] for item in output["images"]] == [
+        f"{seed}-{name}" for name in ("one", "my_two", "three") for seed in (5, 6)
+    ]
+    steps = [event for event in events if event["type"] == "step"]
+    assert {event["images"] for event in steps} == {6}
+    assert list(dict.fromkeys(event["image"] for event in steps)) == [1, 2, 3, 4, 5, 6]
+    for item, picture in zip(output["images"][::2], spec["pictures"], strict=True):
+        assert read(read_metadata(Path(item["path"]))["recipe"] or "").inputs == (picture["key"],)
+
+
+def test_a_job_over_many_pictures_that_is_tried_again_goes_on_where_it_was(runner: GenerationRunner) -> None:
+    inputs = runner._engine.inputs
+    assert inputs
+    spec, events = over_many(inputs), list[dict[str, Any]]()
+    with pytest.raises(Cancelled):
+        runner("again", spec, events.append, Wishes(lambda: sum(e["type"] == "image" for e in events) == 3))
+    output = runner("again", spec, list[dict[str, Any]]().append, Wishes())
+    assert [item["seed"] for item in output["images"]] == [5, 6] * 3
+    assert len({item["path"] for item in output["images"]}) == 6
+
+
+def test_a_picture_carries_those_it_was_made_from_where_the_owner_wants_it(runner: GenerationRunner) -> None:
+    inputs = runner._engine.inputs
+    assert inputs
+    for wanted in (False, True):
+        carrying = GenerationRunner(runner._engine, runner._gallery, embed_inputs=wanted)
+        spec = over_many(inputs)
+        spec["pictures"] = spec["pictures"][:1]
+        output = carrying(f"carry{wanted}", spec, list[dict[str, Any]]().append, Wishes())
+        found = carried_in(Path(output["images"][0]["path"]).read_bytes())
+        assert found == ([inputs.read(spec["pictures"][0]["key"])] if wanted else [])

@@ -21,9 +21,21 @@ from modules.devices import Device
 from modules.engine import Engine, Progress, Result, Watcher
 from modules.errors import NotFound, UserError
 from modules.extension import Host
-from modules.images import png_bytes
+from modules.images import carried_in, open_image, png_bytes
 from modules.inputs import InputStore
-from modules.params import CONTENTS, RESIZE_MODES, GenerationParams, Hires, Init, Mask, Refiner
+from modules.metadata import MAX_CARRIED, Encoding
+from modules.metadata import encode as encode_file
+from modules.params import (
+    CONTENTS,
+    RESIZE_MODES,
+    GenerationParams,
+    Hires,
+    Init,
+    Mask,
+    Refiner,
+    SoftInpainting,
+    TiledUpscale,
+)
 from modules.pipeline.picture import flattened
 from modules.replay import replay
 from modules.resize import resized
@@ -151,7 +163,7 @@ def test_a_stored_picture_that_is_gone_is_said(engine: Engine) -> None:
     with pytest.raises(NotFound, match="no stored picture 000000000000"):
         run(engine, init=Init(image="0" * 64))
     with pytest.raises(UserError, match="no start picture"):
-        run(engine, init=Init())
+        run(engine, init=Init(image=", "))
     with pytest.raises(UserError, match="no mask"):
         run(engine, init=Init(image="0" * 64, mask=Mask()))
 
@@ -399,3 +411,189 @@ def test_replay_says_which_picture_is_missing(engine: Engine, tmp_path: Path) ->
     assert verdict.kind == "cannot"
     assert str(verdict).startswith(f"cannot, because mask {start.mask.image[:12]}.png")
     assert str(verdict).endswith("is missing")
+
+
+# ---------------------------------------------------------------------------------------------------- soft inpainting
+
+
+@given(mask=random_masks(), choice=choices, sampler=st.sampled_from(SAMPLERS))
+@settings(few, max_examples=12)
+def test_soft_inpainting_leaves_what_the_blurred_mask_does_not_reach(
+    engine: Engine, mask: Image.Image, choice: dict[str, Any], sampler: str
+) -> None:
+    image = noise_picture(*mask.size)
+    start = init(engine, image, mask, **choice | {"soft": SoftInpainting(), "resize_mode": "Just resize"})
+    (result,) = run(engine, steps=2, sampler=sampler, init=start)
+    assert start.mask
+    soft = masks.blurred(Image.eval(mask, lambda v: 255 - v) if start.mask.invert else mask, start.mask.blur)
+    if not start.mask.only_masked:
+        image, soft = (resized(picture, "Just resize", 64, 64) for picture in (image, soft))
+    outside = np.asarray(soft) == 0
+    assert np.array_equal(np.asarray(result.image)[outside], np.asarray(image)[outside])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"schedule_bias": 0.5},
+        {"preservation": 2.0},
+        {"contrast_boost": 1.0},
+        {"mask_influence": 1.0},
+        {"difference_threshold": 8.0},
+        {"difference_contrast": 0.5},
+    ],
+    ids=str,
+)
+def test_every_parameter_of_soft_inpainting_matters(engine: Engine, changes: dict[str, Any]) -> None:
+    mask = rectangle(64, 64, (16, 16, 48, 48))
+
+    def made(soft: SoftInpainting | None) -> Result:
+        return run(engine, init=init(engine, noise_picture(), mask, blur=12, soft=soft))[0]
+
+    far = {"difference_threshold": 4.0}  # a random model's latents move far
+    plain = made(SoftInpainting(**far) if changes else None)
+    changed = made(SoftInpainting(**far | changes))
+    assert plain.recipe.pixels != changed.recipe.pixels
+    assert "Soft inpainting enabled: True, Soft inpainting schedule bias: " in changed.infotext
+
+
+def test_greys_of_a_mask_that_is_not_rounded_mix_old_and_new(engine: Engine) -> None:
+    grey = Image.new("L", (64, 64), 100)
+    kept = run(engine, init=init(engine, noise_picture(), grey, blur=0))[0]
+    mixed = run(engine, init=init(engine, noise_picture(), grey, blur=0, round=False))[0]
+    assert kept.recipe.pixels != mixed.recipe.pixels
+    assert "Mask rounding: False" in mixed.infotext
+
+
+# --------------------------------------------------------------------------------------------- several start pictures
+
+
+def several(engine: Engine, *seeds: int, **changes: Any) -> Init:
+    return Init(image=",".join(put(engine, noise_picture(seed=seed)) for seed in seeds), **changes)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_each_of_several_pictures_has_its_own_result(engine: Engine, masked: bool) -> None:
+    mask = Mask(image=put(engine, rectangle(64, 64, (8, 8, 40, 56)))) if masked else None
+    batch = run(engine, batch_size=2, init=several(engine, 3, 4, mask=mask))
+    assert [file.role for file in batch[0].recipe.files[1:]].count("image") == 2
+    for i, result in enumerate(batch):
+        (alone,) = run(engine, seed=7 + i, init=several(engine, 3 + i, mask=mask))
+        assert np.abs(np.asarray(alone.image, int) - np.asarray(result.image, int)).max() <= 1
+
+
+def test_the_pictures_make_the_batch_and_must_fit_into_it(engine: Engine) -> None:
+    assert len(run(engine, batch_size=4, batch_count=2, init=several(engine, 1, 2))) == 4
+    with pytest.raises(UserError, match="there are 3 start pictures for a batch of 2"):
+        run(engine, batch_size=2, init=several(engine, 1, 2, 3))
+    unchanged = run(engine, batch_size=2, init=several(engine, 1, 2, denoising_strength=0.0))
+    assert [r.image.tobytes() for r in unchanged] == [noise_picture(seed=s).tobytes() for s in (1, 2)]
+
+
+# --------------------------------------------------------------------------------------------------------- SD upscale
+
+TILES = TiledUpscale(by=2.0, overlap=16)
+
+
+def test_without_denoising_it_is_the_upscaled_picture(engine: Engine) -> None:
+    image = noise_picture(72, 64)
+    (result,) = run(engine, init=Init(image=put(engine, image), denoising_strength=0.0, tiled=TILES))
+    assert result.image.tobytes() == image.resize((144, 128), Image.Resampling.LANCZOS).tobytes()
+    same = TiledUpscale(upscaler="None", overlap=16)
+    (result,) = run(engine, init=Init(image=put(engine, image), denoising_strength=0.0, tiled=same))
+    assert result.image.tobytes() == image.tobytes()
+
+
+def test_tiles_are_pictures_of_their_own_seeds_side_by_side(engine: Engine) -> None:
+    image = noise_picture(112, 64)
+    tiles = TiledUpscale(upscaler="None", overlap=16)
+    (whole,) = run(engine, init=Init(image=put(engine, image), denoising_strength=0.5, tiled=tiles))
+    left, right = (
+        run(engine, seed=7 + i, init=init(engine, image.crop((x, 0, x + 64, 64)), denoising_strength=0.5))[0].image
+        for i, x in enumerate((0, 48))
+    )
+    pixels = np.asarray(whole.image)
+    assert np.array_equal(pixels[:, :48], np.asarray(left)[:, :48])
+    assert np.array_equal(pixels[:, 64:], np.asarray(right)[:, 16:])
+    assert "SD upscale overlap: 16, SD upscale upscaler: None, SD upscale factor: 2" in whole.infotext
+
+
+@pytest.mark.parametrize("size", [(20, 30), (100, 20), (64, 65), (90, 150)])
+def test_every_size_comes_out_enlarged_and_batches_of_tiles_change_seeds_alone(
+    engine: Engine, size: tuple[int, int], tmp_path: Path
+) -> None:
+    start = Init(image=put(engine, noise_picture(*size)), denoising_strength=0.4, tiled=TILES)
+    results = run(engine, steps=2, batch_size=3, batch_count=2, init=start)
+    assert {r.image.size for r in results} == {(size[0] * 2 // 8 * 8, size[1] * 2 // 8 * 8)}
+    assert [r.recipe.seed for r in results] == [7, 8]
+    assert str(replay(engine, save(tmp_path / "tiles.png", results[1])).verdict) == "identical"
+
+
+def test_progress_goes_over_the_tiles(engine: Engine) -> None:
+    seen: list[Progress] = []
+    start = Init(image=put(engine, noise_picture()), denoising_strength=0.5, tiled=TILES)
+    engine.run(PARAMS.changed(batch_count=2, init=start), lambda _: None, Watcher(on_progress=seen.append))
+    assert seen[0].steps == 9 * 3  # 128 pixels in tiles of 64 that share 16: three a side, three steps each
+    assert [p.step for p in seen] == [*range(1, 28)] * 2
+    fractions = [p.fraction for p in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[26] == pytest.approx(0.5)
+    assert fractions[-1] == 1.0
+
+
+def test_sd_upscale_is_for_one_whole_picture(engine: Engine) -> None:
+    mask = Mask(image=put(engine, rectangle(64, 64, (8, 8, 40, 56))))
+    for start in (several(engine, 1, tiled=TILES, mask=mask), several(engine, 1, 2, tiled=TILES)):
+        with pytest.raises(UserError, match="SD upscale is for one whole picture"):
+            run(engine, batch_size=2, init=start)
+    with pytest.raises(UserError, match="tiles must be larger than their overlap"):
+        run(engine, init=several(engine, 1, tiled=TiledUpscale()))
+    with pytest.raises(UserError, match="did you mean 'Lanczos'"):
+        run(engine, init=several(engine, 1, tiled=TiledUpscale(upscaler="Lancos", overlap=8)))
+
+
+def test_extra_noise_in_the_second_pass_matters(engine: Engine) -> None:
+    plain, noisy = (run(engine, hires=Hires(scale=1.5, extra_noise=e))[0].recipe.pixels for e in (0.0, 0.2))
+    assert plain != noisy
+
+
+# ------------------------------------------------------------------------------------------------ embedded pictures
+
+
+def test_a_picture_that_carries_its_inputs_is_replayed_where_they_are_not(engine: Engine, tmp_path: Path) -> None:
+    assert engine.inputs
+    start = init(engine, noise_picture(seed=41), rectangle(64, 64, (5, 9, 44, 60)))
+    (result,) = run(engine, init=start)
+    files = engine.carried(result.recipe)
+    data, note = encode_file(result.image, result.infotext, str(result.recipe), carried=files)
+    assert (carried_in(data), note) == (files, "")
+    assert open_image(data).tobytes() == result.image.tobytes()
+    for name in result.recipe.inputs:
+        engine.inputs.path(name).unlink()
+    path = tmp_path / "whole.png"
+    path.write_bytes(data)
+    assert str(replay(engine, path).verdict) == "identical"
+    assert all(name in engine.inputs for name in result.recipe.inputs)
+
+
+def test_a_file_that_is_not_what_the_recipe_names_is_not_stored(engine: Engine, tmp_path: Path) -> None:
+    assert engine.inputs
+    (result,) = run(engine, init=init(engine, noise_picture(seed=42)))
+    engine.inputs.path(result.recipe.inputs[0]).unlink()
+    other = png_bytes(noise_picture(seed=43))
+    path = tmp_path / "other.png"
+    path.write_bytes(encode_file(result.image, result.infotext, str(result.recipe), carried=[other, b"none"])[0])
+    assert replay(engine, path).verdict.kind == "cannot"
+
+
+def test_what_is_too_large_or_has_no_place_is_said() -> None:
+    image, large = noise_picture(), bytes(MAX_CARRIED // 2 + 1)
+    data, note = encode_file(image, "x", "", carried=[large, large])
+    assert (carried_in(data), note) == (
+        [],
+        "the start pictures have 16.0 MB, more than the 16 MB that a file may carry, so they are not embedded",
+    )
+    data, note = encode_file(image, "x", "", Encoding("jpg"), carried=[b"1"])
+    assert (carried_in(data), note) == ([], "start pictures are embedded in PNG files alone")
+    assert carried_in(png_bytes(image, carried=[b"12"])[:46]) == []  # cut off within the chunk
