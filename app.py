@@ -12,9 +12,12 @@ if sys.version_info < (3, 11):  # noqa: UP036 -- said before an import fails; th
     sys.exit("error: Reprise needs Python 3.11 or newer, and this is {}.{}".format(*sys.version_info))
 
 import argparse
+import getpass
 import ipaddress
 import json
 import logging
+import shlex
+import socket
 import time
 import webbrowser
 from collections.abc import Sequence
@@ -201,11 +204,18 @@ def build_settings(args: argparse.Namespace) -> SettingsFile:
 
 
 def build_services(
-    args: argparse.Namespace, queue: JobQueue, loader: Loader, scripts: Scripts, settings: SettingsFile
+    args: argparse.Namespace,
+    queue: JobQueue,
+    loader: Loader,
+    scripts: Scripts,
+    settings: SettingsFile,
+    *,
+    login: bool = False,
 ) -> Services:
-    """What the front end is given."""
+    """What the front end is given. ``login``: nobody gets in without an account."""
     from modules.inputs import InputStore
     from modules.jobs.history import History
+    from modules.users import Accounts
     from webui.server import Services
 
     models = build_catalogue(args)
@@ -225,7 +235,9 @@ def build_services(
         vaes=models.vaes,
         embeddings=models.embeddings,
         card=models.card,
-        allowed_hosts=tuple(args.allowed_host),
+        allowed_hosts=(*args.allowed_host, *_names(args)),
+        accounts=Accounts(args.data_dir / "users.db"),
+        login=login,
     )
 
 
@@ -234,13 +246,16 @@ def build_services(
 
 def serve(args: argparse.Namespace) -> int:
     """Serve the page until interrupted."""
-    _check_address(args.host)
+    address = "0.0.0.0" if args.listen else args.host
+    reachable = not _is_loopback(address) or bool(args.allowed_host)
+    if reachable:
+        _check_accounts(args, address)
     bootstrap.ensure(ROOT)
     _check_folder(args.data_dir / "outputs")
     from webui import server
 
     settings = build_settings(args)
-    listener = server.listen(args.host, args.port)
+    listener = server.listen(address, args.port)
     loader = build_loader(args, "server")
     scripts = build_scripts(args, loader.host)
     queue = build_queue(args, scripts)
@@ -249,9 +264,9 @@ def serve(args: argparse.Namespace) -> int:
         queue.store.forget(time.time() - 86400 * days)
     queue.start()
     try:
-        app = server.create_app(build_services(args, queue, loader, scripts, settings))
+        app = server.create_app(build_services(args, queue, loader, scripts, settings, login=reachable))
         loader.started()
-        url = f"http://{args.host}:{args.port}"
+        url = f"http://{_shown(address)}:{args.port}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
         if args.autolaunch:
             webbrowser.open(url)
@@ -261,17 +276,39 @@ def serve(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_address(host: str) -> None:
-    """Only this machine, until there are accounts."""
+def _is_loopback(host: str) -> bool:
     try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        local = False
-    if not local:
-        raise UserError(
-            f"--host {host} would open this server to the network, and it has no accounts yet",
-            hint="use 127.0.0.1 and reach it through an SSH tunnel",
-        )
+        return False
+
+
+def _names(args: argparse.Namespace) -> tuple[str, ...]:
+    """Under which this machine is known to others."""
+    if not args.listen and args.host not in ("0.0.0.0", "::"):
+        return (args.host,)
+    name = socket.gethostname()
+    return name, f"{name}.local"
+
+
+def _check_accounts(args: argparse.Namespace, host: str) -> None:
+    """Nobody else than this machine is served as long as there are no accounts."""
+    from modules.users import Accounts
+
+    path = args.data_dir / "users.db"
+    if path.is_file() and Accounts(path).any():
+        return
+    flag = f"listening on {host}" if not _is_loopback(host) else "--allowed-host"
+    place = "" if args.data_dir == ROOT / "data" else f"--data-dir {shlex.quote(str(args.data_dir))} "
+    raise UserError(
+        f"{flag} would open this server to others, and it has no accounts yet",
+        hint=f"make the first with: python3 app.py {place}user add NAME",
+    )
+
+
+def _shown(host: str) -> str:
+    """For an address in a sentence: a name of this machine in the place of "all addresses"."""
+    return socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
 
 
 def _check_folder(folder: Path, flag: str = "--data-dir") -> None:
@@ -526,6 +563,45 @@ def worker(args: argparse.Namespace) -> int:
     return serve_jobs(lambda _report: build_runner(args))
 
 
+def user(args: argparse.Namespace) -> int:
+    """Make, list, change and remove accounts."""
+    from modules.jobs.store import JobStore
+    from modules.users import ADMIN, LOCAL, USER, Accounts
+
+    _check_folder(args.data_dir)
+    accounts = Accounts(args.data_dir / "users.db")
+    if args.action == "list":
+        for account in accounts.all():
+            print(f"{account.name}\t{account.role}")
+    elif args.action == "add":
+        first = not accounts.any()
+        account = accounts.add(args.name, _password(), ADMIN if args.admin else USER)
+        print(f"{account.name} can log in now, as {account.role}")
+        if first and (args.data_dir / "reprise.db").is_file():
+            adopted = JobStore(args.data_dir / "reprise.db").adopt(LOCAL, account.name)
+            print(f"the {adopted} jobs made before there were accounts are {account.name}'s now")
+    elif args.action == "remove":
+        accounts.remove(args.name)
+        print(f"{args.name} is logged out everywhere and cannot log in any more; the pictures stay where they are")
+    elif args.action == "password":
+        accounts.set_password(args.name, _password())
+        print(f"{args.name} has a new password; all sessions and tokens have ended")
+    else:
+        print(accounts.new_token(args.name))
+        print("This token is told once. Send it as: Authorization: Bearer TOKEN", file=sys.stderr)
+    return 0
+
+
+def _password() -> str:
+    """Asked for twice at a terminal; else the first line of what comes in."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Once more: ") != password:
+        raise UserError("the two passwords differ", hint="try again")
+    return password
+
+
 def test(arguments: Sequence[str]) -> int:
     """Run the tests with pytest, which gets ``arguments``."""
     bootstrap.ensure(ROOT, TEST_FILES)
@@ -538,7 +614,7 @@ def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """What can be said on the command line, and what is then called. ``given`` says whose extensions have flags too."""
     places: dict[str, Any] = {f"{name}_dir": ROOT / name for name in ("data", "models", "extensions")}
     places |= {"device": "auto", "dtype": "auto"}
-    commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, worker)
+    commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, user, worker)
     flags = flags_in(commandline.extensions_dir(given, places["extensions_dir"]))
     return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands}, flags)
 

@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python3 app.py replay fox.png                       make it again: identical, or why not
   python3 app.py upscale fox.png --upscaler Lanczos --by 2 -o large.png
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
+  python3 app.py user add alice                       an account; then --listen serves the LAN
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
 """
 
@@ -60,6 +61,7 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to serve on (default 127.0.0.1)"
     )
+    serving.add_argument("--listen", action="store_true", help="serve on all addresses: --host 0.0.0.0")
     serving.add_argument("--port", type=_port, default=7860, help="port to serve on (default 7860)")
     serving.add_argument(
         "--allowed-host", action="append", default=[], metavar="NAME", help="a further host name of this server"
@@ -128,6 +130,23 @@ def _add_tiny(one: argparse.ArgumentParser) -> None:
     one.add_argument("path", type=Path)
     one.add_argument("--family", default="sd15")
     one.add_argument("--seed", type=int, default=0)
+
+
+def _add_user(people: argparse.ArgumentParser) -> None:
+    actions = people.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action, meaning in (
+        ("add", "make an account; the password is asked for, or read from standard input"),
+        ("list", "names and roles"),
+        ("remove", "take an account away"),
+        ("password", "set another password and end all sessions"),
+        ("token", "make a token for scripts"),
+    ):
+        one = actions.add_parser(action, help=meaning)
+        if action != "list":
+            one.add_argument("name", metavar="NAME")
+        if action == "add":
+            one.add_argument("--admin", action="store_true", help="may change what holds for everybody")
+        _add_places(one)
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
@@ -239,6 +258,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "replay": ("make a saved picture again and say whether it is identical", _add_replay),
     "convert": ("make a safetensors copy of a .ckpt or .pt file, safely", _add_convert),
     "make-tiny-checkpoint": ("write a small random checkpoint for tests", _add_tiny),
+    "user": ("accounts: user add NAME, list, remove, password, token", _add_user),
     "worker": ("", _add_places),
 }
 """What `--help` says of each, and what it takes; one without a word is the program's own."""

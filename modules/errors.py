@@ -10,6 +10,8 @@ class RepriseError(Exception):
 
     status = 500
     """The HTTP status that answers it."""
+    retry_s = 0
+    """When it is worth trying again, in seconds; 0: nothing is known of that."""
 
     def __init__(self, message: str, *, hint: str = "", field: str = ""):
         super().__init__(f"{message}; {hint}" if hint else message)
@@ -44,6 +46,22 @@ class UnknownName(UserError):
     """A name that is in no table; the hint suggests the nearest."""
 
 
+class NotLoggedIn(UserError):
+    """Nobody is known by what was shown."""
+
+    status = 401
+
+
+class TooManyTries(UserError):
+    """Too many failed logins."""
+
+    status = 429
+
+    def __init__(self, retry_s: int):
+        super().__init__(f"too many failed logins; wait {max(1, round(retry_s / 60))} min and try again")
+        self.retry_s = retry_s
+
+
 class CheckpointError(UserError):
     """A model file that cannot be used, and why."""
 
@@ -62,6 +80,7 @@ class QueueFull(RepriseError):
     """Too many jobs wait."""
 
     status = 503
+    retry_s = 30
 
 
 class WorkerDied(RepriseError):

@@ -90,6 +90,14 @@ class Gallery:
             found += [notes.with_name(name) for name, owner in owners.items() if owner == job]
         return [path for path in found if path.is_file()]
 
+    def job_of(self, path: Path) -> str:
+        """The job that saved the picture at ``path``; "" for what no job saved, or what is no picture of ours."""
+        notes = path.with_name(JOBS)
+        if not path.is_relative_to(self.root) or not notes.is_file():
+            return ""
+        lines = notes.read_text(encoding="utf-8", errors="replace").splitlines()
+        return {name: job for job, _, name in (line.partition("\t") for line in lines)}.get(path.name, "")
+
 
 def _name(seed: int | None, stem: str, suffix: str) -> str:
     """What follows the number. Of a stem only what every file system and command line takes is left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import subprocess
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 import app
+from modules import users
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.inputs import InputStore
+from modules.jobs.store import JobStore
 from modules.metadata import read_metadata
 from modules.options import options_of
 from modules.params import GenerationParams
@@ -85,8 +88,6 @@ def test_old_python_is_told_before_anything_is_imported() -> None:
         (("paint",), "invalid choice: 'paint'"),
         (("convert", "nowhere/absent.ckpt"), "error: there is no file nowhere/absent.ckpt; check the name"),
         (("make-tiny-checkpoint", "x.safetensors", "--family", "sd9"), "error: no family named 'sd9'; there is sd15"),
-        (("--host", "0.0.0.0"), "has no accounts yet; use 127.0.0.1 and reach it through an SSH tunnel"),
-        (("--host", "example.org"), "has no accounts yet"),
     ],
 )
 def test_mistake_is_met_with_one_sentence_and_status_2(
@@ -117,6 +118,61 @@ def test_flags_of_a1111_are_taken_over_left_out_with_a_word_or_refused(
 def test_unknown_setting_is_told_before_a_server_starts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     status, line = said(capsys, "--lock-settings", "theme, tint", "--data-dir", str(tmp_path))
     assert (status, line.partition(";")[0]) == (2, "error: there is no setting named 'tint'")
+
+
+def test_a_server_for_others_does_not_start_without_accounts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """S04: whatever flag would open it, the sentence gives the one line that makes the first account."""
+    for flags in (
+        ("--listen",),
+        ("--host", "0.0.0.0"),
+        ("--host", "::"),
+        ("--host", "192.0.2.7"),
+        ("--host", "example.org"),
+        ("--allowed-host", "pictures.example.org"),
+    ):
+        status, line = said(capsys, *flags, "--data-dir", str(tmp_path))
+        assert status == 2
+        assert "would open this server to others, and it has no accounts yet; make the first with: " in line
+        assert line.endswith(f"python3 app.py --data-dir {tmp_path} user add NAME")
+
+
+def test_accounts_are_made_and_changed_on_the_command_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(users, "SCRYPT_LOG_N", 4)
+    place = ("--data-dir", str(tmp_path))
+
+    def user(*arguments: str, password: str = "") -> tuple[int, list[str]]:
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"{password}\n"))
+        status = app.main(["user", *arguments, *place])
+        return status, capsys.readouterr().out.splitlines()
+
+    made_before = JobStore(tmp_path / "reprise.db").submit("local", {})
+    assert user("add", "alice", password="correct horse") == (
+        0,
+        [
+            "alice can log in now, as admin",
+            "the 1 jobs made before there were accounts are alice's now",
+        ],
+    )
+    assert JobStore(tmp_path / "reprise.db").get(made_before.id, "alice").id == made_before.id
+    assert user("add", "bob", password="battery staple")[1] == ["bob can log in now, as user"]
+    assert user("add", "carol", "--admin", password="battery staple")[1] == ["carol can log in now, as admin"]
+    assert user("list")[1] == ["alice\tadmin", "bob\tuser", "carol\tadmin"]
+    accounts = users.Accounts(tmp_path / "users.db")
+    (token,) = user("token", "bob")[1]
+    assert accounts.token(token) == accounts.find("bob")
+    user("password", "bob", password="another password")
+    assert accounts.token(token) is None
+    assert accounts.log_in("bob", "another password", "a").name == "bob"
+    user("remove", "bob")
+    assert accounts.find("bob") is None
+    assert said(capsys, "user", "remove", "bob", *place) == (
+        2,
+        "error: there is no account bob; list them with: python3 app.py user list",
+    )
 
 
 def test_unknown_sampler_and_checkpoint_are_told_with_a_suggestion(

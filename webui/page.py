@@ -12,11 +12,14 @@ import gradio as gr
 
 from modules.options import options_of
 from modules.params import GenerationParams
+from modules.users import LOCAL
 from webui.controls import control
 from webui.i18n import Catalogue, wire_choices
+from webui.ownership import Files
 from webui.send import wire_sends
 from webui.services import Services
-from webui.views import header_html, trouble_html, worker_html
+from webui.views import account_html, header_html, trouble_html, worker_html
+from webui.visitors import visitor_of
 
 ASSETS = Path(__file__).parent / "assets"
 TMP_SWEEP_S, TMP_AGE_S = 3600, 86400
@@ -42,12 +45,29 @@ class Page:
     @staticmethod
     def owner(request: Any) -> str:
         """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
-        return getattr(request, "username", None) or "local"
+        name = getattr(request, "username", None)
+        if name is None and (visitor := visitor_of(request)):
+            name = visitor.name
+        return name or LOCAL
 
 
 class LocalBlocks(gr.Blocks):  # type: ignore[misc]
     """Blocks whose clients cannot make the server fetch addresses: Gradio downloads a ``FileData`` whose path is one,
-    whatever component it was sent to."""
+    whatever component it was sent to. Nor can they name a file that is another's."""
+
+    files: Files | None = None
+    """Whose each is; None: nobody asks."""
+
+    async def process_api(
+        self, block_fn: Any, inputs: list[Any], state: Any = None, request: Any = None, *args: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        name = getattr(request, "username", None) or LOCAL
+        if self.files and not self.files.are_readable(name, inputs):
+            raise gr.Error("there is no such file; upload it first", print_exception=False)
+        answer: dict[str, Any] = await super().process_api(block_fn, inputs, state, request, *args, **kwargs)
+        if self.files:
+            self.files.give(answer["data"], name)
+        return answer
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         refuse_addresses(inputs)
@@ -66,7 +86,9 @@ def refuse_addresses(value: Any) -> None:
             refuse_addresses(item)
 
 
-def build_page(services: Services, catalogues: Mapping[str, Catalogue] = MappingProxyType({})) -> Any:
+def build_page(
+    services: Services, catalogues: Mapping[str, Catalogue] = MappingProxyType({}), files: Files | None = None
+) -> Any:
     """All tabs of the host on one page."""
     with LocalBlocks(
         title="Reprise", analytics_enabled=False, delete_cache=(TMP_SWEEP_S, TMP_AGE_S), fill_width=True
@@ -85,6 +107,7 @@ def build_page(services: Services, catalogues: Mapping[str, Catalogue] = Mapping
             )
             refresh = gr.Button("⟳", elem_id="refresh_checkpoints", elem_classes="rp-tool", min_width=40, scale=0)
             gr.HTML(worker_html(), elem_id="rp_worker", padding=False)
+            gr.HTML(account_html(), elem_id="rp_account", padding=False)
         if services.settings.trouble:
             gr.HTML(trouble_html(services.settings.trouble), elem_id="rp_trouble", padding=False)
         page = Page(services, blocks, checkpoint, gr.Textbox(visible="hidden", elem_id="rp_sent"))
@@ -110,6 +133,7 @@ def build_page(services: Services, catalogues: Mapping[str, Catalogue] = Mapping
                 preprocess=False,
                 api_visibility="private",
             )
+    blocks.files = files
     return blocks
 
 

@@ -6,19 +6,24 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from starlette.responses import Response
 
 from modules.errors import NotFound, RepriseError, UserError
+from modules.gallery import Gallery
+from webui import login
 from webui.api import router
-from webui.guard import MAX_BODY, Guard
+from webui.guard import MAX_BODY, Guard, refused
 from webui.i18n import load_catalogues
+from webui.ownership import Files, Ownership
 from webui.page import ASSETS, build_page, theme
 from webui.services import Services
+from webui.visitors import Visitors, visitor_of
 
 __all__ = ["Services", "create_app", "listen", "serve"]
 
@@ -30,13 +35,17 @@ HEAD = """<meta name="color-scheme" content="light dark">
 
 def create_app(services: Services) -> FastAPI:
     """The whole web application. The queue of ``services`` must run while it is served."""
-    _use_private_temp(services.data_dir)
+    temp = _use_private_temp(services.data_dir)
+    visitors = Visitors(services.accounts, always=services.login)
+    files = Files(temp, services.outputs_dir, _ownership_of_pictures(services))
     app = FastAPI(title="Reprise", version=services.version, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RepriseError, _as_json)
 
     @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
-        """Answers while anything is alive, and says what the worker does."""
+    async def healthz(request: Request) -> dict[str, str]:
+        """Answers while anything is alive, and says what the worker does to those who are logged in."""
+        if visitor_of(request) is None:
+            return {"status": "ok"}
         worker = services.queue.status()
         return {"status": "ok", "version": services.version, "worker": worker.state, "detail": worker.detail}
 
@@ -49,8 +58,9 @@ def create_app(services: Services) -> FastAPI:
             raise NotFound("there is no catalogue of that language")
         return catalogues[language].entries
 
+    app.include_router(login.router(visitors, catalogues))
     app.include_router(router(services))
-    blocks = build_page(services, catalogues)
+    blocks = build_page(services, catalogues, files)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -67,10 +77,13 @@ def create_app(services: Services) -> FastAPI:
         ssr_mode=False,
         pwa=False,
         show_error=False,
+        auth_dependency=_name_of_visitor,
     )
+    files.publish(blocks.config)
     # Until this is set, Gradio takes any path on the disk from any client as a file of its own.
     blocks.has_launched = True
-    app.add_middleware(Guard, hosts=services.allowed_hosts)
+    app.add_middleware(Ownership, files=files)
+    app.add_middleware(Guard, hosts=services.allowed_hosts, visitors=visitors)  # the last one added comes first
     return app
 
 
@@ -80,17 +93,37 @@ def _scripts() -> str:
     return "\n".join(f"<script>{text}</script>" for text in texts)
 
 
-def _use_private_temp(data_dir: Path) -> None:
+def _name_of_visitor(request: Request) -> str | None:
+    """For Gradio, which hands it to handlers as ``gr.Request.username``."""
+    visitor = visitor_of(request)
+    return visitor.name if visitor else None
+
+
+def _ownership_of_pictures(services: Services) -> Callable[[str, Path], bool]:
+    gallery = Gallery(services.outputs_dir.resolve())
+
+    def is_picture_of(name: str, path: Path) -> bool:
+        job = gallery.job_of(path)
+        try:
+            return bool(job) and services.queue.get(job, name) is not None
+        except NotFound:
+            return False
+
+    return is_picture_of
+
+
+def _use_private_temp(data_dir: Path) -> Path:
     """Gradio's temporary folder, inside the data folder and closed to other users of the machine."""
     temp = data_dir.resolve() / "tmp" / "gradio"
     temp.mkdir(parents=True, exist_ok=True, mode=0o700)
     temp.chmod(0o700)
     os.environ["GRADIO_TEMP_DIR"] = str(temp)
+    return temp
 
 
-async def _as_json(request: Request, error: Exception) -> JSONResponse:
+async def _as_json(request: Request, error: Exception) -> Response:
     assert isinstance(error, RepriseError)
-    return JSONResponse(error.as_json(), error.status)
+    return refused(error)
 
 
 def serve(app: FastAPI, listener: socket.socket) -> None:

@@ -17,6 +17,7 @@ from modules.params import GenerationParams
 from modules.pipeline.plan import hires_upscalers
 from modules.script import axes_of_params, axis_names
 from modules.settings import SettingsFile
+from modules.users import LOCAL, Accounts
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
@@ -130,6 +131,17 @@ class Services:
     """What became of each extension; None: there are none here."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides this machine's own under which the server is reached."""
+    accounts: Accounts | None = None
+    """Who may log in; None, or an empty one: everybody is the person at this machine, unless ``login`` is set."""
+    login: bool = False
+    """Nobody gets in without an account, even as long as there is none: the server can be reached from elsewhere."""
+
+    def is_admin(self, owner: str) -> bool:
+        """Whether the visitor whom `Page.owner` names may change what holds for everybody."""
+        if owner == LOCAL:
+            return True  # the guard lets nobody in under this name once there are accounts
+        account = self.accounts.find(owner) if self.accounts else None
+        return account is not None and account.is_admin
 
     def tables(self) -> Tables:
         """The choices that options name."""

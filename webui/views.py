@@ -205,6 +205,8 @@ def _progress_text(run: Run, worker_state: str, worker_detail: str) -> str:
         return "Waiting: the worker is being started again" + (f" ({worker_detail})" if worker_detail else "")
     if run.phase == "queued" and run.position > 1:
         return f"Number {run.position} in the queue"
+    if run.phase == "queued" and worker_state == "busy":
+        return "Next in the queue"
     return "Starting"
 
 
@@ -316,6 +318,19 @@ def header_html(version: str) -> str:
 def worker_html() -> str:
     """The place of the worker's state; script.js fills it from /healthz."""
     return '<div class="rp-worker" data-state="starting" role="status"><i></i><span>Connecting</span></div>'
+
+
+def account_html() -> str:
+    """The account's menu; account.js puts the name in and shows it. Its forms need no script."""
+    return (
+        '<details class="rp-account" hidden><summary>'
+        '<svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><circle cx="8" cy="5" r="3"/>'
+        '<path d="M2 15c0-4 3-5.5 6-5.5s6 1.5 6 5.5z"/></svg>'
+        '<span class="rp-account-name" translate="no"></span></summary>'
+        '<form method="post" action="logout" enctype="multipart/form-data">'
+        f"<button>{escape(t('Log out'))}</button>"
+        f'<button name="everywhere" value="1">{escape(t("Log out on all devices"))}</button></form></details>'
+    )
 
 
 def _sentence(text: str) -> str:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.errors import NotFound, OutputError, QueueFull, RepriseError, UserError, WorkerDied
+from modules.database import Database
+from modules.errors import NotFound, QueueFull, UserError, WorkerDied
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
@@ -123,14 +122,7 @@ class JobStore:
         self.path = path
         self.limit = limit
         self.limit_per_owner = limit_per_owner
-        self._lock = threading.Lock()
-        try:
-            self._db = _open(path)
-        except sqlite3.Error as error:
-            raise OutputError(
-                f"the queue's database {path.name} cannot be opened: {error}",
-                hint="move the file away to start with an empty queue",
-            ) from error
+        self._db = Database(path, MIGRATIONS, "the queue's database")
 
     # -- for the owner of a job
 
@@ -140,7 +132,7 @@ class JobStore:
         With a ``job_id`` that the owner has already, that job is given and nothing is queued.
         """
         text = json.dumps(spec)
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             if job_id and db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone():
                 return _job(db, job_id, owner)
             job_id = job_id or secrets.token_hex(16)
@@ -160,7 +152,7 @@ class JobStore:
     def cancel(self, owner: str | None, job_id: str) -> Job:
         """A queued job is cancelled at once; a running one only notes the wish, its worker has to stop. ``owner=None``
         may cancel anybody's."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             _job(db, job_id, owner)
             db.execute(
                 "UPDATE jobs SET state = 'cancelled', finished = ? WHERE id = ? AND state = 'queued'",
@@ -171,7 +163,7 @@ class JobStore:
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         """`NotFound` for an unknown id and for another owner's alike, so that ids cannot be probed."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             return _job(db, job_id, owner)
 
     def list(self, owner: str | None = None, limit: int = 50, states: Iterable[str] | None = None) -> Jobs:
@@ -182,7 +174,7 @@ class JobStore:
                 raise UserError(f"no job state named {state!r}", hint=f"there are {', '.join(STATES)}", field="states")
         marks = ", ".join("?" * len(wanted))
         query = f"SELECT * FROM jobs WHERE state IN ({marks}) AND (? IS NULL OR owner = ?) ORDER BY seq DESC LIMIT ?"
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             return [_from_row(row) for row in db.execute(query, (*wanted, owner, owner, max(0, limit)))]
 
     def position(self, job_id: str) -> int:
@@ -191,7 +183,7 @@ class JobStore:
 
     def positions(self) -> dict[str, int]:
         """The places of all jobs that wait, in the order in which `claim` will take them."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             rows = db.execute(
                 "SELECT jobs.id, jobs.owner, jobs.seq, COALESCE(turns.turn, 0) AS turn FROM jobs"
                 " LEFT JOIN turns ON turns.owner = jobs.owner WHERE state = 'queued' AND kind != 'script'"
@@ -214,24 +206,24 @@ class JobStore:
         where, order = ("number > ?", "ASC") if after else ("number < ? OR ? = 0", "DESC")
         bounds = (after,) if after else (before, before)
         query = f"SELECT * FROM pictures WHERE owner = ? AND ({where}) ORDER BY number {order} LIMIT ?"
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             found = [_picture(row) for row in db.execute(query, (owner, *bounds, max(0, limit)))]
         return found[::-1] if after else found
 
     def count_pictures(self, owner: str) -> int:
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             return int(db.execute("SELECT COUNT(*) FROM pictures WHERE owner = ?", (owner,)).fetchone()[0])
 
     def picture(self, owner: str, number: int) -> Picture:
         """`NotFound` for an unknown number and for another owner's alike."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
         if row is None:
             raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
         return _picture(row)
 
     def forget_picture(self, owner: str, number: int) -> None:
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute("DELETE FROM pictures WHERE number = ? AND owner = ?", (number, owner))
 
     # -- for the server that runs jobs
@@ -242,7 +234,7 @@ class JobStore:
         ``script``: of those that need no worker, or of the others. They cost their owner no turn.
         """
         now = time.time()
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             row = db.execute(
                 "SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner"
                 " WHERE state = 'queued' AND (kind = 'script') = ? ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1",
@@ -264,13 +256,13 @@ class JobStore:
 
     def heartbeat(self, job_id: str, lease_s: float = 30.0) -> None:
         """Renew the lease of a running job."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET lease_until = ? WHERE id = ? AND state = 'running'", (time.time() + lease_s, job_id)
             )
 
     def progress(self, job_id: str, progress: dict[str, Any]) -> None:
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET progress = ? WHERE id = ? AND state = 'running'", (json.dumps(progress), job_id)
             )
@@ -289,7 +281,7 @@ class JobStore:
 
     def release(self, job_id: str) -> Job:
         """Queue a running job again through no fault of its own: the server closes."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET state = CASE stop_asked WHEN 1 THEN 'cancelled' ELSE 'queued' END, worker = NULL,"
                 " lease_until = NULL, started = NULL, finished = CASE stop_asked WHEN 1 THEN ? END"
@@ -300,29 +292,34 @@ class JobStore:
 
     def died(self, job_id: str) -> Job:
         """The process that ran it is gone: queue it again, or fail it the second time."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             return _died(db, job_id)
 
     def requeue_stale(self, is_gone: Callable[[str], bool] = lambda worker: False) -> Jobs:
         """What to do with running jobs whose lease ran out, or whose worker ``is_gone``: as `died`."""
         now = time.time()
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             rows = db.execute("SELECT id, worker, lease_until FROM jobs WHERE state = 'running'").fetchall()
             return [_died(db, row["id"]) for row in rows if row["lease_until"] < now or is_gone(row["worker"])]
 
     def forget(self, before: float) -> int:
         """Delete the jobs that ended before that time, in seconds since the epoch, and say how many. Pictures stay."""
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             return db.execute(
                 "DELETE FROM jobs WHERE finished < ? AND state IN ('done', 'failed', 'cancelled')", (before,)
             ).rowcount
 
+    def adopt(self, owner: str, new_owner: str) -> int:
+        """Everything of ``owner`` is ``new_owner``'s from now on; how many jobs that are."""
+        with self._db.transaction() as db:
+            db.execute("UPDATE pictures SET owner = ? WHERE owner = ?", (new_owner, owner))
+            return db.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (new_owner, owner)).rowcount
+
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     def _end(self, job_id: str, state: str, output: dict[str, Any] | None, error: dict[str, Any] | None) -> Job:
-        with self._transaction() as db:
+        with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, finished = ?, lease_until = NULL, output = ?, error = ?"
                 " WHERE id = ? AND state = 'running'",
@@ -330,40 +327,6 @@ class JobStore:
             )
             _note_pictures(db, job_id, (output or {}).get("images"))
             return _job(db, job_id)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._db
-                except BaseException:
-                    self._db.execute("ROLLBACK")
-                    raise
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise OutputError(
-                    f"the queue's database {self.path.name} does not answer: {error}",
-                    hint="see that the disk has room and that the file can be written",
-                ) from error
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
-    db.row_factory = sqlite3.Row
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; only a power cut may cost the last jobs
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(MIGRATIONS):
-        db.close()
-        raise RepriseError(
-            f"the queue's database {path.name} was written by a newer version of this program",
-            hint="update the program, or move the file away to start with an empty queue",
-        )
-    for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-        db.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
-    return db
 
 
 def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:

@@ -116,7 +116,7 @@ def _wait(server: Server, process: subprocess.Popen[bytes], worker: bool) -> Non
     said = "nothing"
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError):
-            said = server.health()["worker"]
+            said = server.health().get("worker", "nothing")
             if not worker or said in states:
                 return
         time.sleep(0.2)

@@ -30,6 +30,7 @@ from modules.jobs.worker import Emit, Wishes
 from modules.recipe import Verdict
 from modules.script import ScriptContext, axes_of_params
 from modules.settings import SettingsFile
+from modules.users import Accounts
 from webui import tabs
 from webui.services import Services, tables_of
 
@@ -127,10 +128,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--user", action="append", default=[], metavar="NAME:PASSWORD")
     args = parser.parse_args()
     from webui.server import create_app, listen, serve
 
-    with services(args.data_dir) as given:
+    accounts = Accounts(args.data_dir / "users.db")
+    for name, _, password in (user.partition(":") for user in args.user):
+        accounts.add(name, password)
+    with services(args.data_dir, accounts=accounts) as given:
         serve(create_app(given), listen("127.0.0.1", args.port))
 
 

@@ -236,7 +236,7 @@ def test_a_foreign_websocket_is_closed_before_it_opens(headers: dict[str, str]) 
 
 def test_two_hosts_are_none() -> None:
     raw = [(b"host", b"localhost"), (b"host", b"evil.example")]
-    refusal = guarded([]).refusal({"type": "http", "method": "GET", "path": "/", "headers": raw})
+    refusal = guarded([]).foreign({"type": "http", "method": "GET", "path": "/", "headers": raw})
     assert refusal is not None
     assert refusal[0] == 421
 
@@ -244,4 +244,4 @@ def test_two_hosts_are_none() -> None:
 def test_a_name_that_was_allowed_is_answered() -> None:
     guard = Guard(guarded([]).app, hosts=["Studio.lan", "[fe80::1]"])
     for host in (b"studio.lan:7860", b"STUDIO.LAN", b"[fe80::1]:80"):
-        assert guard.refusal({"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host)]}) is None
+        assert guard.foreign({"type": "http", "method": "GET", "path": "/", "headers": [(b"host", host)]}) is None

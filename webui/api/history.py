@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse
 from webui.page import Page
 from webui.services import Services
 
-LASTING = {"cache-control": "private, max-age=86400"}
+LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authorization"}
 
 
 def add_routes(routes: APIRouter, services: Services) -> None:

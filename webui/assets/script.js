@@ -38,6 +38,7 @@
     try {
       const answer = await fetch('healthz', { cache: 'no-store' })
       if (answer.ok) ({ worker: state, detail } = await answer.json())
+      if (!state) return location.reload()  // nobody is logged in any more
     } catch (error) { /* the server is away: that is what "gone" says */ }
     const place = one('.rp-worker')
     if (place) {

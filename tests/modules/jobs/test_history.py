@@ -71,10 +71,11 @@ def test_pages_go_back_and_forth_through_ten_thousand_pictures(history: History)
     newest = history.page("alice", limit=60)
     older = history.page("alice", before=newest[-1].number, limit=60)
     assert history.page("alice", after=older[0].number, limit=60) == newest
-    plan = history.store._db.execute(
-        "EXPLAIN QUERY PLAN SELECT * FROM pictures WHERE owner = 'alice' AND (number < 9 OR 9 = 0)"
-        " ORDER BY number DESC LIMIT 60"
-    ).fetchall()
+    with history.store._db.reading() as db:
+        plan = db.execute(
+            "EXPLAIN QUERY PLAN SELECT * FROM pictures WHERE owner = 'alice' AND (number < 9 OR 9 = 0)"
+            " ORDER BY number DESC LIMIT 60"
+        ).fetchall()
     assert all("SCAN" not in row["detail"] and "TEMP B-TREE" not in row["detail"] for row in plan)
 
 

@@ -1,0 +1,78 @@
+"""A SQLite file: opened, brought up to date, and used one transaction at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from modules.errors import OutputError, RepriseError
+
+
+class Database:
+    """One connection that any thread may use. ``what`` names the file in messages: "the queue's database"."""
+
+    def __init__(self, path: Path, migrations: Sequence[str], what: str):
+        self.path = path
+        self.what = f"{what} {path.name}"
+        self._lock = threading.Lock()
+        try:
+            self._db = self._open(migrations)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"{self.what} cannot be opened: {error}", hint="move the file away to start with an empty one"
+            ) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of what happens within, or nothing."""
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise self._silent(error) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """For queries alone: it does not wait for another process that writes."""
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise self._silent(error) from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _silent(self, error: sqlite3.Error) -> OutputError:
+        return OutputError(
+            f"{self.what} does not answer: {error}", hint="see that the disk has room and that the file can be written"
+        )
+
+    def _open(self, migrations: Sequence[str]) -> sqlite3.Connection:
+        """``PRAGMA user_version`` counts the migrations that a file has."""
+        db = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        # A killed process loses nothing; only a power cut may cost the last transactions.
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA foreign_keys = ON")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(migrations):
+            db.close()
+            raise RepriseError(
+                f"{self.what} was written by a newer version of this program",
+                hint="update the program, or move the file away to start with an empty one",
+            )
+        for number, script in enumerate(migrations[version:], start=version + 1):
+            db.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
+        return db
