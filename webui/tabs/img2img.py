@@ -65,14 +65,14 @@ def _build(page: Page, tab: str) -> None:
             mask = _mask_controls(form, tab) if inpaint else None
             growth = _growth(tab) if inpaint else []
             many = None if inpaint else _many(page, tab)
+            if inpaint:
+                _soft_controls(form, tab)
             form.add("denoising_strength", elem_id=f"{tab}_denoising_strength")
             with gr.Row():
                 form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
                 measure = gr.Button("Size of the picture", elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
             tools = parameters(form, page.services.native_size(""), tab)
-            if inpaint:
-                _soft_controls(form, tab)
-            else:
+            if not inpaint:
                 _tile_controls(form, tab)
             with gr.Accordion("More of the start", open=False, elem_id=f"{tab}_start"), gr.Row():
                 for name in ("exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"):
@@ -184,12 +184,12 @@ def _many(page: Page, tab: str) -> Any:
             height=180,
             elem_id=f"{tab}_files",
         )
-        said = gr.HTML(status_html(Run()), padding=False, elem_id=f"{tab}_files_status")
+        said = gr.HTML("", padding=False, elem_id=f"{tab}_files_status")
         kept = gr.Textbox(visible="hidden", elem_id=f"{tab}_files_kept")
 
     async def on_files(paths: list[str] | None) -> tuple[str, Any]:
         try:
-            return json.dumps(await asyncio.to_thread(keep, page.services, paths or [])), status_html(Run())
+            return json.dumps(await asyncio.to_thread(keep, page.services, paths or [])), ""
         except RepriseError as error:
             return "", status_html(Run().failed(str(error), error.field))
 
