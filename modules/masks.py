@@ -127,6 +127,20 @@ def outpainted(image: Image.Image, left: int, top: int, right: int, bottom: int)
     return sheet, mask
 
 
+def sketched(image: Image.Image, strokes: Image.Image) -> Image.Image:
+    """``image`` with coloured ``strokes`` (RGBA, as large) laid over it by their alpha; RGB or RGBA as it was."""
+    return Image.alpha_composite(image.convert("RGBA"), strokes.convert("RGBA")).convert(image.mode)
+
+
+def inpaint_sketch(image: Image.Image, strokes: Image.Image, blur: float) -> tuple[Image.Image, Image.Image]:
+    """Start picture and mask of coloured strokes, as A1111's inpaint sketch has them: what is touched is the mask, and
+    the strokes run into the picture over ``blur`` pixels. A1111 finds what is touched by comparing pictures and misses
+    strokes in the colour of their ground; here the strokes themselves are asked."""
+    mask = strokes.convert("RGBA").getchannel("A").point(lambda v: 255 if v else 0)
+    soft = ImageFilter.GaussianBlur(blur)
+    return Image.composite(sketched(image, strokes).filter(soft), image, mask.filter(soft)), mask
+
+
 def overlay(image: Image.Image, mask: Image.Image) -> Image.Image:
     """What is laid over the result: ``image``, opaque where ``mask`` is black."""
     layer = image.convert("RGB").convert("RGBA")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,20 +58,20 @@ def _sender(page: Page, form: Any, name: str) -> Any:
         width, height = await asyncio.to_thread(lambda: open_header(Path(path)).size)
         params = {key: value for key, value in job.spec["params"].items() if key in ALONG}
         params |= {"width": min(width, 2048) // 8 * 8, "height": min(height, 2048) // 8 * 8}
-        return [editor_value(path) if name == "inpaint" else path, *form.show(params)]
+        return [shown(path), *form.show(params)]
 
     return on_send
 
 
-def editor_value(path: str) -> dict[str, Any]:
-    """A picture to paint on, as Gradio's editor takes it."""
-    return {"background": path, "layers": [], "composite": path}
+def shown(path: str) -> str:
+    """What the field of a canvas is given to show a picture of the outputs; never twice the same."""
+    return json.dumps({"shown": path, "number": secrets.token_hex(4)})
 
 
 def uploaded(value: Any) -> Path | None:
     """The file behind a component's value: only one that was uploaded, in Gradio's own folder."""
     path = value.get("path") if isinstance(value, dict) else None
-    if not isinstance(path, str) or not os.environ.get("GRADIO_TEMP_DIR"):
+    if not isinstance(path, str) or "\0" in path or not os.environ.get("GRADIO_TEMP_DIR"):
         return None
     home, found = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
     if not found.is_relative_to(home) or not found.is_file():

@@ -58,5 +58,5 @@ def test_what_was_made_is_found_again_used_and_deleted(visit: Visit) -> None:
     expect(page.locator(PROMPT)).to_have_value("an otter in the history")
     page.click("#tab_history-button")
     page.click("#history_to_img2img")
-    expect(page.locator("#img2img_image img")).to_be_visible()
+    page.wait_for_selector("#img2img_image .rp-canvas[data-filled]")
     expect(page.locator("#img2img_prompt textarea")).to_have_value("an otter in the history")

@@ -20,6 +20,7 @@ from modules.errors import NotFound, RepriseError
 from modules.params import GenerationParams
 from modules.pipeline.plan import check, fix_seeds
 from modules.settings import FORM
+from webui.canvas import Canvas
 from webui.controls import Form
 from webui.events import AT_ONCE, LONG, QUIET
 from webui.i18n import t
@@ -240,11 +241,13 @@ def wire_jobs(
     submit: Callable[..., Awaitable[JobView]],
     inputs: Sequence[Any],
     form: Form[GenerationParams] | None = None,
+    canvas: Canvas | None = None,
 ) -> Any:
     """The buttons, and what is taken up when the page is loaded again.
 
     ``submit(request, page, values)`` queues a job for the values of ``inputs``; ``page`` goes into its spec. ``form``
-    is filled from the last job's request. Gives the event whose end is the end of all jobs.
+    is filled from the last job's request; what is on the ``canvas`` is handed over first. Gives the event whose end is
+    the end of all jobs.
     """
     queue, tab = page.services.queue, view.tab
     fields = form.components if form else []
@@ -326,7 +329,8 @@ def wire_jobs(
         return [found.result.infotext, found.job, found.index]
 
     submitted = [view.status, view.line, view.series, view.wake]
-    view.generate.click(on_submit, [view.series, *inputs], submitted, **AT_ONCE)
+    asked = [view.series, *inputs]
+    view.generate.click(on_submit, asked, submitted, js=canvas.settled(asked) if canvas else None, **AT_ONCE)
     followed = view.wake.change(on_wake, view.wake, view.outputs, **LONG)
     followed.then(on_rest, [view.series, view.job], [*view.buttons, view.line, view.wake], **AT_ONCE)
     page.blocks.load(on_load, view.series, [*fields, view.series, view.wake], js=KEPT.format(tab=tab), **AT_ONCE)
@@ -354,8 +358,10 @@ def wire_run(
     *,
     script: ScriptPanel,
     more: Callable[[Sequence[Any]], dict[str, Any]] = lambda values: {},
+    canvas: Canvas | None = None,
 ) -> None:
-    """Generate and all that follows. ``asked`` makes a request, and remarks, of the form and the other values.
+    """Generate and all that follows. ``asked`` makes a request, and remarks, of the form and the other values, of which
+    one may be the field of a ``canvas``.
 
     ``more`` is what a job says beside the request; a script's job says nothing of it.
     """
@@ -377,7 +383,7 @@ def wire_run(
         found = await picture(page, request, job_id, chosen)
         return Path(found.path) if found else None
 
-    followed = wire_jobs(page, view, submit, [*form.components, *others, *script.components], form)
+    followed = wire_jobs(page, view, submit, [*form.components, *others, *script.components], form, canvas)
     followed.then(script.shown, view.shown, script.table, **AT_ONCE)
     if view.replay:
         view.replay.wire(page, shown_path, [view.shown, view.chosen])

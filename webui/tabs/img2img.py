@@ -5,29 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image, ImageChops
 
-from modules.errors import RepriseError, UserError
-from modules.images import frames, open_header, open_image
+from modules.errors import RepriseError
+from modules.images import frames, open_image
 from modules.masks import outpainted
 from modules.options import options_of
 from modules.params import GenerationParams, SoftInpainting, TiledUpscale
+from webui.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
 from webui.page import Page
 from webui.scripts import ScriptPanel
-from webui.send import uploaded
 from webui.tabs.common import View, actions, wire_run, wire_size_and_seed
 from webui.tabs.extras import inputs_of, keep
 from webui.tabs.txt2img import parameters
 from webui.views import Run, status_html
 
-MASK = (("blur", "padding"), ("only_masked", "invert"), ("content",))
+OPTIONS = (("blur", "padding"), ("only_masked", "invert"), ("content",))
 """The mask's options, row by row."""
 
 
@@ -37,7 +35,7 @@ def build(page: Page) -> None:
 
 
 def build_inpaint(page: Page) -> None:
-    """Inpaint: a picture to paint the mask on, or a mask from a file."""
+    """Inpaint: a picture to paint the mask on, or coloured strokes that are mask and start at once."""
     _build(page, "inpaint")
 
 
@@ -61,8 +59,9 @@ def _build(page: Page, tab: str) -> None:
             buttons = actions(tab)
     with gr.Row(elem_id=f"{tab}_body"):
         with gr.Column(scale=5, min_width=300, elem_id=f"{tab}_parameters"):
-            image = _editor(tab) if inpaint else _image(f"{tab}_image", "Picture", 360)
-            mask = _mask_controls(form, tab) if inpaint else None
+            canvas = Canvas(tab, MASK, COLOURS) if inpaint else Canvas(tab, VIEW, COLOURS)
+            if inpaint:
+                _mask_controls(form)
             growth = _growth(tab) if inpaint else []
             many = None if inpaint else _many(page, tab)
             if inpaint:
@@ -84,8 +83,8 @@ def _build(page: Page, tab: str) -> None:
             view = View(page.services, tab, buttons)
             script.place_table()
     page.views[tab] = view
-    page.targets[tab] = (form, image)
-    others = [image, mask, *growth] if mask else [image, many]
+    page.targets[tab] = (form, canvas.field)
+    others = [canvas.field, *growth] if inpaint else [canvas.field, many]
 
     def many_of(pictures: Sequence[Any]) -> list[dict[str, str]]:
         """Where there are many pictures, the single one does not count."""
@@ -97,70 +96,40 @@ def _build(page: Page, tab: str) -> None:
         named = dict(zip(form.names, own, strict=True))
         if files := many_of(pictures):
             return form.read_named(named | {"image": files[0]["key"]}), ()
-        path = _start_file(pictures[0])
-        start = open_image(path)
-        inputs = page.services.inputs
-        named["image"] = inputs.put(start)
-        if inpaint and any(sides := [_whole(side) for side in pictures[2:]]):
-            sheet, white = outpainted(start, *sides)
-            named |= {"image": inputs.put(sheet), "mask_image": inputs.put(white), **_sizes(sheet.size)}
+        painting = Painting.read(pictures[0])
+        put = page.services.inputs.put
+        if inpaint and any(sides := [_whole(side) for side in pictures[1:]]):
+            sheet, white = outpainted(painting.start(), *sides)
+            named |= {"image": put(sheet), "mask_image": put(white), **_sizes(sheet.size)}
         elif inpaint:
-            named["mask_image"] = inputs.put(_mask_picture(pictures[0], pictures[1], start.size))
-        animated = ("the picture moves; its first frame was taken",) if frames(path) > 1 else ()
+            start, mask = painting.inpainted(_number(named["mask_blur"]))
+            named |= {"image": put(start), "mask_image": put(mask)}
+        else:
+            named["image"] = put(painting.start())
+        animated = ("the picture moves; its first frame was taken",) if frames(painting.path) > 1 else ()
         return form.read_named(named), animated
 
     def on_measure(value: Any) -> list[Any]:
-        path = uploaded(_background(value))
+        path = chosen(value)
         if path is None:
             return [gr.skip(), gr.skip()]
-        return list(_sizes(open_header(path).size).values())
+        return list(_sizes(open_image(path).size).values())
 
     def more(values: Sequence[Any]) -> dict[str, Any]:
         files = many_of(values[len(form.components) :])
         return {"pictures": [{"key": file["key"], "name": file["name"]} for file in files]} if files else {}
 
-    wire_run(page, form, view, asked, others, script=script, more=more)
+    wire_run(page, form, view, asked, others, script=script, more=more, canvas=canvas)
     wire_size_and_seed(page, form, view, tools)
-    measure.click(on_measure, image, [form["width"], form["height"]], **AT_ONCE)
+    sides = [form["width"], form["height"]]
+    measure.click(on_measure, canvas.field, sides, js=canvas.settled([canvas.field]), **AT_ONCE)
 
 
-def _image(elem_id: str, label: str, height: int) -> Any:
-    return gr.Image(
-        label=label,
-        type="filepath",
-        format="png",
-        image_mode=None,
-        sources=["upload", "clipboard"],
-        height=height,
-        elem_id=elem_id,
-        elem_classes="rp-input",
-    )
-
-
-def _editor(tab: str) -> Any:
-    return gr.ImageEditor(
-        label="Picture: paint over what should change",
-        type="filepath",
-        format="png",
-        image_mode="RGBA",
-        sources=["upload", "clipboard"],
-        brush=gr.Brush(default_size=24, colors=["#ffffff"], default_color="#ffffff", color_mode="fixed"),
-        eraser=gr.Eraser(default_size=24),
-        layers=False,
-        transforms=[],
-        height=460,
-        elem_id=f"{tab}_image",
-        elem_classes="rp-input",
-    )
-
-
-def _mask_controls(form: Form[GenerationParams], tab: str) -> Any:
-    for row in MASK:
+def _mask_controls(form: Form[GenerationParams]) -> None:
+    for row in OPTIONS:
         with gr.Row():
             for name in row:
-                form.add(f"mask_{name}", min_width=150, elem_id=f"{tab}_mask_{name}", info=None)
-    with gr.Accordion("Mask from a file", open=False, elem_id=f"{tab}_mask"):
-        return _image(f"{tab}_mask_image", "Mask: white is painted anew", 220)
+                form.add(f"mask_{name}", min_width=150, elem_id=f"inpaint_mask_{name}", info=None)
 
 
 def _soft_controls(form: Form[GenerationParams], tab: str) -> None:
@@ -221,36 +190,12 @@ def _whole(value: Any) -> int:
     return min(max(int(value), 0), 1024) if isinstance(value, (int, float)) else 0
 
 
+def _number(value: Any) -> float:
+    """A field that is judged with the others, for those who need it before."""
+    return float(value) if isinstance(value, (int, float)) else 0.0
+
+
 def _sizes(size: tuple[int, int]) -> dict[str, int]:
     """A size that a request can have."""
     width, height = (min(max(side // 8 * 8, 64), 2048) for side in size)
     return {"width": width, "height": height}
-
-
-def _background(value: Any) -> Any:
-    """The picture in an editor's value; a plain picture's value as it is."""
-    if isinstance(value, dict) and "background" in value:
-        return value["background"] or value.get("composite")
-    return value
-
-
-def _start_file(value: Any) -> Path:
-    path = uploaded(_background(value))
-    if path is None:
-        raise UserError("there is no start picture", hint="drop one onto the page or choose one", field="init.image")
-    return path
-
-
-def _mask_picture(editor: Any, file: Any, size: tuple[int, int]) -> Image.Image:
-    """What was chosen as a file, else all that was painted."""
-    if (path := uploaded(file)) is not None:
-        return open_image(path)
-    layers = editor.get("layers") or () if isinstance(editor, dict) else ()
-    painted = Image.new("L", size)
-    for layer in layers:
-        if (path := uploaded(layer)) is not None:
-            strokes = open_image(path).convert("RGBA").getchannel("A")
-            painted = ImageChops.lighter(painted, strokes if strokes.size == size else strokes.resize(size))
-    if painted.getbbox() is None:
-        raise UserError("nothing is masked", hint="paint over what should change", field="init.mask.image")
-    return painted
