@@ -120,10 +120,12 @@ def build_runner(args: argparse.Namespace) -> Runner:
     from modules.inputs import InputStore
     from modules.jobs.extras import ExtrasRunner
     from modules.jobs.generation import GenerationRunner
+    from modules.jobs.grids import with_grid
     from modules.jobs.replaying import ReplayRunner
     from modules.jobs.watch import HookWatch
     from modules.jobs.worker import by_kind
     from modules.metadata import Encoding
+    from modules.names import Names
 
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
@@ -142,9 +144,12 @@ def build_runner(args: argparse.Namespace) -> Runner:
     def generation(*job: Any) -> dict[str, Any]:
         """With the settings as they are when a job begins."""
         now, _ = settings.load(args.data_dir / "settings.json")
-        gallery = replace(whole, encoding=Encoding(now.image_format, now.image_quality, now.webp_lossless))
-        make = GenerationRunner(engine, gallery, preview_every=now.preview_every, embed_inputs=now.embed_inputs)
-        return make(*job)
+        encoding = Encoding(now.image_format, now.image_quality, now.webp_lossless)
+        gallery = replace(whole, encoding=encoding, names=Names(now.file_name, now.folder_name))
+        run: Runner = GenerationRunner(engine, gallery, preview_every=now.preview_every, embed_inputs=now.embed_inputs)
+        if now.save_grid:
+            run = with_grid(run, replace(whole, encoding=encoding), now.grid_rows)
+        return run(*job)
 
     runners: dict[str, Runner] = {
         "replay": ReplayRunner(engine, whole, preview_every=chosen.preview_every),
@@ -344,6 +349,7 @@ def generate(args: argparse.Namespace) -> int:
     from modules.inputs import InputStore
     from modules.jobs.generation import folder_for
     from modules.metadata import Encoding, encode
+    from modules.names import Names
 
     engine = build_engine(args)
     size = native_size(engine.store.find(params.checkpoint).path)
@@ -361,7 +367,7 @@ def generate(args: argparse.Namespace) -> int:
         made.append(result)
         carried = engine.carried(result.recipe) if wanted.embed_inputs else ()
         if args.output is None:
-            gallery = Gallery(args.data_dir / "outputs", encoding)
+            gallery = Gallery(args.data_dir / "outputs", encoding, Names(wanted.file_name, wanted.folder_name))
             recipe = result.recipe
             saved = gallery.save(
                 result.image,

@@ -1,17 +1,16 @@
 """The folder of finished pictures: saved whole or not at all, numbered, with everything known about them inside.
 
-outputs/txt2img-images/2026-11-20/00001-1234.png
+outputs/txt2img-images/2026-11-20/00001-1234.png, or what the patterns of `Names` say of folder and name.
 """
 
 from __future__ import annotations
 
-import datetime
 import errno
 import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +19,7 @@ from PIL import Image
 from modules import atomic
 from modules.errors import OutputError
 from modules.metadata import PNG, Encoding, Metadata, encode, read_metadata
+from modules.names import Names, facts_of
 
 __all__ = ["Gallery", "Metadata", "Saved", "read_metadata"]
 
@@ -48,6 +48,7 @@ class Gallery:
 
     root: Path
     encoding: Encoding = PNG
+    names: Names = field(default_factory=Names)
 
     def sweep(self) -> int:
         """Delete what writers left behind that died while they wrote. Called once at start."""
@@ -69,13 +70,14 @@ class Gallery:
         """Save ``image`` with its texts, or raise an `OutputError` and leave nothing behind.
 
         ``texts`` are further ones by their keys and ``carried`` are files to embed, which only a PNG takes. The file is
-        named by number, then seed, then ``stem``, the name of the picture that it came from, as far as there are any.
+        named by number, then what `names` says, then ``stem``, the name of the picture that it came from.
         """
         data, note = encode(image, infotext, recipe or "", self.encoding, texts or {}, carried)
-        day = self.root / folder / datetime.date.today().isoformat()
+        facts = facts_of(recipe, seed, image.size)
+        day = self.root / folder / self.names.folder_for(facts)
         try:
             atomic.make_folder(day)
-            path, number = _save(day, data, _name(seed, stem, self.encoding.format), job)
+            path, number = _save(day, data, _name(self.names.file_for(facts), stem, self.encoding.format), job)
             return Saved(path, number, job, note)
         except OSError as error:
             log.warning("saving into %s failed: %s", day, error)
@@ -84,11 +86,11 @@ class Gallery:
     def of_job(self, job: str, folder: str = "txt2img-images") -> list[Path]:
         """The pictures that ``job`` has saved, oldest first: what need not be made again after a restart."""
         found = []
-        for notes in sorted((self.root / folder).glob(f"*/{JOBS}")):
+        for notes in (self.root / folder).rglob(JOBS):
             lines = notes.read_text(encoding="utf-8", errors="replace").splitlines()
             owners = {name: owner for owner, _, name in (line.partition("\t") for line in lines)}
             found += [notes.with_name(name) for name, owner in owners.items() if owner == job]
-        return [path for path in found if path.is_file()]
+        return sorted((path for path in found if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
 
     def job_of(self, path: Path) -> str:
         """The job that saved the picture at ``path``; "" for what no job saved, or what is no picture of ours."""
@@ -99,11 +101,10 @@ class Gallery:
         return {name: job for job, _, name in (line.partition("\t") for line in lines)}.get(path.name, "")
 
 
-def _name(seed: int | None, stem: str, suffix: str) -> str:
+def _name(label: str, stem: str, suffix: str) -> str:
     """What follows the number. Of a stem only what every file system and command line takes is left."""
     plain = re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:80]
-    parts = filter(None, ("" if seed is None else str(seed), plain))
-    return f"{''.join(f'-{part}' for part in parts)}.{suffix}"
+    return f"{''.join(f'-{part}' for part in (label, plain) if part)}.{suffix}"
 
 
 def _save(day: Path, data: bytes, name: str, job: str) -> tuple[Path, int]:

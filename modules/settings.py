@@ -47,6 +47,34 @@ class Settings:
         help="a PNG carries the pictures it was made from, up to 16 MB, so that it can be replayed anywhere",
         group="Saved pictures",
     )
+    file_name: str = option(
+        "[seed]",
+        "File name",
+        help="behind the number; A1111's words are filled in: [seed] [steps] [cfg] [sampler] [width] [model_name] "
+        "[prompt_words] [date] and others",
+        group="Saved pictures",
+    )
+    folder_name: str = option(
+        "[date]",
+        "Folder",
+        help="below txt2img-images and its fellows; / divides folders, the words are those of file names",
+        group="Saved pictures",
+    )
+    save_grid: bool = option(
+        False,
+        "Save grids",
+        help="all pictures of a job on one sheet too, in txt2img-grids and img2img-grids",
+        group="Saved pictures",
+    )
+    grid_rows: int = option(
+        -1,
+        "Rows of a grid",
+        lo=-1,
+        hi=16,
+        step=1,
+        help="-1: about as many as columns; 0: as many as a batch has pictures",
+        group="Saved pictures",
+    )
     preview_every: int = option(
         1, "Preview every N steps", lo=0, hi=150, step=1, help="0: no previews", group="While it runs"
     )

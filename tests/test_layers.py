@@ -23,6 +23,7 @@ LEVELS: dict[str, int] = {
     "modules.profile": 1,
     "modules.params": 1,
     "modules.settings": 1,
+    "modules.names": 1,
     "modules.flags": 1,
     "modules.commandline": 2,
     "modules.devices": 1,

@@ -5,6 +5,7 @@ Loads torch, as does `replaying`: only the worker imports them.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -49,7 +50,8 @@ class GenerationRunner:
     def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         turns = turns_of(spec)
         folder, each = folder_for(turns[0].params), turns[0].params.images
-        images = [_saved(path) for path in self._gallery.of_job(job_id, folder)]
+        seed = turns[0].params.seed
+        images = [_saved(path, seed + n % each) for n, path in enumerate(self._gallery.of_job(job_id, folder))]
         notes: list[str] = []
         begin = time.monotonic()
 
@@ -162,7 +164,8 @@ def entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[s
     return {"path": str(path), "infotext": infotext, "seed": seed, "width": width, "height": height}
 
 
-def _saved(path: Path) -> dict[str, Any]:
-    """The entry of a picture that an earlier try of the job saved."""
-    seed = int(path.stem.split("-")[1])  # the gallery's name for it; a JPEG may have had no room for the recipe
-    return entry(path, read_metadata(path)["infotext"] or "", seed, open_header(path).size)
+def _saved(path: Path, seed: int) -> dict[str, Any]:
+    """The entry of a picture that an earlier try of the job saved; ``seed`` where a JPEG had no room for its text."""
+    infotext = read_metadata(path)["infotext"] or ""
+    told = re.findall(r"\bSeed: (\d+)", infotext)
+    return entry(path, infotext, int(told[-1]) if told else seed, open_header(path).size)

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks [image] [kernels] [prompt] [replay] [samplers] [start] [unet]`: figures of this machine.
+"""`python -m tests.benchmarks PART ...`, with the parts of `PARTS`: figures of this machine.
 
 Absolute seconds differ between machines and hours; quote the medians and the ratios.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from tests.benchmarks import image, kernels, prompt, replay, samplers, start, unet
+from tests.benchmarks import image, kernels, page, prompt, replay, samplers, start, unet
 
 PARTS: dict[str, Callable[[], None]] = {
     "image": image.main,
     "kernels": kernels.main,
+    "page": page.main,
     "prompt": prompt.main,
     "samplers": samplers.main,
     "start": start.main,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from modules.gallery import Gallery
 from modules.images import carried_in
 from modules.inputs import InputStore
 from modules.jobs.generation import GenerationRunner
+from modules.jobs.grids import with_grid
 from modules.jobs.worker import Wishes
 from modules.metadata import read_metadata
+from modules.names import Names
 from modules.params import GenerationParams, Init
 from modules.recipe import pixel_hash, read
 
@@ -135,3 +138,24 @@ def test_a_picture_carries_those_it_was_made_from_where_the_owner_wants_it(runne
         output = carrying(f"carry{wanted}", spec, list[dict[str, Any]]().append, Wishes())
         found = carried_in(Path(output["images"][0]["path"]).read_bytes())
         assert found == ([inputs.read(spec["pictures"][0]["key"])] if wanted else [])
+
+
+def test_pictures_named_by_another_pattern_are_found_after_a_crash_and_laid_out_as_a_grid(
+    runner: GenerationRunner,
+) -> None:
+    gallery = replace(runner._gallery, names=Names("[prompt_words]", "[width]"))
+    named = GenerationRunner(runner._engine, gallery)
+    events: list[dict[str, Any]] = []
+    with pytest.raises(Cancelled):
+        named("job4", SPEC, events.append, Wishes(lambda: any(e["type"] == "image" for e in events)))
+    run = with_grid(named, runner._gallery, rows=1)
+    output = run("job4", SPEC, lambda _: None, Wishes())
+    paths = [Path(image["path"]) for image in output["images"]]
+    assert [f"{path.parent.name}/{path.name}" for path in paths] == [f"64/0000{n}-a fox.png" for n in (1, 2, 3)]
+    assert [image["seed"] for image in output["images"]] == [5, 6, 7]
+    (sheet,) = runner._gallery.root.glob("txt2img-grids/*/*.png")
+    assert output["notes"] == [f"the grid is saved as txt2img-grids/{sheet.parent.name}/{sheet.name}"]
+    with Image.open(sheet) as image:
+        assert image.size == (192, 64)
+        for number, path in enumerate(paths):
+            assert image.crop((64 * number, 0, 64 * number + 64, 64)).tobytes() == Image.open(path).tobytes()
