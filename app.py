@@ -63,7 +63,7 @@ def build_host(args: argparse.Namespace) -> Host:
 
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
     """What we ship and what extensions add, in one host; the server's has tabs too."""
-    from modules import builtin, upscale
+    from modules import builtin, faces, upscale
     from modules.extension import Host
     from modules.extensions import Loader
 
@@ -76,6 +76,9 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
     builtin.register(host)
     for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
         host.add_upscaler(upscaler)
+    restorers, host.absent_face_restorers = faces.file_restorers(args.models_dir, faces.FaceNetworks(device))
+    for restorer in restorers:
+        host.add_face_restorer(restorer.name, restorer.restore, restorer.files)
     if process == "server":
         from webui import tabs as builtin_tabs
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
+from modules.faces import FaceRestorer, FaceRestorerSpec
 from modules.infotext import KEYS, OTHERS
 from modules.manifest import NAME, Refused
 from modules.modifier import ModifierSpec, in_order, key_of
@@ -19,9 +20,6 @@ from modules.prompt.tree import NetworkTag
 from modules.registry import Registry
 from modules.script import ScriptSpec
 from modules.upscale import UpscalerSpec
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 T = TypeVar("T")
 
@@ -33,12 +31,6 @@ class TabSpec:
     name: str
     label: str
     build: Callable[[Any], None]
-
-
-class FaceRestorer(Protocol):
-    """``(image, weight) -> image`` of the same size, with faces made clearer; weight from 0 (most) to 1 (least)."""
-
-    def __call__(self, image: Image, weight: float, /) -> Image: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,9 @@ class Host:
         self.samplers: Registry[SamplerSpec] = Registry("sampler")
         self.schedulers: Registry[SchedulerSpec] = Registry("schedule type", field="scheduler")
         self.upscalers: Registry[UpscalerSpec] = Registry("upscaler")
-        self.face_restorers: Registry[FaceRestorer] = Registry("face restorer")
+        self.face_restorers: Registry[FaceRestorerSpec] = Registry("face restorer")
+        self.absent_face_restorers: dict[str, str] = {}
+        """Those that would be there if their files were: by name, what is missing."""
         self.tabs: Registry[TabSpec] = Registry("tab")
         self.scripts: Registry[ScriptSpec] = Registry("script")
         self.modifiers: Registry[ModifierSpec] = Registry("modifier", field="extensions")
@@ -127,8 +121,19 @@ class Host:
     def add_upscaler(self, spec: UpscalerSpec) -> None:
         self._add("upscaler", spec.name, spec, spec.aliases)
 
-    def add_face_restorer(self, name: str, restorer: FaceRestorer) -> None:
-        self._add("face_restorer", name, restorer)
+    def add_face_restorer(self, name: str, restorer: FaceRestorer, files: tuple[tuple[str, Path], ...] = ()) -> None:
+        """``files``: what it reads, each after its role in a recipe."""
+        self._add("face_restorer", name, FaceRestorerSpec(name, restorer, files))
+
+    def face_restorer(self, name: str, *, field: str = "face_restorer") -> FaceRestorerSpec:
+        """The one called ``name``; raises a `UserError` that says which file is missing."""
+        if name in self.face_restorers:
+            return self.face_restorers.get(name)
+        if name in self.absent_face_restorers:
+            missing = self.absent_face_restorers[name]
+            raise UserError(f"{name} is not installed: {missing}", hint="put it there and start again", field=field)
+        error = self.face_restorers.unknown(name)
+        raise type(error)(error.message, hint=error.hint, field=field)
 
     def add_tab(self, spec: TabSpec) -> None:
         self._add("tab", spec.name, spec)

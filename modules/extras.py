@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from modules.errors import UserError
-from modules.extension import FaceRestorer, Host
+from modules.extension import Host
 from modules.params import BY, TO, ExtrasParams
 from modules.upscale import MAX_RESULT, UpscalerSpec, Work, upscale
 
@@ -22,6 +22,8 @@ class Extra:
 
     image: Image.Image
     infotext: str
+    notes: tuple[str, ...] = ()
+    """What the person should know, in sentences."""
 
 
 def check(params: ExtrasParams, host: Host) -> None:
@@ -33,9 +35,8 @@ def check(params: ExtrasParams, host: Host) -> None:
             raise type(error)(error.message, hint=error.hint, field=name) from None
     if 0 < params.tile_size <= params.tile_overlap:
         raise UserError("tiles must be larger than their overlap", hint="choose larger tiles", field="tile_size")
-    for name, visibility in (("GFPGAN", params.gfpgan_visibility), ("CodeFormer", params.codeformer_visibility)):
-        if visibility:
-            _restorer(host, name)
+    for name in _restorers(params):
+        host.face_restorer(name, field=f"{name.lower()}_visibility")
 
 
 def process(image: Image.Image, params: ExtrasParams, host: Host, work: Work = Work()) -> Extra:
@@ -43,14 +44,24 @@ def process(image: Image.Image, params: ExtrasParams, host: Host, work: Work = W
     work = dataclasses.replace(work, tile_size=params.tile_size, tile_overlap=params.tile_overlap)
     done: dict[str, Any] = {}
     image = _enlarged(image, params, host, work, done)
-    for name, visibility in (("GFPGAN", params.gfpgan_visibility), ("CodeFormer", params.codeformer_visibility)):
-        if visibility:
-            weight = params.codeformer_weight if name == "CodeFormer" else 0.0
-            image = Image.blend(image, _restorer(host, name)(image, weight).convert(image.mode), visibility)
-            done[f"{name} visibility"] = round(visibility, 3)
-            if name == "CodeFormer":
-                done["CodeFormer weight"] = weight
-    return Extra(image, ", ".join(f"{key}: {_quoted(value)}" for key, value in done.items()))
+    notes: list[str] = []
+    for name, visibility in _restorers(params).items():
+        weight = params.codeformer_weight if name == "CodeFormer" else 0.0
+        restored = host.face_restorer(name).restore(image, weight)
+        if restored is image:
+            notes.append(f"{name} found no face in the picture")
+            continue
+        image = Image.blend(image, restored.convert(image.mode), visibility)
+        done[f"{name} visibility"] = round(visibility, 3)
+        if name == "CodeFormer":
+            done["CodeFormer weight"] = weight
+    return Extra(image, ", ".join(f"{key}: {_quoted(value)}" for key, value in done.items()), tuple(notes))
+
+
+def _restorers(params: ExtrasParams) -> dict[str, float]:
+    """The face restorers that are asked for, and how visible each is, in A1111's order."""
+    visible = {"GFPGAN": params.gfpgan_visibility, "CodeFormer": params.codeformer_visibility}
+    return {name: visibility for name, visibility in visible.items() if visibility}
 
 
 def _enlarged(image: Image.Image, params: ExtrasParams, host: Host, work: Work, done: dict[str, Any]) -> Image.Image:
@@ -93,16 +104,6 @@ def _check_shape(image: Image.Image, factor: float) -> None:
             hint="choose a smaller size, or one of its shape",
             field="width",
         )
-
-
-def _restorer(host: Host, name: str) -> FaceRestorer:
-    if name not in host.face_restorers:
-        raise UserError(
-            f"{name} is not installed: this version reads no face restoration files by itself",
-            hint="leave its visibility at 0, or install an extension that brings it",
-            field=f"{name.lower()}_visibility",
-        )
-    return host.face_restorers.get(name)
 
 
 def _quoted(value: Any) -> str:

@@ -49,6 +49,7 @@ LEVELS: dict[str, int] = {
     "modules.recipe": 3,
     "modules.previews": 3,
     "modules.upscale": 3,
+    "modules.faces": 3,
     "modules.extension": 3,
     "modules.metadata": 4,
     "modules.extras": 4,
@@ -75,6 +76,7 @@ ALLOWED_ASIDE = {
     ("modules.prompt", "modules.profile"),
     ("modules.modifier", "modules.diffusion"),
     ("modules.extension", "modules.upscale"),
+    ("modules.extension", "modules.faces"),
     ("modules.extension", "modules.infotext"),
 }
 """The few imports within a level."""

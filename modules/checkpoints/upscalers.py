@@ -6,9 +6,9 @@ is no fallback.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import torch
@@ -19,6 +19,9 @@ from modules.checkpoints.files import PICKLES, read_header
 from modules.devices import Device
 from modules.errors import CheckpointError
 from modules.nn import compact, dat, hat, rrdb, swinir
+
+C = TypeVar("C")
+N = TypeVar("N", bound=nn.Module)
 
 FAMILIES = "ESRGAN, Real-ESRGAN with its compact networks, BSRGAN, SwinIR, DAT, and HAT"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
@@ -36,12 +39,12 @@ def load(path: Path, device: Device) -> nn.Module:
         network = device.prepare(_network_of(path, state).eval().requires_grad_(False))
         scale = int(getattr(network, "scale"))  # noqa: B009 - nn.Module types its attributes as tensors
         if not 1 <= scale <= MAX_SCALE:
-            raise _unusable(path, f"it would enlarge {scale} times")
+            raise unusable(path, f"it would enlarge {scale} times")
         _try(path, network, scale, device)
     except CheckpointError:
         raise
     except Exception as error:  # a file may claim any shapes
-        raise _unusable(path, "its tensors do not fit each other") from error
+        raise unusable(path, "its tensors do not fit each other") from error
     return network
 
 
@@ -50,22 +53,22 @@ def _try(path: Path, network: nn.Module, scale: int, device: Device) -> None:
     with torch.no_grad():
         shape = network(device.place(torch.full((1, 3, 8, 8), 0.5))).shape
     if shape != (1, 3, 8 * scale, 8 * scale):
-        raise _unusable(path, "it does not turn colour pictures into colour pictures")
+        raise unusable(path, "it does not turn colour pictures into colour pictures")
 
 
 def _network_of(path: Path, state: Mapping[str, Tensor]) -> nn.Module:
     network: nn.Module
     renamed = rrdb.new_keys(state)
     if rrdb.is_rrdb(renamed):
-        state, network = renamed, _empty(rrdb.RRDBNet, rrdb.config_of(renamed))
+        state, network = renamed, empty(rrdb.RRDBNet, rrdb.config_of(renamed))
     elif dat.is_dat(state):
-        state, network = dat.without_buffers(state), _empty(dat.DAT, dat.config_of(state))
+        state, network = dat.without_buffers(state), empty(dat.DAT, dat.config_of(state))
     elif hat.is_hat(state):  # before SwinIR, whose keys it has among its own
-        state, network = hat.without_buffers(state), _empty(hat.HAT, hat.config_of(state))
+        state, network = hat.without_buffers(state), empty(hat.HAT, hat.config_of(state))
     elif swinir.is_swinir(state):
-        state, network = swinir.without_buffers(state), _empty(swinir.SwinIR, swinir.config_of(state))
+        state, network = swinir.without_buffers(state), empty(swinir.SwinIR, swinir.config_of(state))
     elif compact.is_compact(state):
-        network = _empty(compact.CompactNet, compact.config_of(state))
+        network = empty(compact.CompactNet, compact.config_of(state))
     else:
         raise CheckpointError(
             f"{path.name} holds a network of a family that is not read here",
@@ -77,31 +80,33 @@ def _network_of(path: Path, state: Mapping[str, Tensor]) -> nn.Module:
     return network
 
 
-def _empty(kind: Any, config: Any) -> nn.Module:
+def empty(kind: Callable[[C], N], config: C) -> N:
     """Without memory for its weights: those of the file take their places."""
     with torch.device("meta"):
-        made: nn.Module = kind(config)
-    return made
+        return kind(config)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The weights in a .safetensors, .pth, .pt, .ckpt or .bin file by name, without the trainer's wrapping."""
+def read_tensors(path: Path, field: str = "upscaler") -> dict[str, Tensor]:
+    """The weights in a .safetensors, .pth, .pt, .ckpt or .bin file by name, without the trainer's wrapping.
+
+    ``field`` is the parameter that is at fault where it cannot be read.
+    """
     if path.suffix.lower() not in PICKLES:
         read_header(path)
         try:
-            return _plain(path, load_file(path))
+            return _plain(path, load_file(path), field)
         except (OSError, safetensors.SafetensorError) as error:
-            raise _unusable(path, "it cannot be read") from error
+            raise unusable(path, "it cannot be read", field) from error
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise _unusable(path, "it is not there any more") from error
+        raise unusable(path, "it is not there any more", field) from error
     except Exception as error:  # a hostile file may fail in any way
-        raise _unusable(path, "it is damaged, or would run code when opened") from error
-    return _plain(path, loaded)
+        raise unusable(path, "it is damaged, or would run code when opened", field) from error
+    return _plain(path, loaded, field)
 
 
-def _plain(path: Path, loaded: Any) -> dict[str, Tensor]:
+def _plain(path: Path, loaded: Any, field: str) -> dict[str, Tensor]:
     while isinstance(loaded, Mapping):
         inner = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
         if inner is None:
@@ -110,12 +115,12 @@ def _plain(path: Path, loaded: Any) -> dict[str, Tensor]:
     tensors = loaded if isinstance(loaded, Mapping) else {}
     found = {key: value for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if not found:
-        raise _unusable(path, "it holds no tensors")
+        raise unusable(path, "it holds no tensors", field)
     for prefix in ("module.", "netG."):
         if all(key.startswith(prefix) for key in found):
             found = {key.removeprefix(prefix): value for key, value in found.items()}
     return found
 
 
-def _unusable(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"{path.name} cannot be used: {reason}", hint="fetch or copy it again", field="upscaler")
+def unusable(path: Path, reason: str, field: str = "upscaler") -> CheckpointError:
+    return CheckpointError(f"{path.name} cannot be used: {reason}", hint="fetch or copy it again", field=field)

@@ -56,6 +56,9 @@ class ExtrasRunner:
             if readable <= made:  # by an earlier try of this job
                 continue
             extra = process(image, params, self._host, _work(emit, wishes, number, len(sources)))
+            for note in extra.notes:
+                notes.append(f"{source.get('name') or 'a picture'}: {note}")
+                emit({"type": "note", "text": notes[-1]})
             infotext = str(source.get("infotext") or "")
             path = self._gallery.save(
                 extra.image,

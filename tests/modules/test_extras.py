@@ -107,13 +107,18 @@ def test_names_with_a_comma_are_quoted(host: Host) -> None:
         (ExtrasParams(upscaler="Lancsoz"), "upscaler", "did you mean 'Lanczos'"),
         (ExtrasParams(upscaler_2="x"), "upscaler_2", "no upscaler named 'x'"),
         (ExtrasParams(tile_size=16, tile_overlap=20), "tile_size", "larger than their overlap"),
-        (ExtrasParams(gfpgan_visibility=0.5), "gfpgan_visibility", "GFPGAN is not installed"),
-        (ExtrasParams(codeformer_visibility=0.5), "codeformer_visibility", "CodeFormer is not installed"),
+        (ExtrasParams(gfpgan_visibility=0.5), "gfpgan_visibility", "no face restorer named 'GFPGAN'"),
+        (
+            ExtrasParams(codeformer_visibility=0.5),
+            "codeformer_visibility",
+            "CodeFormer is not installed: x.pth is missing",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_computed(
     host: Host, params: ExtrasParams, field: str, says: str
 ) -> None:
+    host.absent_face_restorers["CodeFormer"] = "x.pth is missing in models/Codeformer"
     with pytest.raises(UserError, match=says) as raised:
         check(params, host)
     assert raised.value.field == field
@@ -132,3 +137,11 @@ def test_a_face_restorer_that_an_extension_brings_is_blended_in_after_the_upscal
     assert seen == [((64, 64), 0.3)]
     assert np.abs(levels(extra.image) - 127.5).max() <= 1
     assert extra.infotext.endswith("Postprocess upscaler: Nearest, CodeFormer visibility: 0.5, CodeFormer weight: 0.3")
+
+
+def test_a_picture_without_a_face_stays_and_is_said_so(host: Host) -> None:
+    host.add_face_restorer("GFPGAN", lambda image, weight: image)
+    extra = process(picture(32, 32), ExtrasParams(gfpgan_visibility=1.0), host)
+    assert np.array_equal(levels(extra.image), levels(picture(32, 32)))
+    assert extra.infotext == ""
+    assert extra.notes == ("GFPGAN found no face in the picture",)

@@ -7,6 +7,7 @@ does not carry them. Everything else is as in the tab for texts: a click submits
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
+from modules.extension import Host
 from modules.extras import check
 from modules.metadata import read_metadata
 from modules.params import BY, TO, ExtrasParams
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
+from webui.i18n import t
 from webui.page import Page
 from webui.services import JobView, Services
 from webui.tabs.common import View, actions, wire_jobs
@@ -29,6 +32,8 @@ KIND = "extras"
 LABEL = "Upscale"
 MAX_FILES = 500
 SINGLE, BATCH = "single", "batch"
+FACES = {"GFPGAN": ("gfpgan_visibility",), "CodeFormer": ("codeformer_visibility", "codeformer_weight")}
+"""The options of each face restorer."""
 
 
 def build(page: Page) -> None:
@@ -37,7 +42,7 @@ def build(page: Page) -> None:
     with gr.Row(elem_id="extras_body"):
         with gr.Column(scale=5, min_width=300, elem_id="extras_parameters"):
             sources = _Sources()
-            _parameters(form, faces=len(page.services.host.face_restorers) > 0)
+            _parameters(form, page.services.host)
         with gr.Column(scale=6, min_width=300, elem_id="extras_result"):
             with gr.Row():
                 buttons = actions(KIND, LABEL, skips=False)
@@ -74,7 +79,7 @@ class _Sources:
         self.which = gr.Textbox(SINGLE, visible="hidden", elem_id="extras_which")
 
 
-def _parameters(form: Form[ExtrasParams], *, faces: bool) -> None:
+def _parameters(form: Form[ExtrasParams], host: Host) -> None:
     with gr.Row():
         form.add("upscaler", value="Lanczos", min_width=160, elem_id="extras_upscaler")
         form.add("resize", min_width=120, elem_id="extras_resize")
@@ -86,10 +91,7 @@ def _parameters(form: Form[ExtrasParams], *, faces: bool) -> None:
     with gr.Row():
         form.add("upscaler_2", min_width=160, elem_id="extras_upscaler_2")
         form.add("upscaler_2_visibility", min_width=160, elem_id="extras_upscaler_2_visibility")
-    if faces:
-        with gr.Accordion("Faces", open=False), gr.Row():
-            for name in ("gfpgan_visibility", "codeformer_visibility", "codeformer_weight"):
-                form.add(name, min_width=160, elem_id=f"extras_{name}")
+    _faces(form, host)
     with gr.Accordion("Tiles", open=False, elem_id="extras_tiles"), gr.Row():
         form.add("tile_size", min_width=160, elem_id="extras_tile_size")
         form.add("tile_overlap", min_width=160, elem_id="extras_tile_overlap")
@@ -109,6 +111,19 @@ def keep(services: Services, paths: Sequence[str]) -> list[dict[str, str]]:
         key = services.inputs.put(path.read_bytes())
         kept.append({"key": key, "name": path.name, "infotext": read_metadata(path)["infotext"] or ""})
     return kept
+
+
+def _faces(form: Form[ExtrasParams], host: Host) -> None:
+    """Controls of the face restorers that are there, and of the others what is missing."""
+    with gr.Accordion(t("Faces"), open=False, elem_id="extras_faces"):
+        for restorer, names in FACES.items():
+            if restorer in host.face_restorers:
+                with gr.Row():
+                    for name in names:
+                        form.add(name, min_width=160, elem_id=f"extras_{name}")
+            elif missing := host.absent_face_restorers.get(restorer):
+                text = html.escape(t(f"{restorer} is not installed: {missing}"))
+                gr.HTML(f'<p class="rp-keys">{text}</p>', padding=False)
 
 
 def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -> None:
