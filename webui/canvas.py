@@ -1,7 +1,8 @@
 """A picture to paint on: the canvas of a tab, its words and tools, and what its value says to a handler.
 
-The canvas is HTML of our own and `assets/canvas.js`. Its value is JSON in a hidden field, ``{"picture": path,
-"strokes": path, "mode": mode}``, where both paths are uploads; handlers read it with `Painting.read`.
+The canvas is HTML of our own and `assets/canvas.js`. Its value is JSON in a hidden field, ``{"picture": {"path": path},
+"strokes": {"path": path}, "mode": mode}``, where both are uploads; handlers read it with `Painting.read`. Whose uploads
+they are is asked before, by `ownership.Files`, which looks into such texts.
 """
 
 from __future__ import annotations
@@ -93,13 +94,13 @@ class Painting:
         said = _said(value)
         if isinstance(problem := said.get("problem"), str):
             raise UserError(problem, hint="try again", field="init.image")
-        path = _file(said.get("picture"))
+        path = uploaded(said.get("picture"))
         if path is None:
             raise UserError(
                 "there is no start picture", hint="drop one onto the page or choose one", field="init.image"
             )
         picture, strokes = open_image(path), None
-        if (painted := _file(said.get("strokes"))) is not None:
+        if (painted := uploaded(said.get("strokes"))) is not None:
             strokes = open_image(painted)
             if strokes.size != picture.size:
                 hint = "save the picture upright and choose it again"
@@ -123,7 +124,7 @@ class Painting:
 
 def chosen(value: Any) -> Path | None:
     """The file of the picture on a canvas, if there is one that was uploaded."""
-    return _file(_said(value).get("picture"))
+    return uploaded(_said(value).get("picture"))
 
 
 def _said(value: Any) -> Mapping[str, Any]:
@@ -132,10 +133,6 @@ def _said(value: Any) -> Mapping[str, Any]:
     except (ValueError, TypeError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
-
-
-def _file(path: Any) -> Path | None:
-    return uploaded({"path": path}) if path else None
 
 
 def canvas_html(tab: str, modes: tuple[str, ...]) -> str:

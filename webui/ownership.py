@@ -166,7 +166,12 @@ def _numbers_in(body: bytes) -> list[str]:
 
 
 def _paths_in(value: Any) -> Iterator[str]:
-    """Of Gradio's ``FileData``, however deep."""
+    """Of Gradio's ``FileData``, however deep; JSON in a text, such as a canvas's value, is looked into too."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return
     if isinstance(value, Mapping):
         if isinstance(value.get("path"), str) and value["path"]:
             yield value["path"]

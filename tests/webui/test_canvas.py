@@ -17,6 +17,7 @@ from modules.errors import RepriseError
 from tests.webui.test_files import ask, functions
 from tests.webui.test_i18n import Texts, english
 from webui.canvas import COLOURS, MASK, VIEW, Painting, canvas_html, chosen
+from webui.ownership import Files
 from webui.services import Services
 
 
@@ -29,7 +30,7 @@ def upload(client: TestClient, image: Image.Image, folder: Path) -> str:
 
 
 def value(picture: str, strokes: str | None = None, mode: str = MASK) -> str:
-    return json.dumps({"picture": picture, "strokes": strokes, "mode": mode})
+    return json.dumps({"picture": {"path": picture}, "strokes": strokes and {"path": strokes}, "mode": mode})
 
 
 def picture(size: tuple[int, int] = (24, 16)) -> Image.Image:
@@ -72,6 +73,7 @@ def test_what_is_missing_is_said_in_a_sentence(client: TestClient, tmp_path: Pat
         (None, "no start picture"),
         ("[1]", "no start picture"),
         ('{"picture": 3}', "no start picture"),
+        ('{"picture": {"path": 3}}', "no start picture"),
         ("[" * 100_000, "no start picture"),
         (json.dumps({"problem": "it did not fit"}), "it did not fit"),
         (value(start), "nothing is masked"),
@@ -104,6 +106,15 @@ def test_a_canvas_names_uploads_alone(client: TestClient, given: Services, tmp_p
             Painting.read(value(path))
         assert chosen(value(path)) is None
         assert Painting.read(value(start, path)).strokes is None
+
+
+def test_what_another_uploaded_is_not_theirs_to_name(client: TestClient, given: Services, tmp_path: Path) -> None:
+    mine, theirs = (upload(client, picture(size), tmp_path) for size in ((8, 8), (9, 9)))
+    files = Files(given.data_dir / "tmp" / "gradio", given.outputs_dir, lambda name, path: False)
+    files.give([{"path": mine}], "ann")
+    assert files.are_readable("ann", ["{a|b}", value(mine, mine)])
+    assert not files.are_readable("ann", ["", value(mine, theirs)])
+    assert not files.are_readable("bob", [value(mine)])
 
 
 def test_no_event_of_a_canvas_reads_a_file_that_was_not_uploaded(

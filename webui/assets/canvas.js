@@ -325,8 +325,11 @@
       }
       const { some } = strokes ? strokes.count() : { some: 0 }
       this.tell(some && mode !== 'view' ? this.words.painted.replace('{share}', share(some / strokes.pixels.length)) : '')
-      const value = { picture: picture.path, mode }
-      if (some) value.strokes = await upload(await (mode === 'mask' ? strokes.mask() : strokes.colours()), 'strokes.png')
+      const value = { picture: { path: picture.path }, mode }
+      if (some) {
+        const painted = await (mode === 'mask' ? strokes.mask() : strokes.colours())
+        value.strokes = { path: await upload(painted, 'strokes.png') }
+      }
       return JSON.stringify(value)
     }
 
@@ -343,12 +346,12 @@
       if (early[this.tab]) return this.take(early[this.tab])
       let kept = null
       try { kept = JSON.parse(sessionStorage.getItem(this.shelf)) } catch (error) { /* nothing was kept */ }
-      if (!kept?.picture) return
+      if (!kept?.picture?.path) return
       const work = async () => {
-        await this.show(await stored(kept.picture), kept.picture)
+        await this.show(await stored(kept.picture.path), kept.picture.path)
         this.choose('mode', kept.mode)
         if (!kept.strokes) return
-        const bitmap = await createImageBitmap(await stored(kept.strokes))
+        const bitmap = await createImageBitmap(await stored(kept.strokes.path))
         const pixels = pixelsOf(bitmap, this.picture.width, this.picture.height)
         if (kept.mode === 'mask') return this.layMask(pixels)
         const strokes = this.layer()
