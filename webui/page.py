@@ -16,7 +16,7 @@ from modules.users import LOCAL
 from webui.controls import control
 from webui.i18n import Catalogue, wire_choices
 from webui.ownership import Files
-from webui.send import wire_sends
+from webui.send import Source, Target, wire_sends
 from webui.services import Services
 from webui.views import account_html, header_html, trouble_html, worker_html
 from webui.visitors import visitor_of
@@ -33,12 +33,16 @@ class Page:
     blocks: Any
     checkpoint: Any
     """The checkpoint selector, which all tabs share."""
-    sent: Any
-    """A hidden field: settings on their way from one tab to another, see `webui.paste`."""
+    dropped: Any
+    """A hidden button that takes what is dropped anywhere on the page; drop.js gives it the file."""
+    frame: Any
+    """What holds the tabs; ``gr.update(selected=name)`` shows one."""
     views: dict[str, Any] = field(default_factory=dict)
     """The result's side of each tab that makes images, by the tab's name; filled while the tabs are built."""
-    targets: dict[str, Any] = field(default_factory=dict)
-    """Tabs that take a finished picture: ``(form, component)`` by name."""
+    sources: list[Source] = field(default_factory=list)
+    """Further places with pictures that can be sent on."""
+    targets: dict[str, Target] = field(default_factory=dict)
+    """Tabs that take a picture or its settings, by the tab's name."""
     tabs: dict[str, Any] = field(default_factory=dict)
     """The tabs themselves, for those that fill when they are first looked at."""
 
@@ -110,8 +114,9 @@ def build_page(
             gr.HTML(account_html(), elem_id="rp_account", padding=False)
         if services.settings.trouble:
             gr.HTML(trouble_html(services.settings.trouble), elem_id="rp_trouble", padding=False)
-        page = Page(services, blocks, checkpoint, gr.Textbox(visible="hidden", elem_id="rp_sent"))
-        with gr.Tabs(elem_id="rp_tabs"):
+        dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
+        with gr.Tabs(elem_id="rp_tabs") as frame:
+            page = Page(services, blocks, checkpoint, dropped, frame)
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
@@ -181,7 +186,7 @@ LOOK: dict[str, str] = {
     "block_title_text_color_dark": "#bdbcb4",
     "block_title_text_size": "13px",
     "block_title_text_weight": "500",
-    "block_info_text_color": "#77786f",
+    "block_info_text_color": "#66675f",
     "block_info_text_color_dark": "#96968e",
     "block_info_text_size": "12px",
     "block_shadow": "none",

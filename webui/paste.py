@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import Mapping
 from typing import Any
 
 from modules.checkpoints.vaes import AUTOMATIC, OWN
@@ -17,8 +14,6 @@ from webui.events import AT_ONCE
 from webui.page import Page
 from webui.services import Services
 from webui.views import Run, status_html
-
-SHOW_TXT2IMG = "() => document.querySelector('#tab_txt2img-button')?.click()"
 
 
 def settings_of(services: Services, found: Metadata) -> Paste:
@@ -43,22 +38,15 @@ def settings_of_text(services: Services, text: str) -> Paste:
     return settings_of(services, {"infotext": text, "recipe": None, "items": {}, "stealth_infotext": None})
 
 
-def parcel(values: Mapping[str, Any]) -> str:
-    """What is put into `Page.sent`; never twice the same, so that its arrival is always noticed."""
-    return json.dumps({"values": dict(values), "number": secrets.token_hex(4)})
-
-
-def opened(text: str) -> dict[str, Any]:
-    """The values in a parcel; none where it is not one."""
-    try:
-        values = json.loads(text)["values"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+def settings_in_file(services: Services, found: Metadata) -> dict[str, Any]:
+    """The settings that a picture's texts tell, none where they tell nothing."""
+    if not (found["infotext"] or found["recipe"] or found["stealth_infotext"]):
         return {}
-    return values if isinstance(values, dict) else {}
+    return dict(settings_of(services, found).changes)
 
 
 def wire_paste(page: Page, form: Form[GenerationParams], button: Any, infotext: Any, status: Any) -> None:
-    """``button`` reads the prompt box, or where that is empty the last ``infotext``; parcels fill the form too."""
+    """``button`` reads the prompt box, or where that is empty the last ``infotext``."""
 
     def on_paste(prompt: Any, last: Any) -> list[Any]:
         text = next((given for given in (prompt, last) if isinstance(given, str) and given.strip()), "")
@@ -71,8 +59,4 @@ def wire_paste(page: Page, form: Form[GenerationParams], button: Any, infotext: 
             return [*form.show({}), status_html(Run().failed(str(error)))]
         return [*form.show(paste.changes), status_html(Run(notes=("settings were read from the text", *paste.notes)))]
 
-    def on_sent(text: Any) -> list[Any]:
-        return form.show(opened(str(text or "")))
-
     button.click(on_paste, [form["prompt"], infotext], [*form.components, status], **AT_ONCE)
-    page.sent.change(on_sent, page.sent, form.components, **AT_ONCE)

@@ -311,7 +311,7 @@ def header_html(version: str) -> str:
         '<div class="rp-brand"><svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true">'
         '<rect x="3" y="3" width="2.6" height="18" rx="1"/><rect x="7.4" y="3" width="1.3" height="18" rx=".6"/>'
         '<circle cx="13" cy="9" r="1.9"/><circle cx="13" cy="15" r="1.9"/></svg>'
-        f'<span title="Version {escape(version)}">Reprise</span></div>'
+        f'<span role="heading" aria-level="1" title="Version {escape(version)}">Reprise</span></div>'
     )
 
 

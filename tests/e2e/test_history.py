@@ -53,7 +53,7 @@ def test_what_was_made_is_found_again_used_and_deleted(visit: Visit) -> None:
     assert len(visit.server.pictures()) == len(before) - 1
     page.locator(TILE).first.click()
     expect(page.locator(TEXT)).to_have_value(re.compile("^an otter in the history\n"))
-    page.click("#history_use")
+    page.click("#history_to_txt2img")
     expect(page.locator(PROMPT)).to_be_visible()
     expect(page.locator(PROMPT)).to_have_value("an otter in the history")
     page.click("#tab_history-button")

@@ -60,7 +60,7 @@ def test_a_picture_is_read_its_settings_are_used_and_it_is_made_again(program: V
     expect(page.locator("#png_info_facts")).to_contain_text("1 of 1, seed 21")
     page.click("#png_info_replay")
     expect(page.locator(f"#png_info_verdict {IDENTICAL}")).to_contain_text("Before compression")
-    page.click("#png_info_use")
+    page.click("#png_info_to_txt2img")
     expect(page.locator(PROMPT)).to_be_visible()
     expect(page.locator(PROMPT)).to_have_value("a castle  # kept\nNegative prompt: x")
     expect(page.locator("#txt2img_seed input")).to_have_value("21")
@@ -73,7 +73,7 @@ def test_a_picture_without_recipe_offers_its_text(program: Visit) -> None:
     expect(page.locator("#png_info_facts")).to_contain_text("It cannot be verified: the picture carries no recipe")
     page.click("#png_info_replay")
     expect(page.locator('#png_info_verdict .rp-verdict[data-kind="cannot"]')).to_contain_text("carries no recipe")
-    page.click("#png_info_use")
+    page.click("#png_info_to_txt2img")
     expect(page.locator(PROMPT)).to_have_value("a cat, (blue:1.2) 猫")
 
 

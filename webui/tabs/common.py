@@ -27,14 +27,13 @@ from webui.i18n import t
 from webui.page import Page
 from webui.replay import ReplayPanel
 from webui.scripts import ScriptPanel
+from webui.send import send_buttons
 from webui.series import ACTIVE, MOST_SHOWN, Series, Shown, awake, ids_of, page_of, shown_of
 from webui.services import JobView, Services
 from webui.views import Result, Run, gallery_items, line_html, preview_html, results_of, status_html
 
 logger = logging.getLogger(__name__)
 
-TARGETS = ("img2img", "inpaint")
-"""Tabs that a finished picture can be sent to."""
 FRAME_S = 0.08
 """Steps that follow each other faster are not all drawn."""
 LINE_S = 1.0
@@ -104,13 +103,12 @@ class View:
             elem_id=f"{tab}_infotext",
             buttons=["copy"],
         )
-        self.send = {
-            to: gr.Button(
-                f"→ {to}", elem_id=f"{tab}_to_{to}", elem_classes="rp-tool", min_width=90, scale=0, render=False
-            )
-            for to in (TARGETS if replays else ())
-        }
+        self.send = send_buttons(tab)
         self.replay = ReplayPanel(tab, *self.send.values()) if replays else None
+        if not replays:
+            with gr.Row(elem_classes="rp-replay"):
+                for button in self.send.values():
+                    button.render()
         # Hidden fields rather than gr.State, which makes every open page hold a second connection; a browser has six.
         self.series = gr.Textbox(visible="hidden", elem_id=f"{tab}_series")
         self.job = gr.Textbox(visible="hidden", elem_id=f"{tab}_job")
@@ -389,15 +387,13 @@ def wire_run(
         view.replay.wire(page, shown_path, [view.shown, view.chosen])
 
 
-def wire_size_and_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Sequence[Any]) -> None:
-    """``buttons``: swap the sides, a random seed, the seed of the picture in view."""
-    swap, any_seed, same_seed = buttons
+def wire_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Sequence[Any]) -> None:
+    """``buttons``: a random seed, the seed of the picture in view."""
+    any_seed, same_seed = buttons
 
     async def on_reuse(request: gr.Request, job_id: Any, chosen: Any) -> Any:
         found = await picture(page, request, job_id, chosen)
         return found.seed if found and found.seed is not None else gr.skip()
 
-    sides = [form["width"], form["height"]]
-    swap.click(None, sides, sides, js="(width, height) => [height, width]", **QUIET)
     any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)
     same_seed.click(on_reuse, [view.shown, view.chosen], form["seed"], **AT_ONCE)

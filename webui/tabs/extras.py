@@ -24,6 +24,7 @@ from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
 from webui.page import Page
+from webui.send import Target
 from webui.services import JobView, Services
 from webui.tabs.common import View, actions, wire_jobs
 from webui.views import Run, status_html
@@ -47,6 +48,8 @@ def build(page: Page) -> None:
             with gr.Row():
                 buttons = actions(KIND, LABEL, skips=False)
             view = View(page.services, KIND, buttons, label=LABEL, text="What was done", lines=4, replays=False)
+    page.views[KIND] = view
+    page.targets[KIND] = Target(component=sources.single)
     _wire(page, form, sources, view)
 
 

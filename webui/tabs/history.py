@@ -13,15 +13,14 @@ import gradio as gr
 
 from modules.errors import NotFound, RepriseError
 from modules.metadata import read_metadata
-from webui.events import AT_ONCE, QUIET
+from webui.events import AT_ONCE
 from webui.history_views import chosen_html, tiles_html
 from webui.i18n import t
 from webui.page import Page
-from webui.paste import SHOW_TXT2IMG, parcel, settings_of
+from webui.paste import settings_in_file
 from webui.replay import ReplayPanel
-from webui.series import Series
-from webui.tabs.common import TARGETS
-from webui.views import Run, results_of, status_html
+from webui.send import Sent, Source, send_buttons
+from webui.views import Run, status_html
 
 TAB = "history"
 UNMADE = 20
@@ -30,7 +29,7 @@ CLICKED = "(...args) => [document.documentElement.dataset.picture || '', ...args
 
 
 class HistoryView:
-    """The chosen picture: what `webui.send` needs of a tab whose pictures go elsewhere, and the buttons."""
+    """The chosen picture, and the buttons of what can be done with it."""
 
     def __init__(self) -> None:
         self.picture = gr.HTML(chosen_html(None), elem_id="history_picture", padding=False)
@@ -42,25 +41,15 @@ class HistoryView:
             elem_id="history_text",
             buttons=["copy"],
         )
-        self.send = {
-            to: gr.Button(
-                f"→ {to}", elem_id=f"history_to_{to}", elem_classes="rp-tool", min_width=90, scale=0, render=False
-            )
-            for to in TARGETS
-        }
-        self.use, self.delete = (
-            gr.Button(t(label), elem_id=f"history_{name}", elem_classes="rp-tool", scale=0, render=False)
-            for label, name in (("Use these settings", "use"), ("Delete", "delete"))
-        )
-        self.replay = ReplayPanel(TAB, *self.send.values(), self.use, self.delete)
+        self.send = send_buttons(TAB)
+        self.delete = gr.Button(t("Delete"), elem_id="history_delete", elem_classes="rp-tool", scale=0, render=False)
+        self.replay = ReplayPanel(TAB, *self.send.values(), self.delete)
         with gr.Row(visible=False, elem_id="history_sure") as self.sure:
             gr.HTML(f'<p class="rp-none">{t("The file is deleted for good.")}</p>', padding=False)
             self.yes, self.no = (
                 gr.Button(t(label), elem_id=f"history_{name}", elem_classes="rp-tool", scale=0)
                 for label, name in (("Delete it", "yes"), ("Keep it", "no"))
             )
-        self.shown = gr.Textbox(visible="hidden", elem_id="history_shown")
-        self.chosen = gr.Number(visible="hidden", elem_id="history_chosen", precision=0)
 
 
 def build(page: Page) -> None:
@@ -77,7 +66,6 @@ def build(page: Page) -> None:
             tiles = gr.HTML("", elem_id="history_tiles", padding=False)
         with gr.Column(scale=5, min_width=300, elem_id="history_detail"):
             view = HistoryView()
-    page.views[TAB] = view
     first, last = (gr.Number(visible="hidden", precision=0, elem_id=f"history_{name}") for name in ("first", "last"))
     number = gr.Textbox(visible="hidden", elem_id="history_number")
     choose = gr.Button("Choose", visible="hidden", elem_id="history_choose")
@@ -106,8 +94,8 @@ def build(page: Page) -> None:
         return await asyncio.to_thread(listed, page.owner(request), 0, int(edge or 0))
 
     def told(owner: str, text: Any) -> list[Any]:
-        """The picture of that number: number, picture, text, and where it stands in its job."""
-        nothing = ["", chosen_html(None), "", "", -1, gr.update(visible=False), ""]
+        """The picture of that number: number, picture, text."""
+        nothing = ["", chosen_html(None), "", gr.update(visible=False), ""]
         if not str(text or "").isdecimal():
             return nothing
         try:
@@ -115,11 +103,8 @@ def build(page: Page) -> None:
             texts = read_metadata(history.file(owner, found.number))
         except RepriseError as error:
             return [*nothing[:-1], status_html(Run().failed(str(error)))]
-        job = Series(page.services.queue, owner).get(found.job)
-        paths = [result.path for result in results_of(job)] if job else []
-        index = paths.index(found.path) if found.path in paths else -1
         shown = texts["infotext"] or texts["items"].get("extras") or ""
-        return [str(text), chosen_html(found), shown, found.job, index, gr.update(visible=False), ""]
+        return [str(text), chosen_html(found), shown, gr.update(visible=False), ""]
 
     async def on_choose(request: gr.Request, text: Any) -> list[Any]:
         return await asyncio.to_thread(told, page.owner(request), text)
@@ -130,15 +115,11 @@ def build(page: Page) -> None:
         except (NotFound, ValueError):
             return None
 
-    async def on_use(request: gr.Request, text: Any) -> tuple[Any, Any]:
+    async def find_sent(request: Any, text: Any) -> Sent | None:
         path = await path_of(request, text)
         if path is None:
-            return gr.skip(), status_html(Run().failed("there is no picture; choose one first"))
-        try:
-            paste = settings_of(page.services, await asyncio.to_thread(read_metadata, path))
-        except RepriseError as error:
-            return gr.skip(), status_html(Run().failed(str(error)))
-        return parcel(paste.changes), ""
+            return None
+        return Sent(path, settings_in_file(page.services, await asyncio.to_thread(read_metadata, path)))
 
     def on_delete(text: Any) -> Any:
         return gr.update(visible=bool(text))
@@ -148,19 +129,18 @@ def build(page: Page) -> None:
         try:
             await asyncio.to_thread(history.delete, owner, int(str(text or 0)))
         except RepriseError as error:
-            return [*[gr.skip()] * 11, status_html(Run().failed(str(error)))]
+            return [*[gr.skip()] * 9, status_html(Run().failed(str(error)))]
         listing = await asyncio.to_thread(listed, owner, int(first or 0) + 1, 0)
         return [*listing, *await asyncio.to_thread(told, owner, "")]
 
     listing = [tiles, first, last, newer, older]
-    detail = [number, view.picture, view.text, view.shown, view.chosen, view.sure, said]
+    detail = [number, view.picture, view.text, view.sure, said]
     for event in (page.tabs[TAB].select, refresh.click):
         event(on_refresh, None, listing, **AT_ONCE)
     older.click(on_older, last, listing, **AT_ONCE)
     newer.click(on_newer, first, listing, **AT_ONCE)
     choose.click(on_choose, number, detail, js=CLICKED, **AT_ONCE)
-    used = view.use.click(on_use, number, [page.sent, said], **AT_ONCE)
-    used.then(None, None, None, js=SHOW_TXT2IMG, **QUIET)
+    page.sources.append(Source(view.send, find_sent, [number]))
     view.delete.click(on_delete, number, view.sure, **AT_ONCE)
     view.no.click(lambda: gr.update(visible=False), None, view.sure, **AT_ONCE)
     view.yes.click(on_yes, [number, first], [*listing, *detail], **AT_ONCE)

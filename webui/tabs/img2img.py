@@ -20,7 +20,8 @@ from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
 from webui.page import Page
 from webui.scripts import ScriptPanel
-from webui.tabs.common import View, actions, wire_run, wire_size_and_seed
+from webui.send import Target, shown
+from webui.tabs.common import View, actions, wire_run, wire_seed
 from webui.tabs.extras import inputs_of, keep
 from webui.tabs.txt2img import parameters
 from webui.views import Run, status_html
@@ -70,7 +71,7 @@ def _build(page: Page, tab: str) -> None:
             with gr.Row():
                 form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
                 measure = gr.Button("Size of the picture", elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
-            tools = parameters(form, page.services.native_size(""), tab)
+            tools = parameters(page, form, tab)
             if not inpaint:
                 _tile_controls(form, tab)
             with gr.Accordion("More of the start", open=False, elem_id=f"{tab}_start"), gr.Row():
@@ -83,7 +84,7 @@ def _build(page: Page, tab: str) -> None:
             view = View(page.services, tab, buttons)
             script.place_table()
     page.views[tab] = view
-    page.targets[tab] = (form, canvas.field)
+    page.targets[tab] = Target(form, canvas.field, shown)
     others = [canvas.field, *growth] if inpaint else [canvas.field, many]
 
     def many_of(pictures: Sequence[Any]) -> list[dict[str, str]]:
@@ -120,7 +121,7 @@ def _build(page: Page, tab: str) -> None:
         return {"pictures": [{"key": file["key"], "name": file["name"]} for file in files]} if files else {}
 
     wire_run(page, form, view, asked, others, script=script, more=more, canvas=canvas)
-    wire_size_and_seed(page, form, view, tools)
+    wire_seed(page, form, view, tools)
     sides = [form["width"], form["height"]]
     measure.click(on_measure, canvas.field, sides, js=canvas.settled([canvas.field]), **AT_ONCE)
 

@@ -10,12 +10,12 @@ import gradio as gr
 
 from modules import recipe as recipes
 from modules.errors import RepriseError
-from modules.metadata import Metadata, read_metadata
-from webui.events import AT_ONCE, QUIET
+from modules.metadata import read_metadata
+from webui.events import AT_ONCE
 from webui.page import Page
-from webui.paste import SHOW_TXT2IMG, parcel, settings_of
+from webui.paste import settings_in_file
 from webui.replay import ReplayPanel
-from webui.send import uploaded
+from webui.send import Sent, Source, send_buttons, uploaded
 from webui.views import Run, recipe_html, status_html
 
 
@@ -41,48 +41,37 @@ def build(page: Page) -> None:
                 elem_id="png_info_text",
                 buttons=["copy"],
             )
-            use = gr.Button(
-                "Use these settings",
-                elem_id="png_info_use",
-                elem_classes="rp-tool",
-                scale=0,
-                interactive=False,
-                render=False,
-            )
-            panel = ReplayPanel("png_info", use)
+            send = send_buttons("png_info")
+            panel = ReplayPanel("png_info", *send.values())
             said = gr.HTML("", elem_id="png_info_said", padding=False)
             facts = gr.HTML("", elem_id="png_info_facts", padding=False)
 
     async def on_picture(value: Any) -> list[Any]:
         path = uploaded(value)
         if path is None:
-            return ["", "", "", gr.update(interactive=False)]
+            return ["", "", ""]
         try:
             found = await asyncio.to_thread(read_metadata, path)
         except RepriseError as error:
-            return ["", "", status_html(Run().failed(str(error))), gr.update(interactive=False)]
+            return ["", "", status_html(Run().failed(str(error)))]
         shown = found["infotext"] or found["stealth_infotext"] or ""
         told = recipe_html(recipes.judge(found["recipe"], shown or None), found["items"])
-        return [shown, told, "", gr.update(interactive=_has_settings(found))]
+        return [shown, told, ""]
 
-    async def on_use(value: Any) -> tuple[Any, Any]:
+    async def on_dropped(value: Any) -> list[Any]:
+        path = uploaded(value)
+        return [gr.update(selected="png_info"), str(path) if path else gr.skip(), *await on_picture(value)]
+
+    async def find_sent(request: Any, value: Any) -> Sent | None:
         path = uploaded(value)
         if path is None:
-            return gr.skip(), gr.skip()
-        try:
-            paste = settings_of(page.services, await asyncio.to_thread(read_metadata, path))
-        except RepriseError as error:
-            return gr.skip(), status_html(Run().failed(str(error)))
-        return parcel(paste.changes), status_html(Run(notes=paste.notes))
+            return None
+        return Sent(path, settings_in_file(page.services, await asyncio.to_thread(read_metadata, path)))
 
     async def find(request: Any, value: Any) -> Path | None:
         return uploaded(value)
 
-    picture.change(on_picture, picture, [text, facts, said, use], **AT_ONCE)
-    used = use.click(on_use, picture, [page.sent, said], **AT_ONCE)
-    used.then(None, None, None, js=SHOW_TXT2IMG, **QUIET)
+    picture.change(on_picture, picture, [text, facts, said], **AT_ONCE)
+    page.dropped.upload(on_dropped, page.dropped, [page.frame, picture, text, facts, said], **AT_ONCE)
+    page.sources.append(Source(send, find_sent, [picture]))
     panel.wire(page, find, [picture])
-
-
-def _has_settings(found: Metadata) -> bool:
-    return bool(found["infotext"] or found["recipe"] or found["stealth_infotext"])

@@ -12,7 +12,9 @@ from webui.controls import Form
 from webui.page import Page
 from webui.paste import wire_paste
 from webui.scripts import ScriptPanel
-from webui.tabs.common import View, actions, wire_run, wire_size_and_seed
+from webui.send import Target
+from webui.sizes import SizeTools
+from webui.tabs.common import View, actions, wire_run, wire_seed
 from webui.tabs.prompts import PromptArea
 
 TAB = "txt2img"
@@ -22,7 +24,6 @@ def build(page: Page) -> None:
     """Lay out the tab and wire it."""
     form = Form(GenerationParams, page.services.tables())
     form.adopt("checkpoint", page.checkpoint)
-    size = page.services.native_size("")
     with gr.Row(elem_id="txt2img_top"):
         with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
             prompts = PromptArea(page, form, TAB)
@@ -38,13 +39,14 @@ def build(page: Page) -> None:
     prompts.inspector()
     with gr.Row(elem_id="txt2img_body"):
         with gr.Column(scale=5, min_width=300, elem_id="txt2img_parameters"):
-            tools = parameters(form, size, TAB)
+            tools = parameters(page, form, TAB)
             second_pass(form, TAB)
             script = ScriptPanel(page, TAB)
         with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
             view = View(page.services, TAB, buttons)
             script.place_table()
     page.views[TAB] = view
+    page.targets[TAB] = Target(form)
     prompts.wire()
 
     def asked(values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
@@ -52,21 +54,17 @@ def build(page: Page) -> None:
         return prompts.styled(form.read(fields), styles), ()
 
     wire_run(page, form, view, asked, [prompts.styles], script=script)
-    wire_size_and_seed(page, form, view, tools)
+    wire_seed(page, form, view, tools)
     wire_paste(page, form, paste, view.infotext, view.status)
 
 
-def parameters(form: Form[GenerationParams], size: int, tab: str) -> tuple[Any, Any, Any]:
-    """The left side; gives the buttons for swapping the sides, a random seed and the last one."""
+def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any, Any]:
+    """The left side; gives the buttons for a random seed and the last one."""
     with gr.Row():
         form.add("sampler", min_width=130, elem_id=f"{tab}_sampler")
         form.add("scheduler", min_width=130, elem_id=f"{tab}_scheduler")
     form.add("steps", elem_id=f"{tab}_steps")
-    with gr.Row(elem_classes="rp-size"):
-        with gr.Column(min_width=180):
-            form.add("width", value=size, elem_id=f"{tab}_width")
-            form.add("height", value=size, elem_id=f"{tab}_height")
-        swap = gr.Button("⇅", elem_id=f"{tab}_swap", elem_classes="rp-tool", min_width=40, scale=0)
+    SizeTools(page, form, tab)
     with gr.Row():
         form.add("batch_count", min_width=130, elem_id=f"{tab}_batch_count", info=None)
         form.add("batch_size", min_width=130, elem_id=f"{tab}_batch_size", info=None)
@@ -85,7 +83,7 @@ def parameters(form: Form[GenerationParams], size: int, tab: str) -> tuple[Any, 
                 for name, option in form.options.items():
                     if option.group == group:
                         form.add(name, min_width=200, elem_id=f"{tab}_{name}")
-    return swap, any_seed, same_seed
+    return any_seed, same_seed
 
 
 def second_pass(form: Form[GenerationParams], tab: str) -> None:
