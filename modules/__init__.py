@@ -34,9 +34,22 @@ if TYPE_CHECKING:
     from modules.params import Mask as Mask
     from modules.params import Refiner as Refiner
     from modules.prompt.tree import NetworkTag as NetworkTag
+    from modules.script import NO_AXIS as NO_AXIS
+    from modules.script import ORDER_AXIS as ORDER_AXIS
+    from modules.script import SEARCH_AXIS as SEARCH_AXIS
+    from modules.script import Answer as Answer
+    from modules.script import Axis as Axis
+    from modules.script import Made as Made
+    from modules.script import ScriptContext as ScriptContext
+    from modules.script import ScriptSpec as ScriptSpec
+    from modules.script import Sheet as Sheet
+    from modules.script import Steps as Steps
+    from modules.script import Turn as Turn
     from modules.upscale import UpscalerSpec as UpscalerSpec
 
 _HOMES = {
+    "Answer": "modules.script",
+    "Axis": "modules.script",
     "Cancelled": "modules.errors",
     "Cond": "modules.diffusion.types",
     "Denoiser": "modules.diffusion.types",
@@ -46,20 +59,29 @@ _HOMES = {
     "Host": "modules.extension",
     "Init": "modules.params",
     "LatentDiffusion": "modules.checkpoints.model",
+    "Made": "modules.script",
     "Mask": "modules.params",
     "Modifier": "modules.modifier",
     "ModifierSpec": "modules.modifier",
+    "NO_AXIS": "modules.script",
     "Network": "modules.diffusion.types",
     "NetworkTag": "modules.prompt.tree",
     "Noise": "modules.diffusion.types",
+    "ORDER_AXIS": "modules.script",
     "OnStep": "modules.diffusion.types",
     "Refiner": "modules.params",
     "RepriseError": "modules.errors",
     "RouteSpec": "modules.extension",
+    "SEARCH_AXIS": "modules.script",
     "SamplerSpec": "modules.diffusion.types",
     "SchedulerSpec": "modules.diffusion.types",
+    "ScriptContext": "modules.script",
+    "ScriptSpec": "modules.script",
+    "Sheet": "modules.script",
+    "Steps": "modules.script",
     "TabSpec": "modules.extension",
     "TagSpec": "modules.extension",
+    "Turn": "modules.script",
     "UpscalerSpec": "modules.upscale",
     "UserError": "modules.errors",
     "option": "modules.options",
@@ -67,6 +89,11 @@ _HOMES = {
 """Where each public name is at home. ``LatentDiffusion`` alone loads torch: name it for type checkers only."""
 
 __all__ = [
+    "NO_AXIS",
+    "ORDER_AXIS",
+    "SEARCH_AXIS",
+    "Answer",
+    "Axis",
     "Cancelled",
     "Cond",
     "Denoiser",
@@ -76,6 +103,7 @@ __all__ = [
     "Host",
     "Init",
     "LatentDiffusion",
+    "Made",
     "Mask",
     "Modifier",
     "ModifierSpec",
@@ -88,8 +116,13 @@ __all__ = [
     "RouteSpec",
     "SamplerSpec",
     "SchedulerSpec",
+    "ScriptContext",
+    "ScriptSpec",
+    "Sheet",
+    "Steps",
     "TabSpec",
     "TagSpec",
+    "Turn",
     "UpscalerSpec",
     "UserError",
     "option",

@@ -43,9 +43,13 @@ class ScriptPanel:
         with gr.Column(visible=False, elem_id=f"{self._tab}_script_{spec.name}", elem_classes="rp-script") as column:
             if spec.help:
                 gr.Markdown(t(spec.help))
-            with gr.Row():
-                for name in form.options:
-                    form.add(name, min_width=200, elem_id=f"{self._tab}_{spec.name}_{name}")
+            ticks = [name for name, option in form.options.items() if option.type is bool]
+            others = [name for name in form.options if name not in ticks]
+            rows = [others[start : start + 2] for start in range(0, len(others), 2)]
+            for row in (*rows, *([name] for name in ticks)):
+                with gr.Row():
+                    for name in row:
+                        form.add(name, min_width=150, elem_id=f"{self._tab}_{spec.name}_{name}")
         return column
 
     def place_table(self) -> None:

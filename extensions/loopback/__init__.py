@@ -1,0 +1,58 @@
+"""Loopback: each picture is the start of the next, with a denoising strength that changes from turn to turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from modules import Answer, GenerationParams, Host, ScriptContext, ScriptSpec, Sheet, Steps, Turn, UserError, option
+
+CURVES: dict[str, Callable[[float], float]] = {
+    "Linear": lambda part: part,
+    "Aggressive": lambda part: math.sin(part * math.pi / 2),
+    "Lazy": lambda part: 1 - math.cos(part * math.pi / 2),
+}
+"""How soon the last strength is reached, of the part of the turns that is over. A1111's names and curves."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How many turns, and where the strength goes."""
+
+    loops: int = option(4, "Loops", lo=1, hi=64, step=1)
+    final_strength: float = option(0.5, "Final denoising strength", lo=0.0, hi=1.0, step=0.01)
+    curve: str = option("Linear", "Denoising strength curve", choices=tuple(CURVES))
+
+
+def strength(first: float, options: Options, turn: int) -> float:
+    """
+    >>> [strength(0.8, Options(loops=3, final_strength=0.4), turn) for turn in range(3)]
+    [0.8, 0.6, 0.4]
+    """
+    part = turn / (options.loops - 1) if options.loops > 1 else 0.0
+    return round(first + (options.final_strength - first) * CURVES[options.curve](part), 6)
+
+
+def run(params: GenerationParams, options: Options, context: ScriptContext) -> Steps:
+    """One turn after another, each with the next seed; the sheet has them in a row."""
+    if params.init is None:
+        raise UserError("loopback starts from a picture", hint="use it in img2img", field="init")
+    start, answers = params.init, list[Answer]()
+    for turn in range(options.loops):
+        init = replace(start, denoising_strength=strength(params.init.denoising_strength, options, turn))
+        request = params.changed(init=init, seed=params.seed + turn, batch_size=1, batch_count=1)
+        (answer,) = yield Turn([request], of=options.loops, names=[f"turn {turn + 1}"])
+        answers.append(answer)
+        if not answer.made:
+            raise UserError(f"turn {turn + 1} made no picture ({answer.error})", hint="the turns before it are kept")
+        start = replace(start, image=context.keep(Path(answer.made[0].path)))
+    names = [f"{turn + 1}: {strength(params.init.denoising_strength, options, turn):g}" for turn in range(len(answers))]
+    return [Sheet(names, ("",), (answers,))] if len(answers) > 1 else []
+
+
+def register(host: Host) -> None:
+    """A script for the tabs that have a start picture."""
+    spec = ScriptSpec("loopback", "Loopback", Options, run, help="each picture is the start of the next")
+    host.add_script(replace(spec, tabs=("img2img", "inpaint")))
