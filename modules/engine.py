@@ -286,7 +286,7 @@ class Engine:
             raise UserError("there is no place for start pictures here", field="init.image")
         if init.tiled:
             spec, work = self.host.upscalers.get(init.tiled.upscaler), Work(cancelled=watcher.cancelled)
-            image = self.inputs.open(init.image)
+            image = self.inputs.open(init.images[0])
             return tiled(init, init.tiled, image, size, lambda image, factor: upscale(spec, image, factor, work))
         mask = self.inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
         return [prepare(init, self.inputs.open(image), mask, *size) for image in init.images]

@@ -74,18 +74,21 @@ def test_many_pictures_are_made_anew_one_after_another(visit: Visit, tmp_path: P
     page = visit.open()
     open_tab(page, "img2img")
     page.click("#img2img_many > button")
-    files = [picture(tmp_path / f"{name}.png", (64 + 16 * n, 64)) for n, name in enumerate(("first", "second"))]
+    files = [picture(tmp_path / "first.png", (64, 64)), tmp_path / "second.webp"]
+    still = Image.open(picture(tmp_path / "still.png", (80, 64)))
+    still.save(files[1], save_all=True, append_images=[Image.new("RGB", still.size)])
     page.locator("#img2img_files input[type=file]").set_input_files(files)
     expect(page.locator("#img2img_files")).to_contain_text("second")
     expect(page.locator("#img2img_files_kept textarea, #img2img_files_kept input").first).to_have_value(
-        re.compile("second.png")
+        re.compile("second.webp")
     )
+    expect(page.locator("#img2img_files_status")).to_contain_text("its first frame was taken")
     page.click("#img2img_generate")
     page.wait_for_selector(done("img2img"))
     with contextlib.closing(sqlite3.connect(visit.server.data_dir / "reprise.db")) as db:
         (spec,) = db.execute("SELECT spec FROM jobs ORDER BY created DESC LIMIT 1").fetchone()
     pictures = json.loads(spec)["pictures"]
-    assert [one["name"] for one in pictures] == ["first.png", "second.png"]
+    assert [one["name"] for one in pictures] == ["first.png", "second.webp"]
     assert [stored(visit).open(one["key"]).size for one in pictures] == [(64, 64), (80, 64)]
 
 

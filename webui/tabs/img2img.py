@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -28,6 +29,7 @@ from webui.views import Run, status_html
 
 OPTIONS = (("blur", "padding"), ("only_masked", "invert"), ("content",))
 """The mask's options, row by row."""
+FIRST_FRAME = "the picture moves; its first frame was taken"
 
 
 def build(page: Page) -> None:
@@ -107,7 +109,7 @@ def _build(page: Page, tab: str) -> None:
             named |= {"image": put(start), "mask_image": put(mask)}
         else:
             named["image"] = put(painting.start())
-        animated = ("the picture moves; its first frame was taken",) if frames(painting.path) > 1 else ()
+        animated = (FIRST_FRAME,) if frames(painting.path) > 1 else ()
         return form.read_named(named), animated
 
     def on_measure(value: Any) -> list[Any]:
@@ -159,7 +161,9 @@ def _many(page: Page, tab: str) -> Any:
 
     async def on_files(paths: list[str] | None) -> tuple[str, Any]:
         try:
-            return json.dumps(await asyncio.to_thread(keep, page.services, paths or [])), ""
+            stored = await asyncio.to_thread(keep, page.services, paths or [])
+            moving = any(frames(Path(path)) > 1 for path in paths or [])
+            return json.dumps(stored), status_html(Run(notes=(FIRST_FRAME,))) if moving else ""
         except RepriseError as error:
             return "", status_html(Run().failed(str(error), error.field))
 
