@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from modules.options import options_of
+from modules.options import options_of, values_of
 from modules.settings import Settings, SettingsFile
+from modules.users import ADMIN, USER, Accounts
 from tests.webui.fake_server import services
 from webui.page import build_page
 
@@ -47,3 +49,18 @@ def test_what_was_set_is_kept_beside_what_others_keep(tmp_path: Path) -> None:
     SettingsFile(path).change({"form_steps": 30})
     kept = json.loads(path.read_text())
     assert (kept["of_an_extension"], kept["form_steps"]) == (1, 30)
+
+
+def test_settings_are_changed_by_administrators_alone(tmp_path: Path) -> None:
+    accounts = Accounts(tmp_path / "users.db")
+    accounts.add("ann", "a long password", ADMIN)
+    accounts.add("uma", "a long password", USER)
+    settings = SettingsFile(tmp_path / "settings.json")
+    with services(tmp_path, settings=settings, accounts=accounts) as given:
+        functions = [event.fn for event in build_page(given).fns.values() if event.fn]
+    (save,) = [function for function in functions if function.__qualname__ == "build.<locals>.on_save"]
+    values = list(values_of(Settings(form_steps=42)).values())
+    assert "Settings are for administrators to change" in save(SimpleNamespace(username="uma"), *values)[0]
+    assert settings.current() == Settings()
+    assert "The settings are saved" in save(SimpleNamespace(username="ann"), *values)[0]
+    assert settings.current().form_steps == 42

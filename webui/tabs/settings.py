@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from modules.errors import RepriseError
+from modules.errors import RepriseError, UserError
 from modules.options import options_of, values_of
 from modules.settings import Settings
 from webui.controls import Form
@@ -47,8 +47,10 @@ def build(page: Page) -> None:
         now = settings.current()
         return [*form.show(values_of(now)), now.theme]
 
-    def on_save(*values: Any) -> list[Any]:
+    def on_save(request: gr.Request, *values: Any) -> list[Any]:
         try:
+            if not page.services.is_admin(page.owner(request)):
+                raise UserError("settings are for administrators to change")
             now = settings.change(values_of(form.read(values)))
         except RepriseError as error:
             return [status_html(Run().failed(str(error), error.field)), gr.skip()]
