@@ -24,6 +24,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 from modules.nn.compact import CompactConfig, CompactNet
 
 ROOT = Path(__file__).parents[2]
+WATCH, WATCHED = Path(__file__).parent / "watch", "watched.log"
 START_S = 180.0
 PATIENCE_MS = 45_000
 """For a busy machine; on an idle one nothing here takes a second."""
@@ -51,6 +52,11 @@ class Server:
             found = json.load(answer)
         assert isinstance(found, dict)
         return found
+
+    @property
+    def watched(self) -> list[str]:
+        """What ``watch/sitecustomize.py`` tells of the server's processes."""
+        return (self.data_dir / WATCHED).read_text(encoding="utf-8").splitlines()
 
     def pictures(self) -> list[Path]:
         return sorted(self.data_dir.glob("outputs/txt2img-images/*/*.png"))
@@ -97,7 +103,7 @@ def running(command: list[str], data_dir: Path, *, worker: bool) -> Iterator[Ser
     arguments = [*command, "--port", str(port), "--data-dir", str(data_dir)]
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "server.log").open("wb") as log:
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, "PYTHONPATH": f"{WATCH}{os.pathsep}{ROOT}", "REPRISE_WATCHED": str(data_dir / WATCHED)}
         process = subprocess.Popen(arguments, cwd=ROOT, stdout=log, stderr=log, env=env, start_new_session=True)
         try:
             _wait(server, process, worker)
@@ -169,8 +175,8 @@ def write_tiny_upscaler(path: Path) -> None:
 
 @contextlib.contextmanager
 def visiting(browser: Browser, server: Server, **habits: Any) -> Iterator[Visit]:
-    """A fresh visitor with ``habits`` (locale, color_scheme); at the end: no request to elsewhere, no complaint in the
-    browser's console."""
+    """A fresh visitor with ``habits`` (locale, color_scheme); at the end: no request to elsewhere, by the page or
+    by the server's processes, no complaint in the browser's console."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **habits})
     context.set_default_timeout(PATIENCE_MS)
     expect.set_options(PATIENCE_MS)
@@ -182,6 +188,7 @@ def visiting(browser: Browser, server: Server, **habits: Any) -> Iterator[Visit]
         context.close()
     assert visit.requests, "no request was recorded"
     assert visit.foreign() == []
+    assert [line for line in server.watched if " left " in line] == []
     assert visit.complaints == []
 
 

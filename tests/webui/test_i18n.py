@@ -1,10 +1,11 @@
-"""The catalogues, and the rules by which a text is looked up in them."""
+"""The catalogues: complete for the page as it is built, and looked up by rules that also the browser follows."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -13,11 +14,14 @@ from modules.recipe import Verdict
 from tests.modules.test_recipe import RECIPE
 from webui import views
 from webui.i18n import Catalogue, language_of, load_catalogues
+from webui.page import build_page
+from webui.services import Services
 from webui.views import Result, Run
 
 CATALOGUES = load_catalogues()
 ZH = CATALOGUES["zh"]
 PLACE = re.compile(r"\{\w+\}")
+PROPS = ("label", "info", "placeholder")
 ATTRIBUTES = ("title", "aria-label", "alt", "placeholder")
 NAMES = {"Reprise"}
 """What is called so in every language."""
@@ -54,6 +58,25 @@ def english(texts: Iterator[str] | list[str], catalogue: Catalogue = ZH) -> set[
     return {
         text for text in texts if re.search("[a-z]{2}", text) and text not in NAMES and catalogue.find(text) is None
     }
+
+
+def texts_of(blocks: Any) -> Iterator[str]:
+    """What a person reads of the page when it has just been built, but for choices."""
+    for component in blocks.blocks.values():
+        config = component.get_config()
+        kind = type(component).__name__
+        if config.get("visible") == "hidden":
+            continue
+        if kind in ("HTML", "Markdown"):
+            yield from Texts(re.sub("^#+ ", "", str(config.get("value") or ""))).found
+            continue
+        yield from (text for name in PROPS if (text := config.get(name)) and isinstance(text, str))
+        if kind == "Button":
+            yield str(config["value"])
+
+
+def test_every_text_of_the_page_has_its_entry(given: Services) -> None:
+    assert english(texts_of(build_page(given))) == set(), "these need a line in webui/locales/zh.json"
 
 
 def test_a_place_of_a_text_is_in_its_translation_too() -> None:
