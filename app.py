@@ -167,13 +167,13 @@ def build_scripts(args: argparse.Namespace, host: Host) -> Scripts:
     from modules.gallery import Gallery
     from modules.inputs import InputStore
     from modules.jobs.scripting import Scripts
-    from modules.script import ScriptContext, axes_of_params
+    from modules.script import ScriptContext
     from webui.services import tables_of
 
     models = build_catalogue(args)
     tables = tables_of(host, models.checkpoints, models.vaes)
     keep = InputStore(args.data_dir / "inputs").put
-    context = ScriptContext(axes_of_params, lambda name: tables[name](), keep)
+    context = ScriptContext(host.axes, lambda name: tables[name](), keep)
     return Scripts(host, Gallery(args.data_dir / "outputs"), context)
 
 
@@ -611,11 +611,21 @@ def _password() -> str:
     return password
 
 
+def new_extension(args: argparse.Namespace) -> int:
+    """Write the skeleton of an extension."""
+    from modules.skeleton import write_skeleton
+
+    print(write_skeleton(args.extensions_dir, args.name))
+    return 0
+
+
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests with pytest, which gets ``arguments``."""
+    """Run the tests with pytest, which gets ``arguments``; with ``--extension PATH`` those of the kit."""
     bootstrap.ensure(ROOT, TEST_FILES)
     import pytest
 
+    if any(word.partition("=")[0] == "--extension" for word in arguments):
+        arguments = [str(ROOT / "tests" / "kit"), *arguments]
     return int(pytest.main(["--rootdir", str(ROOT), *(arguments or [str(ROOT)])]))
 
 
@@ -623,7 +633,7 @@ def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """What can be said on the command line, and what is then called. ``given`` says whose extensions have flags too."""
     places: dict[str, Any] = {f"{name}_dir": ROOT / name for name in ("data", "models", "extensions")}
     places |= {"device": "auto", "dtype": "auto"}
-    commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, user, worker)
+    commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, user, new_extension, worker)
     flags = flags_in(commandline.extensions_dir(given, places["extensions_dir"]))
     return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands}, flags)
 

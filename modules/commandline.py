@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
   python3 app.py user add alice                       an account; then --listen serves the LAN
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
+  python3 app.py test --extension extensions/mine     run the ready tests over an extension
 """
 
 
@@ -123,6 +124,11 @@ def _add_replay(one: argparse.ArgumentParser) -> None:
 
 def _add_convert(one: argparse.ArgumentParser) -> None:
     one.add_argument("file", type=Path, help="a path, or the name of a file in the models folder")
+    _add_places(one)
+
+
+def _add_new_extension(one: argparse.ArgumentParser) -> None:
+    one.add_argument("name", help="small letters, digits and _")
     _add_places(one)
 
 
@@ -259,6 +265,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "convert": ("make a safetensors copy of a .ckpt or .pt file, safely", _add_convert),
     "make-tiny-checkpoint": ("write a small random checkpoint for tests", _add_tiny),
     "user": ("accounts: user add NAME, list, remove, password, token", _add_user),
+    "new-extension": ("write the skeleton of an extension", _add_new_extension),
     "worker": ("", _add_places),
 }
 """What `--help` says of each, and what it takes; one without a word is the program's own."""

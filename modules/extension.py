@@ -14,19 +14,34 @@ from modules.faces import FaceRestorer, FaceRestorerSpec
 from modules.infotext import KEYS, OTHERS
 from modules.manifest import NAME, Refused
 from modules.modifier import ModifierSpec, in_order, key_of
-from modules.options import options_of
-from modules.params import Value
+from modules.options import Option, options_of
+from modules.params import GenerationParams, Value
 from modules.prompt.tree import NetworkTag
 from modules.registry import Registry
-from modules.script import ScriptSpec
+from modules.script import Axis, ScriptSpec, axes_of_params
 from modules.upscale import UpscalerSpec
 
 T = TypeVar("T")
 
 
+class TabPage(Protocol):
+    """What ``TabSpec.build`` of an extension is given, within the tab."""
+
+    def form(self, cls: type, /) -> Any:
+        """A form of a frozen dataclass of ``option(...)`` fields. ``form.add(name)`` makes the control of one at this
+        place of the page, ``form.options`` names them."""
+
+    def params(self, **changes: Any) -> GenerationParams:
+        """A request of the default model's size, with ``changes``."""
+
+    def generate(self, form: Any, request: Callable[[Any], GenerationParams], *, label: str = "Generate") -> None:
+        """A button, and the place of the result: a click makes what ``request`` gives for the form's values, as a job
+        of whoever clicked. Raise `UserError` for what cannot be made."""
+
+
 @dataclass(frozen=True)
 class TabSpec:
-    """A tab of the page. ``build`` receives the front end's context and makes the tab's components."""
+    """A tab of the page. ``build`` makes its components with what it is given: a `TabPage`."""
 
     name: str
     label: str
@@ -223,8 +238,27 @@ class Host:
         owner = self.owners.get((kind, name))
         return owner.version if owner else ""
 
+    def axes(self) -> dict[str, Axis]:
+        """Every declared option along which requests can differ, by label: those of a request, then those of
+        modifiers, as "Do twice: amount"."""
+        found = axes_of_params()
+        for spec in self.modifiers_in_order():
+            for name, option in options_of(cast(Hashable, spec.options)).items():
+                label = f"{spec.label}: {option.label[:1].lower()}{option.label[1:]}"
+                found[label] = Axis(label, option, _setter(spec, name, option))
+        return found
+
     def modifiers_in_order(self) -> list[ModifierSpec]:
         return in_order(self.modifiers)
 
     def add_script(self, spec: ScriptSpec) -> None:
         self._add("script", spec.name, spec, (spec.label,))
+
+
+def _setter(spec: ModifierSpec, name: str, option: Option) -> Callable[[GenerationParams, Any], GenerationParams]:
+    def changed(params: GenerationParams, value: Any) -> GenerationParams:
+        """With the modifier taking part, its other options as they are."""
+        options = {**params.extensions.get(spec.name, {}), name: option.cast(value)}
+        return params.changed(extensions=params.extensions.having(spec.name, spec.chosen(options)))
+
+    return changed

@@ -18,6 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="the directory whose reference data tests/conformance runs (default: tests/golden)",
     )
+    parser.addoption(
+        "--extension", action="append", default=[], metavar="PATH", help="run tests/kit over this extension"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

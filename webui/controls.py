@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, cast
 
 import gradio as gr
 
+from modules import modifier
+from modules.modifier import PREFIX, ModifierSpec, in_order
 from modules.options import Option, flat_of, from_flat, groups_of, read, to_flat
 
 T = TypeVar("T")
@@ -51,9 +53,13 @@ class Form(Generic[T]):
     `modules.options`, in a sentence that names the field.
     """
 
-    def __init__(self, cls: type[T], tables: Tables):
+    def __init__(self, cls: type[T], tables: Tables, modifiers: Iterable[ModifierSpec] = ()):
+        """``modifiers``: those of extensions, whose options stand beside those of a request as ``ext.NAME.option``."""
         self.cls = cls
+        self.modifiers = tuple(in_order(modifiers))
         self.options = flat_of(cast(Hashable, cls))
+        for spec in self.modifiers:
+            self.options = {**self.options, **modifier.flat_of(spec)}
         self._groups = groups_of(cast(Hashable, cls))
         self._tables = tables
         self._components: dict[str, Any] = {}
@@ -64,7 +70,8 @@ class Form(Generic[T]):
 
     def adopt(self, name: str, component: Any) -> Any:
         """Take a component that stands elsewhere on the page as the one for ``name``."""
-        if name in self._components or name not in (*self.options, *self._groups):
+        switches = (*self._groups, *(f"{PREFIX}{spec.name}" for spec in self.modifiers))
+        if name in self._components or name not in (*self.options, *switches):
             raise ValueError(f"{name!r} is there twice or is no option of {self.cls.__name__}")
         self._components[name] = component
         return component
@@ -96,11 +103,19 @@ class Form(Generic[T]):
                 absent = {group.prefix + inner for inner in flat_of(cast(Hashable, group.cls))}
                 named = {name: value for name, value in named.items() if name not in absent}
         for name, value in named.items():
-            if value is None and self.options[name].type is str:  # an empty dropdown
+            if value is None and name in self.options and self.options[name].type is str:  # an empty dropdown
                 named[name] = self.options[name].default
-        return read(self.cls, from_flat(self.cls, named))
+        nested = from_flat(self.cls, named)
+        if self.modifiers:
+            own = modifier.from_flat(self.modifiers, named)
+            nested["extensions"] = {
+                spec.name: spec.chosen(own[spec.name]) for spec in self.modifiers if spec.name in own
+            }
+        return read(self.cls, nested)
 
     def show(self, values: Mapping[str, Any], *, leave: Sequence[str] = ()) -> list[Any]:
         """What a handler returns to fill the form with ``values``; others, and those in ``leave``, stay as they are."""
         flat = to_flat(cast(Hashable, self.cls), values)
+        if isinstance(chosen := values.get("extensions", {} if "steps" in values else None), Mapping):
+            flat |= modifier.to_flat(self.modifiers, chosen)
         return [flat[name] if name in flat and name not in leave else gr.skip() for name in self.names]

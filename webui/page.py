@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
+from modules.extension import TabSpec
 from modules.options import options_of
 from modules.params import GenerationParams
 from modules.users import LOCAL
-from webui.controls import control
-from webui.i18n import Catalogue, wire_choices
+from webui.controls import Form, control
+from webui.i18n import Catalogue, t, wire_choices
 from webui.ownership import Files
 from webui.send import Source, Target, wire_sends
 from webui.services import Services
@@ -22,7 +23,9 @@ from webui.views import account_html, header_html, trouble_html, worker_html
 from webui.visitors import visitor_of
 
 ASSETS = Path(__file__).parent / "assets"
+T = TypeVar("T")
 TMP_SWEEP_S, TMP_AGE_S = 3600, 86400
+SAFE_MODE = "two starts did not come to an end, so no extension was loaded; the Extensions tab says more"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,12 @@ class Page:
     """Tabs that take a picture or its settings, by the tab's name."""
     tabs: dict[str, Any] = field(default_factory=dict)
     """The tabs themselves, for those that fill when they are first looked at."""
+
+    def form(self, cls: type[T]) -> Form[T]:
+        """A form of a dataclass's options; a generation request's has those of all extensions too."""
+        host = self.services.host
+        modifiers = host.modifiers if cls is GenerationParams else ()
+        return Form(cls, self.services.tables(), modifiers)
 
     @staticmethod
     def owner(request: Any) -> str:
@@ -91,9 +100,12 @@ def refuse_addresses(value: Any) -> None:
 
 
 def build_page(
-    services: Services, catalogues: Mapping[str, Catalogue] = MappingProxyType({}), files: Files | None = None
+    services: Services,
+    catalogues: Mapping[str, Catalogue] = MappingProxyType({}),
+    files: Files | None = None,
+    build_tab: Callable[[Page, TabSpec], None] = lambda page, spec: spec.build(page),
 ) -> Any:
-    """All tabs of the host on one page."""
+    """All tabs of the host on one page; ``build_tab`` makes the components of one."""
     with LocalBlocks(
         title="Reprise", analytics_enabled=False, delete_cache=(TMP_SWEEP_S, TMP_AGE_S), fill_width=True
     ) as blocks:
@@ -112,6 +124,8 @@ def build_page(
             refresh = gr.Button("⟳", elem_id="refresh_checkpoints", elem_classes="rp-tool", min_width=40, scale=0)
             gr.HTML(worker_html(), elem_id="rp_worker", padding=False)
             gr.HTML(account_html(), elem_id="rp_account", padding=False)
+        if services.extensions and services.extensions.safe_mode:
+            gr.HTML(trouble_html(t(SAFE_MODE)), elem_id="rp_safe_mode", padding=False)
         if services.settings.trouble:
             gr.HTML(trouble_html(services.settings.trouble), elem_id="rp_trouble", padding=False)
         dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
@@ -120,7 +134,7 @@ def build_page(
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
-                    spec.build(page)
+                    build_tab(page, spec)
         wire_sends(page)
 
         def refreshed(chosen: str | None) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery import Gallery
-from webui import login
+from webui import extending, login
 from webui.api import router
 from webui.guard import MAX_BODY, Guard, refused
 from webui.i18n import load_catalogues
@@ -60,14 +60,15 @@ def create_app(services: Services) -> FastAPI:
 
     app.include_router(login.router(visitors, catalogues))
     app.include_router(router(services))
-    blocks = build_page(services, catalogues, files)
+    app.include_router(extending.router(services))
+    blocks = build_page(services, catalogues, files, extending.build_tab)
     gr.mount_gradio_app(
         app,
         blocks,
         path="/",
         theme=theme(),
-        css_paths=sorted(ASSETS.glob("*.css")),
-        head=HEAD.format(languages=" ".join(catalogues), scripts=_scripts()),
+        css_paths=[*sorted(ASSETS.glob("*.css")), *extending.assets(services, ".css")],
+        head=HEAD.format(languages=" ".join(catalogues), scripts=_scripts(extending.assets(services, ".js"))),
         allowed_paths=[str(services.outputs_dir.resolve())],
         max_file_size=MAX_BODY,
         footer_links=[],
@@ -87,9 +88,9 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
-def _scripts() -> str:
-    """All our scripts, each an element of its own: what goes wrong in one leaves the others alone."""
-    texts = (path.read_text(encoding="utf-8") for path in sorted(ASSETS.glob("*.js")))
+def _scripts(others: Sequence[Path]) -> str:
+    """All our scripts, then those of extensions, each an element: what goes wrong in one leaves the others alone."""
+    texts = (path.read_text(encoding="utf-8") for path in [*sorted(ASSETS.glob("*.js")), *others])
     return "\n".join(f"<script>{text}</script>" for text in texts)
 
 

@@ -15,7 +15,7 @@ from modules.extensions import Loader
 from modules.inputs import InputStore
 from modules.params import GenerationParams
 from modules.pipeline.plan import hires_upscalers
-from modules.script import axes_of_params, axis_names
+from modules.script import axis_names
 from modules.settings import SettingsFile
 from modules.users import LOCAL, Accounts
 
@@ -77,6 +77,7 @@ class Queue(Protocol):
     def position(self, job_id: str) -> int: ...
     def follow(self, owner: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]: ...
     def status(self) -> WorkerView: ...
+    def restart_worker(self) -> None: ...
 
 
 class ScriptsView(Protocol):
@@ -162,5 +163,5 @@ def tables_of(
         "hires_samplers": lambda: ("", *host.samplers.names()),
         "hires_schedulers": lambda: ("", *host.schedulers.names()),
         "hires_checkpoints": lambda: ("", *checkpoints()),
-        "axes": lambda: axis_names(axes_of_params()),
+        "axes": lambda: axis_names(host.axes()),
     }

@@ -122,6 +122,10 @@ class JobQueue:
     def status(self) -> WorkerStatus:
         return self.executor.status()
 
+    def restart_worker(self) -> None:
+        """Between two jobs, so that it takes up what has changed on the disk."""
+        self.executor.restart()
+
     def close(self) -> None:
         """Stop: jobs in hand go back into the queue, for the next start."""
         with self._changed:

@@ -113,6 +113,10 @@ class Executor(Protocol):
 
     def status(self) -> WorkerStatus: ...
 
+    def restart(self) -> None:
+        """Start anew what runs jobs, once it has none in hand."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -135,6 +139,9 @@ class InlineExecutor:
 
     def status(self) -> WorkerStatus:
         return WorkerStatus("busy" if self._busy.locked() else "ready")
+
+    def restart(self) -> None:
+        """Nothing to start anew."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -177,6 +184,8 @@ class LocalExecutor:
         finally:
             with self._changed:
                 worker.inbox = None
+                if worker.leaving:
+                    worker.leave(True)
                 self._changed.notify_all()
 
     def status(self) -> WorkerStatus:
@@ -184,6 +193,11 @@ class LocalExecutor:
         order = ("ready", "busy", "loading", "starting", "dead")
         with self._changed:
             return min((worker.status for worker in self._workers), key=lambda status: order.index(status.state))
+
+    def restart(self) -> None:
+        with self._changed:
+            for worker in self._workers:
+                worker.leave(worker.inbox is None)
 
     def close(self) -> None:
         with self._changed:
@@ -211,11 +225,19 @@ class _WorkerProcess:
         self.inbox: SimpleQueue[Message] | None = None
         """Messages for the job in hand; None when there is no job."""
         self.process: subprocess.Popen[bytes] | None = None
+        self.leaving = False
+        """It takes no job any more, and another process takes its place."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def leave(self, now: bool) -> None:
+        """Another process shall take its place: ``now``, or when its job is done. With the lock held."""
+        self.leaving, self.ready = True, False
+        if now and self.process is not None:
+            _close_quietly(self.process.stdin)
 
     def ask_to_quit(self) -> None:
         with self._changed:
@@ -254,6 +276,7 @@ class _WorkerProcess:
         assert process.stdout and process.stderr
         with self._changed:
             self.process = process
+            self.leaving = False
             self.status = WorkerStatus("starting")
             closing = self._closing.is_set()
         if closing:
@@ -281,7 +304,7 @@ class _WorkerProcess:
         with self._changed:
             if kind == "status":
                 self.status = WorkerStatus(message["state"], message["detail"])
-                self.ready = self.ready or message["state"] == "ready"
+                self.ready = not self.leaving and (self.ready or message["state"] == "ready")
                 self._changed.notify_all()
             elif self.inbox is not None:
                 self.inbox.put(message)

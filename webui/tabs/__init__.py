@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modules.extension import Host, TabSpec
-from webui.tabs import extras, history, img2img, png_info, settings, txt2img
+from webui.tabs import extensions, extras, history, img2img, png_info, settings, txt2img
 
 
 def register(host: Host) -> None:
@@ -14,3 +14,4 @@ def register(host: Host) -> None:
     host.add_tab(TabSpec("history", "History", history.build))
     host.add_tab(TabSpec("png_info", "PNG Info", png_info.build))
     host.add_tab(TabSpec("settings", "Settings", settings.build))
+    host.add_tab(TabSpec("extensions", "Extensions", extensions.build))

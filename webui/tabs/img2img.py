@@ -44,7 +44,7 @@ def build_inpaint(page: Page) -> None:
 
 def _build(page: Page, tab: str) -> None:
     inpaint = tab == "inpaint"
-    form = Form(GenerationParams, page.services.tables())
+    form = page.form(GenerationParams)
     form.adopt("checkpoint", page.checkpoint)
     with gr.Row(elem_id=f"{tab}_top"):
         with gr.Column(scale=6, min_width=280, elem_id=f"{tab}_prompts"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, cast
 
 import gradio as gr
 
+from modules.modifier import PREFIX
+from modules.options import options_of
 from modules.params import GenerationParams
 from webui.controls import Form
+from webui.i18n import t
 from webui.page import Page
 from webui.paste import wire_paste
 from webui.scripts import ScriptPanel
@@ -22,7 +25,7 @@ TAB = "txt2img"
 
 def build(page: Page) -> None:
     """Lay out the tab and wire it."""
-    form = Form(GenerationParams, page.services.tables())
+    form = page.form(GenerationParams)
     form.adopt("checkpoint", page.checkpoint)
     with gr.Row(elem_id="txt2img_top"):
         with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
@@ -83,7 +86,20 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
                 for name, option in form.options.items():
                     if option.group == group:
                         form.add(name, min_width=200, elem_id=f"{tab}_{name}")
+    modifiers(form, tab)
     return any_seed, same_seed
+
+
+def modifiers(form: Form[GenerationParams], tab: str) -> None:
+    """One fold for each modifier of an extension, with a switch and its options, in the order in which they work."""
+    for spec in form.modifiers:
+        own = f"{PREFIX}{spec.name}"
+        with gr.Accordion(t(spec.label), open=False, elem_id=f"{tab}_ext_{spec.name}", elem_classes="rp-extension"):
+            label = t(spec.help) or f"{t('Let it take part')}: {t(spec.label)}"
+            form.adopt(own, gr.Checkbox(False, label=label, elem_id=f"{tab}_ext_{spec.name}_on"))
+            with gr.Row():
+                for name in options_of(cast(Hashable, spec.options)):
+                    form.add(f"{own}.{name}", min_width=200, elem_id=f"{tab}_ext_{spec.name}_{name}")
 
 
 def second_pass(form: Form[GenerationParams], tab: str) -> None:

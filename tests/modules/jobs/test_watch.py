@@ -1,0 +1,77 @@
+"""A hook that ends the worker, or does not come back, is known afterwards, and its job is done without it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modules.jobs.watch import SLOW_EXIT, HookWatch, read_failures
+from modules.jobs.worker import Wishes
+from modules.pipeline.hooks import HookFailed
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from modules.jobs.watch import HookWatch
+from modules.jobs.worker import Wishes
+
+watch = HookWatch(Path(sys.argv[1]), limit_s=0.3)
+
+def job(job_id, spec, emit, wishes):
+    if spec.get("calls"):
+        watch.enter("patient", "network")
+        watch.enter("", "")
+        time.sleep(0.8)
+        watch.leave()
+        watch.leave()
+        return {}
+    watch.enter("deadly", "finish")
+    if spec["how"] == "exit":
+        os._exit(9)
+    if spec["how"] == "signal":
+        os.kill(os.getpid(), 11)
+    while True:
+        time.sleep(0.01)
+
+print(watch.watched(job)("job1", {"how": sys.argv[2], "calls": sys.argv[2] == "calls"}, print, Wishes()))
+"""
+
+
+def run(folder: Path, how: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SCRIPT, str(folder), how]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(("how", "code"), [("exit", 9), ("signal", -11), ("hang", SLOW_EXIT)])
+def test_extension_that_ended_the_worker_is_left_out_of_that_job_alone(tmp_path: Path, how: str, code: int) -> None:
+    assert run(tmp_path, how).returncode == code
+    watch = HookWatch(tmp_path)
+    failure = read_failures(tmp_path / "failures.json")["deadly"]
+    assert (failure["hook"], failure["jobs"]) == ("finish", ["job1"])
+    assert ("longer than 0.3 s" in failure["reason"]) == (how == "hang")
+    told = watch.watched(lambda job_id, spec, emit, wishes: dict(watch.fallen()))
+    assert list(told("job1", {}, lambda event: None, Wishes())) == ["deadly"]
+    assert told("job2", {}, lambda event: None, Wishes()) == {}
+    assert watch.fallen() == {}
+
+
+def test_time_that_the_engine_takes_within_a_hook_is_not_the_extensions(tmp_path: Path) -> None:
+    done = run(tmp_path, "calls")
+    assert (done.returncode, done.stdout.strip()) == (0, "{}"), done.stderr
+    assert read_failures(tmp_path / "failures.json") == {}
+
+
+def test_failures_in_a_hook_are_kept_with_their_traceback(tmp_path: Path) -> None:
+    watch = HookWatch(tmp_path)
+    try:
+        raise ZeroDivisionError("by nothing")
+    except ZeroDivisionError as error:
+        watch.failed(HookFailed("mine", "revise", error))
+    kept = read_failures(tmp_path / "failures.json")["mine"]
+    assert kept["reason"] == "ZeroDivisionError: by nothing"
+    assert "test_watch.py" in kept["traceback"]
+    assert kept["jobs"] == []

@@ -1,0 +1,74 @@
+"""The Extensions tab: what became of each, and the buttons that switch one off and on or load it anew."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from modules.errors import RepriseError, UserError
+from modules.extensions import Extension, Loader
+from modules.jobs.watch import read_failures
+from webui.events import AT_ONCE
+from webui.extension_views import list_html
+from webui.i18n import t
+from webui.page import Page
+from webui.views import Run, status_html
+
+logger = logging.getLogger(__name__)
+
+TAB = "extensions"
+
+
+def build(page: Page) -> None:
+    """Lay out the tab and wire it; without extensions it says so."""
+    loader = page.services.extensions
+    with gr.Row(elem_id="extensions_tools"):
+        names = list(loader.extensions) if loader else []
+        choice = gr.Dropdown(
+            names, value=next(iter(names), None), label=t("Extension"), elem_id="extensions_choice", min_width=200
+        )
+        enable = gr.Button(t("Switch on"), elem_id="extensions_enable", min_width=90, scale=0)
+        disable = gr.Button(t("Switch off"), elem_id="extensions_disable", min_width=90, scale=0)
+        reload = gr.Button(t("Load anew"), elem_id="extensions_reload", min_width=90, scale=0)
+    status = gr.HTML(status_html(Run()), elem_id="extensions_status", padding=False)
+    shown = gr.HTML(_shown(page), elem_id="extensions_list", padding=False)
+    if loader is None:
+        return
+
+    def handler(do: Callable[[Loader, str], Extension]) -> Any:
+        async def on_click(request: gr.Request, name: Any) -> list[Any]:
+            try:
+                if not await asyncio.to_thread(page.services.is_admin, page.owner(request)):
+                    raise UserError("extensions are the owner's to switch", hint="ask an admin of this server")
+                one = await asyncio.to_thread(do, loader, str(name or ""))
+            except RepriseError as error:
+                return [status_html(Run().failed(str(error))), gr.skip()]
+            await asyncio.to_thread(page.services.queue.restart_worker)
+            said = f"{one.name}: {one.reason or t('at work')}. "
+            said += t(
+                "The worker takes it up before its next job; tabs and controls change when the program is started."
+            )
+            return [status_html(Run(notes=(said,))), _shown(page)]
+
+        return on_click
+
+    for button, do in (
+        (enable, lambda loader, name: loader.enable(name, True)),
+        (disable, lambda loader, name: loader.enable(name, False)),
+        (reload, lambda loader, name: loader.reload(name)),
+    ):
+        button.click(handler(do), choice, [status, shown], **AT_ONCE)
+    page.tabs[TAB].select(lambda: _shown(page), None, shown, **AT_ONCE)
+
+
+def _shown(page: Page) -> str:
+    loader = page.services.extensions
+    if loader is None:
+        return list_html((), {}, ())
+    failures = read_failures(page.services.data_dir / "extensions" / "failures.json")
+    found = loader.extensions.values()
+    return list_html(found, failures, page.services.host.modifiers_in_order(), safe_mode=loader.safe_mode)
