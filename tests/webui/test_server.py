@@ -56,10 +56,13 @@ with services(Path({data!r})) as given, TestClient(create_app(given), base_url="
     click = next(f for f in config["dependencies"] if [button, "click"] in [list(t) for t in f["targets"]])
     values = [c["props"].get("value") for i in click["inputs"] for c in config["components"] if c["id"] == i]
     client.post("/gradio_api/queue/join", json={{"data": values, "fn_index": click["id"], "session_hash": "s"}})
-    stream = client.get("/gradio_api/queue/data?session_hash=s").text
+    client.get("/gradio_api/queue/data?session_hash=s")
+    until = time.monotonic() + 60
+    while not (made := list(Path({data!r}).glob("outputs/**/*.png"))) and time.monotonic() < until:
+        time.sleep(0.2)
     time.sleep(3)
 heavy = [name for name in ("torch", "transformers", "diffusers") if name in sys.modules]
-print(json.dumps({{"tried": [str(t) for t in tried], "heavy": heavy, "page": page, "done": "Seed: " in stream,
+print(json.dumps({{"tried": [str(t) for t in tried], "heavy": heavy, "page": page, "done": bool(made),
                   "cwd": os.listdir(".")}}))
 """
 
