@@ -15,7 +15,7 @@ MAX_SEED = 2**32 - 1
 MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
-SAMPLING, NOISE, GUIDANCE, COMPATIBILITY = "Sampling", "Noise", "Guidance", "Compatibility"
+MODEL, SAMPLING, NOISE, GUIDANCE, COMPATIBILITY = "Model", "Sampling", "Noise", "Guidance", "Compatibility"
 """Groups of what is rarely changed."""
 
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
@@ -267,6 +267,7 @@ class GenerationParams:
         "VAE",
         key="VAE",
         choices="vaes",
+        group=MODEL,
         help="Automatic: the one named like the checkpoint; None: the checkpoint's own",
     )
     sampler: str = option("Euler a", "Sampler", key="Sampler", choices="samplers")

@@ -114,6 +114,12 @@ class Settings:
         help="light, dark, or as the visitor's system has it",
         group="The page",
     )
+    quick_settings: str = option(
+        "vae, clip_skip",
+        "Quick settings",
+        help="parameters that stand above the tabs, by their names, divided by commas; from the next start on",
+        group="The page",
+    )
     history_pictures: int = option(
         60, "Pictures on a page of the history", lo=12, hi=240, step=12, help="more take longer", group="The page"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from modules import atomic
-from modules.errors import OutputError, UserError
+from modules.errors import NotFound, OutputError, UserError
 
 MAX_NAME = 100
 COLUMNS = ("name", "prompt", "negative_prompt")
@@ -76,6 +76,21 @@ def _without(style_text: str, prompt: str) -> str | None:
     return prompt_text[: len(prompt_text) - len(text)].removesuffix(", ")
 
 
+def _named(style: Style) -> Style:
+    """With a name that can be listed."""
+    name = " ".join(style.name.split())
+    if not name or name.startswith("#"):
+        raise UserError("a style needs a name that does not begin with #", field="style")
+    if len(name) > MAX_NAME:
+        raise UserError(f"the name of a style has at most {MAX_NAME} characters", field="style")
+    return style._replace(name=name)
+
+
+def _refuse_twin(name: str, others: Iterable[Style]) -> None:
+    if any(other.name == name for other in others):
+        raise UserError(f"there is a style {name} already", hint="choose it to change it", field="style")
+
+
 class StyleBook:
     """The styles of a ``styles.csv`` as A1111 writes it: UTF-8 with a byte order mark, ``name, prompt,
     negative_prompt`` (once ``text``). Rows whose name begins with # are separators, which are kept and not listed."""
@@ -95,19 +110,34 @@ class StyleBook:
 
     def save(self, style: Style) -> None:
         """Add ``style``, or put it in the place of the one with its name."""
-        name = " ".join(style.name.split())
-        if not name or name.startswith("#"):
-            raise UserError("a style needs a name that does not begin with #", field="style")
-        if len(name) > MAX_NAME:
-            raise UserError(f"the name of a style has at most {MAX_NAME} characters", field="style")
-        style = style._replace(name=name)
+        style = _named(style)
         with self._lock:
             rows = self._read()
-            if any(row.name == name for row in rows):
-                rows = [style if row.name == name else row for row in rows]
+            if any(row.name == style.name for row in rows):
+                rows = [style if row.name == style.name else row for row in rows]
             else:
                 rows.append(style)
             self._write(rows)
+
+    def add(self, style: Style) -> Style:
+        """A new one; refused where there is one of its name. Gives it as it was written."""
+        style = _named(style)
+        with self._lock:
+            rows = self._read()
+            _refuse_twin(style.name, rows)
+            self._write([*rows, style])
+        return style
+
+    def change(self, name: str, style: Style) -> Style:
+        """Put ``style``, which may have another name, in the place of the one called ``name``."""
+        style = _named(style)
+        with self._lock:
+            rows = self._read()
+            if all(row.name != name for row in rows):
+                raise NotFound(f"there is no style {name} any more", hint="choose another one", field="style")
+            _refuse_twin(style.name, [row for row in rows if row.name != name])
+            self._write([style if row.name == name else row for row in rows])
+        return style
 
     def delete(self, name: str) -> None:
         with self._lock:

@@ -63,9 +63,24 @@ class Form(Generic[T]):
         self._groups = groups_of(cast(Hashable, cls))
         self._tables = tables
         self._components: dict[str, Any] = {}
+        self.shared: frozenset[str] = frozenset()
+        """Options whose components stand above the tabs."""
+
+    def share(self, components: Mapping[str, Any]) -> None:
+        """Take what stands above the tabs: `add` then makes no second one."""
+        for name, component in components.items():
+            self.adopt(name, component)
+        self.shared = frozenset(components)
+
+    def listed(self, tables: Sequence[str]) -> list[tuple[Any, str]]:
+        """The components whose choices come from one of ``tables``, each with the table's name."""
+        found = {name: self.options[name].choices for name in self._components if name in self.options}
+        return [(self._components[name], str(table)) for name, table in found.items() if table in tables]
 
     def add(self, name: str, **overrides: Any) -> Any:
-        """Make the component for option ``name`` at this place of the page."""
+        """Make the component for option ``name`` at this place of the page, unless it stands above the tabs."""
+        if name in self.shared:
+            return self._components[name]
         return self.adopt(name, control(self.options[name], self._tables, **overrides))
 
     def adopt(self, name: str, component: Any) -> Any:

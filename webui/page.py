@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from modules.extension import TabSpec
-from modules.options import options_of
 from modules.params import GenerationParams
 from modules.users import LOCAL
-from webui.controls import Form, control
+from webui.controls import Form
+from webui.header import Header
 from webui.i18n import Catalogue, t, wire_choices
 from webui.ownership import Files
 from webui.send import Source, Target, wire_sends
@@ -34,8 +34,8 @@ class Page:
 
     services: Services
     blocks: Any
-    checkpoint: Any
-    """The checkpoint selector, which all tabs share."""
+    shared: Mapping[str, Any]
+    """The checkpoint selector and the quick settings, which all tabs share, by the option's name."""
     dropped: Any
     """A hidden button that takes what is dropped anywhere on the page; drop.js gives it the file."""
     frame: Any
@@ -49,11 +49,18 @@ class Page:
     tabs: dict[str, Any] = field(default_factory=dict)
     """The tabs themselves, for those that fill when they are first looked at."""
 
+    forms: list[Form[Any]] = field(default_factory=list)
+    """Those for requests, which `form` made."""
+
     def form(self, cls: type[T]) -> Form[T]:
-        """A form of a dataclass's options; a generation request's has those of all extensions too."""
-        host = self.services.host
-        modifiers = host.modifiers if cls is GenerationParams else ()
-        return Form(cls, self.services.tables(), modifiers)
+        """A form of a dataclass's options. One for a request has those of all extensions too, and what stands above the
+        tabs."""
+        if cls is not GenerationParams:
+            return Form(cls, self.services.tables())
+        made = Form(cls, self.services.tables(), self.services.host.modifiers)
+        made.share(self.shared)
+        self.forms.append(made)
+        return made
 
     @staticmethod
     def owner(request: Any) -> str:
@@ -111,47 +118,24 @@ def build_page(
     ) as blocks:
         with gr.Row(elem_id="rp_header"):
             gr.HTML(header_html(services.version), elem_id="rp_brand", padding=False)
-            checkpoint = control(
-                options_of(GenerationParams)["checkpoint"],
-                services.tables(),
-                elem_id="checkpoint",
-                info=None,
-                container=False,
-                show_label=False,
-                scale=1,
-                min_width=120,
-            )
-            refresh = gr.Button("⟳", elem_id="refresh_checkpoints", elem_classes="rp-tool", min_width=40, scale=0)
+            header = Header(services)
             gr.HTML(worker_html(), elem_id="rp_worker", padding=False)
             gr.HTML(account_html(), elem_id="rp_account", padding=False)
         if services.extensions and services.extensions.safe_mode:
             gr.HTML(trouble_html(t(SAFE_MODE)), elem_id="rp_safe_mode", padding=False)
         if services.settings.trouble:
             gr.HTML(trouble_html(services.settings.trouble), elem_id="rp_trouble", padding=False)
+        header.card()
         dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
         with gr.Tabs(elem_id="rp_tabs") as frame:
-            page = Page(services, blocks, checkpoint, dropped, frame)
+            page = Page(services, blocks, header.shared, dropped, frame)
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
                     build_tab(page, spec)
         wire_sends(page)
-
-        def refreshed(chosen: str | None) -> Any:
-            names = list(services.checkpoints())
-            return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
-
         wire_choices(blocks, catalogues)
-        for event in (refresh.click, blocks.load):
-            event(
-                refreshed,
-                checkpoint,
-                checkpoint,
-                queue=False,
-                show_progress="hidden",
-                preprocess=False,
-                api_visibility="private",
-            )
+        header.wire(blocks, page.forms)
     blocks.files = files
     return blocks
 

@@ -36,6 +36,7 @@ ALONG = (
     "steps",
     "cfg_scale",
     "clip_skip",
+    "vae",
 )
 """What goes along with a picture."""
 TARGETS = {"txt2img": "txt2img", "img2img": "img2img", "inpaint": "Inpaint", "extras": "Extras"}

@@ -20,8 +20,10 @@ from typing import Any
 import pytest
 import torch
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from safetensors.torch import save_file
 
 from modules.nn.compact import CompactConfig, CompactNet
+from tests.tiny_vae import write_vae
 
 ROOT = Path(__file__).parents[2]
 WATCH, WATCHED = Path(__file__).parent / "watch", "watched.log"
@@ -158,6 +160,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     program = [sys.executable, str(ROOT / "app.py")]
     subprocess.run([*program, "make-tiny-checkpoint", str(model)], cwd=ROOT, check=True, timeout=120)
     write_tiny_upscaler(folder / "models" / "ESRGAN" / "tiny-2x.pth")
+    write_vae(folder / "models" / "VAE" / "fine.safetensors")
+    (folder / "models" / "embeddings").mkdir()
+    save_file({"emb_params": torch.ones(2, 4)}, folder / "models" / "embeddings" / "my style.safetensors")
     # The tokenizer's vocabulary is taken from the folder that comes with the program.
     (folder / "models" / "clip").symlink_to(ROOT / "models" / "clip")
     command = [*program, "--models-dir", str(folder / "models"), "--device", "cpu"]

@@ -19,7 +19,8 @@ NEGATIVE = "#txt2img_negative textarea"
 LINE = "#txt2img_prompt_line"
 COUNT = f"{LINE} .rp-count"
 PANEL = "#txt2img_inspector"
-TOGGLE = ".rp-toggle"
+TOGGLE = "#txt2img_prompts .rp-toggle"
+STYLE_NAME = "#txt2img_style_name textarea, #txt2img_style_name input"
 DONE = '#txt2img_status .rp-status[data-phase="done"]'
 
 
@@ -166,10 +167,14 @@ def test_a_weight_is_undone_like_typing_and_is_what_is_made(visit: Visit) -> Non
 def save_style(page: Page, name: str, prompt: str, negative: str) -> None:
     page.fill(PROMPT, prompt)
     page.fill(NEGATIVE, negative)
-    page.click("#txt2img_styles_keep")
-    page.fill("#txt2img_style_name textarea, #txt2img_style_name input", name)
+    page.click("#txt2img_styles_edit")
+    page.click("#txt2img_style_take")
+    expect(page.locator("#txt2img_style_prompt textarea")).to_have_value(prompt)
+    page.fill(STYLE_NAME, name)
     page.click("#txt2img_style_save")
-    expect(page.locator("#txt2img_styles_note")).to_contain_text("saved")
+    expect(page.locator("#txt2img_style_note")).to_contain_text("saved")
+    page.click("#txt2img_style_close")
+    expect(page.locator("#txt2img_style_editor")).to_be_hidden()
 
 
 def choose(page: Page, name: str) -> None:
@@ -204,18 +209,29 @@ def test_styles_are_saved_used_written_out_and_recognised(visit: Visit) -> None:
     expect(page.locator("#txt2img_styles .token")).to_contain_text("ink & <b>pen</b>")
 
 
-def test_styles_are_there_after_a_reload_and_can_be_deleted(visit: Visit) -> None:
+def test_styles_are_there_after_a_reload_and_are_edited_renamed_and_deleted_in_place(visit: Visit) -> None:
     page = visit.open()
     save_style(page, "dawn", "at dawn", "")
     page.reload()
     page.wait_for_selector(PROMPT)
     choose(page, "dawn")
-    page.click("#txt2img_styles_keep")
-    page.wait_for_selector("#txt2img_style_delete")
-    expect(page.locator("#txt2img_style_name textarea, #txt2img_style_name input")).to_have_value("dawn")
+    page.click("#txt2img_styles_edit")
+    expect(page.locator(STYLE_NAME)).to_have_value("dawn")
+    page.fill(STYLE_NAME, "dusk")
+    page.fill("#txt2img_style_prompt textarea", "at dusk")
+    page.click("#txt2img_style_save")
+    expect(page.locator("#txt2img_style_note")).to_contain_text("saved")
+    expect(page.locator("#txt2img_styles .token")).to_contain_text("dusk")
+    page.click("#txt2img_styles_apply")
+    expect(page.locator(PROMPT)).to_have_value(re.compile("at dusk$"))
     page.click("#txt2img_style_delete")
-    expect(page.locator("#txt2img_styles_note")).to_contain_text("is deleted")
-    expect(page.locator("#txt2img_styles .token")).to_have_count(0)
+    expect(page.locator("#txt2img_style_question")).to_contain_text("Delete the style dusk?")
+    page.click("#txt2img_style_keep")
+    expect(page.locator("#txt2img_style_sure")).to_be_hidden()
+    page.click("#txt2img_style_delete")
+    page.click("#txt2img_style_really")
+    expect(page.locator("#txt2img_style_note")).to_contain_text("deleted")
+    expect(page.locator(STYLE_NAME)).to_have_value("")
     page.click("#txt2img_styles_find")
     expect(page.locator("#txt2img_styles_note")).to_contain_text("None of the styles")
 
@@ -231,7 +247,7 @@ def test_the_inspector_fits_into_the_window(visit: Visit, width: int, theme: str
     page.fill(PROMPT, "a [cat:dog:0.5] " + "w" * 300 + " [red|blue] AND (fog:0.4 <lora:" + "n" * 200 + ":1>")
     expect(page.locator(f"{PANEL} .rp-lane")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for selector in (TOGGLE, PANEL, "#txt2img_styles", "#txt2img_styles_keep", COUNT):
+    for selector in (TOGGLE, PANEL, "#txt2img_styles", "#txt2img_styles_edit", COUNT):
         found = page.locator(selector).bounding_box()
         assert found is not None
         assert found["x"] >= 0, selector

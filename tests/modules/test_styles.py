@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.errors import UserError
+from modules.errors import NotFound, UserError
 from modules.styles import Style, StyleBook, apply, find
 
 INK = Style("ink", "{prompt}, ink drawing", "photo")
@@ -71,3 +71,22 @@ def test_what_was_applied_is_found_again() -> None:
     merged = apply([INK, DAWN], "a fox", "blurry")
     assert merged == ("a fox, ink drawing, at dawn, golden light", "blurry, photo")
     assert find([DAWN, INK], *merged) == (["ink", "at dawn"], "a fox", "blurry")
+
+
+def test_a_style_is_renamed_in_its_place_and_never_over_another(tmp_path: Path) -> None:
+    book = StyleBook(tmp_path / "styles.csv")
+    for style in (INK, DAWN):
+        assert book.add(style) == style
+    assert book.change("ink", Style("  pen  and ink ", "pen")) == Style("pen and ink", "pen")
+    assert book.styles() == (Style("pen and ink", "pen"), DAWN)
+    before = book.path.read_bytes()
+    with pytest.raises(UserError, match="there is a style at dawn already"):
+        book.change("pen and ink", Style(DAWN.name, "x"))
+    with pytest.raises(UserError, match="there is a style at dawn already"):
+        book.add(DAWN)
+    with pytest.raises(UserError, match="needs a name"):
+        book.change(DAWN.name, Style("#x"))
+    with pytest.raises(NotFound, match="there is no style ink any more"):
+        book.change("ink", INK)
+    assert book.path.read_bytes() == before
+    assert book.change(DAWN.name, DAWN._replace(prompt="new")).prompt == "new"

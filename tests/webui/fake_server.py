@@ -16,6 +16,8 @@ from typing import Any
 from PIL import Image
 
 from modules import builtin
+from modules.checkpoints.catalogue import Card
+from modules.checkpoints.embeddings import EmbeddingFile, Suited
 from modules.errors import Cancelled
 from modules.extension import Host
 from modules.gallery import Gallery
@@ -91,6 +93,24 @@ def _jpeg(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
+def suited(checkpoint: str) -> Suited:
+    """What the first checkpoint can use; to the other, all embeddings are foreign."""
+    names = ("my style", "Easy (negative)", "bad <b>hands</b>", *(f"concept {n}" for n in range(30)))
+    if checkpoint == CHECKPOINTS[1]:
+        return Suited((), dict.fromkeys(names, "it is for models of width 768, and this one has 1024"))
+    files = tuple(EmbeddingFile(name, Path(name), 1 + len(name) % 5, 768) for name in names)
+    return Suited(files, {"tall": "it is for models of width 1024, and this one has 768"})
+
+
+def card(checkpoint: str) -> Card:
+    metadata = {
+        "modelspec.title": f"<i>{checkpoint}</i>",
+        "modelspec.author": "somebody",
+        "description": "Paints.\n" * 3,
+    }
+    return Card(checkpoint, checkpoint, "Painter", "eps", 128, 23_450_000, "0123456789abcdef" * 4, metadata)
+
+
 @contextlib.contextmanager
 def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     """Everything as in the program, but for the runner. The queue runs until the end of the block."""
@@ -118,6 +138,9 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "version": "0.0-test",
             "checkpoints": lambda: CHECKPOINTS,
             "native_size": lambda name: 128,
+            "vaes": lambda: ("fine.safetensors",),
+            "embeddings": suited,
+            "card": card,
         }
         yield Services(**{**facts, **changes})
     finally:

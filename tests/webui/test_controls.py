@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 
 from modules.errors import UserError
-from modules.options import option
+from modules.options import option, options_of
 from modules.params import GenerationParams, Hires, Mask, SoftInpainting
 from webui.controls import Form, choices_of, control
 
@@ -165,3 +165,18 @@ def test_showing_values_leaves_the_rest_alone(form: Form[Thing]) -> None:
     shown = dict(zip(form.names, form.show({"count": 5, "seed": 3}, leave=("seed",)), strict=True))
     assert shown["count"] == 5
     assert shown["seed"] == shown["text"] == gr.skip()
+
+
+def test_what_stands_above_the_tabs_is_not_made_twice_and_is_read_with_the_rest() -> None:
+    with gr.Blocks():
+        above = control(options_of(Thing)["word"], TABLES)
+        one, other = Form(Thing, TABLES), Form(Thing, TABLES)
+        for made in (one, other):
+            made.share({"word": above})
+            assert made.add("word") is above
+            made.add("count")
+    assert one["word"] is other["word"]
+    assert one["count"] is not other["count"]
+    assert one.read(["two", 5]) == Thing(word="two", count=5)
+    assert one.listed(["words"]) == [(above, "words")]
+    assert one.listed(["others"]) == []

@@ -24,6 +24,7 @@ from webui.scripts import ScriptPanel
 from webui.send import Target, shown
 from webui.tabs.common import View, actions, wire_run, wire_seed
 from webui.tabs.extras import inputs_of, keep
+from webui.tabs.prompts import PromptArea
 from webui.tabs.txt2img import parameters
 from webui.views import Run, status_html
 
@@ -45,21 +46,12 @@ def build_inpaint(page: Page) -> None:
 def _build(page: Page, tab: str) -> None:
     inpaint = tab == "inpaint"
     form = page.form(GenerationParams)
-    form.adopt("checkpoint", page.checkpoint)
     with gr.Row(elem_id=f"{tab}_top"):
         with gr.Column(scale=6, min_width=280, elem_id=f"{tab}_prompts"):
-            form.add(
-                "prompt", elem_id=f"{tab}_prompt", placeholder="What the picture should become", lines=3, max_lines=9
-            )
-            form.add(
-                "negative_prompt",
-                elem_id=f"{tab}_negative",
-                placeholder="What should not be in it",
-                lines=2,
-                max_lines=6,
-            )
+            prompts = PromptArea(page, form, tab, "What the picture should become")
         with gr.Column(scale=1, min_width=180, elem_id=f"{tab}_actions"):
             buttons = actions(tab)
+    prompts.inspector()
     with gr.Row(elem_id=f"{tab}_body"):
         with gr.Column(scale=5, min_width=300, elem_id=f"{tab}_parameters"):
             canvas = Canvas(tab, MASK, COLOURS) if inpaint else Canvas(tab, VIEW, COLOURS)
@@ -87,7 +79,8 @@ def _build(page: Page, tab: str) -> None:
             script.place_table()
     page.views[tab] = view
     page.targets[tab] = Target(form, canvas.field, shown)
-    others = [canvas.field, *growth] if inpaint else [canvas.field, many]
+    prompts.wire()
+    others = [canvas.field, *growth, prompts.styles] if inpaint else [canvas.field, many, prompts.styles]
 
     def many_of(pictures: Sequence[Any]) -> list[dict[str, str]]:
         """Where there are many pictures, the single one does not count."""
@@ -95,10 +88,10 @@ def _build(page: Page, tab: str) -> None:
 
     def asked(values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         """The request, its pictures stored, and what was said about them."""
-        own, pictures = values[: len(form.components)], values[len(form.components) :]
+        own, (*pictures, styles) = values[: len(form.components)], values[len(form.components) :]
         named = dict(zip(form.names, own, strict=True))
         if files := many_of(pictures):
-            return form.read_named(named | {"image": files[0]["key"]}), ()
+            return prompts.styled(form.read_named(named | {"image": files[0]["key"]}), styles), ()
         painting = Painting.read(pictures[0])
         put = page.services.inputs.put
         if inpaint and any(sides := [_whole(side) for side in pictures[1:]]):
@@ -110,7 +103,7 @@ def _build(page: Page, tab: str) -> None:
         else:
             named["image"] = put(painting.start())
         animated = (FIRST_FRAME,) if frames(painting.path) > 1 else ()
-        return form.read_named(named), animated
+        return prompts.styled(form.read_named(named), styles), animated
 
     def on_measure(value: Any) -> list[Any]:
         path = chosen(value)

@@ -16,10 +16,13 @@ from modules.errors import RepriseError, UserError
 from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
 from modules.styles import Style, StyleBook, apply, find
+from webui.cards import embeddings_html
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
+from webui.i18n import t
 from webui.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
 from webui.page import Page
+from webui.tabs.style_editor import StyleEditor
 
 BOXES = {"prompt": "prompt", "negative_prompt": "negative"}
 """Fields, and what their elements are called behind the tab's name."""
@@ -33,14 +36,16 @@ TELL = "() => {{ document.dispatchEvent(new CustomEvent('reprise:{}', {{ detail:
 class PromptArea:
     """Lays the prompts out where it is made, the panel where `inspector` is called; `wire` is for the complete form."""
 
-    def __init__(self, page: Page, form: Form[GenerationParams], tab: str):
+    def __init__(
+        self, page: Page, form: Form[GenerationParams], tab: str, wanted: str = "What should be in the picture"
+    ):
         self._services, self._form, self._tab = page.services, form, tab
         self._book = StyleBook(page.services.data_dir / "styles.csv")
         self._blocks = page.blocks
         self._boxes = {field: f"{tab}_{name}" for field, name in BOXES.items()}
         self._lines = [
-            self._box("prompt", "What should be in the picture", lines=3, max_lines=9),
-            self._box("negative_prompt", "What should not be in it", lines=2, max_lines=6),
+            self._box("prompt", t(wanted), lines=3, max_lines=9),
+            self._box("negative_prompt", t("What should not be in it"), lines=2, max_lines=6),
         ]
         with gr.Row(elem_classes="rp-prompt-tools"):
             gr.HTML(toggle_html(f"{tab}_inspector"), elem_classes="rp-toggle-home", padding=False)
@@ -55,25 +60,18 @@ class PromptArea:
                 min_width=120,
                 scale=1,
             )
-            self._apply, self._find, self._keep = (
-                gr.Button(label, elem_id=f"{tab}_styles_{name}", elem_classes="rp-tool", min_width=60, scale=0)
-                for label, name in (("Apply", "apply"), ("Recognise", "find"), ("Save as", "keep"))
-            )
-        with gr.Row(visible=False, elem_classes="rp-prompt-tools", elem_id=f"{tab}_style_editor") as self._editor:
-            self._name = gr.Textbox(
-                placeholder="Name of the style",
-                show_label=False,
-                label="Name of the style",
-                container=False,
-                elem_id=f"{tab}_style_name",
-                min_width=120,
-                scale=1,
-            )
-            self._save, self._delete = (
-                gr.Button(label, elem_id=f"{tab}_style_{label.lower()}", elem_classes="rp-tool", min_width=60, scale=0)
-                for label in ("Save", "Delete")
+            self._apply, self._find, self._edit, self._embeddings = (
+                gr.Button(label, elem_id=f"{tab}_{name}", elem_classes="rp-tool", min_width=60, scale=0)
+                for label, name in (
+                    (t("Apply"), "styles_apply"),
+                    (t("Recognise"), "styles_find"),
+                    (t("Edit styles"), "styles_edit"),
+                    (t("Embeddings"), "embeddings_open"),
+                )
             )
         self._note = gr.HTML(note_html(""), elem_id=f"{tab}_styles_note", padding=False)
+        self._names_panel = gr.HTML("", elem_id=f"{tab}_embeddings", padding=False)
+        self._editor = StyleEditor(self._book, tab)
 
     def _box(self, field: str, placeholder: str, **size: Any) -> Any:
         self._form.add(field, elem_id=self._boxes[field], placeholder=placeholder, **size)
@@ -102,10 +100,11 @@ class PromptArea:
         texts = [*prompts, self.styles]
         self._apply.click(self._on_apply, texts, [*texts, self._note], **AT_ONCE)
         self._find.click(self._on_find, texts, [*texts, self._note], **AT_ONCE)
-        self._keep.click(self._on_keep, self.styles, [self._editor, self._name], **AT_ONCE)
-        edited = [self.styles, self._note, self._editor]
-        self._save.click(self._on_save, [self._name, *prompts], edited, **AT_ONCE)
-        self._delete.click(self._on_delete, self._name, edited, **AT_ONCE)
+        self._editor.wire(self._edit, self.styles, prompts)
+        shown = [form["checkpoint"], self._names_panel]
+        opened = self._embeddings.click(self._on_embeddings, shown, self._names_panel, **AT_ONCE)
+        opened.then(None, None, None, js=TELL.format("embeddings", self._tab), **QUIET)
+        form["checkpoint"].change(self._on_checkpoint, shown, self._names_panel, **AT_ONCE)
         self._blocks.load(lambda: gr.update(choices=self._names()), None, self.styles, **AT_ONCE)
 
     def styled(self, params: GenerationParams, names: Any) -> GenerationParams:
@@ -148,7 +147,7 @@ class PromptArea:
             except UserError:
                 if name in NEEDED:
                     raise
-        return self._form.read_named(good)
+        return self._form.read_named(good).changed(init=None)  # a prompt means the same over any picture
 
     # Styles
 
@@ -170,26 +169,14 @@ class PromptArea:
         # What is found now lies inside of what was chosen before, and so is applied before it.
         return [bare, bare_negative, [*found, *(names or ())], note_html("")]
 
-    def _on_keep(self, names: Any) -> list[Any]:
-        return [gr.update(visible=True), names[0] if names else gr.skip()]
+    # Embeddings
 
-    def _on_save(self, name: Any, prompt: Any, negative: Any) -> list[Any]:
-        try:
-            self._book.save(Style(str(name or ""), str(prompt or ""), str(negative or "")))
-        except RepriseError as error:
-            return [gr.skip(), note_html(str(error)), gr.skip()]
-        note = note_html(f"The prompts are saved as the style {str(name).strip()}.")
-        return [gr.update(choices=self._names()), note, gr.update(visible=False)]
+    def _on_embeddings(self, checkpoint: Any, shown: Any) -> str:
+        """The panel of names as the folder is now, or nothing where it is open."""
+        return "" if shown else embeddings_html(self._services.embeddings(str(checkpoint or "")))
 
-    def _on_delete(self, name: Any) -> list[Any]:
-        if name not in self._names():
-            return [gr.skip(), note_html("There is no style of that name."), gr.skip()]
-        try:
-            self._book.delete(name)
-        except RepriseError as error:
-            return [gr.skip(), note_html(str(error)), gr.skip()]
-        left = self._names()
-        return [gr.update(choices=left, value=[]), note_html(f"The style {name} is deleted."), gr.update(visible=False)]
+    def _on_checkpoint(self, checkpoint: Any, shown: Any) -> Any:
+        return self._on_embeddings(checkpoint, "") if shown else gr.skip()
 
 
 def place(own: str, merged: str) -> tuple[int, int]:

@@ -26,7 +26,6 @@ TAB = "txt2img"
 def build(page: Page) -> None:
     """Lay out the tab and wire it."""
     form = page.form(GenerationParams)
-    form.adopt("checkpoint", page.checkpoint)
     with gr.Row(elem_id="txt2img_top"):
         with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
             prompts = PromptArea(page, form, TAB)
@@ -80,12 +79,12 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
         form.add("subseed", min_width=130, elem_id=f"{tab}_subseed", info=None)
         form.add("subseed_strength", min_width=130, elem_id=f"{tab}_subseed_strength")
     with gr.Accordion("More", open=False, elem_id=f"{tab}_more"):
-        for group in dict.fromkeys(option.group for option in form.options.values() if option.group):
+        rare = {name: option.group for name, option in form.options.items() if option.group and name not in form.shared}
+        for group in dict.fromkeys(rare.values()):
             gr.Markdown(f"#### {group}")
             with gr.Row():
-                for name, option in form.options.items():
-                    if option.group == group:
-                        form.add(name, min_width=200, elem_id=f"{tab}_{name}")
+                for name in (name for name in rare if rare[name] == group):
+                    form.add(name, min_width=200, elem_id=f"{tab}_{name}")
     modifiers(form, tab)
     return any_seed, same_seed
 
