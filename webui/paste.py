@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.errors import RepriseError
-from modules.infotext import Paste
+from modules.infotext import Paste, read
 from modules.metadata import Metadata, settings_in
 from modules.params import GenerationParams
 from webui.controls import Form
@@ -31,7 +34,18 @@ def settings_of(services: Services, found: Metadata) -> Paste:
         return next((ours for ours in services.vaes() if ours.casefold() in wanted), None)
 
     host = services.host
-    return settings_in(found, host.samplers, host.schedulers, find_checkpoint, find_vae, host.modifiers)
+    paste = settings_in(found, host.samplers, host.schedulers, find_checkpoint, find_vae, host.modifiers)
+    return replace(paste, notes=(*paste.notes, *_lost_embeddings(services, found, paste)))
+
+
+def _lost_embeddings(services: Services, found: Metadata, paste: Paste) -> Iterator[str]:
+    """On each embedding that the text names and the model has not."""
+    told = str(read(found["infotext"] or found["stealth_infotext"] or "").get("TI hashes", ""))
+    suited = services.embeddings(str(paste.changes.get("checkpoint", "")))
+    here = {re.sub("[:,]", "", file.name).casefold() for file in suited.files}
+    for name in filter(None, (entry.partition(":")[0].strip() for entry in told.split(","))):
+        if name.casefold() not in here:
+            yield f"there is no embedding {name} for this model here"
 
 
 def settings_of_text(services: Services, text: str) -> Paste:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from modules import infotext
 from modules.builtin import register
 from modules.checkpoints.embeddings import EmbeddingFolder
+from modules.checkpoints.families import TEXT
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
@@ -23,6 +24,7 @@ from modules.engine import Engine, Result, Watcher
 from modules.extension import Host
 from modules.metadata import encode
 from modules.params import GenerationParams, Hires
+from modules.prompt.tokens import default_tokenizer
 from modules.replay import replay
 from tests.tiny_vae import write_vae
 
@@ -88,6 +90,21 @@ def test_an_embedding_changes_the_picture_and_is_told_in_text_and_recipe(engine:
         ("bad, really.safetensors", bad),
     ]
     assert "TI hashes" not in plain.infotext
+
+
+def test_an_embedding_of_a_words_own_vectors_gives_the_words_picture(engine: Engine, models: Path) -> None:
+    (word,) = default_tokenizer().ids("fox")
+    weights = load_file(models / "Stable-diffusion" / "tiny.safetensors")
+    vector = weights[f"{TEXT}embeddings.token_embedding.weight"][word]
+    path = models / "embeddings" / "zzfox.pt"
+    torch.save({"string_to_param": {"*": vector[None].float()}}, path)
+    try:
+        used, _ = make(engine, prompt="a red (zzfox:1.2)")
+    finally:
+        path.unlink()
+    word_itself, _ = make(engine, prompt="a red (fox:1.2)")
+    assert used.image.tobytes() == word_itself.image.tobytes()
+    assert "TI hashes: zzfox" in used.infotext or 'TI hashes: "zzfox' in used.infotext
 
 
 def test_an_embedding_that_only_the_second_pass_or_an_edit_names_is_recorded(engine: Engine) -> None:

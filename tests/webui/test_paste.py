@@ -26,3 +26,19 @@ def test_a_picture_without_texts_tells_no_settings(given: Services) -> None:
     assert settings_in_file(given, plain) == {}
     told = settings_in_file(given, {**plain, "infotext": "a fox\nSteps: 9, Sampler: Euler, Seed: 3"})
     assert (told["prompt"], told["steps"], told["seed"]) == ("a fox", 9, 3)
+
+
+def test_a_vae_that_we_have_is_chosen_also_where_it_was_a_pickle_then(given: Services) -> None:
+    text = "a fox\nSteps: 9, Sampler: Euler, Seed: 3, VAE hash: 0123456789, VAE: {}"
+    for name in ("fine.safetensors", "Fine.pt"):
+        found = settings_of_text(given, text.format(name))
+        assert (found.changes["vae"], found.notes) == ("fine.safetensors", ())
+    lost = settings_of_text(given, text.format("rough.pt"))
+    assert "vae" not in lost.changes
+    assert lost.notes == ("there is no VAE rough.pt here; it was left as it is",)
+    assert settings_of_text(given, text[: text.index(", VAE")]).changes["vae"] == "Automatic"
+
+
+def test_embeddings_of_a_text_that_are_not_here_are_said(given: Services) -> None:
+    text = 'a fox\nSteps: 9, Sampler: Euler, Seed: 3, TI hashes: "My Style: 0123456789ab, tall: 0123456789ab"'
+    assert settings_of_text(given, text).notes == ("there is no embedding tall for this model here",)
