@@ -246,6 +246,8 @@ def build_services(
         allowed_hosts=(*args.allowed_host, *_names(args)),
         accounts=Accounts(args.data_dir / "users.db"),
         login=login,
+        subpath=args.subpath,
+        trusted_proxies=tuple(args.trusted_proxy),
     )
 
 
@@ -255,33 +257,46 @@ def build_services(
 def serve(args: argparse.Namespace) -> int:
     """Serve the page until interrupted."""
     address = "0.0.0.0" if args.listen else args.host
-    reachable = not _is_loopback(address) or bool(args.allowed_host)
-    if reachable:
-        _check_accounts(args, address)
+    opening = _opening(args, address)
+    if opening and not args.list_routes:
+        _check_accounts(args, opening)
     bootstrap.ensure(ROOT)
     _check_folder(args.data_dir / "outputs")
-    from webui import server
+    from webui import proxy, routes, server
+    from webui.tls import tls_of
 
+    tls, below = tls_of(args.tls_keyfile, args.tls_certfile), proxy.subpath_of(args.subpath)
     settings = build_settings(args)
-    listener = server.listen(address, args.port)
+    listener = None if args.list_routes else server.listen(address, args.port)
     loader = build_loader(args, "server")
     scripts = build_scripts(args, loader.host)
     queue = build_queue(args, scripts)
+    if listener is None:
+        print(routes.table(server.create_app(build_services(args, queue, loader, scripts, settings))))
+        return 0
     days = settings.current().keep_jobs_days
     if days:
         queue.store.forget(time.time() - 86400 * days)
     queue.start()
     try:
-        app = server.create_app(build_services(args, queue, loader, scripts, settings, login=reachable))
+        app = server.create_app(build_services(args, queue, loader, scripts, settings, login=bool(opening)))
         loader.started()
-        url = f"http://{_shown(address)}:{args.port}"
+        url = f"{'https' if tls else 'http'}://{_shown(address)}:{args.port}{below}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
         if args.autolaunch:
             webbrowser.open(url)
-        server.serve(app, listener)
+        server.serve(app, listener, tls)
     finally:
         queue.close()
     return 0
+
+
+def _opening(args: argparse.Namespace, address: str) -> str:
+    """What lets others than this machine reach the server, "" for nothing."""
+    if not _is_loopback(address):
+        return f"listening on {address}"
+    flags = {"--allowed-host": args.allowed_host, "--subpath": args.subpath, "--trusted-proxy": args.trusted_proxy}
+    return next((flag for flag, value in flags.items() if value), "")
 
 
 def _is_loopback(host: str) -> bool:
@@ -299,17 +314,16 @@ def _names(args: argparse.Namespace) -> tuple[str, ...]:
     return name, f"{name}.local"
 
 
-def _check_accounts(args: argparse.Namespace, host: str) -> None:
+def _check_accounts(args: argparse.Namespace, opening: str) -> None:
     """Nobody else than this machine is served as long as there are no accounts."""
     from modules.users import Accounts
 
     path = args.data_dir / "users.db"
     if path.is_file() and Accounts(path).any():
         return
-    flag = f"listening on {host}" if not _is_loopback(host) else "--allowed-host"
     place = "" if args.data_dir == ROOT / "data" else f"--data-dir {shlex.quote(str(args.data_dir))} "
     raise UserError(
-        f"{flag} would open this server to others, and it has no accounts yet",
+        f"{opening} would open this server to others, and it has no accounts yet",
         hint=f"make the first with: python3 app.py {place}user add NAME",
     )
 

@@ -71,6 +71,13 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--lock-settings", type=_names, default=(), metavar="NAME,NAME", help="settings that the page cannot change"
     )
+    serving.add_argument("--tls-keyfile", type=_folder, metavar="FILE", help="key for https, PEM")
+    serving.add_argument("--tls-certfile", type=_folder, metavar="FILE", help="certificate and its chain, PEM")
+    serving.add_argument("--subpath", default="", metavar="PATH", help="path below which a reverse proxy serves this")
+    serving.add_argument(
+        "--trusted-proxy", action="append", default=[], metavar="ADDRESS", help="proxy to believe X-Forwarded-* of"
+    )
+    serving.add_argument("--list-routes", action="store_true", help="print every route and who may use it, and end")
     serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
 
 

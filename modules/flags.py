@@ -33,6 +33,7 @@ UI_FILES = "settings are in settings.json and styles in styles.csv, in --data-di
 CHECKS = "there is no such check at start"
 LOGS = "the log goes to the terminal, errors and what the worker says"
 UPDATES = "nothing is downloaded or updated behind your back"
+LOGIN = "accounts are made with: python3 app.py user add NAME, and once there is one everybody logs in"
 ACCOUNTS = "the page would be open to everybody who knows the address"
 
 FLAGS: Mapping[str, Foreign] = {
@@ -43,6 +44,10 @@ FLAGS: Mapping[str, Foreign] = {
     "--freeze-settings": Foreign(ours=("--lock-settings", "all")),
     "--freeze-specific-settings": Foreign(values=ONE, ours=("--lock-settings", "{}")),
     # nothing to do here
+    "--gradio-auth": Foreign(LOGIN, ONE),
+    "--gradio-auth-path": Foreign(LOGIN, ONE),
+    "--api-auth": Foreign(LOGIN, ONE),
+    "--disable-tls-verify": Foreign("a self-signed certificate is served like any other: nothing here asks for it"),
     "--api": Foreign("the HTTP API is always there"),
     "--nowebui": Foreign("the page is always served beside the API"),
     "--xformers": Foreign(ATTENTION),

@@ -52,7 +52,8 @@ CLOSED = re.compile(
     r"|.*/monitoring(/|$)",
     re.IGNORECASE,
 )
-"""Routes of Gradio that nothing here uses; the first two would fetch addresses from the network for anyone."""
+"""Routes of Gradio that nothing here uses; the first two would fetch addresses from the network for anyone. Nor is a
+page ever asked for by a deep link, whose name is part of a path on the disk."""
 
 
 class Guard:
@@ -128,7 +129,7 @@ class Guard:
     def unfit(self, scope: Scope, max_body: int) -> tuple[int, str] | None:
         """Status and sentence for a request of someone we know that is not taken all the same."""
         headers, method = _Headers(scope), scope.get("method", "GET")
-        if CLOSED.match(scope["path"]):
+        if CLOSED.match(scope["path"]) or b"deep_link=" in scope.get("query_string", b""):
             return 404, "there is nothing here"
         kind = headers.all("content-type").partition(";")[0].strip().lower()
         if method != "GET" and kind and kind not in BODY_TYPES:

@@ -17,12 +17,15 @@ from starlette.responses import Response
 from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery import Gallery
 from webui import extending, login
+from webui.access_log import AccessLog
 from webui.api import router
 from webui.guard import MAX_BODY, Guard, refused
 from webui.i18n import load_catalogues
 from webui.ownership import Files, Ownership
 from webui.page import ASSETS, build_page, theme
+from webui.proxy import Proxied
 from webui.services import Services
+from webui.tls import Tls
 from webui.visitors import Visitors, visitor_of
 
 __all__ = ["Services", "create_app", "listen", "serve"]
@@ -85,6 +88,8 @@ def create_app(services: Services) -> FastAPI:
     blocks.has_launched = True
     app.add_middleware(Ownership, files=files)
     app.add_middleware(Guard, hosts=services.allowed_hosts, visitors=visitors)  # the last one added comes first
+    app.add_middleware(AccessLog, folder=services.data_dir / "logs")
+    app.add_middleware(Proxied, subpath=services.subpath, trusted=services.trusted_proxies)
     return app
 
 
@@ -127,7 +132,7 @@ async def _as_json(request: Request, error: Exception) -> Response:
     return refused(error)
 
 
-def serve(app: FastAPI, listener: socket.socket) -> None:
+def serve(app: FastAPI, listener: socket.socket, tls: Tls | None = None) -> None:
     """Answer on ``listener`` until interrupted."""
     with contextlib.closing(listener):
         config = uvicorn.Config(
@@ -135,7 +140,9 @@ def serve(app: FastAPI, listener: socket.socket) -> None:
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=False,  # `Proxied` sees to them
+            ssl_keyfile=tls.keyfile if tls else None,
+            ssl_certfile=tls.certfile if tls else None,
             timeout_graceful_shutdown=3,  # a page that stays open holds its event stream
         )
         uvicorn.Server(config).run(sockets=[listener])

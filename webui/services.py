@@ -137,6 +137,11 @@ class Services:
     login: bool = False
     """Nobody gets in without an account, even as long as there is none: the server can be reached from elsewhere."""
 
+    subpath: str = ""
+    """The path below which a reverse proxy serves this server."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies that are believed about the visitor's address, scheme and host name."""
+
     def is_admin(self, owner: str) -> bool:
         """Whether the visitor whom `Page.owner` names may change what holds for everybody."""
         if owner == LOCAL:

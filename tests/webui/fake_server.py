@@ -34,6 +34,7 @@ from modules.script import ScriptContext, axes_of_params
 from modules.settings import SettingsFile
 from modules.users import Accounts
 from webui import tabs
+from webui.guard import Guard
 from webui.services import Services, tables_of
 
 CHECKPOINTS = ("reprise-mini.safetensors", "another.safetensors")
@@ -152,14 +153,22 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--user", action="append", default=[], metavar="NAME:PASSWORD")
+    parser.add_argument("--subpath", default="")
+    parser.add_argument("--trusted-proxy", action="append", default=[])
+    parser.add_argument("--body-s", type=float, help="how long a client may take to send a body")
     args = parser.parse_args()
     from webui.server import create_app, listen, serve
 
     accounts = Accounts(args.data_dir / "users.db")
     for name, _, password in (user.partition(":") for user in args.user):
         accounts.add(name, password)
-    with services(args.data_dir, accounts=accounts) as given:
-        serve(create_app(given), listen("127.0.0.1", args.port))
+    proxies = {"subpath": args.subpath, "trusted_proxies": tuple(args.trusted_proxy)}
+    with services(args.data_dir, accounts=accounts, **proxies) as given:
+        app = create_app(given)
+        for middleware in app.user_middleware:
+            if getattr(middleware.cls, "__name__", "") == Guard.__name__ and args.body_s:
+                middleware.kwargs["body_s"] = args.body_s
+        serve(app, listen("127.0.0.1", args.port))
 
 
 if __name__ == "__main__":
