@@ -82,7 +82,8 @@ def build_tab(page: Page, spec: TabSpec) -> None:
     config, parent = page.blocks.default_config, Context.block
     blocks, functions = set(config.blocks), set(config.fns)
     try:
-        spec.build(TabPage(page, spec.name))
+        with gr.Column(elem_classes="rp-tab-page"):
+            spec.build(TabPage(page, spec.name))
     except Exception as error:
         logger.warning("the tab %s of an extension cannot be built", spec.name, exc_info=True)
         _forget(config, parent, blocks, functions)

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from modules.recipe import Recipe, Verdict
+from modules.recipe import Recipe, UsedExtension, Verdict
 from webui.i18n import t
 from webui.services import JobView
 
@@ -169,11 +169,18 @@ def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
             ("Picture", f"{recorded.index + 1} of {request.images}, seed {recorded.seed}"),
             *([("Cut short", f"after step {recorded.skipped}")] if recorded.skipped else []),
             *((file.role.capitalize(), f"{file.name}, SHA-256 {file.sha256}") for file in recorded.files),
+            *((t("Extension"), _part_of(one)) for one in recorded.extensions),
             ("Pixels", f"SHA-256 {recorded.pixels}"),
         ]
         rows = facts + rows
     table = "".join(f'<dt>{escape(name)}</dt><dd translate="no">{escape(text)}</dd>' for name, text in rows)
     return f'<div class="rp-facts">{head}<dl>{table}</dl></div>'
+
+
+def _part_of(one: UsedExtension) -> str:
+    """ "softer 1.0, amount 0.4": an extension's part in a picture."""
+    words = [f"{one.name} {one.version}".strip(), *(f"{name} {value}" for name, value in (one.options or {}).items())]
+    return ", ".join([*words, *([one.failed] if one.failed else [])])
 
 
 def _strip(phase: str, inner: str, fraction: float) -> str:

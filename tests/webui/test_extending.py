@@ -15,6 +15,7 @@ from modules.extensions import Loader
 from modules.modifier import Modifier, ModifierSpec
 from modules.options import option
 from modules.params import Chosen, GenerationParams
+from modules.recipe import File, Recipe, UsedExtension
 from tests.modules.test_extensions import write
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
@@ -23,6 +24,7 @@ from webui.extension_views import list_html
 from webui.page import build_page
 from webui.server import create_app
 from webui.services import Services
+from webui.views import recipe_html
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -147,6 +149,15 @@ def test_list_shows_each_extension_and_what_it_says_as_text(given: Services) -> 
     assert "&lt;tb&gt;" in html
     assert 'role="alert">Safe mode' in html
     assert "Good one" in html
+
+
+def test_recipe_of_a_picture_tells_of_extensions() -> None:
+    files = (File("checkpoint", "tiny.safetensors", "0" * 64),)
+    used = (UsedExtension("softer", "1.0", {"amount": 0.4}), UsedExtension("hard", "2", {}, failed="<it> failed"))
+    recipe = Recipe(GenerationParams(), 0, 1, 1, files, "Reprise", "2", "cpu", "float32", "exact", "0", "", 0, used)
+    html = recipe_html(recipe, {})
+    assert "softer 1.0, amount 0.4" in html
+    assert "hard 2, &lt;it&gt; failed" in html
 
 
 def test_page_without_extensions_says_so(tmp_path: Path) -> None:
