@@ -112,8 +112,8 @@ def _ownership_of_pictures(services: Services) -> Callable[[str, Path], bool]:
         job = gallery.job_of(path)
         try:
             return bool(job) and services.queue.get(job, name) is not None
-        except NotFound:
-            return False
+        except NotFound:  # another's, or a job that was forgotten: its pictures are not
+            return services.history.owns(name, path)
 
     return is_picture_of
 

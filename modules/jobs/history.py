@@ -38,6 +38,10 @@ class History:
     def count(self, owner: str) -> int:
         return self.store.count_pictures(owner)
 
+    def owns(self, owner: str, path: Path) -> bool:
+        """Whether the picture at ``path`` is one of the owner's."""
+        return self.store.has_picture(owner, str(path))
+
     def find(self, owner: str, number: int) -> Picture:
         """`NotFound` for an unknown number, for another owner's picture and for one that lies elsewhere alike."""
         picture = self.store.picture(owner, number)

@@ -214,6 +214,11 @@ class JobStore:
         with self._db.transaction() as db:
             return int(db.execute("SELECT COUNT(*) FROM pictures WHERE owner = ?", (owner,)).fetchone()[0])
 
+    def has_picture(self, owner: str, path: str) -> bool:
+        with self._db.reading() as db:
+            query = "SELECT 1 FROM pictures WHERE owner = ? AND path = ? LIMIT 1"
+            return db.execute(query, (owner, path)).fetchone() is not None
+
     def picture(self, owner: str, number: int) -> Picture:
         """`NotFound` for an unknown number and for another owner's alike."""
         with self._db.transaction() as db:

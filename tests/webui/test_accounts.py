@@ -347,6 +347,22 @@ def test_two_at_work_see_their_own_places_and_stop_their_own_jobs(
         queue.cancel("alice", job)
 
 
+def test_an_admin_sees_that_others_wait_and_can_stop_them_but_not_what_they_asked(
+    alice: Person, bob: Person, given: Services
+) -> None:
+    queue: Any = given.queue
+    params = {"prompt": "slow secret", "seed": 1, "steps": 100, "batch_size": 1, "batch_count": 1}
+    hers, his = (queue.submit(name, {"kind": "txt2img", "params": params}).id for name in ("alice", "bob"))
+    assert [job["id"] for job in bob.get("/api/v1/queue").json()["jobs"]] == [his]
+    seen = alice.get("/api/v1/queue")
+    assert {(job["id"], job["owner"]) for job in seen.json()["jobs"]} >= {(hers, "alice"), (his, "bob")}
+    assert "secret" not in seen.text
+    assert bob.post(f"/api/v1/queue/{hers}/cancel").status_code == 404
+    assert alice.post(f"/api/v1/queue/{his}/cancel").status_code == 200
+    assert alice.get(f"/api/v1/replay/{his}").status_code == 404
+    assert alice.post(f"/api/v1/queue/{hers}/cancel").status_code == 200
+
+
 def test_a_page_tells_whose_it_is(alice: Person, bob: Person) -> None:
     assert json.loads(alice.get("/config").text)["username"] == "alice"
     assert json.loads(bob.get("/config").text)["username"] == "bob"

@@ -13,6 +13,7 @@ from modules.metadata import read_metadata
 from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
 from webui.api.history import add_routes
+from webui.api.queue import add_queue_routes
 from webui.page import Page
 from webui.replay import KIND
 from webui.services import Services
@@ -42,6 +43,7 @@ def router(services: Services) -> APIRouter:
         return {"job": job.id, "state": job.state, "verdict": (job.output or {}).get("verdict"), "error": job.error}
 
     add_routes(routes, services)
+    add_queue_routes(routes, services)
     return routes
 
 
