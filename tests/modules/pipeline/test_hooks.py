@@ -256,7 +256,7 @@ def test_replay_says_what_became_of_an_extension(store: ModelStore) -> None:
     def other(options: Strength) -> Modifier:
         return Everything("a", Strength(amount=1.0, words=options.words), [])
 
-    newer = engine_of(store, ModifierSpec("a", "A", Strength, other), version="1.1")
+    newer = engine_of(store, ModifierSpec("a", "Do a", Strength, other), version="1.1")
     assert replay_recipe(newer, recorded).verdict.reasons == ("extension a 1.0 became 1.1",)
 
 
