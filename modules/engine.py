@@ -258,6 +258,8 @@ class Engine:
         if batch.hires and hires:
             names += [("sampler", batch.hires.sampler.name), ("scheduler", batch.hires.scheduler.label)]
             names += [("upscaler", hires.upscaler)]
+        if batch.params.restore_faces:
+            names += [("face_restorer", batch.params.face_restorer)]
         owners = dict.fromkeys(owner for key in names if (owner := self.host.owner_of(*key)))
         used += [UsedExtension(name, version) for name, version in owners]
         for name, reason in failed.items():
@@ -330,9 +332,19 @@ class Engine:
             model, latents, skipped = self._second_pass(task, batch, latents)
         for i in wanted:
             (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
+            image = self._with_faces(image, batch.params, task.watcher)
             if start:
                 image = pictures[i % len(pictures)].finished(image, moved(latents, start, i))
             yield Made(i, image, told, skipped)
+
+    def _with_faces(self, image: Image.Image, params: GenerationParams, watcher: Watcher) -> Image.Image:
+        """``image`` with its faces restored, where that was asked for."""
+        if not params.restore_faces:
+            return image
+        restored = self.host.face_restorer(params.face_restorer).restore(image, params.code_former_weight)
+        if restored is image:
+            watcher.on_note(f"{params.face_restorer} found no face in the picture")
+        return restored
 
     def _second_pass(self, task: _Task, batch: Batch, latents: Tensor) -> tuple[LatentDiffusion, Tensor, int]:
         """Hires fix: the latents enlarged, and sampled again as a picture."""
@@ -444,6 +456,9 @@ class Engine:
             return bool(self.recorded_embeddings((file,)).files)
         if file.role == VAE:
             return self.store.vae_with_sha256(file.sha256) is not None
+        faces = [path for spec in self.host.face_restorers for role, path in spec.files if role == file.role]
+        if faces:
+            return any(self.store.sha256(path) == file.sha256 for path in faces)
         return self.store.with_sha256(file.sha256) is not None
 
     def recorded_embeddings(self, files: Iterable[File]) -> Listing:
@@ -483,6 +498,9 @@ class Engine:
         for role, name in others.items():
             if name:
                 path = self.store.find(name).path
+                files.append(File(role, path.name, self.store.sha256(path)))
+        if params.restore_faces:
+            for role, path in self.host.face_restorer(params.face_restorer).files:
                 files.append(File(role, path.name, self.store.sha256(path)))
         return Used(tuple(files), told | {"TI hashes": hashes or None})
 

@@ -192,7 +192,7 @@ KEYS: dict[str, Value] = {
     "CFG scale": lambda f: f.params.cfg_scale,
     "Image CFG scale": _absent,
     "Seed": lambda f: f.seed,
-    "Face restoration": _absent,
+    "Face restoration": lambda f: f.params.face_restorer if f.params.restore_faces else None,
     "Size": _size,
     "Model hash": lambda f: f.model_hash or None,
     "Model": lambda f: f.model_name or None,
@@ -278,6 +278,9 @@ OTHERS: dict[str, Value] = {
     "Mask rounding": _masked(lambda m: None if m.round or m.soft else False),
     "Overlay original for inpaint": _masked(lambda m: None if m.overlay else False),
     "Hires CFG scale": _hires(lambda h: h.cfg_scale or None),
+    "CodeFormer weight": _unless(
+        "code_former_weight", 0.5, lambda f: f.params.restore_faces and f.params.face_restorer == "CodeFormer"
+    ),
     "Profile": lambda f: f.params.profile if f.params.profile != "a1111" else None,
 }
 """Keys behind the table, in the order in which A1111's code comes to them; what scripts add comes before, ours last.
@@ -650,7 +653,7 @@ def params_from(
     None to leave the chosen one; ``find_vae`` likewise. Batch sizes are not in the text and stay.
     """
     whole = "Steps" in parsed or "Seed" in parsed
-    changes: dict[str, Any] = dict(_WHOLE) if whole else {}
+    changes: dict[str, Any] = {**_WHOLE, "restore_faces": "Face restoration" in parsed} if whole else {}
     notes: list[str] = []
     old = [key for key in OLD_BEHAVIOURS if parsed.get(key) is True]  # a text says "True"
     if old:

@@ -15,7 +15,8 @@ MAX_SEED = 2**32 - 1
 MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
-MODEL, SAMPLING, NOISE, GUIDANCE, COMPATIBILITY = "Model", "Sampling", "Noise", "Guidance", "Compatibility"
+MODEL, SAMPLING, NOISE = "Model", "Sampling", "Noise"
+GUIDANCE, FACES, COMPATIBILITY = "Guidance", "Faces", "Compatibility"
 """Groups of what is rarely changed."""
 
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
@@ -421,6 +422,22 @@ class GenerationParams:
     )
     pad_cond_uncond: bool = option(
         False, "Pad prompts to equal length", key="Pad conds", group=GUIDANCE, help="with the empty prompt"
+    )
+
+    # Faces.
+    restore_faces: bool = option(False, "Restore faces", group=FACES, help="in the finished picture")
+    face_restorer: str = option(
+        "CodeFormer", "Face restorer", key="Face restoration", choices="face_restorers", group=FACES
+    )
+    code_former_weight: float = option(
+        0.5,
+        "CodeFormer weight",
+        lo=0.0,
+        hi=1.0,
+        step=0.01,
+        key="CodeFormer weight",
+        group=FACES,
+        help="0: the most is changed, 1: the least",
     )
 
     # Compatibility.

@@ -168,6 +168,7 @@ def tables_of(
         "samplers": host.samplers.names,
         "schedulers": host.schedulers.names,
         "upscalers": host.upscalers.names,
+        "face_restorers": lambda: (*host.face_restorers.names(), *host.absent_face_restorers),
         "checkpoints": checkpoints,
         "vaes": lambda: (AUTOMATIC, OWN, *vaes()),
         "hires_upscalers": hires_upscalers(host).names,

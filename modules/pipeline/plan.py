@@ -121,6 +121,8 @@ def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple
     values["sampler"], values["scheduler"], said = resolve(
         values["sampler"], values["scheduler"], host.samplers, host.schedulers
     )
+    if values["restore_faces"]:
+        values["face_restorer"] = host.face_restorer(values["face_restorer"]).name
     notes = list(said)
     for side in ("width", "height"):
         rounded = max(values[side] // 8 * 8, 64)

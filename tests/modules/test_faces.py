@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cmath
+import io
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from modules.builtin import register
+from modules.checkpoints.files import Hashes
+from modules.checkpoints.store import ModelStore
+from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
+from modules.engine import Engine, Result, Watcher
 from modules.errors import CheckpointError, UserError
 from modules.extension import Host
 from modules.faces import (
@@ -30,7 +36,10 @@ from modules.faces import (
     soft_square,
     upright,
 )
+from modules.inputs import InputStore
 from modules.nn import codeformer, gfpgan, retinaface
+from modules.params import GenerationParams, Init, Mask
+from modules.replay import replay_recipe
 
 CPU = Device(torch.device("cpu"), torch.float32)
 
@@ -294,3 +303,89 @@ def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "GFPGAN" / "GFPGANv1.4.pth").write_bytes(b"PK\x03\x04 and nothing else")
     with pytest.raises(CheckpointError, match=r"GFPGANv1\.4\.pth cannot be used: it is damaged"):
         host_of(tmp_path).face_restorer("GFPGAN").restore(picture(64, 64), 0.5)
+
+
+# -------------------------------------------------------------------------------------------------------- generation
+
+
+def engine_in(folder: Path, *, sure: bool) -> Engine:
+    """With a tiny model, a detector that is sure of one face or of none, and both restorers."""
+    write_tiny_checkpoint(folder / "Stable-diffusion" / "tiny.safetensors")
+    write_detector(folder / "GFPGAN" / "detection_Resnet50_Final.pth", sure=sure)
+    write_gfpgan(folder / "GFPGAN" / "GFPGANv1.4.pth", 1.0)
+    write_codeformer(folder / "Codeformer" / "codeformer-v0.1.0.pth")
+    host = host_of(folder)
+    register(host)
+    store = ModelStore(folder / "Stable-diffusion", CPU, Hashes())
+    return Engine(store, host, version="0.0", inputs=InputStore(folder / "inputs"))
+
+
+def made(engine: Engine, params: GenerationParams, notes: list[str] | None = None) -> Result:
+    results: list[Result] = []
+    engine.run(params, results.append, Watcher(on_note=(notes if notes is not None else []).append))
+    (result,) = results
+    return result
+
+
+PARAMS = GenerationParams(prompt="a fox", width=128, height=128, steps=2, seed=5)
+
+
+def test_faces_of_a_generated_picture_are_restored_told_and_made_again(tmp_path: Path) -> None:
+    """The square of the face ends at 272 of the 640 pixels that the detector saw: at 54 of 128."""
+    engine = engine_in(tmp_path, sure=True)
+    plain = made(engine, PARAMS)
+    asked = PARAMS.changed(restore_faces=True, face_restorer="gfpgan")
+    restored = made(engine, asked)
+    before, after = levels(plain.image), levels(restored.image)
+    assert np.all(after[:38, :38] == 255)
+    assert np.array_equal(after[55:], before[55:]) and np.array_equal(after[:, 55:], before[:, 55:])
+    assert ", Face restoration: GFPGAN, Size: 128x128" in restored.infotext
+    assert "Face restoration" not in plain.infotext
+    roles = {file.role: file.name for file in restored.recipe.files}
+    assert roles["face restorer"] == "GFPGANv1.4.pth"
+    assert roles["face detector"] == "detection_Resnet50_Final.pth"
+    assert str(replay_recipe(engine, restored.recipe).verdict) == "identical"
+    write_gfpgan(tmp_path / "GFPGAN" / "GFPGANv1.4.pth", 0.5)
+    verdict = replay_recipe(engine_in(tmp_path / "other", sure=False), restored.recipe).verdict
+    assert str(verdict).startswith("cannot")
+
+
+def test_codeformers_weight_is_told_where_it_is_not_the_usual_one(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path, sure=True)
+    usual = made(engine, PARAMS.changed(restore_faces=True))
+    other = made(engine, PARAMS.changed(restore_faces=True, code_former_weight=0.0))
+    assert "Face restoration: CodeFormer" in usual.infotext and "CodeFormer weight" not in usual.infotext
+    assert "CodeFormer weight: 0.0" in other.infotext
+    assert usual.recipe.pixels != other.recipe.pixels
+
+
+def test_a_generated_picture_without_a_face_stays_and_is_said_so(tmp_path: Path) -> None:
+    engine, notes = engine_in(tmp_path, sure=False), list[str]()
+    assert made(engine, PARAMS.changed(restore_faces=True), notes).recipe.pixels == made(engine, PARAMS).recipe.pixels
+    assert notes == ["CodeFormer found no face in the picture"]
+
+
+def test_what_a_mask_protects_is_kept_from_the_restored_face(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path, sure=True)
+    assert engine.inputs is not None
+    start, mask = picture(128, 128), Image.new("L", (128, 128))
+    mask.paste(255, (64, 0, 128, 128))
+    keys = [engine.inputs.put(png(image)) for image in (start, mask)]
+    init = Init(image=keys[0], mask=Mask(image=keys[1], blur=0))
+    done = made(engine, PARAMS.changed(init=init, restore_faces=True, face_restorer="GFPGAN"))
+    assert np.array_equal(levels(done.image)[:, :64], levels(start)[:, :64])
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_restorer_that_is_not_there_is_said_before_anything_is_computed(tmp_path: Path) -> None:
+    engine = engine_in(tmp_path, sure=True)
+    engine.host = Host()
+    register(engine.host)
+    engine.host.absent_face_restorers = file_restorers(tmp_path / "none", FaceNetworks(lambda: CPU))[1]
+    with pytest.raises(UserError, match=r"CodeFormer is not installed: codeformer-v0\.1\.0\.pth is missing in"):
+        made(engine, PARAMS.changed(restore_faces=True))

@@ -73,6 +73,7 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "subseed": st.integers(0, MAX_SEED),
     "checkpoint": st.just(""),
     "vae": st.just("Automatic"),
+    "face_restorer": st.sampled_from(("CodeFormer", "GFPGAN")),
 }
 requests = st.builds(
     GenerationParams,
@@ -113,6 +114,8 @@ def meant(params: GenerationParams) -> GenerationParams:
         if not params.seed_resize_from_w * params.seed_resize_from_h
         else set()
     )
+    idle |= {"face_restorer"} if not params.restore_faces else set()
+    idle |= {"code_former_weight"} if not params.restore_faces or params.face_restorer != "CodeFormer" else set()
     idle |= {"eta"} if spec.eta != 1.0 or params.eta == 1.0 else set()
     idle |= {"eta_ddim"} if spec.eta != 0.0 or params.eta_ddim == 0.0 else set()
     idle |= {"ensd"} if not spec.marks_ensd or params.eta == 0 else set()
@@ -289,7 +292,7 @@ def test_old_sampler_names_and_aliases_are_understood() -> None:
 
 
 def test_what_cannot_be_followed_is_said_and_the_rest_is_done() -> None:
-    pasted = paste("x\nSteps: 10000, Sampler: Eule a, CFG scale: warm, Seed: 5, Size: 1x64, Face restoration: x")
+    pasted = paste("x\nSteps: 10000, Sampler: Eule a, CFG scale: warm, Seed: 5, Size: 1x64, Tiling: x")
     assert pasted.changes["seed"] == 5
     assert pasted.changes["height"] == 64
     assert not {"steps", "sampler", "cfg_scale", "width"} & pasted.changes.keys()
@@ -298,7 +301,7 @@ def test_what_cannot_be_followed_is_said_and_the_rest_is_done() -> None:
         "Steps must be between 1 and 150, not '10000'; it was left as it is",
         "CFG scale must be a number, not 'warm'; it was left as it is",
         "Width must be between 64 and 2048, not '1'; it was left as it is",
-        "not used here: Face restoration: x",
+        "not used here: Tiling: x",
     )
 
 

@@ -62,7 +62,12 @@ def test_a_component_says_what_its_option_says(form: Form[Thing]) -> None:
 def test_every_declared_parameter_has_a_component() -> None:
     tables = {"samplers": lambda: ["Euler a"], "schedulers": lambda: ["Automatic"], "checkpoints": lambda: ["m"]}
     same = {f"hires_{name}": lambda: [""] for name in tables}
-    tables |= {**same, "hires_upscalers": lambda: ["Latent"], "vaes": lambda: ["Automatic"]}
+    tables |= {
+        **same,
+        "hires_upscalers": lambda: ["Latent"],
+        "vaes": lambda: ["Automatic"],
+        "face_restorers": lambda: ["CodeFormer"],
+    }
     tables["upscalers"] = lambda: ["Lanczos"]
     with gr.Blocks():
         made = Form(GenerationParams, tables)
