@@ -1,0 +1,83 @@
+"""Extensions in a real browser: good ones at work, broken ones named, and a job that goes on without the one that
+ended its worker."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.e2e.conftest import ROOT, Server, Visit, running, visiting
+
+pytestmark = pytest.mark.browser
+
+BROKEN = ROOT / "tests" / "broken"
+
+
+@pytest.fixture(scope="module")
+def extended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The program with one extension that works, one that cannot be read and one that ends its process."""
+    folder = tmp_path_factory.mktemp("extended")
+    for source in (ROOT / "extensions" / "example_tab", BROKEN / "syntax", BROKEN / "ends_worker"):
+        shutil.copytree(source, folder / "extensions" / source.name)
+    models = server.data_dir.parent / "models"
+    command = [sys.executable, str(ROOT / "app.py"), "--models-dir", str(models), "--device", "cpu"]
+    command += ["--extensions-dir", str(folder / "extensions")]
+    with running(command, folder / "data", worker=True) as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser, extended: Server) -> Iterator[Visit]:
+    with visiting(browser, extended) as made:
+        yield made
+
+
+def listed(visit: Visit) -> Path:
+    return visit.server.data_dir / "extensions.json"
+
+
+def test_a_broken_extension_is_named_and_the_others_work(visit: Visit) -> None:
+    page = visit.open()
+    page.locator("#tab_example_tab-button").click()
+    expect(page.get_by_role("button", name="Make postcards")).to_be_visible()
+
+    page.locator("#tab_extensions-button").click()
+    syntax = page.locator('.rp-exts li[data-name="syntax"]')
+    expect(syntax).to_have_attribute("data-state", "broken")
+    expect(syntax.locator("pre")).to_be_hidden()
+    syntax.locator("summary").click()
+    expect(syntax.locator("pre")).to_contain_text("SyntaxError")
+    expect(page.locator('.rp-exts li[data-name="example_tab"]')).to_have_attribute("data-state", "loaded")
+
+    choice = page.locator("#extensions_choice input")
+    choice.click()
+    page.get_by_role("option", name="example_tab").click()
+    page.locator("#extensions_disable").click()
+    expect(page.locator('.rp-exts li[data-name="example_tab"]')).to_have_attribute("data-state", "disabled")
+    assert "example_tab" in listed(visit).read_text()
+    page.locator("#extensions_enable").click()
+    expect(page.locator('.rp-exts li[data-name="example_tab"]')).to_have_attribute("data-state", "loaded")
+
+
+def test_a_job_goes_on_without_the_extension_that_ended_its_worker(visit: Visit) -> None:
+    page = visit.open()
+    page.locator("#txt2img_ext_ends_worker button").first.click()
+    page.locator("#txt2img_ext_ends_worker_on input").check()
+    page.locator("#txt2img_prompt textarea").fill("a red fox")
+    page.locator("#txt2img_steps input[type=number]").fill("2")
+    page.locator("#txt2img_width input[type=number]").fill("64")
+    page.locator("#txt2img_height input[type=number]").fill("64")
+    page.locator("#txt2img_generate").click()
+    expect(page.locator("#txt2img_status")).to_contain_text("1 image", timeout=120_000)
+    expect(page.locator("#txt2img_status")).to_contain_text("ithout extension ends_worker")
+    assert len(visit.server.pictures()) == 1
+
+    page.locator("#tab_extensions-button").click()
+    ended = page.locator('.rp-exts li[data-name="ends_worker"]')
+    expect(ended).to_contain_text("Last failure")
+    expect(ended).to_contain_text("finish")
