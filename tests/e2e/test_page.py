@@ -159,6 +159,7 @@ def test_a_page_that_is_loaded_again_takes_up_its_job(visit: Visit) -> None:
     page.fill(PROMPT, "a slow whale")
     number(page, "cfg_scale", 9)
     number(page, "steps", 150)
+    number(page, "batch_count", 20)
     page.focus(PROMPT)
     page.keyboard.press("Control+Enter")
     expect(page.locator(LIVE)).to_be_visible()
@@ -169,7 +170,9 @@ def test_a_page_that_is_loaded_again_takes_up_its_job(visit: Visit) -> None:
     expect(page.locator("#txt2img_cfg_scale input[type=number]")).to_have_value("9")
     expect(page.locator(GENERATE)).to_have_text("Queue another")
     page.click(SKIP)
-    page.wait_for_selector(DONE)
+    expect(page.locator("#txt2img_preview .rp-made img").first).to_be_visible()
+    page.click(INTERRUPT)
+    expect(page.locator(STATUS)).to_contain_text("Interrupted, 1 finished before")
     expect(page.locator(PICTURE)).to_be_visible()
     expect(page.locator(TEXT)).to_have_value(starting("a slow whale\n"))
     visit.complaints.clear()  # Gradio tells the console of the stream that the reload cut off
