@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import struct
 import zipfile
 import zlib
@@ -55,8 +56,9 @@ def load(path: Path, max_bytes: int) -> Any:
             if sum(info.file_size for info in archive.infolist()) > max_bytes:
                 raise Refused(f"it unpacks to more than {max_bytes:,} bytes")
             top = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            folder = top.removesuffix("data.pkl")
-            return _Unpickler(io.BytesIO(archive.read(top)), lambda key: archive.read(f"{folder}data/{key}")).load()
+            folder, head = top.removesuffix("data.pkl"), archive.read(top)
+            _check_memo(head)
+            return _Unpickler(io.BytesIO(head), lambda key: archive.read(f"{folder}data/{key}")).load()
     except Refused:
         raise
     except (zipfile.BadZipFile, StopIteration) as error:
@@ -67,6 +69,13 @@ def load(path: Path, max_bytes: int) -> Any:
 
 class Refused(ValueError):
     """A file that is not read, and why."""
+
+
+def _check_memo(head: bytes) -> None:
+    """The unpickler makes room for as many places as the highest number says: five bytes could take all memory."""
+    for code, number, _ in pickletools.genops(head):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > len(head):
+            raise Refused("it is damaged")
 
 
 @dataclass(frozen=True)

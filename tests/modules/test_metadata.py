@@ -261,7 +261,8 @@ def test_a_file_of_any_format_gives_back_the_request_it_was_written_for(params: 
     recorded = str(recipe.Recipe(**{**vars(RECIPE), "request": params, "seed": seed, "subseed": subseed}))
     for encoding in (PNG, Encoding("jpg"), Encoding("webp")):
         changes = settings_of(encode(GREY, text, recorded, encoding)[0]).changes
-        back = params.changed(prompt="", negative_prompt="", steps=1).changed(**changes)
+        other = params.changed(prompt="", negative_prompt="", steps=1)
+        back = GenerationParams.from_json({**other.to_json(), **changes})
         assert back == params.changed(seed=seed, subseed=subseed if params.subseed_strength else -1)
 
 

@@ -130,6 +130,12 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_not_unpacked(tmp_path: Path)
     assert (tmp_path / "bomb.pt").stat().st_size < 100_000
 
 
+def test_a_pickle_that_asks_for_room_for_billions_of_things_is_refused(tmp_path: Path) -> None:
+    """An empty dictionary, to be remembered under the highest number that four bytes hold."""
+    zipped(tmp_path / "room.pt", b"\x80\x02}r\xff\xff\xff\x7f.")
+    assert reason(tmp_path) == "it is damaged"
+
+
 @pytest.mark.parametrize(
     ("tensors", "width"),
     [
