@@ -23,7 +23,10 @@ def test_a_prompt_becomes_a_picture(program: Visit) -> None:
     page = program.open()
     before = len(program.server.pictures())
     page.fill(PROMPT, "a red fox in the snow")
-    page.locator("#txt2img_steps input[type=number]").fill("30")
+    for name, value in (("steps", "60"), ("width", "256"), ("height", "256")):  # long enough to be seen on its way
+        field = page.locator(f"#txt2img_{name} input[type=number]")
+        field.fill(value)
+        field.blur()
     page.locator("#txt2img_seed input").fill("7")
     page.focus(PROMPT)
     page.keyboard.press("Control+Enter")
@@ -31,12 +34,12 @@ def test_a_prompt_becomes_a_picture(program: Visit) -> None:
     page.wait_for_selector(f'{STATUS}[data-phase="done"]')
     expect(page.locator("#txt2img_gallery [data-testid=detailed-image]")).to_be_visible()
     text = page.locator("#txt2img_infotext textarea").input_value()
-    assert re.match(r"a red fox in the snow\nSteps: 30, Sampler: Euler a, .*Seed: 7, Size: 64x64, ", text)
+    assert re.match(r"a red fox in the snow\nSteps: 60, Sampler: Euler a, .*Seed: 7, Size: 256x256, ", text)
     made = program.server.pictures()
     assert len(made) == before + 1
     assert made[-1].name.endswith("-7.png")
     with Image.open(made[-1]) as picture:
-        assert picture.size == (64, 64)
+        assert picture.size == (256, 256)
         assert picture.info["parameters"] == text
 
 
@@ -66,7 +69,7 @@ def test_a_bad_value_is_a_sentence_and_the_server_stays_up(program: Visit) -> No
 def test_a_page_that_is_loaded_again_takes_up_its_job(program: Visit) -> None:
     page = program.open()
     page.fill(PROMPT, "a blue boat")
-    for name, value in (("steps", "150"), ("batch_count", "30")):
+    for name, value in (("steps", "150"), ("batch_count", "100")):
         field = page.locator(f"#txt2img_{name} input[type=number]")
         field.fill(value)
         field.blur()
