@@ -175,6 +175,16 @@ class SettingsFile:
             self._current = wanted
         return self.current()
 
+    def part(self, extension: str) -> dict[str, Any]:
+        """What the file keeps for an extension, by the names of its options, not yet judged."""
+        found = _foreign(self.path).get(extension)
+        return found if isinstance(found, dict) else {}
+
+    def change_part(self, extension: str, values: Mapping[str, Any]) -> None:
+        """Keep ``values``, judged by whoever declared them, for an extension. Raises `OutputError`."""
+        with self._lock:
+            _write(self.path, _foreign(self.path) | values_of(self._current) | {extension: dict(values)})
+
 
 def load(path: Path) -> tuple[Settings, str]:
     """The settings at ``path`` and, where they could not be used, a sentence that says so.
@@ -230,7 +240,11 @@ def _set_aside(path: Path, reason: str) -> str:
 
 def save(settings: Settings, path: Path) -> None:
     """Replace the file at ``path``, keeping keys there that are not ours. Raises `OutputError`."""
-    data = json.dumps(_foreign(path) | values_of(settings), indent=2, sort_keys=True).encode()
+    _write(path, _foreign(path) | values_of(settings))
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    data = json.dumps(values, indent=2, sort_keys=True).encode()
     try:
         atomic.make_folder(path.parent)
         atomic.write(path, data)

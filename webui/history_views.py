@@ -17,7 +17,7 @@ def tiles_html(
     if not pictures:
         none = f'<p class="rp-none">{escape(t("Nothing was made yet."))}</p>'
         return _unmade(unmade) + none
-    of = t("{count} pictures").format(count=f"{count:,}")
+    of = t("1 picture") if count == 1 else t("{count} pictures").format(count=f"{count:,}")
     tiles = "".join(_tile(one, one.number in gone) for one in pictures)
     return f'<p class="rp-none">{escape(of)}</p>{_unmade(unmade)}<div class="rp-tiles">{tiles}</div>'
 

@@ -74,7 +74,7 @@ class Refused(ValueError):
 def _check_memo(head: bytes) -> None:
     """The unpickler makes room for as many places as the highest number says: five bytes could take all memory."""
     for code, number, _ in pickletools.genops(head):
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > len(head):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(number, int) and number > len(head):
             raise Refused("it is damaged")
 
 

@@ -3,6 +3,7 @@ ended its worker."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,23 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.e2e.conftest import ROOT, Server, Visit, running, visiting
+from tests.modules.test_extensions import write
 
 pytestmark = pytest.mark.browser
 
 BROKEN = ROOT / "tests" / "broken"
+TUNED = """
+from dataclasses import dataclass
+from modules import option
+
+@dataclass(frozen=True)
+class Settings:
+    amount: float = option(0.5, "Amount of tuning", lo=0.0, hi=1.0, step=0.1)
+    chart: str = option("", "Chart", choices="no table of that name")
+
+def register(host):
+    host.add_settings(Settings)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +38,7 @@ def extended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("extended")
     for source in (ROOT / "extensions" / "example_tab", BROKEN / "syntax", BROKEN / "ends_worker"):
         shutil.copytree(source, folder / "extensions" / source.name)
+    write(folder / "extensions", "tuned", TUNED, '"setting"')
     models = server.data_dir.parent / "models"
     command = [sys.executable, str(ROOT / "app.py"), "--models-dir", str(models), "--device", "cpu"]
     command += ["--extensions-dir", str(folder / "extensions")]
@@ -62,6 +77,25 @@ def test_a_broken_extension_is_named_and_the_others_work(visit: Visit) -> None:
     assert "example_tab" in listed(visit).read_text()
     page.locator("#extensions_enable").click()
     expect(page.locator('.rp-exts li[data-name="example_tab"]')).to_have_attribute("data-state", "loaded")
+
+
+def test_an_extension_has_its_settings_among_the_others(visit: Visit) -> None:
+    page = visit.open()
+    page.click("#tab_settings-button")
+    page.fill("#settings_search textarea, #settings_search input", "tuning")
+    amount = page.locator("#settings_tuned_amount input[type=number]")
+    expect(amount).to_have_value("0.5")
+    expect(page.locator("#settings_image_quality")).to_be_hidden()
+    amount.fill("0.7")
+    amount.blur()
+    page.click("#settings_save")
+    expect(page.locator("#settings_said")).to_contain_text("The settings are saved")
+    kept = json.loads((visit.server.data_dir / "settings.json").read_text())
+    assert kept["tuned"] == {"amount": 0.7, "chart": ""} and kept["image_format"] == "png"
+    page.reload()
+    page.click("#tab_settings-button")
+    expect(page.locator("#settings_tuned_amount input[type=number]")).to_have_value("0.7")
+    visit.complaints.clear()  # Gradio tells the console of a stream that the reload cut off
 
 
 def test_a_job_goes_on_without_the_extension_that_ended_its_worker(visit: Visit) -> None:

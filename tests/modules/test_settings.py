@@ -138,3 +138,17 @@ def test_every_setting_has_a_heading_and_says_what_it_does() -> None:
     for option in options_of(Settings).values():
         assert option.group, option.name
         assert option.help, option.name
+
+
+def test_what_an_extension_keeps_stands_beside_the_programs_own(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    file = SettingsFile(path)
+    assert file.part("tuned") == {}
+    file.change({"image_quality": 70})
+    file.change_part("tuned", {"amount": 0.7})
+    file.change({"image_quality": 80})
+    assert file.part("tuned") == {"amount": 0.7}
+    assert SettingsFile(path).part("tuned") == {"amount": 0.7}
+    assert SettingsFile(path).current().image_quality == 80
+    path.write_text('{"tuned": 3}')
+    assert SettingsFile(path).part("tuned") == {}

@@ -31,9 +31,11 @@ def build(page: Page) -> None:
         choice = gr.Dropdown(
             names, value=next(iter(names), None), label=t("Extension"), elem_id="extensions_choice", min_width=200
         )
-        enable = gr.Button(t("Switch on"), elem_id="extensions_enable", min_width=130, scale=0)
-        disable = gr.Button(t("Switch off"), elem_id="extensions_disable", min_width=130, scale=0)
-        reload = gr.Button(t("Load anew"), elem_id="extensions_reload", min_width=130, scale=0)
+        enable = gr.Button(t("Switch on"), elem_id="extensions_enable", elem_classes="rp-tool", min_width=110, scale=0)
+        disable = gr.Button(
+            t("Switch off"), elem_id="extensions_disable", elem_classes="rp-tool", min_width=110, scale=0
+        )
+        reload = gr.Button(t("Load anew"), elem_id="extensions_reload", elem_classes="rp-tool", min_width=110, scale=0)
     status = gr.HTML(status_html(Run()), elem_id="extensions_status", padding=False)
     shown = gr.HTML(_shown(page), elem_id="extensions_list", padding=False)
     if loader is None:

@@ -1,4 +1,5 @@
-"""The tab of the owner's settings, built from their declarations; what only concerns this browser stands below."""
+"""The tab of the owner's settings, built from their declarations, with those of extensions behind the program's own;
+what only concerns this browser stands below."""
 
 from __future__ import annotations
 
@@ -40,24 +41,34 @@ def build(page: Page) -> None:
                 for name, option in options.items():
                     if option.group == group:
                         _add(form, name, locked=name in settings.locked)
+        parts = [_part(page, name, cls) for name, cls in page.services.host.settings.items()]
         gr.HTML(browser_settings_html(), elem_id="settings_browser", elem_classes="rp-settings-group", padding=False)
     theme = gr.Textbox(visible="hidden", elem_id="settings_chosen_theme")
 
     def on_load() -> list[Any]:
         now = settings.current()
-        return [*form.show(values_of(now)), now.theme]
+        others = [value for name, part in parts for value in part.show(settings.part(name))]
+        return [*form.show(values_of(now)), *others, now.theme]
 
     def on_save(request: gr.Request, *values: Any) -> list[Any]:
         try:
             if not page.services.is_admin(page.owner(request)):
                 raise UserError("settings are for administrators to change")
-            now = settings.change(values_of(form.read(values)))
+            chosen, rest = form.read(values[: len(form.components)]), list(values[len(form.components) :])
+            read = []
+            for name, part in parts:
+                own, rest = rest[: len(part.components)], rest[len(part.components) :]
+                read.append((name, values_of(part.read(own))))
+            now = settings.change(values_of(chosen))
+            for name, said_of_it in read:
+                settings.change_part(name, said_of_it)
         except RepriseError as error:
             return [status_html(Run().failed(str(error), error.field)), gr.skip()]
         return [status_html(Run(notes=(t("the settings are saved"),))), now.theme]
 
-    loaded = page.blocks.load(on_load, None, [*form.components, theme], **AT_ONCE)
-    saved = save.click(on_save, form.components, [said, theme], **AT_ONCE)
+    components = [*form.components, *(component for _, part in parts for component in part.components)]
+    loaded = page.blocks.load(on_load, None, [*components, theme], **AT_ONCE)
+    saved = save.click(on_save, components, [said, theme], **AT_ONCE)
     for told in (loaded, saved):
         told.then(None, theme, None, js=SHOW_THEME, **QUIET)
 
@@ -67,3 +78,16 @@ def _add(form: Form[Settings], name: str, *, locked: bool) -> None:
     if locked:
         facts |= {"interactive": False, "info": t("Locked: the command line fixes it")}
     form.add(name, **facts)
+
+
+def _part(page: Page, name: str, cls: type) -> tuple[str, Form[Any]]:
+    """The settings that an extension declared, under its name."""
+    tables = page.services.tables()
+    form: Form[Any] = Form(cls, tables)
+    with gr.Column(elem_classes="rp-settings-group"):
+        gr.Markdown(f"#### {name}")
+        gr.Markdown(t("Of an extension; a change holds from the next start on."))
+        for option, declared in form.options.items():
+            if not isinstance(declared.choices, str) or declared.choices in tables:
+                form.add(option, elem_id=f"settings_{name}_{option}", elem_classes="rp-setting")
+    return name, form
