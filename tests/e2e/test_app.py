@@ -23,7 +23,7 @@ def test_a_prompt_becomes_a_picture(program: Visit) -> None:
     page = program.open()
     before = len(program.server.pictures())
     page.fill(PROMPT, "a red fox in the snow")
-    for name, value in (("steps", "60"), ("width", "256"), ("height", "256")):  # long enough to be seen on its way
+    for name, value in (("steps", "60"), ("width", "160"), ("height", "160")):  # long enough to be seen on its way
         field = page.locator(f"#txt2img_{name} input[type=number]")
         field.fill(value)
         field.blur()
@@ -34,12 +34,12 @@ def test_a_prompt_becomes_a_picture(program: Visit) -> None:
     page.wait_for_selector(f'{STATUS}[data-phase="done"]')
     expect(page.locator("#txt2img_gallery [data-testid=detailed-image]")).to_be_visible()
     text = page.locator("#txt2img_infotext textarea").input_value()
-    assert re.match(r"a red fox in the snow\nSteps: 60, Sampler: Euler a, .*Seed: 7, Size: 256x256, ", text)
+    assert re.match(r"a red fox in the snow\nSteps: 60, Sampler: Euler a, .*Seed: 7, Size: 160x160, ", text)
     made = program.server.pictures()
     assert len(made) == before + 1
     assert made[-1].name.endswith("-7.png")
     with Image.open(made[-1]) as picture:
-        assert picture.size == (256, 256)
+        assert picture.size == (160, 160)
         assert picture.info["parameters"] == text
 
 
