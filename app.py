@@ -162,7 +162,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
     return watch.watched(by_kind(runners, generation))
 
 
-def build_scripts(args: argparse.Namespace, host: Host) -> Scripts:
+def build_scripts(args: argparse.Namespace, host: Host, models: Catalogue) -> Scripts:
     """What runs scripts, which make many requests of one."""
     from modules.gallery import Gallery
     from modules.inputs import InputStore
@@ -170,7 +170,6 @@ def build_scripts(args: argparse.Namespace, host: Host) -> Scripts:
     from modules.script import ScriptContext
     from webui.services import tables_of
 
-    models = build_catalogue(args)
     tables = tables_of(host, models.checkpoints, models.vaes)
     keep = InputStore(args.data_dir / "inputs").put
     context = ScriptContext(host.axes, lambda name: tables[name](), keep)
@@ -217,6 +216,7 @@ def build_services(
     loader: Loader,
     scripts: Scripts,
     settings: SettingsFile,
+    models: Catalogue,
     *,
     login: bool = False,
 ) -> Services:
@@ -226,7 +226,6 @@ def build_services(
     from modules.users import Accounts
     from webui.server import Services
 
-    models = build_catalogue(args)
     return Services(
         queue=queue,
         host=loader.host,
@@ -269,17 +268,19 @@ def serve(args: argparse.Namespace) -> int:
     settings = build_settings(args)
     listener = None if args.list_routes else server.listen(address, args.port)
     loader = build_loader(args, "server")
-    scripts = build_scripts(args, loader.host)
+    models = build_catalogue(args)
+    scripts = build_scripts(args, loader.host, models)
     queue = build_queue(args, scripts)
     if listener is None:
-        print(routes.table(server.create_app(build_services(args, queue, loader, scripts, settings))))
+        print(routes.table(server.create_app(build_services(args, queue, loader, scripts, settings, models))))
         return 0
     days = settings.current().keep_jobs_days
     if days:
         queue.store.forget(time.time() - 86400 * days)
     queue.start()
     try:
-        app = server.create_app(build_services(args, queue, loader, scripts, settings, login=bool(opening)))
+        services = build_services(args, queue, loader, scripts, settings, models, login=bool(opening))
+        app = server.create_app(services)
         loader.started()
         url = f"{'https' if tls else 'http'}://{_shown(address)}:{args.port}{below}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
