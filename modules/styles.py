@@ -87,7 +87,8 @@ def find(styles: Sequence[Style], prompt: str, negative_prompt: str) -> tuple[li
     bare, bare_negative = prompt.strip(), negative_prompt.strip()
     while True:
         for style in left:
-            before, before_negative = _without(style.prompt, bare), _without(style.negative_prompt, bare_negative)
+            before = _without(style.prompt, bare, outermost=not found)
+            before_negative = _without(style.negative_prompt, bare_negative, outermost=not found)
             if before is not None and before_negative is not None:
                 break
         else:
@@ -97,8 +98,9 @@ def find(styles: Sequence[Style], prompt: str, negative_prompt: str) -> tuple[li
         left.remove(style)
 
 
-def _without(style_text: str, prompt: str) -> str | None:
-    """What `apply` makes ``prompt`` of with this text, or None where there is no such thing.
+def _without(style_text: str, prompt: str, *, outermost: bool = False) -> str | None:
+    """What `apply` makes ``prompt`` of with this text, or None where there is no such thing. The ``outermost`` text
+    may have lost blanks at its ends.
 
     >>> _without("{prompt} on {prompt}", "ice on ice"), _without("a, {prompt}, b", "a, b"), _without("at", "cat")
     ('ice', None, None)
@@ -107,7 +109,7 @@ def _without(style_text: str, prompt: str) -> str | None:
         return prompt
     text = uncommented(style_text)
     if places := text.count(PLACE):
-        text = text.strip()
+        text = text.strip() if outermost else text
         length, rest = divmod(len(prompt) - len(text) + places * len(PLACE), places)
         start = text.index(PLACE)
         bare = prompt[start : start + length]
