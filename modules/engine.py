@@ -20,7 +20,7 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.vaes import AUTOMATIC
 from modules.conditioning import Part, TextCache, TextConditioner, pad_parts
 from modules.diffusion.types import Enough
-from modules.errors import Cancelled, UserError
+from modules.errors import Cancelled, UserError, out_of_memory
 from modules.extension import Host
 from modules.inputs import InputStore
 from modules.params import Chosen, GenerationParams
@@ -206,6 +206,11 @@ class Engine:
                 self.watch.failed(failure)
                 absent[failure.name] = str(failure)
                 watcher.on_note(f"{failure}; the job goes on without it")
+            except (MemoryError, RuntimeError) as error:
+                if short := out_of_memory(error):
+                    log.warning("%s", error)
+                    raise short from error
+                raise
 
     def _results(
         self,
