@@ -105,3 +105,12 @@ def test_a_job_goes_to_the_runner_of_its_kind() -> None:
     runner = by_kind({"replay": lambda *_: {"by": "replay"}}, lambda *_: {"by": "all others"})
     for spec, expected in (({"kind": "replay"}, "replay"), ({"kind": "txt2img"}, "all others"), ({}, "all others")):
         assert runner("job", spec, lambda _: None, Wishes()) == {"by": expected}
+
+
+def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
+    def runner(job: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 96.00 GiB. GPU 0 has a total capacity of 79.19 GiB")
+
+    last = run_job(runner, "a", {}, lambda event: None, Wishes())
+    assert last["error"]["error"] == "OutOfMemory"
+    assert last["error"]["detail"] == "the card has too little memory for this; make the picture or the batch smaller"
