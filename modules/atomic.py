@@ -77,8 +77,9 @@ def set_aside(path: Path) -> Path | None:
 
     A file that could not be read is not bad: leave it where it is.
     """
-    names = [f"{path.name}.bad", *(f"{path.name}.{n}.bad" for n in range(2, MOST_ASIDE))]
-    bad = next((aside for name in names if not os.path.lexists(aside := path.with_name(name))), path.with_name(names[0]))
+    bad = path.with_name(f"{path.name}.bad")
+    numbered = (path.with_name(f"{path.name}.{n}.bad") for n in range(2, MOST_ASIDE))
+    bad = next((aside for aside in (bad, *numbered) if not os.path.lexists(aside)), bad)
     try:
         return path.replace(bad)
     except OSError as error:

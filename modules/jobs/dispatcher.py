@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """How soon a job that waits notices that the executor became ready."""
-MOST_SCRIPTS = 16
-"""At once; each is a thread that mostly sleeps."""
+MOST_SCRIPTS = 64
+"""At once, of all owners, with `SCRIPTS_EACH` of one; each is a thread that mostly sleeps."""
 PROGRESS_S = 1.0
 """Steps are told as they come, but written to the database at most this often."""
 
@@ -234,7 +234,7 @@ class JobQueue:
             return lambda: self._tell_end(self.store.stopped(job.id, stopped))
         except RepriseError as error:
             explained = error.as_json()
-        except Exception as error:
+        except BaseException as error:  # noqa: BLE001 - a script's KeyboardInterrupt too: nobody sends one to a thread
             logger.exception("job %s", job.id)
             explained = RepriseError(f"something unexpected went wrong ({error})", hint="the log has more").as_json()
         else:
