@@ -81,9 +81,7 @@ class Gallery:
             log.warning("saving into %s failed: %s", day, error)
             raise _sentence(day, error) from error
         if doubt:
-            doubt = (
-                f"the picture is saved as {path.name}, but the disk did not confirm it: {doubt}; look after the disk"
-            )
+            doubt = f"{path.name} is saved, but the disk did not confirm it ({doubt}), and a power cut may undo it"
         return Saved(path, number, job, "; ".join(filter(None, (note, doubt))))
 
     def of_job(self, job: str, folder: str = "txt2img-images") -> list[Path]:

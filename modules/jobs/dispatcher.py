@@ -234,7 +234,7 @@ class JobQueue:
             return lambda: self._tell_end(self.store.stopped(job.id, stopped))
         except RepriseError as error:
             explained = error.as_json()
-        except BaseException as error:  # noqa: BLE001 - a script's KeyboardInterrupt too: nobody sends one to a thread
+        except BaseException as error:  # a script's KeyboardInterrupt too: no person can send one to a thread
             logger.exception("job %s", job.id)
             explained = RepriseError(f"something unexpected went wrong ({error})", hint="the log has more").as_json()
         else:

@@ -361,8 +361,12 @@ def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
 
 
 def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
-    """Those of a job's pictures that are not noted yet."""
+    """Those of a job's pictures that are not noted yet. A note of another's is of a file that had this name before."""
     paths = [image["path"] for image in images or () if isinstance(image, dict) and image.get("path")]
+    db.executemany(
+        "DELETE FROM pictures WHERE path = ? AND owner != (SELECT owner FROM jobs WHERE id = ?)",
+        [(path, job_id) for path in paths],
+    )
     db.executemany(
         "INSERT OR IGNORE INTO pictures (job, owner, kind, path, created)"
         " SELECT id, owner, COALESCE(json_extract(spec, '$.kind'), kind), ?, ? FROM jobs WHERE id = ?"

@@ -207,7 +207,7 @@ def test_killed_server_takes_its_worker_along_and_the_next_one_finishes_the_job(
     with a_queue(database) as queue:
         queue.start()
         assert ended(queue, job.id) == ended(queue, waits.id) == "done"
-        assert (queue.get(job.id).tries, queue.get(waits.id).tries) == (1, 0)
+        assert (queue.get(job.id).lost, queue.get(job.id).tries, queue.get(waits.id).lost) == (1, 0, 0)
     store.close()
 
 
