@@ -236,7 +236,8 @@ class JobQueue:
             explained = error.as_json()
         except BaseException as error:  # a script's KeyboardInterrupt too: no person can send one to a thread
             logger.exception("job %s", job.id)
-            explained = RepriseError(f"something unexpected went wrong ({error})", hint="the log has more").as_json()
+            reason = str(error) or type(error).__name__
+            explained = RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
         else:
             return lambda: self._tell_end(self.store.finish(job.id, output))
         return lambda: self._tell_end(self.store.fail(job.id, explained, made if record.images else None))

@@ -259,6 +259,25 @@ def test_what_is_alices_is_there_for_alice(alice: Person, work: Work) -> None:
         assert alice.get("/gradio_api/file=" + quote(path)).status_code == 200, path
 
 
+@pytest.mark.parametrize("noted", ["", "{job}\t{name}", "somebo{job}\t{name}"], ids=["lost", "whole", "torn"])
+def test_a_picture_whose_name_or_note_has_an_odd_separator_is_its_owners(
+    alice: Person, bob: Person, given: Services, noted: str
+) -> None:
+    folder = given.outputs_dir / "txt2img-images" / f"note {len(noted)}"
+    folder.mkdir(parents=True)
+    path = folder / "00001-a\u2028fox.png"
+    Image.new("RGB", (8, 8), "orange").save(path)
+    with given.history.store._db.transaction() as db:
+        db.execute(
+            "INSERT INTO pictures (job, owner, kind, path, created) VALUES ('its job', 'alice', 'txt2img', ?, 0)",
+            (str(path),),
+        )
+    (folder / ".jobs").write_text(noted.format(job="its job", name=path.name), encoding="utf-8")
+    address = "/gradio_api/file=" + quote(str(path))
+    assert alice.get(address).status_code == 200
+    assert bob.get(address).status_code in (403, 404)
+
+
 def test_nothing_of_alices_is_there_for_bob(alice: Person, bob: Person, work: Work) -> None:
     """S06: events, sessions, uploads, pictures and jobs by their true names."""
     page, event = {"session_hash": work.session}, {"event_id": work.event}

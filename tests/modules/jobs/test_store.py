@@ -218,7 +218,7 @@ def test_what_the_database_cannot_be_asked_is_one_sentence(store: JobStore, ask:
         "has_picture": lambda: store.has_picture("alice", "\udcff.png"),
         "submit": lambda: store.submit("\ud800", {}),
     }
-    with pytest.raises(UserError, match="half a character|larger than any"):
+    with pytest.raises(UserError, match=r"half a character|larger than any"):
         asked[ask]()
     assert store.submit("alice", {}).state == "queued"
 
