@@ -5,6 +5,7 @@ outputs/txt2img-images/2026-11-20/00001-1234.png, or what the patterns of `Names
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 JOBS = ".jobs"
 """In each day's folder: one line "JOB<tab>FILE" for every picture, written before the picture has its name."""
+NAMELESS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+"""What a disk says to a name that it does not take, or that something else has."""
 _SEPARATORS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 """What some program takes for the end of a line, and no name needs."""
 
@@ -72,17 +75,34 @@ class Gallery:
         named by number, then what `names` says, then ``stem``, the name of the picture that it came from.
         """
         data, note = encode(image, infotext, recipe or "", self.encoding, texts or {}, carried)
-        facts = facts_of(recipe, seed, image.size)
-        day = self.root / folder / _SEPARATORS.sub("_", str(self.names.folder_for(facts)))
+        facts, below = facts_of(recipe, seed, image.size), self.root / folder
+        notes = [note]
+        try:
+            path, number, doubt = self._placed(data, below, self.names, facts, stem, job)
+        except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
+            log.warning("the patterns of names cannot be used", exc_info=error)
+            path, number, doubt = self._placed(data, below, None, facts, stem, job)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            notes.append(f"{path.name} has a plain name, because the one in the settings cannot be used ({reason})")
+        if doubt:
+            notes.append(f"{path.name} is saved, but the disk did not confirm it ({doubt}): a power cut may undo it")
+        return Saved(path, number, job, "; ".join(filter(None, notes)))
+
+    def _placed(
+        self, data: bytes, below: Path, names: Names | None, facts: Mapping[str, str], stem: str, job: str
+    ) -> tuple[Path, int, str]:
+        """As `_save`. An error that ``names`` are to blame for is raised as it is; with None the plain ones are taken."""
+        patterns = names or Names(begun=self.names.begun)
+        day = below / _SEPARATORS.sub("_", str(patterns.folder_for(facts)))
+        name = _name(patterns.file_for(facts), stem, self.encoding.format)
         try:
             atomic.make_folder(day)
-            path, number, doubt = _save(day, data, _name(self.names.file_for(facts), stem, self.encoding.format), job)
+            return _save(day, data, name, job)
         except OSError as error:
+            if names and error.errno in NAMELESS:
+                raise
             log.warning("saving into %s failed: %s", day, error)
             raise _sentence(day, error) from error
-        if doubt:
-            doubt = f"{path.name} is saved, but the disk did not confirm it ({doubt}), and a power cut may undo it"
-        return Saved(path, number, job, "; ".join(filter(None, (note, doubt))))
 
     def of_job(self, job: str, folder: str = "txt2img-images") -> list[Path]:
         """The pictures that ``job`` has saved, oldest first: what need not be made again after a restart."""

@@ -27,6 +27,8 @@ CLOSE_GRACE_S = 5.0
 LONGEST_PAUSE_S = 30.0
 LONGEST_LINE = 4096
 """Of what a worker prints, in bytes; longer ones are cut up."""
+LINE_COST = 50
+"""What stands before a line in the log, about."""
 LOG_BURST = 500_000
 LOG_RATE = 1000.0
 """86 MB a day."""
@@ -363,14 +365,16 @@ class LogAllowance:
         self._left_out = 0
 
     def admits(self, size: int) -> bool:
+        """Whether a line of so many bytes may be written down."""
         now = self._clock()
         self._room = min(LOG_BURST, self._room + (now - self._then) * LOG_RATE)
         self._then = now
-        self._dry = self._room < (LOG_BURST / 4 if self._dry else size)
+        cost = size + LINE_COST
+        self._dry = self._room < (LOG_BURST / 4 if self._dry else cost)
         if self._dry:
             self._left_out += size
         else:
-            self._room -= size
+            self._room -= cost
         return not self._dry
 
     def settle(self) -> int:

@@ -156,7 +156,7 @@ class JobStore:
 
         With a ``job_id`` that the owner has already, that job is given and nothing is queued.
         """
-        text = json.dumps(spec)
+        text = _checked_json(spec)
         with self._db.transaction() as db:
             if job_id and db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone():
                 return _job(db, job_id, owner)
@@ -246,8 +246,10 @@ class JobStore:
 
     def picture(self, owner: str, number: int) -> Picture:
         """`NotFound` for an unknown number and for another owner's alike."""
-        with self._db.transaction() as db:
-            row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
+        row = None
+        if 0 < number < 2**63:  # SQLite's integers
+            with self._db.transaction() as db:
+                row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
         if row is None:
             raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
         return _picture(row)
@@ -434,6 +436,14 @@ def _from_row(row: sqlite3.Row) -> Job:
         output=_load(row["output"]),
         error=_load(row["error"]),
     )
+
+
+def _checked_json(spec: dict[str, Any]) -> str:
+    """Python would write NaN, which neither SQLite nor a browser reads."""
+    try:
+        return json.dumps(spec, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the request cannot be kept: {error}", hint="look for a number that is none") from error
 
 
 def _dump(data: dict[str, Any] | None) -> str | None:

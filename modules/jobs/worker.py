@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from modules.errors import Cancelled, RepriseError
 
@@ -92,18 +92,23 @@ def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, wishe
     def emit_json(event: dict[str, Any]) -> None:
         if isinstance(event.get("preview"), bytes):
             event = {**event, "preview": base64.b64encode(event["preview"]).decode("ascii")}
-        event = json.loads(json.dumps(event))
+        event = _as_json(event)
         if event["type"] == "image":
             images.append({key: value for key, value in event.items() if key != "type"})
         emit(event)
 
     try:
-        output = json.loads(json.dumps(runner(job_id, spec, emit_json, wishes)))
+        output = _as_json(runner(job_id, spec, emit_json, wishes))
     except Cancelled:
         return {"type": "cancelled", "job": job_id, "output": {"images": images}}
     except BaseException as error:  # noqa: BLE001 - a job may fail in any way, the worker goes on
         return {"type": "failed", "job": job_id, "error": _explain(error)}
     return {"type": "done", "job": job_id, "output": output}
+
+
+def _as_json(data: dict[str, Any]) -> dict[str, Any]:
+    """As it will be read. What is not a number is nothing: neither a browser nor SQLite knows NaN."""
+    return cast(dict[str, Any], json.loads(json.dumps(data), parse_constant=lambda name: None))
 
 
 def keep_freed_memory() -> bool:

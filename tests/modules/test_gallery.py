@@ -96,6 +96,22 @@ def test_a_torn_note_swallows_no_other_and_a_name_with_a_line_separator_is_one_n
     assert [gallery.job_of(path) for path in (first, third, old, other)] == ["mine"] * 4
 
 
+@pytest.mark.parametrize("file", ["[seed]\ud800", "\ud800" * 200, "[date]"])
+@pytest.mark.parametrize("folder", ["[date]", "half \udc00", "taken/[seed]"])
+def test_no_name_loses_a_finished_picture(tmp_path: Path, file: str, folder: str) -> None:
+    (tmp_path / "txt2img-images").mkdir()
+    (tmp_path / "txt2img-images" / "taken").touch()
+    saved = Gallery(tmp_path, names=Names(file, folder)).save(NOISE, seed=7, infotext="x", job="j")
+    assert pixel_hash(Image.open(saved.path)) == pixel_hash(NOISE)
+    assert Gallery(tmp_path).of_job("j") == [saved.path]
+    today = datetime.date.today().isoformat()
+    plain = tmp_path / "txt2img-images" / today / "00001-7.png"
+    assert ("has a plain name" in saved.note) == (saved.path == plain)
+    if folder == "taken/[seed]":
+        assert saved.path == plain
+    assert parts(tmp_path) == []
+
+
 def _save_many(root: Path, count: int) -> list[int]:
     return [Gallery(root).save(NOISE, seed=os.getpid() % 3, infotext="x", job="j").number for _ in range(count)]
 
@@ -218,7 +234,7 @@ def test_an_error_after_the_rename_is_told_as_a_picture_that_is_saved(
     saved = Gallery(tmp_path).save(NOISE, seed=2, infotext="x", job="j")
     assert pixel_hash(Image.open(saved.path)) == pixel_hash(NOISE)
     assert saved.note == (
-        "00002-2.png is saved, but the disk did not confirm it (Input/output error), and a power cut may undo it"
+        "00002-2.png is saved, but the disk did not confirm it (Input/output error): a power cut may undo it"
     )
     assert Gallery(tmp_path).of_job("j") == [saved.path] and parts(tmp_path) == []
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,7 +269,7 @@ def test_a_picture_whose_name_or_note_has_an_odd_separator_is_its_owners(
     folder.mkdir(parents=True)
     path = folder / "00001-a\u2028fox.png"
     Image.new("RGB", (8, 8), "orange").save(path)
-    with given.history.store._db.transaction() as db:
+    with contextlib.closing(sqlite3.connect(given.data_dir / "reprise.db")) as db, db:
         db.execute(
             "INSERT INTO pictures (job, owner, kind, path, created) VALUES ('its job', 'alice', 'txt2img', ?, 0)",
             (str(path),),

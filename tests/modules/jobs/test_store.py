@@ -7,7 +7,7 @@ import dataclasses
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -209,12 +209,21 @@ def test_a_picture_under_a_name_that_anothers_had_before_belongs_to_its_maker_al
     assert store.has_picture("bob", "/o/00001.png") and not store.has_picture("alice", "/o/00001.png")
 
 
-@pytest.mark.parametrize("ask", ["get", "picture", "has_picture", "submit"])
+def test_a_number_that_is_none_is_refused_before_it_is_queued(store: JobStore) -> None:
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match="the request cannot be kept: .*; look for a number that is none"):
+            store.submit("alice", {"params": {"cfg_scale": [bad]}})
+    assert store.list("alice") == []
+    with pytest.raises(NotFound, match="no such picture"):
+        store.picture("alice", 10**23)
+
+
+@pytest.mark.parametrize("ask", ["get", "pictures", "has_picture", "submit"])
 def test_what_the_database_cannot_be_asked_is_one_sentence(store: JobStore, ask: str) -> None:
     """10^23 and half a character, which SQLite's driver answers with errors of Python's own."""
-    asked = {
+    asked: dict[str, Callable[[], object]] = {
         "get": lambda: store.get("\ud800"),
-        "picture": lambda: store.picture("alice", 10**23),
+        "pictures": lambda: store.pictures("alice", before=10**23),
         "has_picture": lambda: store.has_picture("alice", "\udcff.png"),
         "submit": lambda: store.submit("\ud800", {}),
     }
