@@ -91,7 +91,7 @@ class Gallery:
     def _placed(
         self, data: bytes, below: Path, names: Names | None, facts: Mapping[str, str], stem: str, job: str
     ) -> tuple[Path, int, str]:
-        """As `_save`. An error that ``names`` are to blame for is raised as it is; with None the plain ones are taken."""
+        """As `_save`. What ``names`` are to blame for is raised as it is; with None the plain ones are taken."""
         patterns = names or Names(begun=self.names.begun)
         day = below / _SEPARATORS.sub("_", str(patterns.folder_for(facts)))
         name = _name(patterns.file_for(facts), stem, self.encoding.format)

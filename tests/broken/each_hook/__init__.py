@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from modules import Modifier, ModifierSpec, option
 
-HOOKS = ("make", "revise", "patch", "unpatch", "network", "call", "guidance", "denoiser", "finish", "answer", "exit", "interrupt")
+HOOKS = (
+    *("make", "revise", "patch", "unpatch", "network", "call", "guidance", "denoiser", "finish", "answer", "exit"),
+    "interrupt",
+)
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def test_a_picture_under_a_name_that_anothers_had_before_belongs_to_its_maker_al
 
 def test_a_number_that_is_none_is_refused_before_it_is_queued(store: JobStore) -> None:
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(UserError, match="the request cannot be kept: .*; look for a number that is none"):
+        with pytest.raises(UserError, match=r"the request cannot be kept: .*; look for a number that is none"):
             store.submit("alice", {"params": {"cfg_scale": [bad]}})
     assert store.list("alice") == []
     with pytest.raises(NotFound, match="no such picture"):
