@@ -236,8 +236,7 @@ class JobQueue:
             explained = error.as_json()
         except BaseException as error:  # a script's KeyboardInterrupt too: no person can send one to a thread
             logger.exception("job %s", job.id)
-            reason = str(error) or type(error).__name__
-            explained = RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
+            explained = _unexpected(error)
         else:
             return lambda: self._tell_end(self.store.finish(job.id, output))
         return lambda: self._tell_end(self.store.fail(job.id, explained, made if record.images else None))
@@ -328,6 +327,11 @@ def _last_event(job: Job) -> Event:
     if job.state == CANCELLED:
         return {"type": "cancelled", "output": job.output or {"images": []}}
     raise ValueError(f"job {job.id} is {job.state}")
+
+
+def _unexpected(error: BaseException) -> dict[str, Any]:
+    reason = str(error) or type(error).__name__
+    return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
 
 
 def _server_name() -> str:
