@@ -19,7 +19,7 @@ from PIL import Image
 from modules import atomic
 from modules.errors import OutputError
 from modules.metadata import PNG, Encoding, Metadata, encode, read_metadata
-from modules.names import Names, facts_of
+from modules.names import Names, facts_of, today
 
 __all__ = ["Gallery", "Metadata", "Saved", "read_metadata"]
 
@@ -73,15 +73,32 @@ class Gallery:
         named by number, then what `names` says, then ``stem``, the name of the picture that it came from.
         """
         data, note = encode(image, infotext, recipe or "", self.encoding, texts or {}, carried)
-        facts = facts_of(recipe, seed, image.size)
-        day = self.root / folder / self.names.folder_for(facts)
+        plain = today(), "" if seed is None else str(seed)
+        failed: list[tuple[Path, OSError]] = []
+        # A finished picture is not lost over its name: where the patterns' cannot be written, it gets the plain one.
+        for place, label in dict.fromkeys((self._named(recipe, seed, image.size, infotext) or plain, plain)):
+            day = self.root / folder / place
+            try:
+                atomic.make_folder(day)
+                path, number = _save(day, data, _name(label, stem, self.encoding.format), job)
+                return Saved(path, number, job, note)
+            except OSError as error:
+                log.warning("saving into %s failed: %s", day, error)
+                failed.append((day, error))
+                if error.errno in FULL:
+                    break
+        raise _sentence(*failed[0]) from failed[0][1]
+
+    def _named(
+        self, recipe: str | None, seed: int | None, size: tuple[int, int], infotext: str
+    ) -> tuple[Path, str] | None:
+        """The folder and what stands behind the number, by the patterns; None where they cannot be followed."""
         try:
-            atomic.make_folder(day)
-            path, number = _save(day, data, _name(self.names.file_for(facts), stem, self.encoding.format), job)
-            return Saved(path, number, job, note)
-        except OSError as error:
-            log.warning("saving into %s failed: %s", day, error)
-            raise _sentence(day, error) from error
+            facts = facts_of(recipe, seed, size, infotext)
+            return self.names.folder_for(facts), self.names.file_for(facts)
+        except Exception:
+            log.exception("the names %r and %r cannot be followed", self.names.folder, self.names.file)
+            return None
 
     def of_job(self, job: str, folder: str = "txt2img-images") -> list[Path]:
         """The pictures that ``job`` has saved, oldest first: what need not be made again after a restart."""
@@ -103,7 +120,7 @@ class Gallery:
 
 def _name(label: str, stem: str, suffix: str) -> str:
     """What follows the number. Of a stem only what every file system and command line takes is left."""
-    plain = re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:80]
+    plain = re.sub(r"[^\w.-]+", "_", stem).strip("._-").encode()[:64].decode(errors="ignore")
     return f"{''.join(f'-{part}' for part in (label, plain) if part)}.{suffix}"
 
 
