@@ -103,7 +103,7 @@ def unpacked(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Opened
         raise ImageError("this is not a picture that can be read", hint=ACCEPTED) from error
     _limit(image)
     raw = image.info.pop("exif", None)
-    image.info |= file.texts
+    image.info.update(file.texts)
     return Opened(image, file.exif or (read_exif(raw) if isinstance(raw, bytes) else None), file.further)
 
 
