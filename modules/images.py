@@ -195,7 +195,8 @@ def png_bytes(image: Image.Image, texts: Mapping[str, str] | None = None, carrie
     for file in carried:
         info.add(CARRIED, file)
     for key, text in (texts or {}).items():
-        info.add_text(key, text.encode("utf-8", "replace").decode())  # a lone surrogate has no bytes
+        name = key.encode("latin-1", "replace")[:79]  # what the standard allows
+        info.add_text(name, text.encode("utf-8", "replace").decode())  # a lone surrogate has no bytes
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()

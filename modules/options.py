@@ -92,16 +92,18 @@ class Option:
         if self.type is int:
             if number != int(number):
                 raise self._error(f"must be a whole number, not {_shown(value)}")
-            if isinstance(number, float) and abs(number) > EXACT and self.has_long_numbers:
-                raise self._error(f"must be written with all its digits, not as {_shown(value)}")
+            rounded = isinstance(number, float) and abs(number) > EXACT
             number = int(number)
         else:
+            rounded = False
             try:
                 number = float(number)
             except OverflowError:
                 raise self._error(f"is too large: {_shown(value)}") from None
         if (self.lo is not None and number < self.lo) or (self.hi is not None and number > self.hi):
             raise self._error(f"must be {self.range_text()}, not {_shown(value)}")
+        if rounded:
+            raise self._error(f"must be written with all its digits, not as {_shown(value)}")
         return number
 
     @property

@@ -211,6 +211,12 @@ def test_what_does_not_fit_into_a_jpeg_is_said_and_the_picture_stays(
     assert Image.open(io.BytesIO(data)).size == GREY.size
 
 
+def test_a_text_by_any_name_is_written() -> None:
+    data, lost = encode(GREY, "a fox", "", PNG, {"\u732b" * 100: "a", "caf\xe9": "b"})
+    assert lost == ""
+    assert read_metadata(data)["items"] == {"?" * 79: "a", "caf\xe9": "b"}
+
+
 def test_a_webp_and_a_png_hold_texts_of_any_length() -> None:
     for encoding in (PNG, Encoding("webp")):
         data, lost = encode(GREY, "a" * 60_000, "b" * 300_000, encoding)
