@@ -29,7 +29,7 @@ from modules import bootstrap, commandline, flags
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
 from modules.manifest import flags_in
 from modules.options import flat_of, from_flat, options_of
-from modules.params import TO, ExtrasParams, GenerationParams
+from modules.params import TO, ExtrasParams, GenerationParams, wrapped
 
 if TYPE_CHECKING:
     from modules.checkpoints.catalogue import Catalogue
@@ -464,7 +464,7 @@ def _next_turn(params: GenerationParams, result: Result, inputs: InputStore, dec
         return params
     strength = params.init.denoising_strength * decay
     start = replace(params.init, image=inputs.put(result.image), denoising_strength=strength)
-    return params.changed(init=start, seed=-1 if params.seed == -1 else result.recipe.seed + 1)
+    return params.changed(init=start, seed=-1 if params.seed == -1 else wrapped(result.recipe.seed + 1))
 
 
 def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
@@ -472,9 +472,11 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     folder = Path(params.init.image) if params.init else Path()
     if params.init is None or not folder.is_dir():
         return [("", params)]
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    from modules import images
+
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in images.SUFFIXES]
     if not files:
-        raise NotFound(f"there is no picture in {folder}", hint="PNG, JPEG and WebP are read", field="init")
+        raise NotFound(f"there is no picture in {folder}", hint=images.ACCEPTED, field="init")
     return [(f"-{path.stem}", params.changed(init=replace(params.init, image=str(path)))) for path in files]
 
 

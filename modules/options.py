@@ -20,6 +20,8 @@ from modules.errors import UserError
 _KEY = "option"
 _NESTED = "nested"
 _LOOSE = "loose"
+EXACT = 2**53
+"""Up to here a float tells every whole number from the next."""
 T = TypeVar("T")
 _TRUTHS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
@@ -90,18 +92,27 @@ class Option:
         if self.type is int:
             if number != int(number):
                 raise self._error(f"must be a whole number, not {_shown(value)}")
+            rounded = isinstance(number, float) and abs(number) > EXACT
             number = int(number)
         else:
+            rounded = False
             try:
                 number = float(number)
             except OverflowError:
                 raise self._error(f"is too large: {_shown(value)}") from None
         if (self.lo is not None and number < self.lo) or (self.hi is not None and number > self.hi):
             raise self._error(f"must be {self.range_text()}, not {_shown(value)}")
+        if rounded:
+            raise self._error(f"must be written with all its digits, not as {_shown(value)}")
         return number
 
+    @property
+    def has_long_numbers(self) -> bool:
+        """Whether it is a whole number that may have more digits than a float, and so JavaScript, keeps."""
+        return self.type is int and any(end is not None and abs(end) > EXACT for end in (self.lo, self.hi))
+
     def range_text(self) -> str:
-        lo, hi = (f"{x:.15g}" if x is not None else "" for x in (self.lo, self.hi))
+        lo, hi = ("" if x is None else str(x) if isinstance(x, int) else f"{x:.15g}" for x in (self.lo, self.hi))
         if lo and hi:
             return f"between {lo} and {hi}"
         return f"at least {lo}" if lo else f"at most {hi}"

@@ -162,7 +162,7 @@ def canvas_html(tab: str, modes: tuple[str, ...]) -> str:
 def _words() -> dict[str, str]:
     """What the script says."""
     return {
-        "type": t("PNG, JPEG and WebP are accepted"),
+        "type": t("PNG, JPEG, WebP, AVIF, GIF and BMP are accepted"),
         "large": t("this file is larger than 32 MB; make it smaller first"),
         "pixels": t("this picture has more than 32 megapixels; make it smaller first"),
         "unreadable": t("this is not a picture that can be read"),
@@ -265,7 +265,7 @@ def _icon(name: str) -> str:
 
 def _file_input(part: str, label: str) -> str:
     said = escape(label)
-    kinds = "image/png,image/jpeg,image/webp"
+    kinds = ",".join(f"image/{kind}" for kind in ("png", "jpeg", "webp", "avif", "gif", "bmp"))  # what browsers draw
     return f'<input type="file" data-part="{part}" accept="{kinds}" aria-label="{said}" tabindex="-1" hidden>'
 
 

@@ -38,6 +38,9 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
         # Text: a gr.Number that is empty becomes 0 as soon as it is seen, which is another value than none.
         shown = "" if option.default is None else str(option.default)
         return gr.Textbox(**{**facts, "value": shown, "placeholder": "automatic", **overrides})
+    if option.has_long_numbers:
+        # Text: the page's numbers are floats. One line at most, which makes it an <input>.
+        return gr.Textbox(**{**facts, "value": str(option.default), "lines": 1, "max_lines": 1, **overrides})
     whole = {"precision": 0} if option.type is int else {}
     if None in (option.lo, option.hi, option.step):
         step = {"step": option.step} if option.step is not None else {}

@@ -395,5 +395,5 @@ def wire_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Seq
         found = await picture(page, request, job_id, chosen)
         return found.seed if found and found.seed is not None else gr.skip()
 
-    any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)
+    any_seed.click(None, None, form["seed"], js="() => '-1'", **QUIET)
     same_seed.click(on_reuse, [view.shown, view.chosen], form["seed"], **AT_ONCE)
