@@ -226,6 +226,8 @@ def build_services(
     from modules.users import Accounts
     from webui.server import Services
 
+    for sentence in models.told_at_start():
+        logging.warning(sentence)
     return Services(
         queue=queue,
         host=loader.host,
@@ -569,7 +571,10 @@ def _in_models(file: Path, models_dir: Path) -> Path:
     """``file``, or what has that name in the models folder, as messages about it say the name alone."""
     if file.exists() or file.name != str(file):
         return file
-    return next((path for path in sorted(models_dir.rglob("*")) if path.name == file.name), file)
+    from modules.checkpoints.folders import files_below
+
+    there = sorted(files_below(models_dir, (file.name.lower(),)))
+    return next((path for path in there if path.name == file.name), file)
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:

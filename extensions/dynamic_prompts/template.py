@@ -13,7 +13,7 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
-from modules import UserError
+from modules import UserError, files_below
 
 DEEPEST = 20
 """Choices within choices, and wildcards whose lines name wildcards."""
@@ -34,7 +34,9 @@ class Wildcards:
         """The choices of a wildcard. `UserError` where there is no such file."""
         path = (self.folder / f"{name}.txt").resolve()
         if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
-            there = sorted(str(p.relative_to(self.folder).with_suffix("")) for p in self.folder.rglob("*.txt"))
+            there = sorted(
+                p.relative_to(self.folder).with_suffix("").as_posix() for p in files_below(self.folder, (".txt",))
+            )
             listed = ", ".join(there[:8]) or "none"
             raise UserError(f"there is no wildcard file {name!r}", hint=f"there are {listed}", field="prompt")
         lines = (line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())

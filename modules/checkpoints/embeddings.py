@@ -1,4 +1,4 @@
-"""Textual-inversion files in every form that people have (spec 8.5), read without torch.
+"""Textual-inversion files in every form that people have, read without torch.
 
 So the server lists and inspects what the worker will use. Where a file says how many vectors it has only in its midst
 it is read whole, which takes a millisecond or so; what was found is kept until the file changes.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 
 from modules.checkpoints import unpickle
 from modules.checkpoints.files import read_header
+from modules.checkpoints.folders import files_below
 from modules.checkpoints.unpickle import Array
-from modules.errors import CheckpointError, RepriseError
+from modules.errors import CheckpointError, RepriseError, printable
 from modules.images import BROKEN, open_header
 
 PICTURES = (".png", ".webp", ".avif", ".jxl")
@@ -121,12 +121,13 @@ class EmbeddingFolder:
         return Listing(tuple(files.values()), tuple(broken))
 
     def _stamps(self) -> Iterator[tuple[Path, int, int]]:
-        for root, _, names in os.walk(self.folder, followlinks=True):
-            for name in names:
-                path = Path(root) / name
-                if path.suffix.lower() in SUFFIXES and ".preview." not in name.lower() and path.is_file():
+        for path in files_below(self.folder, SUFFIXES):
+            if ".preview." not in path.name.lower():
+                try:
                     stat = path.stat()
-                    yield path, stat.st_mtime_ns, stat.st_size
+                except OSError:  # gone since it was listed
+                    continue
+                yield path, stat.st_mtime_ns, stat.st_size
 
 
 def _described(path: Path) -> EmbeddingFile | Broken | None:
@@ -175,8 +176,8 @@ def _content(table: Any, *, named: bool) -> _Content:
     if not isinstance(table, Mapping):
         raise ValueError("it holds no table")
     if isinstance(params := table.get("string_to_param"), Mapping):
-        step, name = table.get("step"), str(table.get("name") or "")[:200] if named else ""
-        trained_on = str(table.get("sd_checkpoint") or ""), str(table.get("sd_checkpoint_name") or "")
+        step, name = table.get("step"), _text(table.get("name")) if named else ""
+        trained_on = _text(table.get("sd_checkpoint")), _text(table.get("sd_checkpoint_name"))
         vectors = _rows(params.get("*", next(iter(params.values()), None)))
         return _Content(vectors, name, step if isinstance(step, int) else None, trained_on)
     if {"clip_l", "clip_g"} <= table.keys():
@@ -187,6 +188,11 @@ def _content(table: Any, *, named: bool) -> _Content:
     if len(table) != 1:
         raise ValueError(f"it holds {len(table)} things, and an embedding is one tensor")
     return _Content(_rows(next(iter(table.values()))))
+
+
+def _text(value: Any) -> str:
+    """What a file says in words, as it can be shown."""
+    return printable(value[:200]) if isinstance(value, str) else ""
 
 
 def _rows(vectors: Any) -> Array:
