@@ -242,6 +242,7 @@ def build_services(
         checkpoints=models.checkpoints,
         native_size=models.native_size,
         vaes=models.vaes,
+        vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
         allowed_hosts=(*args.allowed_host, *_names(args)),

@@ -27,7 +27,8 @@ def match(wanted: str, files: Mapping[str, T], path_of: Callable[[T], str]) -> M
     r"""The one of ``files``, by the names under which they are listed, that ``wanted`` means.
 
     ``path_of`` gives a file's path below its folder, with ``/``. Whatever is listed is found by just that name; then
-    comes the path with its ending; then both in any case, with ``\`` for ``/``; the file's name; its stem. At last all
+    comes the path with its ending; then both in any case, with ``\`` for ``/``; the path
+    without its ending; the file's name; its stem. At last all
     of that without a hash in brackets behind it, then without an ending: a pickle may have been converted since.
     The first way that fits any file decides.
 
@@ -43,6 +44,7 @@ def match(wanted: str, files: Mapping[str, T], path_of: Callable[[T], str]) -> M
         lambda name, path: path,
         lambda name, path: _plain(name),
         lambda name, path: _plain(path),
+        lambda name, path: _plain(_ENDING.sub("", path)),
         lambda name, path: _plain(PurePosixPath(path).name),
         lambda name, path: _plain(PurePosixPath(path).stem),
     )
@@ -91,15 +93,18 @@ class Candidate:
         return bool(digits) and any(known.startswith(digits) for known in self.hashes)
 
 
-def recognise(kind: str, name: str, digits: str, files: Sequence[Candidate]) -> tuple[str | None, str]:
+def recognise(
+    kind: str, name: str, digits: str, files: Sequence[Candidate], otherwise: str = "it was left as it is"
+) -> tuple[str | None, str]:
     """The listed name of the file that a text means by a name and the first digits of a hash; and a sentence where
-    there is something to be told.
+    there is something to be told. ``otherwise`` says in it what happens without the file.
 
-    Who has both comes first, then who has the hash, whatever it is called; then who has the name.
+    Who has both comes first, then who has the hash, whatever it is called; then who has the name, at last in another
+    folder.
     """
     digits = (digits or hash_in(name)).strip().lower()
     alike = [file for file in files if file.has(digits)]
-    found = match(name, {file.name: file for file in alike or files}, lambda file: file.path) if name else Match()
+    found = _named(name, alike or files)
     if found.file is None and alike:
         return alike[0].name, ""  # one content under several names
     if found.file is not None:
@@ -107,7 +112,14 @@ def recognise(kind: str, name: str, digits: str, files: Sequence[Candidate]) -> 
         other = known and not alike
         note = f"the {kind} {found.file.name} has the hash {known}, and the text's was {digits}" if other else ""
         return found.file.name, note
-    said = " ".join(filter(None, (name, f"with the hash {digits}" if digits and not hash_in(name) else "")))
     if found.several:
-        return None, f"the {kind} {name} may be {', '.join(found.several[:8])}; it was left as it is"
-    return None, f"there is no {kind} {said} here; it was left as it is" if said else ""
+        return None, f"the {kind} {name} may be {', '.join(found.several[:8])}; {otherwise}"
+    said = " ".join(filter(None, (name, f"with the hash {digits}" if digits and not hash_in(name) else "")))
+    return None, f"there is no {kind} {said} here; {otherwise}" if said else ""
+
+
+def _named(name: str, files: Sequence[Candidate]) -> Match[Candidate]:
+    by_name = {file.name: file for file in files}
+    found = match(name, by_name, lambda file: file.path) if name else Match[Candidate]()
+    last = name.replace("\\", "/").rpartition("/")[2]
+    return match(last, by_name, lambda file: file.path) if found == Match() and last not in ("", name) else found
