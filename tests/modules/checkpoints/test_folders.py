@@ -95,7 +95,7 @@ def test_everything_that_lists_files_uses_the_one_walk(tmp_path: Path) -> None:
     assert [file.path.name for file in (*listed.files, *listed.broken)] == ["good.safetensors"]
     assert [spec.name for spec in file_upscalers(models, Networks.__new__(Networks))] == ["good"]
     assert DETECTOR.find(models) == detector
-    with pytest.raises(UserError, match="there are sub/good$"):
+    with pytest.raises(UserError, match=r"there are sub/good$"):
         Wildcards(tmp_path / "wildcards").lines("absent")
 
 
