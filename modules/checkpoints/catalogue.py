@@ -25,19 +25,19 @@ class Card:
     family: str = ""
     prediction: str = ""
     """ "eps" or "v"."""
-    zero_terminal_snr: bool = False
-    own_vae: bool = True
-    """False: it works with an autoencoder in a file of its own."""
     native_size: int = 512
     nbytes: int = 0
     sha256: str = ""
     """Empty until the worker has read the file."""
-    old_hash: str = ""
-    """A1111's of 2022, of 8 digits."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Texts of the file's header, those that describe it first; long ones are cut."""
     problem: str = ""
     """Why there is nothing to tell."""
+    old_hash: str = ""
+    """A1111's of 2022, of 8 digits."""
+    zero_terminal_snr: bool = False
+    own_vae: bool = True
+    """False: it works with an autoencoder in a file of its own."""
 
 
 class Catalogue:

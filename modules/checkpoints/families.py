@@ -78,7 +78,7 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         unet,
         vae,
         text,
-        scale_factor=float(scale) if type(scale) in (int, float) else 0.18215,
+        scale_factor=float(scale) if isinstance(scale, (int, float)) else 0.18215,
         native_size=native_size_of(header),
         prediction=predicts.kind,
         schedule=schedule if isinstance(schedule, str) else "scaled_linear",

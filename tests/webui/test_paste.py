@@ -19,12 +19,12 @@ from webui.services import Services
 
 
 def test_a_checkpoint_that_we_have_is_chosen_by_its_name(given: Services) -> None:
-    text = "a fox\nSteps: 9, Sampler: Euler, Seed: 3, Model hash: 0123456789, Model: {}"
+    text = "a fox\nSteps: 9, Sampler: Euler, Seed: 3, Model hash: fedcba9876, Model: {}"
     ours = given.checkpoints()[1]
     assert settings_of_text(given, text.format(ours.upper())).changes["checkpoint"] == ours
     lost = settings_of_text(given, text.format("unknown"))
     assert "checkpoint" not in lost.changes
-    assert lost.notes == ("there is no checkpoint unknown with the hash 0123456789 here; it was left as it is",)
+    assert lost.notes == ("there is no checkpoint unknown with the hash fedcba9876 here; it was left as it is",)
 
 
 LINE = "a fox\nSteps: 9, Sampler: Euler, Seed: 3"

@@ -92,7 +92,9 @@ def test_everything_that_lists_files_uses_the_one_walk(tmp_path: Path) -> None:
     assert [model.name for model in list_models(models / "Stable-diffusion")] == ["sub/good"]
     assert list(VaeFolders(models / "VAE", models / "Stable-diffusion").list()) == ["good.safetensors"]
     listed = EmbeddingFolder(models / "embeddings").list()
-    assert [file.path.name for file in (*listed.files, *listed.broken)] == ["good.safetensors"]
+    assert [file.path.name for file in listed.files] + [file.path.name for file in listed.broken] == [
+        "good.safetensors"
+    ]
     assert [spec.name for spec in file_upscalers(models, Networks.__new__(Networks))] == ["good"]
     assert DETECTOR.find(models) == detector
     with pytest.raises(UserError, match=r"there are sub/good$"):
