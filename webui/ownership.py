@@ -167,7 +167,7 @@ def _numbers_in(body: bytes) -> list[str]:
 
 def _paths_in(value: Any) -> Iterator[str]:
     """Of Gradio's ``FileData``, however deep; JSON in a text, such as a canvas's value, is looked into too."""
-    if isinstance(value, str) and value.startswith("{"):
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
