@@ -1,8 +1,8 @@
 """A picture to paint on: the canvas of a tab, its words and tools, and what its value says to a handler.
 
 The canvas is HTML of our own and `assets/canvas.js`. Its value is JSON in a hidden field, ``{"picture": {"path": path},
-"strokes": {"path": path}, "mode": mode}``, where both are uploads; handlers read it with `Painting.read`, which is given
-`Page.uploads` to find those of the visitor.
+"strokes": {"path": path}, "mode": mode}``, where both are uploads; handlers read it with `Painting.read`, to which
+`Page.uploads` gives those of the visitor.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Painting:
 
     @classmethod
     def read(cls, value: Any, find: Callable[[Any], Path | None]) -> Painting:
-        """From a field's value, its files as `Page.uploads` finds them; raises `UserError` where there is no picture, `ImageError` where it is none."""
+        """From a field's value, whose files ``find`` knows; raises `UserError` where there is no picture, `ImageError`
+        where it is none."""
         said = _said(value)
         if isinstance(problem := said.get("problem"), str):
             raise UserError(problem, hint="try again", field="init.image")

@@ -13,6 +13,7 @@ import gradio as gr
 from modules.extension import TabSpec
 from modules.params import GenerationParams
 from modules.users import LOCAL
+from webui.bodies import whole
 from webui.controls import Form
 from webui.header import Header
 from webui.i18n import Catalogue, t, wire_choices
@@ -99,9 +100,15 @@ class LocalBlocks(gr.Blocks):  # type: ignore[misc]
         if self.files and not self.files.are_readable(name, inputs):
             raise gr.Error("there is no such file; upload it first", print_exception=False)
         answer: dict[str, Any] = await super().process_api(block_fn, inputs, state, request, *args, **kwargs)
+        answer["data"] = whole(answer["data"])
         if self.files:
             self.files.give(answer["data"], name)
         return answer
+
+    def get_config_file(self) -> Any:
+        """What the page is made of. A file's name that is not UTF-8 is shown as far as it is: else the page could be
+        sent to nobody."""
+        return whole(super().get_config_file())
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         refuse_addresses(inputs)
