@@ -34,7 +34,7 @@ def test_the_server_is_imported_whatever_the_environment_says_of_the_network(sai
 
 
 def test_the_environment_is_put_back_even_where_the_import_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {name: "socks5://x" for name in ("all_proxy", "FTP_PROXY", "gopher_proxy", "SSLKEYLOGFILE", "HF_HOME")}
+    said = dict.fromkeys(("all_proxy", "FTP_PROXY", "gopher_proxy", "SSLKEYLOGFILE", "HF_HOME"), "socks5://x")
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError), no_clients():
