@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.errors import NotFound, UserError
+from webui.characters import whole
 from webui.guard import path_of, refused
 
 API = "/gradio_api"
@@ -31,7 +32,6 @@ IN_SCOPE = "reprise.json"
 """Where the object that a body holds is left for those behind."""
 NAME_BYTES = 255
 """The longest name that a file can have, on every file system that we meet."""
-HALF = re.compile("[\ud800-\udfff]")
 
 Events = Callable[[int | str], int | None]
 """How many values an event of the page takes, by its number or name; None: there is no such event."""
@@ -213,24 +213,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is out of range")
     return number
-
-
-def whole(value: Any) -> Any:
-    """``value`` with U+FFFD in the place of every lone surrogate, in keys too: UTF-8, in which everything is answered,
-    has none. What holds none is given back as it is.
-
-    >>> whole({"a": ["ok", "\\ud800!"]})
-    {'a': ['ok', '\\ufffd!']}
-    """
-    if isinstance(value, str):
-        return HALF.sub("\ufffd", value) if HALF.search(value) else value
-    if isinstance(value, Mapping):
-        return {whole(key): whole(inner) for key, inner in value.items()}
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(whole(inner) for inner in value)
-    if isinstance(value, list):
-        return [whole(inner) for inner in value]
-    return value
 
 
 async def whole_body(receive: Receive) -> bytes:

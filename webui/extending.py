@@ -21,7 +21,8 @@ from modules.errors import NotFound, RepriseError, UserError
 from modules.extension import RouteSpec, TabSpec
 from modules.params import GenerationParams
 from modules.pipeline.plan import check, fix_seeds
-from webui.bodies import object_in, whole
+from webui.bodies import object_in
+from webui.characters import whole
 from webui.controls import Form
 from webui.extension_views import failed_tab_html
 from webui.page import Page

@@ -13,7 +13,7 @@ import gradio as gr
 from modules.extension import TabSpec
 from modules.params import GenerationParams
 from modules.users import LOCAL
-from webui.bodies import whole
+from webui.characters import whole
 from webui.controls import Form
 from webui.header import Header
 from webui.i18n import Catalogue, t, wire_choices

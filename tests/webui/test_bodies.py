@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from modules.errors import UserError
-from webui.bodies import FORMS, Parts, object_in, whole
+from webui.bodies import FORMS, Parts, object_in
+from webui.characters import whole
 from webui.routes import routes_of
 
 ODD_JSON = [
