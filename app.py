@@ -290,7 +290,7 @@ def serve(args: argparse.Namespace) -> int:
         print(f"Reprise {VERSION} serves {url}", flush=True)
         if args.autolaunch:
             webbrowser.open(url)
-        server.serve(app, listener, tls)
+        server.serve(app, listener, tls, trusted=args.trusted_proxy)
     finally:
         queue.close()
     return 0

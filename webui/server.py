@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from webui import extending, login
 from webui.access_log import AccessLog
 from webui.api import router
 from webui.bodies import Bodies
+from webui.connections import HEAD_S, TimedProtocol, Waiting
 from webui.guard import MAX_BODY, Guard, refused
 from webui.i18n import load_catalogues
 from webui.ownership import Files, Ownership
 from webui.page import ASSETS, build_page, theme
-from webui.proxy import Proxied
+from webui.proxy import Proxied, network_of
 from webui.services import Services
 from webui.tls import Tls
 from webui.visitors import Visitors, visitor_of
@@ -159,11 +161,22 @@ async def _misfit(request: Request, error: Exception) -> Response:
     return refused(UserError(f"{name} is not as it should be: {first['msg']}", hint="correct it", field=name))
 
 
-def serve(app: FastAPI, listener: socket.socket, tls: Tls | None = None) -> None:
-    """Answer on ``listener`` until interrupted."""
+def serve(
+    app: FastAPI,
+    listener: socket.socket,
+    tls: Tls | None = None,
+    *,
+    trusted: Iterable[str] = (),
+    head_s: float = HEAD_S,
+) -> None:
+    """Answer on ``listener`` until interrupted. ``trusted``: proxies, through which many come; ``head_s``: how long a
+    connection may take to say what it wants."""
+    waiting = Waiting(map(network_of, trusted), head_s=head_s)
+    protocol: Any = partial(TimedProtocol, waiting)
     with contextlib.closing(listener):
         config = uvicorn.Config(
             app,
+            http=protocol,
             log_level="warning",
             access_log=False,
             server_header=False,
