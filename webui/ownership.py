@@ -49,6 +49,10 @@ class Claims:
             self._owners.popitem(last=False)
         return owner == name
 
+    def owner(self, number: str) -> str:
+        """Who used ``number`` first; "" where that is not known."""
+        return self._owners.get(number, "")
+
 
 class Files:
     """Which files a visitor may read. In Gradio's temporary folder: what they uploaded, what an answer to them named,

@@ -19,14 +19,14 @@ from starlette.responses import Response
 
 from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery import Gallery
-from webui import extending, login
+from webui import extending, login, sessions
 from webui.access_log import AccessLog
 from webui.api import router
 from webui.bodies import Bodies
 from webui.connections import HEAD_S, TimedProtocol, Waiting
 from webui.guard import MAX_BODY, Guard, refused
 from webui.i18n import load_catalogues
-from webui.ownership import Files, Ownership
+from webui.ownership import Claims, Files, Ownership
 from webui.page import ASSETS, build_page, theme
 from webui.proxy import Proxied, network_of
 from webui.services import Services
@@ -90,9 +90,12 @@ def create_app(services: Services) -> FastAPI:
         auth_dependency=_name_of_visitor,
     )
     files.publish(blocks.config)
+    claims = Claims()
+    blocks.state_session_capacity = sessions.ALL
+    sessions.Sessions(claims.owner).take_over(app.routes[-1].app)  # type: ignore[attr-defined]
     # Until this is set, Gradio takes any path on the disk from any client as a file of its own.
     blocks.has_launched = True
-    app.add_middleware(Ownership, files=files)
+    app.add_middleware(Ownership, files=files, claims=claims)
     app.add_middleware(Bodies, events=_events_of(blocks))
     app.add_middleware(Guard, hosts=services.allowed_hosts, visitors=visitors)  # the last one added comes first
     app.add_middleware(AccessLog, folder=services.data_dir / "logs")
