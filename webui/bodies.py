@@ -82,7 +82,7 @@ class Bodies:
         parts = Parts(_boundary(scope))
 
         async def judged() -> Message:
-            message = {"type": "http.disconnect"} if parts.fault else await receive()
+            message: Message = {"type": "http.disconnect"} if parts.fault else await receive()
             if message["type"] == "http.request":
                 parts.read(message.get("body", b""), ended=not message.get("more_body", False))
             return {"type": "http.disconnect"} if parts.fault else message
@@ -107,14 +107,15 @@ class Bodies:
         for name in ("session_hash", "event_id"):
             if not isinstance(values.get(name), (str, type(None))):
                 raise UserError(f"{name} is no text", hint="load the page again", field=name)
-        number = values.get("fn_index")
+        number: Any = values.get("fn_index")
         if not isinstance(number, (int, type(None))) or isinstance(number, bool):
             raise UserError("fn_index is no whole number", hint="load the page again", field="fn_index")
         begun = EVENTS.fullmatch(path)
         if begun is None:
             return
-        by_name = number is None or path.startswith(f"{API}/call/")
-        takes = self.events((begun[1] or "") if by_name else number)
+        if number is None or path.startswith(f"{API}/call/"):
+            number = begun[1] or ""
+        takes = self.events(number)
         if takes is None:
             raise NotFound("the page has no such event", hint="load the page again", field="fn_index")
         data = values.get("data")
