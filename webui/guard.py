@@ -49,7 +49,7 @@ HEADERS = {
 }
 
 CLOSED = re.compile(
-    r".*/gradio_api/(proxy=|file=\s*https?:|deep_link|dev/|vibe-|undo-vibe|process_recording|runs|run-history|profiling)"
+    r".*/gradio_api/(proxy=|file=\s*https?:|deep_link|dev/|vibe-|undo-vibe|process_recording|component_server|runs|run-history|profiling)"
     r"|.*/monitoring(/|$)",
     re.IGNORECASE,
 )

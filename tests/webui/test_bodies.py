@@ -137,7 +137,7 @@ def test_what_is_wrong_is_said_in_the_words_of_all_errors(client: TestClient, pa
 def test_a_picture_whose_number_is_none_is_not_there(client: TestClient, number: int) -> None:
     for end in ("", "/small"):
         answer = client.get(f"/api/v1/pictures/{number}{end}")
-        assert (answer.status_code, answer.json()["field"]) == (422, "number")
+        assert (answer.status_code, answer.json()["error"]) == (404, "NotFound")
 
 
 def test_a_file_is_taken_as_before(client: TestClient) -> None:
