@@ -120,7 +120,7 @@ class Bodies:
             raise NotFound("the page has no such event", hint="load the page again", field="fn_index")
         data = values.get("data")
         if not path.startswith(f"{API}/call/v2/") and not (isinstance(data, list) and len(data) >= takes):
-            raise UserError(f"this event takes {takes} values", hint="load the page again", field="data")
+            raise NotFound(f"the page has no such event of so few values; it takes {takes}", field="data")
 
 
 class Parts:

@@ -15,7 +15,7 @@ LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authoriza
 def known(number: int) -> int:
     """The database's numbers have 64 bits; no picture has another."""
     if not 0 <= number < 2**63:
-        raise NotFound("there is no such picture")
+        raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
     return number
 
 
