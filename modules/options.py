@@ -46,6 +46,8 @@ class Option:
     """The key in A1111's generation text, where the parameter has one of its own."""
     help: str = ""
     multiline: bool = False
+    secret: bool = False
+    """A text of the owner's settings that is taken and kept, and shown to nobody again: a key, a password."""
     group: str = ""
     """Under which heading the page shows it among what is rarely changed."""
 
@@ -144,6 +146,7 @@ def option(
     key: str | None = None,
     help: str = "",
     multiline: bool = False,
+    secret: bool = False,
     group: str = "",
 ) -> Any:
     """Declare a parameter: ``steps: int = option(20, "Steps", lo=1, hi=150)``."""
@@ -156,6 +159,7 @@ def option(
         "key": key,
         "help": help,
         "multiline": multiline,
+        "secret": secret,
         "group": group,
     }
     return dataclasses.field(default=default, metadata={_KEY: facts})
