@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.diffusion.types import Cond
-from modules.nn.clip import Inserted
+from modules.nn.text import Inserted
 from modules.profile import A1111, Profile
 from modules.prompt.chunks import EMPTY, Chunk, Embeddings, Emphasis, Mark, chunk
 from modules.prompt.parse import parse

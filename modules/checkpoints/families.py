@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 
 from modules.checkpoints.files import Header
 from modules.errors import CheckpointError
-from modules.nn.clip import TextConfig
-from modules.nn.unet import UNetConfig
-from modules.nn.vae import VAEConfig
+from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 OLD_TEXT = "cond_stage_model.transformer."

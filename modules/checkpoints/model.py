@@ -18,7 +18,9 @@ from modules.checkpoints.vaes import OWN
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
 from modules.nn import vae as vae_nn
-from modules.nn.clip import Inserted, TextEncoder
+from modules.nn.clip import CLIPText
+from modules.nn.configs import VAEConfig
+from modules.nn.text import Inserted
 from modules.nn.unet import UNet
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ class LatentDiffusion:
     device: Device
     unet: UNet
     vae: vae_nn.VAE
-    text: TextEncoder
+    text: CLIPText
     nbytes: int
     vae_path: Path | None = None
     """Of an autoencoder that is not the file's own, and its hash."""
@@ -63,7 +65,8 @@ class LatentDiffusion:
 
     def encode_text(self, ids: Tensor, inserted: Sequence[Inserted] = (), clip_skip: int = 1) -> Tensor:
         """Token ids (b, 77) -> float32 states (b, 77, width)."""
-        return self.text(ids.to(self.device.device), clip_skip, inserted).float()  # type: ignore[no-any-return]
+        states: Tensor = self.text(ids.to(self.device.device), clip_skip, inserted).context
+        return states.float()
 
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (n, 3, h, w) in [-1, 1] -> scaled latents (n, 4, h / 8, w / 8) float32, one picture at a time."""
@@ -110,14 +113,13 @@ def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> Lat
     header = read_header(path)
     config = detect(name, header)
     with torch.device("meta"):
-        unet, vae, text = UNet(config.unet), vae_nn.VAE(config.vae), TextEncoder(config.text)
+        unet, vae, text = UNet(config.unet), vae_nn.VAE(config.vae), CLIPText(config.text)
     _fill(name, path, header, _places(header), {"unet": unet, "vae": vae, "text": text}, device)
-    text.place_buffers(device.device)
     nbytes = sum(p.nbytes for m in (unet, vae, text) for p in m.parameters())
     return LatentDiffusion(name, path, sha256, config, device, unet, vae, text, nbytes)
 
 
-def load_vae(path: Path, device: Device, own: vae_nn.VAEConfig) -> vae_nn.VAE:
+def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
     """The autoencoder in a file of its own, for a checkpoint whose autoencoder is ``own``."""
     header = read_header(path, field="vae")
     with torch.device("meta"):
@@ -160,7 +162,7 @@ def _fill(
 def _places(header: Header) -> Places:
     """Of a whole checkpoint."""
     text_prefix = TEXT if any(key.startswith(TEXT) for key in header.tensors) else OLD_TEXT
-    prefixes = {UNET: ("unet", ""), VAE: ("vae", ""), text_prefix: ("text", "transformer.")}
+    prefixes = {UNET: ("unet", ""), VAE: ("vae", ""), text_prefix: ("text", "")}
     places = {}
     for key in header.tensors:
         for prefix, (part, own) in prefixes.items():

@@ -13,7 +13,8 @@ from modules.checkpoints.files import Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device
-from modules.nn.vae import VAE, VAEConfig
+from modules.nn.configs import VAEConfig
+from modules.nn.vae import VAE
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from modules.checkpoints.families import TEXT, UNET
 from modules.checkpoints.families import VAE as AUTOENCODER
 from modules.errors import OutputError, UserError
-from modules.nn.clip import TextConfig, TextEncoder
-from modules.nn.unet import UNet, UNetConfig
-from modules.nn.vae import VAE, VAEConfig
+from modules.nn.clip import CLIPText
+from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
+from modules.nn.unet import UNet
+from modules.nn.vae import VAE
 
 State = dict[str, Tensor]
 
@@ -59,7 +60,7 @@ def _sd15(in_channels: int = 4) -> tuple[State, dict[str, object]]:
         "schedule": "scaled_linear",
         "prediction": "eps",
     }
-    encoder = TextEncoder(text).transformer
+    encoder = CLIPText(text)
     encoder.embeddings.token_embedding.weight.mul_(5)  # so that the words weigh more than their places
     parts: tuple[tuple[str, nn.Module], ...] = ((UNET, UNet(unet)), (AUTOENCODER, VAE(vae)), (TEXT, encoder))
     return {prefix + key: tensor for prefix, part in parts for key, tensor in part.state_dict().items()}, config

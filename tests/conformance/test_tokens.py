@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.conditioning import TextConditioner
-from modules.nn.clip import Inserted
+from modules.nn.text import Inserted
 from modules.prompt.chunks import Embeddings, chunk
 from modules.prompt.tokens import END, START, default_tokenizer
 

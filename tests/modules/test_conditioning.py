@@ -15,7 +15,9 @@ from torch import Tensor
 from modules.conditioning import TextCache, TextConditioner, pad_uncond, pad_with_empty, repeat_last, stack
 from modules.diffusion.guidance import compose
 from modules.diffusion.types import Cond
-from modules.nn.clip import Inserted, TextConfig, TextEncoder
+from modules.nn.clip import CLIPText
+from modules.nn.configs import TextConfig
+from modules.nn.text import Inserted
 from modules.profile import A1111, EXACT, Profile
 from modules.prompt.chunks import EMPTY
 from modules.prompt.schedule import Pass
@@ -209,11 +211,11 @@ def test_images_with_texts_of_their_own_are_stacked() -> None:
 
 
 def test_real_text_encoder_takes_what_the_conditioner_gives() -> None:
-    encoder = TextEncoder(TextConfig(width=16, layers=2, heads=2, inner=32)).eval()
+    encoder = CLIPText(TextConfig(width=16, layers=2, heads=2, inner=32)).eval()
     vectors = torch.randn(2, 16)
     with torch.inference_mode():
         cond = TextConditioner(
-            lambda ids, inserted: encoder(ids, 2, inserted),
+            lambda ids, inserted: encoder(ids, 2, inserted).context,
             default_tokenizer(),
             embeddings=[Vectors("mystyle", vectors)],
         )

@@ -22,7 +22,8 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
-from modules.nn.unet import UNet, UNetConfig
+from modules.nn.configs import UNetConfig
+from modules.nn.unet import UNet
 from tests.modules.nn.test_layouts import KEYS
 
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -53,7 +54,7 @@ def test_every_tensor_of_the_file_is_in_the_networks(tiny: Path, model: LatentDi
     stored = load_file(tiny)
     ours = {f"model.diffusion_model.{k}": v for k, v in model.unet.state_dict().items()}
     ours |= {f"first_stage_model.{k}": v for k, v in model.vae.state_dict().items()}
-    ours |= {f"{TEXT}{k.removeprefix('transformer.')}": v for k, v in model.text.state_dict().items()}
+    ours |= {f"{TEXT}{k}": v for k, v in model.text.state_dict().items()}
     assert ours.keys() == stored.keys()
     assert all(torch.equal(ours[key], stored[key].float()) for key in stored)
     assert not any(p.requires_grad or p.is_meta for p in model.unet.parameters())
@@ -74,7 +75,7 @@ def test_old_files_without_the_text_models_prefix_load_alike(tiny: Path, model: 
             tensors[OLD_TEXT + key.removeprefix(TEXT)] = tensors.pop(key)
 
     old = load(changed(tiny, rename), CPU)
-    assert torch.equal(old.text.transformer.final_layer_norm.weight, model.text.transformer.final_layer_norm.weight)
+    assert torch.equal(old.text.final_layer_norm.weight, model.text.final_layer_norm.weight)
 
 
 def test_training_leftovers_in_a_file_are_ignored(tiny: Path) -> None:
