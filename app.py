@@ -361,7 +361,8 @@ def generate(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
     from modules import atomic, settings
-    from modules.checkpoints.files import native_size
+    from modules.checkpoints.detect import native_size
+    from modules.checkpoints.files import read_header
     from modules.engine import Watcher
     from modules.gallery import Gallery
     from modules.inputs import InputStore
@@ -370,7 +371,7 @@ def generate(args: argparse.Namespace) -> int:
     from modules.names import Names
 
     engine = build_engine(args)
-    size = native_size(engine.store.find(params.checkpoint).path)
+    size = native_size(read_header(engine.store.find(params.checkpoint).path))
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
     wanted, message = settings.load(args.data_dir / "settings.json")

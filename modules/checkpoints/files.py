@@ -243,12 +243,3 @@ def _load_json(path: Path | None) -> dict[str, str]:
     except ValueError:
         return {}
     return {k: v for k, v in known.items() if isinstance(v, str)} if isinstance(known, dict) else {}
-
-
-def native_size(path: Path) -> int:
-    """Side in pixels that a checkpoint was trained for, as the file itself says it, else SD 1.x's 512."""
-    try:
-        stated = json.loads(read_header(path).metadata.get("reprise.config", "{}")).get("native_size", 512)
-    except (CheckpointError, ValueError, AttributeError):
-        return 512  # whoever loads the file will say what is wrong with it
-    return stated if isinstance(stated, int) and 64 <= stated <= 2048 else 512

@@ -41,6 +41,10 @@ class VaeFolders:
         names = ", ".join(repr(name) for name in list(found)[:8]) or "none in models/VAE"
         raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")
 
+    def name_of(self, path: Path) -> str:
+        """As `list` names it."""
+        return next((name for name, listed in self.list().items() if listed == path), path.name)
+
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickle that Automatic would mean, were it safetensors."""
         return next((path for name, path in self.list(PICKLES).items() if name.startswith(checkpoint.stem)), None)
