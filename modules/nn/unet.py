@@ -219,7 +219,12 @@ class UNet(nn.Module):
         """Timesteps (b,), which may be fractional, and SDXL's vector (b, vector_dim) -> (b, 4 * model_channels)."""
         dtype = next(self.time_embed.parameters()).dtype
         emb: Tensor = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
-        return emb if y is None else emb + self.label_emb(y.to(dtype))
+        return emb if y is None else emb + self.label(y)
+
+    def label(self, y: Tensor) -> Tensor:
+        """A vector (b, vector_dim) as it is added to the embedding of time: (b, 4 * model_channels)."""
+        out: Tensor = self.label_emb(y.to(next(self.label_emb.parameters()).dtype))
+        return out
 
     def text_keys(self, context: Tensor) -> TextKeys:
         """Text states (b, tokens, context_dim) -> keys and values of every cross-attention layer."""
