@@ -221,7 +221,8 @@ class TextConditioner:
         found: dict[_Key, TextStates] = {}
         for start in range(0, len(distinct), _ROWS):
             group = distinct[start : start + _ROWS]
-            states = encoder.encode(_ids(group, encoder.zero_padding), self._inserted(group, slice(*(encoder.columns or (None,)))))
+            inserted = self._inserted(group, slice(*(encoder.columns or (None,))))
+            states = encoder.encode(_ids(group, encoder.zero_padding), inserted)
             for i, row in enumerate(group):
                 pooled = None if states.pooled is None else states.pooled[i : i + 1]
                 found[_key(row)] = TextStates(states.context[i], pooled)
