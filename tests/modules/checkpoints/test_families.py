@@ -28,9 +28,11 @@ TEXTS = {
 FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 
 
-def header(layout: str, metadata: dict[str, str] | None = None, **changes: tuple[int, ...]) -> Header:
+def header(
+    layout: str, metadata: dict[str, str] | None = None, changes: dict[str, tuple[int, ...]] | None = None
+) -> Header:
     """A reference layout as a file's header, with shapes changed."""
-    shapes = {key: tuple(shape) for key, shape in KEYS[layout].items()} | changes
+    shapes = {key: tuple(shape) for key, shape in KEYS[layout].items()} | (changes or {})
     return Header({key: TensorInfo("F16", shape, 0) for key, shape in shapes.items()}, metadata or {})
 
 
@@ -56,7 +58,7 @@ def test_every_tensor_of_a_layout_has_its_place_or_is_a_buffer(layout: str) -> N
 @pytest.mark.parametrize("layout", NAMES)
 def test_inpainting_models_are_of_their_family(layout: str) -> None:
     shape = KEYS[layout][FIRST]
-    changed = header(layout, **{FIRST: (shape[0], 9, 3, 3)})
+    changed = header(layout, changes={FIRST: (shape[0], 9, 3, 3)})
     config = detect(layout, changed)
     assert (config.family.name, config.variant, config.unet.in_channels) == (NAMES[layout], "inpainting", 9)
     assert family_label({key: info.shape for key, info in changed.tensors.items()}).endswith(", inpainting")
@@ -102,7 +104,7 @@ def test_what_is_not_run_is_named() -> None:
         "embedder.model.ln_final.weight": "Stable Diffusion 2 unCLIP",
         "cond_stage_model.roberta.embeddings.word_embeddings.weight": "AltDiffusion",
     }.items():
-        other = header("sd15", **{key: (1,)})
+        other = header("sd15", changes={key: (1,)})
         assert family_of({key: info.shape for key, info in other.tensors.items()}) is not None
         with pytest.raises(CheckpointError, match=f"x is of the family {label}, which is not supported; choose"):
             detect("x", other)
