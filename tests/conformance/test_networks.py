@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from modules.checkpoints.networks.arguments import BadTag, Clock, strength_at, uses
 from modules.checkpoints.networks.keys import ldm_name, part_name
 from modules.checkpoints.networks.kinds import change_of
+from modules.profile import A1111
+from modules.prompt.schedule import Pass
 from modules.rng import PhiloxGenerator
 
 Case = dict[str, Any]
@@ -56,3 +59,26 @@ def test_a_layer_changes_as_the_reference_changes_it(case: Case) -> None:
 def test_layers_have_the_names_of_the_reference(case: dict[str, str], request: pytest.FixtureRequest) -> None:
     sd2 = "sd2" in request.node.name
     assert {name: ldm_name(name, sd2=sd2) for name in case} == case
+
+
+@pytest.mark.golden("lora.json", "prompt_arguments")
+def test_tags_are_read_as_the_reference_reads_them(case: Case) -> None:
+    clock = Clock(Pass(20, 20), 20, A1111)
+    if case.get("error"):
+        with pytest.raises(BadTag, match="is not a number"):
+            uses(case["prompt"], clock)
+        return
+    found = uses(case["prompt"], clock)
+    assert [use.name for use in found] == case["names"]
+    assert [use.te for use in found] == case["te"]
+    assert [use.unet for use in found] == case["unet"]
+    assert [use.dyn for use in found] == case["dyn"]
+
+
+@pytest.mark.golden("side_files.json", "lora_schedule")
+def test_strengths_go_in_lines_as_forge_neo_has_them(case: Case) -> None:
+    clock = Clock(Pass(case["steps"], case["steps"]), case["steps"], A1111)
+    (use,) = uses(case["tag"], clock)
+    assert use.te == 0
+    weights = [strength_at(use.unet, clock, step, step) for step in range(case["steps"])]
+    assert weights == pytest.approx(case["weights"])
