@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from modules.checkpoints.files import Hashes
 from modules.checkpoints.networks.arguments import BadTag, Clock, strength_at, uses
+from modules.checkpoints.networks.hashes import data_sha256, old_hash, short
 from modules.checkpoints.networks.keys import ldm_name, part_name
 from modules.checkpoints.networks.kinds import change_of
+from modules.checkpoints.networks.listing import NetworkFolders
+from modules.checkpoints.networks.metadata import decoded, stated_family_forge, training_tags
+from modules.checkpoints.networks.metadata import facts as facts_of
 from modules.profile import A1111
 from modules.prompt.schedule import Pass
 from modules.rng import PhiloxGenerator
@@ -45,7 +51,7 @@ def test_a_layer_changes_as_the_reference_changes_it(case: Case) -> None:
     weight = 0.5 * normal(case["seed_base"] + 900, case["weight_shape"])
     delta = change.weight_delta(weight, multiplier, case["dyn_dim"])
     wanted = torch.tensor(case["delta"]).reshape(case["delta_shape"])
-    assert delta is not None and delta.shape == weight.shape
+    assert delta.shape == weight.shape
     assert (delta.reshape(wanted.shape) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     bias = change.bias_delta(multiplier)
     if case["bias_delta"] is None:
@@ -82,3 +88,56 @@ def test_strengths_go_in_lines_as_forge_neo_has_them(case: Case) -> None:
     assert use.te == 0
     weights = [strength_at(use.unet, clock, step, step) for step in range(case["steps"])]
     assert weights == pytest.approx(case["weights"])
+
+
+@pytest.mark.golden("lora.json", "hashes")
+def test_files_have_the_hashes_of_the_reference(case: Case, tmp_path: Path) -> None:
+    path = safetensors_file(tmp_path / "x.safetensors", case["floats"], case["metadata"])
+    assert path.stat().st_size == case["file_size"]
+    assert Hashes().sha256(path) == case["sha256"]
+    assert Hashes().sha256(path)[:10] == case["shorthash10"]
+    assert data_sha256(path) == case["addnet_sha256"]
+    assert short(data_sha256(path)) == case["lora_shorthash12"]
+    assert old_hash(path) == case["old_hash8"]
+
+
+def safetensors_file(path: Path, floats: int, metadata: dict[str, str] | None) -> Path:
+    """As the reference data describes its files."""
+    tensor = {"dtype": "F32", "shape": [floats], "data_offsets": [0, 4 * floats]}
+    table = {"w": tensor} if metadata is None else {"__metadata__": metadata, "w": tensor}
+    header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.arange(floats, dtype="<f4").tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """All files of the reference data in one folder, as their names and aliases depend on each other."""
+    made = tmp_path_factory.mktemp("Lora")
+    for case in json.loads((request.config.getoption("golden") / "side_files.json").read_text("utf-8"))[
+        "lora_metadata"
+    ]:
+        safetensors_file(made / case["file"], case["floats"], case["metadata"])
+    return made
+
+
+@pytest.mark.golden("side_files.json", "lora_metadata")
+def test_loras_have_the_names_and_facts_of_the_reference(case: Case, folder: Path) -> None:
+    listing = NetworkFolders([folder]).read()
+    file = next(file for file in listing.files if file.path.name == case["file"])
+    facts = decoded(case["metadata"] or {})
+    assert file.alias == case["alias"]
+    assert listing.prompt_name(file) == case["prompt_name"]
+    assert listing.prompt_name(file, by_file=True) == case["prompt_name_filename_mode"]
+    found = listing.find(case["alias"])
+    assert (found.stem if found else None) == case["alias_resolves_to"]
+    assert (file.described.hash or data_sha256(file.path)) == case["hash"]
+    assert short(case["hash"]) == case["infotext_hash"]
+    assert bool(file.described.hash) == case["hash_known_before_first_use"]
+    assert file.described.stated_family == case["version"]
+    assert stated_family_forge(facts) == case["version_forge"]
+    tags = case.get("top_tags", [])
+    assert [list(tag) for tag in training_tags(facts)[: len(tags)]] == tags
+    table = [[fact.label, fact.value, *([fact.whole] if fact.whole else [])] for fact in facts_of(facts)]
+    assert table == case.get("info_table", [])

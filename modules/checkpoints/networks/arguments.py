@@ -1,8 +1,8 @@
 """What network tags say: ``<lora:NAME:TE:UNET:DYN>``, and strengths that change over the steps.
 
-A strength is a number; ``[0:1:0.25]``, which switches as prompt editing does; or, as in Forge Neo, points between which it
-goes in straight lines: ``[0@0, 1@0.25]``, a weight at each fraction of the steps. One that changes is the UNet's alone, and
-the text encoder has 0 unless ``te=`` says more, as in Forge Neo.
+A strength is a number; ``[0:1:0.25]``, which switches as prompt editing does; or, as in Forge Neo, points between
+which it goes in straight lines: ``[0@0, 1@0.25]``, a weight at each fraction of the steps. One that changes is the
+UNet's alone, and the text encoder has 0 unless ``te=`` says more, as in Forge Neo.
 
 >>> use = read_tag("lora", "ink:0.8:te=0.5:dyn=4")
 >>> use.name, use.te, use.unet, use.dyn
@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from modules.profile import EXACT, Profile
 from modules.prompt.parse import parse
@@ -71,7 +72,7 @@ class Line:
         t = step / clock.steps
         if t < self.points[0][0]:
             return self.points[0 if clock.profile == EXACT else -1][1]
-        for (start, before), (end, after) in zip(self.points, self.points[1:], strict=False):
+        for (start, before), (end, after) in pairwise(self.points):
             if start <= t < end:
                 return before + (after - before) * (t - start) / (end - start)
         return self.points[-1][1]
@@ -121,8 +122,8 @@ class BadTag(ValueError):
 def uses(prompt: str, clock: Clock, kinds: Iterable[str] = LORA_TAGS) -> tuple[Use, ...]:
     """The networks that a positive prompt asks for, in its order. Raises `BadTag`.
 
-    In the profile a1111 the last of several tags with one name speaks for all of them, and tags hold all along, wherever
-    in brackets they stand. In `EXACT` they switch as the text around them does.
+    In the profile a1111 the last of several tags with one name speaks for all of them, and tags hold all along,
+    wherever in brackets they stand. In `EXACT` they switch as the text around them does.
     """
     tags = parse(prompt).tree.networks
     found = [
@@ -192,7 +193,7 @@ def _strength(text: str) -> Strength:
         return number(text)
     if "@" in text:
         points = tuple(_point(pair) for pair in text.removeprefix("[").removesuffix("]").split(","))
-        if len(points) < 2 or any(a[0] > b[0] for a, b in zip(points, points[1:], strict=False)):
+        if len(points) < 2 or any(a[0] > b[0] for a, b in pairwise(points)):
             raise ValueError("weights at steps want two points or more, in ascending order")
         return Line(points)
     edited = Edited(text)

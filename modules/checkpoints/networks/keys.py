@@ -1,8 +1,8 @@
 """Names of the layers in network files, in every spelling that trainers use, as names of the layers of a checkpoint.
 
-A key is a layer and a part of its weights: ``lora_unet_mid_block_attentions_0_proj_in.lora_up.weight``. kohya writes the
-layer with ``_`` for every point, diffusers and PEFT leave the points, and either calls the blocks of a UNet as diffusers or
-as ldm does.
+A key is a layer and a part of its weights: ``lora_unet_mid_block_attentions_0_proj_in.lora_up.weight``. kohya writes
+the layer with ``_`` for every point, diffusers and PEFT leave the points, and either calls the blocks of a UNet as
+diffusers or as ldm does.
 """
 
 from __future__ import annotations
@@ -29,12 +29,10 @@ _DOTTED = {
     "": UNET,
 }
 """How layers with points begin, and how kohya begins the same; the first that fits holds."""
-_FIRST_PART = frozenset(
-    "lora_up lora_down lora_mid lora_A lora_B lora_magnitude_vector lora lora_linear_layer alpha scale dora_scale "
-    "hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2 "
-    "lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2 "
-    "oft_blocks oft_diag rescale diff diff_b w_norm b_norm on_input ia3_l a1 a2 b1 b2 "
-    "bias_indices bias_values bias_size".split()
+_FIRST_PART = re.compile(
+    r"lora(_up|_down|_mid|_A|_B|_magnitude_vector|_linear_layer)?|alpha|scale|dora_scale|hada_(w[12]_[ab]|t[12])"
+    r"|lokr_(w[12](_[ab])?|t2)|oft_blocks|oft_diag|rescale|diff(_b)?|[wb]_norm|on_input|ia3_l|[ab][12]"
+    r"|bias_(indices|values|size)"
 )
 _PARTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), part)
@@ -92,7 +90,7 @@ def _kohya(layer: str) -> str:
 def _dotted(words: list[str]) -> tuple[list[str], str]:
     """The path of a layer and its part, which begins at the first word that no layer has."""
     for i, word in enumerate(words):
-        if word in _FIRST_PART:
+        if _FIRST_PART.fullmatch(word):
             return words[:i], ".".join(words[i:])
         if word.endswith("_lora"):  # attention processors of the first diffusers
             layer = word.removesuffix("_lora")

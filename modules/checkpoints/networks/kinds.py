@@ -1,8 +1,8 @@
 """What each kind of network adds to a weight, in float32.
 
-LoRA: Hu et al. (2021), arXiv:2106.09685. LoHa, LoKr, (IA)3, full and norm differences as LyCORIS has them: Yeh et al. (2023),
-arXiv:2309.14859. DoRA: Liu et al. (2024), arXiv:2402.09353. OFT: Qiu et al. (2023), arXiv:2306.07280; BOFT: Liu et al. (2023),
-arXiv:2311.06243. (IA)3: Liu et al. (2022), arXiv:2205.05638.
+LoRA: Hu et al. (2021), arXiv:2106.09685. LoHa, LoKr, full and norm differences as LyCORIS has them: Yeh et al. (2023),
+arXiv:2309.14859. (IA)3: Liu et al. (2022), arXiv:2205.05638. DoRA: Liu et al. (2024), arXiv:2402.09353. OFT: Qiu et al.
+(2023), arXiv:2306.07280. BOFT: Liu et al. (2023), arXiv:2311.06243. GLoRA: Chavan et al. (2023), arXiv:2306.07967.
 
 A weight is (out, in), of a convolution (out, in, h, w). W' = W + multiplier * scale * delta.
 """
@@ -52,6 +52,11 @@ class Change:
         return float(self.parts["alpha"]) / rank if rank and "alpha" in self.parts else 1.0
 
     @property
+    def changes_weight(self) -> bool:
+        """Whether it changes more than a bias."""
+        return self.kind is not BIAS
+
+    @property
     def looks_at_weight(self) -> bool:
         """Whether what it adds depends on the weight that it finds, and so on the networks before it."""
         return "dora_scale" in self.parts or "magnitude" in self.parts or self.kind in (IA3, GLORA, OFT)
@@ -64,8 +69,8 @@ class Change:
         up, down = (_flat(self.parts[name]) for name in ("lora_up.weight", "lora_down.weight"))
         return up[:, :dyn] * self.scale, down[:dyn]
 
-    def weight_delta(self, weight: Tensor, multiplier: float, dyn: int | None = None) -> Tensor | None:
-        """What is added to a float32 ``weight``, in its shape; None: it changes only the bias."""
+    def weight_delta(self, weight: Tensor, multiplier: float, dyn: int | None = None) -> Tensor:
+        """What is added to a float32 ``weight``, in its shape."""
         parts = {name: part.to(weight.device, torch.float32) for name, part in self.parts.items()}
         delta = self.kind.delta(parts, weight, dyn)
         if "bias_indices" in parts:
@@ -99,7 +104,9 @@ def _flat(factor: Tensor) -> Tensor:
 
 
 def _reshaped(delta: Tensor, weight: Tensor) -> Tensor:
-    """In the weight's shape. A change of a 4-channel first convolution says nothing on an inpainting model's other five."""
+    """In the weight's shape. A change of a 4-channel first convolution says nothing on an inpainting model's other
+    five.
+    """
     if delta.numel() == weight.numel():
         return delta.reshape(weight.shape)
     if weight.dim() == 4 and weight.shape[1] == 9 and delta.numel() * 9 == weight.numel() * 4:
@@ -122,7 +129,7 @@ def _decomposed(weight: Tensor, delta: Tensor, magnitude: Tensor, *, by_output: 
     by_output = by_output or (magnitude.dim() > 1 and magnitude.shape[0] == len(weight) and magnitude.shape[1] == 1)
     axis = 0 if by_output else 1
     others = [i for i in range(weight.dim()) if i != axis]
-    lengths = torch.linalg.vector_norm(changed, dim=others, keepdim=True).clamp_min(_TINY)
+    lengths: Tensor = torch.linalg.vector_norm(changed, dim=others, keepdim=True).clamp_min(_TINY)
     return changed * (magnitude.reshape(lengths.shape) / lengths) - weight
 
 
@@ -199,7 +206,8 @@ def _cayley(blocks: Tensor, channels: int, alpha: Tensor | None) -> Tensor:
         length = torch.linalg.vector_norm(skew)
         skew = skew * ((length.clamp(max=float(alpha) * channels) + 1e-8) / (length + 1e-8))
     eye = torch.eye(blocks.shape[-1], device=blocks.device)
-    return (eye + skew) @ torch.linalg.inv(eye - skew)
+    turn: Tensor = (eye + skew) @ torch.linalg.inv(eye - skew)
+    return turn
 
 
 def _turned(weight: Tensor, turn: Tensor) -> Tensor:
@@ -207,7 +215,8 @@ def _turned(weight: Tensor, turn: Tensor) -> Tensor:
     count, size, _ = turn.shape
     if count * size != len(weight):
         raise ValueError(f"{count} blocks of {size} do not make {len(weight)} channels")
-    return (turn @ weight.reshape(count, size, -1)).reshape(weight.shape)
+    turned: Tensor = turn @ weight.reshape(count, size, -1)
+    return turned.reshape(weight.shape)
 
 
 def _butterfly(weight: Tensor, turns: Tensor) -> Tensor:
@@ -239,4 +248,5 @@ FULL = Kind("full", (("diff",),), _full)
 NORM = Kind("norm", (("w_norm",),), _norm)
 GLORA = Kind("GLoRA", (("a1.weight", "a2.weight", "b1.weight", "b2.weight"),), _glora)
 OFT = Kind("OFT", (("oft_blocks",), ("oft_diag",)), _oft, alpha_scales=False)
-KINDS = (LORA, LOHA, IA3, LOKR, FULL, NORM, GLORA, OFT)
+BIAS = Kind("bias", (("diff_b",), ("b_norm",)), lambda parts, weight, dyn: torch.zeros_like(weight))
+KINDS = (LORA, LOHA, IA3, LOKR, FULL, NORM, GLORA, OFT, BIAS)

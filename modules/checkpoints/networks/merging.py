@@ -1,0 +1,272 @@
+"""Networks put on a model: weights with their changes added stand beside the model's own, and take their places for a
+while.
+
+Nothing is ever subtracted. A model's own parameters are the very objects that were loaded, put back as they are.
+Where there is no room for both, a weight is changed in its place and read from the checkpoint again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from modules.checkpoints.model import LatentDiffusion, read_again
+from modules.checkpoints.networks.files import Network
+from modules.checkpoints.networks.keys import candidates, is_text
+from modules.checkpoints.networks.kinds import Change
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A network at its strengths of the moment."""
+
+    key: Hashable
+    """What tells it from every other: a file and its state."""
+    network: Network
+    te: float
+    unet: float
+    dyn: int | None = None
+    blocks: Callable[[str], float] = lambda layer: 1.0
+    """The part of the strength that a layer gets, by kohya's name."""
+    blocks_key: str = ""
+
+    def strength(self, layer: str) -> float:
+        return (self.te if is_text(layer) else self.unet) * self.blocks(layer)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer of a model."""
+
+    module: nn.Module
+    part: str
+    """ "unet" or "text"."""
+    path: str
+    """Within that part, as in a state dict."""
+
+
+def places_of(model: LatentDiffusion) -> dict[str, Place]:
+    """The layers with weights, by the names that A1111 gives them (`keys.ldm_name`)."""
+    unet = {
+        f"diffusion_model_{path.replace('.', '_')}": Place(module, "unet", path)
+        for path, module in model.unet.named_modules()
+        if isinstance(getattr(module, "weight", None), nn.Parameter)
+    }
+    text = {
+        f"transformer_text_model_{path.removeprefix('transformer.').replace('.', '_')}": Place(module, "text", path)
+        for path, module in model.text.named_modules()
+        if isinstance(getattr(module, "weight", None), nn.Parameter)
+    }
+    return unet | text
+
+
+def fitting(network: Network, places: Mapping[str, Place], *, sd2: bool = False) -> dict[str, Place]:
+    """The places of those of a network's layers that the model has, by kohya's names."""
+    found = {}
+    for layer in network.changes:
+        name = next((name for name in candidates(layer, sd2=sd2) if name in places), None)
+        if name is not None:
+            found[layer] = places[name]
+    return found
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change of one layer at a strength, and what tells it from every other."""
+
+    change: Change
+    strength: float
+    dyn: int | None = None
+    key: Hashable = None
+
+
+def merged(weight: Tensor, steps: Sequence[Step], misfit: Callable[[Step], None]) -> Tensor | None:
+    """``weight`` with all changes added in float32, in the prompt's order; None: none of them changes it.
+
+    ``misfit`` hears of a change that has another shape. Neighbouring LoRAs are one product: their factors stand side
+    by side.
+    """
+    result, ups, downs = weight, list[Tensor](), list[Tensor]()
+    for step in steps:
+        factors = step.change.factors(step.dyn)
+        if factors and len(factors[0]) == len(weight) and factors[1].shape[1] * len(weight) == weight.numel():
+            ups.append(factors[0].to(weight.device) * step.strength)
+            downs.append(_as_it_lies(factors[1].to(weight.device), weight))
+        elif step.change.changes_weight:
+            result = _with_products(result, ups, downs)
+            try:
+                delta = step.change.weight_delta(result.float(), step.strength, step.dyn)
+            except (RuntimeError, ValueError):  # shapes that cannot be brought together
+                misfit(step)
+            else:
+                result = result.float() + delta
+    result = _with_products(result, ups, downs)
+    return None if result is weight else result
+
+
+def _with_products(weight: Tensor, ups: list[Tensor], downs: list[Tensor]) -> Tensor:
+    """``weight`` with the products of (out, rank) and (rank, in) that were gathered, which are taken off their
+    lists.
+    """
+    if not ups:
+        return weight
+    up, down = torch.cat(ups, dim=1), torch.cat(downs)
+    ups.clear()
+    downs.clear()
+    if weight.dim() != 4:
+        return torch.addmm(weight.float(), up, down)
+    flat = weight.permute(0, 2, 3, 1)
+    shape = flat.shape
+    total = torch.addmm(flat.reshape(len(weight), -1).float(), up, down)
+    return total.reshape(shape).permute(0, 3, 1, 2)
+
+
+def _as_it_lies(down: Tensor, weight: Tensor) -> Tensor:
+    """A factor (rank, in * h * w) with its columns in the order (h, w, in), in which convolutions keep their
+    weights.
+    """
+    if weight.dim() != 4:
+        return down
+    return down.reshape(-1, *weight.shape[1:]).permute(0, 2, 3, 1).reshape(len(down), -1)
+
+
+@dataclass
+class _Layer:
+    """A module whose weights networks change: its own parameters, the changed ones, and what these were made of."""
+
+    place: Place
+    own: dict[str, nn.Parameter | None]
+    made: dict[str, nn.Parameter] = field(default_factory=dict)
+    key: tuple[Hashable, ...] = ()
+    overwritten: bool = False
+    """There was no room: the weight was changed where it lies, and is read from the file again."""
+
+
+class Patch:
+    """Networks on one model. Between batches its own weights are in their places, and the changed ones stay ready."""
+
+    def __init__(self, model: LatentDiffusion, budget: int = 2**62):
+        self.budget = budget
+        """Bytes of changed weights that may stand beside the model's own."""
+        self._path, self._device = model.path, model.device
+        self._places = places_of(model)
+        self._sd2 = model.config.family == "sd2"
+        self._layers: dict[str, _Layer] = {}
+        self._fitting: dict[int, tuple[Network, dict[str, Place]]] = {}
+        self._on: set[str] = set()
+        self.nbytes = 0
+        """Of the changed weights that stand beside the model's own."""
+        self.misfits: Counter[Hashable] = Counter()
+        """How many layers of a network have another shape here, by what it is known by."""
+
+    def touched(self, network: Network) -> int:
+        """How many of a network's layers the model has."""
+        return len(self._places_of(network))
+
+    def _places_of(self, network: Network) -> dict[str, Place]:
+        if id(network) not in self._fitting:
+            self._fitting[id(network)] = network, fitting(network, self._places, sd2=self._sd2)
+        return self._fitting[id(network)][1]
+
+    def put(self, applied: Sequence[Applied]) -> bool:
+        """Give the model the weights that ``applied`` makes, and say whether that changed any.
+
+        Only layers are made anew whose changes are not those that they were made with.
+        """
+        wanted: dict[str, tuple[Place, list[Step]]] = {}
+        for one in applied:
+            for name, place in self._places_of(one.network).items():
+                if strength := one.strength(name):
+                    step = Step(one.network.changes[name], strength, one.dyn, (one.key, name, strength, one.dyn))
+                    wanted.setdefault(f"{place.part}.{place.path}", (place, []))[1].append(step)
+        gone = self._on - wanted.keys()
+        for name in gone:
+            self._take_off(name)
+            self._drop(self._layers[name])
+        return any([self._put_on(name, *layer) for name, layer in wanted.items()] + [bool(gone)])
+
+    def _put_on(self, name: str, place: Place, steps: Sequence[Step]) -> bool:
+        key = tuple(step.key for step in steps)
+        layer = self._layers.get(name)
+        if layer is None:
+            own = {part: getattr(place.module, part, None) for part in ("weight", "bias")}
+            layer = self._layers[name] = _Layer(place, own)
+        if layer.key == key and name in self._on:
+            return False
+        self._on.add(name)  # first: whatever happens now, it is taken off
+        if layer.key != key:
+            self._make(layer, steps)
+            layer.key = key
+        for part, parameter in layer.made.items():
+            setattr(place.module, part, parameter)
+        return True
+
+    def _make(self, layer: _Layer, steps: Sequence[Step]) -> None:
+        """A layer's changed parameters, from its own."""
+        self._restore(layer)
+        self._drop(layer)
+
+        def misfit(step: Step) -> None:
+            assert isinstance(step.key, tuple)
+            self.misfits[step.key[0]] += 1
+
+        weight = layer.own["weight"]
+        assert weight is not None
+        changed = merged(weight.data, steps, misfit)
+        if changed is not None:
+            if self.nbytes + weight.nbytes > self.budget:
+                layer.overwritten = True
+                weight.data.copy_(changed)
+            else:
+                self._keep(layer, "weight", changed, weight)
+        biases = [delta for step in steps if (delta := step.change.bias_delta(step.strength)) is not None]
+        if biases:
+            total = sum((delta.to(weight.device).reshape(len(weight)) for delta in biases), torch.zeros(()))
+            own = layer.own["bias"]
+            self._keep(layer, "bias", total if own is None else own.float() + total, weight)
+
+    def _keep(self, layer: _Layer, part: str, changed: Tensor, like: Tensor) -> None:
+        """In the type of the model's weights, or in that of its computations where weights are kept in 8 bits."""
+        dtype = like.dtype if like.dtype.itemsize > 1 else self._device.dtype
+        if part == "weight" and (changed.dtype != dtype or changed.stride() != like.stride()):
+            changed = torch.empty_like(like, dtype=dtype).copy_(changed)
+        layer.made[part] = nn.Parameter(changed.to(dtype), requires_grad=False)
+        self.nbytes += layer.made[part].nbytes
+
+    def _drop(self, layer: _Layer) -> None:
+        self.nbytes -= sum(parameter.nbytes for parameter in layer.made.values())
+        layer.made = {}
+        layer.key = ()
+
+    def _take_off(self, name: str) -> None:
+        """Put a layer's own parameters back."""
+        layer = self._layers[name]
+        for part in layer.made:
+            setattr(layer.place.module, part, layer.own[part])
+        self._restore(layer)
+        self._on.discard(name)
+
+    def _restore(self, layer: _Layer) -> None:
+        """The weight that was changed where it lies, as the file has it."""
+        if layer.overwritten:
+            weight = layer.own["weight"]
+            assert weight is not None
+            weight.data.copy_(read_again(self._path, self._device, layer.place.part, f"{layer.place.path}.weight"))
+            layer.overwritten = False
+            layer.key = ()
+
+    def suspend(self) -> None:
+        """Put the model's own weights back. What was made stays, for a batch that wants the same."""
+        for name in list(self._on):
+            self._take_off(name)
+
+    def forget(self) -> None:
+        """Let go of what was made, where it is not in use."""
+        for name, layer in self._layers.items():
+            if name not in self._on:
+                self._drop(layer)
+        self._fitting.clear()
