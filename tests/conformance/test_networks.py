@@ -13,6 +13,7 @@ import torch
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.networks.arguments import BadTag, Clock, strength_at, uses
 from modules.checkpoints.networks.hashes import data_sha256, old_hash, short
+from modules.checkpoints.networks.hypernetworks import Hypernetwork, activation_named, net, through
 from modules.checkpoints.networks.keys import ldm_name, part_name
 from modules.checkpoints.networks.kinds import change_of
 from modules.checkpoints.networks.listing import NetworkFolders
@@ -141,3 +142,16 @@ def test_loras_have_the_names_and_facts_of_the_reference(case: Case, folder: Pat
     assert [list(tag) for tag in training_tags(facts)[: len(tags)]] == tags
     table = [[fact.label, fact.value, *([fact.whole] if fact.whole else [])] for fact in facts_of(facts)]
     assert table == case.get("info_table", [])
+
+
+@pytest.mark.golden("files.json", "hypernetwork_modules")
+def test_hypernetworks_answer_as_those_of_the_reference(case: Case) -> None:
+    state = {
+        name: parameter["scale"] * normal(parameter["nv_seed"], parameter["shape"])
+        for name, parameter in case["parameters"].items()
+    }
+    activation = activation_named(case["activation_func"])
+    own = net(state, activation, case["activate_output"])
+    x = normal(case["input"]["nv_seed"], case["input"]["shape"])
+    used = [(Hypernetwork(Path("x.pt"), {case["dim"]: (own, own)}), case["multiplier"])]
+    np.testing.assert_allclose(through(used, x, 0).flatten().numpy(), case["output"], rtol=1e-5, atol=1e-6)
