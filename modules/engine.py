@@ -16,6 +16,7 @@ from torch import Tensor
 from modules import infotext
 from modules.checkpoints.embeddings import EmbeddingFile, EmbeddingFolder, Listing
 from modules.checkpoints.model import LatentDiffusion
+from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.vaes import AUTOMATIC
 from modules.conditioning import Part, TextCache, TextConditioner, pad_parts
@@ -23,6 +24,7 @@ from modules.diffusion.types import Enough
 from modules.errors import Cancelled, UserError, out_of_memory
 from modules.extension import Host
 from modules.inputs import InputStore
+from modules.modifier import Report, UsedFile
 from modules.params import Chosen, GenerationParams
 from modules.pipeline.generate import Refinement, Start, generate, sees_picture
 from modules.pipeline.hires import LATENT_MODES
@@ -170,15 +172,17 @@ class Engine:
         *,
         made: int = 0,
         embeddings: Listing | None = None,
+        recorded: Sequence[File] = (),
         without: Mapping[str, str] | None = None,
     ) -> None:
         """Make the images of ``params``, handing each to ``on_result`` as soon as it is finished.
 
         The first ``made`` images exist already and are left out. Prompts may name ``embeddings``, or else what lies in
-        the folder. Raises `UserError` before anything is computed when the request cannot be done, and `Cancelled` at
-        the next step once ``watcher.cancelled()`` is true; images handed over before stay made. Where
-        ``watcher.skips()`` grows, the batch at hand is made from what there is. What extensions in ``without`` would do
-        is left out, and so is from then on what one does that fails; notes and recipes say so.
+        the folder; in a replay they mean the networks among the ``recorded`` files. Raises `UserError` before anything
+        is computed when the request cannot be done, and `Cancelled` at the next step once ``watcher.cancelled()`` is
+        true; images handed over before stay made. Where ``watcher.skips()`` grows, the batch at hand is made from what
+        there is. What extensions in ``without`` would do is left out, and so is from then on what one does that fails;
+        notes and recipes say so.
         """
         if params.kernels == "auto":
             params = params.changed(kernels=self.store.device.kernels)
@@ -197,7 +201,8 @@ class Engine:
         while True:
             try:
                 # Closed at once, whatever happens: a model must not stay patched while a traceback holds this.
-                with contextlib.closing(self._results(params, tell, watcher, made, absent, embeddings)) as results:
+                results = self._results(params, tell, watcher, made, absent, embeddings, recorded)
+                with contextlib.closing(results):
                     for result in results:
                         made += 1
                         on_result(result)
@@ -221,6 +226,7 @@ class Engine:
         made: int,
         absent: Mapping[str, str],
         embeddings: Listing | None,
+        recorded: Sequence[File],
     ) -> Generator[Result, None, None]:
         """The images behind the first ``made``, as those extensions make them that are not ``absent``."""
         able = Chosen({name: options for name, options in params.extensions.items() if name not in absent})
@@ -228,6 +234,8 @@ class Engine:
         hooks = Hooks(self.host, chosen, self.watch)
         revise = hooks.revise if hooks.has("revise") else None
         plan = make_plan(params.changed(extensions=able), self.host, revise)
+        for prompt in dict.fromkeys(run.prompt for batch in plan.batches for run in batch.passes):
+            hooks.join(with_tags(prompt, Chosen(), self.host, absent))
         for note in plan.notes:
             tell(note)
         if embeddings is None:
@@ -241,16 +249,19 @@ class Engine:
                 continue
             rest = range(max(made - batch.first_image, 0), len(batch.seeds))
             with hooks.patching(lambda model, name: self._spoilt(model, name, watcher)):
+                hooks.prepare(batch.passes, [UsedFile(file.role, file.name, file.sha256) for file in recorded])
                 start = batch.params.init, batch.params.width, batch.params.height  # extensions may change it
                 ready = {start: ready[start] if start in ready else self._sources(batch.params, watcher)}
                 loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
                 model = hooks.patched(replace(loaded, embeddings=embeddings))
                 for note in self._left_out(model, batch):
                     tell(note)
-                used = self._used(model, batch)
+                used = self._used(model, batch, hooks.reports())
                 part = self._part(request, batch, hooks, failed)
                 for one in self._batch(_Task(model, plan, watcher.from_now(), hooks), batch, ready[start], rest):
                     one = replace(one, image=hooks.finish(one.image))
+                    for note in (note for report in hooks.reports() for note in report.notes):
+                        tell(note)
                     yield self._result(model, batch, one, used, request, part)
 
     def _part(
@@ -260,6 +271,7 @@ class Engine:
         used = [
             UsedExtension(one.spec.name, one.version, dict(one.options), dict(batch.changed.get(one.spec.name, {})))
             for one in hooks.active
+            if not one.spec.by_tag
         ]
         hires = batch.params.hires
         names = [("sampler", batch.sampler.name), ("scheduler", batch.scheduler.label)]
@@ -335,6 +347,7 @@ class Engine:
         model, init = task.model, batch.params.init
         start = encode(model, batch, pictures, init) if pictures and init else None
         seen = seen_beside(model, batch, pictures) if sees_picture(model) else None
+        task.hooks.begin(batch.passes[0])
         latents, told, skipped = self._sample(task, batch, start=start, seen=seen)
         if batch.hires and not skipped:
             model, latents, skipped = self._second_pass(task, batch, latents)
@@ -364,6 +377,7 @@ class Engine:
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
         run = Pass(again.schedule_steps, batch.schedule_steps, second=True, old=batch.params.use_old_scheduling)
         seen = seen_beside(model, again, ()) if sees_picture(model) else None
+        task.hooks.begin(batch.passes[1])
         latents, _, skipped = self._sample(task, again, start=start, seen=seen, run=run, done=batch.announced_steps)
         return model, latents, skipped
 
@@ -462,6 +476,8 @@ class Engine:
             return self.inputs is not None and file.sha256 in self.inputs
         if file.role == EMBEDDING:
             return bool(self.recorded_embeddings((file,)).files)
+        if file.role in ROLES:
+            return bool(self.host.shelf.recorded(file.role, [(file.name, file.sha256)]).files)
         if file.role == VAE:
             return self.store.vae_with_sha256(file.sha256) is not None
         faces = [path for spec in self.host.face_restorers for role, path in spec.files if role == file.role]
@@ -487,7 +503,7 @@ class Engine:
             listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)
             yield f"these networks of the prompt were not applied, as nothing here handles their kind: {listed}"
 
-    def _used(self, model: LatentDiffusion, batch: Batch) -> Used:
+    def _used(self, model: LatentDiffusion, batch: Batch, reports: Iterable[Report]) -> Used:
         """Everything on the disk that the pictures depend on."""
         params = batch.params
         files = [File("checkpoint", model.path.name, model.sha256)]
@@ -497,6 +513,9 @@ class Engine:
             told = {"VAE hash": model.vae_sha256[:10], "VAE": model.vae_path.name}
         embeddings = self._named(model, batch)
         files += (File(EMBEDDING, found.path.name, sha256) for found, sha256 in embeddings)
+        for report in reports:
+            files += (File(used.role, used.name, used.sha256) for used in report.files)
+            told |= report.told
         hashes = ", ".join(f"{re.sub('[:,]', '', found.name)}: {sha256[:12]}" for found, sha256 in embeddings)
         if init := params.init:
             files += [File("image", f"{image[:12]}.png", image) for image in dict.fromkeys(init.images)]

@@ -91,7 +91,15 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) ->
     absent = {one.name: one.failed for one in recorded.extensions if one.failed}
     try:
         embeddings = engine.recorded_embeddings(recorded.files)
-        engine.run(params, take, watcher, made=recorded.index, embeddings=embeddings, without=absent)
+        engine.run(
+            params,
+            take,
+            watcher,
+            made=recorded.index,
+            embeddings=embeddings,
+            recorded=recorded.files,
+            without=absent,
+        )
     except Cancelled:
         if not results:
             raise

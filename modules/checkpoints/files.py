@@ -230,8 +230,7 @@ class Hashes:
         key = _key(path)
         with self._lock:
             if key not in self._known:
-                with path.open("rb") as file:
-                    self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._known[key] = self._digest(path)
                 self._save()
             return self._known[key]
 
@@ -250,6 +249,10 @@ class Hashes:
             except OSError:
                 found[path] = ""
         return found
+
+    def _digest(self, path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _save(self) -> None:
         if self._cache is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import RepriseError, out_of_memory
 from modules.extension import Host
-from modules.modifier import Modifier, ModifierSpec, overridden
+from modules.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, overridden
 from modules.params import Chosen, GenerationParams, Value
 from modules.prompt.parse import parse
 
@@ -108,18 +108,40 @@ class Hooks:
         self._foreign: BaseException | None = None
         """What the engine raised while an extension called it."""
         self.active: list[Active] = []
-        for spec in host.modifiers_in_order():
-            if spec.name in chosen:
+        self._host = host
+        self.join(chosen)
+
+    def join(self, chosen: Chosen) -> None:
+        """Those of ``chosen`` take part from now on that did not yet."""
+        already = {one.spec.name: one for one in self.active}
+        self.active = []
+        for spec in self._host.modifiers_in_order():
+            if spec.name in already:
+                self.active.append(already[spec.name])
+            elif spec.name in chosen:
                 options = chosen[spec.name]
                 with self._within(spec.name, "make"):
                     made = spec.made(options)
                     if not isinstance(made, Modifier):
                         raise TypeError(f"make must give a Modifier, not {type(made).__name__}")
-                self.active.append(Active(spec, host.version_of("modifier", spec.name), options, made))
+                self.active.append(Active(spec, self._host.version_of("modifier", spec.name), options, made))
 
     def scope(self) -> tuple[object, ...]:
         """What else than the model decides what the patched model answers."""
-        return tuple((a.spec.name, a.version, repr(a.options)) for a in self._having("patch"))
+        return tuple((a.spec.name, a.version, repr(a.options), a.modifier.state()) for a in self._having("patch"))
+
+    def prepare(self, passes: Sequence[SamplingPass], recorded: Sequence[UsedFile]) -> None:
+        for one in self._having("prepare"):
+            with self._within(one.spec.name, "prepare"):
+                one.modifier.prepare(passes, recorded)
+
+    def begin(self, run: SamplingPass) -> None:
+        for one in self._having("begin"):
+            with self._within(one.spec.name, "begin"):
+                one.modifier.begin(run)
+
+    def reports(self) -> list[Report]:
+        return [one.modifier.report() for one in self.active]
 
     def revise(self, params: GenerationParams) -> tuple[GenerationParams, dict[str, dict[str, Any]]]:
         """The request of one image as all want it, and by name what each changed."""
@@ -189,9 +211,11 @@ class Hooks:
         return inner
 
     def _wrap(self, one: Active, hook: str, inner: T) -> T:
-        name = one.spec.name
+        name, inside = one.spec.name, self._outside(inner)
         with self._within(name, hook):
-            outer = getattr(one.modifier, hook)(self._outside(inner))
+            outer = getattr(one.modifier, hook)(inside)
+            if outer is inside:
+                return inner  # nothing to do this time
             if not callable(outer):
                 raise TypeError(f"it must give a function, not {type(outer).__name__}")
 

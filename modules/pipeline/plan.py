@@ -16,10 +16,13 @@ from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension import Host
+from modules.modifier import SamplingPass
 from modules.options import checked, nested_of, options_of
 from modules.params import MAX_PROMPT, Chosen, GenerationParams, Init, wrapped
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.profile import Profile, profile_named
+from modules.prompt.clock import Clock
+from modules.prompt.schedule import Pass
 from modules.registry import Registry
 
 MAX_HIRES = 4096
@@ -74,6 +77,17 @@ class Batch:
     def shown_size(self) -> tuple[int, int]:
         """Width and height in pixels that a model is told which takes note of sizes."""
         return self.told_size or (self.params.width, self.params.height)
+
+    @property
+    def passes(self) -> tuple[SamplingPass, ...]:
+        """The first pass, and that of hires fix, as modifiers are told of them."""
+        steps, old = self.schedule_steps, self.params.use_old_scheduling
+        first = Clock(Pass(steps, steps, old=old), self.announced_steps, self.profile)
+        passes = [SamplingPass(0, self.params.prompt, first)]
+        if again := self.again:
+            run = Pass(again.schedule_steps, steps, second=True, old=old)
+            passes.append(SamplingPass(1, again.params.prompt, Clock(run, again.announced_steps, self.profile)))
+        return tuple(passes)
 
     @property
     def announced_steps(self) -> int:

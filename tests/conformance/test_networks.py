@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from modules.checkpoints.files import Hashes
-from modules.checkpoints.networks.arguments import BadTag, Clock, strength_at, uses
+from modules.checkpoints.networks.arguments import BadTag, strength_at, uses
 from modules.checkpoints.networks.hashes import data_sha256, old_hash, short
 from modules.checkpoints.networks.hypernetworks import Hypernetwork, activation_named, net, through
 from modules.checkpoints.networks.keys import ldm_name, part_name
@@ -20,6 +20,7 @@ from modules.checkpoints.networks.listing import NetworkFolders
 from modules.checkpoints.networks.metadata import decoded, stated_family_forge, training_tags
 from modules.checkpoints.networks.metadata import facts as facts_of
 from modules.profile import A1111
+from modules.prompt.clock import Clock
 from modules.prompt.schedule import Pass
 from modules.rng import PhiloxGenerator
 

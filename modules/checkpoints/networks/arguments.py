@@ -23,29 +23,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from modules.profile import EXACT, Profile
+from modules.profile import EXACT
+from modules.prompt.clock import Clock
 from modules.prompt.parse import parse
-from modules.prompt.schedule import Pass, Segment, entry_at, schedule, schedule_nodes
+from modules.prompt.schedule import Pass, Segment, schedule, schedule_nodes
 from modules.prompt.stages import mark_networks, network_mark
 
 LORA_TAGS = ("lora", "lyco")
 """Tags that mean LoRA and its relatives."""
 HYPERNET_TAG = "hypernet"
-
-
-@dataclass(frozen=True)
-class Clock:
-    """How a pass counts."""
-
-    run: Pass
-    """As its prompts' schedules count."""
-    steps: int
-    """The sampler's."""
-    profile: Profile
-
-    def entry(self, segments: tuple[Segment, ...], call: int, step: int) -> Segment:
-        """The segment at the network's ``call`` and the sampler's ``step``, from 0 both."""
-        return segments[entry_at(segments, call if self.profile.double_steps else step, self.profile)]
 
 
 @dataclass(frozen=True)

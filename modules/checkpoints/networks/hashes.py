@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from modules.checkpoints.files import MAX_HEADER
+from modules.checkpoints.files import MAX_HEADER, Hashes
 from modules.checkpoints.networks.metadata import Metadata
 
 _OLD_START, _OLD_LENGTH = 0x100000, 0x10000
@@ -39,3 +39,10 @@ def old_hash(path: Path) -> str:
 def short(digest: str) -> str:
     """As generation texts have it."""
     return digest[:12]
+
+
+class DataHashes(Hashes):
+    """`Hashes` of what lies behind the headers."""
+
+    def _digest(self, path: Path) -> str:
+        return data_sha256(path)

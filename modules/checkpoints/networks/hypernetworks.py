@@ -1,4 +1,4 @@
-"""Hypernetworks as A1111 has them: small networks before the keys and values of every attention, self-attention included.
+"""Hypernetworks as A1111 has them: small networks before the keys and values of every attention.
 
 ``x + multiplier * net(x)`` stands for the context x (b, tokens, width) of a width that the file has networks for.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -75,7 +76,7 @@ def net(state: Mapping[str, Any], activation: Net | None, activate_output: bool)
     layers: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         number, part = _place(key)
-        layers.setdefault(number, {})[part] = torch.as_tensor(value).float().clone()
+        layers.setdefault(number, {})[part] = torch.tensor(np.asarray(value), dtype=torch.float32)
     ordered = [layers[number] for number in sorted(layers)]
     last = max((i for i, layer in enumerate(ordered) if layer["weight"].dim() == 2), default=-1)
 

@@ -59,9 +59,7 @@ def on(seed: int, strength: float = 1.0) -> Applied:
 
 
 def query(model: LatentDiffusion) -> torch.nn.Linear:
-    found = model.unet.get_submodule("input_blocks.1.1.transformer_blocks.0.attn1.to_q")
-    assert isinstance(found, torch.nn.Linear)
-    return found
+    return model.unet.get_submodule("input_blocks.1.1.transformer_blocks.0.attn1.to_q")  # type: ignore[return-value]
 
 
 def test_a_weight_is_its_own_and_the_products_of_the_factors(model: LatentDiffusion) -> None:
@@ -76,7 +74,7 @@ def test_convolutions_norms_and_texts_change_too(model: LatentDiffusion) -> None
     conv = model.unet.get_submodule("input_blocks.1.0.in_layers.2")
     norm = model.unet.get_submodule("input_blocks.1.1.transformer_blocks.0.norm1")
     text = model.text.get_submodule("transformer.encoder.layers.0.mlp.fc1")
-    before = [module.weight.clone() for module in (conv, norm, text)]
+    before = [module.weight.clone() for module in (conv, norm, text)]  # type: ignore[operator]
     Patch(model).put([on(1)])
     changes = network(1).changes
     up, down = (changes[CONV].parts[f"lora_{side}.weight"] for side in ("up", "down"))

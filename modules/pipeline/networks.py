@@ -1,0 +1,252 @@
+"""``<lora:...>``, ``<lyco:...>`` and ``<hypernet:...>`` of a prompt at work: a modifier like those of extensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+from modules.checkpoints.networks.arguments import HYPERNET_TAG, LORA_TAGS, BadTag, Use, strength_at, uses
+from modules.checkpoints.networks.listing import NetworkFile, NetworkListing, hashes_text
+from modules.checkpoints.networks.metadata import SD1, SD2, SDXL
+from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
+from modules.diffusion.types import Denoiser
+from modules.errors import CheckpointError, UserError
+from modules.extension import TagSpec
+from modules.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile
+from modules.profile import EXACT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modules.checkpoints.model import LatentDiffusion
+    from modules.checkpoints.networks.memory import NetworkMemory
+    from modules.checkpoints.networks.merging import Applied, Patch
+
+NAME = "networks"
+FAMILIES = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL}
+"""Families of models, as the files of networks are told apart."""
+WORDS = {LORA: "LoRA", HYPERNETWORK: "hypernetwork"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The prompt says all."""
+
+
+def spec(shelf: NetworkShelf) -> ModifierSpec:
+    """The modifier that the tags call. What it has read and patched stays between requests."""
+
+    @cache
+    def memory() -> NetworkMemory:
+        from modules.checkpoints.networks.memory import NetworkMemory
+
+        return NetworkMemory()
+
+    help = "LoRA files and hypernetworks that the prompt names"
+    make = lambda _: PromptNetworks(shelf, memory)  # noqa: E731
+    return ModifierSpec(NAME, "Extra networks", Options, make, order=0, help=help, by_tag=True)
+
+
+TAGS = tuple(TagSpec(name, NAME, lambda tags: {}) for name in (*LORA_TAGS, HYPERNET_TAG))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A network that a tag asks for, and its file."""
+
+    use: Use
+    file: NetworkFile
+
+    @property
+    def role(self) -> str:
+        return HYPERNETWORK if self.use.kind == HYPERNET_TAG else LORA
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        return self.file.path, self.file.mtime_ns
+
+
+@dataclass
+class _Patched:
+    """A model with networks on it."""
+
+    model: LatentDiffusion
+    patch: Patch
+    refused: set[Hashable] = field(default_factory=set)
+    """Keys of networks that it cannot use."""
+    hooks: ExitStack = field(default_factory=ExitStack)
+    hooked: tuple[Hashable, ...] = ()
+
+
+class PromptNetworks(Modifier):
+    """The networks of one request's prompts."""
+
+    def __init__(self, shelf: NetworkShelf, memory: Callable[[], NetworkMemory]):
+        self._shelf = shelf
+        self._memory = memory
+        self._passes: list[tuple[_Found, ...]] = []
+        self._run: SamplingPass | None = None
+        self._at = 0, 0
+        """The network's call and the sampler's step that are at hand."""
+        self._patched: list[_Patched] = []
+        self._notes: dict[str, None] = {}
+        self._used: dict[tuple[str, str], _Found] = {}
+
+    # -- what the prompts ask for
+
+    def prepare(self, passes: Sequence[SamplingPass], recorded: Sequence[UsedFile]) -> None:
+        self._notes, self._used = {}, {}
+        listings: dict[str, NetworkListing] = {}
+        for role in (LORA, HYPERNETWORK):
+            own = [(file.name, file.sha256) for file in recorded if file.role == role]
+            listings[role] = self._shelf.recorded(role, own) if recorded else self._shelf.list(role)
+        self._passes = [tuple(self._found(run, listings)) for run in passes]
+        self._run, self._at = passes[0], (0, 0)
+
+    def _found(self, run: SamplingPass, listings: Mapping[str, NetworkListing]) -> Iterator[_Found]:
+        """Those of a pass that are here, in the prompt's order."""
+        wanted = list[Use]()
+        for kinds in (LORA_TAGS, (HYPERNET_TAG,)):
+            try:
+                wanted += uses(run.prompt, run.clock, kinds)
+            except BadTag as error:
+                if run.clock.profile == EXACT:
+                    raise UserError(str(error), hint="write a number there", field="prompt") from error
+                self._note(f"{error}; so no {kinds[0]} of this prompt was applied, as in A1111")
+        for use in wanted:
+            role = HYPERNETWORK if use.kind == HYPERNET_TAG else LORA
+            file = listings[role].find(use.name)
+            if file is None:
+                near = listings[role].near(use.name)
+                meant = f"; did you mean {near}?" if near else ""
+                self._note(f"there is no {WORDS[role]} named {use.name[:60]}, so it was left out{meant}")
+            elif file.described.problem:
+                self._note(f"the {WORDS[role]} {use.name} was left out: {file.described.problem}")
+            else:
+                yield _Found(use, file)
+
+    def _note(self, sentence: str) -> None:
+        self._notes[sentence] = None
+
+    # -- on a model
+
+    @contextmanager
+    def patch(self, model: LatentDiffusion) -> Iterator[None]:
+        with self._memory().patching(model) as patch:
+            one = _Patched(model, patch)
+            for found in (found for networks in self._passes for found in networks):
+                self._look_at(one, found)
+            self._patched.append(one)
+            try:
+                self._apply(one)
+                yield
+            finally:
+                self._patched.remove(one)
+                one.hooks.close()
+
+    def _look_at(self, one: _Patched, found: _Found) -> None:
+        """Read a network, and refuse it where it can do nothing for the model."""
+        if found.key in one.refused:
+            return
+        name, word, family = found.use.name, WORDS[found.role], FAMILIES.get(one.model.config.family, "")
+        theirs = found.file.described.family
+        try:
+            if theirs and family and theirs != family:
+                raise _Refused(f"it is for {theirs}, and {one.model.name} is {family}")
+            if found.role == HYPERNETWORK:
+                self._memory().hypernetwork(found.file)
+            else:
+                network = self._memory().network(found.file)
+                touched = one.patch.touched(network)
+                if not touched and not network.embeddings:
+                    raise _Refused(f"none of its layers is one of {one.model.name}")
+                layers = len(network.changes) + len(network.unknown)
+                if touched < layers:
+                    self._note(f"{layers - touched} of the {layers} layers of {name} have no place in {one.model.name}")
+        except (_Refused, CheckpointError) as error:
+            reason = error.message if isinstance(error, CheckpointError) else str(error)
+            one.refused.add(found.key)
+            self._note(f"the {word} {name} was left out: {reason}")
+        else:
+            self._used.setdefault((found.role, name), found)
+
+    def _apply(self, one: _Patched) -> None:
+        """The strengths that hold now."""
+        assert self._run is not None
+        own = [found for found in self._passes[self._run.number] if found.key not in one.refused]
+        changed = one.patch.put([self._applied(found) for found in own if found.role == LORA])
+        changed |= self._hook(one, [found for found in own if found.role == HYPERNETWORK])
+        if changed:
+            one.model.unet.changes += 1
+        for key, count in one.patch.misfits.items():
+            names = [found.use.name for found in own if found.key == key]
+            self._note(f"{count} layers of {''.join(names[:1])} have another shape in {one.model.name}")
+
+    def _applied(self, found: _Found) -> Applied:
+        from modules.checkpoints.networks.merging import Applied
+
+        assert self._run is not None
+        unet = strength_at(found.use.unet, self._run.clock, *self._at)
+        return Applied(found.key, self._memory().network(found.file), found.use.te, unet, found.use.dyn)
+
+    def _hook(self, one: _Patched, found: Sequence[_Found]) -> bool:
+        """Hypernetworks of the pass before the UNet's attentions; whether they are others than before."""
+        from modules.checkpoints.networks.hypernetworks import hooked
+
+        wanted = tuple((hyper.key, hyper.use.unet) for hyper in found)
+        if wanted == one.hooked:
+            return False
+        one.hooks.close()
+        used = [(self._memory().hypernetwork(hyper.file), float(hyper.use.unet)) for hyper in found]  # type: ignore[arg-type]
+        one.hooks.enter_context(hooked(one.model.unet, used))
+        one.hooked = wanted
+        return True
+
+    # -- over the passes
+
+    def begin(self, run: SamplingPass) -> None:
+        self._run, self._at = run, (0, 0)
+        for one in self._patched:
+            self._apply(one)
+
+    def denoiser(self, denoiser: Denoiser) -> Denoiser:
+        """Strengths that change do so before the network is called."""
+        assert self._run is not None
+        if all(isinstance(found.use.unet, float) for found in self._passes[self._run.number]):
+            return denoiser
+        calls = 0
+
+        def denoise(x: Tensor, sigma: float, step: int) -> Tensor:
+            nonlocal calls
+            self._at = calls, step
+            for one in self._patched:
+                self._apply(one)
+            calls += 1
+            return denoiser(x, sigma, step)
+
+        return denoise
+
+    def state(self) -> Hashable:
+        """Text encoders answer by the networks on them."""
+        if self._run is None:
+            return None
+        own = self._passes[self._run.number]
+        return tuple((found.key, found.use.te, found.use.dyn) for found in own if found.role == LORA and found.use.te)
+
+    # -- what is told
+
+    def report(self) -> Report:
+        loras = [found for found in self._used.values() if found.role == LORA]
+        hashes = hashes_text((found.use.name, self._shelf.network_hash(found.file)) for found in loras)
+        files = {
+            UsedFile(found.role, f"{found.file.stem}{found.file.path.suffix}", self._shelf.sha256(found.file)): None
+            for found in self._used.values()
+        }
+        return Report(tuple(self._notes), tuple(files), {"Lora hashes": hashes or None})
+
+
+class _Refused(ValueError):
+    """Why a network cannot be used on a model."""
