@@ -14,6 +14,7 @@ from torch import Tensor
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.fingerprint import digest
+from modules.checkpoints.networks import merging
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
@@ -116,13 +117,22 @@ def test_weights_are_the_files_own_bytes_after_an_error_and_a_cancel(engine: Eng
     assert digest(model) == bits
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows by one for each layer that is merged."""
+    layers, merged = list[object](), merging.merged
+
+    def counting(*arguments: Any) -> Tensor | None:
+        layers.append(arguments)
+        return merged(*arguments)
+
+    monkeypatch.setattr(merging, "merged", counting)
+    return layers
+
+
 def test_what_was_patched_is_not_made_again_for_the_next_job(
     made: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modules.checkpoints.networks import merging
-
-    layers: list[object] = []
-    monkeypatch.setattr(merging, "merged", lambda *a, inner=merging.merged: layers.append(a) or inner(*a))
+    layers = counted(monkeypatch)
     made("a fox <lora:ink:1>")
     assert len(layers) == 3
     made("two foxes <lora:ink:1>", batch_count=2)
@@ -132,10 +142,7 @@ def test_what_was_patched_is_not_made_again_for_the_next_job(
 def test_strength_by_step_makes_weights_anew_only_where_it_changes(
     made: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modules.checkpoints.networks import merging
-
-    layers: list[object] = []
-    monkeypatch.setattr(merging, "merged", lambda *a, inner=merging.merged: layers.append(a) or inner(*a))
+    layers = counted(monkeypatch)
     made("a fox <lora:ink:[0.5:1:0.5]> <lora:wet:1>", steps=8)
     assert len(layers) == 4 + 3
 
