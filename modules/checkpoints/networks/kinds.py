@@ -61,13 +61,13 @@ class Change:
         """Whether what it adds depends on the weight that it finds, and so on the networks before it."""
         return "dora_scale" in self.parts or "magnitude" in self.parts or self.kind in (IA3, GLORA, OFT)
 
-    def factors(self, dyn: int | None = None) -> tuple[Tensor, Tensor] | None:
-        """(out, rank) and (rank, in) whose product is the scaled delta, where it is one of few ranks."""
+    def factors(self, multiplier: float, dyn: int | None = None) -> tuple[Tensor, Tensor] | None:
+        """(out, rank), in float32, and (rank, in) whose product is added, where it is one of few ranks."""
         bent = {"lora_mid.weight", "bias_indices"} & self.parts.keys()
         if self.kind is not LORA or self.looks_at_weight or bent:
             return None
-        up, down = (_flat(self.parts[name]) for name in ("lora_up.weight", "lora_down.weight"))
-        return up[:, :dyn] * self.scale, down[:dyn]
+        up, down = self.parts["lora_up.weight"], self.parts["lora_down.weight"]
+        return _flat(up)[:, :dyn] * (self.scale * multiplier), down.reshape(len(down), -1)[:dyn]
 
     def weight_delta(self, weight: Tensor, multiplier: float, dyn: int | None = None) -> Tensor:
         """What is added to a float32 ``weight``, in its shape."""
