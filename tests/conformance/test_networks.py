@@ -12,6 +12,7 @@ import torch
 
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.networks.arguments import BadTag, strength_at, uses
+from modules.checkpoints.networks.cards import Cards, clicked
 from modules.checkpoints.networks.hashes import data_sha256, old_hash, short
 from modules.checkpoints.networks.hypernetworks import Hypernetwork, activation_named, net, through
 from modules.checkpoints.networks.keys import ldm_name, part_name
@@ -19,6 +20,7 @@ from modules.checkpoints.networks.kinds import change_of
 from modules.checkpoints.networks.listing import NetworkFolders
 from modules.checkpoints.networks.metadata import decoded, stated_family_forge, training_tags
 from modules.checkpoints.networks.metadata import facts as facts_of
+from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.profile import A1111
 from modules.prompt.clock import Clock
 from modules.prompt.schedule import Pass
@@ -109,6 +111,7 @@ def safetensors_file(path: Path, floats: int, metadata: dict[str, str] | None) -
     table = {"w": tensor} if metadata is None else {"__metadata__": metadata, "w": tensor}
     header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(len(header).to_bytes(8, "little") + header + np.arange(floats, dtype="<f4").tobytes())
     return path
 
@@ -156,3 +159,21 @@ def test_hypernetworks_answer_as_those_of_the_reference(case: Case) -> None:
     x = normal(case["input"]["nv_seed"], case["input"]["shape"])
     used = [(Hypernetwork(Path("x.pt"), {case["dim"]: (own, own)}), case["multiplier"])]
     np.testing.assert_allclose(through(used, x, 0).flatten().numpy(), case["output"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.golden("side_files.json", "cards")
+def test_a_click_on_a_card_writes_what_the_references_does(case: Case, tmp_path: Path) -> None:
+    metadata = {"ss_output_name": case["ss_output_name"]} if case["ss_output_name"] else {}
+    file = safetensors_file(tmp_path / "Lora" / case["file"], 4, metadata)
+    if case["json"] is not None:
+        file.with_suffix(".json").write_text(json.dumps(case["json"]), encoding="utf-8")
+    settings = case["settings"]
+    shelf = NetworkShelf(tmp_path)
+    shelf.list()
+    weight, by_file = settings.get("extra_networks_default_multiplier", 1.0), settings.get("lora_preferred_name")
+    (card,) = Cards(shelf, default_weight=weight, by_file=by_file == "Filename").list()
+    assert (card.insertion.text, card.insertion.negative) == (case["tag"], case["negative"])
+    separator = settings.get("extra_networks_add_text_separator", " ")
+    once = clicked(tuple(case["before"]), card.insertion, separator)
+    assert list(once) == case["after_click"]
+    assert list(clicked(once, card.insertion, separator)) == case["after_second_click"]

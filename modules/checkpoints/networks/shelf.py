@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modules.checkpoints.files import Hashes
@@ -48,9 +48,10 @@ class NetworkShelf:
         """By which generation texts know a LoRA: what the file states, else the SHA-256 of its data."""
         return file.described.hash or self._data_hashes.sha256(file.path)
 
-    def known_hash(self, file: NetworkFile) -> str:
-        """The same where it needs no computing; else empty."""
-        return file.described.hash or self._data_hashes.known(file.path)
+    def known_hashes(self, files: Sequence[NetworkFile]) -> list[str]:
+        """The same of many, each where it needs no computing; else empty."""
+        computed = self._data_hashes.all_known(file.path for file in files)
+        return [file.described.hash or computed[file.path] for file in files]
 
     def recorded(self, role: str, files: Iterable[tuple[str, str]]) -> NetworkListing:
         """Of a recipe's (file name, SHA-256) those that are here, under the names that they had."""
