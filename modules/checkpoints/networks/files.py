@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from modules.checkpoints import unpickle
 from modules.checkpoints.files import read_header
 from modules.checkpoints.networks.keys import BUNDLED, TEXT, TEXT_2, split
 from modules.checkpoints.networks.kinds import Change, change_of
+from modules.checkpoints.upscalers import read_tensors
 from modules.errors import CheckpointError
-
-MAX_PICKLE = 2 * 2**30
-"""Bytes of a pickled network, which is held whole."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,8 @@ class Network:
 
 def read(path: Path) -> Network:
     """The network in a safetensors file or a pickle; raises `CheckpointError` with the file's name and the reason."""
-    if path.suffix.lower() == ".safetensors":
-        metadata = read_header(path, field="prompt").metadata
-        tensors = _safetensors(path)
-    else:
-        metadata, tensors = {}, _pickle(path)
+    metadata = read_header(path, field="prompt").metadata if path.suffix.lower() == ".safetensors" else {}
+    tensors = read_tensors(path, field="prompt")
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     embeddings: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
@@ -67,27 +60,6 @@ def read(path: Path) -> Network:
     if not known and not embeddings:
         raise CheckpointError(f"{path.name} is no network: no layer of it is of a kind that is known", field="prompt")
     return Network(path, known, tuple(layer for layer, change in changes.items() if not change), dict(embeddings))
-
-
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}", hint="copy it again", field="prompt") from error
-
-
-def _pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        table: Any = unpickle.load(path, MAX_PICKLE)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}", hint="copy it again", field="prompt") from error
-    while isinstance(table, Mapping) and isinstance(table.get("state_dict"), Mapping):
-        table = table["state_dict"]
-    if not isinstance(table, Mapping):
-        raise CheckpointError(f"{path.name} is no network: it holds no table of tensors", field="prompt")
-    arrays = {key: value for key, value in table.items() if isinstance(key, str) and hasattr(value, "dtype")}
-    return {key: torch.tensor(value) for key, value in arrays.items()}
 
 
 # --------------------------------------------------------------------- what PEFT says beside its tensors

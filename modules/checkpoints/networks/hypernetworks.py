@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.checkpoints import unpickle
+from modules.checkpoints.unpickle import StoredTensor
 from modules.errors import CheckpointError
 from modules.nn.unet import CrossAttention, UNet
 
@@ -36,20 +36,36 @@ class Hypernetwork:
 def read(path: Path) -> Hypernetwork:
     """A ``.pt`` of A1111's training; raises `CheckpointError` with the file's name and the reason."""
     try:
-        table = unpickle.load(path, MAX_BYTES)
-        if not isinstance(table, Mapping):
-            raise ValueError("it holds no table")
-        activation = activation_named(table.get("activation_func"))
-        at_end = bool(table.get("activate_output", True))
-        pairs = {width: pair for width, pair in table.items() if isinstance(width, int)}
-        nets = {width: (net(k, activation, at_end), net(v, activation, at_end)) for width, (k, v) in pairs.items()}
-        if not nets:
-            raise ValueError("it holds no networks")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        with unpickle.opened(path, MAX_BYTES) as table:
+            nets = _nets(table)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path.name} is no hypernetwork: {error}", hint="copy it again", field="prompt"
         ) from error
     return Hypernetwork(path, nets)
+
+
+def _nets(table: Any) -> dict[int, tuple[Net, Net]]:
+    """By width those for keys and for values; raises `ValueError` with the reason."""
+    if not isinstance(table, Mapping):
+        raise ValueError("it holds no table")
+    activation = activation_named(table.get("activation_func"))
+    at_end = bool(table.get("activate_output", True))
+    found = {}
+    for width, pair in table.items():
+        if isinstance(width, int):
+            if not isinstance(pair, (list, tuple)) or len(pair) < 2:
+                raise ValueError(f"for width {width} it has no pair of networks")
+            first, second = (net(_numbers(state), activation, at_end) for state in pair[:2])
+            found[width] = first, second
+    if not found:
+        raise ValueError("it holds no networks")
+    return found
+
+
+def _numbers(state: Any) -> dict[str, Tensor]:
+    tensors = state.items() if isinstance(state, Mapping) else ()
+    return {str(key): torch.tensor(value.numbers()) for key, value in tensors if isinstance(value, StoredTensor)}
 
 
 _OWN_NAMES = {"swish": "hardswish"}
@@ -68,7 +84,7 @@ def activation_named(name: Any) -> Net | None:
     return activation
 
 
-def net(state: Mapping[str, Any], activation: Net | None, activate_output: bool) -> Net:
+def net(state: Mapping[str, Tensor], activation: Net | None, activate_output: bool) -> Net:
     """A network from its layers, in the order of their numbers: linear ones, each activated, and norms behind them.
 
     The last linear layer is activated only where ``activate_output`` says so. Dropout does nothing here.
@@ -76,8 +92,10 @@ def net(state: Mapping[str, Any], activation: Net | None, activate_output: bool)
     layers: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         number, part = _place(key)
-        layers.setdefault(number, {})[part] = torch.tensor(np.asarray(value), dtype=torch.float32)
+        layers.setdefault(number, {})[part] = value.float()
     ordered = [layers[number] for number in sorted(layers)]
+    if any(layer.keys() != {"weight", "bias"} for layer in ordered):
+        raise ValueError("a layer of it is not whole")
     last = max((i for i, layer in enumerate(ordered) if layer["weight"].dim() == 2), default=-1)
 
     def apply(x: Tensor) -> Tensor:

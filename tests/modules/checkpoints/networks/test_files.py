@@ -99,7 +99,7 @@ def test_pickles_are_read_without_running_them(tmp_path: Path) -> None:
     torch.save({"state_dict": tensors}, tmp_path / "x.pt")
     assert scale_of(read(tmp_path / "x.pt")) == 0.5
     torch.save({"x": Path("/")}, tmp_path / "bad.pt")
-    with pytest.raises(CheckpointError, match=r"bad\.pt cannot be read: it asks for pathlib"):
+    with pytest.raises(CheckpointError, match=r"bad\.pt cannot be used"):
         read(tmp_path / "bad.pt")
 
 
