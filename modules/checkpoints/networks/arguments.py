@@ -120,10 +120,10 @@ def uses(prompt: str, clock: Clock, kinds: Iterable[str] = LORA_TAGS) -> tuple[U
     if clock.profile != EXACT:
         last = {use.name: use for _, use in found}
         return tuple(replace(last[use.name], column=use.column) for _, use in found)
-    return tuple(use for i, one in found if (use := _placed(one, _segments(prompt, i, clock.run))))
+    return tuple(use for i, one in found if (use := _gated(one, placed(prompt, i, clock.run))))
 
 
-def _segments(prompt: str, tag: int, run: Pass) -> tuple[Segment, ...]:
+def placed(prompt: str, tag: int, run: Pass) -> tuple[Segment, ...]:
     """Where in the run the prompt has its tag number ``tag``: segments with a text where it does."""
     mark = network_mark(tag)
     for part in parse(mark_networks(prompt), comments=False).tree.parts:
@@ -133,7 +133,7 @@ def _segments(prompt: str, tag: int, run: Pass) -> tuple[Segment, ...]:
     return ()
 
 
-def _placed(use: Use, segments: tuple[Segment, ...]) -> Use | None:
+def _gated(use: Use, segments: tuple[Segment, ...]) -> Use | None:
     """As its place among the brackets has it; None: it is never there."""
     if not segments:
         return None

@@ -63,6 +63,16 @@ def stated_family_forge(metadata: Metadata) -> str:
     return SD1 if architecture == "stable-diffusion-v1/lora" else UNKNOWN
 
 
+def family_named(words: str) -> str:
+    """The family of networks for a checkpoint's, as `checkpoints.detect` calls it; empty: none is known.
+
+    >>> family_named("Stable Diffusion 1.x, inpainting"), family_named("SDXL"), family_named("AltDiffusion")
+    ('SD1', 'SDXL', '')
+    """
+    begins = {"Stable Diffusion 1": SD1, "Stable Diffusion 2": SD2, "SDXL": SDXL}
+    return next((family for begin, family in begins.items() if words.startswith(begin)), "")
+
+
 _CONTEXT = {768: SD1, 1024: SD2, 2048: SDXL}
 """Families by the width of the text that the UNet attends to."""
 
