@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules import infotext
-from modules.checkpoints.embeddings import EmbeddingFile, EmbeddingFolder, Listing
+from modules.checkpoints.embeddings import BundledEmbedding, EmbeddingFile, EmbeddingFolder, Listing
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
@@ -538,7 +538,8 @@ class Engine:
         """The embeddings that the prompts name, each with its SHA-256."""
         own = {embedding.name: embedding for embedding in model.own_embeddings.files}
         names = named(batch, [(e.name, e.count) for e in own.values()], self._tokenizer)
-        return [(own[name], self.store.sha256(own[name].path)) for name in names]
+        files = [own[name] for name in names if not isinstance(own[name], BundledEmbedding)]
+        return [(file, self.store.sha256(file.path)) for file in files]
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch, patches: Hashable) -> TextConditioner:
         params, asked = batch.params, batch.params.sdxl_clip_l_skip

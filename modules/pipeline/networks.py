@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from modules.checkpoints.embeddings import Listing
 from modules.checkpoints.networks.arguments import HYPERNET_TAG, LORA_TAGS, BadTag, Use, strength_at, uses
+from modules.checkpoints.networks.blocks import factors
 from modules.checkpoints.networks.listing import NetworkFile, NetworkListing, hashes_text
 from modules.checkpoints.networks.metadata import SD1, SD2, SDXL
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
@@ -139,6 +141,7 @@ class PromptNetworks(Modifier):
             one = _Patched(model, patch)
             for found in (found for networks in self._passes for found in networks):
                 self._look_at(one, found)
+            model.embeddings = self._with_bundled(one, model.embeddings)
             self._patched.append(one)
             try:
                 self._apply(one)
@@ -173,6 +176,14 @@ class PromptNetworks(Modifier):
         else:
             self._used.setdefault((found.role, name), found)
 
+    def _with_bundled(self, one: _Patched, own: Listing) -> Listing:
+        """The embeddings that prompts may name, with those that came along in networks; files of their own go first."""
+        loras = [found for networks in self._passes for found in networks if found.role == LORA]
+        networks = [self._memory().network(found.file) for found in loras if found.key not in one.refused]
+        taken = {file.name.casefold() for file in own.files}
+        more = {file.name.casefold(): file for network in networks for file in network.embeddings}
+        return replace(own, files=(*own.files, *(file for name, file in more.items() if name not in taken)))
+
     def _apply(self, one: _Patched) -> None:
         """The strengths that hold now."""
         assert self._run is not None
@@ -190,7 +201,8 @@ class PromptNetworks(Modifier):
 
         assert self._run is not None
         unet = strength_at(found.use.unet, self._run.clock, *self._at)
-        return Applied(found.key, self._memory().network(found.file), found.use.te, unet, found.use.dyn)
+        use, network = found.use, self._memory().network(found.file)
+        return Applied(found.key, network, use.te, unet, use.dyn, factors(use.blocks))
 
     def _hook(self, one: _Patched, found: Sequence[_Found]) -> bool:
         """Hypernetworks of the pass before the UNet's attentions; whether they are others than before."""
@@ -234,7 +246,8 @@ class PromptNetworks(Modifier):
         if self._run is None:
             return None
         own = self._passes[self._run.number]
-        return tuple((found.key, found.use.te, found.use.dyn) for found in own if found.role == LORA and found.use.te)
+        loras = (found for found in own if found.role == LORA)
+        return tuple((found.key, found.use.te, found.use.dyn, found.use.blocks) for found in loras)
 
     # -- what is told
 

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from modules.checkpoints.networks.blocks import factors
 from modules.profile import EXACT
 from modules.prompt.clock import Clock
 from modules.prompt.parse import parse
@@ -95,7 +96,7 @@ class Use:
     dyn: int | None = None
     """Ranks of a LoRA that count; None: all."""
     blocks: str = ""
-    """Strengths of the UNet's blocks, as `blocks.factors` reads them."""
+    """Strengths of blocks, as `blocks.factors` reads them."""
     says_te: bool = False
     """The tag has ``te=``, so that it holds whatever the UNet's strength does."""
     column: int = 1
@@ -154,6 +155,7 @@ def read_tag(kind: str, arguments: str) -> Use:
         dyn = named["dyn"] if "dyn" in named else rest[2] if rest[2:] else None
         te = first if isinstance(first, float) else 0.0
         ranks = int(dyn) if dyn is not None else None
+        factors(named.get("lbw", ""))
         return Use(kind, name, te, unet, ranks, named.get("lbw", ""), "te" in named)
     except ValueError as error:
         raise BadTag(f"<{kind}:{arguments}> cannot be read: {error}") from None

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from modules.checkpoints.embeddings import BundledEmbedding, bundled
 from modules.checkpoints.files import read_header
 from modules.checkpoints.networks.keys import BUNDLED, TEXT, TEXT_2, split
 from modules.checkpoints.networks.kinds import Change, change_of
 from modules.checkpoints.upscalers import read_tensors
 from modules.errors import CheckpointError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Network:
     changes: Mapping[str, Change]
     unknown: tuple[str, ...] = ()
     """Layers whose parts are of no kind that is known."""
-    embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """Textual inversions by name, each as the tensors of an embedding file."""
+    embeddings: tuple[BundledEmbedding, ...] = ()
+    """Textual inversions that come along."""
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +63,17 @@ def read(path: Path) -> Network:
     known = {layer: change for layer, change in changes.items() if change}
     if not known and not embeddings:
         raise CheckpointError(f"{path.name} is no network: no layer of it is of a kind that is known", field="prompt")
-    return Network(path, known, tuple(layer for layer, change in changes.items() if not change), dict(embeddings))
+    unknown = tuple(layer for layer, change in changes.items() if not change)
+    return Network(path, known, unknown, tuple(_embeddings(path, embeddings)))
+
+
+def _embeddings(path: Path, found: Mapping[str, Mapping[str, Tensor]]) -> Iterator[BundledEmbedding]:
+    """Those that can be read; the others are logged."""
+    for name, parts in found.items():
+        try:
+            yield bundled(name, path, {part: tensor.float().numpy() for part, tensor in parts.items()})
+        except ValueError as error:
+            log.warning("the embedding %s in %s was left out: %s", name, path.name, error)
 
 
 # --------------------------------------------------------------------- what PEFT says beside its tensors

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from modules import atomic
+from modules.checkpoints import unpickle
 from modules.checkpoints.files import Header, files_below, read_header
 from modules.checkpoints.networks import metadata as told
 from modules.checkpoints.networks.hashes import stated_hash
@@ -27,6 +28,7 @@ from modules.errors import CheckpointError, OutputError
 
 log = logging.getLogger(__name__)
 LORA_SUFFIXES = (".pt", ".ckpt", ".safetensors")
+MAX_PICKLE = 8 * 2**30
 _FORBIDDEN = frozenset({"none"})
 _DIGITS = re.compile(r"(\d+)")
 
@@ -187,14 +189,25 @@ _UNREAD = Described()
 
 
 def describe(path: Path) -> Described:
-    """What a file's header says; a pickle has none."""
+    """What a file's header says; a pickle has only the names and shapes of its tensors."""
     if path.suffix.lower() != ".safetensors":
-        return Described(stated_family=told.UNKNOWN)
+        return _described_pickle(path)
     try:
         header = read_header(path, field="prompt")
     except CheckpointError as error:
         return Described(problem=error.message)
     return described(header)
+
+
+def _described_pickle(path: Path) -> Described:
+    try:
+        with unpickle.opened(path, MAX_PICKLE) as table:
+            while isinstance(table, Mapping) and isinstance(table.get("state_dict"), Mapping):
+                table = table["state_dict"]
+            tensors = unpickle.tensors_in(table, MAX_PICKLE) if isinstance(table, Mapping) else {}
+    except (OSError, unpickle.Refused) as error:
+        return Described(problem=f"{path.name} cannot be read: {error}")
+    return Described(family=told.family_of_shapes({key: tensor.shape for key, tensor in tensors.items()}))
 
 
 def described(header: Header) -> Described:

@@ -32,7 +32,6 @@ class Applied:
     dyn: int | None = None
     blocks: Callable[[str], float] = lambda layer: 1.0
     """The part of the strength that a layer gets, by kohya's name."""
-    blocks_key: str = ""
 
     def strength(self, layer: str) -> float:
         return (self.te if is_text(layer) else self.unet) * self.blocks(layer)

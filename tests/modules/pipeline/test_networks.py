@@ -251,3 +251,27 @@ def test_hypernetworks_go_before_keys_and_values(engine: Engine, models: Path, m
     assert [file.role for file in done.results[0].recipe.files] == ["checkpoint", "hypernetwork"]
     assert made("a fox <hypernet:anime:0>").pixels == made("a fox").pixels
     assert digest(engine.store.load()) == bits
+
+
+def test_embeddings_that_come_along_can_be_named(models: Path, made: Callable[..., Made]) -> None:
+    charm = {"bundle_emb.charm.string_to_param.*": random(5, 2, 4)}
+    save_file({f"lora_unet_{BLOCK}_attn1_to_q.diff": torch.zeros(4, 4), **charm}, models / "Lora" / "with.safetensors")
+    assert made("a fox charm <lora:with:0>").pixels != made("a fox charm").pixels
+    (result,) = made("a fox charm <lora:with:1>").results
+    assert [file.role for file in result.recipe.files] == ["checkpoint", "lora"]
+    assert replay_recipe(engine_of(models), result.recipe).verdict.kind == "identical"
+
+
+def test_blocks_have_strengths_of_their_own(made: Callable[..., Made]) -> None:
+    ones = ",".join("1" for _ in range(17))
+    assert made(f"a fox <lora:ink:1:lbw={ones}>").pixels == made("a fox <lora:ink:1>").pixels
+    assert made("a fox <lora:ink:1:lbw=OUTALL>").pixels == made("a fox").pixels  # its layers are in a first block
+    assert made("a fox <lora:ink:1:lbw=INALL>").pixels == made("a fox <lora:ink:1>").pixels
+    (note,) = made("a fox <lora:ink:1:lbw=1,1>").notes
+    assert "strengths of blocks are 12, 17, 20, 26 numbers, not 2" in note
+
+
+def test_a_picture_does_not_depend_on_its_company(made: Callable[..., Made]) -> None:
+    together = made("a fox <lora:ink:[0:1:0.5]> <lora:wet:0.5>", batch_size=2, kernels="exact").results
+    alone = made("a fox <lora:ink:[0:1:0.5]> <lora:wet:0.5>", seed=8, kernels="exact").results
+    assert together[1].recipe.pixels == alone[0].recipe.pixels

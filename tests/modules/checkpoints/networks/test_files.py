@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modules.checkpoints.networks.files import Network, read
 from modules.checkpoints.networks.keys import candidates
+from modules.checkpoints.networks.listing import NetworkFolders
 from modules.errors import CheckpointError
 
 
@@ -113,4 +114,13 @@ def test_embeddings_that_come_along_are_kept_apart(tmp_path: Path) -> None:
     bundled = {"bundle_emb.charm.string_to_param.*": random(5, 2, 768)}
     save_file({f"{QUERY}.diff": random(3, 4, 6), **bundled}, tmp_path / "x.safetensors")
     found = read(tmp_path / "x.safetensors")
-    assert list(found.changes) == [QUERY] and list(found.embeddings) == ["charm"]
+    assert list(found.changes) == [QUERY] and [file.name for file in found.embeddings] == ["charm"]
+
+
+def test_a_pickles_layers_tell_its_family(tmp_path: Path) -> None:
+    layer = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    torch.save({f"{layer}.lora_down.weight": random(1, 4, 2048)}, tmp_path / "xl.pt")
+    (tmp_path / "bad.pt").write_bytes(b"nothing")
+    bad, xl = NetworkFolders([tmp_path]).read().files
+    assert xl.described.family == "SDXL"
+    assert bad.described.problem == "bad.pt cannot be read: it is no file as PyTorch writes them"
