@@ -157,7 +157,7 @@ def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
 
 
 def read_again(path: Path, family: Family, device: Device, part: str, own: str) -> Tensor:
-    """One weight of a checkpoint as `load` reads it: ``own`` is its name within the ``part`` (`LatentDiffusion.parts`)."""
+    """One weight of a checkpoint as `load` reads it: ``own`` is its name within a part of `LatentDiffusion.parts`."""
     keys = read_header(path).tensors
     key = next(key for key, place in family.places(keys).items() if place == (part, own))
     with safe_open(path, framework="pt") as file:

@@ -154,7 +154,7 @@ class PromptNetworks(Modifier):
         """Read a network, and refuse it where it can do nothing for the model."""
         if found.key in one.refused:
             return
-        name, word, family = found.use.name, WORDS[found.role], FAMILIES.get(one.model.config.family, "")
+        name, word, family = found.use.name, WORDS[found.role], FAMILIES.get(one.model.config.family.name, "")
         theirs = found.file.described.family
         try:
             if theirs and family and theirs != family:

@@ -8,8 +8,8 @@ Where there is no room for both, a weight is changed in its place and read from 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from modules.checkpoints.model import LatentDiffusion, read_again
 from modules.checkpoints.networks.files import Network
 from modules.checkpoints.networks.keys import candidates, is_text
 from modules.checkpoints.networks.kinds import Change
+from modules.nn import openclip
+from modules.nn.configs import CLIP
 
 
 @dataclass(frozen=True)
@@ -39,38 +41,75 @@ class Applied:
 
 @dataclass(frozen=True)
 class Place:
-    """A layer of a model."""
+    """The weights of a layer of a model."""
 
     module: nn.Module
     part: str
-    """ "unet" or "text"."""
+    """As `LatentDiffusion.parts` calls it: "unet", "text", "text_2"."""
     path: str
-    """Within that part, as in a state dict."""
+    """Of the module within that part."""
+    weight: str = "weight"
+    bias: str = "bias"
+    """Attributes of the module."""
+    rows: tuple[int, int] | None = None
+    """The part of the weight that is the layer's, where it holds several; None: all of it."""
+
+    @property
+    def name(self) -> str:
+        """Of the parameter in the model: layers that share one have one name."""
+        return f"{self.part}.{self.path}.{self.weight}"
 
 
 def places_of(model: LatentDiffusion) -> dict[str, Place]:
     """The layers with weights, by the names that A1111 gives them (`keys.ldm_name`)."""
-    unet = {
-        f"diffusion_model_{path.replace('.', '_')}": Place(module, "unet", path)
-        for path, module in model.unet.named_modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter)
-    }
-    text = {
-        f"transformer_text_model_{path.removeprefix('transformer.').replace('.', '_')}": Place(module, "text", path)
-        for path, module in model.text.named_modules()
-        if isinstance(getattr(module, "weight", None), nn.Parameter)
-    }
-    return unet | text
+    found = {f"diffusion_model_{_flat(path)}": Place(module, "unet", path) for path, module in _layers(model.unet)}
+    encoders = model.config.family.encoders
+    for i, (spec, text) in enumerate(zip(encoders, model.text, strict=True)):
+        number = "" if model.config.family.name in ("sd1", "sd2") else f"{i}_"
+        begin = f"{number}transformer_text_model_" if spec.layout == CLIP else f"{number}model_"
+        found |= {begin + _flat(path): Place(module, spec.part, path) for path, module in _layers(text)}
+        for path, module in text.named_modules():
+            if isinstance(module, openclip.Attention):
+                width = module.in_proj_weight.shape[1]
+                for n, name in enumerate(("q_proj", "k_proj", "v_proj")):
+                    rows = n * width, (n + 1) * width
+                    place = Place(module, spec.part, path, "in_proj_weight", "in_proj_bias", rows)
+                    found[f"{begin}{_flat(path)}_{name}"] = place
+    return found
+
+
+def _layers(part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for path, module in part.named_modules():
+        if isinstance(getattr(module, "weight", None), nn.Parameter):
+            yield path, module
+
+
+def _flat(path: str) -> str:
+    return path.replace(".", "_")
 
 
 def fitting(network: Network, places: Mapping[str, Place], *, sd2: bool = False) -> dict[str, Place]:
-    """The places of those of a network's layers that the model has, by kohya's names."""
-    found = {}
+    """The places of those of a network's layers that the model has, by kohya's names.
+
+    Where one matrix gives queries, keys and values, A1111 changes it only if these and the output are all named.
+    """
+    found, names = {}, {}
     for layer in network.changes:
         name = next((name for name in candidates(layer, sd2=sd2) if name in places), None)
         if name is not None:
-            found[layer] = places[name]
-    return found
+            found[layer], names[layer] = places[name], name
+    there = set(names.values())
+    whole = {
+        layer: all(f"{name.removesuffix(end)}{other}" in there for other in _ATTENTION)
+        for layer, name in names.items()
+        for end in _ATTENTION
+        if name.endswith(end) and f"{name.removesuffix(end)}q_proj" in places
+        if places[f"{name.removesuffix(end)}q_proj"].rows
+    }
+    return {layer: place for layer, place in found.items() if whole.get(layer, True)}
+
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @dataclass(frozen=True)
@@ -81,6 +120,8 @@ class Step:
     strength: float
     dyn: int | None = None
     key: Hashable = None
+    rows: tuple[int, int] | None = None
+    """Of the weight, that are changed; None: all."""
 
 
 def merged(weight: Tensor, steps: Sequence[Step], misfit: Callable[[Step], None]) -> Tensor | None:
@@ -90,6 +131,8 @@ def merged(weight: Tensor, steps: Sequence[Step], misfit: Callable[[Step], None]
     side. Where there is nothing else the product is added in the weight's own type, in which an unmerged LoRA would be
     computed too, and only its sum is rounded to it: with matrix units that takes a third of the time.
     """
+    if any(step.rows for step in steps):
+        return _merged_rows(weight, steps, misfit)
     factors = [_factors(weight, step) for step in steps]
     if all(factors):
         return _plus(weight, [pair for pair in factors if pair])
@@ -105,6 +148,19 @@ def merged(weight: Tensor, steps: Sequence[Step], misfit: Callable[[Step], None]
                 misfit(step)
     total = _plus(total.float(), pairs) if pairs else total
     return None if total is weight else total
+
+
+def _merged_rows(weight: Tensor, steps: Sequence[Step], misfit: Callable[[Step], None]) -> Tensor | None:
+    """`merged` for a weight of several layers, each by itself."""
+    total = weight.float().clone()
+    changed = False
+    for rows in dict.fromkeys(step.rows for step in steps):
+        place = slice(*rows) if rows else slice(None)
+        own = [replace(step, rows=None) for step in steps if step.rows == rows]
+        new = merged(weight[place], own, misfit)
+        if new is not None:
+            total[place], changed = new.float(), True
+    return total if changed else None
 
 
 def _factors(weight: Tensor, step: Step) -> tuple[Tensor, Tensor] | None:
@@ -150,9 +206,8 @@ class Patch:
     def __init__(self, model: LatentDiffusion, budget: int = 2**62):
         self.budget = budget
         """Bytes of changed weights that may stand beside the model's own."""
-        self._path, self._device = model.path, model.device
+        self._path, self._device, self._family = model.path, model.device, model.config.family
         self._places = places_of(model)
-        self._sd2 = model.config.family == "sd2"
         self._layers: dict[str, _Layer] = {}
         self._fitting: dict[int, tuple[Network, dict[str, Place]]] = {}
         self._on: set[str] = set()
@@ -167,7 +222,7 @@ class Patch:
 
     def _places_of(self, network: Network) -> dict[str, Place]:
         if id(network) not in self._fitting:
-            self._fitting[id(network)] = network, fitting(network, self._places, sd2=self._sd2)
+            self._fitting[id(network)] = network, fitting(network, self._places, sd2=self._family.name == "sd2")
         return self._fitting[id(network)][1]
 
     def put(self, applied: Sequence[Applied]) -> bool:
@@ -179,8 +234,9 @@ class Patch:
         for one in applied:
             for name, place in self._places_of(one.network).items():
                 if strength := one.strength(name):
-                    step = Step(one.network.changes[name], strength, one.dyn, (one.key, name, strength, one.dyn))
-                    wanted.setdefault(f"{place.part}.{place.path}", (place, []))[1].append(step)
+                    key = one.key, name, strength, one.dyn
+                    step = Step(one.network.changes[name], strength, one.dyn, key, place.rows)
+                    wanted.setdefault(place.name, (place, []))[1].append(step)
         gone = self._on - wanted.keys()
         for name in gone:
             self._take_off(name)
@@ -191,7 +247,7 @@ class Patch:
         key = tuple(step.key for step in steps)
         layer = self._layers.get(name)
         if layer is None:
-            own = {part: getattr(place.module, part, None) for part in ("weight", "bias")}
+            own = {part: getattr(place.module, part, None) for part in (place.weight, place.bias)}
             layer = self._layers[name] = _Layer(place, own)
         if layer.key == key and name in self._on:
             return False
@@ -212,7 +268,8 @@ class Patch:
             assert isinstance(step.key, tuple)
             self.misfits[step.key[0]] += 1
 
-        weight = layer.own["weight"]
+        place = layer.place
+        weight = layer.own[place.weight]
         assert weight is not None
         changed = merged(weight.data, steps, misfit)
         if changed is not None:
@@ -220,17 +277,17 @@ class Patch:
                 layer.overwritten = True
                 weight.data.copy_(changed)
             else:
-                self._keep(layer, "weight", changed, weight)
-        biases = [delta for step in steps if (delta := step.change.bias_delta(step.strength)) is not None]
-        if biases:
-            total = sum((delta.to(weight.device).reshape(len(weight)) for delta in biases), torch.zeros(()))
-            own = layer.own["bias"]
-            self._keep(layer, "bias", total if own is None else own.float() + total, weight)
+                self._keep(layer, place.weight, changed, weight)
+        biases = [step.change.bias_delta(step.strength) for step in steps if not step.rows]
+        deltas = [delta.to(weight.device).reshape(len(weight)) for delta in biases if delta is not None]
+        if deltas:
+            total, own = torch.stack(deltas).sum(0), layer.own[place.bias]
+            self._keep(layer, place.bias, total if own is None else own.float() + total, weight)
 
     def _keep(self, layer: _Layer, part: str, changed: Tensor, like: Tensor) -> None:
         """In the type of the model's weights, or in that of its computations where weights are kept in 8 bits."""
         dtype = like.dtype if like.dtype.itemsize > 1 else self._device.dtype
-        if part == "weight" and (changed.dtype != dtype or changed.stride() != like.stride()):
+        if part == layer.place.weight and (changed.dtype != dtype or changed.stride() != like.stride()):
             changed = torch.empty_like(like, dtype=dtype).copy_(changed)
         layer.made[part] = nn.Parameter(changed.to(dtype), requires_grad=False)
         self.nbytes += layer.made[part].nbytes
@@ -251,9 +308,11 @@ class Patch:
     def _restore(self, layer: _Layer) -> None:
         """The weight that was changed where it lies, as the file has it."""
         if layer.overwritten:
-            weight = layer.own["weight"]
+            place = layer.place
+            weight = layer.own[place.weight]
             assert weight is not None
-            weight.data.copy_(read_again(self._path, self._device, layer.place.part, f"{layer.place.path}.weight"))
+            name = f"{place.path}.{place.weight}"
+            weight.data.copy_(read_again(self._path, self._family, self._device, place.part, name))
             layer.overwritten = False
             layer.key = ()
 

@@ -12,7 +12,7 @@ from modules.checkpoints.fingerprint import digest, fingerprint
 from modules.checkpoints.model import LatentDiffusion, load
 from modules.checkpoints.networks.files import Network
 from modules.checkpoints.networks.kinds import Change, change_of
-from modules.checkpoints.networks.merging import Applied, Patch, Step, merged
+from modules.checkpoints.networks.merging import Applied, Patch, Step, fitting, merged, places_of
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 
@@ -73,7 +73,7 @@ def test_a_weight_is_its_own_and_the_products_of_the_factors(model: LatentDiffus
 def test_convolutions_norms_and_texts_change_too(model: LatentDiffusion) -> None:
     conv = model.unet.get_submodule("input_blocks.1.0.in_layers.2")
     norm = model.unet.get_submodule("input_blocks.1.1.transformer_blocks.0.norm1")
-    text = model.text.get_submodule("transformer.encoder.layers.0.mlp.fc1")
+    text = model.text[0].get_submodule("encoder.layers.0.mlp.fc1")
     before = [module.weight.clone() for module in (conv, norm, text)]  # type: ignore[operator]
     Patch(model).put([on(1)])
     changes = network(1).changes
@@ -124,7 +124,7 @@ def test_what_was_made_stays_for_the_next_batch_that_wants_the_same(model: Laten
 def test_only_layers_whose_strength_changes_are_made_again(model: LatentDiffusion) -> None:
     patch, changing = Patch(model), on(1)
     patch.put([changing])
-    text = model.text.get_submodule("transformer.encoder.layers.0.mlp.fc1")
+    text = model.text[0].get_submodule("encoder.layers.0.mlp.fc1")
     before = text.weight, query(model).weight
     patch.put([Applied(changing.key, changing.network, 1.0, 0.25)])
     assert text.weight is before[0] and query(model).weight is not before[1]
@@ -174,3 +174,41 @@ def test_eight_bit_weights_are_merged_in_the_type_of_the_computations(path: Path
     parts = network(1).changes[QUERY].parts
     wanted = small.float() + parts["lora_up.weight"] @ parts["lora_down.weight"]
     torch.testing.assert_close(layer.weight.data, wanted)
+
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@pytest.mark.parametrize(("family", "prefix", "part"), [("sd2", "lora_te", "text"), ("sdxl", "lora_te2", "text_2")])
+def test_one_matrix_of_queries_keys_and_values_changes_in_its_thirds(
+    family: str, prefix: str, part: str, tmp_path: Path
+) -> None:
+    model = load(write_tiny_checkpoint(tmp_path / "tiny.safetensors", family), PLAIN)
+    attention = model.parts()[part].get_submodule("transformer.resblocks.0.attn")
+    fused, out = attention.in_proj_weight, attention.out_proj.weight
+    width = fused.shape[1]
+    layers = {name: f"{prefix}_text_model_encoder_layers_0_self_attn_{name}" for name in ATTENTION}
+    changes = {layer: lora(i, width, width) for i, layer in enumerate(layers.values())}
+    patch, bits = Patch(model), digest(model)
+    patch.put([Applied("ink", Network(Path("ink"), changes), 0.5, 9.0)])
+    products = [0.5 * change.parts["lora_up.weight"] @ change.parts["lora_down.weight"] for change in changes.values()]
+    torch.testing.assert_close(attention.in_proj_weight.data, fused + torch.cat(products[:3]))
+    torch.testing.assert_close(attention.out_proj.weight.data, out + products[3])
+    patch.suspend()
+    assert digest(model) == bits
+    partial = Network(Path("part"), {layers[name]: changes[layers[name]] for name in ATTENTION[:3]})
+    assert patch.touched(partial) == 0  # as in A1111: only where all four are named
+
+
+def test_both_text_encoders_of_sdxl_and_its_blocks_have_their_places(tmp_path: Path) -> None:
+    model = load(write_tiny_checkpoint(tmp_path / "tiny.safetensors", "sdxl"), PLAIN)
+    names = [
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1",
+        "lora_unet_input_blocks_4_1_proj_in",
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k",
+        "lora_unet_up_blocks_0_upsamplers_0_conv",
+        "lora_unet_label_emb_0_0",
+    ]
+    wide = Network(Path("xl"), {name: change({"diff": torch.zeros(1)}) for name in names})
+    assert set(fitting(wide, places_of(model))) == set(names)
