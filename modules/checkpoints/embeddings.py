@@ -76,7 +76,8 @@ def bundled(name: str, path: Path, table: Mapping[str, Any]) -> BundledEmbedding
     prefix = "string_to_param."
     inner = {key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)}
     vectors = _content({"string_to_param": inner} if inner else table, named=False).vectors
-    return BundledEmbedding(name, path, *vectors.shape, vectors=vectors)
+    count, width = vectors.shape
+    return BundledEmbedding(name, path, count, width, vectors=vectors)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class PromptNetworks(Modifier):
         listings: dict[str, NetworkListing] = {}
         for role in (LORA, HYPERNETWORK):
             own = [(file.name, file.sha256) for file in recorded if file.role == role]
-            listings[role] = self._shelf.recorded(role, own) if recorded else self._shelf.list(role)
+            listings[role] = self._shelf.recorded(role, own) if recorded else self._shelf.read(role)
         self._passes = [tuple(self._found(run, listings)) for run in passes]
         self._run, self._at = passes[0], (0, 0)
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from modules.checkpoints.networks.kinds import LORA, Change
 from modules.checkpoints.networks.merging import Step, merged
 from modules.devices import Device, choose
-from modules.nn.unet import UNet, UNetConfig
+from modules.nn.configs import UNetConfig
+from modules.nn.unet import UNet
 from tests.benchmarks.clock import interleaved
 
 RANK = 32
@@ -26,7 +27,7 @@ def measure(config: UNetConfig, latent: int, rounds: int) -> None:
     device = choose()
     torch.manual_seed(0)
     unet = device.prepare(UNet(config).eval()).requires_grad_(False)
-    weights = [module.weight.data for module in unet.modules() if _is_target(module)]
+    weights = [module.weight.data for module in _targets(unet)]
     sums = [torch.randn_like(weight) for weight in weights]
     one = [[Step(_lora(weight), 0.8)] for weight in weights]
     ten = [[Step(_lora(weight), 0.1) for _ in range(10)] for weight in weights]
@@ -53,7 +54,7 @@ def measure(config: UNetConfig, latent: int, rounds: int) -> None:
 
 def _steps(unet: UNet, device: Device, latent: int, made: list[Tensor | None], rounds: int) -> dict[str, float]:
     """Seconds of a step at (1, 4, latent, latent) with the weights as they are, and with those that were made."""
-    modules = [module for module in unet.modules() if _is_target(module)]
+    modules = _targets(unet)
     own = [module.weight for module in modules]
     patched = [nn.Parameter(_like(weight, new), requires_grad=False) for weight, new in zip(own, made, strict=True)]
     x, t = device.place(torch.randn(1, 4, latent, latent)), torch.tensor([500.0], device=device.device)
@@ -72,9 +73,13 @@ def _like(weight: Tensor, made: Tensor | None) -> Tensor:
     return torch.empty_like(weight).copy_(made)
 
 
-def _is_target(module: nn.Module) -> bool:
+def _targets(unet: UNet) -> list[nn.Linear | nn.Conv2d]:
     """What kohya trains by default: the linear layers of attention, and the projections around it."""
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    return [
+        module
+        for module in unet.modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1))
+    ]
 
 
 def _lora(weight: Tensor) -> Change:

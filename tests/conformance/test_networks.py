@@ -169,7 +169,7 @@ def test_a_click_on_a_card_writes_what_the_references_does(case: Case, tmp_path:
         file.with_suffix(".json").write_text(json.dumps(case["json"]), encoding="utf-8")
     settings = case["settings"]
     shelf = NetworkShelf(tmp_path)
-    shelf.list()
+    shelf.read()
     weight, by_file = settings.get("extra_networks_default_multiplier", 1.0), settings.get("lora_preferred_name")
     (card,) = Cards(shelf, default_weight=weight, by_file=by_file == "Filename").list()
     assert (card.insertion.text, card.insertion.negative) == (case["tag"], case["negative"])

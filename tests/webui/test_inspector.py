@@ -176,7 +176,7 @@ def test_a_strength_that_changes_is_drawn_over_the_steps(tmp_path: Path) -> None
     header = b'{"lora_unet_mid_block_attentions_0_proj_in.diff":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     (tmp_path / "Lora" / "ink.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     shelf, host = NetworkShelf(tmp_path), Host()
-    shelf.list()
+    shelf.read()
     register(host, shelf)
     params = GenerationParams("a fox <lora:ink:[0:1:0.5]>", steps=8, profile="exact")
     told = explain_request(params, host)

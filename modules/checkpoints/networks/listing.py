@@ -20,7 +20,8 @@ from typing import Any
 
 from modules import atomic
 from modules.checkpoints import unpickle
-from modules.checkpoints.files import Header, files_below, read_header
+from modules.checkpoints.files import Header, read_header
+from modules.checkpoints.folders import files_below
 from modules.checkpoints.networks import metadata as told
 from modules.checkpoints.networks.hashes import stated_hash
 from modules.checkpoints.networks.keys import BUNDLED

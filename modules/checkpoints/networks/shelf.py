@@ -29,7 +29,7 @@ class NetworkShelf:
         self._hashes = Hashes(data / "network-hashes.json" if data else None)
         self._data_hashes = DataHashes(data / "network-data-hashes.json" if data else None)
 
-    def list(self, role: str = LORA) -> NetworkListing:
+    def read(self, role: str = LORA) -> NetworkListing:
         """All files of a role, those that are new read first."""
         return self._folders[role].read()
 
@@ -56,6 +56,6 @@ class NetworkShelf:
     def recorded(self, role: str, files: Iterable[tuple[str, str]]) -> NetworkListing:
         """Of a recipe's (file name, SHA-256) those that are here, under the names that they had."""
         wanted = list(files)
-        here = self.list(role) if wanted else NetworkListing()
+        here = self.read(role) if wanted else NetworkListing()
         by_hash = {self.sha256(file): file for file in here.files}
         return here.recorded((name, by_hash[sha256]) for name, sha256 in wanted if sha256 in by_hash)

@@ -92,7 +92,7 @@ def with_networks(tmp_path: Path) -> Host:
     write_lora(tmp_path, "ink")
     write_lora(tmp_path, "xl", "lora_te2_text_model_encoder_layers_0_mlp_fc1.diff")
     shelf = NetworkShelf(tmp_path)
-    shelf.list()
+    shelf.read()
     host = Host()
     register(host, shelf)
     return host

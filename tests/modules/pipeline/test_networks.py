@@ -180,7 +180,7 @@ def test_the_second_pass_has_a_list_of_its_own(made: Callable[..., Made]) -> Non
 def test_text_and_recipe_name_the_files(engine: Engine, models: Path, made: Callable[..., Made]) -> None:
     (result,) = made("a fox <lora:watercolour:0.5> <lora:ink:1>").results
     shelf = engine.host.shelf
-    files = {file.stem: file for file in shelf.list().files}
+    files = {file.stem: file for file in shelf.read().files}
     wet, ink = (shelf.network_hash(files[name])[:12] for name in ("wet", "ink"))
     assert f'Lora hashes: "watercolour: {wet}, ink: {ink}"' in result.infotext
     recorded = [(file.role, file.name, file.sha256) for file in result.recipe.files if file.role == "lora"]

@@ -58,7 +58,7 @@ def test_boft_is_the_product_of_its_butterfly_factors() -> None:
     blocks, weight = random(2, 2, 2, 2, 2), random(1, 4, 3)
     skew = blocks - blocks.mT
     turns = (torch.eye(2) + skew) @ torch.linalg.inv(torch.eye(2) - skew)
-    first, second = (torch.block_diag(*turn) for turn in turns)
+    first, second = (torch.block_diag(*turn) for turn in turns)  # type: ignore[no-untyped-call]
     far = torch.eye(4)[[0, 2, 1, 3]]  # the second factor joins channels two apart
     wanted = far.T @ second @ far @ first @ weight
     torch.testing.assert_close(weight + change(oft_blocks=blocks).weight_delta(weight, 1.0), wanted)

@@ -38,7 +38,7 @@ def write(path: Path, metadata: dict[str, str] | None = None, key: str = "w", sh
 def test_a_later_file_of_one_name_counts_and_its_alias_no_more(tmp_path: Path) -> None:
     write(tmp_path / "Lora" / "ink.safetensors")
     write(tmp_path / "LyCORIS" / "ink.safetensors")
-    found = NetworkShelf(tmp_path).list().find("ink")
+    found = NetworkShelf(tmp_path).read().find("ink")
     assert found is not None and found.path.parent.name == "LyCORIS"
 
 
@@ -52,20 +52,20 @@ def test_what_headers_say_is_kept_until_the_file_changes(tmp_path: Path, monkeyp
     from modules.checkpoints.networks import listing
 
     path = write(tmp_path / "Lora" / "ink.safetensors", {"ss_output_name": "brush"})
-    NetworkShelf(tmp_path, tmp_path / "data").list()
+    NetworkShelf(tmp_path, tmp_path / "data").read()
     monkeypatch.setattr(listing, "describe", lambda path: pytest.fail("it was read already"))
-    (file,) = NetworkShelf(tmp_path, tmp_path / "data").list().files
+    (file,) = NetworkShelf(tmp_path, tmp_path / "data").read().files
     assert file.alias == "brush"
     monkeypatch.undo()
     write(path, {"ss_output_name": "pen", "more": "of it"})
-    assert NetworkShelf(tmp_path, tmp_path / "data").list().files[0].alias == "pen"
+    assert NetworkShelf(tmp_path, tmp_path / "data").read().files[0].alias == "pen"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": {"alias": ["x"]}}'])
 def test_a_cache_that_is_damaged_is_read_as_far_as_it_goes(content: str, tmp_path: Path) -> None:
     write(tmp_path / "Lora" / "ink.safetensors", {"ss_output_name": "brush"})
     (tmp_path / "networks.json").write_text(content, encoding="utf-8")
-    assert NetworkShelf(tmp_path, tmp_path).list().files[0].alias == "brush"
+    assert NetworkShelf(tmp_path, tmp_path).read().files[0].alias == "brush"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_layers_tell_the_family(key: str, shape: tuple[int, ...], family: str, t
 def test_files_of_a_recipe_are_found_by_content_under_their_old_names(tmp_path: Path) -> None:
     shelf = NetworkShelf(tmp_path)
     path = write(tmp_path / "Lora" / "new.safetensors", {"ss_output_name": "brush"})
-    sha256 = shelf.sha256(shelf.list().files[0])
+    sha256 = shelf.sha256(shelf.read().files[0])
     found = shelf.recorded(LORA, [("old.safetensors", sha256), ("gone.safetensors", "0" * 64)])
     for name in ("old", "brush"):
         file = found.find(name)
@@ -117,7 +117,7 @@ def test_cards_are_found_by_words_folders_and_families(tmp_path: Path) -> None:
     write(tmp_path / "Lora" / "xl.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
     write(tmp_path / "Lora" / "plain.safetensors")
     shelf = NetworkShelf(tmp_path)
-    shelf.list()
+    shelf.read()
     cards = Cards(shelf).list()
 
     def names(**wanted: str) -> list[str]:

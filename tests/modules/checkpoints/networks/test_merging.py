@@ -15,6 +15,7 @@ from modules.checkpoints.networks.kinds import Change, change_of
 from modules.checkpoints.networks.merging import Applied, Patch, Step, fitting, merged, places_of
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
+from modules.nn import openclip
 
 PLAIN = Device(torch.device("cpu"), torch.float32)
 QUERY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -185,6 +186,7 @@ def test_one_matrix_of_queries_keys_and_values_changes_in_its_thirds(
 ) -> None:
     model = load(write_tiny_checkpoint(tmp_path / "tiny.safetensors", family), PLAIN)
     attention = model.parts()[part].get_submodule("transformer.resblocks.0.attn")
+    assert isinstance(attention, openclip.Attention)
     fused, out = attention.in_proj_weight, attention.out_proj.weight
     width = fused.shape[1]
     layers = {name: f"{prefix}_text_model_encoder_layers_0_self_attn_{name}" for name in ATTENTION}
