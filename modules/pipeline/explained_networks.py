@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from modules.checkpoints.networks.arguments import HYPERNET_TAG, LORA_TAGS, BadTag, Use, placed, strength_at, uses
+from modules.checkpoints.networks.listing import NetworkListing
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
 from modules.profile import EXACT
 from modules.prompt.clock import Clock
@@ -14,6 +16,8 @@ from modules.prompt.tree import NetworkTag, Warning
 
 WORDS = {LORA: "LoRA", HYPERNETWORK: "hypernetwork"}
 Told = dict[str, Any]
+MOST = 40
+"""Tags that are looked at, of each kind."""
 
 
 def networks_told(
@@ -30,54 +34,54 @@ def networks_told(
     tags = parse(prompt).tree.networks
     told: dict[int, Told] = {}
     warnings: list[Warning] = []
-    for alike in (LORA_TAGS, (HYPERNET_TAG,)):
+    places = placed(prompt, clocks[0][1].run, len(tags))
+    for role, alike in ((LORA, LORA_TAGS), (HYPERNETWORK, (HYPERNET_TAG,))):
         own = [(i, tag) for i, tag in enumerate(tags) if tag.kind in alike and tag.kind in kinds]
         try:
             found = [{use.column: use for use in uses(prompt, clock, alike)} for _, clock, _ in clocks]
         except BadTag as error:
             warnings += [Warning(tag.column, f"no {alike[0]} is applied: {error}") for _, tag in own[:1]]
             continue
-        for number, tag in own:
-            entry, problem = _entry(tag, [by_column.get(tag.column) for by_column in found], clocks, shelf, family)
-            told[tag.column] = entry
+        listing = shelf.listed(role) if own else NetworkListing()
+        for number, tag in own[:MOST]:
+            problem = _problem(role, tag, listing, family)
             if problem:
                 warnings.append(Warning(tag.column, problem))
-            warnings += _odd(prompt, number, tag, tags, clocks[0][1])
+            told[tag.column] = {
+                **_entry(tag, [by_column.get(tag.column) for by_column in found], clocks, listing),
+                "te": next((by_column[tag.column].te for by_column in found if tag.column in by_column), 0.0),
+                "problem": problem,
+            }
+            if clocks[0][1].profile != EXACT and not all(segment.text for segment in places[number]):
+                warnings.append(Warning(tag.column, _late(tag)))
+        if alike == LORA_TAGS and clocks[0][1].profile != EXACT:
+            warnings += _twice([tag for _, tag in own])
     return told, warnings
 
 
-def _entry(
-    tag: NetworkTag,
-    found: Sequence[Use | None],
-    clocks: Sequence[tuple[str, Clock, int]],
-    shelf: NetworkShelf,
-    family: str,
-) -> tuple[Told, str]:
-    role = HYPERNETWORK if tag.kind == HYPERNET_TAG else LORA
-    name = tag.positional[0] if tag.positional else ""
-    listing = shelf.listed(role)
+def _problem(role: str, tag: NetworkTag, listing: NetworkListing, family: str) -> str:
+    """Why a network is not applied; empty: it is."""
+    name, word = _name(tag), WORDS[role]
     file = listing.find(name)
     if file is None:
         near = listing.near(name)
-        problem = f"there is no {WORDS[role]} named {name[:60]}" + (f"; did you mean {near}?" if near else "")
-    elif file.described.problem:
-        problem = f"the {WORDS[role]} {name[:60]} cannot be used: {file.described.problem}"
-    elif family and file.described.family and file.described.family != family:
-        problem = f"the {WORDS[role]} {name[:60]} is for {file.described.family}, and the model is {family}"
-    else:
-        problem = ""
+        return f"there is no {word} named {name[:60]}" + (f"; did you mean {near}?" if near else "")
+    if file.described.problem:
+        return f"the {word} {name[:60]} cannot be used: {file.described.problem}"
+    if family and file.described.family and file.described.family != family:
+        return f"the {word} {name[:60]} is for {file.described.family}, and the model is {family}"
+    return ""
+
+
+def _entry(
+    tag: NetworkTag, found: Sequence[Use | None], clocks: Sequence[tuple[str, Clock, int]], listing: NetworkListing
+) -> Told:
+    file = listing.find(_name(tag))
     passes = [
         {"name": title, "steps": clock.steps, "segments": _ruler(use, clock, calls)}
         for use, (title, clock, calls) in zip(found, clocks, strict=True)
     ]
-    te = next((use.te for use in found if use), 0.0) if role == LORA else None
-    entry = {
-        "file": file.path.relative_to(file.folder).as_posix() if file else "",
-        "te": te,
-        "passes": passes,
-        "problem": problem,
-    }
-    return entry, problem
+    return {"file": file.path.relative_to(file.folder).as_posix() if file else "", "passes": passes}
 
 
 def _ruler(use: Use | None, clock: Clock, calls: int) -> list[Told]:
@@ -92,16 +96,20 @@ def _ruler(use: Use | None, clock: Clock, calls: int) -> list[Told]:
     return ruler
 
 
-def _odd(prompt: str, number: int, tag: NetworkTag, tags: Sequence[NetworkTag], clock: Clock) -> Iterator[Warning]:
-    """Where A1111 does not do what it looks like."""
-    if clock.profile == EXACT:
-        return
-    segments = placed(prompt, number, clock.run)
-    name = (tag.positional or ("",))[0]
-    if not all(segment.text for segment in segments) or not segments:
-        yield Warning(
-            tag.column, f"{tag.kind} {name} holds all along, as in A1111: tags in brackets switch in the profile exact"
-        )
-    same = [other for other in tags if other.positional[:1] == tag.positional[:1] and other.kind in LORA_TAGS]
-    if tag.kind in LORA_TAGS and len(same) > 1 and tag is same[0] and same[0].arguments != same[-1].arguments:
-        yield Warning(tag.column, f"{name} is named {len(same)} times: as in A1111 the last strength holds for each")
+def _late(tag: NetworkTag) -> str:
+    return f"{tag.kind} {_name(tag)} holds all along, as in A1111: tags in brackets switch in the profile exact"
+
+
+def _twice(tags: Sequence[NetworkTag]) -> Iterator[Warning]:
+    """Where a name comes again with another strength."""
+    by_name: dict[str, list[NetworkTag]] = defaultdict(list)
+    for tag in tags:
+        by_name[_name(tag)].append(tag)
+    for name, same in by_name.items():
+        if same[0].arguments != same[-1].arguments:
+            message = f"{name} is named {len(same)} times: as in A1111 the last strength holds for each"
+            yield Warning(same[0].column, message)
+
+
+def _name(tag: NetworkTag) -> str:
+    return tag.positional[0] if tag.positional else ""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from modules.checkpoints.networks.merging import Applied, Patch
 
 NAME = "networks"
+MOST_NOTES = 20
 FAMILIES = {"sd1": SD1, "sd2": SD2, "sdxl": SDXL}
 """Families of models, as the files of networks are told apart."""
 WORDS = {LORA: "LoRA", HYPERNETWORK: "hypernetwork"}
@@ -122,7 +123,7 @@ class PromptNetworks(Modifier):
             role = HYPERNETWORK if use.kind == HYPERNET_TAG else LORA
             file = listings[role].find(use.name)
             if file is None:
-                near = listings[role].near(use.name)
+                near = listings[role].near(use.name) if len(self._notes) < MOST_NOTES else ""
                 meant = f"; did you mean {near}?" if near else ""
                 self._note(f"there is no {WORDS[role]} named {use.name[:60]}, so it was left out{meant}")
             elif file.described.problem:
@@ -131,7 +132,8 @@ class PromptNetworks(Modifier):
                 yield _Found(use, file)
 
     def _note(self, sentence: str) -> None:
-        self._notes[sentence] = None
+        if len(self._notes) < MOST_NOTES:
+            self._notes[sentence] = None
 
     # -- on a model
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from modules.checkpoints.networks.blocks import factors
@@ -42,10 +43,16 @@ class Edited:
     text: str
 
     def segments(self, run: Pass) -> tuple[Segment, ...]:
-        return schedule(self.text, run.steps, base_steps=run.base_steps, second_pass=run.second, old=run.old)
+        return _segments(self.text, run)
 
     def at(self, clock: Clock, call: int, step: int) -> float:
         return number(clock.entry(self.segments(clock.run), call, step).text)
+
+
+@lru_cache(256)
+def _segments(text: str, run: Pass) -> tuple[Segment, ...]:
+    """Asked for at every step."""
+    return schedule(text, run.steps, base_steps=run.base_steps, second_pass=run.second, old=run.old)
 
 
 @dataclass(frozen=True)
@@ -121,17 +128,21 @@ def uses(prompt: str, clock: Clock, kinds: Iterable[str] = LORA_TAGS) -> tuple[U
     if clock.profile != EXACT:
         last = {use.name: use for _, use in found}
         return tuple(replace(last[use.name], column=use.column) for _, use in found)
-    return tuple(use for i, one in found if (use := _gated(one, placed(prompt, i, clock.run))))
+    places = placed(prompt, clock.run, len(tags)) if found else ()
+    return tuple(use for i, one in found if (use := _gated(one, places[i])))
 
 
-def placed(prompt: str, tag: int, run: Pass) -> tuple[Segment, ...]:
-    """Where in the run the prompt has its tag number ``tag``: segments with a text where it does."""
-    mark = network_mark(tag)
+def placed(prompt: str, run: Pass, count: int) -> tuple[tuple[Segment, ...], ...]:
+    """Where in the run a prompt has each of its ``count`` tags: segments with a text where it does. A tag that never
+    shows has none."""
+    found: list[tuple[Segment, ...]] = [()] * count
     for part in parse(mark_networks(prompt), comments=False).tree.parts:
-        segments = schedule_nodes(part.items, run)
-        if any(mark in segment.text for segment in segments):
-            return tuple(Segment(segment.until, mark if mark in segment.text else "") for segment in segments)
-    return ()
+        shown = [(segment.until, frozenset(segment.text)) for segment in schedule_nodes(part.items, run)]
+        anywhere = frozenset[str]().union(*(letters for _, letters in shown))
+        for tag in range(count):
+            if (mark := network_mark(tag)) in anywhere:
+                found[tag] = tuple(Segment(until, mark if mark in letters else "") for until, letters in shown)
+    return tuple(found)
 
 
 def _gated(use: Use, segments: tuple[Segment, ...]) -> Use | None:

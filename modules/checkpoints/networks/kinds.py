@@ -115,6 +115,13 @@ def _reshaped(delta: Tensor, weight: Tensor) -> Tensor:
     raise ValueError(f"a change of {tuple(delta.shape)} does not fit a weight of {tuple(weight.shape)}")
 
 
+def _check_size(count: int, weight: Tensor) -> None:
+    """Before factors are multiplied: what a file says may be far larger than any weight."""
+    inpainting = weight.dim() == 4 and weight.shape[1] == 9 and count * 9 == weight.numel() * 4
+    if count != weight.numel() and not inpainting:
+        raise ValueError(f"a change of {count} numbers does not fit a weight of {weight.numel()}")
+
+
 def _sparse(parts: Parts) -> Tensor:
     indices, size = parts["bias_indices"].long(), parts["bias_size"].long().tolist()
     return torch.sparse_coo_tensor(indices, parts["bias_values"], size, check_invariants=True).to_dense()
@@ -135,6 +142,8 @@ def _decomposed(weight: Tensor, delta: Tensor, magnitude: Tensor, *, by_output: 
 
 def _lora(parts: Parts, weight: Tensor, dyn: int | None) -> Tensor:
     up, down = _flat(parts["lora_up.weight"]), parts["lora_down.weight"]
+    size = parts["lora_mid.weight"][0, 0].numel() if "lora_mid.weight" in parts else 1
+    _check_size(len(up) * down[0].numel() * size, weight)
     if "lora_mid.weight" in parts:
         return torch.einsum("nmkl,in,mj->ijkl", parts["lora_mid.weight"], up, _flat(down))
     return up[:, :dyn] @ _flat(down)[:dyn]
@@ -148,6 +157,8 @@ def _core(core: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _loha(parts: Parts, weight: Tensor, dyn: int | None) -> Tensor:
     def one(n: int) -> Tensor:
         a, b = parts[f"hada_w{n}_a"], parts[f"hada_w{n}_b"]
+        if f"hada_t{n}" not in parts:
+            _check_size(len(a) * b[0].numel(), weight)
         return _core(parts[f"hada_t{n}"], a, b) if f"hada_t{n}" in parts else _flat(a) @ _flat(b)
 
     return one(1) * one(2)
@@ -161,6 +172,7 @@ def _lokr(parts: Parts, weight: Tensor, dyn: int | None) -> Tensor:
         return _core(parts["lokr_t2"], a, b) if n == 2 and "lokr_t2" in parts else _flat(a) @ _flat(b)
 
     small, large = one(1), one(2)
+    _check_size(small.numel() * large.numel(), weight)
     if large.dim() == 4:
         small = small[:, :, None, None]
     return torch.kron(small, large.contiguous())

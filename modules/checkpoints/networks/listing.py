@@ -109,7 +109,7 @@ class NetworkListing:
 
     def near(self, name: str) -> str:
         """The name most like one that is not there; empty: none is."""
-        names = {known.casefold(): known for known in self._aliases[0]}
+        names = {known.casefold(): known for known in self._aliases[0] if abs(len(known) - len(name)) < 8}
         found = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
         return names[found[0]] if found else ""
 

@@ -133,3 +133,10 @@ def test_what_a1111_does_otherwise_than_it_looks_is_told(with_networks: Host) ->
     twice = ["ink is named 2 times: as in A1111 the last strength holds for each"]
     assert messages(with_networks, "<lora:ink:1> <lora:ink:0.5>") == twice
     assert messages(with_networks, "<lora:ink:1> <lora:ink:0.5>", profile="exact") == []
+
+
+def test_thousands_of_tags_are_told_in_time(with_networks: Host) -> None:
+    prompt = "".join(f"[<lora:n{i}:[0:1:0.5]>:a:{i % 9}]" for i in range(500))
+    for profile in ("a1111", "exact"):
+        told = explain_request(GenerationParams(prompt[:20000], steps=150, profile=profile), with_networks)["prompt"]
+        assert len(told["warnings"]) <= 200

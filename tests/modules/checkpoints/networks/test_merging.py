@@ -214,3 +214,16 @@ def test_both_text_encoders_of_sdxl_and_its_blocks_have_their_places(tmp_path: P
     ]
     wide = Network(Path("xl"), {name: change({"diff": torch.zeros(1)}) for name in names})
     assert set(fitting(wide, places_of(model))) == set(names)
+
+
+def test_factors_that_would_make_a_huge_change_are_not_multiplied() -> None:
+    """Ten million columns and rows: their product would have 10^14 numbers."""
+    long = torch.zeros(1).expand(10_000_000, 1)
+    vast = [
+        change({"lora_up.weight": long, "lora_down.weight": long.T}),
+        change({"hada_w1_a": long, "hada_w1_b": long.T, "hada_w2_a": long, "hada_w2_b": long.T}),
+        change({"lokr_w1": long, "lokr_w2": long.T}),
+    ]
+    misfits: list[Step] = []
+    assert merged(torch.zeros(4, 4), [Step(one, 1.0) for one in vast], misfits.append) is None
+    assert len(misfits) == 3
