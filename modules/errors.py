@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -85,6 +86,27 @@ class QueueFull(RepriseError):
 
 class WorkerDied(RepriseError):
     """The process that runs the model ended before the job did."""
+
+
+class OutOfMemory(RepriseError):
+    """The card or the machine has not the room that a request needs."""
+
+    status = 507
+
+
+_NO_ROOM = re.compile(r"out of memory|(?:can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE)
+"""How torch, the libraries under it, and the system say so."""
+
+
+def out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """``error`` as a sentence where memory ran out, on a card or in the machine; else None. Needs no torch."""
+    if isinstance(error, OutOfMemory):
+        return error
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and _NO_ROOM.search(str(error))):
+        return None
+    ours = isinstance(error, MemoryError) or "CPUAllocator" in str(error)
+    place = "this machine" if ours else "the card"
+    return OutOfMemory(f"{place} has too little memory for this", hint="make the picture or the batch smaller")
 
 
 class Cancelled(RepriseError):

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, BinaryIO, cast
 
-from modules.errors import Cancelled, RepriseError
+from modules.errors import Cancelled, RepriseError, out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +197,8 @@ def _explain(error: BaseException) -> dict[str, Any]:
     if isinstance(error, RepriseError):
         return error.as_json()
     logger.error("unexpected error", exc_info=error)
+    if short := out_of_memory(error):
+        return short.as_json()
     first_line = next(iter(str(error).splitlines()), "")
     reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()

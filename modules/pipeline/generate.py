@@ -101,6 +101,7 @@ def generate(
         **choices.given(params, sampler),
         table=table,
         direction=guided.direction,
+        prediction=model.config.prediction,
         **({} if start else whole),
     )
     x = noised(batch, begin, noise.initial(), start)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from modules.diffusion.types import Denoiser, Guidance, Network
-from modules.errors import RepriseError
+from modules.errors import RepriseError, out_of_memory
 from modules.extension import Host
 from modules.modifier import Modifier, ModifierSpec, overridden
 from modules.params import Chosen, GenerationParams, Value
@@ -33,7 +33,7 @@ class HookFailed(Exception):
     """An extension went wrong within one of its hooks."""
 
     def __init__(self, name: str, hook: str, error: BaseException):
-        first_line = next(iter(str(error).splitlines()), "")[:300]
+        first_line = next(iter(str(out_of_memory(error) or error).splitlines()), "")[:300]
         self.reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
         super().__init__(f"extension {name} failed in {hook} ({self.reason})")
         self.name = name
