@@ -122,8 +122,9 @@ def build_runner(args: argparse.Namespace) -> Runner:
     from modules.gallery import Gallery
     from modules.inputs import InputStore
     from modules.jobs.extras import ExtrasRunner
-    from modules.jobs.generation import GenerationRunner
+    from modules.jobs.generation import GenerationRunner, noted
     from modules.jobs.grids import with_grid
+    from modules.jobs.protocol import EXTRAS, REPLAY, Json
     from modules.jobs.replaying import ReplayRunner
     from modules.jobs.watch import HookWatch
     from modules.jobs.worker import by_kind
@@ -144,19 +145,19 @@ def build_runner(args: argparse.Namespace) -> Runner:
     whole = Gallery(args.data_dir / "outputs")
     whole.sweep()
 
-    def generation(*job: Any) -> dict[str, Any]:
+    def generation(*job: Any) -> Json:
         """With the settings as they are when a job begins."""
-        now, _ = settings.load(args.data_dir / "settings.json")
+        now, trouble = settings.load(args.data_dir / "settings.json")
         encoding = Encoding(now.image_format, now.image_quality, now.webp_lossless)
         gallery = replace(whole, encoding=encoding, names=Names(now.file_name, now.folder_name))
         run: Runner = GenerationRunner(engine, gallery, preview_every=now.preview_every, embed_inputs=now.embed_inputs)
         if now.save_grid:
             run = with_grid(run, replace(whole, encoding=encoding), now.grid_rows)
-        return run(*job)
+        return (noted(run, trouble) if trouble else run)(*job)
 
     runners: dict[str, Runner] = {
-        "replay": ReplayRunner(engine, whole, preview_every=chosen.preview_every),
-        "extras": ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
+        REPLAY: ReplayRunner(engine, whole, preview_every=chosen.preview_every),
+        EXTRAS: ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
     }
     loader.started()
     return watch.watched(by_kind(runners, generation))
@@ -366,6 +367,7 @@ def generate(args: argparse.Namespace) -> int:
     from modules.gallery import Gallery
     from modules.inputs import InputStore
     from modules.jobs.generation import folder_for
+    from modules.jobs.submit import canonical
     from modules.metadata import Encoding, encode
     from modules.names import Names
 
@@ -415,7 +417,10 @@ def generate(args: argparse.Namespace) -> int:
         stored = _stored(one, inputs, args.outpaint)
         for turn in range(args.loopback):
             name = f"{stem}-turn{turn + 1}" if turn else stem
-            engine.run(stored, save, watcher)
+            request, notes = canonical(stored, engine.host, absent=True)
+            for note in notes:
+                watcher.on_note(note)
+            engine.run(request, save, watcher)
             stored = _next_turn(stored, made[-1], inputs, args.loopback_decay)
     return 0
 

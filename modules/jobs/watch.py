@@ -17,9 +17,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from modules import atomic
+from modules.jobs.protocol import Json
 from modules.jobs.worker import Emit, Runner, Wishes
 from modules.pipeline.hooks import HookFailed
 
@@ -49,7 +49,7 @@ class HookWatch:
     def __init__(self, folder: Path, *, limit_s: float = LIMIT_S):
         folder.mkdir(parents=True, exist_ok=True)
         self._failures = folder / "failures.json"
-        self._unwritten: list[tuple[str, dict[str, Any], str]] = []  # name, failure, job
+        self._unwritten: list[tuple[str, Json, str]] = []  # name, failure, job
         self._quitting: Callable[[], bool] = lambda: False
         self._over = False  # the process ends, through no fault of whoever is at work
         self._limit_s = limit_s
@@ -63,7 +63,7 @@ class HookWatch:
     def watched(self, runner: Runner) -> Runner:
         """``runner``, whose jobs are known by name here while they run."""
 
-        def run(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+        def run(job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Json:
             self._job, self._quitting = job_id, wishes.quitting
             try:
                 return runner(job_id, spec, emit, wishes)
@@ -150,7 +150,7 @@ class HookWatch:
             self._unwritten.clear()
 
 
-def read_failures(path: Path) -> dict[str, dict[str, Any]]:
+def read_failures(path: Path) -> dict[str, Json]:
     """The last failure of each extension in the worker: ``hook``, ``reason``, ``traceback``, ``when``, ``jobs``."""
     try:
         return _judged(json.loads(path.read_bytes()))
@@ -161,7 +161,7 @@ def read_failures(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _failures_in(path: Path) -> dict[str, dict[str, Any]]:
+def _failures_in(path: Path) -> dict[str, Json]:
     """The same for whoever will replace the file: a bad one is set aside, `OSError` where it cannot be read."""
     try:
         return _judged(json.loads(path.read_bytes()))
@@ -172,7 +172,7 @@ def _failures_in(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _judged(found: object) -> dict[str, dict[str, Any]]:
+def _judged(found: object) -> dict[str, Json]:
     good = found.items() if isinstance(found, dict) else ()
     return {
         name: one
