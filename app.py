@@ -83,7 +83,9 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         from webui import tabs as builtin_tabs
 
         builtin_tabs.register(host)
-    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, flags=commandline.extension_flags(args))
+    name = args.worker_name if process == "worker" else process
+    flags = commandline.extension_flags(args)
+    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, name=name, flags=flags)
     loader.load_all(host)
     return loader
 
@@ -134,7 +136,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
         logging.warning(message)
-    loader, watch = build_loader(args, "worker"), HookWatch(args.data_dir / "extensions")
+    loader = build_loader(args, "worker")
+    watch = HookWatch(args.data_dir / "extensions", args.worker_name)
     engine = build_engine(args, loader, watch)
     try:
         if chosen.warm_up:
@@ -454,9 +457,10 @@ def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int
         from modules.images import open_image
         from modules.masks import outpainted
         from modules.params import Mask
+        from modules.resize import request_size
 
         sheet, white = outpainted(open_image(Path(params.init.image)), *outpaint)
-        width, height = (min(max(side // 8 * 8, 64), 2048) for side in sheet.size)
+        width, height = request_size(sheet.size)
         start = replace(params.init, image=inputs.put(sheet), mask=replace(mask or Mask(), image=inputs.put(white)))
         return params.changed(init=start, width=width, height=height)
     mask = replace(mask, image=inputs.put(Path(mask.image))) if mask else None

@@ -171,6 +171,7 @@ class JobQueue:
                 if job is not None:
                     self._scripting.add(job.id)
                     self._start(job)
+                    self._tell_positions()
             while not self._closing and self._waiting and self._has_room():
                 job = self.store.claim(self._name, self._lease_s)
                 if job is None:

@@ -90,6 +90,14 @@ _NEXT_SCRIPT = f"""
     )
     ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1
 """
+_LINE = """
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind != 'script' ORDER BY COALESCE(turns.turn, 0), seq
+"""
+_SCRIPT_LINE = """
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN script_turns AS turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind = 'script' ORDER BY COALESCE(turns.turn, 0), seq
+"""
 _TAKE_TURN = "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns"
 _TAKE_SCRIPT_TURN = "INSERT OR REPLACE INTO script_turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM script_turns"
 
@@ -206,26 +214,17 @@ class JobStore:
             return [_from_row(row) for row in db.execute(query, (*wanted, owner, owner, max(0, limit)))]
 
     def position(self, job_id: str) -> int:
-        """Its place in the line: 1 is next, 0 means that it does not wait."""
+        """Its place in its line: 1 is next, 0 means that it does not wait. Scripts have a line of their own."""
         return self.positions().get(job_id, 0)
 
     def positions(self) -> dict[str, int]:
-        """The places of all jobs that wait, in the order in which `claim` will take them."""
+        """The places of all jobs that wait, in the order in which `claim` will take them.
+
+        Of scripts that is the order as far as turns go: one whose owner has as many at work as may be waits longer.
+        """
         with self._db.transaction() as db:
-            rows = db.execute(
-                "SELECT jobs.id, jobs.owner, jobs.seq, COALESCE(turns.turn, 0) AS turn FROM jobs"
-                " LEFT JOIN turns ON turns.owner = jobs.owner WHERE state = 'queued' AND kind != 'script'"
-                " ORDER BY turn, seq"
-            ).fetchall()
-        line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
-        place: dict[str, int] = {}
-        taken: dict[str, int] = {}
-        for row in rows:
-            owner = row["owner"]
-            place.setdefault(owner, len(place))
-            line.append((taken.get(owner, 0), place[owner], row["id"]))
-            taken[owner] = taken.get(owner, 0) + 1
-        return {job_id: n for n, (_, _, job_id) in enumerate(sorted(line), start=1)}
+            lines = [db.execute(query).fetchall() for query in (_LINE, _SCRIPT_LINE)]
+        return _places(lines[0]) | _places(lines[1])
 
     # -- what was made
 
@@ -356,6 +355,19 @@ class JobStore:
             )
             _note_pictures(db, job_id, (output or {}).get("images"))
             return _job(db, job_id)
+
+
+def _places(waiting: list[sqlite3.Row]) -> dict[str, int]:
+    """Places in a line whose owners take turns, of rows in the order of their next turn."""
+    line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
+    place: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for row in waiting:
+        owner = row["owner"]
+        place.setdefault(owner, len(place))
+        line.append((taken.get(owner, 0), place[owner], row["id"]))
+        taken[owner] = taken.get(owner, 0) + 1
+    return {job_id: n for n, (_, _, job_id) in enumerate(sorted(line), start=1)}
 
 
 def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:

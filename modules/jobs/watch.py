@@ -44,9 +44,12 @@ class _Frame:
 
 
 class HookWatch:
-    """`modules.pipeline.hooks.Watch` for a worker: keeps the marker, the clock and the list of failures."""
+    """`modules.pipeline.hooks.Watch` for the worker of that name: keeps the marker, the clock and the list of failures.
 
-    def __init__(self, folder: Path, *, limit_s: float = LIMIT_S):
+    Each worker has a marker of its own, and all have one list.
+    """
+
+    def __init__(self, folder: Path, worker: str = "worker", *, limit_s: float = LIMIT_S):
         folder.mkdir(parents=True, exist_ok=True)
         self._failures = folder / "failures.json"
         self._unwritten: list[tuple[str, Json, str]] = []  # name, failure, job
@@ -56,7 +59,7 @@ class HookWatch:
         self._job = ""
         self._frames: list[_Frame] = []
         self._lock = threading.Lock()
-        self._file = os.open(folder / "hook", os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = os.open(folder / f"{worker}.hook", os.O_RDWR | os.O_CREAT, 0o600)
         self._bury()
         threading.Thread(target=self._look, name="extension watch", daemon=True).start()
 
@@ -139,11 +142,12 @@ class HookWatch:
         one = {"hook": hook, "reason": reason[:_REASON], "traceback": trace[-_TRACE:], "when": time.time()}
         self._unwritten.append((name, one, job))
         try:
-            failures = _failures_in(self._failures)
-            for name, one, job in self._unwritten:
-                jobs = [*failures.get(name, {}).get("jobs", ()), *([job] if job else [])][-_JOBS_KEPT:]
-                failures[name] = {**one, "jobs": jobs}
-            atomic.write(self._failures, json.dumps(failures).encode())
+            with atomic.exclusive(self._failures):
+                failures = _failures_in(self._failures)
+                for name, one, job in self._unwritten:
+                    jobs = [*failures.get(name, {}).get("jobs", ()), *([job] if job else [])][-_JOBS_KEPT:]
+                    failures[name] = {**one, "jobs": jobs}
+                atomic.write(self._failures, json.dumps(failures).encode())
         except OSError as error:
             log.warning("what went wrong in extension %s cannot be kept in %s: %s", name, self._failures, error)
         else:

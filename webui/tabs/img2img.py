@@ -16,6 +16,7 @@ from modules.jobs.protocol import InputImage
 from modules.masks import outpainted
 from modules.options import options_of
 from modules.params import GenerationParams, SoftInpainting, TiledUpscale
+from modules.resize import request_size
 from webui.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
@@ -194,6 +195,5 @@ def _number(value: Any) -> float:
 
 
 def _sizes(size: tuple[int, int]) -> dict[str, int]:
-    """A size that a request can have."""
-    width, height = (min(max(side // 8 * 8, 64), 2048) for side in size)
+    width, height = request_size(size)
     return {"width": width, "height": height}
