@@ -200,7 +200,8 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     for name, own in commandline.extension_flags(args).items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
     command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
-    return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub(), scripts=scripts)
+    executor = LocalExecutor((*command, "--worker-name", "worker"))  # further ones need names of their own
+    return JobQueue(JobStore(args.data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
 
 
 def build_settings(args: argparse.Namespace) -> SettingsFile:

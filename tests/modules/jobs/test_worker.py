@@ -127,3 +127,16 @@ def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
     last = run_job(runner, "a", {}, lambda event: None, Wishes())
     assert last["error"]["error"] == "OutOfMemory"
     assert last["error"]["detail"] == "the card has too little memory for this; make the picture or the batch smaller"
+
+
+def test_a_job_whose_settings_could_not_be_read_says_so_at_once_and_at_its_end() -> None:
+    from modules.jobs.generation import noted
+
+    def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+        emit({"type": "step", "step": 1, "steps": 1, "image": 1, "images": 1})
+        return {"images": [], "notes": ["another"]}
+
+    events: list[dict[str, Any]] = []
+    output = noted(runner, "settings.json cannot be read")("job", {}, events.append, Wishes())
+    assert events[0] == {"type": "note", "text": "settings.json cannot be read"}
+    assert output["notes"] == ["settings.json cannot be read", "another"]
