@@ -11,12 +11,13 @@ from typing import Any
 from modules.errors import UserError
 from modules.options import loose, nested, option, read, values_of
 
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**64 - 1
+"""What torch's generators and Philox take."""
 MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
 MODEL, SAMPLING, NOISE = "Model", "Sampling", "Noise"
-GUIDANCE, FACES, COMPATIBILITY = "Guidance", "Faces", "Compatibility"
+GUIDANCE, SDXL, FACES, COMPATIBILITY = "Guidance", "SDXL", "Faces", "Compatibility"
 """Groups of what is rarely changed."""
 
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
@@ -25,6 +26,15 @@ CONTENTS = ("fill", "original", "latent noise", "latent nothing")
 """What stands under a mask when sampling begins, in A1111's order."""
 SAME = ""
 """In a second pass: as in the first."""
+
+
+def wrapped(seed: int) -> int:
+    """``seed`` as a generator takes it: behind the last one comes 0, before 0 the last one.
+
+    >>> wrapped(MAX_SEED + 2), wrapped(-1) == MAX_SEED
+    (1, True)
+    """
+    return seed % (MAX_SEED + 1)
 
 
 @dataclass(frozen=True)
@@ -379,6 +389,12 @@ class GenerationParams:
 
     # Guidance.
     clip_skip: int = option(1, "Clip skip", lo=1, hi=12, step=1, key="Clip skip", group=GUIDANCE)
+    sdxl_clip_l_skip: bool = option(
+        False,
+        "Clip skip for SDXL",
+        group=GUIDANCE,
+        help="its first text encoder follows clip skip; otherwise the layer is fixed",
+    )
     emphasis: str = option(
         "Original",
         "Emphasis",
@@ -422,6 +438,30 @@ class GenerationParams:
     )
     pad_cond_uncond: bool = option(
         False, "Pad prompts to equal length", key="Pad conds", group=GUIDANCE, help="with the empty prompt"
+    )
+
+    # SDXL.
+    sdxl_crop_top: int = option(
+        0, "Crop top", lo=0, hi=1024, step=1, group=SDXL, help="pixels cut away, as SDXL is told"
+    )
+    sdxl_crop_left: int = option(0, "Crop left", lo=0, hi=1024, step=1, group=SDXL)
+    sdxl_refiner_low_aesthetic_score: float = option(
+        2.5,
+        "Low aesthetic score",
+        lo=0.0,
+        hi=10.0,
+        step=0.1,
+        group=SDXL,
+        help="that the refiner is told with the negative prompt",
+    )
+    sdxl_refiner_high_aesthetic_score: float = option(
+        6.0,
+        "High aesthetic score",
+        lo=0.0,
+        hi=10.0,
+        step=0.1,
+        group=SDXL,
+        help="that the refiner is told with the prompt",
     )
 
     # Faces.
@@ -485,6 +525,10 @@ class GenerationParams:
         """How many pictures come of it. In SD upscale a batch holds tiles of one picture."""
         tiled = self.init is not None and self.init.tiled is not None
         return self.batch_count if tiled else self.batch_size * self.batch_count
+
+    def seed_after(self, count: int) -> int:
+        """The seed of the picture that is ``count`` further on."""
+        return wrapped(self.seed + count)
 
     def changed(self, **changes: Any) -> GenerationParams:
         return dataclasses.replace(self, **changes)
