@@ -21,9 +21,9 @@ from modules.errors import NotFound, RepriseError, UserError
 from modules.extension import RouteSpec, TabSpec
 from modules.params import GenerationParams
 from modules.pipeline.plan import check, fix_seeds
+from webui.context import Page
 from webui.controls import Form
 from webui.extension_views import failed_tab_html
-from webui.page import Page
 from webui.services import JobView, Services
 from webui.tabs.common import View, actions, picture, wire_jobs
 

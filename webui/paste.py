@@ -12,9 +12,9 @@ from modules.errors import RepriseError
 from modules.infotext import Paste, read
 from modules.metadata import Metadata, settings_in
 from modules.params import GenerationParams
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE
-from webui.page import Page
 from webui.services import Services
 from webui.views import Run, status_html
 

@@ -14,8 +14,8 @@ from modules import recipe as recipes
 from modules.errors import RepriseError, UserError
 from modules.metadata import read_metadata
 from modules.recipe import Verdict
+from webui.context import Page
 from webui.events import AT_ONCE, LONG, QUIET
-from webui.page import Page
 from webui.views import Run, replay_html, verdict_html
 
 logger = logging.getLogger(__name__)

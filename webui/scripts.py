@@ -12,10 +12,10 @@ from modules.errors import NotFound
 from modules.jobs.scripting import KIND, spec_of
 from modules.params import GenerationParams
 from modules.script import ScriptSpec
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE
 from webui.i18n import t
-from webui.page import Page
 from webui.views import sheets_html
 
 NONE = ""

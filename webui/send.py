@@ -3,7 +3,6 @@ is a tab that takes one. Each source's buttons lead to every target."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -15,16 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from modules.errors import NotFound, RepriseError
-from modules.images import open_header
-from webui.events import AT_ONCE
 from webui.i18n import t
-from webui.views import results_of
 
 if TYPE_CHECKING:
     from modules.params import GenerationParams
     from webui.controls import Form
-    from webui.page import Page
 
 logger = logging.getLogger(__name__)
 
@@ -92,49 +86,6 @@ def send_buttons(prefix: str) -> dict[str, Any]:
         )
         for name, label in TARGETS.items()
     }
-
-
-def wire_sends(page: Page) -> None:
-    """Every source's buttons to every target."""
-    views = [Source(view.send, _result(page), [view.shown, view.chosen]) for view in page.views.values()]
-    for source in (*views, *page.sources):
-        for name, button in source.buttons.items():
-            target = page.targets[name]
-            outputs = [page.frame, *target.outputs]
-            button.click(_sender(source, target, name), list(source.inputs), outputs, **AT_ONCE)
-
-
-def _sender(source: Source, target: Target, name: str) -> Any:
-    async def on_send(request: gr.Request, *values: Any) -> list[Any]:
-        try:
-            sent = await source.find(request, *values)
-            if sent is not None:
-                size = await asyncio.to_thread(lambda: open_header(sent.path).size)
-                return [gr.update(selected=name), *target.shown(sent, size)]
-        except RepriseError:
-            logger.warning("a picture that was to be sent cannot be read")
-        return [gr.skip()] * (1 + len(target.outputs))
-
-    return on_send
-
-
-def _result(page: Page) -> Any:
-    """The picture in view of a tab that makes them: a job and the number of one of its results."""
-
-    async def find(request: Any, job_id: Any, chosen: Any) -> Sent | None:
-        try:
-            job = await asyncio.to_thread(page.services.queue.get, job_id=str(job_id or ""), owner=page.owner(request))
-        except NotFound:
-            return None
-        results = results_of(job)
-        if not (isinstance(chosen, int) and 0 <= chosen < len(results)):
-            return None
-        made, params = results[chosen], dict(job.spec.get("params") or {})
-        if "prompt" not in params:  # what Extras did is no request
-            return Sent(Path(made.path), {})
-        return Sent(Path(made.path), params | ({"seed": made.seed} if made.seed is not None else {}))
-
-    return find
 
 
 def shown(path: str) -> str:

@@ -14,7 +14,7 @@ from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
 from webui.api.history import add_routes
 from webui.api.queue import add_queue_routes
-from webui.page import Page
+from webui.context import Page
 from webui.replay import KIND
 from webui.services import Services
 

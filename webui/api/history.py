@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
-from webui.page import Page
+from webui.context import Page
 from webui.services import Services
 
 LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authorization"}

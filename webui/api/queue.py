@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from webui.page import Page
+from webui.context import Page
 from webui.services import Services
 
 AT_WORK = ("queued", "running")

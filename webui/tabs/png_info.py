@@ -11,8 +11,8 @@ import gradio as gr
 from modules import recipe as recipes
 from modules.errors import RepriseError
 from modules.metadata import read_metadata
+from webui.context import Page
 from webui.events import AT_ONCE
-from webui.page import Page
 from webui.paste import settings_in_file
 from webui.replay import ReplayPanel
 from webui.send import Sent, Source, send_buttons, uploaded
