@@ -1,4 +1,4 @@
-"""Text -> tensors per step: the schedule of a prompt through the tokenizer and the text encoder (spec 2)."""
+"""Text -> tensors per step: the schedule of a prompt through the tokenizer and the text encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures to another size: A1111's resize modes (spec 5.2)."""
+"""Pictures to another size: A1111's resize modes."""
 
 from __future__ import annotations
 

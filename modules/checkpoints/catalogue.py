@@ -130,7 +130,7 @@ FAMILIES: tuple[tuple[str, Callable[[Shapes], bool]], ...] = (
     ("Instruct-pix2pix", lambda shapes: _in_channels(shapes) == 8),
     ("Stable Diffusion 1.x", lambda shapes: _in_channels(shapes) > 0),
 )
-"""In this order (spec 8.3)."""
+"""The first that fits names the family, so the special ones come before the general one."""
 
 
 def family(shapes: Shapes) -> str:

@@ -1,4 +1,4 @@
-"""Textual-inversion files in every form that people have (spec 8.5), read without torch.
+"""Textual-inversion files in every form that people have, read without torch.
 
 So the server lists and inspects what the worker will use. Where a file says how many vectors it has only in its midst
 it is read whole, which takes a millisecond or so; what was found is kept until the file changes.

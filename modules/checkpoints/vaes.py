@@ -1,4 +1,4 @@
-"""Autoencoders in files of their own: where they lie, and which one a request means (spec 8.3). No torch here."""
+"""Autoencoders in files of their own: where they lie, and which one a request means. No torch here."""
 
 from __future__ import annotations
 
