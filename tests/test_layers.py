@@ -79,7 +79,6 @@ ALLOWED_ASIDE = {
     ("modules.modifier", "modules.diffusion"),
     ("modules.extension", "modules.upscale"),
     ("modules.extension", "modules.faces"),
-    ("modules.extension", "modules.infotext"),
 }
 """The few imports within a level."""
 SERVER_SIDE = (
