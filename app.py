@@ -226,6 +226,8 @@ def build_services(
     from modules.users import Accounts
     from webui.server import Services
 
+    for sentence in models.told_at_start():
+        logging.warning(sentence)
     return Services(
         queue=queue,
         host=loader.host,
@@ -240,6 +242,7 @@ def build_services(
         checkpoints=models.checkpoints,
         native_size=models.native_size,
         vaes=models.vaes,
+        vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
         allowed_hosts=(*args.allowed_host, *_names(args)),
@@ -361,7 +364,8 @@ def generate(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
     from modules import atomic, settings
-    from modules.checkpoints.files import native_size
+    from modules.checkpoints.detect import native_size
+    from modules.checkpoints.files import read_header
     from modules.engine import Watcher
     from modules.gallery import Gallery
     from modules.inputs import InputStore
@@ -370,7 +374,7 @@ def generate(args: argparse.Namespace) -> int:
     from modules.names import Names
 
     engine = build_engine(args)
-    size = native_size(engine.store.find(params.checkpoint).path)
+    size = native_size(read_header(engine.store.find(params.checkpoint).path))
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
     wanted, message = settings.load(args.data_dir / "settings.json")
@@ -570,7 +574,10 @@ def _in_models(file: Path, models_dir: Path) -> Path:
     """``file``, or what has that name in the models folder, as messages about it say the name alone."""
     if file.exists() or file.name != str(file):
         return file
-    return next((path for path in sorted(models_dir.rglob("*")) if path.name == file.name), file)
+    from modules.checkpoints.folders import files_below
+
+    there = sorted(files_below(models_dir, (file.name.lower(),)))
+    return next((path for path in there if path.name == file.name), file)
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:

@@ -20,14 +20,14 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.vaes import AUTOMATIC
 from modules.conditioning import Part, TextCache, TextConditioner, pad_parts
 from modules.diffusion.types import Enough
-from modules.errors import Cancelled, UserError
+from modules.errors import Cancelled, UserError, out_of_memory
 from modules.extension import Host
 from modules.inputs import InputStore
 from modules.params import Chosen, GenerationParams
 from modules.pipeline.generate import Refinement, Start, generate, sees_picture
 from modules.pipeline.hires import LATENT_MODES
 from modules.pipeline.hooks import HookFailed, Hooks, NoWatch, Watch, with_tags
-from modules.pipeline.named import named
+from modules.pipeline.named import named, unheeded
 from modules.pipeline.passes import encode, enlarge, mask_weight, moved, seen_beside
 from modules.pipeline.picture import Picture, prepare
 from modules.pipeline.plan import Batch, Plan, check_extensions, make_plan
@@ -43,6 +43,8 @@ from modules.upscale import Work, upscale
 
 EMBEDDING, VAE = "embedding", "vae"
 """Roles of files in a recipe."""
+MOST_NAMED = 8
+"""In one note."""
 log = logging.getLogger(__name__)
 
 
@@ -204,6 +206,11 @@ class Engine:
                 self.watch.failed(failure)
                 absent[failure.name] = str(failure)
                 watcher.on_note(f"{failure}; the job goes on without it")
+            except (MemoryError, RuntimeError) as error:
+                if short := out_of_memory(error):
+                    log.warning("%s", error)
+                    raise short from error
+                raise
 
     def _results(
         self,
@@ -469,12 +476,15 @@ class Engine:
         return Listing(tuple(found[f.sha256].named_after(f.name) for f in wanted if f.sha256 in found))
 
     def _left_out(self, model: LatentDiffusion, batch: Batch) -> Iterator[str]:
-        """What stands ready and cannot be used: a VAE's pickle, embeddings that a prompt names."""
+        """What was asked for or stands ready and cannot be used: a VAE's pickle, what prompts name."""
         if batch.params.vae == AUTOMATIC and (pickle := self.store.unconverted_vae(model)):
             yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
         skipped = model.own_embeddings.skipped
         for name in named(batch, [(name, 1) for name in skipped], self._tokenizer):
             yield f"the embedding {name} was left out: {skipped[name]}"
+        if names := unheeded(batch, [spec.name for spec in self.host.tags]):
+            listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)
+            yield f"these networks of the prompt were not applied, as nothing here handles their kind: {listed}"
 
     def _used(self, model: LatentDiffusion, batch: Batch) -> Used:
         """Everything on the disk that the pictures depend on."""

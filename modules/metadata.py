@@ -217,7 +217,8 @@ def settings_in(
         for name in ("batch_size", "batch_count", "checkpoint"):
             del changes[name]
         file = next(file for file in recorded.files if file.role == "checkpoint")
-        if (checkpoint := find_checkpoint(Path(file.name).stem, file.sha256[:10])) is not None:
+        name = recorded.request.checkpoint or Path(file.name).stem
+        if (checkpoint := find_checkpoint(name, file.sha256[:10])) is not None:
             changes["checkpoint"] = checkpoint
         for used in (file for file in recorded.files if file.role == "vae"):
             if (vae := find_vae(used.name, used.sha256[:10])) is None:

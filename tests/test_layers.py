@@ -32,7 +32,7 @@ LEVELS: dict[str, int] = {
     "modules.rng": 1,
     "modules.images": 1,
     "modules.pixels": 1,
-    "modules.styles": 1,
+    "modules.styles": 2,
     "modules.prompt": 1,
     "modules.nn": 1,
     "modules.modifier": 2,

@@ -109,11 +109,13 @@ def _ownership_of_pictures(services: Services) -> Callable[[str, Path], bool]:
     gallery = Gallery(services.outputs_dir.resolve())
 
     def is_picture_of(name: str, path: Path) -> bool:
-        job = gallery.job_of(path)
+        if services.history.owns(name, path):
+            return True
+        job = gallery.job_of(path)  # it may be new, and not yet in the database
         try:
             return bool(job) and services.queue.get(job, name) is not None
-        except NotFound:  # another's, or a job that was forgotten: its pictures are not
-            return services.history.owns(name, path)
+        except NotFound:
+            return False
 
     return is_picture_of
 

@@ -7,13 +7,15 @@ What goes wrong in an extension is told from what goes wrong in the engine that 
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from modules.diffusion.types import Denoiser, Guidance, Network
-from modules.errors import RepriseError
+from modules.errors import RepriseError, out_of_memory
 from modules.extension import Host
 from modules.modifier import Modifier, ModifierSpec, overridden
 from modules.params import Chosen, GenerationParams, Value
@@ -31,7 +33,7 @@ class HookFailed(Exception):
     """An extension went wrong within one of its hooks."""
 
     def __init__(self, name: str, hook: str, error: BaseException):
-        first_line = next(iter(str(error).splitlines()), "")
+        first_line = next(iter(str(out_of_memory(error) or error).splitlines()), "")[:300]
         self.reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
         super().__init__(f"extension {name} failed in {hook} ({self.reason})")
         self.name = name
@@ -224,12 +226,21 @@ class Hooks:
             yield
         except (RepriseError, HookFailed):
             raise  # said on purpose, or by another
-        except (Exception, SystemExit) as error:
-            if error is self._foreign:
+        except BaseException as error:
+            if error is self._foreign or _is_ctrl_c(error):
                 raise
             raise HookFailed(name, hook, error) from error
         finally:
             self._watch.leave()
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether a person may have sent it. In the worker, which ignores that signal, an extension raised it itself."""
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
 class Patches:

@@ -1,8 +1,8 @@
-"""Which embeddings a request's prompts name."""
+"""Which embeddings and networks a request's prompts name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import cast
 
 from modules.pipeline.plan import Batch
@@ -21,6 +21,13 @@ def named(batch: Batch, lengths: Iterable[tuple[str, int]], tokenizer: Tokenizer
         chunks = chunk(text, tokenizer, embeddings=embeddings, emphasis=cast(Emphasis, batch.params.emphasis)).chunks
         found |= dict.fromkeys(mark.name for one in chunks for mark in one.marks)
     return tuple(found)
+
+
+def unheeded(batch: Batch, kinds: Container[str]) -> tuple[str, ...]:
+    """The networks that a prompt of either pass names and whose kind is none of ``kinds``, as "lora ink"."""
+    prompts = dict.fromkeys(one.params.prompt for one in (batch, batch.again) if one)
+    tags = [tag for prompt in prompts for tag in parse(prompt).tree.networks if tag.kind not in kinds]
+    return tuple(dict.fromkeys(" ".join((tag.kind, *tag.positional[:1])) for tag in tags))
 
 
 def _texts(batch: Batch) -> Iterator[str]:

@@ -16,9 +16,10 @@ from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
+from modules.diffusion.types import SamplerSpec
 from modules.engine import Engine, Progress, Result, Watcher
-from modules.errors import Cancelled, UnknownName, UserError
-from modules.extension import Host
+from modules.errors import Cancelled, OutOfMemory, UnknownName, UserError
+from modules.extension import Host, TagSpec
 from modules.params import GenerationParams, Hires
 from modules.recipe import pixel_hash, read
 from modules.replay import replay_recipe
@@ -235,6 +236,38 @@ def test_warming_up_leaves_no_trace_in_what_follows(engine: Engine) -> None:
     before = run(engine)[0].recipe
     assert engine.warm_up().name == "tiny"
     assert run(engine)[0].recipe == before
+
+
+def test_networks_that_nothing_applies_are_said(folder: Path) -> None:
+    host = Host()
+    register(host)
+    if "lora" in host.tags:
+        host.tags.remove("lora")
+    store = ModelStore(folder, Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny")
+    engine, notes = Engine(store, host, version="0.0"), list[str]()
+    params = PARAMS.changed(prompt="a fox <lora:ink:1> <lora:ink:2>", negative_prompt="<lora:b:1>", batch_count=2)
+    engine.run(params.changed(hires=Hires(prompt="<lyco:c>", steps=1)), lambda _: None, Watcher(on_note=notes.append))
+    said = "these networks of the prompt were not applied, as nothing here handles their kind: lora ink, lyco c"
+    assert notes == [said]
+    notes.clear()
+    host.add_tag(TagSpec("lora", "nobody", lambda tags: {}))
+    engine.run(params, lambda _: None, Watcher(on_note=notes.append))
+    assert notes == []
+
+
+def test_memory_that_runs_out_is_one_sentence_and_the_next_request_is_made(folder: Path) -> None:
+    def greedy(denoise: object, x: torch.Tensor, sigmas: object, **_: object) -> torch.Tensor:
+        return x + torch.empty(2**50)
+
+    host = Host()
+    register(host)
+    host.add_sampler(SamplerSpec("Greedy", greedy))
+    store = ModelStore(folder, Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny")
+    engine = Engine(store, host, version="0.0")
+    with pytest.raises(OutOfMemory) as found:
+        run(engine, sampler="Greedy")
+    assert str(found.value) == "this machine has too little memory for this; make the picture or the batch smaller"
+    assert len(run(engine)) == 1
 
 
 def test_rounded_sizes_are_said(engine: Engine) -> None:
