@@ -1,19 +1,75 @@
-"""What a tab and the components within it are built with: `Page`."""
+"""What a tab and the components within it are built with: `Page`.
+
+A picture can be sent from anywhere to anywhere: a `Source` has buttons and says which picture is meant, a `Target` is a
+tab that takes one. Each source's buttons lead to every target.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from modules.params import GenerationParams
 from modules.users import LOCAL
 from webui.controls import Form
-from webui.send import Source, Target
 from webui.services import Services
 from webui.visitors import visitor_of
 
 T = TypeVar("T")
+ALONG = (
+    "prompt",
+    "negative_prompt",
+    "sampler",
+    "scheduler",
+    "steps",
+    "cfg_scale",
+    "clip_skip",
+    "vae",
+)
+"""What goes along with a picture."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A picture that is sent, and the settings that made it, as far as they are known."""
+
+    path: Path
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """``find(request, *values) -> Sent`` for the values of ``inputs``; None where there is no picture."""
+
+    buttons: Mapping[str, Any]
+    find: Callable[..., Awaitable[Sent | None]]
+    inputs: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tab that takes a picture into ``component``, as ``value(path)``, or its settings alone."""
+
+    form: Form[GenerationParams] | None = None
+    component: Any = None
+    value: Callable[[str], Any] = str
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [*([self.component] if self.component else []), *(self.form.components if self.form else [])]
+
+    def shown(self, sent: Sent, size: tuple[int, int]) -> list[Any]:
+        """What ``outputs`` become: all settings where the picture itself is not taken, else those that suit it."""
+        taken = [self.value(str(sent.path))] if self.component else []
+        if self.form is None:
+            return taken
+        if not self.component:
+            return self.form.show({key: value for key, value in sent.params.items() if key != "init"})
+        width, height = (min(side, 2048) // 8 * 8 for side in size)
+        params = {key: value for key, value in sent.params.items() if key in ALONG}
+        return [*taken, *self.form.show(params | {"width": width, "height": height})]
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from modules.errors import NotFound, RepriseError
 from modules.extension import TabSpec
 from modules.images import open_header
 from modules.users import LOCAL
-from webui.context import Page
+from webui.context import Page, Sent, Source, Target
 from webui.events import AT_ONCE
 from webui.header import Header
 from webui.i18n import Catalogue, t, wire_choices
 from webui.ownership import Files
-from webui.send import Sent, Source, Target
 from webui.services import Services
 from webui.views import account_html, header_html, results_of, trouble_html, worker_html
 

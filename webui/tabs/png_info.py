@@ -11,11 +11,11 @@ import gradio as gr
 from modules import recipe as recipes
 from modules.errors import RepriseError
 from modules.metadata import read_metadata
-from webui.context import Page
+from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
 from webui.paste import settings_in_file
 from webui.replay import ReplayPanel
-from webui.send import Sent, Source, send_buttons, uploaded
+from webui.send import send_buttons, uploaded
 from webui.views import Run, recipe_html, status_html
 
 
