@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.engine import Engine, Watcher
 from modules.gallery import Gallery
 from modules.jobs.generation import Steps, entry
@@ -34,7 +34,7 @@ class ReplayRunner:
     def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         begin = time.monotonic()
         path = Path(spec["path"]) if spec.get("path") else None
-        recorded = recorded_in(path) if path else recipes.judge(spec["recipe"])
+        recorded = recorded_in(path) if path else verdicts.judge(spec["recipe"])
         watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), lambda _: None, wishes.cancelled)
         came = replay_recipe(self._engine, recorded, path, watcher)
         images = []

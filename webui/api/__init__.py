@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Body, Request
 
 from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.errors import NotFound, UserError
 from modules.metadata import read_metadata
 from modules.params import GenerationParams
@@ -52,16 +53,16 @@ def submit_replay(services: Services, owner: str, values: dict[str, Any]) -> dic
     if isinstance(values.get("image"), str):
         data = _decoded(values["image"])
         texts = read_metadata(data)
-        judged = recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
+        judged = verdicts.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
         spec = {"kind": KIND, "path": str(services.inputs.keep(data))}
     elif isinstance(values.get("recipe"), (str, dict)):
         given = values["recipe"]
         text = given if isinstance(given, str) else recipes.canonical(given)
-        judged = recipes.judge(text)
+        judged = verdicts.judge(text)
         spec = {"kind": KIND, "recipe": text}
     else:
         raise UserError("there is nothing to make again", hint="send image, in base64, or recipe", field="image")
-    if isinstance(judged, recipes.Verdict):
+    if isinstance(judged, verdicts.Verdict):
         return {"job": None, "verdict": judged.to_json()}
     return {"job": services.queue.submit(owner, spec, KIND).id, "verdict": None}
 

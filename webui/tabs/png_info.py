@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.errors import RepriseError
 from modules.metadata import read_metadata
 from webui.context import Page, Sent, Source
@@ -55,7 +55,7 @@ def build(page: Page) -> None:
         except RepriseError as error:
             return ["", "", status_html(Run().failed(str(error)))]
         shown = found["infotext"] or found["stealth_infotext"] or ""
-        told = recipe_html(recipes.judge(found["recipe"], shown or None), found["items"])
+        told = recipe_html(verdicts.judge(found["recipe"], shown or None), found["items"])
         return [shown, told, ""]
 
     async def on_dropped(value: Any) -> list[Any]:
