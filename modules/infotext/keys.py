@@ -239,7 +239,7 @@ KEYS: dict[str, Value] = dict(
 """A1111's keys in A1111's order."""
 
 
-def _completed(rows: Iterable[Row], groups: Iterable[Group], before: Iterable[str] = ()) -> dict[str, Value]:
+def completed(rows: Iterable[Row], groups: Iterable[Group], before: Iterable[str] = ()) -> dict[str, Value]:
     """``rows``, and behind them the options of ``groups`` that neither a row nor a key of ``before`` is about."""
     found = dict(rows)
     apart = {"Prompt", "Negative prompt", *before}  # those stand above the line of keys
@@ -250,7 +250,7 @@ def _completed(rows: Iterable[Row], groups: Iterable[Group], before: Iterable[st
     return found
 
 
-OTHERS: dict[str, Value] = _completed(
+OTHERS: dict[str, Value] = completed(
     (
         _TILED.row("overlap"),
         _TILED.row("upscaler"),
