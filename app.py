@@ -193,7 +193,8 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
     folders = ("data", "models", "extensions")
     places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
-    for name, own in commandline.extension_flags(args).items():
+    own_flags = {} if args.no_extensions else commandline.extension_flags(args)
+    for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
     command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
     return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub(), scripts=scripts)
@@ -263,7 +264,10 @@ def serve(args: argparse.Namespace) -> int:
     if opening and not args.list_routes:
         _check_accounts(args, opening)
     bootstrap.ensure(ROOT)
+    bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs")
+    if args.no_extensions:
+        args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
     from webui import proxy, routes, server
     from webui.tls import tls_of
 
@@ -289,7 +293,7 @@ def serve(args: argparse.Namespace) -> int:
         print(f"Reprise {VERSION} serves {url}", flush=True)
         if args.autolaunch:
             webbrowser.open(url)
-        server.serve(app, listener, tls)
+        server.serve(app, listener, tls, trusted=args.trusted_proxy)
     finally:
         queue.close()
     return 0
@@ -362,6 +366,8 @@ def generate(args: argparse.Namespace) -> int:
             f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
         )
     bootstrap.ensure(ROOT)
+    if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
+        bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
     from modules import atomic, settings
     from modules.checkpoints.detect import native_size
@@ -374,7 +380,8 @@ def generate(args: argparse.Namespace) -> int:
     from modules.names import Names
 
     engine = build_engine(args)
-    size = native_size(read_header(engine.store.find(params.checkpoint).path))
+    path = engine.store.find(params.checkpoint).path
+    size = native_size(read_header(path), path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
     wanted, message = settings.load(args.data_dir / "settings.json")
@@ -581,11 +588,14 @@ def _in_models(file: Path, models_dir: Path) -> Path:
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:
-    """Write a random checkpoint of a few hundred kB, for tests and for trying things."""
+    """Write a random checkpoint of a megabyte or a few, for tests and for trying things."""
     bootstrap.ensure(ROOT)
     from modules.checkpoints.tiny import write_tiny_checkpoint
 
-    print(write_tiny_checkpoint(args.path, args.family, args.seed))
+    written = write_tiny_checkpoint(
+        args.path, args.family, args.seed, inpainting=args.inpainting, prediction=args.prediction
+    )
+    print(written)
     return 0
 
 
@@ -593,6 +603,7 @@ def worker(args: argparse.Namespace) -> int:
     """The process that owns the engine; the server starts it."""
     from modules.jobs.worker import serve as serve_jobs
 
+    bootstrap.keep_private(args.data_dir)
     return serve_jobs(lambda _report: build_runner(args))
 
 
@@ -601,6 +612,7 @@ def user(args: argparse.Namespace) -> int:
     from modules.jobs.store import JobStore
     from modules.users import ADMIN, LOCAL, USER, Accounts
 
+    bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir)
     accounts = Accounts(args.data_dir / "users.db")
     if args.action == "list":

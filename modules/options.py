@@ -49,6 +49,8 @@ class Option:
     """What that text says instead of False and True."""
     help: str = ""
     multiline: bool = False
+    secret: bool = False
+    """A text of the owner's settings that is taken and kept, and shown to nobody again: a key, a password."""
     group: str = ""
     """Under which heading the page shows it among what is rarely changed."""
 
@@ -148,6 +150,7 @@ def option(
     words: tuple[str, str] | None = None,
     help: str = "",
     multiline: bool = False,
+    secret: bool = False,
     group: str = "",
 ) -> Any:
     """Declare a parameter: ``steps: int = option(20, "Steps", lo=1, hi=150)``."""
@@ -161,6 +164,7 @@ def option(
         "words": words,
         "help": help,
         "multiline": multiline,
+        "secret": secret,
         "group": group,
     }
     return dataclasses.field(default=default, metadata={_KEY: facts})

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from modules.params import GenerationParams
 from modules.users import LOCAL
 from webui.controls import Form
+from webui.ownership import Files, uploaded
 from webui.services import Services
 from webui.visitors import visitor_of
 
@@ -95,6 +96,20 @@ class Page:
 
     forms: list[Form[Any]] = field(default_factory=list)
     """Those for requests, which `form` made."""
+
+    files: Files | None = None
+    """Whose each file is; None: nobody asks."""
+
+    def uploads(self, request: Any) -> Callable[[Any], Path | None]:
+        """Finds the file behind a component's value, if this visitor uploaded it or was shown it. This is where a path
+        is used; what is asked before, when the data comes in, knows only the shapes that it looks for."""
+        name = self.owner(request)
+
+        def found(value: Any) -> Path | None:
+            path = uploaded(value)
+            return path if path is None or self.files is None or self.files.may_read(name, path) else None
+
+        return found
 
     def form(self, cls: type[T]) -> Form[T]:
         """A form of a dataclass's options. One for a request has those of all extensions too, and what stands above the

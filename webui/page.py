@@ -15,6 +15,7 @@ from modules.errors import NotFound, RepriseError
 from modules.extension import TabSpec
 from modules.images import open_header
 from modules.users import LOCAL
+from webui.characters import whole
 from webui.context import Page, Sent, Source, Target
 from webui.events import AT_ONCE
 from webui.header import Header
@@ -44,9 +45,15 @@ class LocalBlocks(gr.Blocks):  # type: ignore[misc]
         if self.files and not self.files.are_readable(name, inputs):
             raise gr.Error("there is no such file; upload it first", print_exception=False)
         answer: dict[str, Any] = await super().process_api(block_fn, inputs, state, request, *args, **kwargs)
+        answer["data"] = whole(answer["data"])
         if self.files:
             self.files.give(answer["data"], name)
         return answer
+
+    def get_config_file(self) -> Any:
+        """What the page is made of. A file's name that is not UTF-8 is shown as far as it is: else the page could be
+        sent to nobody."""
+        return whole(super().get_config_file())
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         refuse_addresses(inputs)
@@ -87,7 +94,7 @@ def build_page(
         header.card()
         dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
         with gr.Tabs(elem_id="rp_tabs") as frame:
-            page = Page(services, blocks, header.shared, dropped, frame)
+            page = Page(services, blocks, header.shared, dropped, frame, files=files)
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
