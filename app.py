@@ -63,7 +63,7 @@ def build_host(args: argparse.Namespace) -> Host:
 
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
     """What we ship and what extensions add, in one host; the server's has tabs too."""
-    from modules import builtin, faces, upscale
+    from modules import builtin, faces, infotext, upscale
     from modules.extension import Host
     from modules.extensions import Loader
 
@@ -72,7 +72,7 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
 
         return devices.choose(args.device, "float32")
 
-    host = Host()
+    host = Host(reserved=infotext.RESERVED)
     builtin.register(host)
     for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
         host.add_upscaler(upscaler)
