@@ -1,4 +1,4 @@
-"""Text -> tensors per step: the schedule of a prompt through the tokenizer and the text encoder (spec 2)."""
+"""Text -> tensors per step: the schedule of a prompt through the tokenizer and the text encoder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from modules.prompt.chunks import EMPTY, Chunk, Embeddings, Emphasis, Mark, chun
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
 from modules.prompt.tokens import END, Tokenizer
+from modules.prompt.tree import Part as PromptPart
+from modules.prompt.tree import Prompt
 
 Encode = Callable[[Tensor, Sequence[Inserted]], Tensor]
 """Ids (b, 77) and the vectors to insert -> states (b, 77, width), clip skip and final norm included."""
@@ -116,24 +118,23 @@ class TextConditioner:
         known = frozenset(map(id, embeddings))
         self._scope = (scope, emphasis, backtrack, zero_padding, profile.batch_mean, known)
 
-    def prompt(self, text: str, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
+    def prompt(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
         """The AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
 
         Parts of different length are made equal by repeating the last token's state of the shorter.
         """
-        run = Pass(run, run) if isinstance(run, int) else run
-        parts = []
-        for part in parse(text, comments=comments).tree.parts:
-            segments = schedule_nodes(part.items, run)
-            parts.append(Part(part.weight, segments, self._conds(segments), self._profile))
-        return equal_lengths(parts)
+        tree = parse(prompt, comments=comments).tree if isinstance(prompt, str) else prompt
+        return equal_lengths([self._part(part, part.weight, run) for part in tree.parts])
 
-    def negative(self, text: str, run: int | Pass, *, comments: bool = True) -> Part:
+    def negative(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> Part:
         """A negative prompt over a run: AND and network tags are text in it."""
-        run = Pass(run, run) if isinstance(run, int) else run
-        (part,) = parse(text, negative=True, comments=comments).tree.parts
-        segments = schedule_nodes(part.items, run)
-        return Part(1.0, segments, self._conds(segments), self._profile)
+        tree = parse(prompt, negative=True, comments=comments).tree if isinstance(prompt, str) else prompt
+        (part,) = tree.parts
+        return self._part(part, 1.0, run)
+
+    def _part(self, part: PromptPart, weight: float, run: int | Pass) -> Part:
+        segments = schedule_nodes(part.items, Pass(run, run) if isinstance(run, int) else run)
+        return Part(weight, segments, self._conds(segments), self._profile)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """States (texts, 77 chunks, width) of texts that belong together, emphasis applied."""

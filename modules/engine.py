@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -26,16 +27,16 @@ from modules.inputs import InputStore
 from modules.params import Chosen, GenerationParams
 from modules.pipeline.generate import Refinement, Start, generate, sees_picture
 from modules.pipeline.hires import LATENT_MODES
-from modules.pipeline.hooks import HookFailed, Hooks, NoWatch, Watch, with_tags
-from modules.pipeline.named import named, unheeded
+from modules.pipeline.hooks import HookFailed, Hooks, NoWatch, RequestHooks, Watch, called_by
+from modules.pipeline.named import unapplied_networks, used_embeddings
 from modules.pipeline.passes import encode, enlarge, mask_weight, moved, seen_beside
 from modules.pipeline.picture import Picture, prepare
 from modules.pipeline.plan import Batch, Plan, check_extensions, make_plan
+from modules.pipeline.prompts import PromptParser
 from modules.pipeline.tiled import Tiled, rounds, tiled
 from modules.pixels import to_images
 from modules.previews import LinearPreview, fit
 from modules.prompt.chunks import Emphasis
-from modules.prompt.schedule import Pass
 from modules.prompt.tokens import default_tokenizer
 from modules.recipe import File, Recipe, UsedExtension, pixel_hash
 from modules.resize import Enlarge
@@ -109,6 +110,7 @@ class Made:
     """The request as the generation text tells it."""
     skipped: int = 0
     """Steps after which it was cut short; 0: it was not."""
+    first_pass_only: bool = True
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ class _Task:
     plan: Plan
     watcher: Watcher
     hooks: Hooks
+    """Of the first pass."""
+    hires_hooks: Hooks
     done: int = 0
     """Of the ``parts`` that one picture is made in, those that are made."""
     parts: int = 1
@@ -223,42 +227,46 @@ class Engine:
     ) -> Generator[Result, None, None]:
         """The images behind the first ``made``, as those extensions make them that are not ``absent``."""
         able = Chosen({name: options for name, options in params.extensions.items() if name not in absent})
-        chosen = with_tags(params.prompt, check_extensions(able, self.host), self.host, absent)
-        hooks = Hooks(self.host, chosen, self.watch)
-        revise = hooks.revise if hooks.has("revise") else None
-        plan = make_plan(params.changed(extensions=able), self.host, revise)
+        chosen, parser = check_extensions(able, self.host), PromptParser()
+        hooks = RequestHooks(self.host, chosen, self.watch, absent=absent, parser=parser)
+        plan = make_plan(params.changed(extensions=able), self.host, hooks.reviser(params.prompt), parser)
         for note in plan.notes:
             tell(note)
         if embeddings is None:
             embeddings = self.embeddings.list() if self.embeddings else Listing()
         request = plan.params.changed(extensions=Chosen({**params.extensions, **plan.params.extensions}))
-        wanted = {*params.extensions, *with_tags(params.prompt, Chosen(), self.host)}
-        failed = {name: reason for name, reason in absent.items() if name in wanted}
         ready: dict[object, Sequence[Picture] | Tiled] = {}
         for batch in plan.batches:
             if batch.first_image + len(batch.seeds) <= made:
                 continue
             rest = range(max(made - batch.first_image, 0), len(batch.seeds))
-            with hooks.patching(lambda model, name: self._spoilt(model, name, watcher)):
+            first, *later = passes = hooks.passes(batch)
+            with self._patching(first, watcher):
                 start = batch.params.init, batch.params.width, batch.params.height  # extensions may change it
                 ready = {start: ready[start] if start in ready else self._sources(batch.params, watcher)}
                 loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
-                model = hooks.patched(replace(loaded, embeddings=embeddings))
+                model = first.patched(replace(loaded, embeddings=embeddings))
                 for note in self._left_out(model, batch):
                     tell(note)
                 used = self._used(model, batch)
-                part = self._part(request, batch, hooks, failed)
-                for one in self._batch(_Task(model, plan, watcher.from_now(), hooks), batch, ready[start], rest):
-                    one = replace(one, image=hooks.finish(one.image))
+                part = self._part(request, batch, passes, absent)
+                task = _Task(model, plan, watcher.from_now(), first, later[0] if later else first)
+                for one in self._batch(task, batch, ready[start], rest):
+                    last = task.hooks if one.first_pass_only else task.hires_hooks
+                    one = replace(one, image=last.finish(one.image))
                     yield self._result(model, batch, one, used, request, part)
 
+    def _patching(self, hooks: Hooks, watcher: Watcher) -> AbstractContextManager[None]:
+        return hooks.patching(lambda model, name: self._spoilt(model, name, watcher))
+
     def _part(
-        self, request: GenerationParams, batch: Batch, hooks: Hooks, failed: Mapping[str, str]
+        self, request: GenerationParams, batch: Batch, passes: Sequence[Hooks], absent: Mapping[str, str]
     ) -> tuple[UsedExtension, ...]:
         """Extensions that have part in a batch, in their order, and those that should have had."""
+        active = {one.spec.name: one for hooks in reversed(passes) for one in hooks.active}
         used = [
             UsedExtension(one.spec.name, one.version, dict(one.options), dict(batch.changed.get(one.spec.name, {})))
-            for one in hooks.active
+            for one in (active[spec.name] for spec in self.host.modifiers_in_order() if spec.name in active)
         ]
         hires = batch.params.hires
         names = [("sampler", batch.sampler.name), ("scheduler", batch.scheduler.label)]
@@ -269,10 +277,12 @@ class Engine:
             names += [("face_restorer", batch.params.face_restorer)]
         owners = dict.fromkeys(owner for key in names if (owner := self.host.owner_of(*key)))
         used += [UsedExtension(name, version) for name, version in owners]
-        for name, reason in failed.items():
-            used.append(
-                UsedExtension(name, self.host.version_of("modifier", name), request.extensions.get(name), failed=reason)
-            )
+        tags = [tag for each in batch.passes for tag in each.prompts.networks]
+        wanted = {*request.extensions, *(modifier.name for modifier, *_ in called_by(tags, self.host))}
+        for name, reason in absent.items():
+            if name in wanted:
+                version = self.host.version_of("modifier", name)
+                used.append(UsedExtension(name, version, request.extensions.get(name), failed=reason))
         return tuple(used)
 
     def _spoilt(self, model: LatentDiffusion, name: str, watcher: Watcher) -> None:
@@ -335,14 +345,16 @@ class Engine:
         start = encode(model, batch, pictures, init) if pictures and init else None
         seen = seen_beside(model, batch, pictures) if sees_picture(model) else None
         latents, told, skipped = self._sample(task, batch, start=start, seen=seen)
-        if batch.hires and not skipped:
-            model, latents, skipped = self._second_pass(task, batch, latents)
-        for i in wanted:
-            (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
-            image = self._with_faces(image, batch.params, task.watcher)
-            if start:
-                image = pictures[i % len(pictures)].finished(image, moved(latents, start, i))
-            yield Made(i, image, told, skipped)
+        with contextlib.ExitStack() as stack:
+            again = bool(batch.hires) and not skipped
+            if again:
+                model, latents, skipped = self._second_pass(task, batch, latents, stack)
+            for i in wanted:
+                (image,) = to_images(model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
+                image = self._with_faces(image, batch.params, task.watcher)
+                if start:
+                    image = pictures[i % len(pictures)].finished(image, moved(latents, start, i))
+                yield Made(i, image, told, skipped, first_pass_only=not again)
 
     def _with_faces(self, image: Image.Image, params: GenerationParams, watcher: Watcher) -> Image.Image:
         """``image`` with its faces restored, where that was asked for."""
@@ -353,17 +365,21 @@ class Engine:
             watcher.on_note(f"{params.face_restorer} found no face in the picture")
         return restored
 
-    def _second_pass(self, task: _Task, batch: Batch, latents: Tensor) -> tuple[LatentDiffusion, Tensor, int]:
-        """Hires fix: the latents enlarged, and sampled again as a picture."""
-        second, hires, again = batch.hires, batch.params.hires, batch.again
+    def _second_pass(
+        self, task: _Task, batch: Batch, latents: Tensor, stack: contextlib.ExitStack
+    ) -> tuple[LatentDiffusion, Tensor, int]:
+        """Hires fix: the latents enlarged, and sampled again as a picture. Its patches stay on until ``stack`` ends."""
+        second, hires, again, hooks = batch.hires, batch.params.hires, batch.hires_batch, task.hires_hooks
         assert second and hires and again
         larger = enlarge(task.model, batch, second, latents, self._enlarge(hires.upscaler, task.watcher))
-        model = task.hooks.patched(self._fellow(task.model, second.params.checkpoint))
-        task = replace(task, model=model)
+        if hooks is not task.hooks:
+            task.hooks.unpatch()
+            stack.enter_context(self._patching(hooks, task.watcher))
+        model = hooks.patched(self._fellow(task.model, second.params.checkpoint))
+        task = replace(task, model=model, hooks=hooks)
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
-        run = Pass(again.schedule_steps, batch.schedule_steps, second=True, old=batch.params.use_old_scheduling)
         seen = seen_beside(model, again, ()) if sees_picture(model) else None
-        latents, _, skipped = self._sample(task, again, start=start, seen=seen, run=run, done=batch.announced_steps)
+        latents, _, skipped = self._sample(task, again, start=start, seen=seen, done=batch.announced_steps)
         return model, latents, skipped
 
     def _fellow(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
@@ -384,22 +400,20 @@ class Engine:
         *,
         start: Start | None = None,
         seen: Tensor | None = None,
-        run: Pass | None = None,
         done: int = 0,
     ) -> tuple[Tensor, GenerationParams, int]:
         """One pass: the latents, the request as the generation text tells it, and where it was cut short the step.
 
         ``done``: steps that came before.
         """
-        counted = run or Pass(batch.schedule_steps, batch.schedule_steps, old=batch.params.use_old_scheduling)
         refiner, model, watcher, hooks = batch.params.refiner, task.model, task.watcher, task.hooks
 
         def load() -> tuple[LatentDiffusion, Sequence[Part], Part]:
             assert refiner
             other = hooks.patched(self._fellow(model, refiner.checkpoint))
-            return other, *self._texts_of(other, batch, counted, hooks)[:2]
+            return other, *self._texts_of(other, batch, hooks)[:2]
 
-        positive, negative, told = self._texts_of(model, batch, counted, hooks)
+        positive, negative, told = self._texts_of(model, batch, hooks)
         own = done + batch.announced_steps + (batch.hires.params.steps if batch.hires else 0)
         before, steps = task.done * own + done, task.parts * own
         pictures = 1 if batch.params.init and batch.params.init.tiled else len(batch.seeds)
@@ -439,11 +453,12 @@ class Engine:
         return latents, told, skipped
 
     def _texts_of(
-        self, model: LatentDiffusion, batch: Batch, run: Pass, hooks: Hooks
+        self, model: LatentDiffusion, batch: Batch, hooks: Hooks
     ) -> tuple[tuple[Part, ...], Part, GenerationParams]:
         """Both prompts' conditions, and the request without paddings that changed nothing."""
         params, conditioner = batch.params, self._conditioner(model, batch, hooks.scope())
-        positive, negative = conditioner.prompt(params.prompt, run), conditioner.negative(params.negative_prompt, run)
+        prompts, steps = batch.prompts, batch.prompt_steps
+        positive, negative = conditioner.prompt(prompts.positive, steps), conditioner.negative(prompts.negative, steps)
         padded = params.pad_cond_uncond or params.pad_cond_uncond_v0
         if padded:
             empty, v0 = conditioner.empty(), params.pad_cond_uncond_v0
@@ -480,9 +495,9 @@ class Engine:
         if batch.params.vae == AUTOMATIC and (pickle := self.store.unconverted_vae(model)):
             yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
         skipped = model.own_embeddings.skipped
-        for name in named(batch, [(name, 1) for name in skipped], self._tokenizer):
+        for name in used_embeddings(batch, [(name, 1) for name in skipped], self._tokenizer):
             yield f"the embedding {name} was left out: {skipped[name]}"
-        if names := unheeded(batch, [spec.name for spec in self.host.tags]):
+        if names := unapplied_networks(batch, [spec.name for spec in self.host.tags]):
             listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)
             yield f"these networks of the prompt were not applied, as nothing here handles their kind: {listed}"
 
@@ -517,7 +532,7 @@ class Engine:
     def _named(self, model: LatentDiffusion, batch: Batch) -> list[tuple[EmbeddingFile, str]]:
         """The embeddings that the prompts name, each with its SHA-256."""
         own = {embedding.name: embedding for embedding in model.own_embeddings.files}
-        names = named(batch, [(e.name, e.count) for e in own.values()], self._tokenizer)
+        names = used_embeddings(batch, [(e.name, e.count) for e in own.values()], self._tokenizer)
         return [(own[name], self.store.sha256(own[name].path)) for name in names]
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch, patches: Hashable) -> TextConditioner:

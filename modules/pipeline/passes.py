@@ -15,7 +15,7 @@ from modules.params import GenerationParams, Init
 from modules.pipeline.generate import Start, batch_noise
 from modules.pipeline.hires import LATENT_MODES, crop_latents, resize_latents
 from modules.pipeline.picture import Picture, is_rounded
-from modules.pipeline.plan import Batch, Second
+from modules.pipeline.plan import Batch, HiresPass
 from modules.pixels import to_images, to_tensor
 from modules.resize import Enlarge, resized
 
@@ -96,7 +96,9 @@ def moved(latents: Tensor, start: Start, i: int) -> NDArray[np.float32]:
     return distance
 
 
-def enlarge(model: LatentDiffusion, batch: Batch, second: Second, latents: Tensor, enlarger: Enlarge | None) -> Tensor:
+def enlarge(
+    model: LatentDiffusion, batch: Batch, second: HiresPass, latents: Tensor, enlarger: Enlarge | None
+) -> Tensor:
     """Latents of the first pass in the size of the second; through pixels, with ``enlarger``, where need be."""
     assert batch.params.hires
     width, height = second.size.upscaled
