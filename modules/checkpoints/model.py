@@ -44,7 +44,7 @@ class LatentDiffusion:
     vae_sha256: str = ""
     embeddings: Listing = NONE
     """The textual inversions that its texts may name, if they are as wide as its text encoder."""
-    keeps_apart: dict[tuple[int, ...], bool] = field(default_factory=dict)
+    invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
     """What `pipeline.company` found out about the UNet's kernels, by shape."""
 
     @property

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modules.engine import Engine, Progress, Result, Watcher
+from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.gallery import Gallery
 from modules.images import open_header, preview_jpeg
 from modules.jobs.worker import Emit, Wishes
@@ -64,7 +64,7 @@ class GenerationRunner:
                 recipe=str(result.recipe),
                 job=job_id,
                 stem=stem,
-                carried=self._engine.carried(result.recipe) if self._embed_inputs else (),
+                carried=self._engine.inventory.carried(result.recipe) if self._embed_inputs else (),
             )
             images.append(entry(saved.path, result.infotext, result.recipe.seed, result.image.size))
             emit({"type": "image", **images[-1]})
@@ -83,7 +83,7 @@ class GenerationRunner:
             made = before - number * each
             if made < each:
                 tell = _among(steps, number, len(turns), each)
-                watcher = Watcher(tell, on_note, wishes.cancelled, wishes.skips)
+                watcher = RunCallbacks(tell, on_note, wishes.cancelled, wishes.skips)
                 take = partial(on_result, stem=turn.stem)
                 self._engine.run(turn.params, take, watcher, made=max(made, 0))
         return {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules import recipe as recipes
-from modules.engine import Engine, Watcher
+from modules.engine import Engine, RunCallbacks
 from modules.gallery import Gallery
 from modules.jobs.generation import Steps, entry
 from modules.jobs.worker import Emit, Wishes
@@ -35,7 +35,7 @@ class ReplayRunner:
         begin = time.monotonic()
         path = Path(spec["path"]) if spec.get("path") else None
         recorded = recorded_in(path) if path else recipes.judge(spec["recipe"])
-        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), lambda _: None, wishes.cancelled)
+        watcher = RunCallbacks(Steps(emit, time.monotonic, self._preview_every), lambda _: None, wishes.cancelled)
         came = replay_recipe(self._engine, recorded, path, watcher)
         images = []
         if came.result is not None and came.verdict.kind == "differs":
