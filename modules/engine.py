@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 
 import torch
@@ -12,15 +12,14 @@ import torch
 from modules.checkpoints.embeddings import EmbeddingFolder, Listing
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
-from modules.checkpoints.vaes import AUTOMATIC
 from modules.errors import out_of_memory
 from modules.extension import Host
 from modules.inputs import InputStore
 from modules.params import Chosen, GenerationParams
 from modules.pipeline.hooks import HookFailed, NoWatch, RequestHooks, Watch
 from modules.pipeline.inventory import Inventory
-from modules.pipeline.named import unapplied_networks
-from modules.pipeline.plan import Batch, check_extensions, make_plan
+from modules.pipeline.notes import notes_on
+from modules.pipeline.plan import check_extensions, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.prompts import PromptParser
 from modules.pipeline.provenance import Recorder, input_files, model_files, provenance_of, used_extensions
@@ -30,8 +29,6 @@ from modules.pipeline.results import RunCallbacks as RunCallbacks
 from modules.pipeline.run import BatchRunner, InitImages, Task, image_conditioning_facts
 from modules.previews import Previews
 
-MOST_NAMED = 8
-"""In one note."""
 log = logging.getLogger(__name__)
 
 
@@ -104,11 +101,13 @@ class Engine:
         for name in params.extensions:
             if name in absent:
                 callbacks.on_note(f"made without extension {name}: {absent[name]}")
-        once = callbacks.noting_once()
+        note_once = callbacks.note_once()
         while True:
             try:
                 # Closed at once, whatever happens: a model must not stay patched while a traceback holds this.
-                with contextlib.closing(self._results(params, once, made, absent, embeddings)) as results:
+                with contextlib.closing(
+                    self._results(params, callbacks, note_once, made, absent, embeddings)
+                ) as results:
                     for result in results:
                         made += 1
                         on_result(result)
@@ -128,6 +127,7 @@ class Engine:
         self,
         params: GenerationParams,
         callbacks: RunCallbacks,
+        note_once: Callable[[str], None],
         made: int,
         absent: Mapping[str, str],
         embeddings: Listing | None,
@@ -138,7 +138,7 @@ class Engine:
         modifiers = RequestHooks(self.host, check_extensions(able, self.host), self.watch, absent=absent, parser=parser)
         plan = make_plan(params.changed(extensions=able), self.host, modifiers.reviser(params.prompt), parser)
         for note in plan.notes:
-            callbacks.on_note(note)
+            note_once(note)
         if embeddings is None:
             embeddings = self.embeddings.list() if self.embeddings else Listing()
         request = plan.params.changed(extensions=Chosen({**params.extensions, **plan.params.extensions}))
@@ -155,8 +155,8 @@ class Engine:
                     ready = {start: self.runner.init_images(batch.params, callbacks.cancelled)}
                 loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
                 model = passes[0].patched(replace(loaded, embeddings=embeddings))
-                for note in self._left_out(model, batch):
-                    callbacks.on_note(note)
+                for note in notes_on(batch, model, self.store, self.host, self.encoder):
+                    note_once(note)
                 provenance = provenance_of(self.file_users, model, batch)
                 extensions = used_extensions(self.host, request, batch, passes, absent)
                 recorder = Recorder(self.host, self.program, request, model, batch, provenance, extensions)
@@ -173,12 +173,3 @@ class Engine:
             callbacks.on_note(f"extension {name} did not put the model's weights back; the model is loaded anew")
 
         return left_modified
-
-    def _left_out(self, model: LatentDiffusion, batch: Batch) -> Iterator[str]:
-        """What was asked for or stands ready and cannot be used: a VAE's pickle, what prompts name."""
-        if batch.params.vae == AUTOMATIC and (pickle := self.store.unconverted_vae(model)):
-            yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
-        yield from self.encoder.notes(model, batch)
-        if names := unapplied_networks(batch, [spec.name for spec in self.host.tags]):
-            listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)
-            yield f"these networks of the prompt were not applied, as nothing here handles their kind: {listed}"

@@ -6,21 +6,34 @@ file's own metadata under ``reprise.config``, where our training writes it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
+from modules.checkpoints.detect import (
+    OLD_TEXT,
+    TEXT,
+    TOKENS,
+    UNET,
+    VAE,
+    Shapes,
+    family,
+    has_vae,
+    prediction,
+    shapes_of,
+    stated,
+)
+from modules.checkpoints.detect import native_size as native_size_of
 from modules.checkpoints.files import Header
 from modules.errors import CheckpointError
 from modules.nn.clip import TextConfig
 from modules.nn.unet import UNetConfig
 from modules.nn.vae import VAEConfig
 
-UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
-OLD_TEXT = "cond_stage_model.transformer."
 C = TypeVar("C", UNetConfig, VAEConfig, TextConfig)
-Shapes = Mapping[str, tuple[int, ...]]
+MOST = 1_000_000
+"""Of anything that a configuration counts."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +49,42 @@ class ModelConfig:
     native_size: int = 512
     prediction: str = "eps"
     schedule: str = "scaled_linear"
+    zero_terminal_snr: bool = False
+    own_vae: bool = True
+    """False for a "noVAE" file, which works with an autoencoder in a file of its own; ``vae`` is then its shape."""
 
 
-def detect(name: str, header: Header) -> ModelConfig:
-    """The configuration of a whole checkpoint, or a `CheckpointError` that says what the file is instead."""
-    shapes: Shapes = {key: info.shape for key, info in header.tensors.items()}
+def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
+    """The configuration of a whole checkpoint, or a `CheckpointError` that says what the file is instead.
+
+    ``path``: where it lies, for what is said beside it.
+    """
+    shapes = shapes_of(header)
     _refuse_others(name, shapes)
-    stated = _stated(name, header.metadata)
+    own, own_vae, predicts = stated(header), has_vae(shapes), prediction(header, path)
     try:
-        unet = _merge(_unet_config(shapes), stated.get("unet"))
-        vae = _merge(_vae_config(shapes), stated.get("vae"))
-        text = _merge(_text_config(shapes), stated.get("text"))
-    except (KeyError, IndexError) as error:
+        unet = _merge(name, _unet_config(shapes), own.get("unet"))
+        vae = _merge(name, _vae_config(shapes) if own_vae else VAEConfig(), own.get("vae"))
+        text = _merge(name, _text_config(shapes), own.get("text"))
+    except (LookupError, ValueError, ArithmeticError) as error:
         raise CheckpointError(
             f"{name} is not a whole Stable Diffusion 1.x checkpoint: {_tail(error)} is missing or of another shape",
             hint="choose another one",
             field="checkpoint",
         ) from error
-    rest = {key: stated[key] for key in ("scale_factor", "native_size", "prediction", "schedule") if key in stated}
-    return ModelConfig("sd1", unet, vae, text, **rest)
+    scale, schedule = own.get("scale_factor"), own.get("schedule")
+    return ModelConfig(
+        "sd1",
+        unet,
+        vae,
+        text,
+        scale_factor=float(scale) if isinstance(scale, (int, float)) else 0.18215,
+        native_size=native_size_of(header),
+        prediction=predicts.kind,
+        schedule=schedule if isinstance(schedule, str) else "scaled_linear",
+        zero_terminal_snr=predicts.zero_terminal_snr,
+        own_vae=own_vae,
+    )
 
 
 def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
@@ -63,8 +93,8 @@ def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
     if any(key.startswith(f"{VAE}encoder.down_blocks.") for key in shapes):
         raise _no_vae(name, "it is laid out as diffusers does it, which is not read")
     try:
-        found = _merge(_vae_config(shapes), _stated(name, header.metadata).get("vae"))
-    except (KeyError, IndexError) as error:
+        found = _merge(name, _vae_config(shapes), stated(header).get("vae"))
+    except (LookupError, ValueError, ArithmeticError) as error:
         raise _no_vae(name, f"{_tail(error)} is missing or of another shape") from error
     if found.z_channels != own.z_channels:
         raise _no_vae(name, f"its latents have {found.z_channels} channels, and the checkpoint's {own.z_channels}")
@@ -79,41 +109,42 @@ def _no_vae(name: str, reason: str) -> CheckpointError:
 
 def _refuse_others(name: str, shapes: Shapes) -> None:
     """Say what a file is when it is not one we run."""
-    signs: dict[str, Callable[[str], bool]] = {
-        "a LoRA, which belongs in the Lora folder": lambda k: k.startswith(("lora_unet_", "lora_te")),
-        "a Stable Diffusion 3 model, which is not supported": lambda k: ".x_embedder.proj.weight" in k,
-        "an SDXL model, which is not supported yet": lambda k: k.startswith("conditioner.embedders."),
-        "a Stable Diffusion 2 model, which is not supported yet": lambda k: k.startswith("cond_stage_model.model."),
-        "an AltDiffusion model, which is not supported": lambda k: k.startswith("cond_stage_model.roberta."),
-    }
-    for what, sign in signs.items():
-        if any(sign(key) for key in shapes):
-            raise CheckpointError(f"{name} is {what}", hint="choose an SD 1.x checkpoint", field="checkpoint")
-    if not any(key.startswith(UNET) for key in shapes):
-        only_vae = any(key.startswith(("decoder.", "first_stage_model.decoder.")) for key in shapes)
-        what = "only an autoencoder, which belongs in the VAE folder" if only_vae else "not a diffusion model"
-        raise CheckpointError(f"{name} is {what}", hint="choose an SD 1.x checkpoint", field="checkpoint")
-    channels = shapes.get(f"{UNET}input_blocks.0.0.weight", (0, 4))[1]
-    if channels not in (4, 9):  # 9: an inpainting model
-        kind = {8: "an instruct-pix2pix model"}.get(channels, f"a {channels}-channel model")
-        raise CheckpointError(f"{name} is {kind}, which is not supported yet", field="checkpoint")
+    kind = family(shapes).removesuffix(", inpainting")
+    if kind == "Stable Diffusion 1.x":
+        channels = shapes[f"{UNET}input_blocks.0.0.weight"][1]
+        if channels in (4, 9):  # 9: an inpainting model
+            return
+        what = f"a {channels}-channel model, which is not supported"
+    elif kind != "not a diffusion model":
+        what = f"of the family {kind}, which is not supported yet"
+    elif any(key.startswith(("lora_unet_", "lora_te")) for key in shapes):
+        what = "a LoRA, which belongs in the Lora folder"
+    elif any(key.startswith(("decoder.", f"{VAE}decoder.")) for key in shapes):
+        what = "only an autoencoder, which belongs in the VAE folder"
+    else:
+        what = "not a diffusion model"
+    raise CheckpointError(f"{name} is {what}", hint="choose an SD 1.x checkpoint", field="checkpoint")
 
 
-def _stated(name: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if "reprise.config" not in metadata:
-        return {}
-    try:
-        stated = json.loads(metadata["reprise.config"])
-    except ValueError as error:
-        raise CheckpointError(f"{name} carries a configuration that is not JSON", field="checkpoint") from error
-    return stated if isinstance(stated, dict) else {}
-
-
-def _merge(found: C, stated: Mapping[str, Any] | None) -> C:
+def _merge(name: str, found: C, own: object) -> C:
     """What the file states about itself wins over the family's habit; what its shapes say must agree on loading."""
-    known = {field.name for field in fields(found)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in (stated or {}).items() if k in known}
-    return type(found)(**{**{field.name: getattr(found, field.name) for field in fields(found)}, **values})
+    if not isinstance(own, Mapping):
+        return found
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    for key, value in own.items():
+        given = tuple(value) if isinstance(value, list) else value
+        if key in values and not _fits(given, values[key]):
+            raise CheckpointError(f"{name} carries a configuration whose {key} cannot be used", field="checkpoint")
+        if key in values:
+            values[key] = given
+    return type(found)(**values)
+
+
+def _fits(given: object, known: object) -> bool:
+    """Whether a stated value is of the kind of the one it replaces."""
+    if isinstance(known, tuple):
+        return isinstance(given, tuple) and all(type(n) is int and 0 <= n <= MOST for n in given)
+    return type(given) is type(known) and not (isinstance(given, int) and not 0 <= given <= MOST)
 
 
 def _unet_config(shapes: Shapes) -> UNetConfig:
@@ -177,9 +208,14 @@ def _vae_config(shapes: Shapes) -> VAEConfig:
     )
 
 
+def text_prefix(shapes: Collection[str]) -> str:
+    """Before the names of the text encoder's tensors; old files lack ``text_model.``"""
+    return TEXT if f"{TEXT}{TOKENS}" in shapes else OLD_TEXT
+
+
 def _text_config(shapes: Shapes) -> TextConfig:
-    prefix = TEXT if f"{TEXT}embeddings.token_embedding.weight" in shapes else OLD_TEXT
-    vocabulary, width = shapes[f"{prefix}embeddings.token_embedding.weight"]
+    prefix = text_prefix(shapes)
+    vocabulary, width = shapes[prefix + TOKENS]
     layers = 0
     while f"{prefix}encoder.layers.{layers}.layer_norm1.weight" in shapes:
         layers += 1

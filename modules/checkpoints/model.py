@@ -11,8 +11,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from modules.checkpoints.detect import UNET, VAE
 from modules.checkpoints.embeddings import NONE, Listing, Suited
-from modules.checkpoints.families import OLD_TEXT, TEXT, UNET, VAE, ModelConfig, detect, detect_vae
+from modules.checkpoints.families import ModelConfig, detect, detect_vae, text_prefix
 from modules.checkpoints.files import Header, read_header
 from modules.checkpoints.vaes import OWN
 from modules.devices import Device
@@ -37,11 +38,13 @@ class LatentDiffusion:
     device: Device
     unet: UNet
     vae: vae_nn.VAE
+    """Without weights as long as the file has none of its own and no other stands in for it (`config.own_vae`)."""
     text: TextEncoder
     nbytes: int
     vae_path: Path | None = None
-    """Of an autoencoder that is not the file's own, and its hash."""
+    """Of an autoencoder that is not the file's own, its hash, and its name as a request says it."""
     vae_sha256: str = ""
+    vae_name: str = OWN
     embeddings: Listing = NONE
     """The textual inversions that its texts may name, if they are as wide as its text encoder."""
     invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
@@ -51,11 +54,6 @@ class LatentDiffusion:
     def short_hash(self) -> str:
         """A1111's model hash: the first ten digits of the file's SHA-256."""
         return self.sha256[:10]
-
-    @property
-    def vae_name(self) -> str:
-        """As a request names it."""
-        return self.vae_path.name if self.vae_path else OWN
 
     @property
     def own_embeddings(self) -> Suited:
@@ -108,12 +106,13 @@ def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> Lat
     """
     name = name or path.stem
     header = read_header(path)
-    config = detect(name, header)
+    config = detect(name, header, path)
     with torch.device("meta"):
         unet, vae, text = UNet(config.unet), vae_nn.VAE(config.vae), TextEncoder(config.text)
-    _fill(name, path, header, _places(header), {"unet": unet, "vae": vae, "text": text}, device)
+    parts: dict[str, nn.Module] = {"unet": unet, "text": text, **({"vae": vae} if config.own_vae else {})}
+    _fill(name, path, header, _places(header), parts, device)
     text.place_buffers(device.device)
-    nbytes = sum(p.nbytes for m in (unet, vae, text) for p in m.parameters())
+    nbytes = sum(p.nbytes for module in parts.values() for p in module.parameters())
     return LatentDiffusion(name, path, sha256, config, device, unet, vae, text, nbytes)
 
 
@@ -125,7 +124,7 @@ def load_vae(path: Path, device: Device, own: vae_nn.VAEConfig) -> vae_nn.VAE:
     prefixed = any(key.startswith(VAE) for key in header.tensors)
     keys = [key for key in header.tensors if key.startswith(VAE) or not prefixed]
     own_names = {key: key.removeprefix(VAE) for key in keys}
-    places = {key: ("vae", own) for key, own in own_names.items() if not own.startswith(("loss", "model_ema."))}
+    places = {key: ("vae", own) for key, own in own_names.items() if not own.startswith(_TRAINING)}
     _fill(path.name, path, header, places, {"vae": vae}, device, field="vae")
     return vae
 
@@ -143,9 +142,18 @@ def _fill(
     device: Device,
     field: str = "checkpoint",
 ) -> None:
-    """Give networks that were built without storage the file's tensors, in evaluation mode and without gradients."""
+    """Give networks that were built without storage the file's tensors, in evaluation mode and without gradients.
+
+    What no network knows is logged and left out, as A1111 does; what one lacks is fatal.
+    """
+    foreign: set[str] = set()
     for part, module in modules.items():
-        _check(name, header, {own: key for key, (p, own) in places.items() if p == part}, module, field)
+        keys = {own: key for key, (p, own) in places.items() if p == part}
+        foreign |= {keys[own] for own in keys.keys() - module.state_dict().keys()}
+        _check(name, header, keys, module, field)
+    if foreign:
+        log.info("%s: %d tensors belong to no network and are left out: %s", name, len(foreign), min(foreign))
+    places = {key: place for key, place in places.items() if key not in foreign and place[0] in modules}
     states: dict[str, dict[str, Tensor]] = {part: {} for part in modules}
     for group in _groups(header, places):
         with safe_open(path, framework="pt") as file:
@@ -157,23 +165,28 @@ def _fill(
         module.requires_grad_(False).eval()
 
 
+_TRAINING = ("loss", "model_ema.")
+"""Beginnings of what an autoencoder's trainer leaves in its file: its judges, and averages of the weights."""
+
+
 def _places(header: Header) -> Places:
     """Of a whole checkpoint."""
-    text_prefix = TEXT if any(key.startswith(TEXT) for key in header.tensors) else OLD_TEXT
-    prefixes = {UNET: ("unet", ""), VAE: ("vae", ""), text_prefix: ("text", "transformer.")}
+    prefixes = {UNET: ("unet", ""), VAE: ("vae", ""), text_prefix(header.tensors): ("text", "transformer.")}
     places = {}
     for key in header.tensors:
         for prefix, (part, own) in prefixes.items():
-            if key.startswith(prefix) and not key.endswith(".position_ids") and not key.startswith(f"{VAE}loss."):
-                places[key] = (part, own + key.removeprefix(prefix))
+            rest = key.removeprefix(prefix)
+            training = part == "vae" and rest.startswith(_TRAINING)
+            if key.startswith(prefix) and not key.endswith(".position_ids") and not training:
+                places[key] = (part, own + rest)
     return places
 
 
 def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module, field: str) -> None:
     expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    missing, extra = sorted(expected.keys() - keys.keys()), sorted(keys.keys() - expected.keys())
-    wrong = [key for key in expected.keys() & keys.keys() if header.tensors[keys[key]].shape != expected[key]]
-    for what, names in (("lacks", missing), ("has an unknown", extra), ("has the wrong shape for", sorted(wrong))):
+    missing = sorted(expected.keys() - keys.keys())
+    wrong = sorted(key for key in expected.keys() & keys.keys() if header.tensors[keys[key]].shape != expected[key])
+    for what, names in (("lacks", missing), ("has the wrong shape for", wrong)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(

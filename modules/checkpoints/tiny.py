@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from modules.checkpoints.families import TEXT, UNET
-from modules.checkpoints.families import VAE as AUTOENCODER
+from modules.checkpoints.detect import TEXT, UNET
+from modules.checkpoints.detect import VAE as AUTOENCODER
 from modules.errors import OutputError, UserError
 from modules.nn.clip import TextConfig, TextEncoder
 from modules.nn.unet import UNet, UNetConfig

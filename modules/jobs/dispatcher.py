@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """How soon a job that waits notices that the executor became ready."""
-MOST_SCRIPTS = 16
-"""At once; each is a thread that mostly sleeps."""
+MOST_SCRIPTS = 64
+"""At once, of all owners, with `SCRIPTS_EACH` of one; each is a thread that mostly sleeps."""
 PROGRESS_S = 1.0
 """Steps are told as they come, but written to the database at most this often."""
 
@@ -234,9 +234,9 @@ class JobQueue:
             return lambda: self._tell_end(self.store.stopped(job.id, stopped))
         except RepriseError as error:
             explained = error.as_json()
-        except Exception as error:
+        except BaseException as error:  # a script's KeyboardInterrupt too: no person can send one to a thread
             logger.exception("job %s", job.id)
-            explained = RepriseError(f"something unexpected went wrong ({error})", hint="the log has more").as_json()
+            explained = _unexpected(error)
         else:
             return lambda: self._tell_end(self.store.finish(job.id, output))
         return lambda: self._tell_end(self.store.fail(job.id, explained, made if record.images else None))
@@ -327,6 +327,11 @@ def _last_event(job: Job) -> Event:
     if job.state == CANCELLED:
         return {"type": "cancelled", "output": job.output or {"images": []}}
     raise ValueError(f"job {job.id} is {job.state}")
+
+
+def _unexpected(error: BaseException) -> dict[str, Any]:
+    reason = str(error) or type(error).__name__
+    return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
 
 
 def _server_name() -> str:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,13 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 CLOSE_GRACE_S = 5.0
 LONGEST_PAUSE_S = 30.0
+LONGEST_LINE = 4096
+"""Of what a worker prints, in bytes; longer ones are cut up."""
+LINE_COST = 50
+"""What stands before a line in the log, about."""
+LOG_BURST = 500_000
+LOG_RATE = 1000.0
+"""86 MB a day."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,7 @@ class _WorkerProcess:
         self.inbox: SimpleQueue[Message] | None = None
         """Messages for the job in hand; None when there is no job."""
         self.process: subprocess.Popen[bytes] | None = None
+        self._allowance = LogAllowance()
         self.leaving = False
         """It takes no job any more, and another process takes its place."""
         self._closing = threading.Event()
@@ -328,10 +337,50 @@ class _WorkerProcess:
             self._changed.notify_all()
 
     def _log(self, stderr: IO[bytes], last_words: deque[str]) -> None:
-        for line in stderr:
+        """All that the process says is read, so that it never waits for us; too much of it is not written down."""
+        while line := stderr.readline(LONGEST_LINE):
             if text := line.decode("utf-8", "replace").rstrip():
                 last_words.append(text)
-                logger.info("%s: %s", self._name, text)
+                if self._allowance.admits(len(line)):
+                    self._tell_what_is_missing()
+                    logger.info("%s: %s", self._name, text)
+        self._tell_what_is_missing()
+
+    def _tell_what_is_missing(self) -> None:
+        if missing := self._allowance.settle():
+            logger.warning("%s: %s bytes that it printed are not in this log", self._name, f"{missing:,}")
+
+
+class LogAllowance:
+    """How much a process may put into the log: ``LOG_BURST`` bytes at once, and ``LOG_RATE`` bytes a second for ever.
+
+    Who has used it up is not heard until a quarter has grown again, so that what is heard hangs together.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._then = clock()
+        self._room = float(LOG_BURST)
+        self._dry = False
+        self._left_out = 0
+
+    def admits(self, size: int) -> bool:
+        """Whether a line of so many bytes may be written down."""
+        now = self._clock()
+        self._room = min(LOG_BURST, self._room + (now - self._then) * LOG_RATE)
+        self._then = now
+        cost = size + LINE_COST
+        self._dry = self._room < (LOG_BURST / 4 if self._dry else cost)
+        if self._dry:
+            self._left_out += size
+        else:
+            self._room -= cost
+        return not self._dry
+
+    def settle(self) -> int:
+        """The bytes that were left out since this was asked last."""
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 def _converse(

@@ -60,14 +60,17 @@ class ExtrasRunner:
                 notes.append(f"{source.get('name') or 'a picture'}: {note}")
                 emit({"type": "note", "text": notes[-1]})
             infotext = str(source.get("infotext") or "")
-            path = self._gallery.save(
+            saved = self._gallery.save(
                 extra.image,
                 folder=FOLDER,
                 infotext=infotext,
                 job=job_id,
                 texts={"extras": extra.infotext, "postprocessing": extra.infotext} if extra.infotext else {},
-            ).path
-            images.append(_entry(path, infotext, extra.infotext, extra.image.size))
+            )
+            if saved.note:
+                notes.append(saved.note)
+                emit({"type": "note", "text": saved.note})
+            images.append(_entry(saved.path, infotext, extra.infotext, extra.image.size))
             emit({"type": "image", **images[-1]})
         return {"images": images, "notes": notes, "seconds": round(time.monotonic() - begin, 3)}
 

@@ -50,8 +50,8 @@ class GenerationRunner:
     def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         turns = turns_of(spec)
         folder, each = folder_for(turns[0].params), turns[0].params.images
-        seed = turns[0].params.seed
-        images = [_saved(path, seed + n % each) for n, path in enumerate(self._gallery.of_job(job_id, folder))]
+        seed_after = turns[0].params.seed_after
+        images = [_saved(path, seed_after(n % each)) for n, path in enumerate(self._gallery.of_job(job_id, folder))]
         notes: list[str] = []
         begin = time.monotonic()
 
@@ -130,6 +130,7 @@ class Steps:
         self._every = preview_every
         self._clock = clock
         self._first: tuple[float, float] | None = None  # time and fraction of the first step told
+        self._told = 0.0  # fraction of the last
         self._shown = float("-inf")
 
     def __call__(self, progress: Progress) -> None:
@@ -150,12 +151,16 @@ class Steps:
         self._emit(event)
 
     def _left(self, now: float, fraction: float) -> float | None:
-        """Seconds until the end at the pace since the first step, so that loading a model does not count."""
-        if self._first is None:
-            self._first = now, fraction
+        """Seconds until the end at the pace since the first step, so that loading a model does not count.
+
+        Where the work goes back, because it is done anew without an extension that failed, the clock begins anew too.
+        """
+        if self._first is None or fraction < self._told or fraction <= self._first[1]:
+            self._first, self._told = (now, fraction), fraction
             return None
         then, before = self._first
-        return (now - then) / (fraction - before) * (1 - fraction)
+        self._told = fraction
+        return max(0.0, (now - then) / (fraction - before) * (1 - fraction))
 
 
 def entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from modules.errors import ImageError, OutputError
 from modules.gallery import Gallery
 from modules.images import grid, grid_rows, open_image
 from modules.jobs.worker import Emit, Runner, Wishes
@@ -18,13 +19,17 @@ def with_grid(run: Runner, gallery: Gallery, rows: int) -> Runner:
         paths = [Path(image["path"]) for image in output["images"]]
         if len(paths) > 1:
             params = spec["params"]
-            sheet = grid(
-                [open_image(path) for path in paths],
-                grid_rows(len(paths), rows=rows, batch_size=int(params.get("batch_size") or 1)),
-            )
             folder = "img2img-grids" if params.get("init") else "txt2img-grids"
-            saved = gallery.save(sheet, folder=folder, infotext=output["infotext"])
-            output["notes"].append(f"the grid is saved as {folder}/{saved.path.parent.name}/{saved.path.name}")
+            try:
+                sheet = grid(
+                    [open_image(path) for path in paths],
+                    grid_rows(len(paths), rows=rows, batch_size=int(params.get("batch_size") or 1)),
+                )
+                saved = gallery.save(sheet, folder=folder, infotext=output["infotext"])
+            except (ImageError, OutputError) as error:  # the pictures themselves are saved
+                output["notes"].append(f"the grid is missing: {error}")
+            else:
+                output["notes"].append(f"the grid is saved as {folder}/{saved.path.parent.name}/{saved.path.name}")
         return output
 
     return run_and_lay_out

@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 FINISHED = frozenset({DONE, FAILED, CANCELLED})
 MAX_DEATHS = 2
+MAX_LOST = 10
+"""So often a job outlives the server that ran it. One that ends every server must end at some time, too."""
+SCRIPTS_EACH = 2
+"""So many scripts of an owner run at once: one computes while the other draws. More would only hold others' places."""
 
 MIGRATIONS = (
     """
@@ -66,8 +70,27 @@ MIGRATIONS = (
             AND json_extract(jobs.output, image.fullkey || '.path') IS NOT NULL
         ORDER BY jobs.seq, image.key;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE script_turns (owner TEXT PRIMARY KEY, turn INTEGER NOT NULL);
+    """,
 )
 """Applied in order; ``PRAGMA user_version`` counts those a file has. Never edit one that was released: add the next."""
+
+_NEXT_JOB = """
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind != 'script' ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1
+"""
+_NEXT_SCRIPT = f"""
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN script_turns AS turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind = 'script' AND jobs.owner NOT IN (
+        SELECT owner FROM jobs WHERE state = 'running' AND kind = 'script'
+        GROUP BY owner HAVING COUNT(*) >= {SCRIPTS_EACH}
+    )
+    ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1
+"""
+_TAKE_TURN = "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns"
+_TAKE_SCRIPT_TURN = "INSERT OR REPLACE INTO script_turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM script_turns"
 
 
 @dataclass(frozen=True)
@@ -80,7 +103,9 @@ class Job:
     spec: dict[str, Any]
     state: str
     tries: int
-    """How many times the process that ran it died or vanished."""
+    """How many times the worker that ran it died."""
+    lost: int
+    """How many times the server died or vanished while it ran: not the job's fault."""
     created: float
     started: float | None
     finished: float | None
@@ -131,7 +156,7 @@ class JobStore:
 
         With a ``job_id`` that the owner has already, that job is given and nothing is queued.
         """
-        text = json.dumps(spec)
+        text = _checked_json(spec)
         with self._db.transaction() as db:
             if job_id and db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone():
                 return _job(db, job_id, owner)
@@ -221,8 +246,10 @@ class JobStore:
 
     def picture(self, owner: str, number: int) -> Picture:
         """`NotFound` for an unknown number and for another owner's alike."""
-        with self._db.transaction() as db:
-            row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
+        row = None
+        if 0 < number < 2**63:  # SQLite's integers
+            with self._db.transaction() as db:
+                row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
         if row is None:
             raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
         return _picture(row)
@@ -236,22 +263,15 @@ class JobStore:
     def claim(self, worker: str, lease_s: float = 30.0, *, script: bool = False) -> Job | None:
         """Take the next job: of the owner who was served longest ago, the oldest. None when nothing waits.
 
-        ``script``: of those that need no worker, or of the others. They cost their owner no turn.
+        ``script``: of those that need no worker, or of the others. Each kind has turns of its own, and of scripts an
+        owner has at most ``SCRIPTS_EACH`` at work.
         """
         now = time.time()
         with self._db.transaction() as db:
-            row = db.execute(
-                "SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner"
-                " WHERE state = 'queued' AND (kind = 'script') = ? ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1",
-                (script,),
-            ).fetchone()
+            row = db.execute(_NEXT_SCRIPT if script else _NEXT_JOB).fetchone()
             if row is None:
                 return None
-            if not script:
-                db.execute(
-                    "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns",
-                    (row["owner"],),
-                )
+            db.execute(_TAKE_SCRIPT_TURN if script else _TAKE_TURN, (row["owner"],))
             db.execute(
                 "UPDATE jobs SET state = 'running', worker = ?, started = ?, lease_until = ?, progress = NULL"
                 " WHERE id = ?",
@@ -296,16 +316,17 @@ class JobStore:
             return _job(db, job_id)
 
     def died(self, job_id: str) -> Job:
-        """The process that ran it is gone: queue it again, or fail it the second time."""
+        """The worker that ran it is gone: queue it again, or fail it the second time."""
         with self._db.transaction() as db:
-            return _died(db, job_id)
+            return _again(db, job_id, tries=1)
 
     def requeue_stale(self, is_gone: Callable[[str], bool] = lambda worker: False) -> Jobs:
-        """What to do with running jobs whose lease ran out, or whose worker ``is_gone``: as `died`."""
+        """Queue running jobs again whose lease ran out, or whose server ``is_gone``; fail one that lost many."""
         now = time.time()
         with self._db.transaction() as db:
             rows = db.execute("SELECT id, worker, lease_until FROM jobs WHERE state = 'running'").fetchall()
-            return [_died(db, row["id"]) for row in rows if row["lease_until"] < now or is_gone(row["worker"])]
+            stale = [row["id"] for row in rows if row["lease_until"] < now or is_gone(row["worker"])]
+            return [_again(db, job_id, lost=1) for job_id in stale]
 
     def forget(self, before: float) -> int:
         """Delete the jobs that ended before that time, in seconds since the epoch, and say how many. Pictures stay."""
@@ -342,8 +363,12 @@ def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
 
 
 def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
-    """Those of a job's pictures that are not noted yet."""
+    """Those of a job's pictures that are not noted yet. A note of another's is of a file that had this name before."""
     paths = [image["path"] for image in images or () if isinstance(image, dict) and image.get("path")]
+    db.executemany(
+        "DELETE FROM pictures WHERE path = ? AND owner != (SELECT owner FROM jobs WHERE id = ?)",
+        [(path, job_id) for path in paths],
+    )
     db.executemany(
         "INSERT OR IGNORE INTO pictures (job, owner, kind, path, created)"
         " SELECT id, owner, COALESCE(json_extract(spec, '$.kind'), kind), ?, ? FROM jobs WHERE id = ?"
@@ -356,30 +381,43 @@ def _picture(row: sqlite3.Row) -> Picture:
     return Picture(**{name: row[name] for name in ("number", "job", "kind", "path", "created")})
 
 
-def _died(db: sqlite3.Connection, job_id: str) -> Job:
+def _again(db: sqlite3.Connection, job_id: str, *, tries: int = 0, lost: int = 0) -> Job:
+    """Queue a job whose worker (``tries``) or server (``lost``) ended, or end it with what it had saved."""
     job = _job(db, job_id)
-    error = WorkerDied(
-        "the worker died twice on this job",
-        hint="a smaller image or another model may fit into memory; the server's log has the worker's last words",
-    )
     (stop_asked,) = db.execute("SELECT stop_asked FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    # A script runs in the server itself and does no harm to it: it is taken up again as often as the server starts.
-    tries = job.tries + (job.kind != "script")
-    state = CANCELLED if stop_asked else FAILED if tries >= MAX_DEATHS else QUEUED
+    if job.kind != "script":  # it runs in the server itself and harms no process: taken up at every start
+        job = replace(job, tries=job.tries + tries, lost=job.lost + lost)
+    error = _too_often(job)
+    state = CANCELLED if stop_asked else FAILED if error else QUEUED
     images = (job.progress or {}).get("saved")
     db.execute(
-        "UPDATE jobs SET state = ?, tries = ?, finished = ?, error = ?, output = ?, worker = NULL, lease_until = NULL"
-        " WHERE id = ? AND state = 'running'",
+        "UPDATE jobs SET state = ?, tries = ?, lost = ?, finished = ?, error = ?, output = ?, worker = NULL,"
+        " lease_until = NULL WHERE id = ? AND state = 'running'",
         (
             state,
-            tries,
+            job.tries,
+            job.lost,
             None if state == QUEUED else time.time(),
-            _dump(error.as_json()) if state == FAILED else None,
+            _dump(error.as_json()) if error and state == FAILED else None,
             _dump({"images": images}) if images and state != QUEUED else None,
             job_id,
         ),
     )
     return _job(db, job_id)
+
+
+def _too_often(job: Job) -> WorkerDied | None:
+    if job.tries >= MAX_DEATHS:
+        return WorkerDied(
+            "the worker died twice on this job",
+            hint="a smaller image or another model may fit into memory; the server's log has the worker's last words",
+        )
+    if job.lost >= MAX_LOST:
+        return WorkerDied(
+            f"the server ended {MAX_LOST} times while this job ran",
+            hint="look into the log of the machine; start the job again once it keeps running",
+        )
+    return None
 
 
 def _from_row(row: sqlite3.Row) -> Job:
@@ -390,6 +428,7 @@ def _from_row(row: sqlite3.Row) -> Job:
         spec=json.loads(row["spec"]),
         state=row["state"],
         tries=row["tries"],
+        lost=row["lost"],
         created=row["created"],
         started=row["started"],
         finished=row["finished"],
@@ -397,6 +436,14 @@ def _from_row(row: sqlite3.Row) -> Job:
         output=_load(row["output"]),
         error=_load(row["error"]),
     )
+
+
+def _checked_json(spec: dict[str, Any]) -> str:
+    """Python would write NaN, which neither SQLite nor a browser reads."""
+    try:
+        return json.dumps(spec, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the request cannot be kept: {error}", hint="look for a number that is none") from error
 
 
 def _dump(data: dict[str, Any] | None) -> str | None:

@@ -14,13 +14,14 @@ import ctypes
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from modules.errors import Cancelled, RepriseError, out_of_memory
 
@@ -33,11 +34,13 @@ Emit = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a job's owner may ask of it while it runs. Both may be read at any time."""
+    """What may be asked of a job while it runs. Each may be read at any time."""
 
     cancelled: Callable[[], bool] = lambda: False
     skips: Callable[[], int] = lambda: 0
     """How often it was asked to make the image at hand from what there is."""
+    quitting: Callable[[], bool] = lambda: False
+    """Whether the process is about to end, whatever the job does."""
 
 
 Runner = Callable[[str, dict[str, Any], Emit, Wishes], dict[str, Any]]
@@ -56,6 +59,9 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
     by a thread, so a cancel is seen at once; when the server dies, the process ends within ``QUIT_GRACE_S``.
     """
     owns_process = stdin is None
+    if owns_process:
+        # A KeyboardInterrupt in here is no person's: the server gets their Ctrl+C and then closes the pipe.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     commands, events = (stdin, stdout) if stdin and stdout else _take_standard_streams()
     keep_freed_memory()
     worker = _Worker(commands, events)
@@ -63,7 +69,7 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
     worker.report("loading", "loading the model")
     try:
         runner = build(worker.report)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the server must hear of it
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the server must hear of it
         worker.report("dead", _explain(error)["detail"])
         return 1
     worker.work(runner)
@@ -86,18 +92,23 @@ def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, wishe
     def emit_json(event: dict[str, Any]) -> None:
         if isinstance(event.get("preview"), bytes):
             event = {**event, "preview": base64.b64encode(event["preview"]).decode("ascii")}
-        event = json.loads(json.dumps(event))
+        event = _as_json(event)
         if event["type"] == "image":
             images.append({key: value for key, value in event.items() if key != "type"})
         emit(event)
 
     try:
-        output = json.loads(json.dumps(runner(job_id, spec, emit_json, wishes)))
+        output = _as_json(runner(job_id, spec, emit_json, wishes))
     except Cancelled:
         return {"type": "cancelled", "job": job_id, "output": {"images": images}}
-    except Exception as error:  # noqa: BLE001 - a job may fail in any way, the worker goes on
+    except BaseException as error:  # noqa: BLE001 - a job may fail in any way, the worker goes on
         return {"type": "failed", "job": job_id, "error": _explain(error)}
     return {"type": "done", "job": job_id, "output": output}
+
+
+def _as_json(data: dict[str, Any]) -> dict[str, Any]:
+    """As it will be read. What is not a number is nothing: neither a browser nor SQLite knows NaN."""
+    return cast(dict[str, Any], json.loads(json.dumps(data), parse_constant=lambda name: None))
 
 
 def keep_freed_memory() -> bool:
@@ -174,10 +185,14 @@ class _Worker:
             self.report("ready", "")
 
     def _wishes(self, job_id: str) -> Wishes:
-        return Wishes(lambda: self._quit.is_set() or job_id in self._cancelled, lambda: self._skips[job_id])
+        return Wishes(
+            lambda: self._quit.is_set() or job_id in self._cancelled,
+            lambda: self._skips[job_id],
+            self._quit.is_set,
+        )
 
 
-def _explain(error: Exception) -> dict[str, Any]:
+def _explain(error: BaseException) -> dict[str, Any]:
     """The error for its owner; what we did not foresee goes to the log with its traceback and to them as a sentence."""
     if isinstance(error, RepriseError):
         return error.as_json()

@@ -9,10 +9,10 @@ from modules.diffusion.types import Guidance, SamplerSpec
 from modules.params import GenerationParams
 
 
-def noise_table(params: GenerationParams, schedule: str) -> NoiseTable:
-    """The noise levels of a model trained on ``schedule``, as the request would have them."""
+def noise_table(params: GenerationParams, schedule: str, *, zero_terminal_snr: bool = False) -> NoiseTable:
+    """The noise levels of a model trained on ``schedule``, as the model was trained or the request would have them."""
     table = NoiseTable.named(schedule)
-    if params.sd_noise_schedule == "Zero Terminal SNR":
+    if zero_terminal_snr or params.sd_noise_schedule == "Zero Terminal SNR":
         table = table.zero_terminal_snr()
     if params.use_downcasted_alpha_bar:
         table = table.half()

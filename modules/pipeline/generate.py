@@ -66,7 +66,9 @@ def generate(
     ``image_cond`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
     """
     params, sampler = batch.params, batch.sampler
-    table = sampler.table_for(choices.noise_table(params, model.config.schedule))
+    trained = model.config.schedule
+    levels = choices.noise_table(params, trained, zero_terminal_snr=model.config.zero_terminal_snr)
+    table = sampler.table_for(levels)
     begin = _begin(batch, table, start)
     size: tuple[int, int] = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)  # type: ignore[assignment]
     noise = batch_noise(model, batch, size, _full(batch, begin, table))

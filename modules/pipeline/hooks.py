@@ -7,6 +7,8 @@ What goes wrong in an extension is told from what goes wrong in the engine that 
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ class HookFailed(Exception):
     """An extension went wrong within one of its hooks."""
 
     def __init__(self, name: str, hook: str, error: BaseException):
-        first_line = next(iter(str(out_of_memory(error) or error).splitlines()), "")
+        first_line = next(iter(str(out_of_memory(error) or error).splitlines()), "")[:300]
         self.reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
         super().__init__(f"extension {name} failed in {hook} ({self.reason})")
         self.name = name
@@ -113,10 +115,10 @@ class Border:
             yield
         except (RepriseError, HookFailed):
             raise  # said on purpose, or by another
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             # The engine may raise below an extension, which lets it through: the very same error is still the engine's.
             # One that the extension made of it, or raised later, is its own.
-            if error is self._foreign:
+            if error is self._foreign or _is_ctrl_c(error):
                 raise
             raise HookFailed(name, hook, error) from error
         finally:
@@ -306,6 +308,15 @@ class Hooks:
             return answer
 
         return call  # type: ignore[return-value]
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether a person may have sent it. In the worker, which ignores that signal, an extension raised it itself."""
+    return (
+        isinstance(error, KeyboardInterrupt)
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
 class Patches:

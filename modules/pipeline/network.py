@@ -23,7 +23,7 @@ class CachedUNet:
     def __init__(
         self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float], image_cond: Tensor | None = None
     ):
-        """``image_cond`` (1 or n, channels, h, w): what stands beside the latents in the input of an inpainting model."""
+        """``image_cond`` (1 or n, channels, h, w): stands beside the latents in the input of an inpainting model."""
         self._model = model
         self._image_cond = image_cond
         self._table = table

@@ -44,16 +44,16 @@ class RunCallbacks:
         before, skips = self.skips(), self.skips
         return replace(self, skips=lambda: skips() - before)
 
-    def noting_once(self) -> RunCallbacks:
-        """The same, with each note told once however often it comes."""
+    def note_once(self) -> Callable[[str], None]:
+        """``on_note`` for notes that come again with each batch and each try: equal ones are told once."""
         noted: set[str] = set()
 
-        def on_note(note: str) -> None:
+        def note_once(note: str) -> None:
             if note not in noted:
                 noted.add(note)
                 self.on_note(note)
 
-        return replace(self, on_note=on_note)
+        return note_once
 
 
 @dataclass(frozen=True)

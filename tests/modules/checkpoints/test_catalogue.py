@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modules.checkpoints.catalogue import Catalogue, family, text_width
+from modules.checkpoints.catalogue import Catalogue
+from modules.checkpoints.detect import family, text_width
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from tests.tiny_vae import write_vae

@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modules.checkpoints.families import TEXT, UNET, detect
-from modules.checkpoints.families import VAE as AUTOENCODER
+from modules.checkpoints.detect import TEXT, UNET
+from modules.checkpoints.detect import VAE as AUTOENCODER
+from modules.checkpoints.families import detect
 from modules.checkpoints.files import read_header
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.errors import OutputError, UserError

@@ -20,7 +20,7 @@ from modules.jobs.dispatcher import JobQueue
 from modules.jobs.events import EventHub
 from modules.jobs.executor import InlineExecutor
 from modules.jobs.scripting import AHEAD, KIND, Scripts, spec_of
-from modules.jobs.store import Job, JobStore
+from modules.jobs.store import SCRIPTS_EACH, Job, JobStore
 from modules.jobs.worker import Emit, Wishes
 from modules.metadata import read_metadata
 from modules.options import option
@@ -76,10 +76,15 @@ class Painter:
         return {"images": [made], "notes": []}
 
 
+def interrupting(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
+    raise KeyboardInterrupt
+    yield Turn([params])
+
+
 def a_host() -> Host:
     host = Host()
     builtin.register(host)
-    for run in (doubling, beside, sulking):
+    for run in (doubling, beside, sulking, interrupting):
         host.add_script(ScriptSpec(run.__name__, run.__name__.capitalize(), Count, run))
     return host
 
@@ -112,9 +117,9 @@ def run(queue: JobQueue, name: str, turns: int, prompt: str = "") -> Job:
     return queue.get(job.id)
 
 
-def submit(queue: JobQueue, name: str, turns: int, prompt: str = "") -> Job:
+def submit(queue: JobQueue, name: str, turns: int, prompt: str = "", owner: str = "ann") -> Job:
     params = GenerationParams(prompt=prompt, seed=7, subseed=0)
-    return queue.submit("ann", spec_of(name, Count(turns), params, "txt2img"), KIND)
+    return queue.submit(owner, spec_of(name, Count(turns), params, "txt2img"), KIND)
 
 
 def test_a_script_makes_its_jobs_and_a_sheet_of_what_they_made(tmp_path: Path) -> None:
@@ -204,3 +209,24 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_queued(tmp_pa
         scripts.prepare("besides", {}, params)
     assert scripts.prepare("beside", {"turns": 5}, params) == 5
     assert scripts.prepare("doubling", {"turns": 5}, params) == 5
+
+
+def test_seventeen_long_scripts_of_one_owner_do_not_hold_anothers(tmp_path: Path) -> None:
+    with a_queue(tmp_path) as queue:
+        long = [submit(queue, "beside", 50, "slow") for _ in range(17)]
+        until(lambda: len(queue.list("ann", states=["queued", "running"])) > 17)
+        short = submit(queue, "beside", 2, owner="bob")
+        until(lambda: queue.get(short.id).is_finished)
+        assert queue.get(short.id).state == "done"
+        assert not any(queue.get(job.id).is_finished for job in long)
+        assert sum(queue.get(job.id).state == "running" for job in long) == SCRIPTS_EACH
+        for job in long:
+            queue.cancel("ann", job.id)
+        until(lambda: not queue.list("ann", states=["queued", "running"]))
+
+
+def test_a_script_that_raises_an_interrupt_fails_alone(tmp_path: Path) -> None:
+    with a_queue(tmp_path) as queue:
+        job = run(queue, "interrupting", 2)
+        assert job.error and job.error["detail"].startswith("something unexpected went wrong (KeyboardInterrupt)")
+        assert run(queue, "beside", 2).state == "done"

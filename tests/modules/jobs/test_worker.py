@@ -114,3 +114,16 @@ def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
     last = run_job(runner, "a", {}, lambda event: None, Wishes())
     assert last["error"]["error"] == "OutOfMemory"
     assert last["error"]["detail"] == "the card has too little memory for this; make the picture or the batch smaller"
+
+
+def test_what_is_not_a_number_is_nothing_when_it_leaves_the_worker() -> None:
+    """Browsers and SQLite read no NaN, which Python writes."""
+
+    def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+        emit({"type": "step", "eta_s": float("inf")})
+        return {"images": [{"path": "1.png", "seconds": float("nan")}]}
+
+    events: list[dict[str, Any]] = []
+    last = run_job(runner, "job", {}, events.append, Wishes())
+    assert events == [{"type": "step", "eta_s": None}]
+    assert last["output"] == {"images": [{"path": "1.png", "seconds": None}]}
