@@ -54,7 +54,7 @@ def input_files(model: LatentDiffusion, batch: Batch) -> Provenance:
     init = batch.params.init
     if init is None:
         return Provenance()
-    files = [File(IMAGE, f"{image[:12]}.png", image) for image in init.images]
+    files = [File(IMAGE, f"{image[:12]}.png", image) for image in dict.fromkeys(init.images)]
     if init.mask:
         files.append(File(MASK, f"{init.mask.image[:12]}.png", init.mask.image))
     return Provenance(tuple(files))

@@ -56,8 +56,8 @@ def host() -> Host:
 def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     folder = tmp_path_factory.mktemp("models")
     write_tiny_checkpoint(folder / "tiny.safetensors")
-    write_vae(folder / "fine.safetensors")
-    vaes = VaeFolders(folder, folder)
+    write_vae(folder / "VAE" / "fine.safetensors")
+    vaes = VaeFolders(folder / "VAE", folder)
     return ModelStore(folder, Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny", vaes=vaes)
 
 
@@ -84,7 +84,7 @@ def test_a_vae_of_its_own_is_named_beside_the_checkpoint(store: ModelStore, host
     checkpoint = store.find("tiny").path
     assert own == Provenance((File("checkpoint", "tiny.safetensors", sha256(checkpoint)),))
     other = model_files(store.load("", "fine"), batch_of(host))
-    vae = sha256(checkpoint.parent / "fine.safetensors")
+    vae = sha256(checkpoint.parent / "VAE" / "fine.safetensors")
     assert other.files == (*own.files, File("vae", "fine.safetensors", vae))
     assert other.infotext == {"VAE hash": vae[:10], "VAE": "fine.safetensors"}
 
@@ -131,7 +131,7 @@ def test_the_inventory_knows_files_by_what_they_are(store: ModelStore, host: Hos
     inventory = Inventory(store, host, inputs, absent={"two"})
     here = [
         ("checkpoint", sha256(folder / "tiny.safetensors")),
-        ("vae", sha256(folder / "fine.safetensors")),
+        ("vae", sha256(folder / "VAE" / "fine.safetensors")),
         ("image", key),
         ("mask", key),
         ("face file", sha256(face)),
