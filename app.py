@@ -380,7 +380,8 @@ def generate(args: argparse.Namespace) -> int:
     from modules.names import Names
 
     engine = build_engine(args)
-    size = native_size(read_header(engine.store.find(params.checkpoint).path))
+    path = engine.store.find(params.checkpoint).path
+    size = native_size(read_header(path), path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
     wanted, message = settings.load(args.data_dir / "settings.json")
@@ -587,11 +588,14 @@ def _in_models(file: Path, models_dir: Path) -> Path:
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:
-    """Write a random checkpoint of a few hundred kB, for tests and for trying things."""
+    """Write a random checkpoint of a megabyte or a few, for tests and for trying things."""
     bootstrap.ensure(ROOT)
     from modules.checkpoints.tiny import write_tiny_checkpoint
 
-    print(write_tiny_checkpoint(args.path, args.family, args.seed))
+    written = write_tiny_checkpoint(
+        args.path, args.family, args.seed, inpainting=args.inpainting, prediction=args.prediction
+    )
+    print(written)
     return 0
 
 

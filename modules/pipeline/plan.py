@@ -53,6 +53,8 @@ class Batch:
     """What extensions changed in ``params``."""
     first_pass_steps: int | None = None
     """Of the second pass of hires fix: the steps that the prompt's schedule counts in the first. Else None."""
+    told_size: tuple[int, int] | None = None
+    """Where it is another than that of ``params``: of a second pass, before its picture is cropped."""
 
     @property
     def schedule_steps(self) -> int:
@@ -79,12 +81,18 @@ class Batch:
             prompts=second.prompts,
             hires=None,
             first_pass_steps=self.schedule_steps,
+            told_size=second.size.upscaled,
         )
 
     @property
     def passes(self) -> tuple[Batch, ...]:
         """The batch itself and, with hires fix, its second pass."""
         return (self, second) if (second := self.hires_batch) else (self,)
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height in pixels that a model is told which takes note of sizes."""
+        return self.told_size or (self.params.width, self.params.height)
 
     @property
     def announced_steps(self) -> int:

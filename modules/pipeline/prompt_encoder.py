@@ -14,6 +14,7 @@ from modules.params import GenerationParams
 from modules.pipeline.named import used_embeddings
 from modules.pipeline.plan import Batch
 from modules.pipeline.provenance import EMBEDDING, Provenance
+from modules.pipeline.texts import text_encoders, text_vector
 from modules.prompt.chunks import Emphasis
 from modules.prompt.tokens import default_tokenizer
 from modules.recipe import File
@@ -65,13 +66,13 @@ class PromptEncoder:
         return [own[name] for name in names]
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch, patches: Hashable) -> TextConditioner:
-        clip_skip = batch.params.clip_skip
+        params = batch.params
         return TextConditioner(
-            lambda ids, inserted: model.encode_text(ids, inserted, clip_skip),
-            self._tokenizer,
+            text_encoders(model, params),
             embeddings=model.own_embeddings.files,
-            emphasis=cast(Emphasis, batch.params.emphasis),
+            emphasis=cast(Emphasis, params.emphasis),
             profile=batch.profile,
             cache=self._cache,
-            scope=(model.sha256, model.device, clip_skip, patches),
+            scope=(model.sha256, model.device, params.clip_skip, params.sdxl_clip_l_skip, patches),
+            vector=text_vector(model.config.family, params, batch.shown_size),
         )
