@@ -67,9 +67,10 @@ class Modifier:
         once an image, on no model; the same ``params`` must give the same answer, or replay is lost."""
         return params
 
-    def prepare(self, passes: Sequence[SamplingPass], recorded: Sequence[UsedFile]) -> None:
-        """Once a batch, before a model is loaded: what its passes will do. ``recorded``: in a replay, the files of the
-        recipe that are to be used, whatever they are called now."""
+    def prepare(self, passes: Sequence[SamplingPass], model: LatentDiffusion, recorded: Sequence[UsedFile]) -> None:
+        """Once a batch, before anything is patched: what those of its passes will do in which it takes part, and the
+        model of the first. ``recorded``: in a replay, the files of the recipe that are to be used, whatever they are
+        called now."""
 
     def patch(self, model: LatentDiffusion) -> AbstractContextManager[object]:
         """Change ``model`` (``model.unet``, ``model.vae``, ``model.text``) while a batch is made, and put back exactly
@@ -84,7 +85,7 @@ class Modifier:
         return None
 
     def report(self) -> Report:
-        """What there is to tell of the batch; asked for once its first model is patched, and again at its end."""
+        """What there is to tell of the batch: files and keys once it is prepared, notes again with each image."""
         return Report()
 
     def network(self, network: Network) -> Network:

@@ -78,10 +78,11 @@ class _Patched:
 
     model: LatentDiffusion
     patch: Patch
-    refused: set[Hashable] = field(default_factory=set)
-    """Keys of networks that it cannot use."""
     hooks: ExitStack = field(default_factory=ExitStack)
     hooked: tuple[Hashable, ...] = ()
+
+    def unhook(self) -> None:
+        self.hooks.close()
 
 
 class PromptNetworks(Modifier):
@@ -90,24 +91,37 @@ class PromptNetworks(Modifier):
     def __init__(self, shelf: NetworkShelf, memory: Callable[[], NetworkMemory]):
         self._shelf = shelf
         self._memory = memory
-        self._passes: list[tuple[_Found, ...]] = []
+        self._passes: dict[int, tuple[_Found, ...]] = {}
         self._run: SamplingPass | None = None
         self._at = 0, 0
         """The network's call and the sampler's step that are at hand."""
         self._patched: list[_Patched] = []
+        self._refused: dict[tuple[int, Hashable], bool] = {}
+        """Whether a model, by its UNet's id, cannot use a network."""
         self._notes: dict[str, None] = {}
         self._used: dict[tuple[str, str], _Found] = {}
 
     # -- what the prompts ask for
 
-    def prepare(self, passes: Sequence[SamplingPass], recorded: Sequence[UsedFile]) -> None:
-        self._notes, self._used = {}, {}
+    def prepare(self, passes: Sequence[SamplingPass], model: LatentDiffusion, recorded: Sequence[UsedFile]) -> None:
+        self._notes, self._used, self._refused = {}, {}, {}
         listings: dict[str, NetworkListing] = {}
         for role in (LORA, HYPERNETWORK):
             own = [(file.name, file.sha256) for file in recorded if file.role == role]
             listings[role] = self._shelf.recorded(role, own) if recorded else self._shelf.read(role)
-        self._passes = [tuple(self._found(run, listings)) for run in passes]
+        self._passes = {run.number: tuple(self._found(run, listings)) for run in passes}
         self._run, self._at = passes[0], (0, 0)
+        for found in self._all():
+            if not self._refuses(model, found):
+                self._used.setdefault((found.role, found.use.name), found)
+
+    def _all(self) -> list[_Found]:
+        return [found for networks in self._passes.values() for found in networks]
+
+    def _own(self, model: LatentDiffusion, role: str) -> list[_Found]:
+        """Those of the pass that is at hand which a model can use."""
+        networks = self._passes.get(self._run.number, ()) if self._run else ()
+        return [found for found in networks if found.role == role and not self._refuses(model, found)]
 
     def _found(self, run: SamplingPass, listings: Mapping[str, NetworkListing]) -> Iterator[_Found]:
         """Those of a pass that are here, in the prompt's order."""
@@ -139,64 +153,63 @@ class PromptNetworks(Modifier):
 
     @contextmanager
     def patch(self, model: LatentDiffusion) -> Iterator[None]:
-        with self._memory().patching(model) as patch:
+        with self._memory().patching(model) as patch, ExitStack() as undo:
             one = _Patched(model, patch)
-            for found in (found for networks in self._passes for found in networks):
-                self._look_at(one, found)
-            model.embeddings = self._with_bundled(one, model.embeddings)
+            undo.callback(setattr, model, "embeddings", model.embeddings)
+            model.embeddings = self._with_bundled(model)
             self._patched.append(one)
+            undo.callback(self._patched.remove, one)
+            undo.callback(one.unhook)
+            self._apply(one)
+            yield
+
+    def _refuses(self, model: LatentDiffusion, found: _Found) -> bool:
+        """Whether a network can do nothing for a model; the reason is noted."""
+        key = id(model.unet), found.key
+        if key not in self._refused:
             try:
-                self._apply(one)
-                yield
-            finally:
-                self._patched.remove(one)
-                one.hooks.close()
+                self._look_at(model, found)
+                self._refused[key] = False
+            except (_Refused, CheckpointError) as error:
+                reason = error.message if isinstance(error, CheckpointError) else str(error)
+                self._refused[key] = True
+                self._note(f"the {WORDS[found.role]} {found.use.name} was left out: {reason}")
+        return self._refused[key]
 
-    def _look_at(self, one: _Patched, found: _Found) -> None:
-        """Read a network, and refuse it where it can do nothing for the model."""
-        if found.key in one.refused:
+    def _look_at(self, model: LatentDiffusion, found: _Found) -> None:
+        """Read a network; raises where it can do nothing for the model."""
+        theirs, family = found.file.described.family, FAMILIES.get(model.config.family.name, "")
+        if theirs and family and theirs != family:
+            raise _Refused(f"it is for {theirs}, and {model.name} is {family}")
+        if found.role == HYPERNETWORK:
+            self._memory().hypernetwork(found.file)
             return
-        name, word, family = found.use.name, WORDS[found.role], FAMILIES.get(one.model.config.family.name, "")
-        theirs = found.file.described.family
-        try:
-            if theirs and family and theirs != family:
-                raise _Refused(f"it is for {theirs}, and {one.model.name} is {family}")
-            if found.role == HYPERNETWORK:
-                self._memory().hypernetwork(found.file)
-            else:
-                network = self._memory().network(found.file)
-                touched = one.patch.touched(network)
-                if not touched and not network.embeddings:
-                    raise _Refused(f"none of its layers is one of {one.model.name}")
-                layers = len(network.changes) + len(network.unknown)
-                if touched < layers:
-                    self._note(f"{layers - touched} of the {layers} layers of {name} have no place in {one.model.name}")
-        except (_Refused, CheckpointError) as error:
-            reason = error.message if isinstance(error, CheckpointError) else str(error)
-            one.refused.add(found.key)
-            self._note(f"the {word} {name} was left out: {reason}")
-        else:
-            self._used.setdefault((found.role, name), found)
+        network = self._memory().network(found.file)
+        touched, layers = self._memory().patch(model).touched(network), len(network.changes) + len(network.unknown)
+        if not touched and not network.embeddings:
+            raise _Refused(f"none of its layers is one of {model.name}")
+        if touched < layers:
+            self._note(f"{layers - touched} of the {layers} layers of {found.use.name} have no place in {model.name}")
 
-    def _with_bundled(self, one: _Patched, own: Listing) -> Listing:
+    def _with_bundled(self, model: LatentDiffusion) -> Listing:
         """The embeddings that prompts may name, with those that came along in networks; files of their own go first."""
-        loras = [found for networks in self._passes for found in networks if found.role == LORA]
-        networks = [self._memory().network(found.file) for found in loras if found.key not in one.refused]
+        usable = [found for found in self._all() if found.role == LORA and not self._refuses(model, found)]
+        more = {one.name.casefold(): one for found in usable for one in self._memory().network(found.file).embeddings}
+        own = model.embeddings
         taken = {file.name.casefold() for file in own.files}
-        more = {file.name.casefold(): file for network in networks for file in network.embeddings}
         return replace(own, files=(*own.files, *(file for name, file in more.items() if name not in taken)))
 
     def _apply(self, one: _Patched) -> None:
         """The strengths that hold now."""
-        assert self._run is not None
-        own = [found for found in self._passes[self._run.number] if found.key not in one.refused]
-        changed = one.patch.put([self._applied(found) for found in own if found.role == LORA])
-        changed |= self._hook(one, [found for found in own if found.role == HYPERNETWORK])
+        loras = self._own(one.model, LORA)
+        changed = one.patch.put([self._applied(found) for found in loras])
+        changed |= self._hook(one, self._own(one.model, HYPERNETWORK))
         if changed:
             one.model.unet.changes += 1
+        names = {found.key: found.use.name for found in loras}
         for key, count in one.patch.misfits.items():
-            names = [found.use.name for found in own if found.key == key]
-            self._note(f"{count} layers of {''.join(names[:1])} have another shape in {one.model.name}")
+            if key in names:
+                self._note(f"{count} layers of {names[key]} have another shape in {one.model.name}")
 
     def _applied(self, found: _Found) -> Applied:
         from modules.checkpoints.networks.merging import Applied
@@ -213,7 +226,7 @@ class PromptNetworks(Modifier):
         wanted = tuple((hyper.key, hyper.use.unet) for hyper in found)
         if wanted == one.hooked:
             return False
-        one.hooks.close()
+        one.unhook()
         used = [(self._memory().hypernetwork(hyper.file), float(hyper.use.unet)) for hyper in found]  # type: ignore[arg-type]
         one.hooks.enter_context(hooked(one.model.unet, used))
         one.hooked = wanted
@@ -229,7 +242,7 @@ class PromptNetworks(Modifier):
     def denoiser(self, denoiser: Denoiser) -> Denoiser:
         """Strengths that change do so before the network is called."""
         assert self._run is not None
-        if all(isinstance(found.use.unet, float) for found in self._passes[self._run.number]):
+        if all(isinstance(found.use.unet, float) for found in self._passes.get(self._run.number, ())):
             return denoiser
         calls = 0
 
@@ -245,9 +258,7 @@ class PromptNetworks(Modifier):
 
     def state(self) -> Hashable:
         """Text encoders answer by the networks on them."""
-        if self._run is None:
-            return None
-        own = self._passes[self._run.number]
+        own = self._passes.get(self._run.number, ()) if self._run else ()
         loras = (found for found in own if found.role == LORA)
         return tuple((found.key, found.use.te, found.use.dyn, found.use.blocks) for found in loras)
 

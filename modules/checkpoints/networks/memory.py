@@ -51,15 +51,19 @@ class NetworkMemory:
         while len(self._networks) > 1 and sum(one.nbytes for one in self._networks.values()) > self._read_budget:
             self._networks.popitem(last=False)
 
+    def patch(self, model: LatentDiffusion) -> Patch:
+        """A model's, whether it is at work or not."""
+        if model.unet not in self._patches:
+            self._patches[model.unet] = Patch(model)
+        return self._patches[model.unet]
+
     @contextmanager
     def patching(self, model: LatentDiffusion) -> Iterator[Patch]:
         """The patch of a model, which has its own weights again when this ends."""
-        others = [patch for unet, patch in self._patches.items() if unet is not model.unet]
+        patch = self.patch(model)
+        others = [other for other in self._patches.values() if other is not patch]
         for other in others:
             other.forget()
-        if model.unet not in self._patches:
-            self._patches[model.unet] = Patch(model)
-        patch = self._patches[model.unet]
         patch.budget = self._budget - sum(other.nbytes for other in others)
         try:
             yield patch

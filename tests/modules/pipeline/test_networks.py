@@ -19,7 +19,7 @@ from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
-from modules.engine import Engine, Result, Watcher
+from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
 from modules.extension import Host
 from modules.params import GenerationParams, Hires
@@ -71,11 +71,11 @@ def engine_of(models: Path) -> Engine:
 class Made:
     """The pictures of a request, and what was said."""
 
-    def __init__(self, engine: Engine, prompt: str, watcher: Watcher = Watcher(), **changes: Any):
+    def __init__(self, engine: Engine, prompt: str, callbacks: RunCallbacks = RunCallbacks(), **changes: Any):
         self.results: list[Result] = []
         self.notes: list[str] = []
-        watcher = Watcher(watcher.on_progress, self.notes.append, watcher.cancelled)
-        engine.run(PARAMS.changed(prompt=prompt, **changes), self.results.append, watcher)
+        callbacks = RunCallbacks(callbacks.on_progress, self.notes.append, callbacks.cancelled)
+        engine.run(PARAMS.changed(prompt=prompt, **changes), self.results.append, callbacks)
 
     @property
     def pixels(self) -> str:
@@ -104,14 +104,14 @@ def test_weights_are_the_files_own_bytes_after_an_error_and_a_cancel(engine: Eng
     bits = digest(model)
     stops = iter((False, False, True, True, True))
     with pytest.raises(Cancelled):
-        made("a fox <lora:ink:1> <lora:wet:1>", watcher=Watcher(cancelled=lambda: next(stops)))
+        made("a fox <lora:ink:1> <lora:wet:1>", callbacks=RunCallbacks(cancelled=lambda: next(stops)))
     assert digest(model) == bits
 
     def fail(_: object) -> None:
         raise RuntimeError("the disk is full")
 
     with pytest.raises(RuntimeError, match="the disk is full"):
-        made("a fox <lora:ink:1>", watcher=Watcher(on_progress=fail))
+        made("a fox <lora:ink:1>", callbacks=RunCallbacks(on_progress=fail))
     assert digest(model) == bits
     made("a fox <lora:ink:1:0.5>")
     assert digest(model) == bits
