@@ -50,7 +50,7 @@ class Server:
     data_dir: Path
 
     def health(self) -> dict[str, str]:
-        with urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.url}/healthz", timeout=30) as answer:
             found = json.load(answer)
         assert isinstance(found, dict)
         return found
