@@ -674,7 +674,7 @@ def test(arguments: Sequence[str]) -> int:
 
     if any(word.partition("=")[0] == "--extension" for word in arguments):
         arguments = [str(ROOT / "tests" / "kit"), *arguments]
-    elif not any(Path(word.partition("::")[0]).exists() for word in arguments):
+    elif not any("/" in word or "::" in word or Path(word).exists() for word in arguments if word[:1] != "-"):
         workers = min(os.cpu_count() or 1, 4)
         arguments = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder", *(arguments or [str(ROOT)])]
     return int(pytest.main(["--rootdir", str(ROOT), *arguments]))
