@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
-"""For events of the page alone: no spinners over the components, no entry in Gradio's API. Without the empty list
-Gradio's client keeps a loading status for every output, hidden or not, and at each event looks all of them up in the
-tree of components: with the 280 outputs that are filled on load, that was nearly a third of opening a page."""
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""For events of the page alone: no spinners over the components, no entry in Gradio's API."""
 RAW: dict[str, Any] = {**QUIET, "preprocess": False}
 AT_ONCE: dict[str, Any] = {**RAW, "queue": False}
 """For short answers. Gradio's client closes its event stream when nothing is pending and loses an event that begins at
 that very moment; what does not use the stream can neither be lost nor close it for others."""
+ON_LOAD: dict[str, Any] = {**AT_ONCE, "show_progress_on": []}
+"""For events that fill many components when a page opens. Gradio's client keeps a loading status for every output, hidden
+or not, and at each later event looks all of them up in the tree of components; the empty list says that there is none.
+Not for other events: with a status the client also learns what was typed into an output, before it sets it."""
 LONG: dict[str, Any] = {**RAW, "concurrency_limit": None, "trigger_mode": "once"}
 """For generators that follow a job."""
