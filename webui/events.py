@@ -10,9 +10,5 @@ RAW: dict[str, Any] = {**QUIET, "preprocess": False}
 AT_ONCE: dict[str, Any] = {**RAW, "queue": False}
 """For short answers. Gradio's client closes its event stream when nothing is pending and loses an event that begins at
 that very moment; what does not use the stream can neither be lost nor close it for others."""
-ON_LOAD: dict[str, Any] = {**AT_ONCE, "show_progress_on": []}
-"""For events that fill many components when a page opens. Gradio's client keeps a loading status for every output,
-hidden or not, and at each later event looks all of them up in the tree of components; the empty list says that there is
-none. Not for other events: with a status the client also learns what was typed into an output, before it sets it."""
 LONG: dict[str, Any] = {**RAW, "concurrency_limit": None, "trigger_mode": "once"}
 """For generators that follow a job."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import gradio as gr
 
-from webui.events import ON_LOAD
+from webui.events import AT_ONCE
 
 LOCALES = Path(__file__).parent / "locales"
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -118,7 +118,7 @@ def wire_choices(blocks: Any, catalogues: Mapping[str, Catalogue]) -> None:
         return [gr.update(choices=_told(component, catalogues[language])) for component in found]
 
     if found:
-        blocks.load(on_load, None, found, **ON_LOAD)
+        blocks.load(on_load, None, found, **AT_ONCE)
 
 
 def _told(component: Any, catalogue: Catalogue) -> list[tuple[str, Any]] | None:

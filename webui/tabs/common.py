@@ -23,7 +23,7 @@ from modules.settings import FORM
 from webui.canvas import Canvas
 from webui.context import Page
 from webui.controls import Form
-from webui.events import AT_ONCE, LONG, ON_LOAD, QUIET
+from webui.events import AT_ONCE, LONG, QUIET
 from webui.i18n import t
 from webui.replay import ReplayPanel
 from webui.scripts import ScriptPanel
@@ -331,7 +331,7 @@ def wire_jobs(
     view.generate.click(on_submit, asked, submitted, js=canvas.settled(asked) if canvas else None, **AT_ONCE)
     followed = view.wake.change(on_wake, view.wake, view.outputs, **LONG)
     followed.then(on_rest, [view.series, view.job], [*view.buttons, view.line, view.wake], **AT_ONCE)
-    page.blocks.load(on_load, view.series, [*fields, view.series, view.wake], js=KEPT.format(tab=tab), **ON_LOAD)
+    page.blocks.load(on_load, view.series, [*fields, view.series, view.wake], js=KEPT.format(tab=tab), **AT_ONCE)
     view.series.change(None, view.series, js=KEEP.format(tab=tab), **QUIET)
     view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
     view.skip.click(on_skip, view.job, view.status, **AT_ONCE)

@@ -13,7 +13,7 @@ from modules.options import options_of, values_of
 from modules.settings import Settings
 from webui.context import Page
 from webui.controls import Form
-from webui.events import AT_ONCE, ON_LOAD, QUIET
+from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
 from webui.views import Run, browser_settings_html, status_html
 
@@ -75,7 +75,7 @@ def build(page: Page) -> None:
         return [status_html(Run(notes=(t("the settings are saved"),))), now.theme]
 
     components = [*form.components, *(component for _, part in parts for component in part.components)]
-    loaded = page.blocks.load(on_load, None, [*components, *places, theme], **ON_LOAD)
+    loaded = page.blocks.load(on_load, None, [*components, *places, theme], **AT_ONCE)
     saved = save.click(on_save, components, [said, theme], **AT_ONCE)
     for told in (loaded, saved):
         told.then(None, theme, None, js=SHOW_THEME, **QUIET)
