@@ -27,7 +27,7 @@ from modules.devices import Device
 from modules.engine import Engine, Result, RunCallbacks
 from modules.extension.host import Host
 from modules.extension.loader import Extension, Loader
-from modules.extension.modifier import PREFIX, ModifierSpec, flat_of
+from modules.extension.modifier import ModifierSpec, with_modifiers
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
 from modules.params.generation import Chosen, GenerationParams
@@ -142,10 +142,11 @@ def test_options_come_back_from_json_text_and_form(extension: Extension, host: H
             paste = infotext.params_from(infotext.read(text), host.samplers, host.schedulers, modifiers=[spec])
             assert Chosen(paste.changes["extensions"]) == params.extensions
             with gr.Blocks():
-                form = Form(GenerationParams, {}, [spec])
-                form.adopt(f"{PREFIX}{spec.name}", gr.Checkbox())
-                for name in flat_of(spec):
-                    form.adopt(name, gr.Textbox())
+                form = Form(with_modifiers([spec]), {})
+                for switch, group in form.shape.within["extensions"].items():
+                    form.switch(switch)
+                    for name in group.flat:
+                        form.adopt(name, gr.Textbox())
             assert form.read(form.show(params.to_json())).extensions == params.extensions
 
 

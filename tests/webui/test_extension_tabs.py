@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from modules.extension.loader import Loader
-from modules.extension.modifier import Modifier, ModifierSpec
+from modules.extension.modifier import Modifier, ModifierSpec, with_modifiers
 from modules.metadata.recipe import File, Recipe, UsedExtension
 from modules.params.generation import Chosen, GenerationParams
 from modules.params.options import option
@@ -180,9 +180,9 @@ SPEC = ModifierSpec("twice", "Twice", Options, lambda options: Modifier())
 
 def test_options_go_through_the_form_and_back() -> None:
     with gr.Blocks():
-        form = Form(GenerationParams, {}, [SPEC])
+        form = Form(with_modifiers([SPEC]), {})
         form.add("prompt")
-        form.adopt("ext.twice", gr.Checkbox())
+        form.switch("ext.twice")
         form.add("ext.twice.amount")
         form.add("ext.twice.words")
     on = form.read(["a fox", True, 0.3, "x"])
