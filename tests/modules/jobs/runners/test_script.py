@@ -25,7 +25,7 @@ from modules.jobs.queue import JobQueue
 from modules.jobs.runners.script import AHEAD, Scripts
 from modules.jobs.store import SCRIPTS_EACH, Job, JobStore
 from modules.jobs.submit import submit as queue_up
-from modules.jobs.worker import Emit, Wishes
+from modules.jobs.worker import Emit, JobControl
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import GenerationParams
 from modules.params.options import option, values_of
@@ -63,7 +63,7 @@ class Painter:
         self.gallery = gallery
         self.calls: list[tuple[int, int]] = []
 
-    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
         params = GenerationParams.from_json(spec["params"])
         self.calls.append((params.seed, params.steps))
         emit({"type": "step", "step": 1, "steps": 2, "image": 1, "images": 1})
