@@ -11,7 +11,7 @@ from modules.errors import ImageError, NotFound
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.gallery.outputs import Gallery, Saved
-from modules.jobs.protocol import ExtrasSpec, ImageEvent, InputImage, Json, NoteEvent, Outcome, SavedImage, Step
+from modules.jobs.protocol import ExtrasSpec, ImageEvent, InputImage, JobOutcome, Json, NoteEvent, SavedImage, Step
 from modules.jobs.worker import Emit, JobControl
 from modules.metadata.image_text import read_metadata
 from modules.pipeline.postprocess import Extra, check, process
@@ -60,7 +60,7 @@ class ExtrasRunner:
                 note(saved.note)
             images.append(_entry(saved.path, source.infotext, extra.infotext, extra.image.size))
             emit(ImageEvent(images[-1]).to_json())
-        return Outcome(tuple(images), tuple(notes), seconds=time.monotonic() - begin).to_json()
+        return JobOutcome(tuple(images), tuple(notes), seconds=time.monotonic() - begin).to_json()
 
     def _save(self, extra: Extra, source: InputImage, job_id: str) -> Saved:
         texts = {"extras": extra.infotext, "postprocessing": extra.infotext} if extra.infotext else {}

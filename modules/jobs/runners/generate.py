@@ -15,7 +15,7 @@ from pathlib import Path
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.gallery.outputs import Gallery
 from modules.imaging.files import open_header, preview_jpeg
-from modules.jobs.protocol import GenerateSpec, ImageEvent, Json, NoteEvent, Outcome, SavedImage, Step
+from modules.jobs.protocol import GenerateSpec, ImageEvent, JobOutcome, Json, NoteEvent, SavedImage, Step
 from modules.jobs.worker import Emit, JobControl, Runner
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import GenerationParams
@@ -85,7 +85,7 @@ class GenerationRunner:
                 take = partial(on_result, stem=turn.stem)
                 self._engine.run(turn.params, take, watcher, made=max(made, 0))
         infotext = images[0].infotext if images else ""
-        return Outcome(tuple(images), tuple(notes), infotext, time.monotonic() - begin).to_json()
+        return JobOutcome(tuple(images), tuple(notes), infotext, time.monotonic() - begin).to_json()
 
 
 def noted(run: Runner, note: str) -> Runner:

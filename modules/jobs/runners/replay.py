@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modules.engine import Engine, RunCallbacks
 from modules.gallery.outputs import Gallery
-from modules.jobs.protocol import Json, Outcome, ReplaySpec, SavedImage
+from modules.jobs.protocol import JobOutcome, Json, ReplaySpec, SavedImage
 from modules.jobs.runners.generate import Steps
 from modules.jobs.worker import Emit, JobControl
 from modules.metadata import verdict as verdicts
@@ -48,4 +48,4 @@ class ReplayRunner:
             )
             images.append(SavedImage(str(saved.path), result.infotext, *result.image.size, result.recipe.seed))
         seconds = time.monotonic() - begin
-        return Outcome(tuple(images), seconds=seconds, verdict=came.verdict.to_json()).to_json()
+        return JobOutcome(tuple(images), seconds=seconds, verdict=came.verdict.to_json()).to_json()

@@ -22,7 +22,7 @@ from modules.gallery.outputs import Gallery
 from modules.imaging.image_grid import table
 from modules.jobs.events import Event
 from modules.jobs.executors.process import CancelFlag, OnEvent, Stopped
-from modules.jobs.protocol import GenerateSpec, ImageEvent, Json, NoteEvent, Origin, Outcome, SavedImage, Step
+from modules.jobs.protocol import GenerateSpec, ImageEvent, JobOutcome, Json, NoteEvent, Origin, SavedImage, Step
 from modules.jobs.protocol import ScriptSpec as JobSpec
 from modules.jobs.store import DONE, FAILED, Job
 from modules.jobs.submit import Queue, generation, submit
@@ -144,8 +144,8 @@ class _Running:
         self._of = 0
         self._begin = time.monotonic()
 
-    def outcome(self) -> Outcome:
-        return Outcome(tuple(self._made), tuple(self._notes))
+    def outcome(self) -> JobOutcome:
+        return JobOutcome(tuple(self._made), tuple(self._notes))
 
     def answers(self, turn: Turn) -> Sequence[Answer]:
         """What the requests of one turn made. A few at a time wait in the queue or run."""
@@ -203,7 +203,7 @@ class _Running:
 
     def _answer(self, job: Job, name: str) -> Answer:
         self._ended += 1
-        images = Outcome.from_json(job.output or {}).images
+        images = JobOutcome.from_json(job.output or {}).images
         for image in images:
             self._made.append(image)
             self._on_event(ImageEvent(image).to_json())

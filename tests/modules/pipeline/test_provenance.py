@@ -29,7 +29,7 @@ from modules.pipeline.hooks import RequestHooks
 from modules.pipeline.inventory import Inventory
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.provenance import Provenance, Recorder, input_files, model_files, provenance_of, used_extensions
-from modules.pipeline.results import GeneratedImage
+from modules.pipeline.results import BatchImage
 from tests.tiny_vae import write_vae
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")
@@ -113,7 +113,7 @@ def test_infotext_and_recipe_are_of_the_image_s_own_seed(store: ModelStore, host
     image, hooks = Image.new("RGB", (64, 64), "red"), RequestHooks(host, Chosen()).of()
     facts = Provenance((File("lora", "ink.safetensors", "0" * 64),), {"Lora hashes": "ink: 0000"})
     recorder = Recorder(host, "Reprise 1.0", PARAMS, model, batch, model_files(model, batch) + facts, ())
-    result = recorder.result(GeneratedImage(1, image, batch.params, hooks, skipped=1))
+    result = recorder.result(BatchImage(1, image, batch.params, hooks, skipped=1))
     parsed = infotext.read(result.infotext)
     assert (parsed["Seed"], parsed["Lora hashes"], parsed["Model"]) == ("8", "ink: 0000", "tiny")
     assert (result.recipe.index, result.recipe.seed, result.recipe.skipped) == (1, 8, 1)
@@ -174,7 +174,7 @@ def test_files_that_a_result_carries_are_those_its_recipe_was_followed_from(
 def _recorded(model: LatentDiffusion, host: Host, params: GenerationParams) -> Recipe:
     batch, hooks = batch_of(host, params), RequestHooks(host, Chosen()).of()
     recorder = Recorder(host, "Reprise 1.0", params, model, batch, input_files(model, batch), ())
-    return recorder.result(GeneratedImage(0, Image.new("RGB", (64, 64)), params, hooks)).recipe
+    return recorder.result(BatchImage(0, Image.new("RGB", (64, 64)), params, hooks)).recipe
 
 
 def _png() -> bytes:

@@ -27,7 +27,7 @@ from modules.pipeline.hooks import RequestHooks
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.provenance import provenance_of
-from modules.pipeline.results import GeneratedImage, Progress, RunCallbacks
+from modules.pipeline.results import BatchImage, Progress, RunCallbacks
 from modules.pipeline.run import BatchRunner, StepReporter, Task, image_conditioning_facts
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")
@@ -71,7 +71,7 @@ def images(
     params: GenerationParams,
     numbers: Sequence[int] = (0,),
     callbacks: RunCallbacks = RunCallbacks(),
-) -> list[GeneratedImage]:
+) -> list[BatchImage]:
     (batch,) = make_plan(params, host).batches
     hooks = RequestHooks(host, Chosen()).of()
     with torch.inference_mode(), hooks.patching(lambda model, name: None):
