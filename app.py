@@ -29,7 +29,7 @@ from modules import bootstrap, commandline, flags
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
 from modules.manifest import flags_in
 from modules.options import flat_of, from_flat, options_of
-from modules.params import TO, ExtrasParams, GenerationParams
+from modules.params import TO, ExtrasParams, GenerationParams, wrapped
 
 if TYPE_CHECKING:
     from modules.checkpoints.catalogue import Catalogue
@@ -193,7 +193,8 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
     folders = ("data", "models", "extensions")
     places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
-    for name, own in commandline.extension_flags(args).items():
+    own_flags = {} if args.no_extensions else commandline.extension_flags(args)
+    for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
     command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
     return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub(), scripts=scripts)
@@ -226,6 +227,8 @@ def build_services(
     from modules.users import Accounts
     from webui.server import Services
 
+    for sentence in models.told_at_start():
+        logging.warning(sentence)
     return Services(
         queue=queue,
         host=loader.host,
@@ -240,6 +243,7 @@ def build_services(
         checkpoints=models.checkpoints,
         native_size=models.native_size,
         vaes=models.vaes,
+        vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
         allowed_hosts=(*args.allowed_host, *_names(args)),
@@ -260,7 +264,10 @@ def serve(args: argparse.Namespace) -> int:
     if opening and not args.list_routes:
         _check_accounts(args, opening)
     bootstrap.ensure(ROOT)
+    bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs")
+    if args.no_extensions:
+        args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
     from webui import proxy, routes, server
     from webui.tls import tls_of
 
@@ -286,7 +293,7 @@ def serve(args: argparse.Namespace) -> int:
         print(f"Reprise {VERSION} serves {url}", flush=True)
         if args.autolaunch:
             webbrowser.open(url)
-        server.serve(app, listener, tls)
+        server.serve(app, listener, tls, trusted=args.trusted_proxy)
     finally:
         queue.close()
     return 0
@@ -359,6 +366,8 @@ def generate(args: argparse.Namespace) -> int:
             f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
         )
     bootstrap.ensure(ROOT)
+    if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
+        bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
     from modules import atomic, settings
     from modules.checkpoints.detect import native_size
@@ -466,7 +475,7 @@ def _next_turn(params: GenerationParams, result: Result, inputs: InputStore, dec
         return params
     strength = params.init.denoising_strength * decay
     start = replace(params.init, image=inputs.put(result.image), denoising_strength=strength)
-    return params.changed(init=start, seed=-1 if params.seed == -1 else result.recipe.seed + 1)
+    return params.changed(init=start, seed=-1 if params.seed == -1 else wrapped(result.recipe.seed + 1))
 
 
 def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
@@ -474,9 +483,11 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     folder = Path(params.init.image) if params.init else Path()
     if params.init is None or not folder.is_dir():
         return [("", params)]
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    from modules import images
+
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in images.SUFFIXES]
     if not files:
-        raise NotFound(f"there is no picture in {folder}", hint="PNG, JPEG and WebP are read", field="init")
+        raise NotFound(f"there is no picture in {folder}", hint=images.ACCEPTED, field="init")
     return [(f"-{path.stem}", params.changed(init=replace(params.init, image=str(path)))) for path in files]
 
 
@@ -570,7 +581,10 @@ def _in_models(file: Path, models_dir: Path) -> Path:
     """``file``, or what has that name in the models folder, as messages about it say the name alone."""
     if file.exists() or file.name != str(file):
         return file
-    return next((path for path in sorted(models_dir.rglob("*")) if path.name == file.name), file)
+    from modules.checkpoints.folders import files_below
+
+    there = sorted(files_below(models_dir, (file.name.lower(),)))
+    return next((path for path in there if path.name == file.name), file)
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:
@@ -589,6 +603,7 @@ def worker(args: argparse.Namespace) -> int:
     """The process that owns the engine; the server starts it."""
     from modules.jobs.worker import serve as serve_jobs
 
+    bootstrap.keep_private(args.data_dir)
     return serve_jobs(lambda _report: build_runner(args))
 
 
@@ -597,6 +612,7 @@ def user(args: argparse.Namespace) -> int:
     from modules.jobs.store import JobStore
     from modules.users import ADMIN, LOCAL, USER, Accounts
 
+    bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir)
     accounts = Accounts(args.data_dir / "users.db")
     if args.action == "list":

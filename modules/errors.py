@@ -6,6 +6,15 @@ import re
 from typing import Any
 
 
+def printable(text: str) -> str:
+    r"""``text`` with lone surrogates written out: names of files and JSON may hold them, and UTF-8 cannot.
+
+    >>> print(printable("caf\udce9"), printable("café"))
+    caf\udce9 café
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class RepriseError(Exception):
     """Something went wrong that we understand. ``str(error)`` is the whole sentence, way out included."""
 
@@ -15,6 +24,7 @@ class RepriseError(Exception):
     """When it is worth trying again, in seconds; 0: nothing is known of that."""
 
     def __init__(self, message: str, *, hint: str = "", field: str = ""):
+        message, hint = printable(message), printable(hint)
         super().__init__(f"{message}; {hint}" if hint else message)
         self.message = message
         self.hint = hint

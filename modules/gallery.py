@@ -19,7 +19,7 @@ from PIL import Image
 from modules import atomic
 from modules.errors import OutputError
 from modules.metadata import PNG, Encoding, Metadata, encode, read_metadata
-from modules.names import Names, facts_of
+from modules.names import Names, facts_of, today
 
 __all__ = ["Gallery", "Metadata", "Saved", "read_metadata"]
 
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 JOBS = ".jobs"
 """In each day's folder: one line "JOB<tab>FILE" for every picture, written before the picture has its name."""
-NAMELESS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
-"""What a disk says to a name that it does not take, or that something else has."""
 _SEPARATORS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 """What some program takes for the end of a line, and no name needs."""
 
@@ -75,13 +73,17 @@ class Gallery:
         named by number, then what `names` says, then ``stem``, the name of the picture that it came from.
         """
         data, note = encode(image, infotext, recipe or "", self.encoding, texts or {}, carried)
-        facts, below = facts_of(recipe, seed, image.size), self.root / folder
-        notes = [note]
+        below, notes = self.root / folder, [note]
+        plain = today(), "" if seed is None else str(seed)
         try:
-            path, number, doubt = self._placed(data, below, self.names, facts, stem, job)
-        except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
-            log.warning("the patterns of names cannot be used", exc_info=error)
-            path, number, doubt = self._placed(data, below, None, facts, stem, job)
+            facts = facts_of(recipe, seed, image.size, infotext)
+            place, label = self.names.folder_for(facts), self.names.file_for(facts)
+            path, number, doubt = self._placed(data, below / place, label, stem, job, blame_name=True)
+        except OutputError:
+            raise
+        except Exception as error:
+            log.exception("the names %r and %r cannot be followed", self.names.folder, self.names.file)
+            path, number, doubt = self._placed(data, below / plain[0], plain[1], stem, job)
             reason = error.strerror if isinstance(error, OSError) else str(error)
             notes.append(f"{path.name} has a plain name, because the one in the settings cannot be used ({reason})")
         if doubt:
@@ -89,17 +91,15 @@ class Gallery:
         return Saved(path, number, job, "; ".join(filter(None, notes)))
 
     def _placed(
-        self, data: bytes, below: Path, names: Names | None, facts: Mapping[str, str], stem: str, job: str
+        self, data: bytes, day: Path, label: str, stem: str, job: str, *, blame_name: bool = False
     ) -> tuple[Path, int, str]:
-        """As `_save`. What ``names`` are to blame for is raised as it is; with None the plain ones are taken."""
-        patterns = names or Names(begun=self.names.begun)
-        day = below / _SEPARATORS.sub("_", str(patterns.folder_for(facts)))
-        name = _name(patterns.file_for(facts), stem, self.encoding.format)
+        """As `_save`, raising `OutputError`. With ``blame_name``, what another name may mend is raised as it is."""
+        day = Path(_SEPARATORS.sub("_", str(day)))
         try:
             atomic.make_folder(day)
-            return _save(day, data, name, job)
+            return _save(day, data, _name(label, stem, self.encoding.format), job)
         except OSError as error:
-            if names and error.errno in NAMELESS:
+            if blame_name and error.errno not in (*atomic.FULL, *atomic.BUSY, errno.EIO):
                 raise
             log.warning("saving into %s failed: %s", day, error)
             raise _sentence(day, error) from error
@@ -127,7 +127,7 @@ def _owners(notes: Path) -> dict[str, str]:
 
 def _name(label: str, stem: str, suffix: str) -> str:
     """What follows the number. Of a stem only what every file system and command line takes is left."""
-    plain = re.sub(r"[^\w.-]+", "_", stem).strip("._-")[:80]
+    plain = re.sub(r"[^\w.-]+", "_", stem).strip("._-").encode()[:64].decode(errors="ignore")
     label = _SEPARATORS.sub("_", label)
     return f"{''.join(f'-{part}' for part in (label, plain) if part)}.{suffix}"
 

@@ -352,7 +352,7 @@ def unquote(text: str) -> str:
     if not (text.startswith('"') and text.endswith('"')):
         return text
     try:
-        return str(json.loads(text))
+        return str(json.loads(text, strict=False))  # some write line breaks as they are
     except ValueError:
         return text
 
@@ -404,11 +404,8 @@ def read(
             hint="paste the text of one picture",
             field="infotext",
         )
-    *lines, last = text.strip().split("\n")
-    found = pairs(last)
-    if len(found) < 3:
-        lines, found = [*lines, last], []
-    prompt, negative = _prompts(lines)
+    lines, found = _parts(text.strip().split("\n"))
+    prompt, negative = _prompts(lines, loosely=bool(found))
     parsed = _values(found)
     _find_styles(parsed, prompt, negative, styles, style_mode)
     if "Hypernet" in parsed:
@@ -424,6 +421,36 @@ def read(
     if backcompat:
         _old_version(parsed)
     return {key: value for key, value in parsed.items() if key not in skip}
+
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def _parts(lines: Sequence[str]) -> tuple[Sequence[str], Pairs]:
+    """The lines of the prompts, and the pairs of the last line; or of the line that begins with "Steps:", where the
+    lines behind it go on with one of its values."""
+    begin = max((i for i, line in enumerate(lines) if _begins(line, "Steps:")), default=len(lines) - 1)
+    if begin < len(lines) - 1 and len(found := _continued(lines[begin], lines[begin + 1 :])) >= 3:
+        return lines[:begin], found
+    found = pairs(lines[-1])
+    return (lines[:-1], found) if len(found) >= 3 else (lines, ())
+
+
+def _begins(line: str, word: str) -> bool:
+    """Whether ``line`` begins so, in whatever capitals."""
+    return line.lstrip()[: len(word)].casefold() == word.casefold()
+
+
+def _continued(line: str, rest: Sequence[str]) -> Pairs:
+    """The pairs of a line whose last value goes on in further ones; none where those are something of their own.
+
+    Values of A1111's own keys never have a line break, so they end with their line.
+    """
+    own, after = pairs(line), pairs(rest[0])
+    if own and after and own[-1][0].casefold() in CANONICAL and _begins(rest[0], f"{after[0][0]}:"):
+        return ()
+    found = pairs("\n".join((line, *rest)))
+    return [(key, value.split("\n")[0].rstrip() if key.casefold() in CANONICAL else value) for key, value in found]
 
 
 def pairs(line: str) -> list[tuple[str, str]]:
@@ -444,6 +471,7 @@ def pairs(line: str) -> list[tuple[str, str]]:
 
 _WORD = re.compile(r"\w")
 _BLANKS = re.compile(r"\s*")
+_JSON = json.JSONDecoder(strict=False)
 
 
 def _key_before(line: str, start: int, colon: int) -> str:
@@ -458,13 +486,28 @@ def _key_before(line: str, start: int, colon: int) -> str:
 
 def _value_at(line: str, start: int) -> tuple[str, int]:
     """The value that starts there, with its quotes, and where the next pair may start."""
-    blanks = _BLANKS.match(line, start)
-    start = blanks.end() if blanks else start
-    end = _closing_quote(line, start) + 1 if line.startswith('"', start) else 0
-    if not end or line[end : end + 1] not in (",", ""):
+    start = _after_blanks(line, start)
+    if line.startswith('"', start):
+        end = _closing_quote(line, start) + 1
+    else:
+        end = _after_blanks(line, _closing_bracket(line, start)) if line.startswith(("[", "{"), start) else 0
+    if not end or line[end : end + 1] not in (",", "\n", ""):
         end = line.find(",", start)
         end = len(line) if end < 0 else end
     return line[start:end], end + 1
+
+
+def _after_blanks(line: str, start: int) -> int:
+    blanks = _BLANKS.match(line, start)
+    return blanks.end() if blanks else start
+
+
+def _closing_bracket(line: str, start: int) -> int:
+    """Behind the JSON list or object that starts at ``start``, or 0: some write such values without quotes."""
+    try:
+        return _JSON.raw_decode(line, start)[1]
+    except (ValueError, RecursionError):
+        return 0
 
 
 def _closing_quote(line: str, start: int) -> int:
@@ -475,13 +518,16 @@ def _closing_quote(line: str, start: int) -> int:
     return i if start + 1 < i < len(line) else -1
 
 
-def _prompts(lines: Sequence[str]) -> tuple[str, str]:
+def _prompts(lines: Sequence[str], *, loosely: bool) -> tuple[str, str]:
+    """``loosely``: "Negative Prompt:" counts as well where A1111's own spelling does not occur."""
     texts: tuple[list[str], list[str]] = ([], [])
     negative = False
-    for line in map(str.strip, lines):
-        if line.startswith(NEGATIVE):
+    lines = [line.strip() for line in lines]
+    loosely = loosely and not any(line.startswith(NEGATIVE) for line in lines)
+    for line in lines:
+        if line.startswith(NEGATIVE) or (loosely and _begins(line, NEGATIVE)):
             negative = True
-            line = line.removeprefix(NEGATIVE).strip()
+            line = line[len(NEGATIVE) :].strip()
         if line or texts[negative]:  # empty lines count, but not at the start
             texts[negative].append(line)
     return "\n".join(texts[False]), "\n".join(texts[True])
@@ -490,12 +536,20 @@ def _prompts(lines: Sequence[str]) -> tuple[str, str]:
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 
 
-def _values(found: Sequence[tuple[str, str]]) -> dict[str, Any]:
+READ_ONLY = ("Hypernet", "Hypernet strength", "First pass size", "Version", "User")
+CANONICAL = {key.casefold(): key for key in (*KEYS, *OTHERS, *READ_ONLY)}
+"""A1111's spelling of keys that others write in other capitals."""
+
+
+def _values(found: Pairs) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
+    spelled = {key for key, _ in found}
     for key, raw in found:
         if not raw:
             log.info("generation text: %r has no value", key)
             continue
+        canonical = CANONICAL.get(key.casefold(), key)
+        key = key if canonical in spelled else canonical
         value = unquote(raw)
         if size := _SIZE.match(value):
             parsed[f"{key}-1"], parsed[f"{key}-2"] = size.groups()
@@ -504,13 +558,19 @@ def _values(found: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return parsed
 
 
+HIRES_STYLES = (1, 8, 0, 139)
+"""Up to here A1111 put no styles into the prompts of a second pass."""
+
+
 def _find_styles(parsed: dict[str, Any], prompt: str, negative: str, styles: Sequence[Style], mode: str) -> None:
     """Set the prompts, without the styles found in them. A hires pass must show the same styles, else none counts."""
     parsed["Prompt"], parsed["Negative prompt"] = prompt, negative
     if mode == "Ignore":
         return
     names, bare, bare_negative = style_texts.find(styles, prompt, negative)
-    if "Hires prompt" in parsed or "Hires negative prompt" in parsed:
+    version = version_number(str(parsed.get("Version", "")))
+    styled = version is None or version > HIRES_STYLES
+    if styled and ("Hires prompt" in parsed or "Hires negative prompt" in parsed):
         hires = parsed.get("Hires prompt", prompt), parsed.get("Hires negative prompt", negative)
         hires_names, hires_bare, hires_negative = style_texts.find(styles, *hires)
         if hires_names != names:

@@ -11,7 +11,8 @@ from typing import Any
 from modules.errors import UserError
 from modules.options import loose, nested, option, read, values_of
 
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**64 - 1
+"""What torch's generators and Philox take."""
 MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
@@ -25,6 +26,15 @@ CONTENTS = ("fill", "original", "latent noise", "latent nothing")
 """What stands under a mask when sampling begins, in A1111's order."""
 SAME = ""
 """In a second pass: as in the first."""
+
+
+def wrapped(seed: int) -> int:
+    """``seed`` as a generator takes it: behind the last one comes 0, before 0 the last one.
+
+    >>> wrapped(MAX_SEED + 2), wrapped(-1) == MAX_SEED
+    (1, True)
+    """
+    return seed % (MAX_SEED + 1)
 
 
 @dataclass(frozen=True)
@@ -515,6 +525,10 @@ class GenerationParams:
         """How many pictures come of it. In SD upscale a batch holds tiles of one picture."""
         tiled = self.init is not None and self.init.tiled is not None
         return self.batch_count if tiled else self.batch_size * self.batch_count
+
+    def seed_after(self, count: int) -> int:
+        """The seed of the picture that is ``count`` further on."""
+        return wrapped(self.seed + count)
 
     def changed(self, **changes: Any) -> GenerationParams:
         return dataclasses.replace(self, **changes)

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from modules.errors import UserError
+from modules.options import options_of
 from modules.params import GenerationParams
 
 SCHEMA = 1
@@ -120,6 +121,9 @@ def read(text: str) -> Recipe:
         # Before 0.2 there was one eta for all samplers, and the kernels were not chosen.
         older = {"eta_ddim": values["request"].get("eta"), "kernels": values["kernels"]}
         values["request"] = GenerationParams.from_json({**older, **values["request"]})
+        seeds = options_of(GenerationParams)["seed"]
+        # As text too: what JavaScript rewrites keeps whole numbers only up to 2^53.
+        values |= {name: seeds.cast(values[name]) for name in ("seed", "subseed") if isinstance(values[name], str)}
         values["files"] = tuple(File(**file) for file in values["files"])
         values["extensions"] = tuple(UsedExtension(**used) for used in values.get("extensions", ()))
         recipe = Recipe(**values)

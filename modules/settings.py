@@ -108,6 +108,12 @@ class Settings:
     form_negative_prompt: str = option(
         "", "Negative prompt", help="what should not be in any picture", multiline=True, group="A new page begins with"
     )
+    disable_weights_auto_swap: bool = option(
+        False,
+        "Leave the checkpoint alone",
+        help="a text that is read into the page changes everything but the chosen checkpoint",
+        group="The page",
+    )
     theme: str = option(
         "system",
         "Colours",

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 TOP = ("app.py", "modules", "webui", "models", "extensions", "tests", ".ci")
 OWNERS = ("models/Stable-diffusion/", "models/VAE/", "models/Lora/", "models/embeddings/")
 """Folders that fill up as a person uses the program."""
-IMPORTED_AS = {"yaml": "pyyaml", "PIL": "pillow"}
+IMPORTED_AS = {"yaml": "pyyaml", "PIL": "pillow", "python_multipart": "python-multipart"}
 
 
 def documents() -> list[Path]:

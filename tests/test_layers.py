@@ -17,6 +17,7 @@ LEVELS: dict[str, int] = {
     "modules.options": 0,
     "modules.atomic": 0,
     "modules.bootstrap": 0,
+    "modules.containers": 0,
     "modules.database": 1,
     "modules.registry": 1,
     "modules.manifest": 1,

@@ -21,6 +21,8 @@ from modules.errors import NotFound, RepriseError, UserError
 from modules.extension import RouteSpec, TabSpec
 from modules.params import GenerationParams
 from modules.pipeline.plan import check, fix_seeds
+from webui.bodies import object_in
+from webui.characters import whole
 from webui.controls import Form
 from webui.extension_views import failed_tab_html
 from webui.page import Page
@@ -115,12 +117,7 @@ def router(services: Services) -> APIRouter:
     async def post(request: Request, extension: str, path: str) -> Any:
         """An extension's own route."""
         spec = _found(services, extension, path, "POST")
-        try:
-            values = json.loads(await request.body() or b"{}")
-        except (ValueError, RecursionError):
-            raise UserError("the body is not JSON", hint="send an object", field="body") from None
-        if not isinstance(values, dict):
-            raise UserError("the body is not an object", hint="send an object", field="body")
+        values = object_in(await request.body() or b"{}")
         return await _answer(spec, extension, values, Page.owner(request))
 
     return routes
@@ -137,7 +134,7 @@ async def _answer(spec: RouteSpec, extension: str, values: dict[str, Any], owner
     """What the route answers, in a thread: it may take its time. Its faults are its own, in one sentence."""
     try:
         answer = await asyncio.to_thread(spec.answer, values, owner)
-        return json.loads(json.dumps(answer, allow_nan=False))
+        return whole(json.loads(json.dumps(answer, allow_nan=False)))
     except RepriseError:
         raise
     except Exception as error:

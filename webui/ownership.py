@@ -20,10 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.errors import NotFound
 from modules.users import LOCAL
+from webui.bodies import API
+from webui.bodies import IN_SCOPE as JSON_IN_SCOPE
 from webui.guard import path_of, refused
 from webui.visitors import IN_SCOPE, Visitor
 
-API = "/gradio_api"
 CLAIMS_KEPT = 50_000
 FILE = re.compile(rf"{API}/file[=/](.*)", re.DOTALL)
 NAMED = re.compile(rf"{API}/(?:heartbeat/([^/]*)|call/(?:v2/)?[^/]*/([^/]*)|stream/([^/]*)(?:/.*)?)")
@@ -47,6 +48,10 @@ class Claims:
         if len(self._owners) > self._keep:
             self._owners.popitem(last=False)
         return owner == name
+
+    def owner(self, number: str) -> str:
+        """Who used ``number`` first; "" where that is not known."""
+        return self._owners.get(number, "")
 
 
 class Files:
@@ -110,11 +115,8 @@ class Ownership:
             await self.app(scope, receive, send)
             return
         numbers = list(_named_in(scope, path))
-        if scope["method"] == "POST" and BODIES.match(path) and _is_json(scope):
-            body = await _read(receive)
-            if body is None:
-                return
-            receive, numbers = _again(body, receive), numbers + _numbers_in(body)
+        if scope["method"] == "POST" and BODIES.match(path):
+            numbers += _numbers_in(scope.get(JSON_IN_SCOPE, {}))
         file = FILE.fullmatch(path)
         allowed = all(self.claims.claim(number, visitor.name) for number in numbers)
         if not allowed or (file and not self.files.may_read(visitor.name, Path(file[1]))):
@@ -157,17 +159,14 @@ def _named_in(scope: Scope, path: str) -> Iterator[str]:
         yield from query.get(name, ())
 
 
-def _numbers_in(body: bytes) -> list[str]:
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    return [given[name] for name in NAMES if isinstance(given.get(name), str)] if isinstance(given, dict) else []
+def _numbers_in(given: Mapping[str, Any]) -> list[str]:
+    """Those in a body, which `Bodies` has read."""
+    return [given[name] for name in NAMES if isinstance(given.get(name), str)]
 
 
 def _paths_in(value: Any) -> Iterator[str]:
     """Of Gradio's ``FileData``, however deep; JSON in a text, such as a canvas's value, is looked into too."""
-    if isinstance(value, str) and value.startswith("{"):
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
@@ -179,35 +178,6 @@ def _paths_in(value: Any) -> Iterator[str]:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         for item in value:
             yield from _paths_in(item)
-
-
-def _is_json(scope: Scope) -> bool:
-    kinds = [value for name, value in scope["headers"] if name.lower() == b"content-type"]
-    return not kinds or any(b"json" in kind.lower() for kind in kinds)
-
-
-async def _read(receive: Receive) -> bytes | None:
-    """A whole body, which the guard has limited; None if the client went away."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read to the next reader."""
-    unread = [body]
-
-    async def replayed() -> Message:
-        if unread:
-            return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        return await receive()
-
-    return replayed
 
 
 def _plain(scope: Scope) -> Scope:

@@ -13,11 +13,12 @@ import gradio as gr
 from modules.extension import TabSpec
 from modules.params import GenerationParams
 from modules.users import LOCAL
+from webui.characters import whole
 from webui.controls import Form
 from webui.header import Header
 from webui.i18n import Catalogue, t, wire_choices
 from webui.ownership import Files
-from webui.send import Source, Target, wire_sends
+from webui.send import Source, Target, uploaded, wire_sends
 from webui.services import Services
 from webui.views import account_html, header_html, trouble_html, worker_html
 from webui.visitors import visitor_of
@@ -52,6 +53,20 @@ class Page:
     forms: list[Form[Any]] = field(default_factory=list)
     """Those for requests, which `form` made."""
 
+    files: Files | None = None
+    """Whose each file is; None: nobody asks."""
+
+    def uploads(self, request: Any) -> Callable[[Any], Path | None]:
+        """Finds the file behind a component's value, if this visitor uploaded it or was shown it. This is where a path
+        is used; what is asked before, when the data comes in, knows only the shapes that it looks for."""
+        name = self.owner(request)
+
+        def found(value: Any) -> Path | None:
+            path = uploaded(value)
+            return path if path is None or self.files is None or self.files.may_read(name, path) else None
+
+        return found
+
     def form(self, cls: type[T]) -> Form[T]:
         """A form of a dataclass's options. One for a request has those of all extensions too, and what stands above the
         tabs."""
@@ -85,9 +100,15 @@ class LocalBlocks(gr.Blocks):  # type: ignore[misc]
         if self.files and not self.files.are_readable(name, inputs):
             raise gr.Error("there is no such file; upload it first", print_exception=False)
         answer: dict[str, Any] = await super().process_api(block_fn, inputs, state, request, *args, **kwargs)
+        answer["data"] = whole(answer["data"])
         if self.files:
             self.files.give(answer["data"], name)
         return answer
+
+    def get_config_file(self) -> Any:
+        """What the page is made of. A file's name that is not UTF-8 is shown as far as it is: else the page could be
+        sent to nobody."""
+        return whole(super().get_config_file())
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         refuse_addresses(inputs)
@@ -128,7 +149,7 @@ def build_page(
         header.card()
         dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
         with gr.Tabs(elem_id="rp_tabs") as frame:
-            page = Page(services, blocks, header.shared, dropped, frame)
+            page = Page(services, blocks, header.shared, dropped, frame, files=files)
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab

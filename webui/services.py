@@ -130,6 +130,8 @@ class Services:
     """Side in pixels that a checkpoint was trained for; ``""``: the default model's."""
     vaes: Callable[[], Sequence[str]] = tuple
     """The file names of the VAEs that can be chosen now."""
+    vae_sha256: Callable[[str], str] = lambda name: ""
+    """Of a VAE, empty until the worker has read the file."""
     embeddings: Callable[[str], Suited] = lambda checkpoint: Suited()
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from modules import UserError
+from modules import UserError, files_below
 
 DEEPEST = 20
 """Choices within choices, and wildcards whose lines name wildcards."""
@@ -43,7 +43,8 @@ class Wildcards:
         """The choices of a wildcard. `UserError` where there is no such file."""
         text = self._text(name)
         if text is None:
-            there = sorted(str(p.relative_to(self.folder).with_suffix("")) for p in self.folder.rglob("*.txt"))
+            files = files_below(self.folder, (".txt",))
+            there = sorted(path.relative_to(self.folder).with_suffix("").as_posix() for path in files)
             listed = ", ".join(there[:8]) or "none"
             raise UserError(f"there is no wildcard file {name!r}", hint=f"there are {listed}", field="prompt")
         lines = (line.strip() for line in text.splitlines())

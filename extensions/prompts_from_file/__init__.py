@@ -66,7 +66,7 @@ def _request(params: GenerationParams, options: Options, line: str, number: int)
         both = (said["prompt"], params.prompt) if options.prompt == START else (params.prompt, said["prompt"])
         said["prompt"] = ", ".join(filter(None, both))
     step = params.batch_size * params.batch_count if options.new_seeds else int(options.next_seed)
-    known = {"seed": params.seed + number * step} | said
+    known = {"seed": params.seed_after(number * step)} | said
     if known["seed"] in (-1, "-1"):
         known["seed"] = params.seed
     try:

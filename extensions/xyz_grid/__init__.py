@@ -101,7 +101,7 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
     requests = [_request(params, axes, place) for place in places]
     if options.new_seeds:
         each = params.batch_size * params.batch_count
-        requests = [request.changed(seed=request.seed + n * each) for n, request in enumerate(requests)]
+        requests = [request.changed(seed=request.seed_after(n * each)) for n, request in enumerate(requests)]
     names = [", ".join(filter(None, (axes[i].labels[place[i]] for i in (0, 1, 2)))) for place in places]
     answers: dict[tuple[int, ...], Answer] = dict(zip(places, (yield Turn(requests, names=names)), strict=True))
     x, y, z = axes
@@ -201,13 +201,15 @@ def numbers(text: str, *, whole: bool) -> list[Any]:
     ([1, 2, 3], [9, 5, 1], [1, 26, 50, 75, 100])
     >>> numbers("0.5-1 (+0.25)", whole=False), numbers("-3", whole=True), numbers("x", whole=True)
     ([0.5, 0.75, 1.0], ['-3'], ['x'])
+    >>> numbers("9007199254740993-9007199254740995", whole=True)
+    [9007199254740993, 9007199254740994, 9007199254740995]
     """
     match = RANGE.fullmatch(text)
     if match is None:
         return [text]
     try:
-        first, last = float(match["from"]), float(match["to"])
-        by = float(match["by"]) if match["by"] else (1.0 if last >= first else -1.0)
+        first, last = _number(match["from"]), _number(match["to"])
+        by = _number(match["by"]) if match["by"] else (1 if last >= first else -1)
     except ValueError:  # "1.2.3"
         return [text]
     if match["n"]:
@@ -222,6 +224,11 @@ def numbers(text: str, *, whole: bool) -> list[Any]:
             raise UserError(f"{text} has more than {MOST:,} values", hint="give fewer")
         found = [first + by * i for i in range(int((last - first) / by + 1e-9) + 1)]
     return [round(value) for value in found] if whole else [round(value, 9) for value in found]
+
+
+def _number(text: str) -> int | float:
+    """Whole where it can be: seeds have more digits than a float keeps."""
+    return int(text) if re.fullmatch(r"[+-]?\d{1,20}", text) else float(text)
 
 
 def _search(words: Sequence[str], params: GenerationParams, field: str) -> Values:

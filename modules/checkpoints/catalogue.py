@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modules.checkpoints.detect import family_label, has_vae, native_size, prediction, shapes_of, text_width
-from modules.checkpoints.embeddings import EmbeddingFolder, Suited
-from modules.checkpoints.files import Hashes, Header, find_model, list_models, read_header
+from modules.checkpoints.embeddings import SUFFIXES, EmbeddingFolder, Suited
+from modules.checkpoints.files import PICKLES, Hashes, Header, find_model, list_models, old_hash, read_header
+from modules.checkpoints.folders import unlistable
 from modules.checkpoints.vaes import VaeFolders
-from modules.errors import RepriseError
+from modules.errors import CheckpointError, RepriseError, printable
 
 _MAX_VALUE, _MAX_ENTRIES = 600, 60
 
@@ -24,9 +25,6 @@ class Card:
     family: str = ""
     prediction: str = ""
     """ "eps" or "v"."""
-    zero_terminal_snr: bool = False
-    own_vae: bool = True
-    """False: it works with an autoencoder in a file of its own."""
     native_size: int = 512
     nbytes: int = 0
     sha256: str = ""
@@ -35,6 +33,11 @@ class Card:
     """Texts of the file's header, those that describe it first; long ones are cut."""
     problem: str = ""
     """Why there is nothing to tell."""
+    old_hash: str = ""
+    """A1111's of 2022, of 8 digits."""
+    zero_terminal_snr: bool = False
+    own_vae: bool = True
+    """False: it works with an autoencoder in a file of its own."""
 
 
 class Catalogue:
@@ -48,10 +51,23 @@ class Catalogue:
         self._default = default
         self._headers: dict[tuple[Path, int], Header] = {}
 
+    def told_at_start(self) -> list[str]:
+        """What somebody should know of the folders, in sentences."""
+        return [
+            f"{name} in {folder.name} is left out because its name is not UTF-8: rename it"
+            for folder in (self._checkpoints, self._vaes.folder, self._embeddings.folder)
+            for name in unlistable(folder, (*SUFFIXES, *PICKLES))
+        ]
+
     def checkpoints(self) -> list[str]:
         """Names, the default first."""
         names = (model.name for model in list_models(self._checkpoints))
         return sorted(names, key=lambda name: name != self._default)
+
+    def vae_sha256(self, name: str) -> str:
+        """Of a VAE by its listed name, once the worker has read the file."""
+        path = self._vaes.list().get(name)
+        return self._hashes.all_known([path])[path] if path else ""
 
     def vaes(self) -> list[str]:
         """File names."""
@@ -77,8 +93,11 @@ class Catalogue:
         """What is to be told of a checkpoint."""
         try:
             path, header = self._header(checkpoint)
+            nbytes, sha256 = path.stat().st_size, self._hashes.known(path)
         except RepriseError as error:
-            return Card(checkpoint, problem=str(error))
+            return Card(printable(checkpoint), problem=str(error))
+        except OSError as error:  # gone since it was listed
+            return Card(printable(checkpoint), problem=f"the file cannot be read: {error.strerror}")
         shapes, predicts = shapes_of(header), prediction(header, path)
         return Card(
             name=path.relative_to(self._checkpoints).with_suffix("").as_posix(),
@@ -88,14 +107,18 @@ class Catalogue:
             zero_terminal_snr=predicts.zero_terminal_snr,
             own_vae=has_vae(shapes),
             native_size=native_size(header, path),
-            nbytes=path.stat().st_size,
-            sha256=self._hashes.known(path),
+            nbytes=nbytes,
+            sha256=sha256,
+            old_hash=old_hash(path),
             metadata=_told(header.metadata),
         )
 
     def _header(self, checkpoint: str) -> tuple[Path, Header]:
         path = find_model(self._checkpoints, checkpoint, self._default).path
-        key = (path, path.stat().st_mtime_ns)
+        try:
+            key = (path, path.stat().st_mtime_ns)
+        except OSError as error:  # gone since it was listed
+            raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
         if key not in self._headers:
             self._headers = {key: read_header(path)}  # one: asked for again and again while its prompt is typed
         return path, self._headers[key]

@@ -50,8 +50,8 @@ class GenerationRunner:
     def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         turns = turns_of(spec)
         folder, each = folder_for(turns[0].params), turns[0].params.images
-        seed = turns[0].params.seed
-        images = [_saved(path, seed + n % each) for n, path in enumerate(self._gallery.of_job(job_id, folder))]
+        seed_after = turns[0].params.seed_after
+        images = [_saved(path, seed_after(n % each)) for n, path in enumerate(self._gallery.of_job(job_id, folder))]
         notes: list[str] = []
         begin = time.monotonic()
 

@@ -17,7 +17,7 @@ from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension import Host
 from modules.options import checked, nested_of, options_of
-from modules.params import MAX_PROMPT, Chosen, GenerationParams, Init
+from modules.params import MAX_PROMPT, Chosen, GenerationParams, Init, wrapped
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.profile import Profile, profile_named
 from modules.registry import Registry
@@ -237,8 +237,8 @@ def make_plan(params: GenerationParams, host: Host, revise: Revise | None = None
     total = params.images
     # A sampler whose step size looks at the whole batch is exact only with one image at a time.
     size = 1 if sampler.couples_batch and params.kernels == "exact" else total // params.batch_count
-    seeds = [params.seed if varied else params.seed + i for i in range(total)]
-    subseeds = [params.subseed + i for i in range(total)]
+    seeds = [params.seed if varied else params.seed_after(i) for i in range(total)]
+    subseeds = [wrapped(params.subseed + i) for i in range(total)]
     batches = tuple(
         batch
         for start in range(0, total, size)

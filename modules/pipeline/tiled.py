@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from modules.params import Init, TiledUpscale
+from modules.params import Init, TiledUpscale, wrapped
 from modules.pipeline.picture import Picture, flattened
 from modules.pipeline.plan import Batch
 from modules.resize import Enlarge
@@ -67,6 +67,6 @@ def rounds(batch: Batch, tiles: Sequence[Picture]) -> Iterator[tuple[Batch, Sequ
     size = 1 if batch.sampler.couples_batch and batch.params.kernels == "exact" else batch.params.batch_size
     for i, first in enumerate(range(0, len(tiles), size)):
         part = tiles[first : first + size]
-        seeds = tuple(batch.seeds[0] + (0 if varied else i + j) for j in range(len(part)))
-        subseeds = tuple(batch.subseeds[0] + j for j in range(len(part)))
+        seeds = tuple(wrapped(batch.seeds[0] + (0 if varied else i + j)) for j in range(len(part)))
+        subseeds = tuple(wrapped(batch.subseeds[0] + j) for j in range(len(part)))
         yield replace(batch, seeds=seeds, subseeds=subseeds), part

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from modules.flags import translated
 from modules.metadata import encode
 from tests.modules.test_recipe import RECIPE
+from webui.routes import routes_of
 from webui.services import Services
 
 
@@ -30,6 +32,13 @@ def test_mistake_is_named_with_its_field(client: TestClient) -> None:
     assert answer.status_code == 422
     assert answer.json()["field"] == "sampler"
     assert "did you mean 'Euler'?" in answer.json()["detail"]
+
+
+def test_what_the_flag_api_says_is_true(client: TestClient) -> None:
+    (note,) = translated(["--api"])[1]
+    paths = [path for path, _ in routes_of(client.app)]
+    assert any(path.startswith("/api/v1/") for path in paths) and "always served, below /api/v1" in note
+    assert not any(path.startswith("/sdapi") for path in paths) and "(/sdapi/v1) is not there yet" in note
 
 
 def test_foreign_pages_get_no_answer(client: TestClient) -> None:

@@ -59,6 +59,17 @@ def test_a_component_says_what_its_option_says(form: Form[Thing]) -> None:
     assert [value for _, value in form["word"].choices] == ["one", "two"]
 
 
+def test_a_seed_is_text_for_the_page_has_no_numbers_of_20_digits() -> None:
+    with gr.Blocks():
+        made = Form(GenerationParams, {})
+        seed = made.add("seed")
+        made.add("ensd")
+    assert (type(seed).__name__, seed.value, seed.max_lines) == ("Textbox", "-1", 1)
+    assert made.read(["18446744073709551615", "-31337"]).seed == 2**64 - 1
+    shown = made.show({"seed": 2**64 - 1, "ensd": 0})
+    assert seed.postprocess(shown[0]) == "18446744073709551615"
+
+
 def test_every_declared_parameter_has_a_component() -> None:
     tables = {"samplers": lambda: ["Euler a"], "schedulers": lambda: ["Automatic"], "checkpoints": lambda: ["m"]}
     same = {f"hires_{name}": lambda: [""] for name in tables}

@@ -14,6 +14,7 @@ from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
 from webui.api.history import add_routes
 from webui.api.queue import add_queue_routes
+from webui.characters import WholeJSON
 from webui.page import Page
 from webui.replay import KIND
 from webui.services import Services
@@ -21,7 +22,7 @@ from webui.services import Services
 
 def router(services: Services) -> APIRouter:
     """The routes. What they are given in excess is ignored, as everywhere in A1111's world."""
-    routes = APIRouter(prefix="/api/v1")
+    routes = APIRouter(prefix="/api/v1", default_response_class=WholeJSON)
 
     @routes.post("/explain")
     def explain(values: dict[str, Any] = Body()) -> dict[str, Any]:

@@ -351,7 +351,7 @@ def wire_run(
     page: Page,
     form: Form[GenerationParams],
     view: View,
-    asked: Callable[[Sequence[Any]], tuple[GenerationParams, tuple[str, ...]]],
+    asked: Callable[[Any, Sequence[Any]], tuple[GenerationParams, tuple[str, ...]]],
     others: Sequence[Any] = (),
     *,
     script: ScriptPanel,
@@ -368,7 +368,7 @@ def wire_run(
 
     async def submit(request: Any, name: str, values: Sequence[Any]) -> JobView:
         chosen = script.chosen(values[own:])
-        params, remarks = await asyncio.to_thread(asked, values[:own])
+        params, remarks = await asyncio.to_thread(asked, request, values[:own])
         _, notes = check(params, page.services.host)
         params = fix_seeds(params)
         spec, kind = {"kind": tab, "params": params.to_json(), **more(values[:own])}, "generate"
@@ -395,5 +395,5 @@ def wire_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Seq
         found = await picture(page, request, job_id, chosen)
         return found.seed if found and found.seed is not None else gr.skip()
 
-    any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)
+    any_seed.click(None, None, form["seed"], js="() => '-1'", **QUIET)
     same_seed.click(on_reuse, [view.shown, view.chosen], form["seed"], **AT_ONCE)

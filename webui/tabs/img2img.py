@@ -86,13 +86,13 @@ def _build(page: Page, tab: str) -> None:
         """Where there are many pictures, the single one does not count."""
         return [] if inpaint else inputs_of(pictures[1])
 
-    def asked(values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
+    def asked(request: Any, values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         """The request, its pictures stored, and what was said about them."""
         own, (*pictures, styles) = values[: len(form.components)], values[len(form.components) :]
         named = dict(zip(form.names, own, strict=True))
         if files := many_of(pictures):
             return prompts.styled(form.read_named(named | {"image": files[0]["key"]}), styles), ()
-        painting = Painting.read(pictures[0])
+        painting = Painting.read(pictures[0], page.uploads(request))
         put = page.services.inputs.put
         if inpaint and any(sides := [_whole(side) for side in pictures[1:]]):
             sheet, white = outpainted(painting.start(), *sides)
@@ -105,8 +105,8 @@ def _build(page: Page, tab: str) -> None:
         animated = (FIRST_FRAME,) if frames(painting.path) > 1 else ()
         return prompts.styled(form.read_named(named), styles), animated
 
-    def on_measure(value: Any) -> list[Any]:
-        path = chosen(value)
+    def on_measure(request: gr.Request, value: Any) -> list[Any]:
+        path = chosen(value, page.uploads(request))
         if path is None:
             return [gr.skip(), gr.skip()]
         return list(_sizes(open_image(path).size).values())

@@ -51,7 +51,7 @@ def build(page: Page) -> None:
     page.targets[TAB] = Target(form)
     prompts.wire()
 
-    def asked(values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
+    def asked(request: Any, values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         *fields, styles = values
         return prompts.styled(form.read(fields), styles), ()
 
