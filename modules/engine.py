@@ -244,7 +244,8 @@ class Engine:
                 start = batch.params.init, batch.params.width, batch.params.height  # extensions may change it
                 ready = {start: ready[start] if start in ready else self._sources(batch.params, watcher)}
                 loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
-                model = hooks.patched(replace(loaded, embeddings=embeddings))
+                config = loaded.config.predicting(batch.params.prediction)
+                model = hooks.patched(replace(loaded, embeddings=embeddings, config=config))
                 for note in self._left_out(model, batch):
                     tell(note)
                 used = self._used(model, batch)
@@ -359,7 +360,9 @@ class Engine:
         second, hires, again = batch.hires, batch.params.hires, batch.again
         assert second and hires and again
         larger = enlarge(task.model, batch, second, latents, self._enlarge(hires.upscaler, task.watcher))
-        model = task.hooks.patched(self._fellow(task.model, second.params.checkpoint))
+        other = self._fellow(task.model, second.params.checkpoint)
+        config = other.config.predicting(second.params.prediction)
+        model = task.hooks.patched(replace(other, config=config))
         task = replace(task, model=model)
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
         run = Pass(again.schedule_steps, batch.schedule_steps, second=True, old=batch.params.use_old_scheduling)

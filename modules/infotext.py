@@ -272,6 +272,7 @@ OTHERS: dict[str, Value] = {
     "UniPC order": _taken("uni_pc_order"),
     "UniPC lower order final": _taken("uni_pc_lower_order_final"),
     "CFG rescale": _unless("cfg_rescale", 0),
+    "Prediction": _unless("prediction", "auto"),
     "Resize mode": _init(lambda i: i.resize_mode if i.resize_mode != "Just resize" else None),
     "Exact steps": _init(lambda i: i.exact_steps or None),
     "Color correction": _init(lambda i: i.colour_correction or None),

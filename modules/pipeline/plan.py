@@ -321,6 +321,7 @@ def _second(params: GenerationParams, host: Host) -> Second | None:
         prompt=hires.prompt or params.prompt,
         negative_prompt=hires.negative_prompt or params.negative_prompt,
         checkpoint=hires.checkpoint or params.checkpoint,
+        prediction="auto" if hires.checkpoint else params.prediction,
         width=size.final[0],
         height=size.final[1],
     )
