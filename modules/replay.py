@@ -9,13 +9,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.checkpoints.vaes import OWN
 from modules.engine import VAE, Engine, Progress, Result, Watcher
 from modules.errors import Cancelled
 from modules.images import carried_in, open_header, open_image
 from modules.metadata import is_lossy, read_metadata
-from modules.recipe import Recipe, Verdict
+from modules.recipe import Recipe
+from modules.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _unpack(engine: Engine, recorded: Recipe, path: Path) -> None:
 def recorded_in(path: Path) -> Recipe | Verdict:
     """The recipe that a picture carries, or why it cannot be made again."""
     texts = read_metadata(path)
-    return recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
+    return verdicts.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
 
 
 def replay_recipe(
@@ -58,7 +59,7 @@ def replay_recipe(
         return Replay(recorded, None)
     names = {file: engine.store.with_sha256(file.sha256) for file in recorded.files if file.role == "checkpoint"}
     available = {file.sha256 for file in recorded.files if engine.has(file)}
-    if (verdict := recipes.check(recorded, available, engine.extensions())) is not None:
+    if (verdict := verdicts.check(recorded, available, engine.extensions())) is not None:
         return Replay(verdict, None)
     again = _one(engine, recorded, next(filter(None, names.values())), watcher)
     asked = replace(again.recipe, request=recorded.request)  # the files may have other names now
@@ -67,13 +68,13 @@ def replay_recipe(
 
 def _verdict(recorded: Recipe, again: Recipe, path: Path | None, new: Image.Image) -> Verdict:
     if path is None:
-        return recipes.compare(recorded, again)
+        return verdicts.compare(recorded, again)
     old = open_image(path)
     if is_lossy(path):
         worst = io.BytesIO()
         new.save(worst, open_header(path).format, quality=1)
-        return recipes.compare_lossy(recorded, again, old, new, open_image(worst.getvalue()))
-    return recipes.compare(recorded, again, old, new)
+        return verdicts.compare_lossy(recorded, again, old, new, open_image(worst.getvalue()))
+    return verdicts.compare(recorded, again, old, new)
 
 
 def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) -> Result:

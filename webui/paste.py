@@ -8,15 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.checkpoints.matching import Candidate, hash_in, match, recognise
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.errors import RepriseError
 from modules.infotext import Paste, read
 from modules.metadata import Metadata, settings_in
 from modules.params import GenerationParams
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE
-from webui.page import Page
 from webui.services import Services
 from webui.views import Run, status_html
 
@@ -86,7 +87,7 @@ def _with_other_checkpoints(
 ) -> dict[str, Any]:
     """``changes`` with our names for the checkpoints of hires fix and the refiner, which a recipe knows by hash and
     A1111's text by ``name [hash]``; what is not here is taken out."""
-    recorded = recipes.judge(found["recipe"]) if found["recipe"] else None
+    recorded = verdicts.judge(found["recipe"]) if found["recipe"] else None
     files = recorded.files if isinstance(recorded, recipes.Recipe) else ()
     digits = {file.role: file.sha256[:10] for file in files}
     known = dict(changes)

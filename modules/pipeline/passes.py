@@ -64,7 +64,7 @@ def mask_weight(params: GenerationParams) -> float:
 
 
 def seen_beside(model: LatentDiffusion, batch: Batch, pictures: Sequence[Picture]) -> Tensor:
-    """What a 9-channel model sees beside the latents: the mask, and the picture without its masked part (spec 5.7).
+    """What a 9-channel model sees beside the latents: the mask, and the picture without its masked part.
 
     (n or 1, 5, h, w). Without a picture the mask is white and the picture grey.
     """

@@ -1,4 +1,4 @@
-"""A start picture made ready for sampling, and the result laid back into it (spec 5.3 to 5.6). Pillow and numpy."""
+"""A start picture made ready for sampling, and the result laid back into it. Pillow and numpy."""
 
 from __future__ import annotations
 

@@ -232,7 +232,7 @@ def make_plan(params: GenerationParams, host: Host, revise: Revise | None = None
     params, notes = check(params, host)
     params = fix_seeds(params)
     sampler = host.samplers.get(params.sampler)
-    # With a variation the main seed stays and only the variation seed counts on (spec 3.1).
+    # With a variation the main seed stays and only the variation seed counts on, as in A1111.
     varied = params.subseed_strength != 0
     total = params.images
     # A sampler whose step size looks at the whole batch is exact only with one image at a time.

@@ -53,7 +53,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    made = Host()
+    made = Host(reserved=infotext.RESERVED)
     register(made)
     return made
 
