@@ -118,6 +118,9 @@ class ModelConfig:
     own_vae: bool = True
     """False for a "noVAE" file, which works with an autoencoder in a file of its own; ``vae`` is then its shape."""
 
+    only_seen: bool = False
+    """Nobody says what it predicts: ``prediction`` is a guess until the UNet was asked."""
+
     def predicting(self, kind: str) -> ModelConfig:
         """With another prediction, "eps" or "v"; "auto" leaves it as it is."""
         return self if kind in ("auto", self.prediction) else replace(self, prediction=kind)
