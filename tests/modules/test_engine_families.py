@@ -22,13 +22,13 @@ from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.model import LatentDiffusion, load
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import FAMILIES, write_tiny_checkpoint
-from modules.conditioning import TextConditioner
 from modules.devices import Device
 from modules.diffusion.types import Cond
 from modules.engine import Engine, Result
-from modules.extension import Host
+from modules.extension.host import Host
 from modules.nn.text import Inserted
-from modules.params import GenerationParams, Hires, Refiner
+from modules.params.generation import GenerationParams, Hires, Refiner
+from modules.pipeline.conditioning import TextConditioner
 from modules.pipeline.plan import make_plan
 from modules.pipeline.texts import text_encoders, text_vector
 

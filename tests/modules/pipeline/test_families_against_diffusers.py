@@ -29,10 +29,10 @@ from modules.checkpoints.model import LatentDiffusion, load
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Cond
-from modules.extension import Host
-from modules.params import GenerationParams
-from modules.pipeline.generate import Start, batch_noise, generate
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
 from modules.pipeline.plan import Batch, make_plan
+from modules.pipeline.sample import Start, batch_noise, generate
 from modules.pipeline.texts import text_vector
 from tests.modules.nn.test_against_diffusers import diffusers_unet, random_weights, relative_error
 
