@@ -236,8 +236,7 @@ class Hashes:
             if key not in self._known:
                 self._known |= _load_json(self._cache)
             if key not in self._known:
-                with path.open("rb") as file:
-                    self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._known[key] = self._digest(path)
                 self._save()
             return self._known[key]
 
@@ -269,6 +268,10 @@ class Hashes:
         sha256 = self.known(path)
         with self._lock:
             return {**_load_json(self._cache), **self._known}.get(f"{what}|{sha256}", "") if sha256 else ""
+
+    def _digest(self, path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _save(self) -> None:
         if self._cache is None:
