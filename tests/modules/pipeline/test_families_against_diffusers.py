@@ -244,4 +244,4 @@ def test_inpainting_models_see_mask_and_picture_as_in_diffusers(
         height=HEIGHT,
     )
     seen = torch.cat([mask, masked], dim=1)
-    assert relative_error(ours(model, batch, seen=seen), found[-1]) < 1e-4
+    assert relative_error(ours(model, batch, image_cond=seen), found[-1]) < 1e-4
