@@ -164,7 +164,8 @@ class Engine:
                 if start not in ready:
                     ready = {start: self.runner.init_images(batch.params, callbacks.cancelled)}
                 loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
-                model = replace(loaded, embeddings=embeddings)
+                config = loaded.config.predicting(batch.params.prediction)
+                model = replace(loaded, embeddings=embeddings, config=config)
                 reports = modifiers.prepare(batch, model, [UsedFile(f.role, f.name, f.sha256) for f in recorded])
                 model = passes[0].patched(model)
                 for note in notes_on(batch, model, self.store, self.host, self.encoder):

@@ -303,6 +303,14 @@ class GenerationParams:
         group=MODEL,
         help="Automatic: the one named like the checkpoint; None: the checkpoint's own",
     )
+    prediction: str = option(
+        "auto",
+        "Prediction",
+        key="Prediction",
+        choices=("auto", "eps", "v"),
+        group=MODEL,
+        help="what the network answers: eps, the noise, or v, the velocity; auto: as the file says",
+    )
     sampler: str = option("Euler a", "Sampler", key="Sampler", choices="samplers")
     scheduler: str = option("Automatic", "Schedule type", key="Schedule type", choices="schedulers")
     steps: int = option(20, "Steps", lo=1, hi=150, step=1, key="Steps")

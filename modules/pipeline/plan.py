@@ -353,6 +353,7 @@ def _hires_pass(params: GenerationParams, host: Host, parser: PromptParser) -> H
         prompt=hires.prompt or params.prompt,
         negative_prompt=hires.negative_prompt or params.negative_prompt,
         checkpoint=hires.checkpoint or params.checkpoint,
+        prediction="auto" if hires.checkpoint else params.prediction,
         width=size.final[0],
         height=size.final[1],
     )

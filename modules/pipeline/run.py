@@ -165,7 +165,9 @@ class BatchRunner:
             # A modifier may be in both with other options, so one pass's patches never lie over the other's.
             task.hooks.unpatch()
             patched.enter_context(hooks.patching(task.left_modified))
-        task = replace(task, model=hooks.patched(self._load_sibling(task.model, second.params.checkpoint)), hooks=hooks)
+        other = self._load_sibling(task.model, second.params.checkpoint)
+        other = replace(other, config=other.config.predicting(second.params.prediction))
+        task = replace(task, model=hooks.patched(other), hooks=hooks)
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
         latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
         return task, latents, skipped
