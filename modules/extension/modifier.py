@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import UserError
-from modules.params.generation import Chosen, GenerationParams, Value
+from modules.params.generation import GenerationParams, ModifierOptions, Value
 from modules.params.options import Nested, Option, Shape, options_of, read, values_of
 from modules.prompt.clock import Clock
 
@@ -181,7 +181,7 @@ def key_of(spec: ModifierSpec, option: Option | None = None) -> str:
     return " ".join(_NO_KEY.sub(" ", words).split())
 
 
-def to_text(specs: Iterable[ModifierSpec], chosen: Chosen) -> dict[str, object]:
+def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str, object]:
     """Keys and values for the generation text: of each that takes part, and of its options that are not the default."""
     found: dict[str, object] = {}
     for spec in in_order(specs):

@@ -93,7 +93,7 @@ class HookWatch:
     def failed(self, failure: HookFailed) -> None:
         self._record(failure.name, failure.hook, failure.reason, "".join(traceback.format_exception(failure.error)))
 
-    def fallen(self) -> Mapping[str, str]:
+    def crashed(self) -> Mapping[str, str]:
         """Those within which the job in hand ended a worker before, and how."""
         if not self._job:
             return {}

@@ -9,7 +9,7 @@ import pytest
 
 from modules.errors import UserError
 from modules.extension.modifier import Modifier, ModifierSpec, with_modifiers
-from modules.params.generation import Chosen, GenerationParams, Hires
+from modules.params.generation import GenerationParams, Hires, ModifierOptions
 from modules.params.options import Shape, option, options_of
 
 
@@ -57,12 +57,12 @@ def test_each_is_one_more_group_in_the_order_in_which_they_work(shape: Shape[Gen
 def test_one_takes_part_with_all_its_options_if_it_is_named_unless_it_is_switched_off(
     shape: Shape[GenerationParams], named: dict[str, Any], extensions: dict[str, Any]
 ) -> None:
-    assert shape.read(named) == GenerationParams(extensions=Chosen(extensions))
+    assert shape.read(named) == GenerationParams(extensions=ModifierOptions(extensions))
 
 
 def test_groups_of_the_request_are_read_beside_them(shape: Shape[GenerationParams]) -> None:
     named = {"hires": True, "hires_scale": 1.5, "mask_soft": False, "mask_soft_preservation": 1.0, "ext.plain": True}
-    assert shape.read(named) == GenerationParams(hires=Hires(scale=1.5), extensions=Chosen({"plain": {}}))
+    assert shape.read(named) == GenerationParams(hires=Hires(scale=1.5), extensions=ModifierOptions({"plain": {}}))
 
 
 def test_a_wrong_value_names_the_modifier_and_the_field(shape: Shape[GenerationParams]) -> None:
@@ -75,7 +75,7 @@ def test_a_wrong_value_names_the_modifier_and_the_field(shape: Shape[GenerationP
 
 
 def test_what_is_shown_is_read_again(shape: Shape[GenerationParams]) -> None:
-    chosen = Chosen({"plain": {}, "twice": {"amount": 0.3, "words": "x"}})
+    chosen = ModifierOptions({"plain": {}, "twice": {"amount": 0.3, "words": "x"}})
     for params in (GenerationParams(), GenerationParams(hires=Hires(steps=3), extensions=chosen)):
         assert shape.read(shape.flat(params.to_json())) == params
 

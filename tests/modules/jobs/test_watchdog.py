@@ -56,10 +56,10 @@ def test_extension_that_ended_the_worker_is_left_out_of_that_job_alone(tmp_path:
     failure = read_failures(tmp_path / "failures.json")["deadly"]
     assert (failure["hook"], failure["jobs"]) == ("finish", ["job1"])
     assert ("longer than 0.3 s" in failure["reason"]) == (how == "hang")
-    told = watch.watched(lambda job_id, spec, emit, control: dict(watch.fallen()))
+    told = watch.watched(lambda job_id, spec, emit, control: dict(watch.crashed()))
     assert list(told("job1", {}, lambda event: None, JobControl())) == ["deadly"]
     assert told("job2", {}, lambda event: None, JobControl()) == {}
-    assert watch.fallen() == {}
+    assert watch.crashed() == {}
 
 
 def test_time_that_the_engine_takes_within_a_hook_is_not_the_extensions(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_failures_that_cannot_be_read_now_are_kept_and_joined_later(
 
     monkeypatch.setattr(Path, "read_bytes", fail)
     watch._record("second", "patch", "it fell", "", "job1")
-    told = watch.watched(lambda job_id, spec, emit, control: dict(watch.fallen()))
+    told = watch.watched(lambda job_id, spec, emit, control: dict(watch.crashed()))
     assert list(told("job1", {}, print, JobControl())) == ["second"]
     monkeypatch.setattr(Path, "read_bytes", read)
     assert list(read_failures(path)) == ["first"]
