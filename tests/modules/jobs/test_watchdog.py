@@ -76,7 +76,7 @@ def test_failures_in_a_hook_are_kept_with_their_traceback(tmp_path: Path) -> Non
         watch.failed(HookFailed("mine", "revise", error))
     kept = read_failures(tmp_path / "failures.json")["mine"]
     assert kept["reason"] == "ZeroDivisionError: by nothing"
-    assert "test_watch.py" in kept["traceback"]
+    assert "test_watchdog.py" in kept["traceback"]
     assert kept["jobs"] == []
 
 
