@@ -15,7 +15,7 @@ Skip = Callable[[int, float], bool]
 """``(call, sigma)``: whether the negative prompt is left out of the ``call``-th network call of a run."""
 
 
-class Part(Protocol):
+class WeightedCond(Protocol):
     """One AND part of a prompt: its weight, and its condition at the ``call``-th network call."""
 
     @property
@@ -75,8 +75,8 @@ class Guided:
         self,
         network: Network,
         guidance: Guidance,
-        positive: Sequence[Part],
-        negative: Part,
+        positive: Sequence[WeightedCond],
+        negative: WeightedCond,
         scale: float,
         *,
         skips: Sequence[Skip] = (),

@@ -20,8 +20,7 @@ from modules.prompt.chunks import EMPTY, Chunk, Embeddings, Emphasis, Mark, chun
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
 from modules.prompt.tokens import END, Tokenizer
-from modules.prompt.tree import Part as PromptPart
-from modules.prompt.tree import Prompt
+from modules.prompt.tree import Prompt, PromptPart
 
 Encode = Callable[[Tensor, Sequence[Inserted]], TextStates]
 """Ids (b, 77) and the vectors to insert -> states (b, 77, width), clip skip and final norm included, and pooled."""
@@ -61,7 +60,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Part:
+class ScheduledCond:
     """One of the texts that AND joins, or a negative prompt: which condition holds at which network call."""
 
     weight: float
@@ -133,7 +132,7 @@ class TextConditioner:
         known = frozenset(map(id, embeddings))
         self._scope = (scope, emphasis, backtrack, profile.batch_mean, known)
 
-    def prompt(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
+    def prompt(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> tuple[ScheduledCond, ...]:
         """The AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
 
         Parts of different length are made equal by repeating the last token's state of the shorter.
@@ -143,10 +142,10 @@ class TextConditioner:
         for part in tree.parts:
             segments = _segments(part, run)
             conds = self._conds(self._states(segments), negative=False)
-            parts.append(Part(part.weight, segments, conds, self._profile))
+            parts.append(ScheduledCond(part.weight, segments, conds, self._profile))
         return equal_lengths(parts)
 
-    def negative(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> Part:
+    def negative(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> ScheduledCond:
         """A negative prompt over a run: AND and network tags are text in it."""
         tree = parse(prompt, negative=True, comments=comments).tree if isinstance(prompt, str) else prompt
         (part,) = tree.parts
@@ -154,7 +153,7 @@ class TextConditioner:
         states = self._states(segments)
         if self._vector and not any(segment.text for segment in segments):
             states = tuple(map(_zeros, states))
-        return Part(1.0, segments, self._conds(states, negative=True), self._profile)
+        return ScheduledCond(1.0, segments, self._conds(states, negative=True), self._profile)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """States (texts, 77 chunks, width) of texts that belong together, emphasis applied."""
@@ -300,13 +299,13 @@ def _bytes(states: tuple[TextStates, ...]) -> int:
     return sum(one.context.nbytes for one in {id(one): one for one in states}.values())
 
 
-def equal_lengths(parts: Sequence[Part]) -> tuple[Part, ...]:
+def equal_lengths(parts: Sequence[ScheduledCond]) -> tuple[ScheduledCond, ...]:
     """The parts with contexts of one length."""
     length = max(cond.context.shape[1] for part in parts for cond in part.conds)
     return tuple(_padded(part, length) for part in parts)
 
 
-def _padded(part: Part, length: int) -> Part:
+def _padded(part: ScheduledCond, length: int) -> ScheduledCond:
     if all(cond.context.shape[1] == length for cond in part.conds):
         return part
     return _mapped(part, lambda context: repeat_last(context, length))
@@ -334,8 +333,8 @@ def pad_uncond(cond: Tensor, uncond: Tensor) -> Tensor:
 
 
 def pad_parts(
-    positive: Sequence[Part], negative: Part, empty: Tensor, *, v0: bool = False
-) -> tuple[tuple[Part, ...], Part, bool]:
+    positive: Sequence[ScheduledCond], negative: ScheduledCond, empty: Tensor, *, v0: bool = False
+) -> tuple[tuple[ScheduledCond, ...], ScheduledCond, bool]:
     """Both sides in one length, and whether they had different ones: `pad_with_empty`, or with ``v0`` `pad_uncond`."""
     cond, uncond = positive[0].conds[0].context, negative.conds[0].context
     if cond.shape[1] == uncond.shape[1]:
@@ -346,10 +345,10 @@ def pad_parts(
     return longer, _mapped(negative, lambda context: pad_with_empty(cond, context, empty)[1]), True
 
 
-def _mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
+def _mapped(part: ScheduledCond, change: Callable[[Tensor], Tensor]) -> ScheduledCond:
     """``part`` with its contexts changed; equal ones stay one object."""
     shared = {id(cond): Cond(change(cond.context), cond.vector) for cond in part.conds}
-    return Part(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
+    return ScheduledCond(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
 
 
 def stack(conds: Sequence[Cond]) -> Cond:

@@ -19,7 +19,7 @@ from webui.components.send import send_buttons
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
 from webui.html.history import chosen_html, tiles_html
-from webui.html.status import Run, status_html
+from webui.html.status import JobProgress, status_html
 from webui.i18n import t
 
 TAB = "history"
@@ -102,7 +102,7 @@ def build(page: Page) -> None:
             found = history.find(owner, int(text))
             texts = read_metadata(history.file(owner, found.number))
         except RepriseError as error:
-            return [*nothing[:-1], status_html(Run().failed(str(error)))]
+            return [*nothing[:-1], status_html(JobProgress().failed(str(error)))]
         shown = texts["infotext"] or texts["items"].get("extras") or ""
         return [str(text), chosen_html(found), shown, gr.update(visible=False), ""]
 
@@ -129,7 +129,7 @@ def build(page: Page) -> None:
         try:
             await asyncio.to_thread(history.delete, owner, int(str(text or 0)))
         except RepriseError as error:
-            return [*[gr.skip()] * 9, status_html(Run().failed(str(error)))]
+            return [*[gr.skip()] * 9, status_html(JobProgress().failed(str(error)))]
         listing = await asyncio.to_thread(listed, owner, int(first or 0) + 1, 0)
         return [*listing, *await asyncio.to_thread(told, owner, "")]
 

@@ -23,7 +23,7 @@ from webui.components.send import shown
 from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
-from webui.html.status import Run, status_html
+from webui.html.status import JobProgress, status_html
 from webui.i18n import t
 from webui.tabs.extras import inputs_of, keep, kept_text
 from webui.tabs.generation import View, actions, wire_run, wire_seed
@@ -157,9 +157,9 @@ def _many(page: Page, tab: str) -> Any:
         try:
             stored = await asyncio.to_thread(keep, page.services, paths or [])
             moving = any(frames(Path(path)) > 1 for path in paths or [])
-            return kept_text(stored), status_html(Run(notes=(FIRST_FRAME,))) if moving else ""
+            return kept_text(stored), status_html(JobProgress(notes=(FIRST_FRAME,))) if moving else ""
         except RepriseError as error:
-            return "", status_html(Run().failed(str(error), error.field))
+            return "", status_html(JobProgress().failed(str(error), error.field))
 
     # Uploads alone are preprocessed: that is where Gradio makes sure that a path is an upload of its own.
     files.change(on_files, files, [kept, said], **{**QUIET, "queue": False})

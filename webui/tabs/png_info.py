@@ -16,7 +16,7 @@ from webui.components.replay import ReplayPanel
 from webui.components.send import send_buttons
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
-from webui.html.status import Run, recipe_html, status_html
+from webui.html.status import JobProgress, recipe_html, status_html
 
 
 def build(page: Page) -> None:
@@ -53,7 +53,7 @@ def build(page: Page) -> None:
         try:
             found = await asyncio.to_thread(read_metadata, path)
         except RepriseError as error:
-            return ["", "", status_html(Run().failed(str(error)))]
+            return ["", "", status_html(JobProgress().failed(str(error)))]
         shown = found["infotext"] or found["stealth_infotext"] or ""
         told = recipe_html(verdicts.judge(found["recipe"], shown or None), found["items"])
         return [shown, told, ""]

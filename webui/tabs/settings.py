@@ -14,7 +14,7 @@ from modules.params.settings import Settings
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
-from webui.html.status import Run, browser_settings_html, status_html
+from webui.html.status import JobProgress, browser_settings_html, status_html
 from webui.i18n import t
 
 SHOW_THEME = "(theme) => { window.reprise?.theme(theme) }"
@@ -35,7 +35,7 @@ def build(page: Page) -> None:
                 scale=1,
             )
             save = gr.Button(t("Save settings"), variant="primary", elem_id="settings_save", scale=0, min_width=140)
-        said = gr.HTML(status_html(Run()), elem_id="settings_said", padding=False)
+        said = gr.HTML(status_html(JobProgress()), elem_id="settings_said", padding=False)
         for group in dict.fromkeys(option.group for option in options.values()):
             with gr.Column(elem_classes="rp-settings-group"):
                 gr.Markdown(f"#### {t(group)}")
@@ -71,8 +71,8 @@ def build(page: Page) -> None:
             for name, said_of_it in read:
                 settings.change_part(name, said_of_it)
         except RepriseError as error:
-            return [status_html(Run().failed(str(error), error.field)), gr.skip()]
-        return [status_html(Run(notes=(t("the settings are saved"),))), now.theme]
+            return [status_html(JobProgress().failed(str(error), error.field)), gr.skip()]
+        return [status_html(JobProgress(notes=(t("the settings are saved"),))), now.theme]
 
     components = [*form.components, *(component for _, part in parts for component in part.components)]
     loaded = page.blocks.load(on_load, None, [*components, *places, theme], **AT_ONCE)
