@@ -13,7 +13,7 @@ from pathlib import Path
 
 from modules.errors import NotFound, OutputError
 from modules.imaging.files import open_image
-from modules.jobs.store import JobStore, Picture
+from modules.jobs.store import HistoryImage, JobStore
 from modules.storage import atomic
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class History:
     outputs: Path
     thumbnails: Path
 
-    def page(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> list[Picture]:
+    def page(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> list[HistoryImage]:
         """At most ``limit`` pictures, newest first: older than number ``before``, or the next newer than ``after``."""
         return self.store.pictures(owner, before=before, after=after, limit=limit)
 
@@ -42,7 +42,7 @@ class History:
         """Whether the picture at ``path`` is one of the owner's."""
         return self.store.has_picture(owner, str(path))
 
-    def find(self, owner: str, number: int) -> Picture:
+    def find(self, owner: str, number: int) -> HistoryImage:
         """`NotFound` for an unknown number, for another owner's picture and for one that lies elsewhere alike."""
         picture = self.store.picture(owner, number)
         if not Path(picture.path).resolve().is_relative_to(self.outputs.resolve()):

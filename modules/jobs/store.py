@@ -135,7 +135,7 @@ Jobs = list[Job]
 
 
 @dataclass(frozen=True)
-class Picture:
+class HistoryImage:
     """A picture that a job has saved."""
 
     number: int
@@ -148,7 +148,7 @@ class Picture:
     """Seconds since the epoch."""
 
 
-Pictures = list[Picture]
+HistoryImages = list[HistoryImage]
 
 
 class JobStore:
@@ -228,7 +228,7 @@ class JobStore:
 
     # -- what was made
 
-    def pictures(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> Pictures:
+    def pictures(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> HistoryImages:
         """Newest first: older than number ``before``, or the next newer than ``after``; 0: the newest."""
         where, order = ("number > ?", "ASC") if after else ("number < ? OR ? = 0", "DESC")
         bounds = (after,) if after else (before, before)
@@ -246,7 +246,7 @@ class JobStore:
             query = "SELECT 1 FROM pictures WHERE owner = ? AND path = ? LIMIT 1"
             return db.execute(query, (owner, path)).fetchone() is not None
 
-    def picture(self, owner: str, number: int) -> Picture:
+    def picture(self, owner: str, number: int) -> HistoryImage:
         """`NotFound` for an unknown number and for another owner's alike."""
         row = None
         if 0 < number < 2**63:  # SQLite's integers
@@ -394,8 +394,8 @@ def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
     )
 
 
-def _picture(row: sqlite3.Row) -> Picture:
-    return Picture(**{name: row[name] for name in ("number", "job", "kind", "path", "created")})
+def _picture(row: sqlite3.Row) -> HistoryImage:
+    return HistoryImage(**{name: row[name] for name in ("number", "job", "kind", "path", "created")})
 
 
 def _again(db: sqlite3.Connection, job_id: str, *, tries: int = 0, lost: int = 0) -> Job:
