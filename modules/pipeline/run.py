@@ -121,7 +121,7 @@ class BatchRunner:
         assert init
         if init.denoising_strength == 0:
             return BatchImage(0, source.image, batch.params, task.hooks)
-        parts, tiles = list(rounds(batch, source.pictures(init))), list[BatchImage]()
+        parts, tiles = list(rounds(batch, source.init_images(init))), list[BatchImage]()
         for i, (part, images) in enumerate(parts):
             task = replace(task, done=i, parts=len(parts))
             tiles += self._sampled(task, part, images, range(len(images)))

@@ -78,10 +78,10 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Painting:
-    """What a canvas holds, as far as this visitor uploaded it. ``strokes`` are as large as ``picture``."""
+    """What a canvas holds, as far as this visitor uploaded it. ``strokes`` are as large as ``image``."""
 
     path: Path
-    picture: Image.Image
+    image: Image.Image
     """RGB or RGBA, upright."""
     strokes: Image.Image | None
     """Of `MASK` white what is masked, RGB; of the others strokes in their colours, RGBA."""
@@ -99,27 +99,27 @@ class Painting:
             raise UserError(
                 "there is no start picture", hint="drop one onto the page or choose one", field="init.image"
             )
-        picture, strokes = open_image(path), None
+        image, strokes = open_image(path), None
         if (painted := find(said.get("strokes"))) is not None:
             strokes = open_image(painted)
-            if strokes.size != picture.size:
+            if strokes.size != image.size:
                 hint = "save the picture upright and choose it again"
                 raise UserError("what is painted is not as large as the picture", hint=hint, field="init.mask.image")
-        return cls(path, picture, strokes, str(said.get("mode")))
+        return cls(path, image, strokes, str(said.get("mode")))
 
     def start(self) -> Image.Image:
         """The picture with the strokes that belong to it."""
         if self.strokes is None or self.mode != COLOURS:
-            return self.picture
-        return sketched(self.picture, self.strokes)
+            return self.image
+        return sketched(self.image, self.strokes)
 
     def inpainted(self, blur: float) -> tuple[Image.Image, Image.Image]:
         """Start picture and mask; raises `UserError` where nothing is painted. ``blur``: the mask's, in pixels."""
         if self.strokes is None:
             raise UserError("nothing is masked", hint="paint over what should change", field="init.mask.image")
         if self.mode == COLOURS:
-            return inpaint_sketch(self.picture, self.strokes, blur)
-        return self.picture, grey_mask(self.strokes)
+            return inpaint_sketch(self.image, self.strokes, blur)
+        return self.image, grey_mask(self.strokes)
 
 
 def chosen(value: Any, find: Callable[[Any], Path | None]) -> Path | None:

@@ -88,7 +88,7 @@ class JobStream:
     def is_active(self, ids: Sequence[str]) -> bool:
         return any(job.state in ACTIVE for job in self.jobs(ids))
 
-    async def pictures(self, ids: Sequence[str]) -> list[Shown]:
+    async def images(self, ids: Sequence[str]) -> list[Shown]:
         """What the page shows of the jobs: the gallery has them in this order."""
         jobs = await asyncio.to_thread(self.jobs, ids)
-        return [picture for job in jobs for picture in shown_of(job)][-MOST_SHOWN:]
+        return [image for job in jobs for image in shown_of(job)][-MOST_SHOWN:]

@@ -234,12 +234,12 @@ def preview_html(run: JobProgress, earlier: Sequence[Result] = ()) -> str:
     ``earlier`` jobs before them."""
     if not run.is_running:
         return '<div class="rp-preview" hidden></div>'
-    picture = '<div class="rp-blank"></div>'
+    image = '<div class="rp-blank"></div>'
     if _BASE64.fullmatch(run.preview):
-        picture = f'<img class="rp-live" alt="Preview" src="data:image/jpeg;base64,{run.preview}">'
+        image = f'<img class="rp-live" alt="Preview" src="data:image/jpeg;base64,{run.preview}">'
     results = (*earlier, *run.results)[-12:]
     made = "".join(f'<img alt="" src="{escape(file_url(result.path))}">' for result in results)
-    return f'<div class="rp-preview">{picture}<div class="rp-made">{made}</div></div>'
+    return f'<div class="rp-preview">{image}<div class="rp-made">{made}</div></div>'
 
 
 def sheets_html(sheets: Iterable[Mapping[str, Any]]) -> str:

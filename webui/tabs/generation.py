@@ -225,7 +225,7 @@ async def spoken(view: View, updates: AsyncIterator[list[Any]]) -> AsyncIterator
         yield view.show(JobProgress().failed("something unexpected went wrong; the server's log has the details"))
 
 
-async def picture(page: Page, request: Any, job_id: Any, index: Any) -> Result | None:
+async def result_at(page: Page, request: Any, job_id: Any, index: Any) -> Result | None:
     """The job's picture of that number, as far as it is this visitor's and there is one."""
     try:
         job = await asyncio.to_thread(page.services.queue.get, job_id=str(job_id or ""), owner=page.owner(request))
@@ -322,10 +322,10 @@ def wire_jobs(
         return line_html(await asyncio.to_thread(JobStream(queue, owner).waiting, waiting))
 
     async def on_select(request: gr.Request, event: gr.SelectData, ids: Any) -> list[Any]:
-        pictures = await JobStream(queue, page.owner(request)).pictures(ids_of(ids))
-        if not (isinstance(event.index, int) and 0 <= event.index < len(pictures)):
+        images = await JobStream(queue, page.owner(request)).images(ids_of(ids))
+        if not (isinstance(event.index, int) and 0 <= event.index < len(images)):
             return [gr.skip()] * 3
-        found = pictures[event.index]
+        found = images[event.index]
         return [found.result.infotext, found.job, found.index]
 
     submitted = [view.status, view.line, view.job_ids, view.wake]
@@ -378,7 +378,7 @@ def wire_run(
         return await asyncio.to_thread(services.submit, page.owner(request), spec)
 
     async def shown_path(request: Any, job_id: Any, chosen: Any) -> Path | None:
-        found = await picture(page, request, job_id, chosen)
+        found = await result_at(page, request, job_id, chosen)
         return Path(found.path) if found else None
 
     followed = wire_jobs(page, view, submit, [*form.components, *others, *script.components], form, canvas)
@@ -392,7 +392,7 @@ def wire_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Seq
     any_seed, same_seed = buttons
 
     async def on_reuse(request: gr.Request, job_id: Any, chosen: Any) -> Any:
-        found = await picture(page, request, job_id, chosen)
+        found = await result_at(page, request, job_id, chosen)
         return found.seed if found and found.seed is not None else gr.skip()
 
     any_seed.click(None, None, form["seed"], js="() => '-1'", **QUIET)

@@ -32,7 +32,7 @@ class HistoryView:
     """The chosen picture, and the buttons of what can be done with it."""
 
     def __init__(self) -> None:
-        self.picture = gr.HTML(chosen_html(None), elem_id="history_picture", padding=False)
+        self.image = gr.HTML(chosen_html(None), elem_id="history_picture", padding=False)
         self.text = gr.Textbox(
             label=t("Generation text"),
             lines=5,
@@ -134,7 +134,7 @@ def build(page: Page) -> None:
         return [*listing, *await asyncio.to_thread(told, owner, "")]
 
     listing = [tiles, first, last, newer, older]
-    detail = [number, view.picture, view.text, view.sure, said]
+    detail = [number, view.image, view.text, view.sure, said]
     for event in (page.tabs[TAB].select, refresh.click):
         event(on_refresh, None, listing, **AT_ONCE)
     older.click(on_older, last, listing, **AT_ONCE)

@@ -84,19 +84,19 @@ def _build(page: Page, tab: str) -> None:
     prompts.wire()
     others = [canvas.field, *growth, prompts.styles] if inpaint else [canvas.field, many, prompts.styles]
 
-    def many_of(pictures: Sequence[Any]) -> tuple[InputImage, ...]:
+    def many_of(images: Sequence[Any]) -> tuple[InputImage, ...]:
         """Where there are many pictures, the single one does not count."""
-        return () if inpaint else inputs_of(pictures[1])
+        return () if inpaint else inputs_of(images[1])
 
     def asked(request: Any, values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         """The request, its pictures stored, and what was said about them."""
-        own, (*pictures, styles) = values[: len(form.components)], values[len(form.components) :]
+        own, (*images, styles) = values[: len(form.components)], values[len(form.components) :]
         named = dict(zip(form.names, own, strict=True))
-        if files := many_of(pictures):
+        if files := many_of(images):
             return prompts.styled(form.read_named(named | {"image": files[0].key}), styles), ()
-        painting = Painting.read(pictures[0], page.uploads(request))
+        painting = Painting.read(images[0], page.uploads(request))
         put = page.services.inputs.put
-        if inpaint and any(sides := [_whole(side) for side in pictures[1:]]):
+        if inpaint and any(sides := [_whole(side) for side in images[1:]]):
             sheet, white = outpainted(painting.start(), *sides)
             named |= {"image": put(sheet), "mask_image": put(white), **_sizes(sheet.size)}
         elif inpaint:
