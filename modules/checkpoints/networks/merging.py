@@ -7,7 +7,7 @@ Where there is no room for both, a weight is changed in its place and read from 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -213,8 +213,8 @@ class Patch:
         self._on: set[str] = set()
         self.nbytes = 0
         """Of the changed weights that stand beside the model's own."""
-        self.misfits: Counter[Hashable] = Counter()
-        """How many layers of a network have another shape here, by what it is known by."""
+        self.misfits: dict[Hashable, set[str]] = defaultdict(set)
+        """Layers of a network that have another shape here, by what it is known by."""
 
     def touched(self, network: Network) -> int:
         """How many of a network's layers the model has."""
@@ -266,7 +266,8 @@ class Patch:
 
         def misfit(step: Step) -> None:
             assert isinstance(step.key, tuple)
-            self.misfits[step.key[0]] += 1
+            network, name, *_ = step.key
+            self.misfits[network].add(name)
 
         place = layer.place
         weight = layer.own[place.weight]
@@ -320,6 +321,8 @@ class Patch:
         """Put the model's own weights back. What was made stays, for a batch that wants the same."""
         for name in list(self._on):
             self._take_off(name)
+        self._fitting.clear()  # networks may be let go of
+        self.misfits.clear()
 
     def forget(self) -> None:
         """Let go of what was made, where it is not in use."""
