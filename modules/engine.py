@@ -14,10 +14,12 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
 from modules.errors import out_of_memory
-from modules.extension import Host
-from modules.inputs import InputStore
-from modules.modifier import UsedFile
-from modules.params import Chosen, GenerationParams
+from modules.extension.host import Host
+from modules.extension.modifier import UsedFile
+from modules.gallery.inputs import InputStore
+from modules.imaging.latent_preview import Previews
+from modules.metadata.recipe import File
+from modules.params.generation import Chosen, GenerationParams
 from modules.pipeline.hooks import HookFailed, NoWatch, RequestHooks, Watch
 from modules.pipeline.inventory import Inventory
 from modules.pipeline.notes import notes_on
@@ -29,8 +31,6 @@ from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
 from modules.pipeline.results import RunCallbacks as RunCallbacks
 from modules.pipeline.run import BatchRunner, InitImages, Task, image_conditioning_facts
-from modules.previews import Previews
-from modules.recipe import File
 
 log = logging.getLogger(__name__)
 

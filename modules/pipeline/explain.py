@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from modules.checkpoints.embeddings import Suited
-from modules.extension import Host
-from modules.params import GenerationParams
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
+from modules.params.profile import profile_named
 from modules.pipeline.explained_networks import networks_told
 from modules.pipeline.networks import NAME
 from modules.pipeline.plan import check
-from modules.profile import profile_named
 from modules.prompt.chunks import Embeddings
 from modules.prompt.clock import Clock
 from modules.prompt.explain import explain

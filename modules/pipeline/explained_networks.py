@@ -9,7 +9,7 @@ from typing import Any
 from modules.checkpoints.networks.arguments import HYPERNET_TAG, LORA_TAGS, BadTag, Use, placed, strength_at, uses
 from modules.checkpoints.networks.listing import NetworkListing
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
-from modules.profile import EXACT
+from modules.params.profile import EXACT
 from modules.prompt.clock import Clock
 from modules.prompt.parse import parse
 from modules.prompt.tree import NetworkTag, Warning

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules.profile import Profile
+from modules.params.profile import Profile
 from modules.prompt.schedule import Pass, Segment, entry_at
 
 
@@ -13,7 +13,7 @@ from modules.prompt.schedule import Pass, Segment, entry_at
 class Clock:
     """One pass of a sampler.
 
-    >>> from modules.profile import EXACT
+    >>> from modules.params.profile import EXACT
     >>> from modules.prompt.schedule import schedule
     >>> Clock(Pass(4, 4), 4, EXACT).entry(schedule("[cat:dog:0.5]", 4), call=2, step=2).text
     'dog'

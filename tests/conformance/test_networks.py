@@ -21,10 +21,10 @@ from modules.checkpoints.networks.listing import NetworkFolders
 from modules.checkpoints.networks.metadata import decoded, stated_family_forge, training_tags
 from modules.checkpoints.networks.metadata import facts as facts_of
 from modules.checkpoints.networks.shelf import NetworkShelf
-from modules.profile import A1111
+from modules.diffusion.noise import PhiloxGenerator
+from modules.params.profile import A1111
 from modules.prompt.clock import Clock
 from modules.prompt.schedule import Pass
-from modules.rng import PhiloxGenerator
 
 Case = dict[str, Any]
 KINDS = {"Lora": "LoRA", "Hada": "LoHa", "Ia3": "(IA)3", "Lokr": "LoKr", "Full": "full", "Norm": "norm"}

@@ -25,7 +25,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from modules.checkpoints.networks.blocks import factors
-from modules.profile import EXACT
+from modules.params.profile import EXACT
 from modules.prompt.clock import Clock
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, schedule, schedule_nodes

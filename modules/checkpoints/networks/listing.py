@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from modules import atomic
 from modules.checkpoints import unpickle
 from modules.checkpoints.files import Header, read_header
 from modules.checkpoints.folders import files_below
@@ -26,6 +25,7 @@ from modules.checkpoints.networks import metadata as told
 from modules.checkpoints.networks.hashes import stated_hash
 from modules.checkpoints.networks.keys import BUNDLED
 from modules.errors import CheckpointError, OutputError
+from modules.storage import atomic
 
 log = logging.getLogger(__name__)
 LORA_SUFFIXES = (".pt", ".ckpt", ".safetensors")

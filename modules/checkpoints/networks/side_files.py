@@ -16,8 +16,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from modules import atomic
 from modules.errors import OutputError, UserError
+from modules.storage import atomic
 
 PREVIEWS = ("png", "jpg", "jpeg", "webp", "gif")
 MAX_BYTES = 4 * 2**20

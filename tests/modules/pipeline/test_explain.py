@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from modules.builtin import register
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.errors import UserError
-from modules.extension import Host, TagSpec
-from modules.params import GenerationParams, Hires
+from modules.extension.host import Host, TagSpec
+from modules.params.generation import GenerationParams, Hires
 from modules.pipeline.explain import explain_request
 
 

@@ -21,8 +21,8 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
-from modules.extension import Host
-from modules.params import GenerationParams, Hires, Refiner
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams, Hires, Refiner
 from modules.replay import replay_recipe
 
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=4, seed=7, subseed=1, sampler="Euler")
