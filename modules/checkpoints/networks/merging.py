@@ -181,7 +181,8 @@ def _plus(weight: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     if not pairs:
         return weight
     dtype = weight.dtype if weight.dtype.itemsize > 1 else torch.float32
-    up, down = torch.cat([up.to(dtype) for up, _ in pairs], dim=1), torch.cat([down.to(dtype) for _, down in pairs])
+    ups, downs = [up.to(dtype) for up, _ in pairs], [down.to(dtype) for _, down in pairs]
+    up, down = (ups[0], downs[0]) if len(pairs) == 1 else (torch.cat(ups, dim=1), torch.cat(downs))
     if weight.dim() != 4:
         return torch.addmm(weight.to(dtype), up, down)
     flat = weight.to(dtype).permute(0, 2, 3, 1)
