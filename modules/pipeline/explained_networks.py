@@ -63,6 +63,8 @@ def _problem(role: str, tag: NetworkTag, listing: NetworkListing, family: str) -
     """Why a network is not applied; empty: it is."""
     name, word = _name(tag), WORDS[role]
     file = listing.find(name)
+    if file is None and listing.unread:
+        return ""  # it may be the alias of a file whose header nobody has read yet
     if file is None:
         near = listing.near(name)
         return f"there is no {word} named {name[:60]}" + (f"; did you mean {near}?" if near else "")

@@ -140,3 +140,12 @@ def test_thousands_of_tags_are_told_in_time(with_networks: Host) -> None:
     for profile in ("a1111", "exact"):
         told = explain_request(GenerationParams(prompt[:20000], steps=150, profile=profile), with_networks)["prompt"]
         assert len(told["warnings"]) <= 200
+
+
+def test_a_name_is_not_called_missing_as_long_as_headers_are_read(tmp_path: Path) -> None:
+    write_lora(tmp_path, "ink")
+    host = Host()
+    register(host, NetworkShelf(tmp_path))
+    first = messages(host, "<lora:an_alias:1>")
+    host.shelf.read()
+    assert first == [] and messages(host, "<lora:an_alias:1>") == ["there is no LoRA named an_alias"]
