@@ -117,6 +117,7 @@ def test_the_strength_of_a_network_is_told_over_the_steps(with_networks: Host) -
         params = GenerationParams(f"a fox {tag}", steps=8, sampler="Euler").changed(**changes)
         (network,) = explain_request(params, with_networks)["prompt"]["networks"]
         assert network["file"] == "ink.safetensors" and network["applied"]
+        assert len(network["positional"]) == 2  # colons within brackets part nothing
         return [(s["from"], s["to"], s["weight"]) for s in network["passes"][0]["segments"]]
 
     assert segments("<lora:ink:0.8>") == [(1, 8, 0.8)]
