@@ -57,7 +57,7 @@ class Card:
     """False: it works with an autoencoder in a file of its own."""
 
 
-class Catalogue:
+class CheckpointCatalogue:
     """The checkpoints, VAEs and embeddings below a models folder, as they are whenever somebody asks."""
 
     def __init__(self, folder: Path, hashes: Hashes, *, default: str = ""):
