@@ -128,7 +128,7 @@ class CheckpointCatalogue:
             nbytes=nbytes,
             sha256=sha256,
             old_hash=old_hash(path),
-            metadata=_told(header.metadata),
+            metadata=_shown_metadata(header.metadata),
         )
 
     def _seen(self, path: Path, header: Header) -> str:
@@ -151,7 +151,7 @@ class CheckpointCatalogue:
 _FIRST = ("title", "author", "description", "license", "date", "usage_hint", "tags", "trigger_phrase")
 
 
-def _told(metadata: Mapping[str, str]) -> dict[str, str]:
+def _shown_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """Texts for people: pictures in base64 and our own configuration are left out."""
     rank = {f"modelspec.{name}": i for i, name in enumerate(_FIRST)} | {name: i for i, name in enumerate(_FIRST)}
     texts = {k: v for k, v in metadata.items() if v.strip() and not v.startswith("data:")}

@@ -187,8 +187,8 @@ class TextConditioner:
 
     def _encode_together(self, texts: Sequence[str]) -> dict[str, TextStates]:
         """States (1, 77 chunks, width) of each different text, those of all encoders side by side."""
-        told = [self._encode_with(encoder, embeddings, texts) for encoder, embeddings in self._encoders]
-        return {text: _beside([states[text] for states in told]) for text in dict.fromkeys(texts)}
+        states_by_encoder = [self._encode_with(encoder, embeddings, texts) for encoder, embeddings in self._encoders]
+        return {text: _beside([states[text] for states in states_by_encoder]) for text in dict.fromkeys(texts)}
 
     def _encode_with(self, encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]) -> dict[str, TextStates]:
         """The same of one encoder. A text that comes twice counts twice in emphasis's mean; pooled states are those of

@@ -93,7 +93,7 @@ def build(page: Page) -> None:
     async def on_newer(request: gr.Request, edge: Any) -> list[Any]:
         return await asyncio.to_thread(listed, page.owner(request), 0, int(edge or 0))
 
-    def told(owner: str, text: Any) -> list[Any]:
+    def listing_of(owner: str, text: Any) -> list[Any]:
         """The picture of that number: number, picture, text."""
         nothing = ["", chosen_html(None), "", gr.update(visible=False), ""]
         if not str(text or "").isdecimal():
@@ -107,7 +107,7 @@ def build(page: Page) -> None:
         return [str(text), chosen_html(found), shown, gr.update(visible=False), ""]
 
     async def on_choose(request: gr.Request, text: Any) -> list[Any]:
-        return await asyncio.to_thread(told, page.owner(request), text)
+        return await asyncio.to_thread(listing_of, page.owner(request), text)
 
     async def path_of(request: Any, text: Any) -> Path | None:
         try:
@@ -131,7 +131,7 @@ def build(page: Page) -> None:
         except RepriseError as error:
             return [*[gr.skip()] * 9, status_html(JobProgress().failed(str(error)))]
         listing = await asyncio.to_thread(listed, owner, int(first or 0) + 1, 0)
-        return [*listing, *await asyncio.to_thread(told, owner, "")]
+        return [*listing, *await asyncio.to_thread(listing_of, owner, "")]
 
     listing = [tiles, first, last, newer, older]
     detail = [number, view.image, view.text, view.sure, said]

@@ -55,8 +55,8 @@ def build(page: Page) -> None:
         except RepriseError as error:
             return ["", "", status_html(JobProgress().failed(str(error)))]
         shown = found["infotext"] or found["stealth_infotext"] or ""
-        told = recipe_html(verdicts.judge(found["recipe"], shown or None), found["items"])
-        return [shown, told, ""]
+        facts_html = recipe_html(verdicts.judge(found["recipe"], shown or None), found["items"])
+        return [shown, facts_html, ""]
 
     async def on_dropped(request: gr.Request, value: Any) -> list[Any]:
         path = page.uploads(request)(value)

@@ -54,7 +54,7 @@ def build(page: Page) -> None:
         now, is_admin = settings.current(), page.services.is_admin(page.owner(request))
         others = [gr.skip()] * sum(len(part.components) for _, part in parts)
         if is_admin:  # extensions keep here what is for nobody else: keys, addresses
-            others = [value for name, part in parts for value in part.show(_told(part, settings.part(name)))]
+            others = [value for name, part in parts for value in part.show(_shown(part, settings.part(name)))]
         others += [gr.update(visible=is_admin) for _ in places]
         return [*form.show(values_of(now)), *others, now.theme]
 
@@ -77,11 +77,11 @@ def build(page: Page) -> None:
     components = [*form.components, *(component for _, part in parts for component in part.components)]
     loaded = page.blocks.load(on_load, None, [*components, *places, theme], **AT_ONCE)
     saved = save.click(on_save, components, [said, theme], **AT_ONCE)
-    for told in (loaded, saved):
-        told.then(None, theme, None, js=SHOW_THEME, **QUIET)
+    for event in (loaded, saved):
+        event.then(None, theme, None, js=SHOW_THEME, **QUIET)
 
 
-def _told(part: Form[Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(part: Form[Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     """What the page is told of the values of an extension: of secrets nothing."""
     return {name: "" if name in part.options and part.options[name].secret else kept[name] for name in kept}
 

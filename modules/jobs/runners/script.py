@@ -131,7 +131,7 @@ class Scripts:
             "title": sheet.title,
             "columns": list(sheet.columns),
             "rows": list(sheet.rows),
-            "cells": [[_told(outcome) for outcome in row] for row in sheet.cells],
+            "cells": [[_cell_json(outcome) for outcome in row] for row in sheet.cells],
         }
         return image, matrix
 
@@ -278,6 +278,6 @@ def _cell_image(outcome: Outcome, sheet: Sheet) -> Image.Image | None:
     return drawing
 
 
-def _told(outcome: Outcome) -> Json:
+def _cell_json(outcome: Outcome) -> Json:
     made = outcome.images[0] if outcome.images else None
     return {"path": made.path if made else "", "infotext": made.infotext if made else "", "error": outcome.error}
