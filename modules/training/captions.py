@@ -22,10 +22,7 @@ from modules.training.render.captions import caption
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import PLACES, SIZES, TINTS, Mix, Scene, draw_scene
 from modules.training.render.styles import STYLES
-from modules.training.words import weighted_ids
-
-SHORT = 32
-"""Tokens that training reads of a caption: none is longer, and attention is causal."""
+from modules.training.words import SHORT, weighted_ids
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "background": (*BACKGROUNDS, "gradient"),
@@ -66,9 +63,10 @@ def shown(scenes: Sequence[Scene]) -> Tensor:
 
 
 def new_text(config: TextConfig) -> TextEncoder:
-    """Fresh weights, with the attention whose backward pass is fast on a CPU."""
+    """Fresh weights, on a CPU with the attention whose backward pass is fast there."""
     text = TextEncoder(config)
-    text.transformer.set_attn_implementation("eager")
+    if loop.device().type == "cpu":
+        text.transformer.set_attn_implementation("eager")
     return text
 
 
@@ -94,7 +92,7 @@ class CaptionLoss:
         self.reader, self.mix, self.batch, self.seed = reader, mix, batch, seed
 
     def __call__(self, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        start = int(torch.randint(2**40, (), generator=generator))
+        start = int(torch.randint(2**40, (), generator=generator, device=generator.device))
         scenes = [draw_scene(self.seed, start + i, self.mix) for i in range(self.batch)]
         texts = [caption(scene, Random(start + i)) for i, scene in enumerate(scenes)]
         ids = weighted_ids(texts)[0][:, :SHORT].to(loop.device())

@@ -24,12 +24,15 @@ class Progress:
         self.started = self.printed = time.monotonic()
         self.first = done
 
+    def due(self, done: int) -> bool:
+        """Whether `at` would print a line."""
+        return time.monotonic() - self.printed >= self.every or done >= self.total
+
     def at(self, done: int, unit: float = 1.0, **values: float) -> None:
         """``unit`` is how many samples one of ``done`` stands for; ``values`` are printed as they are."""
-        now = time.monotonic()
-        if now - self.printed < self.every and done < self.total:
+        if not self.due(done):
             return
-        self.printed = now
+        now = self.printed = time.monotonic()
         rate = (done - self.first) / max(now - self.started, 1e-9)
         left = (self.total - done) / max(rate, 1e-9)
         numbers = " ".join(f"{key} {value:.4f}" for key, value in values.items())

@@ -17,6 +17,7 @@ from modules.extension import Host
 from modules.inputs import InputStore
 from modules.masks import outpainted
 from modules.params import GenerationParams, Hires, Init, Mask, SoftInpainting, TiledUpscale
+from modules.training.render.captions import EXAMPLES
 from modules.training.render.compose import picture
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import Scene, Thing
@@ -34,21 +35,6 @@ class Row:
     requests: tuple[GenerationParams, ...]
 
 
-EXAMPLES = (
-    "a fox in the snow",
-    "a pineapple on a purple background",
-    "a blue elephant on a yellow background",
-    "an octopus underwater",
-    "a snowman at night",
-    "a castle at sunset",
-    "a rocket in space",
-    "a sailboat on a beach",
-    "a penguin on a blue background, pixel art",
-    "a horse in a meadow, watercolor",
-    "three strawberries on a white background",
-    "a cat to the left of a dog on a green background",
-)
-"""The prompts of the model card, each with seed 1."""
 BOTH = "an apple to the left of {} on a green background"
 """Where a half is painted anew: guidance towards a prompt that leaves out the other half mottles the background."""
 

@@ -59,9 +59,7 @@ def glow(canvas: Canvas, x: float, y: float, radius: float, colour: RGB, strengt
     blend(canvas, colour, strength * np.exp(-away))
 
 
-def disc(
-    canvas: Canvas, x: float, y: float, radius: float, colour: RGB, alpha: float = 1.0, soft: float = 1.0
-) -> None:
+def disc(canvas: Canvas, x: float, y: float, radius: float, colour: RGB, alpha: float = 1.0, soft: float = 1.0) -> None:
     """A disc with an edge ``soft`` pixels wide."""
     side = len(canvas)
     reach = radius * side + soft

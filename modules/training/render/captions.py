@@ -16,6 +16,21 @@ JUNK = (
     "digital", "8k", "award winning", "intricate", "lovely", "fantasy", "detailed", "modern", "classic", "happy",
     "simple", "adorable", "professional", "photorealistic",
 )  # fmt: skip
+EXAMPLES = (
+    "a fox in the snow",
+    "a red apple on a wooden table",
+    "a rocket in space",
+    "an octopus underwater",
+    "a castle at sunset",
+    "a panda in the forest",
+    "a blue elephant on a yellow background",
+    "a penguin on a blue background, sticker",
+    "a pineapple on a purple background",
+    "a horse in a meadow, watercolor",
+    "three strawberries on a white background",
+    "a cat to the left of a dog on a green background",
+)
+"""The prompts of the model card. The first eight are in the file, for a page to show."""
 NUMBERS = {2: "two", 3: "three", 4: "four"}
 SETTINGS = {
     "meadow": ("in a meadow", "on a green meadow", "on the grass", "in a field", "meadow"),

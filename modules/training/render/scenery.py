@@ -8,7 +8,19 @@ from random import Random
 import numpy as np
 
 from modules.training.render.canvas import (
-    RGB, Canvas, Draw, blend, cloud, disc, glow, grid, hills, jitter, land, ramp, shapes,
+    RGB,
+    Canvas,
+    Draw,
+    blend,
+    cloud,
+    disc,
+    glow,
+    grid,
+    hills,
+    jitter,
+    land,
+    ramp,
+    shapes,
 )  # fmt: skip
 
 
@@ -142,7 +154,7 @@ def _desert(side: int, rng: Random) -> Canvas:
 
 
 def _houses(c: Canvas, rng: Random, colours: tuple[RGB, ...], low: float, high: float, lights: bool) -> None:
-    """A row of tall houses whose roofs are between the heights ``low`` and ``high``; three of four ``lights`` are on."""
+    """A row of tall houses whose roofs are at heights from ``low`` to ``high``; three of four ``lights`` are on."""
     plan, x = [], -0.03
     while x < 1.0:
         width = rng.uniform(0.11, 0.17)
@@ -205,7 +217,9 @@ def _space(side: int, rng: Random) -> Canvas:
     disc(c, x, y, r, _shade(colour, 0.45), soft=1.3)
     for k in range(6):  # towards the light: smaller, brighter
         near = 0.45 + 0.55 * (k / 5 + 0.1) / 1.1
-        disc(c, x - r * 0.05 * (k + 1), y - r * 0.05 * (k + 1), r * (0.94 - 0.07 * k), _shade(colour, near), 0.8, soft=4)
+        disc(
+            c, x - r * 0.05 * (k + 1), y - r * 0.05 * (k + 1), r * (0.94 - 0.07 * k), _shade(colour, near), 0.8, soft=4
+        )
     return c
 
 

@@ -12,6 +12,8 @@ def test_the_shipped_configuration_is_read() -> None:
     assert config.data.mix.concepts == len(CONCEPTS)
     assert config.unet.context_dim == config.text.width
     assert config.data.encoded <= config.data.pictures
+    assert (config.data.side, config.diffusion.prediction, config.version) == (256, "v", "3")
+    assert len(config.start.sha256) == 64
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

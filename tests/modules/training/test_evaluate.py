@@ -28,6 +28,7 @@ from modules.training.render.concepts import CONCEPTS
 from modules.training.render.scenes import Scene, Thing
 from modules.training.render.styles import STYLES
 from modules.training.sampling import Painter
+from modules.training.words import UNKNOWN, token_ids
 
 
 def oracle(scenes: list[Scene], wrong: int = 0) -> dict[str, Tensor]:
@@ -67,7 +68,9 @@ def test_colours_are_not_asked_where_the_style_leaves_none() -> None:
         answers = judge.Targets([Scene((thing,), "red", style)]).answers
         return bool(answers["background"][0] != judge.UNASKED and answers["tint"][0, 0] != judge.UNASKED)
 
-    assert {style for style in STYLES if asked(style)} == {"pixel art", "watercolor"}
+    assert {style for style in STYLES if asked(style)} == {
+        "pixel art", "watercolor", "flat illustration", "cartoon", "sticker",
+    }  # fmt: skip
 
 
 def test_the_judge_looks_at_each_side(tiny: Config) -> None:
@@ -127,6 +130,33 @@ def test_the_exported_file_paints_what_the_program_makes_of_it(
     assert apart.max() <= 2  # kernels round differently for another batch size
 
 
+def test_words_that_nobody_taught_are_all_the_same_word_in_the_file(made: export.Trained) -> None:
+    """Two prompts that differ in unknown words alone lead to the same states; known words still differ."""
+    table = export.tensors(made)[export.TOKENS]
+    rows = [table[token_ids([word])[0, 1]] for word in ("majestic", "xylophone", "cat", "dog")]
+    assert torch.equal(rows[0], rows[1]) and torch.equal(rows[0], table[UNKNOWN])
+    assert not torch.equal(rows[2], rows[0]) and not torch.equal(rows[2], rows[3])
+
+
+def test_what_is_no_number_in_half_precision_is_not_exported(
+    tiny: Config, made: export.Trained, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        next(made.vae.parameters()).fill_(1e6)  # larger than float16 holds
+    with pytest.raises(ValueError, match="no numbers"):
+        export.save(tiny, made, tmp_path / "tiny.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_too_large_is_not_exported(
+    tiny: Config, made: export.Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "LARGEST", 1000)
+    with pytest.raises(ValueError, match="1000"):
+        export.save(tiny, made, tmp_path / "tiny.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_sheet_has_a_line_for_each_row_and_room_for_long_labels() -> None:
     picture = Image.new("RGB", (64, 64), "red")
     row = sheet.Row("seed 1", ("a cat", "a cat that needs several lines of text"), ())
@@ -153,7 +183,7 @@ def test_the_program_finds_the_same_configuration_in_the_file(
     export.save(tiny, made, path)
     found = detect(path.name, read_header(path))
     assert (found.unet, found.vae, found.text) == (tiny.unet, tiny.vae, tiny.text)
-    assert (found.scale_factor, found.native_size, found.prediction) == (0.7, 32, "eps")
+    assert (found.scale_factor, found.native_size, found.prediction) == (0.7, 32, "v")
 
 
 def test_metadata_follows_the_modelspec(tiny: Config, made: export.Trained, tmp_path: Path) -> None:
@@ -165,5 +195,7 @@ def test_metadata_follows_the_modelspec(tiny: Config, made: export.Trained, tmp_
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1"
     assert metadata["modelspec.resolution"] == "32x32"
     assert json.loads(metadata["reprise.config"])["schedule"] == "scaled_linear"
+    assert len(json.loads(metadata["reprise.examples"])) == 8
+    assert {"fox", "snow", "sticker", "turquoise"} <= set(json.loads(metadata["reprise.words"]))
     assert "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight" in keys
     assert {key.split(".")[0] for key in keys} == {"model", "first_stage_model", "cond_stage_model"}
