@@ -162,10 +162,11 @@ def roughened(x: Tensor, generator: torch.Generator) -> Tensor:
     device = generator.device
     dy, dx = (int(v) for v in torch.randint(-4, 5, (2,), generator=generator, device=device))
     x = F.pad(x, (4, 4, 4, 4), mode="replicate")[..., 4 + dy : x.shape[-2] + 4 + dy, 4 + dx : x.shape[-1] + 4 + dx]
-    soften, strength = torch.rand(2, generator=generator, device=device)
+    soften, strength = torch.rand(2, generator=generator, device=device).tolist()
     if soften < 1 / 3:
         x = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-    return x + 0.1 * strength * torch.randn(x.shape, generator=generator, device=device)
+    noise = torch.randn(x.shape, generator=generator, device=device)
+    return x + 0.1 * float(strength) * noise
 
 
 @torch.inference_mode()

@@ -1,8 +1,8 @@
 """The loop that every stage shares: AdamW, warm-up and cosine decay, EMA, checkpoints to the step, processes.
 
 Everything random in step ``n`` comes from a generator seeded with (stage seed, n, process): a run by steps that is
-stopped and resumed is the run that was never stopped, bit for bit. A run by the clock can go on on any machine: its file
-says how much of it is done, and what is left gets the minutes that are there.
+stopped and resumed is the run that was never stopped, bit for bit. A run by the clock can go on on any machine: its
+file says how much of it is done, and what is left gets the minutes that are there.
 
 A step whose gradient is no number is skipped and counted, so that neither weights nor their average ever take part in
 it; and a file with such weights is never written over a good one.
@@ -181,7 +181,7 @@ class Trainer:
         self._missed += 1
         if self._missed % PATIENCE == 0:
             with torch.no_grad():
-                torch._foreach_copy_(self.params, self.average.shadow)
+                torch._foreach_copy_(list[Tensor](self.params), self.average.shadow)
             self.optimizer.state.clear()
 
     def save(self) -> bool:

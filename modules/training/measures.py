@@ -5,6 +5,8 @@ Pictures are uint8 (n, h, w, 3); levels are of 255.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,9 +24,9 @@ def objects(pixels: Tensor) -> Tensor:
 
 
 def outlines(there: Tensor) -> Tensor:
-    """The pixels within two of the edge of what is ``there``: bool (n, h, w)."""
+    """The pixels within four of the edge of what is ``there``: bool (n, h, w)."""
     inside = there.float()[:, None]
-    grown, shrunk = F.max_pool2d(inside, 5, 1, 2), -F.max_pool2d(-inside, 5, 1, 2)
+    grown, shrunk = F.max_pool2d(inside, 9, 1, 4), -F.max_pool2d(-inside, 9, 1, 4)
     return (grown - shrunk)[:, 0] > 0
 
 
@@ -32,7 +34,7 @@ def edge_energy(pixels: Tensor) -> float:
     """Mean over all outlines of the squared gradient, in levels per pixel: what a soft outline has less of.
 
     The gradient is that of central differences in the channel where it is largest. A step of height h over one pixel
-    has h^2 / 4 on both its sides; spread over k pixels it falls to about 1 / k^2 of that.
+    has h^2 / 4 on both its sides; spread over k pixels each has 1 / k^2 of that.
     """
     x = pixels.float().permute(0, 3, 1, 2)
     p = F.pad(x, (1, 1, 1, 1), mode="replicate")
@@ -46,7 +48,7 @@ def sharpness(made: Tensor, renders: Tensor) -> float:
 
     The root of the ratio of `edge_energy`: a factor of gradients, not of their squares.
     """
-    return (edge_energy(made) / edge_energy(renders)) ** 0.5
+    return math.sqrt(edge_energy(made) / edge_energy(renders))
 
 
 def mean_colours(pixels: Tensor, there: Tensor) -> Tensor:

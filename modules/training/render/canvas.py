@@ -46,7 +46,7 @@ def ramp(side: int, *stops: tuple[float, RGB]) -> Canvas:
     return np.repeat(rows[:, None], side, axis=1)
 
 
-def blend(canvas: Canvas, colour: Canvas | RGB, alpha: Canvas | float) -> None:
+def blend(canvas: Canvas, colour: Canvas | RGB, alpha: npt.NDArray[np.floating] | float) -> None:
     """Lay ``colour`` over ``canvas``, as opaque as ``alpha`` (0..1) says."""
     a = alpha[..., None] if isinstance(alpha, np.ndarray) else alpha
     canvas += (np.asarray(colour, np.float32) - canvas) * a
@@ -56,7 +56,7 @@ def glow(canvas: Canvas, x: float, y: float, radius: float, colour: RGB, strengt
     """Light that fades from (x, y) as a Gaussian."""
     rows, columns = grid(len(canvas))
     away = ((columns - x) ** 2 + (rows - y) ** 2) / radius**2
-    blend(canvas, colour, strength * np.exp(-away))
+    blend(canvas, colour, np.asarray(strength * np.exp(-away), np.float32))
 
 
 def disc(canvas: Canvas, x: float, y: float, radius: float, colour: RGB, alpha: float = 1.0, soft: float = 1.0) -> None:
@@ -105,4 +105,4 @@ def shapes(canvas: Canvas, draw: Callable[[Draw, int], None]) -> None:
     sheet = Image.new("RGBA", (2 * side, 2 * side))
     draw(ImageDraw.Draw(sheet), 2 * side)
     small = np.asarray(sheet.convert("RGBa").reduce(2).convert("RGBA"), np.float32)
-    blend(canvas, small[..., :3], small[..., 3] / 255)
+    blend(canvas, small[..., :3], small[..., 3] / np.float32(255))

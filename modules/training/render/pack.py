@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+from zipfile import ZipFile, ZipInfo
 
 from modules.training.render.concepts import CONCEPTS
 from modules.training.render.sprites import ART, SETS
@@ -31,8 +31,7 @@ def pack(folder: Path, path: Path) -> int:
     unfinished = path.with_suffix(".part")
     with ZipFile(unfinished, "w") as file:
         for name, source in members(folder).items():
-            info = ZipInfo(name)  # the date of 1980 in every member: nothing of the day it was packed
-            info.compress_type = ZIP_STORED if name.endswith(".webp") else ZIP_DEFLATED
+            info = ZipInfo(name)  # stored as it is, dated 1980: nothing of the day and of the machine it was packed on
             info.external_attr = 0o644 << 16
             file.writestr(info, source.read_bytes())
     size = unfinished.stat().st_size

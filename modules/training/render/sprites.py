@@ -62,6 +62,6 @@ def _tinted(concept: Concept, colour: RGB, art: str) -> Image.Image:
     grey = ImageOps.autocontrast(soft.convert("RGB").convert("L"), cutoff=0.5, mask=solid)
     dark = tuple(int(0.22 * c) for c in colour)
     light = tuple(int(255 - 0.12 * (255 - c)) for c in colour)
-    painted = ImageOps.colorize(grey, black=dark, mid=colour, white=light, midpoint=140)  # type: ignore[arg-type]
+    painted = ImageOps.colorize(grey, black=dark, mid=colour, white=light, midpoint=140)
     painted.putalpha(drawing.getchannel("A"))
     return painted

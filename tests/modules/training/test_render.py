@@ -174,9 +174,8 @@ def test_drawings_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "art.zip").exists()
 
 
-def alone(name: str, style: str = "", background: str = "white", **changed: float) -> Scene:
-    thing = replace(Thing(CONCEPTS[INDEX[name]], 0.5, 0.5, 0.6, 0.0, False), **changed)
-    return Scene((thing,), background, style)
+def alone(name: str, style: str = "", background: str = "white") -> Scene:
+    return Scene((Thing(CONCEPTS[INDEX[name]], 0.5, 0.5, 0.6, 0.0, False),), background, style)
 
 
 def test_styles_draw_from_the_set_that_is_theirs() -> None:
@@ -194,7 +193,8 @@ def test_what_stands_has_a_shadow_at_its_foot_and_what_flies_over_a_meadow_has_n
     def darkening(name: str, style: str, background: str) -> float:
         """How much darker it is just below the object, in levels, than without it."""
         scene = alone(name, style, background)
-        row = int((0.5 + 0.6 * (sprites.foot(scene.things[0].concept)[0] - 0.5)) * 128) + 1
+        low, _ = sprites.foot(scene.things[0].concept, art_of(style))
+        row = int((0.5 + 0.6 * (low - 0.5)) * 128) + 2
         without, with_it = (picture(s, 128).astype(float) for s in (replace(scene, things=()), scene))
         return float((without - with_it)[row : row + 2, 54:74].mean())
 
