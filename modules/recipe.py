@@ -229,11 +229,28 @@ def judge(recipe: str | None, infotext: str | None = None) -> Recipe | Verdict:
 def check(recorded: Recipe, available: Container[str], extensions: Container[str] = ()) -> Verdict | None:
     """A verdict before anything is computed: "cannot", where a file of the recipe is not among these SHA-256, or an
     extension that had part not among these names."""
-    missing = [_label(file) for file in recorded.files if file.sha256 not in available]
+    reasons = [f"{_label(file)} is missing{_way_back(file)}" for file in recorded.files if file.sha256 not in available]
     used = [one for one in recorded.extensions if not one.failed and one.name not in extensions]
-    missing += [f"extension {one.name} {one.version}" for one in used]
-    reasons = tuple(f"{what} is missing" for what in missing)
-    return Verdict("cannot", reasons) if reasons else None
+    reasons += [f"extension {one.name} {one.version} is missing" for one in used]
+    return Verdict("cannot", tuple(reasons)) if reasons else None
+
+
+EARLIER: Mapping[str, tuple[str, str]] = {
+    "56f0e7989e4208dfbe55715a5c2144628d5cc74423a63b784e02e969d1ff2eb1": ("1", "a512795"),
+    "6d56a636686471660e2930557ad1c7267608a6ca56144be197ff992711bf4501": ("2", "663fc8b"),
+}
+"""Versions of the default model, by SHA-256: the number, and the commit in this program's history that has the file."""
+
+
+def _way_back(file: File) -> str:
+    """Where a missing file is to be had, if it is one of ours."""
+    if file.sha256 not in EARLIER:
+        return ""
+    (version, commit), folder = EARLIER[file.sha256], "models/Stable-diffusion"
+    return (
+        f"; it is version {version} of the default model, and commit {commit} has it: "
+        f"git show {commit}:{folder}/reprise-mini.safetensors > {folder}/reprise-mini-{version}.safetensors"
+    )
 
 
 FACTS: Mapping[str, str] = {
