@@ -15,7 +15,7 @@ from modules.training.progress import Progress
 from modules.training.render import cache
 from modules.training.render.compose import Pixels
 
-BATCH = 32
+BATCH = 64
 
 
 @dataclass(frozen=True)

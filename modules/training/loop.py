@@ -127,14 +127,15 @@ class Trainer:
         self.step = self.skipped = self._missed = 0
         self.rank, self.world = rank_and_world()
         self.part = self._load() if path.is_file() else 0.0
+        self.clock = Clock(run, self.part)  # runs from here on: compiling is on its time
 
     def train(self, loss: Loss, until: int | None = None) -> None:
         """To step ``until``, or to the end of the run."""
-        clock = Clock(self.run, self.part)
         end = self.run.steps if until is None else min(until, self.run.steps)
-        progress = Progress(self.path.stem, end, self.step, log=self.path.with_suffix(".jsonl"))
+        total = None if self.run.minutes else end
+        progress = Progress(self.path.stem, total, self.step, log=self.path.with_suffix(".jsonl"))
         saved = time.monotonic()
-        while self._goes_on(clock, until):
+        while self._goes_on(until):
             values = self._advance(loss)
             if self.rank == 0:
                 if progress.due(self.step):
@@ -148,9 +149,9 @@ class Trainer:
         if dist.is_initialized():
             dist.barrier()
 
-    def _goes_on(self, clock: Clock, until: int | None) -> bool:
+    def _goes_on(self, until: int | None) -> bool:
         """Whether there is another step; all processes hear it from the first, for their clocks may differ."""
-        self.part = clock.part(self.step)
+        self.part = self.clock.part(self.step)
         if dist.is_initialized() and self.run.minutes:
             told = torch.tensor([self.part], dtype=torch.float64)
             dist.broadcast(told, 0)

@@ -64,11 +64,19 @@ def with_unknown(words: Sequence[int], weights: Sequence[float], rng: Random) ->
 
 def tokenised(scene: Scene, rng: Random, unknown: float) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8]]:
     """One caption of ``scene`` as (`SHORT`,) ids and as many weights in tenths; a share ``unknown`` is interrupted."""
-    ids, weights = (part[0].tolist() for part in weighted_ids([caption(scene, rng)]))
-    words = ids.index(END) - 1
-    ids, weights = ids[1 : words + 1], weights[1 : words + 1]
+    ids, weights = _read(caption(scene, rng))
     if rng.random() < unknown:
         ids, weights = with_unknown(ids, weights, rng)
     weights = [1.0, *weights[: SHORT - 2]]
     tenths = [round(10 * weight) for weight in weights + [1.0] * (SHORT - len(weights))]
     return np.array(_row(ids, SHORT), np.uint16), np.array(tenths, np.uint8)
+
+
+def _read(text: str) -> tuple[list[int], list[float]]:
+    """The words of ``text`` and their weights. Where nothing is in brackets there is nothing to parse."""
+    if not set(text) & set("()[]\\"):
+        ids = default_tokenizer().ids(text)
+        return ids, [1.0] * len(ids)
+    said, weights = (part[0].tolist() for part in weighted_ids([text]))
+    words = said.index(END) - 1
+    return said[1 : words + 1], weights[1 : words + 1]

@@ -19,6 +19,7 @@ from modules.training.loop import (
     load_average,
     source,
 )
+from modules.training.progress import Progress
 
 RUN = Run(steps=12, batch=4, rate=0.05, warmup=3, ema=0.8, seed=1)
 
@@ -191,3 +192,20 @@ def test_a_network_that_cannot_be_compiled_in_time_stays_as_it_is() -> None:
     slow = Slow(net)
     compile_network(slow, Run(compile_seconds=0.05))
     assert slow.network is net
+
+
+def test_compiling_is_on_the_runs_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(model(), Run(minutes=1), tmp_path / "net.pt")
+    monkeypatch.setattr(trainer.clock, "now", lambda: trainer.clock.started + 90)
+    trainer.train(SumLoss(trainer.model))
+    assert (trainer.step, trainer.part) == (0, 1.0)
+
+
+def test_progress_under_a_clock_knows_no_end(capsys: pytest.CaptureFixture[str]) -> None:
+    timed, counted = Progress("unet", None, every=0), Progress("vae", 10, every=0)
+    timed.at(50, loss=0.5)
+    counted.at(5, loss=0.5)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("unet 50 loss 0.5000") and first.endswith("/s")
+    assert second.startswith("vae 5/10 loss 0.5000") and second.endswith("left")
+    assert not Progress("unet", None, every=60).due(10**9) and Progress("vae", 10, every=60).due(10)
