@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,20 @@ from modules.pipeline.plan import make_plan
 from modules.training import autoencoder, evaluate, export, judge, sheet, unet
 from modules.training.captions import QUESTIONS
 from modules.training.config import Config
-from modules.training.evaluate import SETS, captions_of, frechet, score, table
+from modules.training.evaluate import SETS, Subject, captions_of, frechet, score, table
+from modules.training.render.compose import picture
 from modules.training.render.concepts import CONCEPTS
-from modules.training.render.scenes import Scene, Thing
-from modules.training.render.styles import STYLES
+from modules.training.render.scenes import Mix, Scene, Thing
+from modules.training.render.styles import FILTERS, STYLES
 from modules.training.sampling import Painter
 from modules.training.words import UNKNOWN, token_ids
+
+CPU = Device(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def made(tiny: Config) -> export.Trained:
+    return export.Trained(unet.new(tiny), autoencoder.new(tiny), 0.7, 3)
 
 
 def oracle(scenes: list[Scene], wrong: int = 0) -> dict[str, Tensor]:
@@ -90,6 +100,47 @@ def test_the_judge_looks_at_each_side(tiny: Config) -> None:
     assert moved[-1] > 0  # a change on the right is seen on the right
 
 
+def test_an_older_version_is_asked_only_what_it_knows(tiny: Config, made: export.Trained, tmp_path: Path) -> None:
+    """And its pictures are compared with those of its own art and size."""
+    for version, side in (("2", 128), ("3", 256)):
+        config = replace(tiny, version=version, data=replace(tiny.data, side=side))
+        export.save(config, made, tmp_path / f"{version}.safetensors")
+    older, newer = (Subject.of(tmp_path / f"{version}.safetensors") for version in "23")
+    assert (older.side, newer.side) == (128, 256)
+    asked = older.scenes(replace(SETS["single"], styled=0.9), 400)
+    assert {scene.style for scene in asked} == {"", *FILTERS}
+    assert {thing.concept for scene in asked for thing in scene.things} <= set(CONCEPTS[:64])
+    assert {scene.style for scene in newer.scenes(replace(SETS["single"], styled=0.9), 400)} == {"", *STYLES}
+    scene = Scene((Thing(CONCEPTS[0], 0.5, 0.5, 0.6, 0.0, False),), "red")
+    assert np.array_equal(older.renders([scene])[0], picture(replace(scene, style="cartoon"), 128))
+    assert np.array_equal(newer.renders([scene])[0], picture(scene, 256))
+
+
+def test_a_judge_that_is_always_right_scores_everything(
+    tiny: Config, made: export.Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole table from a tiny file, with an oracle in the judge's place."""
+    export.save(replace(tiny, version="3"), made, tmp_path / "tiny.safetensors")
+    subject, paint = Subject(32), Painter.of(tmp_path / "tiny.safetensors", CPU)
+    asked: list[list[Scene]] = []
+    monkeypatch.setattr(evaluate, "look", lambda judge, pixels: oracle(asked[-1][: len(pixels)]))
+    scenes = Subject.scenes
+
+    def remembered(self: Subject, mix: Mix, count: int, seed: int = evaluate.SEED) -> list[Scene]:
+        asked.append(scenes(self, mix, count, seed))
+        return asked[-1]
+
+    monkeypatch.setattr(Subject, "scenes", remembered)
+    monkeypatch.setattr(
+        Painter, "paint", lambda self, texts, seeds, side, **how: torch.zeros(len(texts), side, side, 3)
+    )
+    rows, distance = evaluate.judged(judge.Judge(4).eval(), paint, subject, (5.0,), 12)
+    rows |= evaluate.unknown_words(judge.Judge(4).eval(), paint, subject, 12)
+    assert set(rows) >= {"single, CFG 5", "two, CFG 5", "count, renders", "a red apple"}
+    assert all(value == 1 or math.isnan(value) for row in rows.values() for value in row.values())
+    assert distance > 0
+
+
 def test_frechet_distance_of_gaussians_in_closed_form() -> None:
     torch.manual_seed(0)
     x = torch.randn(4000, 3, dtype=torch.float64)
@@ -104,14 +155,6 @@ def test_the_table_has_a_line_for_each_set() -> None:
     lines = table({"single, CFG 5": {"style": 0.5}, "two": {"order": float("nan")}}).splitlines()
     assert lines[0] == "| captions | order | style |"
     assert lines[2:] == ["| single, CFG 5 |  | 50% |", "| two |  |  |"]
-
-
-@pytest.fixture
-def made(tiny: Config) -> export.Trained:
-    return export.Trained(unet.new(tiny), autoencoder.new(tiny), 0.7, 3)
-
-
-CPU = Device(torch.device("cpu"), torch.float32)
 
 
 def test_the_exported_file_paints_what_the_program_makes_of_it(
