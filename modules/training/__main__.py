@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,12 +101,36 @@ def stages(args: argparse.Namespace, settings: config.Config) -> tuple[str, ...]
     return tuple(stage for stage in wanted if not (stage == "text" and settings.start.file))
 
 
+@contextmanager
+def compiling_beside(settings: config.Config, wanted: bool) -> Iterator[None]:
+    """On a card the UNet is compiled in a process of its own while pictures are rendered and the autoencoder learns."""
+    if not wanted or loop.device().type == "cpu" or not settings.diffusion.run.compile_seconds:
+        yield
+        return
+    process = multiprocessing.get_context("spawn").Process(target=unet.compile_once, args=(settings,), daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     args, started = arguments(), time.monotonic()
     settings = settings_of(args)
     args.folder.mkdir(parents=True, exist_ok=True)
-    for stage in stages(args, settings):
+    todo = stages(args, settings)
+    early = [stage for stage in todo if stage in ("render", "text", "vae", "latents")]
+    with compiling_beside(settings, wanted=args.minutes > 0 and "unet" in todo and bool(early)):
+        run_all(early, args, settings, started)
+    run_all([stage for stage in todo if stage not in early], args, settings, started)
+
+
+def run_all(todo: Sequence[str], args: argparse.Namespace, settings: config.Config, started: float) -> None:
+    """The stages ``todo``, each with what is left for it of the minutes since ``started``."""
+    for stage in todo:
         spent = (time.monotonic() - started) / 60
         part = BY_THE_CLOCK.get(stage, 1.0) if args.stage == "all" else 1.0
         left = max(0.1, args.minutes * part - spent) if args.minutes else 0.0

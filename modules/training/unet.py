@@ -19,7 +19,7 @@ from modules.training.config import Config, DiffusionRun
 from modules.training.latents import Latents, read
 from modules.training.render import cache
 from modules.training.render.cache import Captions
-from modules.training.words import nothing_known
+from modules.training.words import SHORT, nothing_known
 
 
 class TextToLatent(nn.Module):
@@ -112,3 +112,13 @@ def train(config: Config, folder: Path) -> None:
     loop.compile_network(loss, run)
     trainer.train(loss)
     print(f"{trainer.step} steps of {run.batch} samples, {trainer.skipped} skipped")
+
+
+def compile_once(config: Config) -> None:
+    """Compile what `train` will, on noise. Nothing stays but the compiler's own files, with which it is quick there."""
+    model, side, device = new(config), config.data.side // 8, loop.device()
+    latents = Latents(torch.zeros(1, 4, side, side), torch.ones(1, 4, side, side), 1.0)
+    captions = Captions(nothing_known(1)[:, None, :SHORT].int(), torch.full((1, 1, SHORT), 10, dtype=torch.uint8))
+    network = loop.norms_in_float32(model)
+    loss = DiffusionLoss(network, config.diffusion, latents.to(device), captions.to(device))
+    loop.compile_network(loss, config.diffusion.run)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import multiprocessing
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 from modules.devices import Device
 from modules.training import __main__ as command
+from modules.training import loop, unet
 from modules.training.config import Config, Start, load
 from modules.training.sampling import Painter
 
@@ -39,6 +42,41 @@ def test_the_command_line_says_how_many_pictures_and_for_how_long() -> None:
     timed = command.by_the_clock(settings, 7.0)
     assert {run.minutes for run in (timed.autoencoder.run, timed.diffusion.run, timed.sharpen.run)} == {7.0}
     assert timed.judge.minutes == 0
+
+
+def test_nothing_is_compiled_beside_without_a_card_or_a_wish(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet, "compile_once", None)  # would fail where it is called
+    with command.compiling_beside(load(), wanted=True):  # on a CPU
+        pass
+    monkeypatch.setattr(loop, "device", lambda: torch.device("cuda"))
+    with command.compiling_beside(load(), wanted=False), command.compiling_beside(tiny, wanted=True):
+        pass
+
+
+def test_a_process_that_compiles_beside_ends_with_the_stages_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(unet, "compile_once", sleep_long)
+    with command.compiling_beside(load(), wanted=True):
+        (child,) = multiprocessing.active_children()
+        assert child.is_alive()
+    assert not multiprocessing.active_children()
+
+
+def sleep_long(_settings: Config) -> None:
+    time.sleep(600)
+
+
+def test_each_stage_has_what_is_left_of_the_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten, of which three are gone: the autoencoder ends after four, the diffusion model after nine and a half."""
+    given: dict[str, float] = {}
+    monkeypatch.setattr(
+        command, "run", lambda stage, settings, args: given.update({stage: settings.diffusion.run.minutes})
+    )
+    monkeypatch.setattr(time, "monotonic", lambda: 1180.0)
+    command.run_all(("vae", "unet"), arguments("all", "--minutes", "10"), load(), started=1000.0)
+    assert given == {"vae": pytest.approx(1.0), "unet": pytest.approx(6.5)}
+    command.run_all(("unet",), arguments("unet", "--minutes", "10"), load(), started=1180.0)
+    assert given["unet"] == pytest.approx(10.0)
 
 
 def test_from_drawings_to_a_file_that_paints_and_on_from_there(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -65,3 +66,22 @@ def test_the_diffusion_model_learns(tiny: Config, captions: cache.Captions, tmp_
     before = float(loss(loop.source(9, 0), 0)["loss"].detach())
     loop.Trainer(model, tiny.diffusion.run, tmp_path / "unet.pt").train(loss)
     assert float(loss(loop.source(9, 0), 0)["loss"].detach()) < 0.8 * before
+
+
+def test_what_is_compiled_beside_is_what_training_runs(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same shapes and types go into the network: a compiler's files hold for nothing else."""
+    seen: list[list[tuple[torch.Size, torch.dtype]]] = []
+
+    def spied(
+        network: torch.nn.Module, attempt: Callable[[torch.nn.Module], object], seconds: float
+    ) -> torch.nn.Module:
+        network.register_forward_pre_hook(lambda _module, args: seen.append([(a.shape, a.dtype) for a in args]))
+        attempt(network)
+        return network
+
+    monkeypatch.setattr(loop, "compiled", spied)
+    unet.compile_once(tiny)
+    captions = cache.Captions(torch.full((12, 3, SHORT), 49407), torch.full((12, 3, SHORT), 10))
+    loss = diffusion_loss(tiny, unet.new(tiny), captions)
+    loop.compile_network(loss, tiny.diffusion.run)
+    assert len(seen) == 2 and seen[0] == seen[1]
