@@ -118,6 +118,8 @@ def _train(vae: VAE, settings: AutoencoderRun, folder: Path, path: Path) -> None
     loss = AutoencoderLoss(through, pictures, settings)
     loop.compile_network(loss, settings.run)
     trainer.train(loss)
+    if trainer.rank:
+        return
     loop.load_average(vae, path)
     print(f"{path}: {unseen_psnr(vae, pictures):.2f} dB on pictures it never saw, {trainer.skipped} steps skipped")
 

@@ -111,7 +111,8 @@ def train(config: Config, folder: Path) -> None:
     loss = DiffusionLoss(loop.norms_in_float32(model), config.diffusion, read(folder).to(device), captions)
     loop.compile_network(loss, run)
     trainer.train(loss)
-    print(f"{trainer.step} steps of {run.batch} samples, {trainer.skipped} skipped")
+    if not trainer.rank:
+        print(f"{trainer.step} steps of {run.batch} samples, {trainer.skipped} skipped")
 
 
 def compile_once(config: Config) -> None:
