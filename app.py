@@ -29,7 +29,7 @@ from modules import bootstrap, commandline, flags
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
 from modules.manifest import flags_in
 from modules.options import flat_of, from_flat, options_of
-from modules.params import TO, ExtrasParams, GenerationParams
+from modules.params import TO, ExtrasParams, GenerationParams, wrapped
 
 if TYPE_CHECKING:
     from modules.checkpoints.catalogue import Catalogue
@@ -63,7 +63,7 @@ def build_host(args: argparse.Namespace) -> Host:
 
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
     """What we ship and what extensions add, in one host; the server's has tabs too."""
-    from modules import builtin, faces, upscale
+    from modules import builtin, faces, infotext, upscale
     from modules.extension import Host
     from modules.extensions import Loader
 
@@ -72,7 +72,7 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
 
         return devices.choose(args.device, "float32")
 
-    host = Host()
+    host = Host(reserved=infotext.RESERVED)
     builtin.register(host)
     for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
         host.add_upscaler(upscaler)
@@ -83,7 +83,9 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         from webui import tabs as builtin_tabs
 
         builtin_tabs.register(host)
-    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, flags=commandline.extension_flags(args))
+    name = args.worker_name if process == "worker" else process
+    flags = commandline.extension_flags(args)
+    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, name=name, flags=flags)
     loader.load_all(host)
     return loader
 
@@ -122,8 +124,9 @@ def build_runner(args: argparse.Namespace) -> Runner:
     from modules.gallery import Gallery
     from modules.inputs import InputStore
     from modules.jobs.extras import ExtrasRunner
-    from modules.jobs.generation import GenerationRunner
+    from modules.jobs.generation import GenerationRunner, noted
     from modules.jobs.grids import with_grid
+    from modules.jobs.protocol import EXTRAS, REPLAY, Json
     from modules.jobs.replaying import ReplayRunner
     from modules.jobs.watch import HookWatch
     from modules.jobs.worker import by_kind
@@ -133,7 +136,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
         logging.warning(message)
-    loader, watch = build_loader(args, "worker"), HookWatch(args.data_dir / "extensions")
+    loader = build_loader(args, "worker")
+    watch = HookWatch(args.data_dir / "extensions", args.worker_name)
     engine = build_engine(args, loader, watch)
     try:
         if chosen.warm_up:
@@ -144,19 +148,19 @@ def build_runner(args: argparse.Namespace) -> Runner:
     whole = Gallery(args.data_dir / "outputs")
     whole.sweep()
 
-    def generation(*job: Any) -> dict[str, Any]:
+    def generation(*job: Any) -> Json:
         """With the settings as they are when a job begins."""
-        now, _ = settings.load(args.data_dir / "settings.json")
+        now, trouble = settings.load(args.data_dir / "settings.json")
         encoding = Encoding(now.image_format, now.image_quality, now.webp_lossless)
         gallery = replace(whole, encoding=encoding, names=Names(now.file_name, now.folder_name))
         run: Runner = GenerationRunner(engine, gallery, preview_every=now.preview_every, embed_inputs=now.embed_inputs)
         if now.save_grid:
             run = with_grid(run, replace(whole, encoding=encoding), now.grid_rows)
-        return run(*job)
+        return (noted(run, trouble) if trouble else run)(*job)
 
     runners: dict[str, Runner] = {
-        "replay": ReplayRunner(engine, whole, preview_every=chosen.preview_every),
-        "extras": ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
+        REPLAY: ReplayRunner(engine, whole, preview_every=chosen.preview_every),
+        EXTRAS: ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
     }
     loader.started()
     return watch.watched(by_kind(runners, generation))
@@ -193,10 +197,12 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
     folders = ("data", "models", "extensions")
     places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
-    for name, own in commandline.extension_flags(args).items():
+    own_flags = {} if args.no_extensions else commandline.extension_flags(args)
+    for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
     command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
-    return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub(), scripts=scripts)
+    executor = LocalExecutor((*command, "--worker-name", "worker"))  # further ones need names of their own
+    return JobQueue(JobStore(args.data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
 
 
 def build_settings(args: argparse.Namespace) -> SettingsFile:
@@ -226,6 +232,8 @@ def build_services(
     from modules.users import Accounts
     from webui.server import Services
 
+    for sentence in models.told_at_start():
+        logging.warning(sentence)
     return Services(
         queue=queue,
         host=loader.host,
@@ -240,6 +248,7 @@ def build_services(
         checkpoints=models.checkpoints,
         native_size=models.native_size,
         vaes=models.vaes,
+        vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
         allowed_hosts=(*args.allowed_host, *_names(args)),
@@ -260,7 +269,10 @@ def serve(args: argparse.Namespace) -> int:
     if opening and not args.list_routes:
         _check_accounts(args, opening)
     bootstrap.ensure(ROOT)
+    bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs")
+    if args.no_extensions:
+        args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
     from webui import proxy, routes, server
     from webui.tls import tls_of
 
@@ -286,7 +298,7 @@ def serve(args: argparse.Namespace) -> int:
         print(f"Reprise {VERSION} serves {url}", flush=True)
         if args.autolaunch:
             webbrowser.open(url)
-        server.serve(app, listener, tls)
+        server.serve(app, listener, tls, trusted=args.trusted_proxy)
     finally:
         queue.close()
     return 0
@@ -359,18 +371,23 @@ def generate(args: argparse.Namespace) -> int:
             f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
         )
     bootstrap.ensure(ROOT)
+    if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
+        bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
     from modules import atomic, settings
-    from modules.checkpoints.files import native_size
-    from modules.engine import Watcher
+    from modules.checkpoints.detect import native_size
+    from modules.checkpoints.files import read_header
+    from modules.engine import RunCallbacks
     from modules.gallery import Gallery
     from modules.inputs import InputStore
     from modules.jobs.generation import folder_for
+    from modules.jobs.submit import canonical
     from modules.metadata import Encoding, encode
     from modules.names import Names
 
     engine = build_engine(args)
-    size = native_size(engine.store.find(params.checkpoint).path)
+    path = engine.store.find(params.checkpoint).path
+    size = native_size(read_header(path), path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
     wanted, message = settings.load(args.data_dir / "settings.json")
@@ -383,7 +400,7 @@ def generate(args: argparse.Namespace) -> int:
 
     def save(result: Result) -> None:
         made.append(result)
-        carried = engine.carried(result.recipe) if wanted.embed_inputs else ()
+        carried = engine.inventory.carried(result.recipe) if wanted.embed_inputs else ()
         if args.output is None:
             gallery = Gallery(args.data_dir / "outputs", encoding, Names(wanted.file_name, wanted.folder_name))
             recipe = result.recipe
@@ -410,12 +427,15 @@ def generate(args: argparse.Namespace) -> int:
         print(f"\r{path}  seed {result.recipe.seed}\x1b[K" if sys.stderr.isatty() else path, flush=True)
 
     inputs = InputStore(args.data_dir / "inputs")
-    watcher = Watcher(_tell_progress, lambda note: print(note, file=sys.stderr))
+    watcher = RunCallbacks(_tell_progress, lambda note: print(note, file=sys.stderr))
     for stem, one in _starts(params):
         stored = _stored(one, inputs, args.outpaint)
         for turn in range(args.loopback):
             name = f"{stem}-turn{turn + 1}" if turn else stem
-            engine.run(stored, save, watcher)
+            request, notes = canonical(stored, engine.host, absent=True)
+            for note in notes:
+                watcher.on_note(note)
+            engine.run(request, save, watcher)
             stored = _next_turn(stored, made[-1], inputs, args.loopback_decay)
     return 0
 
@@ -449,9 +469,10 @@ def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int
         from modules.images import open_image
         from modules.masks import outpainted
         from modules.params import Mask
+        from modules.resize import request_size
 
         sheet, white = outpainted(open_image(Path(params.init.image)), *outpaint)
-        width, height = (min(max(side // 8 * 8, 64), 2048) for side in sheet.size)
+        width, height = request_size(sheet.size)
         start = replace(params.init, image=inputs.put(sheet), mask=replace(mask or Mask(), image=inputs.put(white)))
         return params.changed(init=start, width=width, height=height)
     mask = replace(mask, image=inputs.put(Path(mask.image))) if mask else None
@@ -464,7 +485,7 @@ def _next_turn(params: GenerationParams, result: Result, inputs: InputStore, dec
         return params
     strength = params.init.denoising_strength * decay
     start = replace(params.init, image=inputs.put(result.image), denoising_strength=strength)
-    return params.changed(init=start, seed=-1 if params.seed == -1 else result.recipe.seed + 1)
+    return params.changed(init=start, seed=-1 if params.seed == -1 else wrapped(result.recipe.seed + 1))
 
 
 def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
@@ -472,9 +493,11 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     folder = Path(params.init.image) if params.init else Path()
     if params.init is None or not folder.is_dir():
         return [("", params)]
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
+    from modules import images
+
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in images.SUFFIXES]
     if not files:
-        raise NotFound(f"there is no picture in {folder}", hint="PNG, JPEG and WebP are read", field="init")
+        raise NotFound(f"there is no picture in {folder}", hint=images.ACCEPTED, field="init")
     return [(f"-{path.stem}", params.changed(init=replace(params.init, image=str(path)))) for path in files]
 
 
@@ -492,7 +515,7 @@ def _tell_progress(progress: Progress) -> None:
 def replay(args: argparse.Namespace) -> int:
     """Make a recorded picture again. Exit status 0: identical, 1: it differs or cannot be made."""
     bootstrap.ensure(ROOT)
-    from modules.engine import Watcher
+    from modules.engine import RunCallbacks
     from modules.recipe import Recipe
     from modules.replay import recorded_in
     from modules.replay import replay as replayed
@@ -501,7 +524,7 @@ def replay(args: argparse.Namespace) -> int:
         raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
     verdict = recorded_in(args.file)
     if isinstance(verdict, Recipe):  # else it is known, before a model is loaded, that there is nothing to replay
-        verdict = replayed(build_engine(args), args.file, Watcher(_tell_progress)).verdict
+        verdict = replayed(build_engine(args), args.file, RunCallbacks(_tell_progress)).verdict
     print(f"\r\x1b[K{verdict}" if sys.stderr.isatty() else verdict)
     return 0 if verdict.kind == "identical" else 1
 
@@ -568,15 +591,21 @@ def _in_models(file: Path, models_dir: Path) -> Path:
     """``file``, or what has that name in the models folder, as messages about it say the name alone."""
     if file.exists() or file.name != str(file):
         return file
-    return next((path for path in sorted(models_dir.rglob("*")) if path.name == file.name), file)
+    from modules.checkpoints.folders import files_below
+
+    there = sorted(files_below(models_dir, (file.name.lower(),)))
+    return next((path for path in there if path.name == file.name), file)
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:
-    """Write a random checkpoint of a few hundred kB, for tests and for trying things."""
+    """Write a random checkpoint of a megabyte or a few, for tests and for trying things."""
     bootstrap.ensure(ROOT)
     from modules.checkpoints.tiny import write_tiny_checkpoint
 
-    print(write_tiny_checkpoint(args.path, args.family, args.seed))
+    written = write_tiny_checkpoint(
+        args.path, args.family, args.seed, inpainting=args.inpainting, prediction=args.prediction
+    )
+    print(written)
     return 0
 
 
@@ -584,6 +613,7 @@ def worker(args: argparse.Namespace) -> int:
     """The process that owns the engine; the server starts it."""
     from modules.jobs.worker import serve as serve_jobs
 
+    bootstrap.keep_private(args.data_dir)
     return serve_jobs(lambda _report: build_runner(args))
 
 
@@ -592,6 +622,7 @@ def user(args: argparse.Namespace) -> int:
     from modules.jobs.store import JobStore
     from modules.users import ADMIN, LOCAL, USER, Accounts
 
+    bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir)
     accounts = Accounts(args.data_dir / "users.db")
     if args.action == "list":

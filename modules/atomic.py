@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
+import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+log = logging.getLogger(__name__)
+
 PART = ".part"
 """The suffix of a file that is still being written."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BUSY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
+MOST_ASIDE = 100
 
 
-def write(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path``, in the place of what was there. Raises `OSError` and then leaves no part behind."""
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+def write(path: Path, data: bytes) -> str:
+    """Put ``data`` at ``path``, in the place of what was there. Raises `OSError`, and then nothing has changed.
+
+    What comes back is that of `confirmed`: the file is there in any case.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{PART}")  # threads write side by side
     try:
         with part.open("wb") as file:
             commit(file, data)
         part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        discard(part)
         raise
-    sync_folder(path.parent)
+    return confirmed(path.parent)
 
 
 def commit(file: BinaryIO, data: bytes) -> None:
@@ -43,6 +55,69 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def confirmed(folder: Path) -> str:
+    """After a rename in ``folder``: "" once it is on the disk, or why only the running system knows of it yet."""
+    try:
+        sync_folder(folder)
+    except OSError as error:
+        log.warning("the disk did not confirm what was renamed in %s: %s", folder, error)
+        return error.strerror or str(error)
+    return ""
+
+
+def discard(part: Path) -> None:
+    """Delete what was not finished, in the wake of an error that is told; what stays is swept at the next start."""
+    try:
+        part.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s is left behind: %s", part, error)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a file whose content was read and is bad to a free name ending in ``.bad``; None where that fails.
+
+    A file that could not be read is not bad: leave it where it is.
+    """
+    bad = path.with_name(f"{path.name}.bad")
+    numbered = (path.with_name(f"{path.name}.{n}.bad") for n in range(2, MOST_ASIDE))
+    bad = next((aside for aside in (bad, *numbered) if not os.path.lexists(aside)), bad)
+    try:
+        return path.replace(bad)
+    except OSError as error:
+        log.warning("%s could not be renamed: %s", path, error)
+        return None
+
+
+def way_out(error: OSError, otherwise: str = "make its folder writable") -> str:
+    """What a person can do about a disk that refuses."""
+    if error.errno in FULL:
+        return "free some space and try again"
+    if error.errno in BUSY:
+        return "try again in a moment"
+    if error.errno == errno.EIO:
+        return "look whether the disk is in order, and try again"
+    return otherwise
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """One process at a time, and one thread: for whoever reads ``path``, changes what it holds, and writes it.
+
+    The lock is a file beside it, because ``path`` itself is replaced. Where a disk knows no locks, nobody waits.
+    """
+    if sys.platform == "win32":
+        yield  # two who write at once there may lose one's entries
+        return
+    import fcntl
+
+    with path.with_name(f".{path.name}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s cannot be locked: %s", path, error)
+        yield
+
+
 def make_folder(folder: Path) -> None:
     """Make ``folder`` and its parents, names on the disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -57,19 +132,27 @@ def claim(path: Path) -> BinaryIO | None:
         file = path.open("xb")
     except FileExistsError:
         return None
-    if lock(file) and _still_at(path, file):
-        return file
+    try:
+        if lock(file) and _still_at(path, file):
+            return file
+    except BaseException:  # a network's disk may know no locks
+        file.close()
+        discard(path)
+        raise
     file.close()  # swept away between the two calls
     return None
 
 
-def finish(file: BinaryIO, data: bytes, path: Path) -> None:
-    """Fill a claimed file and give it its name. The caller deletes it if this fails."""
+def finish(file: BinaryIO, data: bytes, path: Path) -> str:
+    """Fill a claimed file and give it its name; what comes back is that of `confirmed`.
+
+    If this raises, ``path`` is not there and the caller deletes the claimed file.
+    """
     commit(file, data)
     if sys.platform == "win32":
         file.close()  # an open file cannot be renamed there
     Path(file.name).replace(path)
-    sync_folder(path.parent)
+    return confirmed(path.parent)
 
 
 def lock(file: BinaryIO) -> bool:
@@ -93,11 +176,19 @@ def _still_at(path: Path, file: BinaryIO) -> bool:
 
 
 def sweep(folder: Path) -> int:
-    """Delete the parts below ``folder`` whose writers are dead, and say how many."""
+    """Delete the parts below ``folder`` whose writers are dead, and say how many. What cannot be read is left alone."""
     swept = 0
-    for part in folder.rglob(f"*{PART}"):
-        with contextlib.suppress(FileNotFoundError, PermissionError), part.open("rb") as file:
-            if lock(file):
-                part.unlink()
-                swept += 1
+    for root, _, names in os.walk(folder):
+        for part in (Path(root, name) for name in names if name.endswith(PART)):
+            with contextlib.suppress(OSError):
+                swept += _swept(part)
     return swept
+
+
+def _swept(part: Path) -> bool:
+    if part.is_symlink() or not part.is_file():  # a pipe would hold whoever opens it
+        return False
+    with part.open("rb") as file:
+        if free := lock(file):
+            part.unlink()
+    return free

@@ -1,4 +1,5 @@
-"""The first start: an environment in ``.venv`` with the pinned packages, then the same program again inside it.
+"""The first start: an environment in ``.venv`` with the pinned packages, then the same program again inside it; and at
+every start, that what is written stays its owner's.
 
 Standard library only, for it runs before anything is installed. `ensure` returns at once where the interpreter already
 has every pinned package. Otherwise it builds ``.venv`` beside the program; the file ``.venv/reprise.json`` is written
@@ -11,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +29,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from modules.errors import RepriseError
+
+log = logging.getLogger(__name__)
 
 MARKER = "reprise.json"
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;]+)\s*(?:;\s*(.+))?")
@@ -55,6 +60,29 @@ def ensure(root: Path, files: Sequence[str] = ("requirements.txt",)) -> None:
         names = ", ".join(missing(wanted, sys.path)[:3])
         raise SetupError(f"PYTHONPATH puts other versions in front of .venv ({names})", hint="unset it and start again")
     restart(environment.python)
+
+
+SECRETS = ("settings.json", "settings.json.bad", "reprise.db*", "users.db*", "hashes.json")
+"""Files of the data folder that hold passwords' hashes, prompts or what extensions were told; closed even where an
+older version, or a copy, left them open."""
+
+
+def keep_private(data_dir: Path) -> None:
+    """Whatever this process and its children write from now on is for its own user alone: the data folder when it is
+    made (0700), files in it (0600), and pictures. Folders that are there keep the modes that their owner gave them, so
+    one who shares the outputs with others of the machine can; an ACL by default (``setfacl -d``) outweighs the umask.
+
+    After `ensure`, for the packages in ``.venv`` hold no secret and may serve others."""
+    os.umask(0o077)
+    if os.name == "nt":
+        return  # modes are Unix's; there a user's own folder is closed to others
+    for path in (path for pattern in SECRETS for path in data_dir.glob(pattern)):
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & 0o077:
+                path.chmod(mode & 0o700)
+        except OSError as error:  # another user's file, or a read-only disk: those who write it say more
+            log.warning("%s can be read by others of this machine (%s)", path, error.strerror)
 
 
 def pins(files: Iterable[Path]) -> dict[str, str]:

@@ -77,6 +77,7 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--trusted-proxy", action="append", default=[], metavar="ADDRESS", help="proxy to believe X-Forwarded-* of"
     )
+    serving.add_argument("--no-extensions", action="store_true", help="load no extension, shipped ones neither")
     serving.add_argument("--list-routes", action="store_true", help="print every route and who may use it, and end")
     serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
 
@@ -141,7 +142,9 @@ def _add_new_extension(one: argparse.ArgumentParser) -> None:
 
 def _add_tiny(one: argparse.ArgumentParser) -> None:
     one.add_argument("path", type=Path)
-    one.add_argument("--family", default="sd15")
+    one.add_argument("--family", default="sd1", help="sd1, sd2, sdxl or sdxl-refiner")
+    one.add_argument("--inpainting", action="store_true", help="its UNet sees a mask and the picture behind it")
+    one.add_argument("--prediction", default="eps", choices=("eps", "v"), help="what its UNet is said to answer")
     one.add_argument("--seed", type=int, default=0)
 
 
@@ -264,6 +267,11 @@ def _sides(text: str) -> tuple[int, ...]:
     return sides
 
 
+def _add_worker(parser: argparse.ArgumentParser) -> None:
+    _add_places(parser)
+    parser.add_argument("--worker-name", default="worker", help="what it keeps for its next start goes by this name")
+
+
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "generate": ("make images without a server", _add_generate),
     "upscale": ("make a picture larger", _add_upscale),
@@ -273,6 +281,6 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "make-tiny-checkpoint": ("write a small random checkpoint for tests", _add_tiny),
     "user": ("accounts: user add NAME, list, remove, password, token", _add_user),
     "new-extension": ("write the skeleton of an extension", _add_new_extension),
-    "worker": ("", _add_places),
+    "worker": ("", _add_worker),
 }
 """What `--help` says of each, and what it takes; one without a word is the program's own."""

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from modules.errors import OutputError, RepriseError
+from modules.errors import OutputError, RepriseError, UserError
+
+log = logging.getLogger(__name__)
+
+WAYS_OUT = {
+    sqlite3.SQLITE_BUSY: "another program uses it; try again in a moment",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "make the file and its folder writable",
+    sqlite3.SQLITE_IOERR: "look whether the disk is in order, and try again",
+    sqlite3.SQLITE_CORRUPT: "stop the program and bring the file back from a copy, or move it away",
+}
 
 
 class Database:
@@ -33,12 +44,14 @@ class Database:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    self._roll_back()
                     raise
-                self._db.execute("COMMIT")
             except sqlite3.Error as error:
                 raise self._silent(error) from error
+            except (OverflowError, UnicodeEncodeError) as error:
+                raise _unheard(error) from error
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -48,15 +61,29 @@ class Database:
                 yield self._db
             except sqlite3.Error as error:
                 raise self._silent(error) from error
+            except (OverflowError, UnicodeEncodeError) as error:
+                raise _unheard(error) from error
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
+    def _roll_back(self) -> None:
+        """SQLite has done it by itself where the disk was full or failed; what went wrong first is what is told."""
+        if self._db.in_transaction:
+            try:
+                self._db.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                log.warning("%s: %s", self.what, error)
+
     def _silent(self, error: sqlite3.Error) -> OutputError:
-        return OutputError(
-            f"{self.what} does not answer: {error}", hint="see that the disk has room and that the file can be written"
-        )
+        code = error.sqlite_errorcode & 0xFF if hasattr(error, "sqlite_errorcode") else 0  # the low byte is the kind
+        if code == sqlite3.SQLITE_FULL:
+            return OutputError(
+                f"there is no room left for {self.what} in {self.path.parent}", hint="free some space and try again"
+            )
+        hint = WAYS_OUT.get(code, "see that the disk has room and that the file can be written")
+        return OutputError(f"{self.what} does not answer: {error}", hint=hint)
 
     def _open(self, migrations: Sequence[str]) -> sqlite3.Connection:
         """``PRAGMA user_version`` counts the migrations that a file has."""
@@ -76,3 +103,10 @@ class Database:
         for number, script in enumerate(migrations[version:], start=version + 1):
             db.executescript(f"BEGIN; {script}; PRAGMA user_version = {number}; COMMIT;")
         return db
+
+
+def _unheard(error: OverflowError | UnicodeEncodeError) -> UserError:
+    """What SQLite cannot be asked: integers of more than 64 bits, texts with half a character (a lone surrogate)."""
+    if isinstance(error, OverflowError):
+        return UserError("a number is larger than any that is kept here", hint="use a smaller one")
+    return UserError("a text holds half a character, which cannot be kept", hint="type it anew")

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+
+def printable(text: str) -> str:
+    r"""``text`` with lone surrogates written out: names of files and JSON may hold them, and UTF-8 cannot.
+
+    >>> print(printable("caf\udce9"), printable("café"))
+    caf\udce9 café
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class RepriseError(Exception):
@@ -14,6 +24,7 @@ class RepriseError(Exception):
     """When it is worth trying again, in seconds; 0: nothing is known of that."""
 
     def __init__(self, message: str, *, hint: str = "", field: str = ""):
+        message, hint = printable(message), printable(hint)
         super().__init__(f"{message}; {hint}" if hint else message)
         self.message = message
         self.hint = hint
@@ -85,6 +96,27 @@ class QueueFull(RepriseError):
 
 class WorkerDied(RepriseError):
     """The process that runs the model ended before the job did."""
+
+
+class OutOfMemory(RepriseError):
+    """The card or the machine has not the room that a request needs."""
+
+    status = 507
+
+
+_NO_ROOM = re.compile(r"out of memory|(?:can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE)
+"""How torch, the libraries under it, and the system say so."""
+
+
+def out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """``error`` as a sentence where memory ran out, on a card or in the machine; else None. Needs no torch."""
+    if isinstance(error, OutOfMemory):
+        return error
+    if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and _NO_ROOM.search(str(error))):
+        return None
+    ours = isinstance(error, MemoryError) or "CPUAllocator" in str(error)
+    place = "this machine" if ours else "the card"
+    return OutOfMemory(f"{place} has too little memory for this", hint="make the picture or the batch smaller")
 
 
 class Cancelled(RepriseError):

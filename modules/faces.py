@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.Image import Resampling, Transform
 
 from modules.checkpoints.files import PICKLES, list_models
+from modules.checkpoints.folders import folders_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -279,8 +280,8 @@ class Wanted:
     def find(self, models_dir: Path) -> Path | None:
         """The file of the usual name, else the one whose name comes last; None if there is none."""
         names = {folder.casefold() for folder in self.folders}
-        folders = [f for f in models_dir.iterdir() if f.name.casefold() in names] if models_dir.is_dir() else []
-        files = [file.path for folder in sorted(folders) for file in list_models(folder, (".safetensors", *PICKLES))]
+        folders = [folder for folder in folders_in(models_dir) if folder.name.casefold() in names]
+        files = [file.path for folder in folders for file in list_models(folder, (".safetensors", *PICKLES))]
         fitting = sorted(
             (f for f in files if f.name.casefold().startswith(self.start)), key=lambda f: f.name.casefold()
         )

@@ -34,6 +34,10 @@ CHECKS = "there is no such check at start"
 LOGS = "the log goes to the terminal, errors and what the worker says"
 UPDATES = "nothing is downloaded or updated behind your back"
 LOGIN = "accounts are made with: python3 app.py user add NAME, and once there is one everybody logs in"
+EXTENSIONS = "no extension is loaded, those that come with Reprise neither"
+TUNNEL = "no tunnel to another company's server is ever opened"
+CARDS = "--device chooses cpu or cuda; other accelerators are not used"
+NEVER = "in A1111 it has no effect either"
 ACCOUNTS = "the page would be open to everybody who knows the address"
 
 FLAGS: Mapping[str, Foreign] = {
@@ -43,13 +47,17 @@ FLAGS: Mapping[str, Foreign] = {
     "--use-cpu": Foreign("all of it runs on the CPU", SOME, ours=("--device", "cpu")),
     "--freeze-settings": Foreign(ours=("--lock-settings", "all")),
     "--freeze-specific-settings": Foreign(values=ONE, ours=("--lock-settings", "{}")),
+    "--disable-all-extensions": Foreign(EXTENSIONS, ours=("--no-extensions",)),
+    "--disable-extra-extensions": Foreign(EXTENSIONS, ours=("--no-extensions",)),
     # nothing to do here
     "--gradio-auth": Foreign(LOGIN, ONE),
     "--gradio-auth-path": Foreign(LOGIN, ONE),
     "--api-auth": Foreign(LOGIN, ONE),
     "--disable-tls-verify": Foreign("a self-signed certificate is served like any other: nothing here asks for it"),
-    "--api": Foreign("the HTTP API is always there"),
+    "--api": Foreign("A1111's HTTP API (/sdapi/v1) is not there yet; Reprise's own is always served, below /api/v1"),
     "--nowebui": Foreign("the page is always served beside the API"),
+    "--api-server-stop": Foreign("no request can stop the server; end it in its terminal"),
+    "--add-stop-route": Foreign("no request can stop the server; end it in its terminal"),
     "--xformers": Foreign(ATTENTION),
     "--force-enable-xformers": Foreign(ATTENTION),
     "--xformers-flash-attention": Foreign(ATTENTION),
@@ -64,7 +72,13 @@ FLAGS: Mapping[str, Foreign] = {
     "--medvram-sdxl": Foreign(MEMORY),
     "--lowvram": Foreign(MEMORY),
     "--lowram": Foreign(MEMORY),
+    "--unload-gfpgan": Foreign(NEVER),
+    "--disable-model-loading-ram-optimization": Foreign(
+        "checkpoints are always loaded without a second copy in memory"
+    ),
     "--always-batch-cond-uncond": Foreign(MEMORY),
+    "--use-ipex": Foreign(CARDS),
+    "--opt-channelslast": Foreign("weights are laid out in the order that suits the device, without a flag"),
     "--no-half-vae": Foreign("--dtype chooses the number format, for the VAE too"),
     "--upcast-sampling": Foreign("sampling is always in float32"),
     "--precision": Foreign("--dtype chooses the number format: float32, bfloat16 or float16", ONE),
@@ -82,13 +96,36 @@ FLAGS: Mapping[str, Foreign] = {
     "--realesrgan-models-path": Foreign(FOLDER, ONE),
     "--bsrgan-models-path": Foreign(FOLDER, ONE),
     "--swinir-models-path": Foreign(FOLDER, ONE),
+    "--dat-models-path": Foreign(FOLDER, ONE),
+    "--scunet-models-path": Foreign(FOLDER, ONE),
+    "--ldsr-models-path": Foreign(FOLDER, ONE),
     "--gfpgan-models-path": Foreign(FOLDER, ONE),
+    "--gfpgan-dir": Foreign(FOLDER, ONE),
+    "--gfpgan-model": Foreign(FOLDER, ONE),
+    "--clip-models-path": Foreign("there is no CLIP interrogator that would need models", ONE),
+    "--deepdanbooru": Foreign(NEVER),
+    "--config": Foreign("what a checkpoint is, is read from the file itself, so no config file is needed", ONE),
+    "--textual-inversion-templates-dir": Foreign("embeddings are used here and not trained", ONE),
+    "--lyco-dir-backcompat": Foreign(FOLDER, ONE),
     "--codeformer-models-path": Foreign(FOLDER, ONE),
     "--no-gradio-queue": Foreign(QUEUE),
     "--gradio-queue": Foreign(QUEUE),
     "--gradio-debug": Foreign(LOGS),
     "--gradio-img2img-tool": Foreign("there is one tool to draw with", ONE),
     "--gradio-inpaint-tool": Foreign("there is one tool to draw with", ONE),
+    "--localizations-dir": Foreign("the page's languages come with the program; the browser's language chooses", ONE),
+    "--show-negative-prompt": Foreign("the negative prompt is always shown"),
+    "--ui-debug-mode": Foreign(
+        "the page never waits for a model; the setting Warm up says whether one is loaded at start"
+    ),
+    "--skip-load-model-at-start": Foreign(
+        "the page never waits for a model; the setting Warm up says whether one is loaded"
+    ),
+    "--test-server": Foreign("there is no such mode; python3 app.py test runs the tests"),
+    "--dump-sysinfo": Foreign("no report is written; python3 app.py --version says which version this is"),
+    "--freeze-settings-in-sections": Foreign(
+        "settings are locked by their names and not by sections: --lock-settings NAME,NAME", ONE
+    ),
     "--ui-settings-file": Foreign(UI_FILES, ONE),
     "--ui-config-file": Foreign(UI_FILES, ONE),
     "--styles-file": Foreign(UI_FILES, ONE),
@@ -103,6 +140,12 @@ FLAGS: Mapping[str, Foreign] = {
     "--disable-console-progressbars": Foreign(LOGS),
     "--enable-console-prompts": Foreign(LOGS),
     "--timeout-keep-alive": Foreign("connections are kept as uvicorn keeps them", ONE),
+    "-f": Foreign("it let A1111's start script run as root, and nothing here asks who runs it"),
+    "--administrator": Foreign("nothing here needs an administrator's rights"),
+    "--ngrok-options": Foreign(TUNNEL, ONE),
+    "--ngrok-region": Foreign(TUNNEL, ONE),
+    "--unix-filenames-sanitization": Foreign("names of files suit every system"),
+    "--filenames-max-length": Foreign("names of files are cut to what file systems take", ONE),
     # refused
     "--share": Foreign(f"it opens a tunnel to another company's server, and {ACCOUNTS}", refused=True),
     "--ngrok": Foreign(f"it opens a tunnel to another company's server, and {ACCOUNTS}", ONE, refused=True),
@@ -150,7 +193,7 @@ def _words(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Each flag with what stands behind it up to the next; what comes before the first stands alone."""
     group: list[str] = []
     for word in arguments:
-        if word.startswith("--"):
+        if word.startswith("--") or word in FLAGS:
             if group:
                 yield group[0], group[1:]
             flag, equals, value = word.partition("=")

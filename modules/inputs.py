@@ -48,15 +48,16 @@ class InputStore:
         return path
 
     def _write(self, path: Path, data: bytes) -> None:
-        if path.exists():
-            return
+        """A file that is no longer what its name says is mended by this."""
         try:
+            if path.is_file() and path.read_bytes() == data:
+                return
             atomic.make_folder(path.parent)
             atomic.write(path, data)
         except OSError as error:
             raise OutputError(
                 f"the picture could not be stored in {self.folder}: {error.strerror or error}",
-                hint="make the folder writable or free some space",
+                hint=atomic.way_out(error, "make the folder writable"),
             ) from error
 
     def open(self, sha256: str, *, field: str = "init.image") -> Image.Image:
@@ -65,7 +66,15 @@ class InputStore:
 
     def read(self, sha256: str, *, field: str = "init.image") -> bytes:
         """The file of that name."""
-        data = self._path(sha256).read_bytes() if sha256 in self else b""
+        try:
+            data = self._path(sha256).read_bytes() if sha256 in self else b""
+        except FileNotFoundError:  # it went between the two
+            data = b""
+        except OSError as error:
+            raise OutputError(
+                f"the stored picture {sha256[:12]} cannot be read: {error.strerror or error}",
+                hint=atomic.way_out(error, "make the folder readable"),
+            ) from error
         if not data or hashlib.sha256(data).hexdigest() != sha256:
             name = sha256[:12] or "(empty)"
             raise NotFound(f"there is no stored picture {name}", hint="choose the picture again", field=field)

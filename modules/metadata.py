@@ -13,24 +13,23 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from modules import recipe as recipes
+from modules import verdict as verdicts
+from modules.containers import EXIF_IFD, IMAGE_DESCRIPTION, USER_COMMENT, Exif
 from modules.diffusion.names import Samplers, Schedulers
-from modules.errors import ImageError, UserError
-from modules.images import BROKEN, FORMATS, open_header, png_bytes
+from modules.errors import UserError
+from modules.images import load, open_header, png_bytes, unpacked
 from modules.infotext import MAX_LENGTH, FindFile, Paste, find_none, params_from, read
 from modules.modifier import ModifierSpec
 
 log = logging.getLogger(__name__)
 
-EXIF_IFD = 0x8769
-USER_COMMENT = 0x9286
-IMAGE_DESCRIPTION = 0x010E
 RECIPE = "recipe:"
 """Stands before our record in ImageDescription, which holds other people's captions as well."""
 
@@ -49,6 +48,8 @@ NOVELAI_SAMPLERS = {
     "k_dpm_fast": "DPM fast",
     "k_dpm_adaptive": "DPM adaptive",
     "k_dpmpp_2m": "DPM++ 2M",
+    "k_dpmpp_2m_sde": "DPM++ 2M SDE",
+    "k_dpmpp_3m_sde": "DPM++ 3M SDE",
     "k_dpmpp_sde": "DPM++ SDE",
     "k_dpmpp_2s_ancestral": "DPM++ 2S a",
     "ddim": "DDIM",
@@ -69,49 +70,41 @@ class Metadata(TypedDict):
 
 
 def read_metadata(source: bytes | Path) -> Metadata:
-    """Every text in a PNG, JPEG, WebP or GIF file. An `ImageError` if it is none of these."""
-    image = open_header(source, (*FORMATS, "GIF"))
-    if image.format == "PNG":
-        _load(image)  # texts may also stand behind the pixels
+    """Every text in a picture file of any format that we read. Raises `ImageError` for what is no picture."""
+    opened = unpacked(source)
+    image = opened.image
     texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
+    texts = texts if image.format == "PNG" else {}
     infotext, recipe = texts.pop("parameters", None), texts.pop("recipe", None)
-    infotext, recipe = _comment(image) or infotext, recipe or _description(image)
+    infotext = _comment(image, opened.exif) or infotext
     if texts.get("Software") == "NovelAI":
         infotext = _novelai(texts, image.size) or infotext
-    stealth = stealth_text(image) if image.format == "PNG" and infotext is None else None
-    return {"infotext": infotext, "recipe": recipe, "items": texts, "stealth_infotext": stealth}
+    stealth = stealth_text(image) if infotext is None and _keeps_bits(image, source) else None
+    return {
+        "infotext": _plain(infotext, image.size),
+        "recipe": recipe or _description(opened.exif),
+        "items": texts,
+        "stealth_infotext": _plain(stealth, image.size),
+    }
 
 
-def _load(image: Image.Image) -> None:
-    try:
-        image.load()
-    except BROKEN as error:
-        raise ImageError("this picture is damaged or cut off", hint="send it again, or another copy") from error
-
-
-def _comment(image: Image.Image) -> str:
+def _comment(image: Image.Image, exif: Exif | None) -> str:
     """EXIF's UserComment, or without EXIF the comment of a GIF or JPEG file."""
-    if "exif" in image.info:
-        try:
-            raw = image.getexif().get_ifd(EXIF_IFD).get(USER_COMMENT, b"")
-        except BROKEN as error:
-            log.info("EXIF data that cannot be read: %s", error)
-            return ""
-        return raw if isinstance(raw, str) else _user_comment(bytes(raw))
+    if exif:
+        return _user_comment(exif.comment)
     comment = image.info.get("comment", b"")
     return comment.decode("utf-8", "ignore") if isinstance(comment, bytes) else ""
 
 
-def _description(image: Image.Image) -> str | None:
+def _description(exif: Exif | None) -> str | None:
     """Our record in EXIF's ImageDescription; a caption of somebody else's is none."""
-    if "exif" not in image.info:
-        return None
-    try:
-        text = image.getexif().get(IMAGE_DESCRIPTION)
-    except BROKEN as error:
-        log.info("EXIF data that cannot be read: %s", error)
-        return None
-    return text.removeprefix(RECIPE) if isinstance(text, str) and text.startswith(RECIPE) else None
+    text = exif.description.decode("utf-8", "replace").rstrip("\0") if exif else ""
+    return text.removeprefix(RECIPE) if text.startswith(RECIPE) else None
+
+
+def _keeps_bits(image: Image.Image, source: bytes | Path) -> bool:
+    """Whether the format leaves the lowest bits of pixels as they were."""
+    return image.format in ("PNG", "BMP", "TIFF") or (image.format == "WEBP" and not is_lossy(source))
 
 
 def _user_comment(raw: bytes) -> str:
@@ -125,15 +118,29 @@ def _user_comment(raw: bytes) -> str:
         return text.decode("iso2022_jp", "ignore")
     if code in (b"ASCII", b""):
         return text.decode("utf-8", "ignore").rstrip("\0")
-    return raw.decode("utf-8", "ignore")
+    return raw.decode("utf-8", "ignore").rstrip("\0")
 
 
-def _novelai(texts: dict[str, str], size: tuple[int, int]) -> str:
+def _plain(text: str | None, size: tuple[int, int]) -> str | None:
+    """A generation text as it stands; one of NovelAI's, which is JSON, as A1111 would have written it."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
     try:
-        facts = json.loads(texts["Comment"])
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return text  # {a|b} begins a prompt as well
+    if not isinstance(told, dict):
+        return text
+    return _novelai(told if "Comment" in told else {"Comment": told}, size) or text
+
+
+def _novelai(texts: Mapping[str, Any], size: tuple[int, int]) -> str:
+    try:
+        comment = texts["Comment"]
+        facts = json.loads(comment) if isinstance(comment, str) else comment
         sampler = NOVELAI_SAMPLERS.get(facts["sampler"], "Euler a")
         return (
-            f"{texts['Description']}\nNegative prompt: {facts['uc']}\n"
+            f"{texts.get('Description') or facts['prompt']}\nNegative prompt: {facts['uc']}\n"
             f"Steps: {facts['steps']}, Sampler: {sampler}, CFG scale: {facts['scale']}, Seed: {facts['seed']}, "
             f"Size: {size[0]}x{size[1]}, Clip skip: 2, ENSD: 31337"
         )
@@ -155,8 +162,11 @@ _HEAD = len(b"stealth_pnginfo") + 4
 
 def stealth_text(image: Image.Image) -> str | None:
     """The text hidden in the lowest bits of the pixels, column by column, or None."""
+    if image.mode not in ("RGB", "RGBA"):
+        return None
+    load(image)
     for channels in ("A", "RGB"):
-        if image.mode == "RGBA" or (image.mode == "RGB" and channels == "RGB"):
+        if image.mode == "RGBA" or channels == "RGB":
             head = _bits(image, channels, 0, _HEAD)
             wanted, packed = SIGNATURES.get(head[:-4], ("", False))
             if wanted == channels:
@@ -197,7 +207,7 @@ def settings_in(
 
     A picture of a batch is asked for by its own seed; how many are made at once stays as it is.
     """
-    recorded = recipes.judge(found["recipe"])
+    recorded = verdicts.judge(found["recipe"])
     if isinstance(recorded, recipes.Recipe):
         changes = {"extensions": {}, **recorded.request.to_json()} | {
             "seed": recorded.seed,
@@ -208,7 +218,8 @@ def settings_in(
         for name in ("batch_size", "batch_count", "checkpoint"):
             del changes[name]
         file = next(file for file in recorded.files if file.role == "checkpoint")
-        if (checkpoint := find_checkpoint(Path(file.name).stem, file.sha256[:10])) is not None:
+        name = recorded.request.checkpoint or Path(file.name).stem
+        if (checkpoint := find_checkpoint(name, file.sha256[:10])) is not None:
             changes["checkpoint"] = checkpoint
         for used in (file for file in recorded.files if file.role == "vae"):
             if (vae := find_vae(used.name, used.sha256[:10])) is None:
@@ -322,9 +333,10 @@ def _directory(start: int, entries: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 def is_lossy(source: bytes | Path) -> bool:
-    """Whether the file's pixels went through a compression that changes them: JPEG, and WebP without a VP8L chunk."""
-    if open_header(source).format != "WEBP":
-        return open_header(source).format == "JPEG"
+    """Whether the file's pixels went through a compression that changes them: JPEG, AVIF, and WebP without a VP8L
+    chunk."""
+    if (kind := open_header(source).format) != "WEBP":
+        return kind in ("JPEG", "AVIF")
     data = source if isinstance(source, bytes) else source.read_bytes()
     place = 12  # "RIFF", length, "WEBP", then chunks of name, length and content, padded to an even length
     while place + 8 <= len(data):

@@ -20,6 +20,8 @@ from modules.errors import UserError
 _KEY = "option"
 _NESTED = "nested"
 _LOOSE = "loose"
+EXACT = 2**53
+"""Up to here a float tells every whole number from the next."""
 T = TypeVar("T")
 _TRUTHS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
@@ -41,9 +43,14 @@ class Option:
     choices: tuple[str, ...] | str | None = None
     """The values themselves, or the name of the table of the `Host` that lists them ("samplers")."""
     key: str | None = None
-    """The key in A1111's generation text, where the parameter has one of its own."""
+    """The key in A1111's generation text, where the parameter has one. Of two that are written as one, "Size: 512x768",
+    each has the key under which its half is read: "Size-1", "Size-2"."""
+    words: tuple[str, str] | None = None
+    """What that text says instead of False and True."""
     help: str = ""
     multiline: bool = False
+    secret: bool = False
+    """A text of the owner's settings that is taken and kept, and shown to nobody again: a key, a password."""
     group: str = ""
     """Under which heading the page shows it among what is rarely changed."""
 
@@ -90,18 +97,27 @@ class Option:
         if self.type is int:
             if number != int(number):
                 raise self._error(f"must be a whole number, not {_shown(value)}")
+            rounded = isinstance(number, float) and abs(number) > EXACT
             number = int(number)
         else:
+            rounded = False
             try:
                 number = float(number)
             except OverflowError:
                 raise self._error(f"is too large: {_shown(value)}") from None
         if (self.lo is not None and number < self.lo) or (self.hi is not None and number > self.hi):
             raise self._error(f"must be {self.range_text()}, not {_shown(value)}")
+        if rounded:
+            raise self._error(f"must be written with all its digits, not as {_shown(value)}")
         return number
 
+    @property
+    def has_long_numbers(self) -> bool:
+        """Whether it is a whole number that may have more digits than a float, and so JavaScript, keeps."""
+        return self.type is int and any(end is not None and abs(end) > EXACT for end in (self.lo, self.hi))
+
     def range_text(self) -> str:
-        lo, hi = (f"{x:.15g}" if x is not None else "" for x in (self.lo, self.hi))
+        lo, hi = ("" if x is None else str(x) if isinstance(x, int) else f"{x:.15g}" for x in (self.lo, self.hi))
         if lo and hi:
             return f"between {lo} and {hi}"
         return f"at least {lo}" if lo else f"at most {hi}"
@@ -131,8 +147,10 @@ def option(
     step: float | None = None,
     choices: tuple[str, ...] | str | None = None,
     key: str | None = None,
+    words: tuple[str, str] | None = None,
     help: str = "",
     multiline: bool = False,
+    secret: bool = False,
     group: str = "",
 ) -> Any:
     """Declare a parameter: ``steps: int = option(20, "Steps", lo=1, hi=150)``."""
@@ -143,8 +161,10 @@ def option(
         "step": step,
         "choices": choices,
         "key": key,
+        "words": words,
         "help": help,
         "multiline": multiline,
+        "secret": secret,
         "group": group,
     }
     return dataclasses.field(default=default, metadata={_KEY: facts})
@@ -159,11 +179,13 @@ class Nested:
     cls: type
     prefix: str
     """Where all options stand side by side, on the command line or in a form, this stands before their names."""
+    key: str | None = None
+    """The key in A1111's generation text that says that they are there, where there is one."""
 
 
-def nested(label: str, *, prefix: str = "") -> Any:
+def nested(label: str, *, prefix: str = "", key: str | None = None) -> Any:
     """Declare options within: ``hires: Hires | None = nested("Hires fix", prefix="hires_")``."""
-    return dataclasses.field(default=None, metadata={_NESTED: {"label": label, "prefix": prefix}})
+    return dataclasses.field(default=None, metadata={_NESTED: {"label": label, "prefix": prefix, "key": key}})
 
 
 def loose(default: Any, take: Callable[[Any], Any]) -> Any:

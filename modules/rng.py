@@ -106,7 +106,7 @@ class TorchGenerator:
 
     def __init__(self, seed: int, device: torch.device | str = "cpu"):
         self._device = device
-        self._generator = torch.Generator(device).manual_seed(seed)
+        self._generator = torch.Generator(device).manual_seed(seed % 2**64)
 
     def randn(self, shape: Shape) -> Tensor:
         return torch.randn(shape, generator=self._generator, device=self._device)

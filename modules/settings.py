@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import stat
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from modules import atomic
 from modules.errors import OutputError, UserError
-from modules.options import option, options_of, values_of
+from modules.options import Option, option, options_of, values_of
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,12 @@ class Settings:
     form_negative_prompt: str = option(
         "", "Negative prompt", help="what should not be in any picture", multiline=True, group="A new page begins with"
     )
+    disable_weights_auto_swap: bool = option(
+        False,
+        "Leave the checkpoint alone",
+        help="a text that is read into the page changes everything but the chosen checkpoint",
+        group="The page",
+    )
     theme: str = option(
         "system",
         "Colours",
@@ -160,48 +167,95 @@ class SettingsFile:
         self._fixed = dict(fixed)
         self.locked = frozenset((*fixed, *locked))
         """Names of those that cannot be changed."""
-        self._current, self.trouble = load(path)  # the second: what was wrong with the file at start, in a sentence
+        self._lasting: Settings | None = None
+        self.trouble = ""
+        """What was wrong with the file at start, in a sentence."""
+        try:
+            self._lasting, self.trouble = _loaded(path)
+        except OSError as error:
+            self.trouble = _unread(path, error)
 
     def current(self) -> Settings:
-        return replace(self._current, **self._fixed)
+        return replace(self._lasting or self._tried_again(), **self._fixed)
+
+    def _tried_again(self) -> Settings:
+        """Defaults, for as long as the file cannot be read."""
+        try:
+            self._lasting, self.trouble = _loaded(self.path)
+        except OSError as error:
+            log.warning(_unread(self.path, error))
+        return self._lasting or Settings()
 
     def change(self, values: Mapping[str, Any]) -> Settings:
         """Set those of ``values`` that may be set; raises `UserError` with the field's name, and `OutputError`."""
         options = options_of(Settings)
-        new = {name: options[name].cast(value) for name, value in values.items() if name in options}
+        new = {name: _judged(options[name], value) for name, value in values.items() if name in options}
         with self._lock:
-            wanted = replace(self._current, **{name: v for name, v in new.items() if name not in self.locked})
+            known = self._known()
+            wanted = replace(known, **{name: v for name, v in new.items() if name not in self.locked})
             save(wanted, self.path)
-            self._current = wanted
+            self._lasting = wanted
         return self.current()
+
+    def _known(self) -> Settings:
+        """What the file holds; `OutputError` as long as nobody could read it, for saving would wipe it."""
+        if self._lasting is None:
+            try:
+                self._lasting, self.trouble = _loaded(self.path)
+            except OSError as error:
+                raise _refused(self.path, error) from error
+        return self._lasting
 
     def part(self, extension: str) -> dict[str, Any]:
         """What the file keeps for an extension, by the names of its options, not yet judged."""
-        found = _foreign(self.path).get(extension)
+        try:
+            found = _foreign(self.path).get(extension)
+        except OSError as error:
+            log.warning(_unread(self.path, error))
+            return {}
         return found if isinstance(found, dict) else {}
 
     def change_part(self, extension: str, values: Mapping[str, Any]) -> None:
         """Keep ``values``, judged by whoever declared them, for an extension. Raises `OutputError`."""
         with self._lock:
-            _write(self.path, _foreign(self.path) | values_of(self._current) | {extension: dict(values)})
+            ours = values_of(self._known())
+            _write(self.path, _kept(self.path) | ours | {extension: dict(values)})
 
 
 def load(path: Path) -> tuple[Settings, str]:
     """The settings at ``path`` and, where they could not be used, a sentence that says so.
 
-    A file that cannot be used is kept beside itself as ``.bad`` and what is wrong in it takes its default.
+    What is wrong in a file takes its default, and the file as it was is kept beside itself as ``.bad``. One that cannot
+    be read may be as good as ever, and is left alone.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-        values = json.loads(path.read_bytes())
-        if not isinstance(values, dict):
-            raise ValueError("it does not hold an object")
-    except FileNotFoundError:
-        return Settings(), ""
-    except (OSError, ValueError, RecursionError) as error:
+        return _loaded(path)
+    except OSError as error:
+        return Settings(), _unread(path, error)
+
+
+def _loaded(path: Path) -> tuple[Settings, str]:
+    try:
+        values = _read(path)
+    except (ValueError, RecursionError) as error:
         return Settings(), _set_aside(path, _reason(error))
     return _from_json(path, values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """All that the file holds; nothing where there is none. `OSError` where that is not known."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is no file")
+        if about.st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError("it does not hold an object")
+    return values
 
 
 def _from_json(path: Path, values: dict[str, Any]) -> tuple[Settings, str]:
@@ -211,10 +265,27 @@ def _from_json(path: Path, values: dict[str, Any]) -> tuple[Settings, str]:
     for name, declared in options_of(Settings).items():
         if name in values:
             try:
-                good[name] = declared.cast(values[name])
+                good[name] = _judged(declared, values[name])
             except UserError as error:
                 faults.append(error.message)
-    return Settings(**good), _set_aside(path, "; ".join(faults)) if faults else ""
+    if not faults:
+        return Settings(**good), ""
+    message = _set_aside(path, "; ".join(faults))
+    rest = {name: value for name, value in values.items() if name in good or name not in options_of(Settings)}
+    if rest and not path.exists():
+        try:
+            _write(path, rest)
+        except OutputError as error:
+            log.warning("%s", error)
+    return Settings(**good), message
+
+
+def _judged(declared: Option, value: Any) -> Any:
+    """The value as its option takes it. No setting holds half a character: no file could be named by it."""
+    taken = declared.cast(value)
+    if isinstance(taken, str) and any("\ud800" <= letter <= "\udfff" for letter in taken):
+        raise UserError(f"{declared.label} holds half a character", hint="type it anew", field=declared.name)
+    return taken
 
 
 def _reason(error: Exception) -> str:
@@ -227,20 +298,34 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
+def _unread(path: Path, error: OSError) -> str:
+    return f"the settings in {path} cannot be read, so defaults stand in for them: {_reason(error)}; nothing is lost"
+
+
+def _refused(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"the settings were not saved, because those in {path} cannot be read and would be lost: {_reason(error)}",
+        hint=atomic.way_out(error, "make the file readable"),
+    )
+
+
 def _set_aside(path: Path, reason: str) -> str:
-    bad = path.with_name(path.name + ".bad")
+    bad = atomic.set_aside(path)
     message = f"the settings in {path} could not all be used, so defaults stand in for them: {reason}"
-    try:
-        path.replace(bad)
-    except OSError as error:
-        log.warning("%s could not be renamed: %s", path, error)
-        return message
-    return f"{message}; the old file is kept as {bad.name}"
+    return f"{message}; the old file is kept as {bad.name}" if bad else message
 
 
 def save(settings: Settings, path: Path) -> None:
     """Replace the file at ``path``, keeping keys there that are not ours. Raises `OutputError`."""
-    _write(path, _foreign(path) | values_of(settings))
+    _write(path, _kept(path) | values_of(settings))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What others keep in the file, for whoever is about to replace it: `OutputError` rather than a loss."""
+    try:
+        return _foreign(path)
+    except OSError as error:
+        raise _refused(path, error) from error
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
@@ -251,14 +336,15 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
     except OSError as error:
         raise OutputError(
             f"the settings could not be saved in {path}: {error.strerror or error}",
-            hint="make its folder writable",
+            hint=atomic.way_out(error),
         ) from error
 
 
 def _foreign(path: Path) -> dict[str, Any]:
-    """What other versions or extensions keep in the file."""
+    """What other versions or extensions keep in the file; a bad one is set aside. `OSError` if it cannot be read."""
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}  # load has said it already
-    return {k: v for k, v in values.items() if k not in options_of(Settings)} if isinstance(values, dict) else {}
+        values = _read(path)
+    except (ValueError, RecursionError) as error:
+        log.warning(_set_aside(path, _reason(error)))
+        return {}
+    return {name: value for name, value in values.items() if name not in options_of(Settings)}

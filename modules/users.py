@@ -200,7 +200,7 @@ class Accounts:
         proof = hmac.digest(self._secret, "\0".join((_key(name), password, stored)).encode(), "sha256")
         if row and self._is_known(proof):
             return _account(row)
-        keys = f"address {_network(address)}", f"account {_key(name)}"
+        keys = f"address {network_of_client(address)}", f"account {_key(name)}"
         self._tries.begin(*keys)
         with self._hashing:
             right = is_password(password, stored)
@@ -302,7 +302,7 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold()
 
 
-def _network(address: str) -> str:
+def network_of_client(address: str) -> str:
     """An IPv6 client has a whole /64 to itself."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])

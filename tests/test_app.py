@@ -76,7 +76,7 @@ def test_old_python_is_told_before_anything_is_imported() -> None:
         (("generate", "x", "--steps", "0"), "error: Steps must be between 1 and 150, not '0'"),
         (("generate", "x", "--steps", "10000"), "error: Steps must be between 1 and 150, not '10000'"),
         (("generate", "x", "--steps", "many"), "error: Steps must be a whole number, not 'many'"),
-        (("generate", "x", "--seed", "1e99"), "error: Seed must be between -1 and 4294967295, not '1e99'"),
+        (("generate", "x", "--seed", "1e99"), "error: Seed must be between -1 and 18446744073709551615, not '1e99'"),
         (("generate", "x", "--rng", "dice"), "error: RNG must be one of NV, CPU, GPU, not 'dice'"),
         (
             ("generate", "x", "-o", "fox.gif"),

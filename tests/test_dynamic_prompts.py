@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
 from collections import Counter
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modules.errors import UserError
 
@@ -35,6 +38,10 @@ def words(template: Any, tmp_path: Path) -> Any:
     (tmp_path / "many.txt").write_text("__few__ " * 50)
     (tmp_path / "few.txt").write_text("__leaf__ " * 150)
     (tmp_path / "leaf.txt").write_text("x\n")
+    (tmp_path / "to.txt").write_text("__fro__ __fro__\n")
+    (tmp_path / "fro.txt").write_text("{__to__|__to__} __to__\n")
+    (tmp_path / "long.txt").write_text("x" * 900_000 + "\n")
+    (tmp_path / "ring.txt").symlink_to(tmp_path / "ring.txt")
     (tmp_path / "empty.txt").write_text("# nothing\n")
     return template.Wildcards(tmp_path)
 
@@ -86,6 +93,11 @@ def test_what_is_no_template_stays_as_it_is(template: Any, words: Any, text: str
         ("__empty__", "the wildcard file 'empty' has no choice in it"),
         ("__round__", "the choices of this prompt lie too deep within each other"),
         ("__many__", "this prompt asks for more than 5,000 choices"),
+        ("__to__", "the choices of this prompt lie too deep within each other"),
+        ("__long__ __long__", "this prompt grows beyond 1,000,000 characters"),
+        ("{5001$$" + "a|" * 6000 + "}", "this prompt asks for more than 5,000 choices"),
+        (f"__{'a' * 300}__", "the wildcard file 'aaa"),
+        ("__ring__", "the wildcard file 'ring' cannot be read"),
     ],
 )
 def test_what_cannot_be_filled_is_a_sentence(template: Any, words: Any, text: str, sentence: str) -> None:
@@ -94,9 +106,57 @@ def test_what_cannot_be_filled_is_a_sentence(template: Any, words: Any, text: st
     assert str(found.value).startswith(sentence)
 
 
+HOSTILE = {
+    "open": "{" * 20_000,
+    "close": "}" * 20_000,
+    "_": "_" * 20_000,
+    "bar": "{|" * 10_000,
+    "2,500 of as many": "{2500$$" + "a|" * 2500 + "}",
+    "4,999 of 9,000": "{4999$$" + "3::|" * 4500 + "a|" * 4500 + "}",
+    "a number of 19,000 digits": "{" + "9" * 19_000 + "$$a|b}",
+    "a huge range": "{1-999999999999999999$$a|b}",
+    "a weight of 400 digits": "{" + "9" * 400 + "::a|b}",
+    "nested": "{a|" * 20 + "{b|c}" * 3_900 + "}" * 20,
+    "half a name": "__" + "a" * 19_000,
+}
+
+
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(
-    "text", ["{" * 20_000, "}" * 20_000, "_" * 20_000, "{|" * 10_000], ids=["open", "close", "_", "bar"]
-)
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_text_is_read_to_its_end(template: Any, words: Any, text: str) -> None:
-    assert len(template.fill(text, "1", words)) <= len(text)
+    assert len(template.fill(text, "1", words)) <= 3 * len(text)  # where nothing was, commas join
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.lists(st.floats(0, 1, exclude_max=True), max_size=40))
+def test_an_urn_gives_what_lies_at_that_part_of_the_things_left(
+    template: Any, weights: list[int], parts: list[float]
+) -> None:
+    urn, left = template.Urn(weights), [number for number, weight in enumerate(weights) for _ in range(weight)]
+    for part in parts[: len(weights)]:
+        expected = left[int(part * len(left))]
+        assert urn.take(part) == expected
+        left = [number for number in left if number != expected]
+
+
+PIECES = st.sampled_from([*"{}|ab ", "{a|b}", "2$$", "1-3$$", " and $$", "3::", "0.5::", "__"])
+
+
+@given(st.lists(PIECES, max_size=60).map("".join))
+def test_no_letter_is_gone_through_more_often_than_it_lies_deep(template: Any, text: str) -> None:
+    draws = template.Draws("1")
+    filling = template._Filling(draws, template.Wildcards(ROOT / "nowhere"))
+    with contextlib.suppress(UserError):
+        filling.filled(text)
+    deepest = depth = 0
+    for letter in text:
+        depth = max(depth + {"{": 1, "}": -1}.get(letter, 0), 0)
+        deepest = max(deepest, depth)
+    assert draws.read <= (1 + deepest) * len(text)
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=50, unique=True), st.integers(0, 60))
+def test_so_many_are_chosen_as_asked_and_no_one_twice(template: Any, options: list[str], wanted: int) -> None:
+    text = template.fill(f"{{{wanted}$$/$${'|'.join(options)}}}", "1", template.Wildcards(ROOT / "nowhere"))
+    chosen = text.split("/") if text else []
+    assert len(chosen) == min(wanted, len(options)) == len({*chosen})
+    assert {*chosen} <= {*options}

@@ -1,14 +1,49 @@
 """The front end: a Gradio page inside a FastAPI application.
 
-Gradio reads these when it is imported, so they are set here, before any of our files imports it: a default start looks
-up huggingface.co and api.gradio.app, and nothing may leave the machine.
+Gradio is imported here, before any of our files can, because of what it reads from the environment when it is
+imported. A default start looks up huggingface.co and api.gradio.app, and nothing may leave the machine. It also makes
+clients for HTTP, and what the environment says of proxies and certificates can end them: ``ALL_PROXY=socks5://...``
+asks for a package that is not there, ``http_proxy=ftp://...`` for a scheme that no client knows. Ours ask nobody
+anything, so that is hidden from them, and put back afterwards: the worker, pip and what extensions start are other
+processes, which get the environment as its owner made it.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["GRADIO_RUN_HISTORY"] = "False"
-os.environ["GRADIO_MCP_SERVER"] = "False"
-os.environ["GRADIO_SHARE"] = "False"
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+OURS = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "GRADIO_SHARE": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+CERTIFICATES = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"})
+"""A file among them that is not there ends a client as it is made."""
+
+
+def is_for_clients(name: str) -> bool:
+    """Whether a variable says how others on the network are reached. A proxy's may have any name that ends so, says
+    `urllib.request.getproxies`; Hugging Face's have numbers that are read at import."""
+    return name.lower().endswith("_proxy") or name in CERTIFICATES or name.startswith("HF_")
+
+
+@contextmanager
+def no_clients() -> Iterator[None]:
+    """Without the variables for clients, until the end of the block."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if is_for_clients(name) and name not in OURS}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+# What Gradio is told is told by us alone: a GRADIO_ALLOWED_PATHS would add to the files that are served, and a
+# GRADIO_SERVER_PORT that is no number ends the import.
+for _name in [name for name in os.environ if name.startswith("GRADIO_")]:
+    del os.environ[_name]
+os.environ.update(OURS)
+with no_clients():
+    import gradio as gradio

@@ -1,14 +1,14 @@
 """A picture to paint on: the canvas of a tab, its words and tools, and what its value says to a handler.
 
 The canvas is HTML of our own and `assets/canvas.js`. Its value is JSON in a hidden field, ``{"picture": {"path": path},
-"strokes": {"path": path}, "mode": mode}``, where both are uploads; handlers read it with `Painting.read`. Whose uploads
-they are is asked before, by `ownership.Files`, which looks into such texts.
+"strokes": {"path": path}, "mode": mode}``, where both are uploads; handlers read it with `Painting.read`, to which
+`Page.uploads` gives those of the visitor.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -23,7 +23,6 @@ from modules.masks import grey_mask, inpaint_sketch, sketched
 from webui.events import QUIET
 from webui.guard import MAX_BODY
 from webui.i18n import t
-from webui.send import uploaded
 
 MASK, COLOURS, VIEW = "mask", "colours", "view"
 ROOM = 4096
@@ -89,18 +88,19 @@ class Painting:
     mode: str
 
     @classmethod
-    def read(cls, value: Any) -> Painting:
-        """From a field's value; raises `UserError` where there is no picture, `ImageError` where it is none."""
+    def read(cls, value: Any, find: Callable[[Any], Path | None]) -> Painting:
+        """From a field's value, whose files ``find`` knows; raises `UserError` where there is no picture, `ImageError`
+        where it is none."""
         said = _said(value)
         if isinstance(problem := said.get("problem"), str):
             raise UserError(problem, hint="try again", field="init.image")
-        path = uploaded(said.get("picture"))
+        path = find(said.get("picture"))
         if path is None:
             raise UserError(
                 "there is no start picture", hint="drop one onto the page or choose one", field="init.image"
             )
         picture, strokes = open_image(path), None
-        if (painted := uploaded(said.get("strokes"))) is not None:
+        if (painted := find(said.get("strokes"))) is not None:
             strokes = open_image(painted)
             if strokes.size != picture.size:
                 hint = "save the picture upright and choose it again"
@@ -122,9 +122,9 @@ class Painting:
         return self.picture, grey_mask(self.strokes)
 
 
-def chosen(value: Any) -> Path | None:
+def chosen(value: Any, find: Callable[[Any], Path | None]) -> Path | None:
     """The file of the picture on a canvas, if there is one that was uploaded."""
-    return uploaded(_said(value).get("picture"))
+    return find(_said(value).get("picture"))
 
 
 def _said(value: Any) -> Mapping[str, Any]:
@@ -162,7 +162,7 @@ def canvas_html(tab: str, modes: tuple[str, ...]) -> str:
 def _words() -> dict[str, str]:
     """What the script says."""
     return {
-        "type": t("PNG, JPEG and WebP are accepted"),
+        "type": t("PNG, JPEG, WebP, AVIF, GIF and BMP are accepted"),
         "large": t("this file is larger than 32 MB; make it smaller first"),
         "pixels": t("this picture has more than 32 megapixels; make it smaller first"),
         "unreadable": t("this is not a picture that can be read"),
@@ -265,7 +265,7 @@ def _icon(name: str) -> str:
 
 def _file_input(part: str, label: str) -> str:
     said = escape(label)
-    kinds = "image/png,image/jpeg,image/webp"
+    kinds = ",".join(f"image/{kind}" for kind in ("png", "jpeg", "webp", "avif", "gif", "bmp"))  # what browsers draw
     return f'<input type="file" data-part="{part}" accept="{kinds}" aria-label="{said}" tabindex="-1" hidden>'
 
 

@@ -21,6 +21,8 @@ def card_html(card: Card) -> str:
         t("Prediction"): {"eps": t("eps (the noise)"), "v": t("v (velocity)")}.get(card.prediction, card.prediction),
         t("Hash"): hashes,
     }
+    if not card.own_vae:
+        facts[t("VAE")] = t("not in the file: choose one")
     own = {key.removeprefix("modelspec."): text for key, text in card.metadata.items()}
     return (
         f'<div class="rp-card rp-facts" role="region" aria-label="{_t("Model card")}">'

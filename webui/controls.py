@@ -10,8 +10,10 @@ import gradio as gr
 from modules import modifier
 from modules.modifier import PREFIX, ModifierSpec, in_order
 from modules.options import Option, flat_of, from_flat, groups_of, read, to_flat
+from webui.i18n import t
 
 T = TypeVar("T")
+KEPT = t("what is kept is not shown; empty keeps it, a blank deletes it")
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
@@ -31,6 +33,8 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
         return gr.Dropdown(**{**facts, "choices": list(choices), **overrides})
     if option.type is bool:
         return gr.Checkbox(**{**facts, **overrides})
+    if option.secret:
+        return gr.Textbox(**{**facts, "value": "", "type": "password", "placeholder": KEPT, **overrides})
     if option.type is str:
         lines = {"lines": 3, "max_lines": 12} if option.multiline else {"lines": 1}
         return gr.Textbox(**{**facts, **lines, **overrides})
@@ -38,6 +42,9 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
         # Text: a gr.Number that is empty becomes 0 as soon as it is seen, which is another value than none.
         shown = "" if option.default is None else str(option.default)
         return gr.Textbox(**{**facts, "value": shown, "placeholder": "automatic", **overrides})
+    if option.has_long_numbers:
+        # Text: the page's numbers are floats. One line at most, which makes it an <input>.
+        return gr.Textbox(**{**facts, "value": str(option.default), "lines": 1, "max_lines": 1, **overrides})
     whole = {"precision": 0} if option.type is int else {}
     if None in (option.lo, option.hi, option.step):
         step = {"step": option.step} if option.step is not None else {}

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.errors import NotLoggedIn, RepriseError
+from webui.characters import WholeJSON
 from webui.visitors import IN_SCOPE, Visitor, Visitors
 
 OPEN = frozenset({"/login", "/healthz", "/manifest.json", "/robots.txt"})
@@ -48,7 +49,7 @@ HEADERS = {
 }
 
 CLOSED = re.compile(
-    r".*/gradio_api/(proxy=|file=\s*https?:|deep_link|dev/|vibe-|undo-vibe|process_recording|runs|run-history|profiling)"
+    r".*/gradio_api/(proxy=|file=\s*https?:|deep_link|dev/|vibe-|undo-vibe|process_recording|component_server|runs|run-history|profiling)"
     r"|.*/monitoring(/|$)",
     re.IGNORECASE,
 )
@@ -222,7 +223,7 @@ def refused(error: RepriseError) -> Response:
     headers = {"retry-after": str(error.retry_s)} if error.retry_s else {}
     if isinstance(error, NotLoggedIn):
         headers["www-authenticate"] = "Bearer"  # not Basic: a browser would ask in a window of its own
-    return JSONResponse(error.as_json(), error.status, headers)
+    return WholeJSON(error.as_json(), error.status, headers)
 
 
 def _to_login(scope: Scope) -> Response:

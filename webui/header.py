@@ -53,7 +53,7 @@ class Header:
             "scale": 0,
             "min_width": 110,
         }
-        if option.type in (int, float) and not option.optional:
+        if option.type in (int, float) and not (option.optional or option.has_long_numbers):
             whole = {"precision": 0} if option.type is int else {}
             return gr.Number(
                 label=t(option.label),

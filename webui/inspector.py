@@ -351,16 +351,24 @@ def _token(token: Told) -> str:
 
 
 def _networks(networks: Sequence[Told]) -> str:
-    if not networks:
-        return ""
-    chips = "".join(
+    """Those that are applied, then those that nothing handles."""
+    headings = {True: "Extra networks, active in every step", False: "Extra networks, not applied"}
+    told = {applied: [n for n in networks if n["applied"] == applied] for applied in headings}
+    return "".join(
+        f'<h4>{headings[applied]}</h4><div class="rp-chips" translate="no">{_chips(those)}</div>'
+        for applied, those in told.items()
+        if those
+    )
+
+
+def _chips(networks: Sequence[Told]) -> str:
+    return "".join(
         f'<span class="rp-chip"><b>{escape(n["kind"])}</b> {escape(_cut(n["name"] or "(no name)", 60))}'
         + "".join(f" · {escape(_cut(value, 20))}" for value in n["positional"][1:4])
         + "".join(f" · {escape(_cut(f'{key}={value}', 30))}" for key, value in list(n["named"].items())[:4])
         + "</span>"
         for n in networks[:_MAX_WARNINGS]
     )
-    return f'<h4>Extra networks, active in every step</h4><div class="rp-chips" translate="no">{chips}</div>'
 
 
 def _plural(number: int, noun: str) -> str:

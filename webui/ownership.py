@@ -8,6 +8,8 @@ others none of it is there.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -20,10 +22,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.errors import NotFound
 from modules.users import LOCAL
+from webui.bodies import API
+from webui.bodies import IN_SCOPE as JSON_IN_SCOPE
 from webui.guard import path_of, refused
 from webui.visitors import IN_SCOPE, Visitor
 
-API = "/gradio_api"
+logger = logging.getLogger(__name__)
+
 CLAIMS_KEPT = 50_000
 FILE = re.compile(rf"{API}/file[=/](.*)", re.DOTALL)
 NAMED = re.compile(rf"{API}/(?:heartbeat/([^/]*)|call/(?:v2/)?[^/]*/([^/]*)|stream/([^/]*)(?:/.*)?)")
@@ -47,6 +52,10 @@ class Claims:
         if len(self._owners) > self._keep:
             self._owners.popitem(last=False)
         return owner == name
+
+    def owner(self, number: str) -> str:
+        """Who used ``number`` first; "" where that is not known."""
+        return self._owners.get(number, "")
 
 
 class Files:
@@ -110,11 +119,8 @@ class Ownership:
             await self.app(scope, receive, send)
             return
         numbers = list(_named_in(scope, path))
-        if scope["method"] == "POST" and BODIES.match(path) and _is_json(scope):
-            body = await _read(receive)
-            if body is None:
-                return
-            receive, numbers = _again(body, receive), numbers + _numbers_in(body)
+        if scope["method"] == "POST" and BODIES.match(path):
+            numbers += _numbers_in(scope.get(JSON_IN_SCOPE, {}))
         file = FILE.fullmatch(path)
         allowed = all(self.claims.claim(number, visitor.name) for number in numbers)
         if not allowed or (file and not self.files.may_read(visitor.name, Path(file[1]))):
@@ -157,17 +163,14 @@ def _named_in(scope: Scope, path: str) -> Iterator[str]:
         yield from query.get(name, ())
 
 
-def _numbers_in(body: bytes) -> list[str]:
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    return [given[name] for name in NAMES if isinstance(given.get(name), str)] if isinstance(given, dict) else []
+def _numbers_in(given: Mapping[str, Any]) -> list[str]:
+    """Those in a body, which `Bodies` has read."""
+    return [given[name] for name in NAMES if isinstance(given.get(name), str)]
 
 
 def _paths_in(value: Any) -> Iterator[str]:
     """Of Gradio's ``FileData``, however deep; JSON in a text, such as a canvas's value, is looked into too."""
-    if isinstance(value, str) and value.startswith("{"):
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
@@ -181,35 +184,18 @@ def _paths_in(value: Any) -> Iterator[str]:
             yield from _paths_in(item)
 
 
-def _is_json(scope: Scope) -> bool:
-    kinds = [value for name, value in scope["headers"] if name.lower() == b"content-type"]
-    return not kinds or any(b"json" in kind.lower() for kind in kinds)
-
-
-async def _read(receive: Receive) -> bytes | None:
-    """A whole body, which the guard has limited; None if the client went away."""
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read to the next reader."""
-    unread = [body]
-
-    async def replayed() -> Message:
-        if unread:
-            return {"type": "http.request", "body": unread.pop(), "more_body": False}
-        return await receive()
-
-    return replayed
-
-
 def _plain(scope: Scope) -> Scope:
     """The same request for an answer that is not compressed, so that it can be read."""
     return {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() != b"accept-encoding"]}
+
+
+def uploaded(value: Any) -> Path | None:
+    """The file behind a component's value: only one that was uploaded, in Gradio's own folder."""
+    path = value.get("path") if isinstance(value, dict) else None
+    if not isinstance(path, str) or "\0" in path or not os.environ.get("GRADIO_TEMP_DIR"):
+        return None
+    home, found = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
+    if not found.is_relative_to(home) or not found.is_file():
+        logger.warning("a page named a file that it had not uploaded")
+        return None
+    return found

@@ -2,73 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
+from modules.errors import NotFound, RepriseError
 from modules.extension import TabSpec
-from modules.params import GenerationParams
+from modules.images import open_header
 from modules.users import LOCAL
-from webui.controls import Form
+from webui.characters import whole
+from webui.context import Page, Sent, Source, Target
+from webui.events import AT_ONCE
 from webui.header import Header
 from webui.i18n import Catalogue, t, wire_choices
 from webui.ownership import Files
-from webui.send import Source, Target, wire_sends
 from webui.services import Services
-from webui.views import account_html, header_html, trouble_html, worker_html
-from webui.visitors import visitor_of
+from webui.views import account_html, header_html, results_of, trouble_html, worker_html
+
+logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
-T = TypeVar("T")
 TMP_SWEEP_S, TMP_AGE_S = 3600, 86400
 SAFE_MODE = "two starts did not come to an end, so no extension was loaded; the Extensions tab says more"
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a tab is built with: the services, the page it stands on and the choices above the tabs."""
-
-    services: Services
-    blocks: Any
-    shared: Mapping[str, Any]
-    """The checkpoint selector and the quick settings, which all tabs share, by the option's name."""
-    dropped: Any
-    """A hidden button that takes what is dropped anywhere on the page; drop.js gives it the file."""
-    frame: Any
-    """What holds the tabs; ``gr.update(selected=name)`` shows one."""
-    views: dict[str, Any] = field(default_factory=dict)
-    """The result's side of each tab that makes images, by the tab's name; filled while the tabs are built."""
-    sources: list[Source] = field(default_factory=list)
-    """Further places with pictures that can be sent on."""
-    targets: dict[str, Target] = field(default_factory=dict)
-    """Tabs that take a picture or its settings, by the tab's name."""
-    tabs: dict[str, Any] = field(default_factory=dict)
-    """The tabs themselves, for those that fill when they are first looked at."""
-
-    forms: list[Form[Any]] = field(default_factory=list)
-    """Those for requests, which `form` made."""
-
-    def form(self, cls: type[T]) -> Form[T]:
-        """A form of a dataclass's options. One for a request has those of all extensions too, and what stands above the
-        tabs."""
-        if cls is not GenerationParams:
-            return Form(cls, self.services.tables())
-        made = Form(cls, self.services.tables(), self.services.host.modifiers)
-        made.share(self.shared)
-        self.forms.append(made)
-        return made
-
-    @staticmethod
-    def owner(request: Any) -> str:
-        """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
-        name = getattr(request, "username", None)
-        if name is None and (visitor := visitor_of(request)):
-            name = visitor.name
-        return name or LOCAL
 
 
 class LocalBlocks(gr.Blocks):  # type: ignore[misc]
@@ -85,9 +45,15 @@ class LocalBlocks(gr.Blocks):  # type: ignore[misc]
         if self.files and not self.files.are_readable(name, inputs):
             raise gr.Error("there is no such file; upload it first", print_exception=False)
         answer: dict[str, Any] = await super().process_api(block_fn, inputs, state, request, *args, **kwargs)
+        answer["data"] = whole(answer["data"])
         if self.files:
             self.files.give(answer["data"], name)
         return answer
+
+    def get_config_file(self) -> Any:
+        """What the page is made of. A file's name that is not UTF-8 is shown as far as it is: else the page could be
+        sent to nobody."""
+        return whole(super().get_config_file())
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         refuse_addresses(inputs)
@@ -128,7 +94,7 @@ def build_page(
         header.card()
         dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
         with gr.Tabs(elem_id="rp_tabs") as frame:
-            page = Page(services, blocks, header.shared, dropped, frame)
+            page = Page(services, blocks, header.shared, dropped, frame, files=files)
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
@@ -138,6 +104,49 @@ def build_page(
         header.wire(blocks, page.forms)
     blocks.files = files
     return blocks
+
+
+def wire_sends(page: Page) -> None:
+    """Every source's buttons to every target."""
+    views = [Source(view.send, _result(page), [view.shown, view.chosen]) for view in page.views.values()]
+    for source in (*views, *page.sources):
+        for name, button in source.buttons.items():
+            target = page.targets[name]
+            outputs = [page.frame, *target.outputs]
+            button.click(_sender(source, target, name), list(source.inputs), outputs, **AT_ONCE)
+
+
+def _sender(source: Source, target: Target, name: str) -> Any:
+    async def on_send(request: gr.Request, *values: Any) -> list[Any]:
+        try:
+            sent = await source.find(request, *values)
+            if sent is not None:
+                size = await asyncio.to_thread(lambda: open_header(sent.path).size)
+                return [gr.update(selected=name), *target.shown(sent, size)]
+        except RepriseError:
+            logger.warning("a picture that was to be sent cannot be read")
+        return [gr.skip()] * (1 + len(target.outputs))
+
+    return on_send
+
+
+def _result(page: Page) -> Any:
+    """The picture in view of a tab that makes them: a job and the number of one of its results."""
+
+    async def find(request: Any, job_id: Any, chosen: Any) -> Sent | None:
+        try:
+            job = await asyncio.to_thread(page.services.queue.get, job_id=str(job_id or ""), owner=page.owner(request))
+        except NotFound:
+            return None
+        results = results_of(job)
+        if not (isinstance(chosen, int) and 0 <= chosen < len(results)):
+            return None
+        made, params = results[chosen], dict(job.spec.get("params") or {})
+        if "prompt" not in params:  # what Extras did is no request
+            return Sent(Path(made.path), {})
+        return Sent(Path(made.path), params | ({"seed": made.seed} if made.seed is not None else {}))
+
+    return find
 
 
 def theme() -> Any:

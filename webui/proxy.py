@@ -62,14 +62,19 @@ class Proxied:
         return scope
 
     def _is_trusted(self, address: str) -> bool:
-        try:
-            found = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(found in network for network in self.trusted)
+        return is_among(address, self.trusted)
 
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def is_among(address: str, networks: Iterable[Network]) -> bool:
+    """Whether ``address`` is one, and in one of ``networks``."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in networks)
 
 
 def network_of(text: str) -> Network:

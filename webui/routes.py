@@ -8,8 +8,9 @@ from typing import Any
 
 from fastapi.routing import iter_route_contexts
 
+from webui.bodies import API
 from webui.guard import CLOSED, OPEN
-from webui.ownership import API, BODIES
+from webui.ownership import BODIES
 
 ANYONE, ACCOUNTS, OWNER, NOBODY = "anyone", "accounts", "accounts, each their own", "nobody: closed"
 OWNED = re.compile(rf"{API}/(queue/data|heartbeat/|upload|stream/|call/|file[=/])|.*{{job_id}}")

@@ -6,24 +6,29 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
 from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery import Gallery
-from webui import extending, login
+from webui import extending, login, sessions
 from webui.access_log import AccessLog
 from webui.api import router
+from webui.bodies import Bodies
+from webui.connections import HEAD_S, TimedProtocol, Waiting
 from webui.guard import MAX_BODY, Guard, refused
 from webui.i18n import load_catalogues
-from webui.ownership import Files, Ownership
+from webui.ownership import Claims, Files, Ownership
 from webui.page import ASSETS, build_page, theme
-from webui.proxy import Proxied
+from webui.proxy import Proxied, network_of
 from webui.services import Services
 from webui.tls import Tls
 from webui.visitors import Visitors, visitor_of
@@ -43,6 +48,7 @@ def create_app(services: Services) -> FastAPI:
     files = Files(temp, services.outputs_dir, _ownership_of_pictures(services))
     app = FastAPI(title="Reprise", version=services.version, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RepriseError, _as_json)
+    app.add_exception_handler(RequestValidationError, _misfit)
 
     @app.get("/healthz")
     async def healthz(request: Request) -> dict[str, str]:
@@ -84,9 +90,13 @@ def create_app(services: Services) -> FastAPI:
         auth_dependency=_name_of_visitor,
     )
     files.publish(blocks.config)
+    claims = Claims()
+    blocks.state_session_capacity = sessions.ALL
+    sessions.Sessions(claims.owner).take_over(app.routes[-1].app)  # type: ignore[attr-defined]
     # Until this is set, Gradio takes any path on the disk from any client as a file of its own.
     blocks.has_launched = True
-    app.add_middleware(Ownership, files=files)
+    app.add_middleware(Ownership, files=files, claims=claims)
+    app.add_middleware(Bodies, events=_events_of(blocks))
     app.add_middleware(Guard, hosts=services.allowed_hosts, visitors=visitors)  # the last one added comes first
     app.add_middleware(AccessLog, folder=services.data_dir / "logs")
     app.add_middleware(Proxied, subpath=services.subpath, trusted=services.trusted_proxies)
@@ -99,6 +109,19 @@ def _scripts(others: Sequence[Path]) -> str:
     return "\n".join(f"<script>{text}</script>" for text in texts)
 
 
+def _events_of(blocks: Any) -> Callable[[int | str], int | None]:
+    """How many values each event of the page takes."""
+
+    def takes(which: int | str) -> int | None:
+        if isinstance(which, int):
+            found = blocks.fns.get(which)
+        else:
+            found = next((fn for fn in blocks.fns.values() if which and fn.api_name == which), None)
+        return len(found.inputs) if found else None
+
+    return takes
+
+
 def _name_of_visitor(request: Request) -> str | None:
     """For Gradio, which hands it to handlers as ``gr.Request.username``."""
     visitor = visitor_of(request)
@@ -109,11 +132,13 @@ def _ownership_of_pictures(services: Services) -> Callable[[str, Path], bool]:
     gallery = Gallery(services.outputs_dir.resolve())
 
     def is_picture_of(name: str, path: Path) -> bool:
-        job = gallery.job_of(path)
+        if services.history.owns(name, path):
+            return True
+        job = gallery.job_of(path)  # it may be new, and not yet in the database
         try:
             return bool(job) and services.queue.get(job, name) is not None
-        except NotFound:  # another's, or a job that was forgotten: its pictures are not
-            return services.history.owns(name, path)
+        except NotFound:
+            return False
 
     return is_picture_of
 
@@ -132,11 +157,31 @@ async def _as_json(request: Request, error: Exception) -> Response:
     return refused(error)
 
 
-def serve(app: FastAPI, listener: socket.socket, tls: Tls | None = None) -> None:
-    """Answer on ``listener`` until interrupted."""
+async def _misfit(request: Request, error: Exception) -> Response:
+    """A value that a route's declaration does not take, in the words of all other errors; without the value, which may
+    be nothing that JSON can say."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return refused(UserError(f"{name} is not as it should be: {first['msg']}", hint="correct it", field=name))
+
+
+def serve(
+    app: FastAPI,
+    listener: socket.socket,
+    tls: Tls | None = None,
+    *,
+    trusted: Iterable[str] = (),
+    head_s: float = HEAD_S,
+) -> None:
+    """Answer on ``listener`` until interrupted. ``trusted``: proxies, through which many come; ``head_s``: how long a
+    connection may take to say what it wants."""
+    waiting = Waiting(map(network_of, trusted), head_s=head_s)
+    protocol: Any = partial(TimedProtocol, waiting)
     with contextlib.closing(listener):
         config = uvicorn.Config(
             app,
+            http=protocol,
             log_level="warning",
             access_log=False,
             server_header=False,

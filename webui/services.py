@@ -13,6 +13,9 @@ from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.extension import Host
 from modules.extensions import Loader
 from modules.inputs import InputStore
+from modules.jobs.protocol import JobSpec, Json
+from modules.jobs.submit import Queue as Submissions
+from modules.jobs.submit import Submitter
 from modules.params import GenerationParams
 from modules.pipeline.plan import hires_upscalers
 from modules.script import axis_names
@@ -32,15 +35,15 @@ class JobView(Protocol):
     @property
     def kind(self) -> str: ...
     @property
-    def spec(self) -> dict[str, Any]: ...
+    def spec(self) -> Json: ...
     @property
     def state(self) -> str: ...
     @property
-    def progress(self) -> dict[str, Any] | None: ...
+    def progress(self) -> Json | None: ...
     @property
-    def error(self) -> dict[str, Any] | None: ...
+    def error(self) -> Json | None: ...
     @property
-    def output(self) -> dict[str, Any] | None: ...
+    def output(self) -> Json | None: ...
 
 
 class PictureView(Protocol):
@@ -70,17 +73,16 @@ class WorkerView(Protocol):
     def detail(self) -> str: ...
 
 
-class Queue(Protocol):
+class Queue(Submissions, Protocol):
     """The part of `modules.jobs.JobQueue` that the page uses. Jobs of another owner are `NotFound`; owner None means
     everybody's."""
 
-    def submit(self, owner: str, spec: dict[str, Any], kind: str = ...) -> JobView: ...
     def cancel(self, owner: str | None, job_id: str) -> object: ...
     def skip(self, owner: str, job_id: str) -> object: ...
     def get(self, job_id: str, owner: str) -> JobView: ...
     def list(self, owner: str | None, limit: int = ..., states: Iterable[str] | None = ...) -> Sequence[JobView]: ...
     def position(self, job_id: str) -> int: ...
-    def follow(self, owner: str, job_id: str, after: int = 0) -> AsyncIterator[dict[str, Any]]: ...
+    def follow(self, owner: str, job_id: str, after: int = 0) -> AsyncIterator[Json]: ...
     def status(self) -> WorkerView: ...
     def restart_worker(self) -> None: ...
 
@@ -130,6 +132,8 @@ class Services:
     """Side in pixels that a checkpoint was trained for; ``""``: the default model's."""
     vaes: Callable[[], Sequence[str]] = tuple
     """The file names of the VAEs that can be chosen now."""
+    vae_sha256: Callable[[str], str] = lambda name: ""
+    """Of a VAE, empty until the worker has read the file."""
     embeddings: Callable[[str], Suited] = lambda checkpoint: Suited()
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
@@ -154,6 +158,10 @@ class Services:
             return True  # the guard lets nobody in under this name once there are accounts
         account = self.accounts.find(owner) if self.accounts else None
         return account is not None and account.is_admin
+
+    def submit(self, owner: str, spec: JobSpec) -> JobView:
+        """Check a request and queue it as it was checked; raises `UserError` for what cannot be done."""
+        return Submitter(self.queue, self.host, self.inputs, self.scripts)(owner, spec)
 
     def tables(self) -> Tables:
         """The choices that options name."""

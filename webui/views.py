@@ -9,7 +9,8 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from modules.recipe import Recipe, UsedExtension, Verdict
+from modules.recipe import Recipe, UsedExtension
+from modules.verdict import Verdict
 from webui.i18n import t
 from webui.services import JobView
 
@@ -286,7 +287,7 @@ def line_html(waiting: Sequence[tuple[int, JobView]]) -> str:
 def _asked(job: JobView) -> str:
     """A job's prompt on one line, or what kind of job it is."""
     params = job.spec.get("params") or {}
-    text = " ".join(str(params.get("prompt") or params.get("upscaler") or job.spec.get("kind") or "").split())
+    text = " ".join(str(params.get("prompt") or params.get("upscaler") or job.spec.get("tab") or job.kind).split())
     return text if len(text) <= 80 else text[:79] + "…"
 
 

@@ -10,18 +10,27 @@ True
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from modules import UserError
+from modules import UserError, files_below
 
 DEEPEST = 20
 """Choices within choices, and wildcards whose lines name wildcards."""
 MOST = 5_000
 """Draws of one prompt: lines that name wildcards may multiply."""
-_NAME = re.compile(r"__([^\W_][\w./-]*?)__")
+LONGEST = 1_000_000
+"""Characters that are gone through for one prompt: those of choices once at each depth, those of lines as they are
+drawn."""
+_MARK = re.compile(r"__([^\W_][\w./-]*?)__|\{")
 _COUNT = re.compile(r"(\d+)(?:-(\d+))?\$\$")
 _WEIGHT = re.compile(r"(\d+(?:\.\d+)?)::")
+_BARS = re.compile(r"[{}|]")
+_UNIT = 10**9
+"""Weights are counted in billionths, so that sums of them are exact."""
+_HEAVIEST = 10**9
 
 
 class Wildcards:
@@ -32,16 +41,29 @@ class Wildcards:
 
     def lines(self, name: str) -> list[str]:
         """The choices of a wildcard. `UserError` where there is no such file."""
-        path = (self.folder / f"{name}.txt").resolve()
-        if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
-            there = sorted(str(p.relative_to(self.folder).with_suffix("")) for p in self.folder.rglob("*.txt"))
+        text = self._text(name)
+        if text is None:
+            files = files_below(self.folder, (".txt",))
+            there = sorted(path.relative_to(self.folder).with_suffix("").as_posix() for path in files)
             listed = ", ".join(there[:8]) or "none"
             raise UserError(f"there is no wildcard file {name!r}", hint=f"there are {listed}", field="prompt")
-        lines = (line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+        lines = (line.strip() for line in text.splitlines())
         found = [line for line in lines if line and not line.startswith("#")]
         if not found:
             raise UserError(f"the wildcard file {name!r} has no choice in it", hint="write one a line", field="prompt")
         return found
+
+    def _text(self, name: str) -> str | None:
+        try:
+            path = (self.folder / f"{name}.txt").resolve()
+            if not path.is_relative_to(self.folder.resolve()) or not path.is_file():
+                return None
+            return path.read_text(encoding="utf-8", errors="replace")
+        except (OSError, RuntimeError) as error:  # a name too long for the disk, links in a ring, no right to read
+            reason = getattr(error, "strerror", None) or "it leads back to itself"
+            raise UserError(
+                f"the wildcard file {name[:60]!r} cannot be read: {reason}", hint="name another", field="prompt"
+            ) from error
 
 
 class Draws:
@@ -50,6 +72,7 @@ class Draws:
     def __init__(self, seed: str):
         self._seed = seed
         self._count = 0
+        self.read = 0
 
     def part(self) -> float:
         """From 0 to below 1."""
@@ -62,77 +85,129 @@ class Draws:
     def below(self, n: int) -> int:
         return int(self.part() * n)
 
+    def through(self, text: str) -> str:
+        """``text``, which is about to be gone through."""
+        self.read += len(text)
+        if self.read > LONGEST:
+            raise UserError(
+                f"this prompt grows beyond {LONGEST:,} characters", hint="shorten its choices", field="prompt"
+            )
+        return text
+
+
+class Urn:
+    """Things by their weights, drawn and not put back, each in O(log n): the sums of Fenwick (1994), "A new data
+    structure for cumulative frequency tables". Whole weights above 0."""
+
+    def __init__(self, weights: Sequence[int]):
+        self.left = sum(weights)
+        self._weights = weights
+        self._sums = [0, *weights]
+        for i in range(1, len(self._sums)):
+            if (above := i + (i & -i)) < len(self._sums):
+                self._sums[above] += self._sums[i]
+
+    def take(self, part: float) -> int:
+        """The number of the thing that lies at ``part``, from 0 to below 1, of those that are left side by side."""
+        place, at = min(int(part * self.left), self.left - 1), 0
+        for bit in reversed(range(len(self._weights).bit_length())):
+            further = at + (1 << bit)
+            if further < len(self._sums) and self._sums[further] <= place:
+                at, place = further, place - self._sums[further]
+        weight, i = self._weights[at], at + 1
+        self.left -= weight
+        while i < len(self._sums):
+            self._sums[i] -= weight
+            i += i & -i
+        return at
+
+
+@dataclass
+class _Filling:
+    """One prompt while its choices are made."""
+
+    draws: Draws
+    wildcards: Wildcards
+    known: dict[str, list[str]] = field(default_factory=dict)
+
+    def lines(self, name: str) -> list[str]:
+        if name not in self.known:
+            self.known[name] = self.wildcards.lines(name)
+        return self.known[name]
+
+    def filled(self, text: str, depth: int = 0) -> str:
+        if depth > DEEPEST:
+            raise UserError(
+                "the choices of this prompt lie too deep within each other", hint="simplify it", field="prompt"
+            )
+        pieces: list[str] = []
+        closings, at = _closings(self.draws.through(text)), 0
+        while mark := _MARK.search(text, at):
+            pieces.append(text[at : mark.start()])
+            at = mark.end()
+            if name := mark[1]:
+                lines = self.lines(name)
+                pieces.append(self.filled(lines[self.draws.below(len(lines))], depth + 1))
+            elif mark.start() in closings:
+                pieces.append(self.chosen(text[at : closings[mark.start()]], depth))
+                at = closings[mark.start()] + 1
+            else:
+                pieces.append("{")
+        return "".join([*pieces, text[at:]])
+
+    def chosen(self, inner: str, depth: int) -> str:
+        """``2$$a|b|c``: two of them, no one twice, joined by a comma; ``2$$ and $$a|b`` by "and"; ``3::a|b``: a thrice
+        as often as b."""
+        least = most = 1
+        joint = ", "
+        if count := _COUNT.match(inner):
+            least, most = _whole(count[1]), _whole(count[2] or count[1])
+            inner = inner[count.end() :]
+            head, dollars, rest = inner.partition("$$")
+            if dollars and "|" not in head:
+                joint, inner = head, rest
+        options = [_weighted(option) for option in _split(inner)]
+        wanted = min(least + self.draws.below(max(most - least, 0) + 1), len(options))
+        urn = Urn([weight for weight, _ in options])
+        picked = [options[urn.take(self.draws.part())][1] for _ in range(wanted)]
+        return joint.join(self.filled(one, depth + 1) for one in picked)
+
 
 def fill(text: str, seed: str, wildcards: Wildcards) -> str:
     """``text`` with every choice made."""
-    return _filled(text, Draws(seed), wildcards, 0)
-
-
-def _filled(text: str, draws: Draws, wildcards: Wildcards, depth: int) -> str:
-    if depth > DEEPEST:
-        raise UserError("the choices of this prompt lie too deep within each other", hint="simplify it", field="prompt")
-    pieces: list[str] = []
-    closings = _closings(text)
-    at = 0
-    while at < len(text):
-        name = _NAME.match(text, at)
-        if name:
-            lines = wildcards.lines(name[1])
-            pieces.append(_filled(lines[draws.below(len(lines))], draws, wildcards, depth + 1))
-            at = name.end()
-        elif at in closings:
-            pieces.append(_chosen(text[at + 1 : closings[at]], draws, wildcards, depth))
-            at = closings[at] + 1
-        else:
-            pieces.append(text[at])
-            at += 1
-    return "".join(pieces)
+    return _Filling(Draws(seed), wildcards).filled(text)
 
 
 def _closings(text: str) -> dict[int, int]:
     """Where each bracket is closed; one that is not is text."""
     found, opened = {}, []
-    for at, letter in enumerate(text):
-        if letter == "{":
-            opened.append(at)
-        elif letter == "}" and opened:
-            found[opened.pop()] = at
+    for mark in _BARS.finditer(text):
+        if mark[0] == "{":
+            opened.append(mark.start())
+        elif mark[0] == "}" and opened:
+            found[opened.pop()] = mark.start()
     return found
-
-
-def _chosen(inner: str, draws: Draws, wildcards: Wildcards, depth: int) -> str:
-    """``2$$a|b|c``: two of them, no one twice, joined by a comma; ``2$$ and $$a|b`` by "and"; ``3::a|b``: a thrice as
-    often as b."""
-    least = most = 1
-    joint = ", "
-    if count := _COUNT.match(inner):
-        least, most = int(count[1]), int(count[2] or count[1])
-        inner = inner[count.end() :]
-        head, dollars, rest = inner.partition("$$")
-        if dollars and "|" not in head:
-            joint, inner = head, rest
-    options = [_weighted(option) for option in _split(inner)]
-    wanted = min(least + draws.below(max(most - least, 0) + 1), len(options))
-    picked = []
-    for _ in range(wanted):
-        place = draws.part() * sum(weight for weight, _ in options)
-        index = next((i for i in range(len(options)) if place < sum(w for w, _ in options[: i + 1])), -1)
-        picked.append(options.pop(index)[1])
-    return joint.join(_filled(one, draws, wildcards, depth + 1) for one in picked)
 
 
 def _split(inner: str) -> list[str]:
     """At the bars that are in no inner bracket."""
-    found, depth = [""], 0
-    for letter in inner:
-        depth += {"{": 1, "}": -1}.get(letter, 0)
-        if letter == "|" and depth == 0:
-            found.append("")
-        else:
-            found[-1] += letter
-    return found
+    found, depth, start = [], 0, 0
+    for mark in _BARS.finditer(inner):
+        depth += {"{": 1, "}": -1, "|": 0}[mark[0]]
+        if mark[0] == "|" and depth == 0:
+            found.append(inner[start : mark.start()])
+            start = mark.end()
+    return [*found, inner[start:]]
 
 
-def _weighted(option: str) -> tuple[float, str]:
+def _whole(digits: str) -> int:
+    """No prompt has a billion choices, and Python reads no number of thousands of digits."""
+    return int(digits) if len(digits) < 10 else 10**9
+
+
+def _weighted(option: str) -> tuple[int, str]:
+    """The weight in billionths, at least one, and the text."""
     weight = _WEIGHT.match(option)
-    return (float(weight[1]) or 1e-9, option[weight.end() :]) if weight else (1.0, option)
+    if weight is None:
+        return _UNIT, option
+    return max(round(min(float(weight[1]), _HEAVIEST) * _UNIT), 1), option[weight.end() :]

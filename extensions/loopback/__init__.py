@@ -42,7 +42,7 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
     start, answers = params.init, list[Answer]()
     for turn in range(options.loops):
         init = replace(start, denoising_strength=strength(params.init.denoising_strength, options, turn))
-        request = params.changed(init=init, seed=params.seed + turn, batch_size=1, batch_count=1)
+        request = params.changed(init=init, seed=params.seed_after(turn), batch_size=1, batch_count=1)
         (answer,) = yield Turn([request], of=options.loops, names=[f"turn {turn + 1}"])
         answers.append(answer)
         if not answer.made:

@@ -63,7 +63,7 @@ def _words(chosen: Sequence[str], otherwise: str) -> str:
 
 
 def _request(params: GenerationParams, options: Options, field: str, text: str, number: int) -> GenerationParams:
-    seed = params.seed + number * params.batch_size * params.batch_count if options.new_seeds else params.seed
+    seed = params.seed_after(number * params.batch_size * params.batch_count) if options.new_seeds else params.seed
     return params.changed(**{field: text, "seed": seed})
 
 

@@ -2,11 +2,12 @@
 
 A line is a prompt, or settings as A1111's script reads them:
 ``--prompt "a red fox" --negative_prompt "snow" --steps 20 --seed 7 --width 512 --sampler_name "Euler a"``.
-Empty lines are passed over.
+Prompts need no quotes. Empty lines are passed over, and a line whose settings cannot be read is a prompt as a whole.
 """
 
 from __future__ import annotations
 
+import logging
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,15 @@ IGNORED = (
     "styles",
     "do_not_save_samples",
     "do_not_save_grid",
+    "sampler_index",
+    "tiling",
 )
+TEXTS = ("prompt", "negative_prompt")
+"""They go on to the next setting."""
 START, END = "before the prompt", "behind the prompt"
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,12 +57,16 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
 
 
 def _request(params: GenerationParams, options: Options, line: str, number: int) -> GenerationParams:
-    said = parsed(line, number + 1) if line.startswith("--") else {"prompt": line}
+    try:
+        said = parsed(line) if line.startswith("--") else {"prompt": line}
+    except ValueError as error:
+        log.warning("line %d is taken as a prompt: %s", number + 1, error)
+        said = {"prompt": line}
     if "prompt" in said and options.prompt in (START, END):
         both = (said["prompt"], params.prompt) if options.prompt == START else (params.prompt, said["prompt"])
         said["prompt"] = ", ".join(filter(None, both))
     step = params.batch_size * params.batch_count if options.new_seeds else int(options.next_seed)
-    known = {"seed": params.seed + number * step} | said
+    known = {"seed": params.seed_after(number * step)} | said
     if known["seed"] in (-1, "-1"):
         known["seed"] = params.seed
     try:
@@ -63,27 +75,30 @@ def _request(params: GenerationParams, options: Options, line: str, number: int)
         raise UserError(f"line {number + 1}: {error.message}", hint=error.hint, field="lines") from error
 
 
-def parsed(line: str, number: int = 1) -> dict[str, Any]:
+def parsed(line: str) -> dict[str, Any]:
+    """The settings of a line. Raises `ValueError` where there are others in it.
+
+    >>> parsed('--prompt a red fox --steps 9 --sampler_name "Euler a"')
+    {'prompt': 'a red fox', 'steps': '9', 'sampler': 'Euler a'}
     """
-    >>> parsed('--prompt "a fox" --steps 9 --sampler_name "Euler a"')
-    {'prompt': 'a fox', 'steps': '9', 'sampler': 'Euler a'}
-    """
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        raise UserError(f"line {number} has a quotation mark too few", hint="close it", field="lines") from error
-    for flag in words[::2]:
-        if not flag.startswith("--"):
-            raise UserError(f"line {number}: {flag!r} is no setting", hint='put texts in "quotes"', field="lines")
-    if len(words) % 2:
-        raise UserError(f"line {number}: {words[-1]} has no value", hint="give one", field="lines")
-    said = {flag.removeprefix("--"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
-    found: dict[str, Any] = {NAMES.get(name, name): value for name, value in said.items() if name not in IGNORED}
+    words = shlex.split(line)
+    said: dict[str, Any] = {}
     known = GenerationParams().to_json()
-    for name in found:
-        if name not in known:
-            raise UserError(f"line {number}: there is no setting {name!r}", hint="as in --steps 20", field="lines")
-    return found
+    while words:
+        flag = words.pop(0)
+        name = flag.removeprefix("--")
+        ours = NAMES.get(name, name)
+        if not flag.startswith("--") or not (ours in known or name in IGNORED):
+            raise ValueError(f"there is no setting {flag!r}")
+        if not words:
+            raise ValueError(f"{flag} has no value")
+        value = [words.pop(0)]
+        while name in TEXTS and words and not words[0].startswith("--"):
+            value.append(words.pop(0))
+        said[ours] = " ".join(value)
+    if "tiling" not in known and said.get("tiling", "").lower() == "true":
+        raise UserError("pictures that tile are not there yet", hint="leave --tiling out", field="lines")
+    return {name: value for name, value in said.items() if name in known}
 
 
 def register(host: Host) -> None:

@@ -2,7 +2,8 @@
 
 Any declared option can be an axis, those of extensions too, and "Prompt S/R" and "Prompt order" as in A1111. Values:
 
-- a list with commas; a value that holds one stands in double quotes
+- a list with commas; a value that holds one, or a line break, stands in double quotes
+- for texts also nothing: ``red, blue, ""`` or ``red, blue,``
 - whole numbers: ``1-5``, ``1-9 (+2)``, ``1-100 [5]`` (five of them, evenly)
 - numbers: ``0.2-1 (+0.2)``, ``1-10 [4]``
 - ``*``: all values of a choice; the start of a name is enough where only one begins so
@@ -11,6 +12,7 @@ Any declared option can be an axis, those of extensions too, and "Prompt S/R" an
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 import re
@@ -99,7 +101,7 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
     requests = [_request(params, axes, place) for place in places]
     if options.new_seeds:
         each = params.batch_size * params.batch_count
-        requests = [request.changed(seed=request.seed + n * each) for n, request in enumerate(requests)]
+        requests = [request.changed(seed=request.seed_after(n * each)) for n, request in enumerate(requests)]
     names = [", ".join(filter(None, (axes[i].labels[place[i]] for i in (0, 1, 2)))) for place in places]
     answers: dict[tuple[int, ...], Answer] = dict(zip(places, (yield Turn(requests, names=names)), strict=True))
     x, y, z = axes
@@ -139,7 +141,7 @@ def values_of(kind: str, text: str, letter: str, params: GenerationParams, conte
     if kind == NO_AXIS:
         return Values(kind, [lambda params: params], [""])
     if kind in (SEARCH_AXIS, ORDER_AXIS):
-        words = listed(text)
+        words = listed(text, empty=kind == SEARCH_AXIS)
         if len(words) < 2:
             raise UserError(f"{kind} needs at least two texts", hint="separate them with commas", field=field)
         return _search(words, params, field) if kind == SEARCH_AXIS else _order(words, params, field)
@@ -166,7 +168,7 @@ def _values(axis: Axis, text: str, context: ScriptContext, field: str) -> list[A
         return [number for part in listed(text) for number in numbers(part, whole=axis.option.type is int)]
     choices = axis.option.choices
     if choices is None:
-        return list(listed(text))
+        return listed(text, empty=axis.option.type is str)
     table = list(context.choices(choices)) if isinstance(choices, str) else list(choices)
     if text.strip() == "*":
         return table
@@ -182,13 +184,15 @@ def _choice(name: str, table: Sequence[str], label: str, field: str) -> str:
     return (exact or begin)[0]
 
 
-def listed(text: str) -> list[str]:
+def listed(text: str, *, empty: bool = False) -> list[str]:
+    """The values, those that say nothing too where ``empty``.
+
+    >>> listed('a, "b, c" ,d,'), listed('a, "",', empty=True)
+    (['a', 'b, c', 'd'], ['a', '', ''])
     """
-    >>> listed('a, "b, c" ,d,')
-    ['a', 'b, c', 'd']
-    """
-    rows = csv.reader(text.splitlines(), skipinitialspace=True)
-    return [value.strip() for row in rows for value in row if value.strip()]
+    rows = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+    values = [value.strip() for row in rows for value in row]
+    return values if empty else [value for value in values if value]
 
 
 def numbers(text: str, *, whole: bool) -> list[Any]:
@@ -197,13 +201,15 @@ def numbers(text: str, *, whole: bool) -> list[Any]:
     ([1, 2, 3], [9, 5, 1], [1, 26, 50, 75, 100])
     >>> numbers("0.5-1 (+0.25)", whole=False), numbers("-3", whole=True), numbers("x", whole=True)
     ([0.5, 0.75, 1.0], ['-3'], ['x'])
+    >>> numbers("9007199254740993-9007199254740995", whole=True)
+    [9007199254740993, 9007199254740994, 9007199254740995]
     """
     match = RANGE.fullmatch(text)
     if match is None:
         return [text]
     try:
-        first, last = float(match["from"]), float(match["to"])
-        by = float(match["by"]) if match["by"] else (1.0 if last >= first else -1.0)
+        first, last = _number(match["from"]), _number(match["to"])
+        by = _number(match["by"]) if match["by"] else (1 if last >= first else -1)
     except ValueError:  # "1.2.3"
         return [text]
     if match["n"]:
@@ -220,9 +226,16 @@ def numbers(text: str, *, whole: bool) -> list[Any]:
     return [round(value) for value in found] if whole else [round(value, 9) for value in found]
 
 
+def _number(text: str) -> int | float:
+    """Whole where it can be: seeds have more digits than a float keeps."""
+    return int(text) if re.fullmatch(r"[+-]?\d{1,20}", text) else float(text)
+
+
 def _search(words: Sequence[str], params: GenerationParams, field: str) -> Values:
     """The first text is looked for in both prompts, and each of them stands in its place in turn."""
     sought = words[0]
+    if not sought:
+        raise UserError("Prompt S/R has nothing to look for", hint="begin with a text of the prompt", field=field)
     if sought not in params.prompt and sought not in params.negative_prompt:
         raise UserError(f"neither prompt has {sought!r}", hint="Prompt S/R replaces its first text", field=field)
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules.checkpoints.embeddings import EmbeddingFolder, Suited
-from modules.checkpoints.files import Hashes, Header, find_model, list_models, native_size, read_header
+from modules.checkpoints.detect import family_label, has_vae, native_size, prediction, shapes_of, text_width
+from modules.checkpoints.embeddings import SUFFIXES, EmbeddingFolder, Suited
+from modules.checkpoints.files import PICKLES, Hashes, Header, find_model, list_models, old_hash, read_header
+from modules.checkpoints.folders import unlistable
 from modules.checkpoints.vaes import VaeFolders
-from modules.errors import RepriseError
+from modules.errors import CheckpointError, RepriseError, printable
 
-UNET, TEXT = "model.diffusion_model.", "cond_stage_model.transformer."
-Shapes = Mapping[str, tuple[int, ...]]
 _MAX_VALUE, _MAX_ENTRIES = 600, 60
-_ROWS = "embeddings.token_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,11 @@ class Card:
     """Texts of the file's header, those that describe it first; long ones are cut."""
     problem: str = ""
     """Why there is nothing to tell."""
+    old_hash: str = ""
+    """A1111's of 2022, of 8 digits."""
+    zero_terminal_snr: bool = False
+    own_vae: bool = True
+    """False: it works with an autoencoder in a file of its own."""
 
 
 class Catalogue:
@@ -48,10 +51,23 @@ class Catalogue:
         self._default = default
         self._headers: dict[tuple[Path, int], Header] = {}
 
+    def told_at_start(self) -> list[str]:
+        """What somebody should know of the folders, in sentences."""
+        return [
+            f"{name} in {folder.name} is left out because its name is not UTF-8: rename it"
+            for folder in (self._checkpoints, self._vaes.folder, self._embeddings.folder)
+            for name in unlistable(folder, (*SUFFIXES, *PICKLES))
+        ]
+
     def checkpoints(self) -> list[str]:
         """Names, the default first."""
         names = (model.name for model in list_models(self._checkpoints))
         return sorted(names, key=lambda name: name != self._default)
+
+    def vae_sha256(self, name: str) -> str:
+        """Of a VAE by its listed name, once the worker has read the file."""
+        path = self._vaes.list().get(name)
+        return self._hashes.all_known([path])[path] if path else ""
 
     def vaes(self) -> list[str]:
         """File names."""
@@ -63,12 +79,13 @@ class Catalogue:
             _, header = self._header(checkpoint)
         except RepriseError:
             return Suited()
-        return self._embeddings.list().for_width(text_width(_shapes(header)))
+        return self._embeddings.list().for_width(text_width(shapes_of(header)))
 
     def native_size(self, checkpoint: str) -> int:
         """Side in pixels that a checkpoint was trained for."""
         try:
-            return native_size(find_model(self._checkpoints, checkpoint, self._default).path)
+            path, header = self._header(checkpoint)
+            return native_size(header, path)
         except RepriseError:  # no model at all: the job will say so
             return 512
 
@@ -76,83 +93,35 @@ class Catalogue:
         """What is to be told of a checkpoint."""
         try:
             path, header = self._header(checkpoint)
+            nbytes, sha256 = path.stat().st_size, self._hashes.known(path)
         except RepriseError as error:
-            return Card(checkpoint, problem=str(error))
-        shapes, stated = _shapes(header), _stated(header)
+            return Card(printable(checkpoint), problem=str(error))
+        except OSError as error:  # gone since it was listed
+            return Card(printable(checkpoint), problem=f"the file cannot be read: {error.strerror}")
+        shapes, predicts = shapes_of(header), prediction(header, path)
         return Card(
             name=path.relative_to(self._checkpoints).with_suffix("").as_posix(),
             file_name=path.name,
-            family=family(shapes),
-            prediction=_prediction(shapes, header.metadata, stated),
-            native_size=native_size(path),
-            nbytes=path.stat().st_size,
-            sha256=self._hashes.known(path),
+            family=family_label(shapes),
+            prediction=predicts.kind,
+            zero_terminal_snr=predicts.zero_terminal_snr,
+            own_vae=has_vae(shapes),
+            native_size=native_size(header, path),
+            nbytes=nbytes,
+            sha256=sha256,
+            old_hash=old_hash(path),
             metadata=_told(header.metadata),
         )
 
     def _header(self, checkpoint: str) -> tuple[Path, Header]:
         path = find_model(self._checkpoints, checkpoint, self._default).path
-        key = (path, path.stat().st_mtime_ns)
+        try:
+            key = (path, path.stat().st_mtime_ns)
+        except OSError as error:  # gone since it was listed
+            raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
         if key not in self._headers:
             self._headers = {key: read_header(path)}  # one: asked for again and again while its prompt is typed
         return path, self._headers[key]
-
-
-def _shapes(header: Header) -> Shapes:
-    return {key: info.shape for key, info in header.tensors.items()}
-
-
-def text_width(shapes: Shapes) -> int:
-    """Width of a checkpoint's token embeddings; of SDXL's two encoders together. 0: it has none that is known."""
-    if any(key.startswith("conditioner.embedders.1.") for key in shapes):
-        return 768 + 1280
-    names = (f"{TEXT}text_model.{_ROWS}", f"{TEXT}{_ROWS}", "cond_stage_model.model.token_embedding.weight")
-    return next((shapes[name][1] for name in names if len(shapes.get(name, ())) == 2), 0)
-
-
-def _in_channels(shapes: Shapes) -> int:
-    shape = shapes.get(f"{UNET}input_blocks.0.0.weight", ())
-    return shape[1] if len(shape) > 1 else 0
-
-
-def _has(key: str) -> Callable[[Shapes], bool]:
-    return lambda shapes: any(key in name for name in shapes)
-
-
-FAMILIES: tuple[tuple[str, Callable[[Shapes], bool]], ...] = (
-    ("Stable Diffusion 3", _has(f"{UNET}x_embedder.proj.weight")),
-    ("SDXL", _has("conditioner.embedders.1.model.ln_final.weight")),
-    ("SDXL refiner", _has("conditioner.embedders.0.model.ln_final.weight")),
-    ("Stable Diffusion 2 depth", _has("depth_model.model.pretrained.act_postprocess3")),
-    ("Stable Diffusion 2 unCLIP", _has("embedder.model.ln_final.weight")),
-    ("Stable Diffusion 2", _has("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight")),
-    ("AltDiffusion", _has("cond_stage_model.roberta.embeddings.word_embeddings.weight")),
-    ("Instruct-pix2pix", lambda shapes: _in_channels(shapes) == 8),
-    ("Stable Diffusion 1.x", lambda shapes: _in_channels(shapes) > 0),
-)
-"""In this order (spec 8.3)."""
-
-
-def family(shapes: Shapes) -> str:
-    """
-    >>> family({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)})
-    'Stable Diffusion 1.x, inpainting'
-    """
-    found = next((name for name, sign in FAMILIES if sign(shapes)), "")
-    return f"{found}, inpainting" if found and _in_channels(shapes) == 9 else found or "not a diffusion model"
-
-
-def _stated(header: Header) -> Mapping[str, object]:
-    try:
-        stated = json.loads(header.metadata.get("reprise.config", "{}"))
-    except ValueError:
-        return {}
-    return stated if isinstance(stated, dict) else {}
-
-
-def _prediction(shapes: Shapes, metadata: Mapping[str, str], stated: Mapping[str, object]) -> str:
-    told = str(stated.get("prediction") or metadata.get("modelspec.prediction_type") or "eps")
-    return "v" if "v_pred" in shapes or told.startswith("v") else "eps"
 
 
 _FIRST = ("title", "author", "description", "license", "date", "usage_hint", "tags", "trigger_phrase")

@@ -1,25 +1,29 @@
 """Pickled checkpoints to safetensors, without ever trusting the pickle.
 
-The file is opened in a child process that has limits on time and memory, with ``weights_only=True``: torch's restricted
-unpickler builds tensors and containers and refuses every other call. There is no fallback.
+The file is opened in a child process that has limits on time and memory, by `unpickle`: what it names is never looked
+up, and a call of a function is refused. One tensor after the other is read and written. There is no fallback.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modules.checkpoints import unpickle
 from modules.checkpoints.files import PICKLES, read_header
-from modules.errors import CheckpointError, NotFound
+from modules.checkpoints.unpickle import ITEM, StoredTensor, tensors_in
+from modules.errors import CheckpointError, NotFound, printable
 
 SECONDS = 600
 MEMORY_FACTOR, MEMORY_FLOOR = 4, 4 * 2**30
-"""The child may map this many times the file's size, and at least this many bytes, which torch's own libraries need."""
+"""The child may map this many times the file's size, and at least this many bytes, which Python's libraries need."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -80,30 +84,42 @@ def _limit_memory(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _tensors_of(loaded: Any) -> dict[str, Any]:
+def _tensors_of(loaded: Any, max_bytes: int) -> dict[str, StoredTensor]:
     """The named tensors of a state dict, however deeply it lies under "state_dict"; the rest is left out."""
-    import torch
-
     while isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping):
         raise ValueError("it holds no table of tensors")
-    tensors = {key: value for key, value in loaded.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    tensors = tensors_in(loaded, max_bytes)
     if not tensors:
         raise ValueError("it holds no tensors")
-    # Tensors may share one storage in a pickle, and may not in a safetensors file.
-    return {key: value.detach().clone().contiguous() for key, value in tensors.items()}
+    return tensors
 
 
 def _child(source: Path, part: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
     _limit_memory(source)
-    loaded = torch.load(source, map_location="cpu", weights_only=True)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    save_file(_tensors_of(loaded), part, metadata={"format": "pt", "reprise.converted_from_sha256": digest})
+    most = MEMORY_FACTOR * source.stat().st_size
+    with unpickle.opened(source, most) as loaded:
+        _write(part, _tensors_of(loaded, most), {"format": "pt", "reprise.converted_from_sha256": digest})
+
+
+def _write(part: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
+    """A safetensors file: the length of its header, the header padded to eight bytes, the values; wide ones first, so
+    that each lies at a multiple of its size."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    ordered = sorted(tensors.items(), key=lambda item: (-ITEM[item[1].dtype], item[0]))
+    end = 0
+    for name, tensor in ordered:
+        place = [end, end := end + tensor.nbytes]
+        header[printable(name)] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": place}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    with part.open("wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        for _, tensor in ordered:
+            file.write(tensor.raw())
 
 
 def main(source: str, part: str) -> int:
@@ -113,9 +129,7 @@ def main(source: str, part: str) -> int:
     except MemoryError:
         reason = "it needs more memory than its size allows"
     except Exception as error:  # noqa: BLE001 - a hostile file may fail in any way, and all are told alike
-        first = next(iter(str(error).splitlines()), "")
-        unsafe = "weights_only" in str(error) or "Unsupported" in first or "unpickling" in str(error).lower()
-        reason = "it would run code when opened, or is no checkpoint" if unsafe else (first or type(error).__name__)
+        reason = next(iter(printable(str(error)).splitlines()), "") or type(error).__name__
     else:
         return 0
     print(reason, file=sys.stderr)

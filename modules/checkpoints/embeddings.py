@@ -1,4 +1,4 @@
-"""Textual-inversion files in every form that people have (spec 8.5), read without torch.
+"""Textual-inversion files in every form that people have, read without torch.
 
 So the server lists and inspects what the worker will use. Where a file says how many vectors it has only in its midst
 it is read whole, which takes a millisecond or so; what was found is kept until the file changes.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
+import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from modules.checkpoints import unpickle
 from modules.checkpoints.files import read_header
-from modules.checkpoints.unpickle import Array
-from modules.errors import CheckpointError, RepriseError
+from modules.checkpoints.folders import files_below
+from modules.checkpoints.unpickle import Array, StoredTensor
+from modules.errors import CheckpointError, RepriseError, printable
 from modules.images import BROKEN, open_header
 
 PICTURES = (".png", ".webp", ".avif", ".jxl")
@@ -121,12 +122,13 @@ class EmbeddingFolder:
         return Listing(tuple(files.values()), tuple(broken))
 
     def _stamps(self) -> Iterator[tuple[Path, int, int]]:
-        for root, _, names in os.walk(self.folder, followlinks=True):
-            for name in names:
-                path = Path(root) / name
-                if path.suffix.lower() in SUFFIXES and ".preview." not in name.lower() and path.is_file():
+        for path in files_below(self.folder, SUFFIXES):
+            if ".preview." not in path.name.lower():
+                try:
                     stat = path.stat()
-                    yield path, stat.st_mtime_ns, stat.st_size
+                except OSError:  # gone since it was listed
+                    continue
+                yield path, stat.st_mtime_ns, stat.st_size
 
 
 def _described(path: Path) -> EmbeddingFile | Broken | None:
@@ -164,8 +166,10 @@ def _read(path: Path) -> _Content:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
         if suffix in PICTURES:
             return _content(_in_picture(path), named=True)
-        table = _in_safetensors(path) if suffix == ".safetensors" else unpickle.load(path, MAX_BYTES)
-        return _content(table, named=False)
+        if suffix == ".safetensors":
+            return _content(_in_safetensors(path), named=False)
+        with unpickle.opened(path, MAX_BYTES) as table:
+            return _content(table, named=False)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
 
@@ -175,10 +179,10 @@ def _content(table: Any, *, named: bool) -> _Content:
     if not isinstance(table, Mapping):
         raise ValueError("it holds no table")
     if isinstance(params := table.get("string_to_param"), Mapping):
-        step, name = table.get("step"), str(table.get("name") or "")[:200] if named else ""
-        trained_on = str(table.get("sd_checkpoint") or ""), str(table.get("sd_checkpoint_name") or "")
+        step, name = table.get("step"), _text(table.get("name")) if named else ""
+        trained_on = _text(table.get("sd_checkpoint")), _text(table.get("sd_checkpoint_name"))
         vectors = _rows(params.get("*", next(iter(params.values()), None)))
-        return _Content(vectors, name, step if isinstance(step, int) else None, trained_on)
+        return _Content(vectors, name, _step(step), trained_on)
     if {"clip_l", "clip_g"} <= table.keys():
         small, large = _rows(table["clip_l"]), _rows(table["clip_g"])
         if len(small) != len(large):
@@ -189,8 +193,22 @@ def _content(table: Any, *, named: bool) -> _Content:
     return _Content(_rows(next(iter(table.values()))))
 
 
+def _text(value: Any) -> str:
+    """What a file says in words, as it can be shown."""
+    return printable(value[:200]) if isinstance(value, str) else ""
+
+
+def _step(value: Any) -> int | None:
+    """A number, or a tensor of one, as some trainers write it."""
+    if isinstance(value, StoredTensor) and value.dtype in ("I64", "I32") and math.prod(value.shape) == 1:
+        return int.from_bytes(value.raw(), "little", signed=True)
+    return value if type(value) is int and abs(value) < 2**53 else None
+
+
 def _rows(vectors: Any) -> Array:
     """(n, width) of what may be a single vector."""
+    if isinstance(vectors, StoredTensor):
+        vectors = vectors.numbers()
     if not isinstance(vectors, np.ndarray) or vectors.ndim not in (1, 2) or not vectors.size:
         raise ValueError("it holds no vectors")
     rows = np.ascontiguousarray(np.atleast_2d(vectors), np.float32)

@@ -5,18 +5,21 @@ No torch here: the server lists and describes models without it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-import os
+import stat
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules import atomic
-from modules.errors import CheckpointError, UnknownName
+from modules.checkpoints.folders import files_below, unlistable
+from modules.checkpoints.matching import Match, ambiguous, match
+from modules.errors import CheckpointError, UnknownName, printable
 
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 20_000
@@ -60,7 +63,10 @@ def read_header(path: Path, *, field: str = "checkpoint") -> Header:
             field=field,
         )
     try:
-        size = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise OSError(errno.EINVAL, "it is no regular file")
+        size = found.st_size
         with path.open("rb") as file:
             start = file.read(8)
             if len(start) < 8:
@@ -70,7 +76,7 @@ def read_header(path: Path, *, field: str = "checkpoint") -> Header:
                 raise _bad(path, f"its header would have {length:,} bytes (the limit is {MAX_HEADER:,})")
             raw = file.read(length)
     except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field=field) from error
     if len(raw) < length:
         raise _bad(path, "it ends inside its header")
     return _parse_header(path, raw, size - 8 - length)
@@ -83,7 +89,7 @@ def _parse_header(path: Path, raw: bytes, data_size: int) -> Header:
         raise _bad(path, "its header is not JSON") from error
     if not isinstance(entries, dict):
         raise _bad(path, "its header is not a table")
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _bad(path, "its metadata is not text")
     if len(entries) > MAX_TENSORS:
@@ -101,7 +107,7 @@ def _parse_header(path: Path, raw: bytes, data_size: int) -> Header:
     if end != data_size:
         what = "it is cut off" if end > data_size else "it has bytes that belong to nothing"
         raise _bad(path, f"{what} ({data_size:,} bytes of data where {end:,} belong)")
-    return Header(tensors, metadata)
+    return Header(tensors, {printable(key): printable(text) for key, text in metadata.items()})
 
 
 def _no_twins(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -158,26 +164,21 @@ class ModelFile:
 
 
 def list_models(folder: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> list[ModelFile]:
-    """The model files below ``folder``, sorted by name without regard to case. A missing folder is an empty one."""
-    found = [ModelFile(path.relative_to(folder).with_suffix("").as_posix(), path) for path in _walk(folder, suffixes)]
-    return sorted(found, key=lambda model: model.name.casefold())
+    """The model files below ``folder``, sorted by name without regard to case. A missing folder is an empty one.
 
-
-def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Checkpoints: VAEs may lie beside them."""
-    return (path for path in files_below(folder, suffixes) if not path.stem.lower().endswith(".vae"))
-
-
-def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """The files with one of these endings, in any case; none where there is no folder."""
-    for root, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if name.lower().endswith(suffixes):
-                yield Path(root) / name
+    VAEs that lie beside them are none. Of files that differ in their endings alone all but the first keep them.
+    """
+    found: dict[str, ModelFile] = {}
+    for path in sorted(path for path in files_below(folder, suffixes) if not path.stem.lower().endswith(".vae")):
+        whole = path.relative_to(folder)
+        short = whole.with_suffix("").as_posix()
+        name = whole.as_posix() if short in found else short
+        found[name] = ModelFile(name, path)
+    return sorted(found.values(), key=lambda model: (model.name.casefold(), model.name))
 
 
 def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
-    """The file that ``wanted`` names: its name, file name or stem in any case; empty: ``default``, else the first."""
+    """The file that ``wanted`` names, as `matching.match` reads it; empty: ``default``, else the first."""
     models = list_models(folder)
     if not models:
         pickles = list_models(folder, PICKLES)
@@ -189,19 +190,36 @@ def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
         raise CheckpointError(f"there is no checkpoint in {folder}", hint=hint, field="checkpoint")
     if not wanted:
         return next((m for m in models if m.name == default), models[0])
-    key = wanted.split(" [")[0].strip().casefold()
-    for model in models:
-        if key in (model.name.casefold(), model.path.name.casefold(), model.stem.casefold()):
-            return model
-    for pickle in list_models(folder, PICKLES):
-        if key in (pickle.name.casefold(), pickle.path.name.casefold(), pickle.stem.casefold()):
-            read_header(pickle.path)  # raises with the way to convert it
+    found = _meant(wanted, models, folder)
+    if found.file:
+        return found.file
+    if found.several:
+        raise ambiguous(wanted, found.several, "checkpoint")
+    if pickle := _meant(wanted, list_models(folder, PICKLES), folder).file:
+        read_header(pickle.path)  # raises with the way to convert it
     names = ", ".join(repr(model.name) for model in models[:8])
-    raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"there are {names}", field="checkpoint")
+    unnamed = unlistable(folder, (".safetensors", *PICKLES))
+    odd = f"; {unnamed[0]} is left out because its name is not UTF-8: rename it" if unnamed else ""
+    raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"there are {names}{odd}", field="checkpoint")
+
+
+def _meant(wanted: str, models: Sequence[ModelFile], folder: Path) -> Match[ModelFile]:
+    by_name = {model.name: model for model in models}
+    return match(wanted, by_name, lambda model: model.path.relative_to(folder).as_posix())
+
+
+def old_hash(path: Path) -> str:
+    """A1111's hash of a checkpoint until 2022, 8 digits: of 64 KB from the end of the first megabyte on."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0x100000)
+            return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+    except OSError:
+        return ""
 
 
 class Hashes:
-    """SHA-256 of files, remembered by path, size and modification time in one JSON file."""
+    """SHA-256 of files, remembered by path, size and modification time in one JSON file, which processes share."""
 
     def __init__(self, cache: Path | None = None):
         self._cache = cache
@@ -212,6 +230,8 @@ class Hashes:
         key = _key(path)
         with self._lock:
             if key not in self._known:
+                self._known |= _load_json(self._cache)
+            if key not in self._known:
                 with path.open("rb") as file:
                     self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
                 self._save()
@@ -219,19 +239,32 @@ class Hashes:
 
     def known(self, path: Path) -> str:
         """The SHA-256 where somebody, in another process too, has computed it; else empty. Reads no model."""
+        return self.all_known([path])[path]
+
+    def all_known(self, paths: Iterable[Path]) -> dict[Path, str]:
+        """The same for several files; a file that is gone has none."""
         with self._lock:
-            return {**_load_json(self._cache), **self._known}.get(_key(path), "")
+            known = {**_load_json(self._cache), **self._known}
+        found = {}
+        for path in paths:
+            try:
+                found[path] = known.get(_key(path), "")
+            except OSError:
+                found[path] = ""
+        return found
 
     def _save(self) -> None:
         if self._cache is None:
             return
         atomic.make_folder(self._cache.parent)
-        atomic.write(self._cache, json.dumps(self._known, indent=0, sort_keys=True).encode())
+        with atomic.exclusive(self._cache):  # other workers write theirs
+            self._known |= {key: sha256 for key, sha256 in _load_json(self._cache).items() if key not in self._known}
+            atomic.write(self._cache, json.dumps(self._known, indent=0, sort_keys=True).encode())
 
 
 def _key(path: Path) -> str:
-    stat = path.stat()
-    return f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    found = path.stat()
+    return printable(f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}")
 
 
 def _load_json(path: Path | None) -> dict[str, str]:
@@ -240,15 +273,6 @@ def _load_json(path: Path | None) -> dict[str, str]:
         return {}
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return {}
     return {k: v for k, v in known.items() if isinstance(v, str)} if isinstance(known, dict) else {}
-
-
-def native_size(path: Path) -> int:
-    """Side in pixels that a checkpoint was trained for, as the file itself says it, else SD 1.x's 512."""
-    try:
-        stated = json.loads(read_header(path).metadata.get("reprise.config", "{}")).get("native_size", 512)
-    except (CheckpointError, ValueError, AttributeError):
-        return 512  # whoever loads the file will say what is wrong with it
-    return stated if isinstance(stated, int) and 64 <= stated <= 2048 else 512

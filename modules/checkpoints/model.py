@@ -11,14 +11,18 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from modules.checkpoints.detect import detect, detect_vae
 from modules.checkpoints.embeddings import NONE, Listing, Suited
-from modules.checkpoints.families import OLD_TEXT, TEXT, UNET, VAE, ModelConfig, detect, detect_vae
+from modules.checkpoints.families.base import TRAINING, VAE, ModelConfig, Places
 from modules.checkpoints.files import Header, read_header
 from modules.checkpoints.vaes import OWN
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
 from modules.nn import vae as vae_nn
-from modules.nn.clip import Inserted, TextEncoder
+from modules.nn.clip import CLIPText
+from modules.nn.configs import CLIP, TextConfig, VAEConfig
+from modules.nn.openclip import OpenCLIPText
+from modules.nn.text import Inserted, TextEncoder, TextStates
 from modules.nn.unet import UNet
 
 log = logging.getLogger(__name__)
@@ -28,7 +32,7 @@ _GROUP = 128 * 2**20
 
 @dataclass
 class LatentDiffusion:
-    """UNet, autoencoder and text encoder of one file, in evaluation mode, without gradients."""
+    """UNet, autoencoder and text encoders of one file, in evaluation mode, without gradients."""
 
     name: str
     path: Path
@@ -37,14 +41,17 @@ class LatentDiffusion:
     device: Device
     unet: UNet
     vae: vae_nn.VAE
-    text: TextEncoder
-    nbytes: int
+    """Without weights as long as the file has none of its own and no other stands in for it (`config.own_vae`)."""
+    text: nn.ModuleList
+    """One for each of ``config.family.encoders``."""
+    nbytes: int = 0
     vae_path: Path | None = None
-    """Of an autoencoder that is not the file's own, and its hash."""
+    """Of an autoencoder that is not the file's own, its hash, and its name as a request says it."""
     vae_sha256: str = ""
+    vae_name: str = OWN
     embeddings: Listing = NONE
-    """The textual inversions that its texts may name, if they are as wide as its text encoder."""
-    keeps_apart: dict[tuple[int, ...], bool] = field(default_factory=dict)
+    """The textual inversions that its texts may name, if they are as wide as its text encoders together."""
+    invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
     """What `pipeline.company` found out about the UNet's kernels, by shape."""
 
     @property
@@ -53,25 +60,39 @@ class LatentDiffusion:
         return self.sha256[:10]
 
     @property
-    def vae_name(self) -> str:
-        """As a request names it."""
-        return self.vae_path.name if self.vae_path else OWN
-
-    @property
     def own_embeddings(self) -> Suited:
-        return self.embeddings.for_width(self.config.text.width)
+        return self.embeddings.for_width(self.config.text_width)
 
-    def encode_text(self, ids: Tensor, inserted: Sequence[Inserted] = (), clip_skip: int = 1) -> Tensor:
-        """Token ids (b, 77) -> float32 states (b, 77, width)."""
-        return self.text(ids.to(self.device.device), clip_skip, inserted).float()  # type: ignore[no-any-return]
+    def parts(self) -> dict[str, nn.Module]:
+        """Its networks by name: "unet", "vae", "text", and "text_2" for a second text encoder."""
+        texts = {spec.part: text for spec, text in zip(self.config.family.encoders, self.text, strict=True)}
+        return {"unet": self.unet, "vae": self.vae, **texts}
+
+    def encode_text(
+        self,
+        ids: Tensor,
+        inserted: Sequence[Inserted] = (),
+        clip_skip: int = 1,
+        *,
+        encoder: int = 0,
+        skip_anyway: bool = False,
+    ) -> TextStates:
+        """Token ids (b, 77) -> float32 states of one text encoder, from the layer that the family takes.
+
+        ``skip_anyway``: clip skip counts for SDXL's first encoder too.
+        """
+        spec = self.config.family.encoders[encoder]
+        layer = spec.layer(clip_skip, asked=skip_anyway)
+        found: TextStates = self.text[encoder](ids.to(self.device.device), layer, inserted, norm=spec.final_norm)
+        return TextStates(found.context.float(), None if found.pooled is None else found.pooled.float())
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (n, 3, h, w) in [-1, 1] -> scaled latents (n, 4, h / 8, w / 8) float32, one picture at a time."""
+        """Pictures (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h / f, w / f) float32, one picture at a time."""
         means = [self.vae.encode(self._to_vae(image[None]))[0] for image in images]
-        return torch.cat(means).float() * self.config.scale_factor
+        return (torch.cat(means).float() - self.config.latent.shift) * self.config.latent.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (n, 4, h, w) -> pictures (n, 3, 8 h, 8 w) in [-1, 1], float32, one picture at a time.
+        """Scaled latents (n, c, h, w) -> pictures (n, 3, f h, f w) in [-1, 1], float32, one picture at a time.
 
         An autoencoder that overflows in half precision is moved to float32 once and for all.
         """
@@ -83,7 +104,7 @@ class LatentDiffusion:
                 "the model answered with values that are no numbers",
                 hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
             )
-        z = latent / self.config.scale_factor
+        z = latent / self.config.latent.scale + self.config.latent.shift
         image: Tensor = self.vae.decode(self._to_vae(z)).float()
         if not image.isfinite().all() and self._vae_dtype() != torch.float32:
             log.warning("the autoencoder of %s overflows in %s; it runs in float32 now", self.name, self._vae_dtype())
@@ -108,30 +129,31 @@ def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> Lat
     """
     name = name or path.stem
     header = read_header(path)
-    config = detect(name, header)
+    config = detect(name, header, path)
     with torch.device("meta"):
-        unet, vae, text = UNet(config.unet), vae_nn.VAE(config.vae), TextEncoder(config.text)
-    _fill(name, path, header, _places(header), {"unet": unet, "vae": vae, "text": text}, device)
-    text.place_buffers(device.device)
-    nbytes = sum(p.nbytes for m in (unet, vae, text) for p in m.parameters())
-    return LatentDiffusion(name, path, sha256, config, device, unet, vae, text, nbytes)
+        unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
+    model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts)
+    parts = {part: module for part, module in model.parts().items() if part != "vae" or config.own_vae}
+    _fill(name, path, header, config.family.places(header.tensors), parts, device)
+    model.nbytes = sum(p.nbytes for module in parts.values() for p in module.parameters())
+    return model
 
 
-def load_vae(path: Path, device: Device, own: vae_nn.VAEConfig) -> vae_nn.VAE:
+def new_text(config: TextConfig) -> TextEncoder:
+    """With fresh weights."""
+    return CLIPText(config) if config.layout == CLIP else OpenCLIPText(config)
+
+
+def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
     """The autoencoder in a file of its own, for a checkpoint whose autoencoder is ``own``."""
     header = read_header(path, field="vae")
     with torch.device("meta"):
         vae = vae_nn.VAE(detect_vae(path.name, header, own))
     prefixed = any(key.startswith(VAE) for key in header.tensors)
     keys = [key for key in header.tensors if key.startswith(VAE) or not prefixed]
-    own_names = {key: key.removeprefix(VAE) for key in keys}
-    places = {key: ("vae", own) for key, own in own_names.items() if not own.startswith(("loss", "model_ema."))}
+    places = {key: ("vae", rest) for key in keys if not (rest := key.removeprefix(VAE)).startswith(TRAINING)}
     _fill(path.name, path, header, places, {"vae": vae}, device, field="vae")
     return vae
-
-
-Places = Mapping[str, tuple[str, str]]
-"""Where each tensor of a file belongs: (part, name within the part). Foreign tensors are left out."""
 
 
 def _fill(
@@ -143,9 +165,18 @@ def _fill(
     device: Device,
     field: str = "checkpoint",
 ) -> None:
-    """Give networks that were built without storage the file's tensors, in evaluation mode and without gradients."""
+    """Give networks that were built without storage the file's tensors, in evaluation mode and without gradients.
+
+    What no network knows is logged and left out, as A1111 does; what one lacks is fatal.
+    """
+    foreign: set[str] = set()
     for part, module in modules.items():
-        _check(name, header, {own: key for key, (p, own) in places.items() if p == part}, module, field)
+        keys = {own: key for key, (p, own) in places.items() if p == part}
+        foreign |= {keys[own] for own in keys.keys() - module.state_dict().keys()}
+        _check(name, header, keys, module, field)
+    if foreign:
+        log.info("%s: %d tensors belong to no network and are left out: %s", name, len(foreign), min(foreign))
+    places = {key: place for key, place in places.items() if key not in foreign and place[0] in modules}
     states: dict[str, dict[str, Tensor]] = {part: {} for part in modules}
     for group in _groups(header, places):
         with safe_open(path, framework="pt") as file:
@@ -157,23 +188,11 @@ def _fill(
         module.requires_grad_(False).eval()
 
 
-def _places(header: Header) -> Places:
-    """Of a whole checkpoint."""
-    text_prefix = TEXT if any(key.startswith(TEXT) for key in header.tensors) else OLD_TEXT
-    prefixes = {UNET: ("unet", ""), VAE: ("vae", ""), text_prefix: ("text", "transformer.")}
-    places = {}
-    for key in header.tensors:
-        for prefix, (part, own) in prefixes.items():
-            if key.startswith(prefix) and not key.endswith(".position_ids") and not key.startswith(f"{VAE}loss."):
-                places[key] = (part, own + key.removeprefix(prefix))
-    return places
-
-
 def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module, field: str) -> None:
     expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    missing, extra = sorted(expected.keys() - keys.keys()), sorted(keys.keys() - expected.keys())
-    wrong = [key for key in expected.keys() & keys.keys() if header.tensors[keys[key]].shape != expected[key]]
-    for what, names in (("lacks", missing), ("has an unknown", extra), ("has the wrong shape for", sorted(wrong))):
+    missing = sorted(expected.keys() - keys.keys())
+    wrong = sorted(key for key in expected.keys() & keys.keys() if header.tensors[keys[key]].shape != expected[key])
+    for what, names in (("lacks", missing), ("has the wrong shape for", wrong)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(

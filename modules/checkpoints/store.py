@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,17 @@ from modules.checkpoints.files import Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device
-from modules.nn.vae import VAE, VAEConfig
+from modules.errors import CheckpointError
+from modules.nn.configs import VAEConfig
+from modules.nn.vae import VAE
 
 log = logging.getLogger(__name__)
+
+
+def _no_vae(name: str, others: Sequence[str]) -> CheckpointError:
+    there = f"choose a VAE: there is {', '.join(map(repr, others[:8]))}"
+    hint = there if others else "put a VAE for it into models/VAE and choose it"
+    return CheckpointError(f"{name} has no autoencoder of its own", hint=hint, field="vae")
 
 
 class ModelStore:
@@ -70,6 +79,8 @@ class ModelStore:
         """
         model = self._load(self.find(name))
         path = self._vaes.find(vae, model.path)
+        if path is None and not model.config.own_vae:
+            raise _no_vae(model.name, list(self._vaes.list()))
         if path is None:
             return model
         key = (path, path.stat().st_mtime_ns, model.config.vae)
@@ -77,7 +88,8 @@ class ModelStore:
             self._vae = None  # two never have to fit at once
             self._vae = (key, load_vae(path, self.device, model.config.vae))
             log.info("loaded %s", path.name)
-        return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=self._hashes.sha256(path))
+        sha256, name = self._hashes.sha256(path), self._vaes.name_of(path)
+        return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=sha256, vae_name=name)
 
     def _load(self, file: ModelFile) -> LatentDiffusion:
         stamp = file.path.stat().st_mtime_ns

@@ -1,7 +1,6 @@
 """Files of networks that make pictures larger: read without running code, recognised by their tensors' names.
 
-Files come as pickles more often than not. `torch.load` with ``weights_only`` builds tensors and containers alone; there
-is no fallback.
+Files come as pickles more often than not: `unpickle` builds tensors and containers alone, and there is no fallback.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from modules.checkpoints import unpickle
 from modules.checkpoints.files import PICKLES, read_header
+from modules.checkpoints.unpickle import StoredTensor, tensors_in
 from modules.devices import Device
 from modules.errors import CheckpointError
 from modules.nn import compact, dat, hat, rrdb, swinir
@@ -27,6 +28,28 @@ FAMILIES = "ESRGAN, Real-ESRGAN with its compact networks, BSRGAN, SwinIR, DAT, 
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
 """Under which trainers keep the weights; the averaged ones first."""
 MAX_SCALE = 16
+MAX_BYTES = 8 * 2**30
+"""That a pickle may unpack to; the largest networks have a tenth of it."""
+VIEWS = 4
+"""How many times a file's size its tensors may have together: some are views of the same numbers."""
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""By their safetensors names."""
 
 
 def load(path: Path, device: Device) -> nn.Module:
@@ -98,12 +121,14 @@ def read_tensors(path: Path, field: str = "upscaler") -> dict[str, Tensor]:
         except (OSError, safetensors.SafetensorError) as error:
             raise unusable(path, "it cannot be read", field) from error
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with unpickle.opened(path, MAX_BYTES) as loaded:
+            return _plain(path, loaded, field)
     except FileNotFoundError as error:
         raise unusable(path, "it is not there any more", field) from error
-    except Exception as error:  # a hostile file may fail in any way
-        raise unusable(path, "it is damaged, or would run code when opened", field) from error
-    return _plain(path, loaded, field)
+    except OSError as error:
+        raise unusable(path, f"it cannot be read: {error.strerror}", field) from error
+    except unpickle.Refused as error:
+        raise unusable(path, str(error), field) from error
 
 
 def _plain(path: Path, loaded: Any, field: str) -> dict[str, Tensor]:
@@ -114,12 +139,20 @@ def _plain(path: Path, loaded: Any, field: str) -> dict[str, Tensor]:
         loaded = inner
     tensors = loaded if isinstance(loaded, Mapping) else {}
     found = {key: value for key, value in tensors.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    stored = tensors_in(tensors, VIEWS * path.stat().st_size)
+    found |= {key: _tensor(value) for key, value in stored.items()}
     if not found:
         raise unusable(path, "it holds no tensors", field)
     for prefix in ("module.", "netG."):
         if all(key.startswith(prefix) for key in found):
             found = {key.removeprefix(prefix): value for key, value in found.items()}
     return found
+
+
+def _tensor(stored: StoredTensor) -> Tensor:
+    kind = TYPES[stored.dtype]
+    flat = torch.frombuffer(bytearray(stored.raw()), dtype=kind) if stored.nbytes else torch.empty(0, dtype=kind)
+    return flat.reshape(stored.shape)
 
 
 def unusable(path: Path, reason: str, field: str = "upscaler") -> CheckpointError:

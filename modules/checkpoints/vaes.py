@@ -1,10 +1,12 @@
-"""Autoencoders in files of their own: where they lie, and which one a request means (spec 8.3). No torch here."""
+"""Autoencoders in files of their own: where they lie, and which one a request means. No torch here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from modules.checkpoints.files import PICKLES, files_below, read_header
+from modules.checkpoints.files import PICKLES, read_header
+from modules.checkpoints.folders import files_below
+from modules.checkpoints.matching import ambiguous, match
 from modules.errors import UnknownName
 
 AUTOMATIC, OWN = "Automatic", "None"
@@ -15,32 +17,42 @@ class VaeFolders:
     """VAEs in their own folder, and beside checkpoints as ``NAME.vae.safetensors``. They are called by their files."""
 
     def __init__(self, vaes: Path, checkpoints: Path):
-        self._vaes = vaes
+        self.folder = vaes
         self._checkpoints = checkpoints
 
     def list(self, suffixes: tuple[str, ...] = (".safetensors",)) -> dict[str, Path]:
-        """All by name; of two with one name that in the VAE folder counts."""
+        """All by name. Of two with one name that in the VAE folder counts; a second one there says its folder."""
         beside = files_below(self._checkpoints, tuple(f".vae{suffix}" for suffix in suffixes))
-        found = {path.name: path for path in (*beside, *files_below(self._vaes, suffixes))}
-        return dict(sorted(found.items(), key=lambda item: item[0].casefold()))
+        found = {path.name: path for path in sorted(beside, reverse=True)}
+        own: dict[str, Path] = {}
+        for path in sorted(files_below(self.folder, suffixes), key=lambda path: (len(path.parts), path)):
+            own[path.relative_to(self.folder).as_posix() if path.name in own else path.name] = path
+        return dict(sorted((found | own).items(), key=lambda item: (item[0].casefold(), item[0])))
 
     def find(self, wanted: str, checkpoint: Path) -> Path | None:
         """The file that ``wanted`` means together with ``checkpoint``; None: the checkpoint's own autoencoder."""
         if wanted == OWN:
             return None
-        found = self.list()
+        listed = self.list()
         if wanted == AUTOMATIC:
-            return next((path for name, path in found.items() if name.startswith(checkpoint.stem)), None)
-        key = wanted.strip().casefold()
-        for name, path in found.items():
-            if key in (name.casefold(), path.stem.casefold()):
-                return path
-        for name, path in self.list(PICKLES).items():
-            if key in (name.casefold(), path.stem.casefold()):
-                read_header(path, field="vae")  # raises with the way to convert it
-        names = ", ".join(repr(name) for name in list(found)[:8]) or "none in models/VAE"
+            return next((path for path in listed.values() if path.name.startswith(checkpoint.stem)), None)
+        found = match(wanted, listed, self._below)
+        if found.file:
+            return found.file
+        if found.several:
+            raise ambiguous(wanted, found.several, "vae")
+        if pickle := match(wanted, self.list(PICKLES), self._below).file:
+            read_header(pickle, field="vae")  # raises with the way to convert it
+        names = ", ".join(repr(name) for name in [*listed][:8]) or "none in models/VAE"
         raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")
+
+    def _below(self, path: Path) -> str:
+        return path.relative_to(self.folder if path.is_relative_to(self.folder) else self._checkpoints).as_posix()
+
+    def name_of(self, path: Path) -> str:
+        """As `list` names it."""
+        return next((name for name, listed in self.list().items() if listed == path), path.name)
 
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickle that Automatic would mean, were it safetensors."""
-        return next((path for name, path in self.list(PICKLES).items() if name.startswith(checkpoint.stem)), None)
+        return next((path for path in self.list(PICKLES).values() if path.name.startswith(checkpoint.stem)), None)

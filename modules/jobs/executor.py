@@ -8,22 +8,31 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import IO, Any, Literal, Protocol, cast
+from typing import IO, Literal, Protocol, cast
 
 from modules.errors import Cancelled, RepriseError, WorkerDied
+from modules.jobs.protocol import Json
 from modules.jobs.worker import Message, Runner, Wishes, run_job
 
 logger = logging.getLogger(__name__)
 
 State = Literal["starting", "loading", "ready", "busy", "dead"]
-OnEvent = Callable[[dict[str, Any]], None]
+OnEvent = Callable[[Json], None]
 
 CLOSE_GRACE_S = 5.0
 LONGEST_PAUSE_S = 30.0
+LONGEST_LINE = 4096
+"""Of what a worker prints, in bytes; longer ones are cut up."""
+LINE_COST = 50
+"""What stands before a line in the log, about."""
+LOG_BURST = 500_000
+LOG_RATE = 1000.0
+"""86 MB a day."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class CancelFlag:
 class Stopped(Cancelled):
     """A job that was stopped, with what it had made by then."""
 
-    def __init__(self, output: dict[str, Any]):
+    def __init__(self, output: Json):
         super().__init__()
         self.output = output
 
@@ -90,11 +99,11 @@ class Stopped(Cancelled):
 class JobFailed(RepriseError):
     """A job that failed where it ran; ``error`` is the original's JSON."""
 
-    def __init__(self, error: dict[str, Any]):
+    def __init__(self, error: Json):
         super().__init__(error["detail"])
         self.error = error
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         return self.error
 
 
@@ -107,7 +116,7 @@ class Executor(Protocol):
         """How many jobs it can run at the same time at present: 0 while it loads."""
         ...
 
-    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+    def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         """Blocks until the job's output is there. `Stopped`, `JobFailed` or `WorkerDied` otherwise."""
         ...
 
@@ -133,7 +142,7 @@ class InlineExecutor:
     def slots(self) -> int:
         return 1
 
-    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+    def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         with self._busy:
             return _outcome(run_job(self._runner, job_id, spec, on_event, Wishes(cancel.is_set, cancel.skips)))
 
@@ -168,7 +177,7 @@ class LocalExecutor:
         with self._changed:
             return sum(worker.ready for worker in self._workers)
 
-    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+    def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         cancel.when_set(self._wake)
         with self._changed:
             while (worker := next((w for w in self._workers if w.ready and w.inbox is None), None)) is None:
@@ -225,6 +234,7 @@ class _WorkerProcess:
         self.inbox: SimpleQueue[Message] | None = None
         """Messages for the job in hand; None when there is no job."""
         self.process: subprocess.Popen[bytes] | None = None
+        self._allowance = LogAllowance()
         self.leaving = False
         """It takes no job any more, and another process takes its place."""
         self._closing = threading.Event()
@@ -328,20 +338,60 @@ class _WorkerProcess:
             self._changed.notify_all()
 
     def _log(self, stderr: IO[bytes], last_words: deque[str]) -> None:
-        for line in stderr:
+        """All that the process says is read, so that it never waits for us; too much of it is not written down."""
+        while line := stderr.readline(LONGEST_LINE):
             if text := line.decode("utf-8", "replace").rstrip():
                 last_words.append(text)
-                logger.info("%s: %s", self._name, text)
+                if self._allowance.admits(len(line)):
+                    self._tell_what_is_missing()
+                    logger.info("%s: %s", self._name, text)
+        self._tell_what_is_missing()
+
+    def _tell_what_is_missing(self) -> None:
+        if missing := self._allowance.settle():
+            logger.warning("%s: %s bytes that it printed are not in this log", self._name, f"{missing:,}")
+
+
+class LogAllowance:
+    """How much a process may put into the log: ``LOG_BURST`` bytes at once, and ``LOG_RATE`` bytes a second for ever.
+
+    Who has used it up is not heard until a quarter has grown again, so that what is heard hangs together.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._then = clock()
+        self._room = float(LOG_BURST)
+        self._dry = False
+        self._left_out = 0
+
+    def admits(self, size: int) -> bool:
+        """Whether a line of so many bytes may be written down."""
+        now = self._clock()
+        self._room = min(LOG_BURST, self._room + (now - self._then) * LOG_RATE)
+        self._then = now
+        cost = size + LINE_COST
+        self._dry = self._room < (LOG_BURST / 4 if self._dry else cost)
+        if self._dry:
+            self._left_out += size
+        else:
+            self._room -= cost
+        return not self._dry
+
+    def settle(self) -> int:
+        """The bytes that were left out since this was asked last."""
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 def _converse(
     process: subprocess.Popen[bytes] | None,
     inbox: SimpleQueue[Message],
     job_id: str,
-    spec: dict[str, Any],
+    spec: Json,
     cancel: CancelFlag,
     on_event: OnEvent,
-) -> dict[str, Any]:
+) -> Json:
     """One job over the pipe. Only this thread writes to the process, so a cancel goes through the inbox as well."""
     _send(process, {"type": "run", "job": job_id, "spec": spec})
     cancel.when_set(lambda: inbox.put({"type": "cancel", "job": job_id}))
@@ -360,12 +410,12 @@ def _converse(
             return _outcome(message)
 
 
-def _outcome(message: Message) -> dict[str, Any]:
+def _outcome(message: Message) -> Json:
     if message["type"] == "cancelled":
         raise Stopped(message["output"])
     if message["type"] == "failed":
         raise JobFailed(message["error"])
-    return cast(dict[str, Any], message["output"])
+    return cast(Json, message["output"])
 
 
 def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:

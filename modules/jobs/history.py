@@ -70,7 +70,7 @@ class History:
                 atomic.write(small, data.getvalue())
             except OSError as error:
                 raise OutputError(
-                    f"the small copy could not be written: {error.strerror or error}", hint="free some space"
+                    f"the small copy could not be written: {error.strerror or error}", hint=atomic.way_out(error)
                 ) from error
         return small
 
@@ -81,10 +81,10 @@ class History:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(
-                f"{path.name} could not be deleted: {error.strerror or error}", hint="make its folder writable"
+                f"{path.name} could not be deleted: {error.strerror or error}", hint=atomic.way_out(error)
             ) from error
         for small in self._folder(number).glob(f"{number}-*.webp"):
-            small.unlink(missing_ok=True)
+            atomic.discard(small)
         self.store.forget_picture(owner, number)
 
     def _folder(self, number: int) -> Path:

@@ -11,17 +11,22 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from modules.database import Database
 from modules.errors import NotFound, QueueFull, UserError, WorkerDied
+from modules.jobs.protocol import GENERATE, SCRIPT, Json, upgraded
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 FINISHED = frozenset({DONE, FAILED, CANCELLED})
 MAX_DEATHS = 2
+MAX_LOST = 10
+"""So often a job outlives the server that ran it. One that ends every server must end at some time, too."""
+SCRIPTS_EACH = 2
+"""So many scripts of an owner run at once: one computes while the other draws. More would only hold others' places."""
 
 MIGRATIONS = (
     """
@@ -66,8 +71,35 @@ MIGRATIONS = (
             AND json_extract(jobs.output, image.fullkey || '.path') IS NOT NULL
         ORDER BY jobs.seq, image.key;
     """,
+    """
+    ALTER TABLE jobs ADD COLUMN lost INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE script_turns (owner TEXT PRIMARY KEY, turn INTEGER NOT NULL);
+    """,
 )
 """Applied in order; ``PRAGMA user_version`` counts those a file has. Never edit one that was released: add the next."""
+
+_NEXT_JOB = """
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind != 'script' ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1
+"""
+_NEXT_SCRIPT = f"""
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN script_turns AS turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind = 'script' AND jobs.owner NOT IN (
+        SELECT owner FROM jobs WHERE state = 'running' AND kind = 'script'
+        GROUP BY owner HAVING COUNT(*) >= {SCRIPTS_EACH}
+    )
+    ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1
+"""
+_LINE = """
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind != 'script' ORDER BY COALESCE(turns.turn, 0), seq
+"""
+_SCRIPT_LINE = """
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN script_turns AS turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind = 'script' ORDER BY COALESCE(turns.turn, 0), seq
+"""
+_TAKE_TURN = "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns"
+_TAKE_SCRIPT_TURN = "INSERT OR REPLACE INTO script_turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM script_turns"
 
 
 @dataclass(frozen=True)
@@ -77,17 +109,21 @@ class Job:
     id: str
     owner: str
     kind: str
-    spec: dict[str, Any]
+    """One of `modules.jobs.protocol.KINDS`."""
+    spec: Json
+    """What was asked, for `modules.jobs.protocol.spec_from_json`."""
     state: str
     tries: int
-    """How many times the process that ran it died or vanished."""
+    """How many times the worker that ran it died."""
+    lost: int
+    """How many times the server died or vanished while it ran: not the job's fault."""
     created: float
     started: float | None
     finished: float | None
-    progress: dict[str, Any] | None
+    progress: Json | None
     """The last step (``step, steps, image, images, eta_s``), and ``saved``: the images made so far."""
-    output: dict[str, Any] | None
-    error: dict[str, Any] | None
+    output: Json | None
+    error: Json | None
     """``{error, detail, field, hint}`` of a failed job."""
 
     @property
@@ -106,7 +142,7 @@ class Picture:
     """Counts up in the order in which they were saved."""
     job: str
     kind: str
-    """txt2img, img2img, inpaint, extras, replay."""
+    """The tab that asked for it, or the job's kind: txt2img, img2img, inpaint, extras, replay, script."""
     path: str
     created: float
     """Seconds since the epoch."""
@@ -126,12 +162,12 @@ class JobStore:
 
     # -- for the owner of a job
 
-    def submit(self, owner: str, spec: dict[str, Any], kind: str = "generate", job_id: str = "") -> Job:
+    def submit(self, owner: str, spec: Json, kind: str = GENERATE, job_id: str = "") -> Job:
         """Queue a job. `QueueFull` when ``limit`` jobs wait in all, or ``limit_per_owner`` of this owner.
 
         With a ``job_id`` that the owner has already, that job is given and nothing is queued.
         """
-        text = json.dumps(spec)
+        text = _checked_json(spec)
         with self._db.transaction() as db:
             if job_id and db.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone():
                 return _job(db, job_id, owner)
@@ -178,26 +214,17 @@ class JobStore:
             return [_from_row(row) for row in db.execute(query, (*wanted, owner, owner, max(0, limit)))]
 
     def position(self, job_id: str) -> int:
-        """Its place in the line: 1 is next, 0 means that it does not wait."""
+        """Its place in its line: 1 is next, 0 means that it does not wait. Scripts have a line of their own."""
         return self.positions().get(job_id, 0)
 
     def positions(self) -> dict[str, int]:
-        """The places of all jobs that wait, in the order in which `claim` will take them."""
+        """The places of all jobs that wait, in the order in which `claim` will take them.
+
+        Of scripts that is the order as far as turns go: one whose owner has as many at work as may be waits longer.
+        """
         with self._db.transaction() as db:
-            rows = db.execute(
-                "SELECT jobs.id, jobs.owner, jobs.seq, COALESCE(turns.turn, 0) AS turn FROM jobs"
-                " LEFT JOIN turns ON turns.owner = jobs.owner WHERE state = 'queued' AND kind != 'script'"
-                " ORDER BY turn, seq"
-            ).fetchall()
-        line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
-        place: dict[str, int] = {}
-        taken: dict[str, int] = {}
-        for row in rows:
-            owner = row["owner"]
-            place.setdefault(owner, len(place))
-            line.append((taken.get(owner, 0), place[owner], row["id"]))
-            taken[owner] = taken.get(owner, 0) + 1
-        return {job_id: n for n, (_, _, job_id) in enumerate(sorted(line), start=1)}
+            lines = [db.execute(query).fetchall() for query in (_LINE, _SCRIPT_LINE)]
+        return _places(lines[0]) | _places(lines[1])
 
     # -- what was made
 
@@ -221,8 +248,10 @@ class JobStore:
 
     def picture(self, owner: str, number: int) -> Picture:
         """`NotFound` for an unknown number and for another owner's alike."""
-        with self._db.transaction() as db:
-            row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
+        row = None
+        if 0 < number < 2**63:  # SQLite's integers
+            with self._db.transaction() as db:
+                row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
         if row is None:
             raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
         return _picture(row)
@@ -236,22 +265,15 @@ class JobStore:
     def claim(self, worker: str, lease_s: float = 30.0, *, script: bool = False) -> Job | None:
         """Take the next job: of the owner who was served longest ago, the oldest. None when nothing waits.
 
-        ``script``: of those that need no worker, or of the others. They cost their owner no turn.
+        ``script``: of those that need no worker, or of the others. Each kind has turns of its own, and of scripts an
+        owner has at most ``SCRIPTS_EACH`` at work.
         """
         now = time.time()
         with self._db.transaction() as db:
-            row = db.execute(
-                "SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner"
-                " WHERE state = 'queued' AND (kind = 'script') = ? ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1",
-                (script,),
-            ).fetchone()
+            row = db.execute(_NEXT_SCRIPT if script else _NEXT_JOB).fetchone()
             if row is None:
                 return None
-            if not script:
-                db.execute(
-                    "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns",
-                    (row["owner"],),
-                )
+            db.execute(_TAKE_SCRIPT_TURN if script else _TAKE_TURN, (row["owner"],))
             db.execute(
                 "UPDATE jobs SET state = 'running', worker = ?, started = ?, lease_until = ?, progress = NULL"
                 " WHERE id = ?",
@@ -266,21 +288,21 @@ class JobStore:
                 "UPDATE jobs SET lease_until = ? WHERE id = ? AND state = 'running'", (time.time() + lease_s, job_id)
             )
 
-    def progress(self, job_id: str, progress: dict[str, Any]) -> None:
+    def progress(self, job_id: str, progress: Json) -> None:
         with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET progress = ? WHERE id = ? AND state = 'running'", (json.dumps(progress), job_id)
             )
             _note_pictures(db, job_id, progress.get("saved"))
 
-    def finish(self, job_id: str, output: dict[str, Any]) -> Job:
+    def finish(self, job_id: str, output: Json) -> Job:
         return self._end(job_id, DONE, output, None)
 
-    def fail(self, job_id: str, error: dict[str, Any], output: dict[str, Any] | None = None) -> Job:
+    def fail(self, job_id: str, error: Json, output: Json | None = None) -> Job:
         """``output``: what was made before it failed."""
         return self._end(job_id, FAILED, output, error)
 
-    def stopped(self, job_id: str, output: dict[str, Any] | None = None) -> Job:
+    def stopped(self, job_id: str, output: Json | None = None) -> Job:
         """Its worker stopped as its owner wished. ``output``: what was made before."""
         return self._end(job_id, CANCELLED, output, None)
 
@@ -296,16 +318,17 @@ class JobStore:
             return _job(db, job_id)
 
     def died(self, job_id: str) -> Job:
-        """The process that ran it is gone: queue it again, or fail it the second time."""
+        """The worker that ran it is gone: queue it again, or fail it the second time."""
         with self._db.transaction() as db:
-            return _died(db, job_id)
+            return _again(db, job_id, tries=1)
 
     def requeue_stale(self, is_gone: Callable[[str], bool] = lambda worker: False) -> Jobs:
-        """What to do with running jobs whose lease ran out, or whose worker ``is_gone``: as `died`."""
+        """Queue running jobs again whose lease ran out, or whose server ``is_gone``; fail one that lost many."""
         now = time.time()
         with self._db.transaction() as db:
             rows = db.execute("SELECT id, worker, lease_until FROM jobs WHERE state = 'running'").fetchall()
-            return [_died(db, row["id"]) for row in rows if row["lease_until"] < now or is_gone(row["worker"])]
+            stale = [row["id"] for row in rows if row["lease_until"] < now or is_gone(row["worker"])]
+            return [_again(db, job_id, lost=1) for job_id in stale]
 
     def forget(self, before: float) -> int:
         """Delete the jobs that ended before that time, in seconds since the epoch, and say how many. Pictures stay."""
@@ -323,7 +346,7 @@ class JobStore:
     def close(self) -> None:
         self._db.close()
 
-    def _end(self, job_id: str, state: str, output: dict[str, Any] | None, error: dict[str, Any] | None) -> Job:
+    def _end(self, job_id: str, state: str, output: Json | None, error: Json | None) -> Job:
         with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, finished = ?, lease_until = NULL, output = ?, error = ?"
@@ -334,6 +357,19 @@ class JobStore:
             return _job(db, job_id)
 
 
+def _places(waiting: list[sqlite3.Row]) -> dict[str, int]:
+    """Places in a line whose owners take turns, of rows in the order of their next turn."""
+    line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
+    place: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for row in waiting:
+        owner = row["owner"]
+        place.setdefault(owner, len(place))
+        line.append((taken.get(owner, 0), place[owner], row["id"]))
+        taken[owner] = taken.get(owner, 0) + 1
+    return {job_id: n for n, (_, _, job_id) in enumerate(sorted(line), start=1)}
+
+
 def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
     row = db.execute("SELECT * FROM jobs WHERE id = ? AND (? IS NULL OR owner = ?)", (job_id, owner, owner)).fetchone()
     if row is None:
@@ -342,11 +378,17 @@ def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
 
 
 def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
-    """Those of a job's pictures that are not noted yet."""
+    """Those of a job's pictures that are not noted yet. A note of another's is of a file that had this name before."""
     paths = [image["path"] for image in images or () if isinstance(image, dict) and image.get("path")]
     db.executemany(
+        "DELETE FROM pictures WHERE path = ? AND owner != (SELECT owner FROM jobs WHERE id = ?)",
+        [(path, job_id) for path in paths],
+    )
+    db.executemany(
         "INSERT OR IGNORE INTO pictures (job, owner, kind, path, created)"
-        " SELECT id, owner, COALESCE(json_extract(spec, '$.kind'), kind), ?, ? FROM jobs WHERE id = ?"
+        " SELECT id, owner, CASE kind WHEN 'generate' THEN"
+        " COALESCE(json_extract(spec, '$.tab'), json_extract(spec, '$.kind'), kind) ELSE kind END, ?, ?"
+        " FROM jobs WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM pictures WHERE path = ?)",
         [(path, time.time(), job_id, path) for path in paths],
     )
@@ -356,25 +398,24 @@ def _picture(row: sqlite3.Row) -> Picture:
     return Picture(**{name: row[name] for name in ("number", "job", "kind", "path", "created")})
 
 
-def _died(db: sqlite3.Connection, job_id: str) -> Job:
+def _again(db: sqlite3.Connection, job_id: str, *, tries: int = 0, lost: int = 0) -> Job:
+    """Queue a job whose worker (``tries``) or server (``lost``) ended, or end it with what it had saved."""
     job = _job(db, job_id)
-    error = WorkerDied(
-        "the worker died twice on this job",
-        hint="a smaller image or another model may fit into memory; the server's log has the worker's last words",
-    )
     (stop_asked,) = db.execute("SELECT stop_asked FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    # A script runs in the server itself and does no harm to it: it is taken up again as often as the server starts.
-    tries = job.tries + (job.kind != "script")
-    state = CANCELLED if stop_asked else FAILED if tries >= MAX_DEATHS else QUEUED
+    if job.kind != SCRIPT:  # it runs in the server itself and harms no process: taken up at every start
+        job = replace(job, tries=job.tries + tries, lost=job.lost + lost)
+    error = _too_often(job)
+    state = CANCELLED if stop_asked else FAILED if error else QUEUED
     images = (job.progress or {}).get("saved")
     db.execute(
-        "UPDATE jobs SET state = ?, tries = ?, finished = ?, error = ?, output = ?, worker = NULL, lease_until = NULL"
-        " WHERE id = ? AND state = 'running'",
+        "UPDATE jobs SET state = ?, tries = ?, lost = ?, finished = ?, error = ?, output = ?, worker = NULL,"
+        " lease_until = NULL WHERE id = ? AND state = 'running'",
         (
             state,
-            tries,
+            job.tries,
+            job.lost,
             None if state == QUEUED else time.time(),
-            _dump(error.as_json()) if state == FAILED else None,
+            _dump(error.as_json()) if error and state == FAILED else None,
             _dump({"images": images}) if images and state != QUEUED else None,
             job_id,
         ),
@@ -382,14 +423,29 @@ def _died(db: sqlite3.Connection, job_id: str) -> Job:
     return _job(db, job_id)
 
 
+def _too_often(job: Job) -> WorkerDied | None:
+    if job.tries >= MAX_DEATHS:
+        return WorkerDied(
+            "the worker died twice on this job",
+            hint="a smaller image or another model may fit into memory; the server's log has the worker's last words",
+        )
+    if job.lost >= MAX_LOST:
+        return WorkerDied(
+            f"the server ended {MAX_LOST} times while this job ran",
+            hint="look into the log of the machine; start the job again once it keeps running",
+        )
+    return None
+
+
 def _from_row(row: sqlite3.Row) -> Job:
     return Job(
         id=row["id"],
         owner=row["owner"],
         kind=row["kind"],
-        spec=json.loads(row["spec"]),
+        spec=upgraded(row["kind"], json.loads(row["spec"])),
         state=row["state"],
         tries=row["tries"],
+        lost=row["lost"],
         created=row["created"],
         started=row["started"],
         finished=row["finished"],
@@ -399,9 +455,17 @@ def _from_row(row: sqlite3.Row) -> Job:
     )
 
 
-def _dump(data: dict[str, Any] | None) -> str | None:
+def _checked_json(spec: Json) -> str:
+    """Python would write NaN, which neither SQLite nor a browser reads."""
+    try:
+        return json.dumps(spec, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the request cannot be kept: {error}", hint="look for a number that is none") from error
+
+
+def _dump(data: Json | None) -> str | None:
     return None if data is None else json.dumps(data)
 
 
-def _load(text: str | None) -> dict[str, Any] | None:
+def _load(text: str | None) -> Json | None:
     return None if text is None else json.loads(text)

@@ -14,12 +14,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from modules import atomic
+from modules.jobs.protocol import Json
 from modules.jobs.worker import Emit, Runner, Wishes
 from modules.pipeline.hooks import HookFailed
 
@@ -30,6 +30,8 @@ LIMIT_S = 60.0
 SLOW_EXIT = 75
 _SIZE = 512
 _JOBS_KEPT = 20
+_REASON, _TRACE = 500, 20_000
+"""The most characters of a failure that are kept."""
 
 
 @dataclass
@@ -42,24 +44,30 @@ class _Frame:
 
 
 class HookWatch:
-    """`modules.pipeline.hooks.Watch` for a worker: keeps the marker, the clock and the list of failures."""
+    """`modules.pipeline.hooks.Watch` for the worker of that name: keeps the marker, the clock and the list of failures.
 
-    def __init__(self, folder: Path, *, limit_s: float = LIMIT_S):
+    Each worker has a marker of its own, and all have one list.
+    """
+
+    def __init__(self, folder: Path, worker: str = "worker", *, limit_s: float = LIMIT_S):
         folder.mkdir(parents=True, exist_ok=True)
         self._failures = folder / "failures.json"
+        self._unwritten: list[tuple[str, Json, str]] = []  # name, failure, job
+        self._quitting: Callable[[], bool] = lambda: False
+        self._over = False  # the process ends, through no fault of whoever is at work
         self._limit_s = limit_s
         self._job = ""
         self._frames: list[_Frame] = []
         self._lock = threading.Lock()
-        self._file = os.open(folder / "hook", os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = os.open(folder / f"{worker}.hook", os.O_RDWR | os.O_CREAT, 0o600)
         self._bury()
         threading.Thread(target=self._look, name="extension watch", daemon=True).start()
 
     def watched(self, runner: Runner) -> Runner:
         """``runner``, whose jobs are known by name here while they run."""
 
-        def run(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
-            self._job = job_id
+        def run(job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Json:
+            self._job, self._quitting = job_id, wishes.quitting
             try:
                 return runner(job_id, spec, emit, wishes)
             finally:
@@ -89,17 +97,19 @@ class HookWatch:
         """Those within which the job in hand ended a worker before, and how."""
         if not self._job:
             return {}
-        failures = read_failures(self._failures)
+        found = [(name, one, one["jobs"]) for name, one in read_failures(self._failures).items()]
+        found += [(name, one, [job]) for name, one, job in self._unwritten]
         return {
             name: f"it ended the worker in {one['hook']} ({one['reason']})"
-            for name, one in failures.items()
-            if self._job in one.get("jobs", ())
+            for name, one, jobs in found
+            if self._job in jobs
         }
 
     def _mark(self) -> None:
-        top = self._frames[-1] if self._frames else None
-        told = {"job": self._job, "name": top.name, "hook": top.hook} if top and top.name else None
-        os.pwrite(self._file, json.dumps(told).encode().ljust(_SIZE)[:_SIZE] if told else b" " * _SIZE, 0)
+        with self._lock:
+            top = self._frames[-1] if self._frames and not self._over else None
+            told = {"job": self._job, "name": top.name, "hook": top.hook} if top and top.name else None
+            os.pwrite(self._file, json.dumps(told).encode().ljust(_SIZE)[:_SIZE] if told else b" " * _SIZE, 0)
 
     def _bury(self) -> None:
         """What the last worker was at when it ended, if it was within a hook."""
@@ -113,6 +123,10 @@ class HookWatch:
         """End a process that does not come back from an extension: nothing else stops code that is not Python."""
         while True:
             time.sleep(min(1.0, self._limit_s / 4))
+            if self._quitting():  # the server is gone: who happens to be at work now did not end this process
+                self._over = True
+                self._mark()
+                return
             with self._lock:
                 top = self._frames[-1] if self._frames else None
                 if not top or not top.name or top.spent + time.monotonic() - top.since < self._limit_s:
@@ -124,21 +138,51 @@ class HookWatch:
             os._exit(SLOW_EXIT)
 
     def _record(self, name: str, hook: str, reason: str, trace: str, job: str = "") -> None:
-        failures = read_failures(self._failures)
-        jobs = [*failures.get(name, {}).get("jobs", ()), *([job] if job else [])][-_JOBS_KEPT:]
-        one = {"hook": hook, "reason": reason, "traceback": trace, "when": time.time(), "jobs": jobs}
-        with contextlib.suppress(OSError):
-            atomic.write(self._failures, json.dumps(failures | {name: one}).encode())
+        """Keep a failure; as long as the file cannot be read or written, in this process alone."""
+        one = {"hook": hook, "reason": reason[:_REASON], "traceback": trace[-_TRACE:], "when": time.time()}
+        self._unwritten.append((name, one, job))
+        try:
+            with atomic.exclusive(self._failures):
+                failures = _failures_in(self._failures)
+                for name, one, job in self._unwritten:
+                    jobs = [*failures.get(name, {}).get("jobs", ()), *([job] if job else [])][-_JOBS_KEPT:]
+                    failures[name] = {**one, "jobs": jobs}
+                atomic.write(self._failures, json.dumps(failures).encode())
+        except OSError as error:
+            log.warning("what went wrong in extension %s cannot be kept in %s: %s", name, self._failures, error)
+        else:
+            self._unwritten.clear()
 
 
-def read_failures(path: Path) -> dict[str, dict[str, Any]]:
+def read_failures(path: Path) -> dict[str, Json]:
     """The last failure of each extension in the worker: ``hook``, ``reason``, ``traceback``, ``when``, ``jobs``."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return _judged(json.loads(path.read_bytes()))
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return {}
+
+
+def _failures_in(path: Path) -> dict[str, Json]:
+    """The same for whoever will replace the file: a bad one is set aside, `OSError` where it cannot be read."""
+    try:
+        return _judged(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        atomic.set_aside(path)
+        return {}
+
+
+def _judged(found: object) -> dict[str, Json]:
     good = found.items() if isinstance(found, dict) else ()
-    return {name: one for name, one in good if isinstance(one, dict) and {"hook", "reason", "jobs"} <= one.keys()}
+    return {
+        name: one
+        for name, one in good
+        if isinstance(one, dict) and {"hook", "reason", "jobs"} <= one.keys() and isinstance(one["jobs"], list)
+    }
 
 
 def _stack_of_main() -> str:

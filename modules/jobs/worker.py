@@ -14,33 +14,37 @@ import ctypes
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import BinaryIO, cast
 
-from modules.errors import Cancelled, RepriseError
+from modules.errors import Cancelled, RepriseError, out_of_memory
+from modules.jobs.protocol import Json
 
 logger = logging.getLogger(__name__)
 
-Message = dict[str, Any]
-Emit = Callable[[dict[str, Any]], None]
+Message = Json
+Emit = Callable[[Json], None]
 """Tells an event of the job: ``type`` and JSON values; ``preview`` may be the bytes of a JPEG, sent in base64."""
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a job's owner may ask of it while it runs. Both may be read at any time."""
+    """What may be asked of a job while it runs. Each may be read at any time."""
 
     cancelled: Callable[[], bool] = lambda: False
     skips: Callable[[], int] = lambda: 0
     """How often it was asked to make the image at hand from what there is."""
+    quitting: Callable[[], bool] = lambda: False
+    """Whether the process is about to end, whatever the job does."""
 
 
-Runner = Callable[[str, dict[str, Any], Emit, Wishes], dict[str, Any]]
+Runner = Callable[[str, Json, Emit, Wishes], Json]
 """``(job_id, spec, emit, wishes) -> output``. Raises `Cancelled` when it stops because it was asked to."""
 Report = Callable[[str, str], None]
 """``(state, detail)``, as in `WorkerStatus`."""
@@ -56,6 +60,9 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
     by a thread, so a cancel is seen at once; when the server dies, the process ends within ``QUIT_GRACE_S``.
     """
     owns_process = stdin is None
+    if owns_process:
+        # A KeyboardInterrupt in here is no person's: the server gets their Ctrl+C and then closes the pipe.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     commands, events = (stdin, stdout) if stdin and stdout else _take_standard_streams()
     keep_freed_memory()
     worker = _Worker(commands, events)
@@ -63,7 +70,7 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
     worker.report("loading", "loading the model")
     try:
         runner = build(worker.report)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the server must hear of it
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the server must hear of it
         worker.report("dead", _explain(error)["detail"])
         return 1
     worker.work(runner)
@@ -73,31 +80,36 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
 def by_kind(runners: Mapping[str, Runner], otherwise: Runner) -> Runner:
     """The runner that a spec's ``kind`` names."""
 
-    def run(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def run(job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Json:
         return runners.get(str(spec.get("kind")), otherwise)(job_id, spec, emit, wishes)
 
     return run
 
 
-def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> Message:
+def run_job(runner: Runner, job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Message:
     """Run one job to its last message: done, failed or cancelled. What it gives is JSON, whatever the runner does."""
-    images: list[dict[str, Any]] = []
+    images: list[Json] = []
 
-    def emit_json(event: dict[str, Any]) -> None:
+    def emit_json(event: Json) -> None:
         if isinstance(event.get("preview"), bytes):
             event = {**event, "preview": base64.b64encode(event["preview"]).decode("ascii")}
-        event = json.loads(json.dumps(event))
+        event = _as_json(event)
         if event["type"] == "image":
             images.append({key: value for key, value in event.items() if key != "type"})
         emit(event)
 
     try:
-        output = json.loads(json.dumps(runner(job_id, spec, emit_json, wishes)))
+        output = _as_json(runner(job_id, spec, emit_json, wishes))
     except Cancelled:
         return {"type": "cancelled", "job": job_id, "output": {"images": images}}
-    except Exception as error:  # noqa: BLE001 - a job may fail in any way, the worker goes on
+    except BaseException as error:  # noqa: BLE001 - a job may fail in any way, the worker goes on
         return {"type": "failed", "job": job_id, "error": _explain(error)}
     return {"type": "done", "job": job_id, "output": output}
+
+
+def _as_json(data: Json) -> Json:
+    """As it will be read. What is not a number is nothing: neither a browser nor SQLite knows NaN."""
+    return cast(Json, json.loads(json.dumps(data), parse_constant=lambda name: None))
 
 
 def keep_freed_memory() -> bool:
@@ -163,7 +175,7 @@ class _Worker:
             job_id = message["job"]
             self.report("busy", "")
 
-            def emit(event: dict[str, Any], job_id: str = job_id) -> None:
+            def emit(event: Json, job_id: str = job_id) -> None:
                 self.send({"type": "event", "job": job_id, "event": event})
 
             last = run_job(runner, job_id, message["spec"], emit, self._wishes(job_id))
@@ -174,14 +186,20 @@ class _Worker:
             self.report("ready", "")
 
     def _wishes(self, job_id: str) -> Wishes:
-        return Wishes(lambda: self._quit.is_set() or job_id in self._cancelled, lambda: self._skips[job_id])
+        return Wishes(
+            lambda: self._quit.is_set() or job_id in self._cancelled,
+            lambda: self._skips[job_id],
+            self._quit.is_set,
+        )
 
 
-def _explain(error: Exception) -> dict[str, Any]:
+def _explain(error: BaseException) -> Json:
     """The error for its owner; what we did not foresee goes to the log with its traceback and to them as a sentence."""
     if isinstance(error, RepriseError):
         return error.as_json()
     logger.error("unexpected error", exc_info=error)
+    if short := out_of_memory(error):
+        return short.as_json()
     first_line = next(iter(str(error).splitlines()), "")
     reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()

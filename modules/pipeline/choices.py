@@ -9,17 +9,18 @@ from modules.diffusion.types import Guidance, SamplerSpec
 from modules.params import GenerationParams
 
 
-def noise_table(params: GenerationParams, schedule: str) -> NoiseTable:
-    """The noise levels of a model trained on ``schedule``, as the request would have them."""
+def noise_table(params: GenerationParams, schedule: str, *, zero_terminal_snr: bool = False) -> NoiseTable:
+    """The noise levels of a model trained on ``schedule``, as the model was trained or the request would have them."""
     table = NoiseTable.named(schedule)
-    if params.sd_noise_schedule == "Zero Terminal SNR":
+    if zero_terminal_snr or params.sd_noise_schedule == "Zero Terminal SNR":
         table = table.zero_terminal_snr()
     if params.use_downcasted_alpha_bar:
         table = table.half()
     return table.quantize() if params.enable_quantization else table
 
 
-def schedule_options(params: GenerationParams) -> ScheduleOptions:
+def schedule_options(params: GenerationParams, *, sdxl: bool = False) -> ScheduleOptions:
+    """``sdxl``: schedules that have levels of their own for SDXL take those."""
     return ScheduleOptions(
         sigma_min=params.sigma_min,
         sigma_max=params.sigma_max,
@@ -28,6 +29,7 @@ def schedule_options(params: GenerationParams) -> ScheduleOptions:
         beta=params.beta_dist_beta,
         old_sigmas=params.use_old_karras_scheduler_sigmas,
         discard_next_to_last=params.always_discard_next_to_last_sigma,
+        sdxl=sdxl,
         skip_type=params.uni_pc_skip_type,
     )
 

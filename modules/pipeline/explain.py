@@ -35,6 +35,7 @@ def explain_request(params: GenerationParams, host: Host, embeddings: Suited = N
         "old": params.use_old_scheduling,
         "embeddings": Embeddings(default_tokenizer(), [(file.name, file.count) for file in embeddings.files]),
         "skipped": embeddings.skipped,
+        "kinds": [spec.name for spec in host.tags],
     }
     if own:
         notes = (*notes, "the second pass of hires fix has prompts of its own, which are not shown here")

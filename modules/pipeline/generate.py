@@ -12,13 +12,13 @@ from torch import Tensor
 from modules.checkpoints.model import LatentDiffusion
 from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input, keep_softly
 from modules.diffusion.parameterization import NoiseTable
-from modules.diffusion.schedules import ImageStart, image_start, sigmas_for
-from modules.diffusion.types import Denoiser, Enough, Network, OnStep
+from modules.diffusion.schedules import ImageStart, ScheduleOptions, image_start, sigmas_for
+from modules.diffusion.types import Denoiser, Network, OnStep, StopSampling
 from modules.params import SoftInpainting
 from modules.pipeline import choices
-from modules.pipeline.company import must_go_alone
+from modules.pipeline.company import needs_single_image_batches
 from modules.pipeline.hooks import Hooks
-from modules.pipeline.network import BatchNetwork
+from modules.pipeline.network import CachedUNet
 from modules.pipeline.plan import Batch
 from modules.rng import ImageNoise
 
@@ -57,22 +57,25 @@ def generate(
     *,
     on_step: OnStep,
     start: Start | None = None,
-    seen: Tensor | None = None,
+    image_cond: Tensor | None = None,
     refinement: Refinement | None = None,
     hooks: Hooks | None = None,
 ) -> Tensor:
     """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device.
 
-    ``seen`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
+    ``image_cond`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
     """
     params, sampler = batch.params, batch.sampler
-    table = sampler.table_for(choices.noise_table(params, model.config.schedule))
-    begin = _begin(batch, table, start)
+    trained = model.config.schedule
+    levels = choices.noise_table(params, trained, zero_terminal_snr=model.config.zero_terminal_snr)
+    table = sampler.table_for(levels)
+    options = choices.schedule_options(params, sdxl=model.config.family.sdxl_schedules)
+    begin = _begin(batch, table, start, options)
     size: tuple[int, int] = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)  # type: ignore[assignment]
-    noise = batch_noise(model, batch, size, _full(batch, begin, table))
+    noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
 
     def guidance(model: LatentDiffusion, positive: Sequence[Part], negative: Part, calls: int = 0) -> Guided:
-        network: Network = BatchNetwork(model, table, begin.sigmas, seen if sees_picture(model) else None)
+        network: Network = CachedUNet(model, table, begin.sigmas, image_cond if is_inpainting_model(model) else None)
         guide = choices.guidance(params)
         return Guided(
             hooks.network(network) if hooks else network,
@@ -81,7 +84,8 @@ def generate(
             negative,
             params.cfg_scale * sampler.cfg_factor,
             skips=choices.skips(params, sampler, table, begin.t_enc + 1),
-            alone=params.kernels == "exact" and must_go_alone(model, size, len(batch.seeds), positive, negative),
+            alone=params.kernels == "exact"
+            and needs_single_image_batches(model, size, len(batch.seeds), positive, negative),
             always_negative=sampler.cfg_factor != 1,
             calls=calls,
         )
@@ -90,23 +94,24 @@ def generate(
     guided: Guided | Refined = first
     if refinement:
         second = refinement.load
-        guided = Refined(first, lambda calls: guidance(*second(), calls), due(refinement.switch_at, table))
+        guided = Refined(first, lambda calls: guidance(*second(), calls), switch_test(refinement.switch_at, table))
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
     denoise = hooks.denoiser(denoise) if hooks else denoise
     if start and start.mask is not None:
         denoise = _masked(denoise, start, start.mask, unit_start=sampler.unit_start)
     # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.
     whole = {"sigma_min": table.sigma_min, "sigma_max": table.sigma_max, "steps": params.steps}
-    options = sampler.arguments(
+    arguments = sampler.arguments(
         **choices.given(params, sampler),
         table=table,
         direction=guided.direction,
+        prediction=model.config.prediction,
         **({} if start else whole),
     )
     x = noised(batch, begin, noise.initial(), start)
     try:
-        latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **options)
-    except Enough:
+        latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **arguments)
+    except StopSampling:
         latents = guided.estimate()
     if start and start.mask is not None and not start.soft:
         latents = latents * start.mask + start.latents * (1 - start.mask)
@@ -121,7 +126,7 @@ def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) 
     return (keep_input if unit_start else keep)(denoise, start.latents, mask)
 
 
-def due(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
+def switch_test(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
     """Whether, at a sigma, the nearest level of the table is in the refiner's part."""
     levels = table.log_sigmas
 
@@ -132,7 +137,7 @@ def due(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
     return is_due
 
 
-def sees_picture(model: LatentDiffusion) -> bool:
+def is_inpainting_model(model: LatentDiffusion) -> bool:
     """Whether the model was trained to see the picture that it paints into."""
     return model.config.unet.in_channels == 9
 
@@ -172,8 +177,8 @@ def noised(batch: Batch, begin: ImageStart, noise: Tensor, start: Start | None) 
     return x
 
 
-def _begin(batch: Batch, table: NoiseTable, start: Start | None) -> ImageStart:
-    params, options = batch.params, choices.schedule_options(batch.params)
+def _begin(batch: Batch, table: NoiseTable, start: Start | None, options: ScheduleOptions) -> ImageStart:
+    params = batch.params
     if start is None:
         sigmas = sigmas_for(batch.sampler, batch.scheduler, params.steps, table, options)
         return ImageStart(sigmas, sigmas[0], params.steps, params.steps - 1)
@@ -189,9 +194,8 @@ def _begin(batch: Batch, table: NoiseTable, start: Start | None) -> ImageStart:
     )
 
 
-def _full(batch: Batch, begin: ImageStart, table: NoiseTable) -> Sequence[float]:
+def _full(batch: Batch, begin: ImageStart, table: NoiseTable, options: ScheduleOptions) -> Sequence[float]:
     """The schedule of which a run is the end: Brownian noise is that of the whole, however little of it is run."""
     if not batch.sampler.brownian or begin.schedule_steps == 0:
         return ()
-    options = choices.schedule_options(batch.params)
     return sigmas_for(batch.sampler, batch.scheduler, begin.schedule_steps, table, options)

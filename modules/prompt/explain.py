@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,6 +22,7 @@ from modules.profile import A1111, Profile
 from modules.prompt.chunks import LENGTH, Chunk, Chunked, Embeddings, Emphasis, chunk
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
+from modules.prompt.stages import Source, remove_comments, take_networks
 from modules.prompt.tokens import Tokenizer, default_tokenizer
 from modules.prompt.tree import Alternate, Edit, Group, NetworkTag, Node, Part, Prompt, Warning
 
@@ -72,18 +73,20 @@ def explain(
     backtrack: int = 20,
     old: bool = False,
     comments: bool = True,
+    kinds: Container[str] | None = None,
 ) -> dict[str, Any]:
     """A prompt as JSON-ready data::
 
         parts     [{text, weight, column, passes: [{name, steps, segments: [{from, to, text}]}]}]  text: index in texts
         texts     [{text, count, limit, chunks: [{tokens: [{id, text, weight, embedding}], moved}]}]
-        networks  [{kind, name, positional, named, column}]
+        networks  [{kind, name, positional, named, column, applied}]
         warnings  [{column, message}]                             column from 1; null where there is none
         count, limit                                              of the longest text listed
 
     Steps are the sampler's own, from 1. ``calls_per_step`` is 2 for second-order samplers, ``hires_steps`` 0 without
     a second pass. Texts beyond the first twelve are listed without tokens. ``skipped``: names of embeddings that cannot
-    be used, with the reason; a prompt that names one is warned.
+    be used, with the reason; a prompt that names one is warned. ``kinds`` are those of the network tags that something
+    handles; None: all are.
     """
     tokenizer = tokenizer or default_tokenizer()
     parsed = parse(text, negative=negative, comments=comments)
@@ -98,6 +101,8 @@ def explain(
         *parsed.warnings,
         *_late(parsed.tree, runs),
         *_twice(parsed.tree, runs[0]),
+        *(_unheeded(parsed.tree.networks, kinds) if kinds is not None else ()),
+        *(_literal(text, comments) if negative else ()),
         *_skipped(text, list(texts)[:_MAX_TEXTS], skipped or {}, tokenizer),
     ]
     warnings.sort(key=lambda warning: warning.column)
@@ -105,7 +110,7 @@ def explain(
     return {
         "parts": parts,
         "texts": [_text(entry, chunked[i] if i < len(chunked) else None, tokenizer) for i, entry in enumerate(texts)],
-        "networks": [_network(tag) for tag in parsed.tree.networks],
+        "networks": [_network(tag, kinds) for tag in parsed.tree.networks],
         "warnings": [{"column": w.column, "message": w.message} for w in warnings[:_MAX_WARNINGS]]
         + [{"column": None, "message": message} for message in islice(_borders(chunked[0], tokenizer), _MAX_BORDERS)],
         "count": longest.count,
@@ -162,7 +167,7 @@ def _tokens(chunk: Chunk, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     return tokens
 
 
-def _network(tag: NetworkTag) -> dict[str, Any]:
+def _network(tag: NetworkTag, kinds: Container[str] | None) -> dict[str, Any]:
     name = tag.positional[0] if tag.positional else ""
     return {
         "kind": tag.kind,
@@ -170,7 +175,23 @@ def _network(tag: NetworkTag) -> dict[str, Any]:
         "positional": list(tag.positional),
         "named": dict(tag.named),
         "column": tag.column,
+        "applied": kinds is None or tag.kind in kinds,
     }
+
+
+def _unheeded(tags: Sequence[NetworkTag], kinds: Container[str]) -> Iterator[Warning]:
+    """Tags that are taken out of the prompt and change nothing."""
+    for tag in tags:
+        if tag.kind not in kinds:
+            name = " ".join((tag.kind, *tag.positional[:1]))
+            yield Warning(tag.column, f"{name} is not applied: nothing here handles such networks")
+
+
+def _literal(text: str, comments: bool) -> Iterator[Warning]:
+    """Tags in a negative prompt, where A1111 reads none."""
+    source = remove_comments(Source(text)) if comments else Source(text)
+    for tag in take_networks(source)[1]:
+        yield Warning(tag.column, f"a network tag in a negative prompt is plain text: {tag.kind} is not applied here")
 
 
 def _changes(tree: Prompt) -> Iterator[Edit | Alternate]:

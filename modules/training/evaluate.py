@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modules.checkpoints.files import native_size, read_header
+from modules.checkpoints.detect import native_size
+from modules.checkpoints.files import read_header
 from modules.inputs import InputStore
 from modules.pixels import to_images
 from modules.training import judge as judging
@@ -62,8 +63,8 @@ class Subject:
     def of(cls, checkpoint: Path) -> Subject:
         """Version 2 and those before it know the first concepts and styles, and draw like Noto's emoji."""
         if read_header(checkpoint).metadata.get("reprise.version") in ("1", "2"):
-            return cls(native_size(checkpoint), VERSION_2, frozenset(FILTERS), "cartoon")
-        return cls(native_size(checkpoint))
+            return cls(native_size(read_header(checkpoint)), VERSION_2, frozenset(FILTERS), "cartoon")
+        return cls(native_size(read_header(checkpoint)))
 
     def scenes(self, mix: Mix, count: int, seed: int = SEED) -> list[Scene]:
         """Unseen combinations that it can be asked for."""

@@ -54,7 +54,7 @@ def tensors(made: Trained) -> dict[str, Tensor]:
     """Every weight under its checkpoint name, float16 and contiguous; every token that no caption uses is `UNKNOWN`."""
     named = {UNET + key: value for key, value in made.model.unet.state_dict().items()}
     named |= {AUTOENCODER + key: value for key, value in made.vae.state_dict().items()}
-    named |= {TEXT + key: value for key, value in made.model.text.transformer.state_dict().items()}
+    named |= {TEXT + key: value for key, value in made.model.text.state_dict().items()}
     named[TOKENS] = with_unknown(named[TOKENS])
     halves = {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in named.items()}
     if broken := [key for key, value in halves.items() if not bool(torch.isfinite(value).all())]:

@@ -176,6 +176,7 @@ def test_latents(run: Case, host: Host, record_property: Callable[[str, object],
             "eta": eta(request, settings, ddim=sampler.unit_start),
             "table": table,
             "direction": guided.direction,
+            "prediction": "v" if request.get("v_prediction") else "eps",
             **{own: settings.get(name, request.get(name, DEFAULTS[name])) for name, own in sampler.takes.items()},
         }
         drawn = noise.initial() * settings.get("initial_noise_multiplier", 1.0)

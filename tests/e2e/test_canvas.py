@@ -348,7 +348,7 @@ def test_what_is_no_picture_is_said_and_nothing_is_lost(visit: Visit, tmp_path: 
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "text.txt").write_text("no picture")
     page.locator("#inpaint_image [data-part=file]").set_input_files(tmp_path / "text.txt")
-    expect(said).to_contain_text("PNG, JPEG and WebP are accepted")
+    expect(said).to_contain_text("PNG, JPEG, WebP, AVIF, GIF and BMP are accepted")
     page.locator("#inpaint_image [data-part=file]").set_input_files(tmp_path / "text.png")
     expect(said).to_contain_text("not a picture that can be read")
     drop(page, "inpaint", noise(tmp_path / "start.png", (64, 64)))

@@ -250,17 +250,17 @@ def test_pictures_of_a_batch_come_one_by_one_and_each_shows_its_text(visit: Visi
     page = visit.open()
     page.fill(PROMPT, "an ant")
     number(page, "batch_count", 3)
-    page.locator("#txt2img_seed input").fill("4294967290")
+    page.locator("#txt2img_seed input").fill("18446744073709551610")
     page.click(GENERATE)
     page.wait_for_selector(DONE)
     expect(page.locator(STATUS)).to_contain_text("3 images in")
-    expect(page.locator(TEXT)).to_have_value(starting("an ant\nSteps: 20, Seed: 4294967290,"))
+    expect(page.locator(TEXT)).to_have_value(starting("an ant\nSteps: 20, Seed: 18446744073709551610,"))
     page.locator("#txt2img_gallery .thumbnails button").nth(2).click()
-    expect(page.locator(TEXT)).to_have_value(starting("an ant\nSteps: 20, Seed: 4294967292,"))
+    expect(page.locator(TEXT)).to_have_value(starting("an ant\nSteps: 20, Seed: 18446744073709551612,"))
     page.click("#txt2img_random_seed")
     expect(page.locator("#txt2img_seed input")).to_have_value("-1")
     page.click("#txt2img_reuse_seed")
-    expect(page.locator("#txt2img_seed input")).to_have_value("4294967292")
+    expect(page.locator("#txt2img_seed input")).to_have_value("18446744073709551612")
 
 
 def test_the_sides_are_swapped(visit: Visit) -> None:

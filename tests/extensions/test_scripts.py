@@ -79,6 +79,30 @@ def test_words_of_the_prompt_are_replaced_in_both_prompts() -> None:
     assert list(sheet.columns) == ["red", "blue", "dark, green"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "text", "prompts"),
+    [
+        ("Yellow Truck", 'Yellow, Red, ""', ["Yellow Truck", "Red Truck", " Truck"]),
+        ("Yellow Truck", "Yellow, Red,", ["Yellow Truck", "Red Truck", " Truck"]),
+        ("Yellow Truck", "Yellow,", ["Yellow Truck", " Truck"]),
+        ("Yellow\nFire Truck", '"Yellow\nFire", x', ["Yellow\nFire Truck", "x Truck"]),
+        ("a, b", '"a, b", "say ""hi""", c\nd', ["a, b", 'say "hi"', "c", "d"]),
+    ],
+)
+def test_words_may_be_replaced_by_nothing_and_hold_what_stands_in_quotes(
+    prompt: str, text: str, prompts: list[str]
+) -> None:
+    options = xyz_grid.Options(x_type="Prompt S/R", x_values=text)
+    asked, _ = played(xyz_grid.run(ASKED.changed(prompt=prompt), options, CONTEXT))
+    assert [request.prompt for request in asked] == prompts
+
+
+def test_an_axis_of_texts_may_say_nothing_and_one_of_numbers_passes_it_over() -> None:
+    asked, _ = plot(x_type="Negative prompt", x_values='fog, "", "a, b"', y_type="Steps", y_values="1,,2,")
+    assert [request.negative_prompt for request in asked[:3]] == ["fog", "", "a, b"]
+    assert [request.steps for request in asked[::3]] == [1, 2]
+
+
 def test_orders_of_words() -> None:
     asked, _ = plot(x_type="Prompt order", x_values="fox, snow")
     assert [request.prompt for request in asked] == ["a red fox, snow", "a red snow, fox"]
@@ -101,6 +125,7 @@ def test_options_within_a_group_and_new_seeds() -> None:
         ({"x_type": "Nonsense", "x_values": "1"}, "there is no axis 'Nonsense'"),
         ({"x_type": "Prompt S/R", "x_values": "cat, dog"}, "neither prompt has 'cat'"),
         ({"x_type": "Prompt S/R", "x_values": "red"}, "needs at least two texts"),
+        ({"x_type": "Prompt S/R", "x_values": '"", red'}, "nothing to look for"),
         ({"x_type": "Seed", "x_values": "1-50", "y_type": "Steps", "y_values": "1-50"}, "2,500 cells"),
         ({"x_type": "Seed", "x_values": "1-999999999"}, "more than 1,000 values"),
         ({"x_type": "Seed", "x_values": "1-2 [999999999]"}, "more than 1,000 values"),
@@ -155,14 +180,26 @@ def test_lines_may_stand_beside_the_prompt() -> None:
     assert lines("at night", prompt="before the prompt")[0].prompt == "at night, a red fox, snow"
 
 
+def test_prompts_of_a_line_need_no_quotes() -> None:
+    (asked,) = lines('--prompt a red fox "at night" --steps 9 --negative_prompt fog, blur --styles x --tiling false')
+    assert (asked.prompt, asked.steps, asked.negative_prompt) == ("a red fox at night", 9, "fog, blur")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--colour red --prompt a fox", '--prompt "a', "--steps", "--prompt", "--steps 9 a fox", "--", "a fox --steps 9"],
+)
+def test_a_line_whose_settings_cannot_be_read_is_a_prompt(line: str) -> None:
+    first, second = lines(f"{line}\na cat")
+    assert (first.prompt, first.steps, second.prompt) == (line, ASKED.steps, "a cat")
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("", "there are no prompts"),
-        ('a\n--prompt "a', "line 2 has a quotation mark too few"),
-        ("--prompt", "line 1: --prompt has no value"),
-        ("--prompt a fox", "line 1: 'fox' is no setting"),
-        ("--colour red", "line 1: there is no setting 'colour'"),
+        ("--prompt a --tiling True", "pictures that tile are not there yet"),
+        ("a\n--steps ten", "line 2: Steps must be a whole number"),
         ("--steps 0", "line 1: Steps must be between 1 and 150"),
     ],
 )

@@ -240,3 +240,29 @@ def test_progress_is_one_line_rewritten_on_a_terminal(
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
     assert "\x1b[KSetting up: fetching torch (3 of 66), 0:00\n" in shown
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are Unix's")
+def test_what_is_written_is_for_its_owner_alone_and_secrets_that_lie_open_are_closed(tmp_path: Path) -> None:
+    """0700 and 0600, whatever the umask was; a folder that was there keeps its mode."""
+    kept, made = tmp_path / "kept", tmp_path / "made"
+    kept.mkdir(mode=0o755)
+    for name in ("settings.json", "reprise.db", "reprise.db-wal", "users.db", "notes.txt"):
+        (kept / name).touch(mode=0o644)
+        (kept / name).chmod(0o644)
+    script = (
+        "import os, sys; from pathlib import Path; from PIL import Image; from modules import bootstrap\n"
+        "from modules.gallery import Gallery; from modules.jobs.store import JobStore\n"
+        "from modules.settings import SettingsFile\n"
+        "os.umask(0o022)\n"
+        "for folder in map(Path, sys.argv[1:]):\n"
+        "    bootstrap.keep_private(folder)\n"
+        "    Gallery(folder / 'outputs').save(Image.new('RGB', (8, 8)), seed=1, infotext='a fox')\n"
+        "    JobStore(folder / 'reprise.db'); SettingsFile(folder / 'settings.json').change({'form_steps': 30})\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(kept), str(made)], cwd=ROOT, check=True)
+    modes = {path: path.stat().st_mode & 0o777 for path in (made, *made.rglob("*"), *kept.rglob("*"))}
+    assert len([path for path in modes if path.suffix == ".png"]) == 2
+    for path, mode in modes.items():
+        assert mode == (0o644 if path.name == "notes.txt" else 0o700 if path.is_dir() else 0o600), (path, oct(mode))
+    assert kept.stat().st_mode & 0o777 == 0o755

@@ -8,7 +8,9 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from modules import atomic
 from modules.errors import OutputError
 from modules.gallery import Gallery, read_metadata
 from modules.metadata import Encoding
+from modules.names import Names
 from modules.recipe import pixel_hash
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +76,40 @@ def test_the_pictures_of_a_job_are_found(tmp_path: Path) -> None:
     mine[1].with_name(".jobs").open("a").write("mine\t00009-9.png\nbroken line\n")  # died before it had its name
     assert gallery.of_job("mine") == mine
     assert gallery.of_job("min") == []
+
+
+def test_a_torn_note_swallows_no_other_and_a_name_with_a_line_separator_is_one_name(tmp_path: Path) -> None:
+    gallery = Gallery(tmp_path, names=Names("[seed]-\u2028a\x85b\u2029", "x\u2028y"))
+    first = gallery.save(NOISE, seed=1, infotext="", job="mine").path
+    assert (first.name, first.parent.name) == ("00001-1-_a_b_.png", "x_y")
+    notes = first.with_name(".jobs")
+    with notes.open("ab") as file:
+        file.write(b"mine\t00002-")  # its writer died, or the disk was full
+    third = gallery.save(NOISE, seed=3, infotext="", job="mine").path
+    old = first.with_name("00009-a\u2028\x85\x0bb.png")  # as an earlier version named it
+    other = first.with_name(os.fsdecode(b"00010-\xff.png"))  # and another program
+    for path in (old, other):
+        NOISE.save(path)
+        with notes.open("ab") as file:
+            file.write(b"mine\t" + os.fsencode(path.name) + b"\n")
+    assert gallery.of_job("mine") == [first, third, old, other]
+    assert [gallery.job_of(path) for path in (first, third, old, other)] == ["mine"] * 4
+
+
+@pytest.mark.parametrize("file", ["[seed]\ud800", "\ud800" * 200, "[date]"])
+@pytest.mark.parametrize("folder", ["[date]", "half \udc00", "taken/[seed]"])
+def test_no_name_loses_a_finished_picture(tmp_path: Path, file: str, folder: str) -> None:
+    (tmp_path / "txt2img-images").mkdir()
+    (tmp_path / "txt2img-images" / "taken").touch()
+    saved = Gallery(tmp_path, names=Names(file, folder)).save(NOISE, seed=7, infotext="x", job="j")
+    assert pixel_hash(Image.open(saved.path)) == pixel_hash(NOISE)
+    assert Gallery(tmp_path).of_job("j") == [saved.path]
+    today = datetime.date.today().isoformat()
+    plain = tmp_path / "txt2img-images" / today / "00001-7.png"
+    assert ("has a plain name" in saved.note) == (saved.path == plain)
+    if folder == "taken/[seed]":
+        assert saved.path == plain
+    assert parts(tmp_path) == []
 
 
 def _save_many(root: Path, count: int) -> list[int]:
@@ -179,3 +216,61 @@ def test_sweeping_spares_what_is_being_written(tmp_path: Path) -> None:
 
 def test_sweeping_a_folder_that_is_not_there_is_nothing(tmp_path: Path) -> None:
     assert Gallery(tmp_path / "none").sweep() == 0
+
+
+def _failing(code: int) -> Callable[..., NoReturn]:
+    def fail(*arguments: object) -> NoReturn:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_an_error_after_the_rename_is_told_as_a_picture_that_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Gallery(tmp_path).save(NOISE, seed=1, infotext="x")
+    assert first.note == ""
+    monkeypatch.setattr(atomic, "sync_folder", _failing(errno.EIO))
+    saved = Gallery(tmp_path).save(NOISE, seed=2, infotext="x", job="j")
+    assert pixel_hash(Image.open(saved.path)) == pixel_hash(NOISE)
+    assert saved.note == (
+        "00002-2.png is saved, but the disk did not confirm it (Input/output error): a power cut may undo it"
+    )
+    assert Gallery(tmp_path).of_job("j") == [saved.path] and parts(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_folder_that_cannot_be_listed_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    day = Gallery(tmp_path).save(NOISE, seed=1, infotext="").path.parent
+    scan, calls = os.scandir, list[Path]()
+
+    def fail(folder: Path) -> Any:
+        calls.append(folder)
+        if len(calls) == call:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(OutputError, match=f"could not be saved in {day}: Too many open files; try again in a moment"):
+        Gallery(tmp_path).save(NOISE, seed=2, infotext="")
+    monkeypatch.undo()
+    assert names(tmp_path) == ["00001-1.png"]
+
+
+def test_a_disk_without_locks_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "lock", _failing(errno.ENOLCK))
+    with pytest.raises(OutputError, match="No locks available"):
+        Gallery(tmp_path).save(NOISE, seed=1, infotext="")
+    assert names(tmp_path) == []
+
+
+def test_sweeping_leaves_alone_what_is_no_file_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "folder.part").mkdir()
+    os.mkfifo(tmp_path / "pipe.part")  # to open it would wait for ever
+    (tmp_path / "link.part").symlink_to(tmp_path / "precious.png")
+    (tmp_path / "precious.png").touch()
+    (tmp_path / "a.part").touch()
+    assert Gallery(tmp_path).sweep() == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.part", "link.part", "pipe.part", "precious.png"]

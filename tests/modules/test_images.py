@@ -190,11 +190,90 @@ def test_frames_are_counted() -> None:
     assert frames(encoded(ramp("RGB"), "WEBP", save_all=True, append_images=[corner().resize((16, 16))])) == 2
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM", "ICO", "PDF", "EPS"])
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "BMP", "TIFF"])
+def test_formats_that_people_have_are_read_whatever_their_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(corner(), kind, **({"quality": 100} if kind == "AVIF" else {})))
+    apart = np.abs(np.asarray(open_image(path), int) - np.asarray(corner(), int))
+    assert apart.mean() < 4 if kind == "AVIF" else apart.max() == 0
+    assert frames(path) == 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "AVIF"])
+def test_of_several_pictures_the_first_is_taken(kind: str) -> None:
+    data = encoded(corner(), kind, save_all=True, append_images=[Image.new("RGB", (24, 16), (0, 0, 255))] * 3)
+    assert np.asarray(open_image(data))[4, 4, 0] > 240
+    assert frames(data) > 1
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"])
+def test_tiff_is_read_however_it_is_packed(compression: str) -> None:
+    read = open_image(encoded(corner(), "TIFF", compression=compression))
+    assert np.abs(np.asarray(read, int) - np.asarray(corner(), int)).mean() < 4
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGBA", "CMYK", "I;16", "F"])
+def test_tiff_of_every_mode_is_a_picture(mode: str) -> None:
+    levels = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    image = {
+        "I;16": lambda: Image.fromarray(levels),
+        "F": lambda: Image.fromarray((levels / 65535).astype(np.float32)),
+    }.get(mode, lambda: ramp("RGB").convert(mode))()
+    read = np.asarray(open_image(encoded(image, "TIFF")), int)[..., :3]
+    assert np.abs(read - np.asarray(ramp("RGB").convert("1" if mode == "1" else "RGB").convert("RGB"), int)).mean() < 16
+
+
+def test_tiff_and_avif_are_turned_upright_once() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("TIFF", "AVIF"):
+        upright = open_image(encoded(corner().transpose(Image.Transpose.ROTATE_90), kind, exif=exif))
+        assert upright.size == (24, 16)
+        assert np.abs(np.asarray(upright, int) - np.asarray(corner(), int)).mean() < 8
+
+
+def test_xmp_says_which_way_up_where_there_is_no_exif() -> None:
+    xmp = b'<rdf:Description tiff:Orientation="3"/>'
+    turned = corner().transpose(Image.Transpose.ROTATE_180)
+    for data in (
+        encoded(turned, "WEBP", lossless=True, xmp=xmp),
+        with_chunk(encoded(turned), chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)),
+    ):
+        assert open_image(data).tobytes() == corner().tobytes()
+
+
+def with_chunk(png: bytes, *chunks: bytes) -> bytes:
+    return png[:33] + b"".join(chunks) + png[33:]
+
+
+ZEROS = zlib.compress(bytes(50_000_000))
+LARGE = {
+    "zTXt": chunk(b"zTXt", b"workflow\0\0" + ZEROS),
+    "iTXt": chunk(b"iTXt", b"workflow\0\1\0\0\0" + ZEROS),
+    "tEXt": chunk(b"tEXt", b"workflow\0" + bytes(70_000_000)),
+    "iCCP": chunk(b"iCCP", b"profile\0\0" + ZEROS),
+    "eXIf": chunk(b"eXIf", bytes(9_000_000)),
+    "many texts": chunk(b"tEXt", b"a\0" + bytes(7_000_000)) * 12,
+    "broken text": chunk(b"zTXt", b"workflow\0\0no zlib"),
+    "text without an end": chunk(b"iTXt", b"workflow"),
+    "short pHYs": chunk(b"pHYs", b"\0"),
+    "short gAMA": chunk(b"gAMA", b""),
+    "short cHRM": chunk(b"cHRM", b"\0" * 5),
+    "wrong checksum": chunk(b"tEXt", b"a\0b")[:-4] + bytes(4),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_no_chunk_beside_the_pixels_makes_a_picture_unreadable(name: str) -> None:
+    data = with_chunk(encoded(corner()), LARGE[name])
+    assert open_image(data).tobytes() == corner().tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "PDF", "EPS"])
 def test_other_formats_are_refused_whatever_their_name(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(encoded(corner(), kind))
-    with pytest.raises(ImageError, match="PNG, JPEG and WebP are accepted"):
+    with pytest.raises(ImageError, match="PNG, JPEG, WebP, AVIF, GIF, BMP and TIFF are accepted"):
         open_image(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from modules.builtin import register
 from modules.errors import UserError
 from modules.extension import Host
-from modules.infotext import MAX_LENGTH, Paste, params_from, read, unquote, version_number, write
-from modules.options import Option, from_flat, options_of
+from modules.infotext import MAX_LENGTH, RESERVED, Paste, keys, params_from, read, unquote, version_number, write
+from modules.manifest import Refused
+from modules.modifier import Modifier, ModifierSpec
+from modules.options import Option, from_flat, option, options_of
 from modules.options import read as read_options
 from modules.params import MAX_SEED, GenerationParams, Hires, Init, Mask, Refiner, SoftInpainting, TiledUpscale
+from modules.styles import Style
 
 HOST = Host()
 register(HOST)
@@ -482,3 +486,134 @@ def test_a_text_of_a_plain_picture_takes_the_second_pass_out() -> None:
     assert pasted.changes["hires"] is None
     assert pasted.changes["refiner"] is None
     assert pasted.start == {}
+
+
+WHOLE = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512"
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 1125899906842624, 2**53 + 1, 6687881544318117707, 2**63, 2**64 - 1])
+def test_seeds_of_other_programs_keep_all_their_digits(seed: int) -> None:
+    found = paste(f"a fox\n{WHOLE.replace('Seed: 5', f'Seed: {seed}')}, Variation seed: {seed}")
+    assert (found.changes["seed"], found.changes["subseed"], found.notes) == (seed, seed, ())
+
+
+@pytest.mark.parametrize("seed", [2**64, -2, 10**30])
+def test_seeds_that_no_generator_takes_are_told(seed: int) -> None:
+    found = paste(f"a fox\n{WHOLE.replace('Seed: 5', f'Seed: {seed}')}")
+    assert "Seed must be between -1 and 18446744073709551615" in found.notes[0]
+    assert "seed" not in found.changes
+
+
+@pytest.mark.parametrize(
+    ("behind", "value"),
+    [
+        ("Template: a\nb {x|y}", "a\nb {x|y}"),
+        ("Template: a\nb: c, Version: v1.6.0", "a\nb: c"),
+        ('Template: "a, \nb", Version: v1.6.0', "a, \nb"),
+        ("Template: a\n\n\nb", "a\n\n\nb"),
+        ("Template: a\nwide: b, deep: c, high: d", "a\nwide: b"),
+    ],
+)
+def test_a_value_may_have_line_breaks(behind: str, value: str) -> None:
+    parsed = read(f"a fox\nin snow\nNegative prompt: bad\n{WHOLE}, {behind}")
+    assert (parsed["Prompt"], parsed["Negative prompt"]) == ("a fox\nin snow", "bad")
+    assert (parsed["Steps"], parsed["Seed"], parsed["Size-2"]) == ("20", "5", "512")
+    assert parsed["Template"] == value
+
+
+def test_words_behind_the_parameters_are_no_part_of_them() -> None:
+    parsed = read(f"a fox\n{WHOLE}\nseen at a fair")
+    assert (parsed["Prompt"], parsed["Size-1"], parsed["Size-2"]) == ("a fox", "512", "512")
+
+
+def test_the_last_of_several_lines_of_steps_counts() -> None:
+    parsed = read(f"a fox\nSteps: 9, Seed: 9, Size: 9x9\nNegative prompt: bad\n{WHOLE}, Template: a\nb")
+    assert (parsed["Prompt"], parsed["Steps"]) == ("a fox\nSteps: 9, Seed: 9, Size: 9x9", "20")
+
+
+JSON_VALUE = '[{"type":"checkpoint","Seed":77,"name":"a, b","Steps":[1,2]},{"Model":"x"}]'
+
+
+@pytest.mark.parametrize("value", [JSON_VALUE, "{}", "[]", '{"a": {"Size": "8x8", "Seed: ": "1, 2"}}', "[1,\n 2]"])
+def test_json_in_brackets_is_one_value(value: str) -> None:
+    parsed = read(f"a fox\n{WHOLE}, Civitai resources: {value}, Model: mini")
+    assert (parsed["Civitai resources"], parsed["Model"], parsed["Steps"], parsed["Seed"]) == (value, "mini", "20", "5")
+
+
+@pytest.mark.parametrize("value", ["[half", "{x|y}", "[a] b", "[1] 2", "[" * 30_000])
+def test_brackets_that_are_no_json_are_read_as_ever(value: str) -> None:
+    parsed = read(f"a fox\n{WHOLE}, Refiner: {value}, Model: mini")
+    assert (parsed["Refiner"], parsed["Model"]) == (value, "mini")
+
+
+@pytest.mark.parametrize("spelling", [str.lower, str.upper, str.title])
+def test_keys_are_known_in_other_capitals(spelling: Any) -> None:
+    keys = ("Steps", "Sampler", "CFG scale", "Seed", "Size", "Clip skip", "Negative prompt", "Denoising strength")
+    text = f"a fox\nNegative prompt: bad\n{WHOLE}, Clip skip: 2, Denoising strength: 0.5, Hires upscale: 2"
+    for key in (*keys, "Hires upscale"):
+        text = text.replace(f"{key}:", f"{spelling(key)}:")
+    changes = paste(text).changes
+    assert (
+        changes
+        == paste(
+            f"a fox\nNegative prompt: bad\n{WHOLE}, Clip skip: 2, Denoising strength: 0.5, Hires upscale: 2"
+        ).changes
+    )
+    assert (changes["negative_prompt"], changes["clip_skip"], changes["hires"]["scale"]) == ("bad", 2, 2.0)
+
+
+def test_a_key_as_a1111_writes_it_counts_before_one_in_other_capitals() -> None:
+    parsed = read(f"seed: 3, steps: 4\nNegative prompt: b\nnegative prompt: c\nsteps: 1, seed: 2, {WHOLE}")
+    assert (parsed["Steps"], parsed["Seed"], parsed["Negative prompt"]) == ("20", "5", "b\nnegative prompt: c")
+
+
+@pytest.mark.parametrize(
+    ("version", "found"),
+    [("v1.7.0", True), ("v1.8.0", True), ("v1.8.0-139-gabc", True), ("v1.8.0-140-gabc", False), ("v1.10.1", False)],
+)
+def test_before_1_8_the_second_pass_had_no_styles_to_agree_with(version: str, found: bool) -> None:
+    styles = [Style("nice", "{prompt}, very nice", "")]
+    text = f"a fox, very nice\n{WHOLE}, Hires prompt: a fox in snow, Version: {version}"
+    parsed = read(text, styles=styles)
+    assert parsed["Prompt"] == ("a fox" if found else "a fox, very nice")
+    assert parsed["Hires prompt"] == "a fox in snow"
+    assert parsed.get("Styles array") == (["nice"] if found else None)
+
+
+# ------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_every_declared_key_is_written_or_is_a_prompt() -> None:
+    groups = [keys.name_of(option) for group in keys.GROUPS for option in options_of(group.cls).values() if option.key]
+    assert set(groups) - {"Prompt", "Negative prompt"} <= keys.RESERVED
+
+
+def test_what_a_missing_key_means_is_said_of_keys_that_there_are() -> None:
+    named = {key.removesuffix("-1").removesuffix("-2") for key in (*keys.DEFAULTS, *keys.OLD_BEHAVIOURS)}
+    assert named <= keys.RESERVED
+
+
+@dataclass(frozen=True)
+class Later:
+    brightness: float = option(0.5, "Brightness", lo=0.0, hi=1.0, key="Brightness")
+    upside_down: bool = option(False, "Upside down", key="Turned", words=("No", "Yes"))
+    silent: int = option(1, "Silent", lo=0, hi=9)
+
+
+def test_an_option_that_no_table_places_is_written_last_where_it_is_not_the_default() -> None:
+    def texts(later: Later) -> list[Any]:
+        table = keys.completed([("First", lambda f: 1)], [keys.Group(Later, lambda params: later)], before=["Before"])
+        assert list(table) == ["First", "Brightness", "Turned"]
+        facts = keys.Facts(GenerationParams(), 1, 1, SAMPLERS.get("Euler"), "Karras")
+        return [value(facts) for value in table.values()]
+
+    assert texts(Later()) == [1, None, None]
+    assert texts(Later(0.75, True, 3)) == [1, 0.75, "Yes"]
+
+
+def test_no_modifier_takes_a_label_that_the_text_uses_for_something_else() -> None:
+    host = Host(reserved=RESERVED)
+    for label in ("Steps", "Mask blur", "Refiner", "Profile", "x"):
+        with pytest.raises(Refused, match="cannot say"):
+            host.add_modifier(ModifierSpec("mine", label, Later, lambda options: Modifier()))
+    host.add_modifier(ModifierSpec("mine", "Steps of mine", Later, lambda options: Modifier()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,25 @@ def test_a_folder_that_cannot_be_written_is_said(inputs: InputStore) -> None:
     inputs.folder.write_bytes(b"")  # a file where the folder should be
     with pytest.raises(OutputError, match="could not be stored"):
         inputs.put(RED)
+
+
+def test_a_stored_picture_that_went_bad_is_mended_by_choosing_it_again(inputs: InputStore) -> None:
+    name = inputs.put(RED)
+    inputs.path(name).write_bytes(b"")
+    with pytest.raises(NotFound, match="choose the picture again"):
+        inputs.open(name)
+    assert inputs.put(RED) == name
+    assert inputs.open(name).tobytes() == RED.tobytes()
+
+
+def test_a_disk_that_cannot_be_read_now_is_no_missing_picture(
+    inputs: InputStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = inputs.put(RED)
+
+    def fail(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OutputError, match="cannot be read: Too many open files; try again in a moment"):
+        inputs.open(name)

@@ -211,6 +211,12 @@ def test_what_does_not_fit_into_a_jpeg_is_said_and_the_picture_stays(
     assert Image.open(io.BytesIO(data)).size == GREY.size
 
 
+def test_a_text_by_any_name_is_written() -> None:
+    data, lost = encode(GREY, "a fox", "", PNG, {"\u732b" * 100: "a", "caf\xe9": "b"})
+    assert lost == ""
+    assert read_metadata(data)["items"] == {"?" * 79: "a", "caf\xe9": "b"}
+
+
 def test_a_webp_and_a_png_hold_texts_of_any_length() -> None:
     for encoding in (PNG, Encoding("webp")):
         data, lost = encode(GREY, "a" * 60_000, "b" * 300_000, encoding)
@@ -290,3 +296,63 @@ def test_the_checkpoint_of_a_recipe_is_asked_for_by_name_and_hash() -> None:
 def test_a_picture_that_says_nothing_has_no_settings() -> None:
     with pytest.raises(UserError, match="carries no generation text"):
         settings_of(png())
+
+
+# ----------------------------------------------------------------------------------------------------------- NovelAI
+
+COMMENT = {"prompt": "1girl, fox", "steps": 28, "scale": 5.0, "seed": 4000000000, "sampler": "k_dpmpp_2m", "uc": "low"}
+TOLD = {"Description": "1girl, fox", "Software": "NovelAI", "Source": "V3", "Comment": json.dumps(COMMENT)}
+NOVELAI = {
+    "prompt": "1girl, fox",
+    "negative_prompt": "low",
+    "steps": 28,
+    "cfg_scale": 5.0,
+    "seed": 4000000000,
+    "sampler": "DPM++ 2M",
+    "width": 160,
+    "height": 120,
+    "clip_skip": 2,
+    "ensd": 31337,
+}
+
+
+def novelai(text: str, channels: str, packed: bool, kind: str = "PNG", **options: Any) -> bytes:
+    """As NovelAI hides it, where sites strip the chunks."""
+    signature = {"A": b"stealth_png", "RGB": b"stealth_rgb"}[channels] + (b"comp" if packed else b"info")
+    payload = gzip.compress(text.encode()) if packed else text.encode()
+    buffer = io.BytesIO()
+    hidden(stream(signature, payload), channels, (160, 120)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("channels", ["A", "RGB"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("told", [TOLD, TOLD | {"Comment": COMMENT}, COMMENT, {"Comment": json.dumps(COMMENT)}])
+def test_novelais_json_is_read_wherever_it_is_hidden(
+    told: dict[str, Any], kind: str, packed: bool, channels: str
+) -> None:
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    changes = settings_of(novelai(json.dumps(told), channels, packed, kind, **options)).changes
+    assert {name: changes[name] for name in NOVELAI} == NOVELAI
+
+
+@pytest.mark.parametrize("encoding", [PNG, Encoding("jpg"), Encoding("webp")])
+def test_novelais_json_is_read_where_a_generation_text_stands(encoding: Encoding) -> None:
+    data, _ = encode(GREY.resize((160, 120)), json.dumps(TOLD), "", encoding)
+    changes = settings_of(data).changes
+    assert {name: changes[name] for name in NOVELAI} == NOVELAI
+
+
+@pytest.mark.parametrize("text", ["{a|b} fox", '{"a": 1}', "{}", '["x"]', '{"Comment": 3}', "{" * 50_000])
+def test_other_text_in_braces_stays_as_it_is(text: str) -> None:
+    assert read_metadata(png(parameters=text))["infotext"] == text
+
+
+def test_text_hidden_in_a_lossy_picture_is_not_looked_for() -> None:
+    assert read_metadata(novelai("a fox", "RGB", False, "WEBP", quality=100))["stealth_infotext"] is None
+
+
+def test_texts_of_a_picture_that_is_cut_off_are_read() -> None:
+    data = png(Image.effect_noise((400, 400), 90).convert("RGB"), parameters="a fox")
+    assert read_metadata(data[: len(data) // 2])["infotext"] == "a fox"

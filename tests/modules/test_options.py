@@ -87,6 +87,16 @@ def test_impossible_value_is_one_sentence_that_names_its_field(field: str, raw: 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("seed", [2**53 + 1, 2**63, MAX_SEED])
+def test_a_seed_keeps_all_its_digits_as_number_and_as_text(seed: int) -> None:
+    assert GenerationParams.from_json({"seed": seed}).seed == seed
+    assert GenerationParams.from_json({"seed": f" {seed} "}).seed == seed
+    for rounded in (float(2**60), "1e19", f"{2**60}.0"):
+        with pytest.raises(UserError, match="Seed must be written with all its digits"):
+            GenerationParams.from_json({"seed": rounded})
+    assert GenerationParams.from_json({"seed": 2.0**53}).seed == 2**53
+
+
 def test_foreign_names_are_ignored_and_missing_ones_take_their_default() -> None:
     assert read(Sample, {"alwayson_scripts": {}, "plain": 9}) == Sample()
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from PIL import Image
 
 from modules.errors import UserError
 from modules.options import Option, options_of
-from modules.params import GenerationParams
-from modules.recipe import EARLIER, File, Recipe, Verdict, check, compare, difference, pixel_hash, read
+from modules.params import MAX_SEED, GenerationParams
+from modules.recipe import File, Recipe, pixel_hash, read
+from modules.verdict import EARLIER, Verdict, check, compare, difference
 
 MODEL = File("checkpoint", "mini.safetensors", "ab" * 32)
 RECIPE = Recipe(
@@ -92,7 +95,7 @@ def test_recipes_are_canonical() -> None:
         "{}",
         '{"schema":1}',
         "[" * 100_000,
-        str(RECIPE).replace('"seed":5,"subseed"', '"seed":"5","subseed"'),
+        str(RECIPE).replace('"seed":5,"subseed"', '"seed":["5"],"subseed"'),
         str(RECIPE).replace('"files":[', '"files":[3,'),
         str(RECIPE).replace('"device":"cpu"', '"device":null'),
         str(RECIPE).replace('"device":"cpu"', '"device":"cpu","foreign":1'),
@@ -102,6 +105,16 @@ def test_recipes_are_canonical() -> None:
 def test_what_is_no_recipe_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(UserError, match="not a recipe"):
         read(text)
+
+
+def test_seeds_of_64_bits_are_read_as_numbers_and_as_text() -> None:
+    whole = replace(RECIPE, request=RECIPE.request.changed(seed=MAX_SEED), seed=MAX_SEED, subseed=2**53 + 1)
+    assert read(str(whole)) == whole
+    as_text = re.sub(r'"(seed|subseed)":(\d+)', r'"\1":"\2"', str(whole))
+    assert as_text.count(f'"{MAX_SEED}"') == 2
+    assert read(as_text) == whole
+    with pytest.raises(UserError, match="Seed must be between -1 and 18446744073709551615"):
+        read(as_text.replace(str(MAX_SEED), str(MAX_SEED + 1)))
 
 
 def test_a_recipe_of_another_schema_is_refused_in_a_sentence() -> None:

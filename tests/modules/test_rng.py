@@ -52,6 +52,23 @@ def test_every_call_draws_anew() -> None:
     assert not torch.equal(numbers.randn((8,)), numbers.randn((8,)))
 
 
+@pytest.mark.parametrize("seed", [2**53 + 1, 2**63 + 7, 2**64 - 1])
+def test_seeds_have_64_bits(seed: int) -> None:
+    """torch takes a negative seed for what is left of 2^64, and Philox has a key of two words."""
+    expected = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed - 2**64 if seed >= 2**63 else seed))
+    assert torch.equal(generator("CPU", seed).randn(SHAPE), expected)
+    draws = [first_normals("NV", [other], SHAPE) for other in (seed, seed % 2**32, seed >> 32 << 32)]
+    assert not any(torch.equal(draws[0], draw) for draw in draws[1:])
+
+
+@pytest.mark.parametrize("source", ["NV", "CPU"])
+@pytest.mark.parametrize(("seed", "ensd"), [(2**64 - 1, 5), (3, -5), (0, 2**64 - 1)])
+def test_a_seed_delta_wraps_at_64_bits(source: str, seed: int, ensd: int) -> None:
+    noise = ImageNoise([seed], SHAPE, source=source, ensd=ensd)
+    noise.initial()
+    assert torch.equal(noise(2.0, 1.0)[0], generator(source, (seed + ensd) % 2**64).randn(SHAPE))
+
+
 def test_unknown_source_is_told() -> None:
     with pytest.raises(UserError, match="NV, CPU, GPU"):
         generator("TPU", 1)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from modules import atomic
 from modules.errors import OutputError, UserError
 from modules.options import options_of
 from modules.params import GenerationParams
@@ -152,3 +155,94 @@ def test_what_an_extension_keeps_stands_beside_the_programs_own(tmp_path: Path) 
     assert SettingsFile(path).current().image_quality == 80
     path.write_text('{"tuned": 3}')
     assert SettingsFile(path).part("tuned") == {}
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let reading fail with an error's number; 0: no more."""
+    read, now = Path.read_bytes, [0]
+
+    def fail(path: Path) -> bytes:
+        if now[0]:
+            raise OSError(now[0], os.strerror(now[0]))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    return lambda code: now.__setitem__(0, code)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ESTALE])
+def test_a_file_that_cannot_be_read_now_loses_nothing(
+    code: int, tmp_path: Path, unreadable: Callable[[int], None]
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"theme": "dark", "preview_every": 7, "tuned": {"amount": 0.7}}')
+    before = path.read_bytes()
+    unreadable(code)
+    settings, message = load(path)
+    assert settings == Settings() and message.endswith(f"{os.strerror(code)}; nothing is lost")
+    file = SettingsFile(path)
+    assert file.trouble == message and file.current() == Settings() and file.part("tuned") == {}
+    for change in (lambda: file.change({"theme": "light"}), lambda: file.change_part("tuned", {"amount": 0.1})):
+        with pytest.raises(OutputError, match=r"the settings were not saved, because those in .* would be lost"):
+            change()
+    with pytest.raises(OutputError, match="would be lost"):
+        save(Settings(), path)
+    unreadable(0)
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["settings.json"]
+    assert file.current() == Settings(theme="dark", preview_every=7)  # as soon as it can be read
+    assert file.trouble == ""
+    assert file.change({"preview_every": 9}) == Settings(theme="dark", preview_every=9)
+    assert json.loads(path.read_bytes())["tuned"] == {"amount": 0.7}
+
+
+def test_a_file_that_cannot_be_read_during_a_change_loses_nothing(
+    tmp_path: Path, unreadable: Callable[[int], None]
+) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"theme": "dark", "tuned": {"amount": 0.7}}')
+    file = SettingsFile(path)
+    unreadable(errno.EMFILE)
+    with pytest.raises(OutputError, match="Too many open files; try again in a moment"):
+        file.change({"theme": "light"})
+    assert file.current().theme == "dark"
+    unreadable(0)
+    file.change({"theme": "light"})
+    assert file.part("tuned") == {"amount": 0.7}
+
+
+def test_a_file_that_someone_broke_while_we_ran_is_kept_beside_the_saved_one(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    file = SettingsFile(path)
+    path.write_text('{"theme": "dark", "tuned": {"amount": 0.7}')  # a bracket is missing
+    file.change({"preview_every": 3})
+    assert (tmp_path / "settings.json.bad").read_text() == '{"theme": "dark", "tuned": {"amount": 0.7}'
+    assert load(path) == (Settings(preview_every=3), "")
+
+
+def test_one_bad_value_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"preview_every": 1000, "theme": "dark", "tuned": {"amount": 0.7}}')
+    assert SettingsFile(path).current() == Settings(theme="dark")
+    assert (tmp_path / "settings.json.bad").is_file()
+    again = SettingsFile(path)
+    assert (again.trouble, again.current(), again.part("tuned")) == ("", Settings(theme="dark"), {"amount": 0.7})
+
+
+def test_half_a_character_is_in_no_setting(tmp_path: Path) -> None:
+    """A file name's pattern with one would keep every picture from being saved."""
+    path = tmp_path / "settings.json"
+    with pytest.raises(UserError, match="File name holds half a character"):
+        SettingsFile(path).change({"file_name": "[seed]\ud800"})
+    path.write_text('{"file_name": "[seed]\\ud800", "theme": "dark"}')
+    assert SettingsFile(path).current() == Settings(theme="dark")
+
+
+def test_a_settings_file_that_has_its_name_is_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(atomic, "sync_folder", fail)
+    file = SettingsFile(tmp_path / "settings.json")
+    assert file.change({"preview_every": 4}).preview_every == 4
+    assert load(file.path)[0] == Settings(preview_every=4)

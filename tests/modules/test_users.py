@@ -167,9 +167,9 @@ def test_logins_that_succeed_are_not_counted(accounts: Accounts) -> None:
 
 
 def test_an_ipv6_client_has_one_count_for_its_whole_network(clock: Clock) -> None:
-    assert users._network("2001:db8::1") == users._network("2001:db8::ffff") == "2001:db8::/64"
-    assert users._network("2001:db8:0:1::1") != users._network("2001:db8::1")
-    assert users._network("10.0.0.1") != users._network("10.0.0.2")
+    assert users.network_of_client("2001:db8::1") == users.network_of_client("2001:db8::ffff") == "2001:db8::/64"
+    assert users.network_of_client("2001:db8:0:1::1") != users.network_of_client("2001:db8::1")
+    assert users.network_of_client("10.0.0.1") != users.network_of_client("10.0.0.2")
 
 
 def test_an_unknown_name_costs_as_much_as_a_wrong_password(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,11 +29,12 @@ from modules.jobs.history import History
 from modules.jobs.scripting import Scripts
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Emit, Wishes
-from modules.recipe import Verdict
 from modules.script import ScriptContext, axes_of_params
 from modules.settings import SettingsFile
 from modules.users import Accounts
+from modules.verdict import Verdict
 from webui import tabs
+from webui.connections import HEAD_S
 from webui.guard import Guard
 from webui.services import Services, tables_of
 
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--subpath", default="")
     parser.add_argument("--trusted-proxy", action="append", default=[])
     parser.add_argument("--body-s", type=float, help="how long a client may take to send a body")
+    parser.add_argument("--head-s", type=float, default=HEAD_S, help="how long a client may take to send a head")
     args = parser.parse_args()
     from webui.server import create_app, listen, serve
 
@@ -168,7 +170,7 @@ def main() -> None:
         for middleware in app.user_middleware:
             if getattr(middleware.cls, "__name__", "") == Guard.__name__ and args.body_s:
                 middleware.kwargs["body_s"] = args.body_s
-        serve(app, listen("127.0.0.1", args.port))
+        serve(app, listen("127.0.0.1", args.port), trusted=args.trusted_proxy, head_s=args.head_s)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -257,6 +259,25 @@ def work(alice: Person, given: Services) -> Work:
 def test_what_is_alices_is_there_for_alice(alice: Person, work: Work) -> None:
     for path in (work.picture, work.copy, work.upload):
         assert alice.get("/gradio_api/file=" + quote(path)).status_code == 200, path
+
+
+@pytest.mark.parametrize("noted", ["", "{job}\t{name}", "somebo{job}\t{name}"], ids=["lost", "whole", "torn"])
+def test_a_picture_whose_name_or_note_has_an_odd_separator_is_its_owners(
+    alice: Person, bob: Person, given: Services, noted: str
+) -> None:
+    folder = given.outputs_dir / "txt2img-images" / f"note {len(noted)}"
+    folder.mkdir(parents=True)
+    path = folder / "00001-a\u2028fox.png"
+    Image.new("RGB", (8, 8), "orange").save(path)
+    with contextlib.closing(sqlite3.connect(given.data_dir / "reprise.db")) as db, db:
+        db.execute(
+            "INSERT INTO pictures (job, owner, kind, path, created) VALUES ('its job', 'alice', 'txt2img', ?, 0)",
+            (str(path),),
+        )
+    (folder / ".jobs").write_text(noted.format(job="its job", name=path.name), encoding="utf-8")
+    address = "/gradio_api/file=" + quote(str(path))
+    assert alice.get(address).status_code == 200
+    assert bob.get(address).status_code in (403, 404)
 
 
 def test_nothing_of_alices_is_there_for_bob(alice: Person, bob: Person, work: Work) -> None:

@@ -17,7 +17,8 @@ from modules.errors import RepriseError
 from tests.webui.test_files import ask, functions
 from tests.webui.test_i18n import Texts, english
 from webui.canvas import COLOURS, MASK, VIEW, Painting, canvas_html, chosen
-from webui.ownership import Files
+from webui.context import Page
+from webui.ownership import Files, uploaded
 from webui.services import Services
 
 
@@ -48,7 +49,7 @@ def test_a_mask_of_any_depth_arrives_as_it_was_sent(client: TestClient, tmp_path
     start = upload(client, picture(), tmp_path)
     grey = Image.linear_gradient("L").resize((24, 16))
     for mask in (grey, grey.point(lambda v: 255 if v > 90 else 0), grey.point(lambda v: 255 if v > 90 else 0, "1")):
-        painting = Painting.read(value(start, upload(client, mask, tmp_path)))
+        painting = Painting.read(value(start, upload(client, mask, tmp_path)), uploaded)
         begun, found = painting.inpainted(4)
         assert found.tobytes() == mask.convert("L").tobytes()
         assert begun.tobytes() == painting.start().tobytes() == picture().tobytes()
@@ -56,12 +57,12 @@ def test_a_mask_of_any_depth_arrives_as_it_was_sent(client: TestClient, tmp_path
 
 def test_coloured_strokes_are_start_and_mask(client: TestClient, tmp_path: Path) -> None:
     start, lines = upload(client, picture(), tmp_path), upload(client, strokes(), tmp_path)
-    painting = Painting.read(value(start, lines, COLOURS))
+    painting = Painting.read(value(start, lines, COLOURS), uploaded)
     begun, mask = painting.inpainted(0)
     assert mask.getbbox() == (4, 4, 12, 10)
     assert begun.getpixel((5, 5)) == (0, 128, 255)
     assert begun.tobytes() == painting.start().tobytes()
-    plain = Painting.read(value(start, lines, VIEW))
+    plain = Painting.read(value(start, lines, VIEW), uploaded)
     assert plain.start().tobytes() == picture().tobytes()
 
 
@@ -80,7 +81,7 @@ def test_what_is_missing_is_said_in_a_sentence(client: TestClient, tmp_path: Pat
         (value(start, small), "not as large as the picture"),
     ):
         with pytest.raises(RepriseError, match=sentence):
-            Painting.read(said).inpainted(4)
+            Painting.read(said, uploaded).inpainted(4)
 
 
 def strangers(given: Services, tmp_path: Path) -> list[str]:
@@ -99,13 +100,13 @@ def strangers(given: Services, tmp_path: Path) -> list[str]:
 
 
 def test_a_canvas_names_uploads_alone(client: TestClient, given: Services, tmp_path: Path) -> None:
-    """Gradio checks no path in a text: `send.uploaded` must."""
+    """Gradio checks no path in a text: `ownership.uploaded` must."""
     start = upload(client, picture(), tmp_path)
     for path in strangers(given, tmp_path):
         with pytest.raises(RepriseError, match="no start picture"):
-            Painting.read(value(path))
-        assert chosen(value(path)) is None
-        assert Painting.read(value(start, path)).strokes is None
+            Painting.read(value(path), uploaded)
+        assert chosen(value(path), uploaded) is None
+        assert Painting.read(value(start, path), uploaded).strokes is None
 
 
 def test_what_another_uploaded_is_not_theirs_to_name(client: TestClient, given: Services, tmp_path: Path) -> None:
@@ -115,6 +116,31 @@ def test_what_another_uploaded_is_not_theirs_to_name(client: TestClient, given: 
     assert files.are_readable("ann", ["{a|b}", value(mine, mine)])
     assert not files.are_readable("ann", ["", value(mine, theirs)])
     assert not files.are_readable("bob", [value(mine)])
+    for before in (" ", "\t", "\n", "\r\n "):
+        assert not files.are_readable("bob", [f"{before}{value(mine)}", f"{before}[{value(mine)}]"])
+
+
+class Visitor:
+    """What a handler is given of who asks."""
+
+    def __init__(self, username: str):
+        self.username = username
+
+
+@pytest.mark.parametrize("before", ["", " ", "\n", "\ufeff", "\u00a0"])
+def test_where_a_path_is_used_it_is_asked_whose_it_is_however_it_came(
+    client: TestClient, given: Services, tmp_path: Path, before: str
+) -> None:
+    mine = upload(client, picture(), tmp_path)
+    files = Files(given.data_dir / "tmp" / "gradio", given.outputs_dir, lambda name, path: False)
+    files.give([{"path": mine}], "ann")
+    page = Page(given, None, {}, None, None, files=files)
+    said = before + value(mine, mine)
+    assert chosen(said, page.uploads(Visitor("bob"))) is None
+    with pytest.raises(RepriseError, match="no start picture"):
+        Painting.read(said, page.uploads(Visitor("bob")))
+    if before.isascii():
+        assert Painting.read(said, page.uploads(Visitor("ann"))).path == Path(mine).resolve()
 
 
 def test_no_event_of_a_canvas_reads_a_file_that_was_not_uploaded(

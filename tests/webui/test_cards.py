@@ -79,3 +79,9 @@ def test_all_its_words_are_in_the_catalogue() -> None:
         embeddings_html(Suited()),
     ):
         assert english(Texts(html).found) <= {"f, 0 kB", f"{'ab' * 5} · SHA-256 {'ab' * 32}", "512 x 512"}
+
+
+def test_a_card_says_that_a_checkpoint_needs_a_vae() -> None:
+    told = "not in the file: choose one"
+    assert told in card_html(Card("bare", own_vae=False))
+    assert told not in card_html(Card("whole"))

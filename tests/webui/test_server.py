@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from modules.checkpoints.embeddings import Suited
 from modules.errors import UserError
+from tests.webui.conftest import ORIGIN
+from tests.webui.fake_server import services
 from webui import server
+from webui.server import create_app
 from webui.services import Services
 
 ROOT = Path(__file__).parents[2]
@@ -139,3 +143,25 @@ def test_errors_of_ours_are_answered_as_json(given: Services) -> None:
         "field": "steps",
         "hint": "use fewer",
     }
+
+
+def test_a_name_that_is_not_utf_8_keeps_nobody_from_the_page(tmp_path: Path) -> None:
+    """It is shown with U+FFFD where it is no character, on the page, in the answers of its events and of the API."""
+    odd = b"caf\xe9.safetensors".decode("utf-8", "surrogateescape")
+    refused = Suited((), {odd: f"{odd} is for others"})
+    changes = {"checkpoints": lambda: (odd, "b.ckpt"), "vaes": lambda: (odd,), "embeddings": lambda name: refused}
+    with services(tmp_path, **changes) as given, TestClient(create_app(given), base_url=ORIGIN) as client:
+        assert "caf\ufffd.safetensors" in client.get("/").text
+        config = client.get("/config").json()
+        assert "caf\ufffd.safetensors" in json.dumps(config, ensure_ascii=False)
+        names = {one["id"]: one["props"].get("elem_id") for one in config["components"]}
+        asked = [
+            {"data": [""] * len(one["inputs"]), "fn_index": one["id"], "session_hash": "x"}
+            for one in config["dependencies"]
+            if one["backend_fn"] and [names.get(number) for number, _ in one["targets"]] == ["refresh_checkpoints"]
+        ]
+        answers = [client.post("/gradio_api/run/predict", json=body) for body in asked]
+        assert {answer.status_code for answer in answers} == {200}
+        assert any("caf\ufffd.safetensors" in answer.text for answer in answers)
+        missing = client.post("/api/v1/explain", json={"prompt": "a", "checkpoint": "nowhere"})
+        assert missing.status_code < 500

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from modules.options import options_of, values_of
+from modules.extension import Owner
+from modules.options import option, options_of, values_of
 from modules.settings import Settings, SettingsFile
 from modules.users import ADMIN, USER, Accounts
 from tests.webui.fake_server import services
@@ -26,10 +28,10 @@ def page_with(tmp_path: Path, **arguments: Any) -> dict[str, Any]:
 
 def test_every_setting_stands_on_the_page_and_locked_ones_cannot_be_changed(tmp_path: Path) -> None:
     found = page_with(tmp_path, fixed={"theme": "dark"}, locked=["image_format"])
-    for name, option in options_of(Settings).items():
+    for name, declared in options_of(Settings).items():
         control = found[f"settings_{name}"]
         locked = name in ("theme", "image_format")
-        assert control.label == option.label
+        assert control.label == declared.label
         assert control.interactive is not locked or control.interactive is None, name
         assert ("Locked" in (control.info or "")) is locked
     assert "rp_trouble" not in found
@@ -64,3 +66,37 @@ def test_settings_are_changed_by_administrators_alone(tmp_path: Path) -> None:
     assert settings.current() == Settings()
     assert "The settings are saved" in save(SimpleNamespace(username="ann"), *values)[0]
     assert settings.current().form_steps == 42
+
+
+@dataclass(frozen=True)
+class Mine:
+    address: str = option("", "Address")
+    api_key: str = option("", "Key", secret=True)
+
+
+def test_values_of_extensions_go_to_administrators_alone_and_secrets_to_nobody(tmp_path: Path) -> None:
+    """A key that is kept is in no answer and not on the page; an empty field keeps it, a blank deletes it."""
+    accounts = Accounts(tmp_path / "users.db")
+    accounts.add("ann", "a long password", ADMIN)
+    accounts.add("uma", "a long password", USER)
+    settings = SettingsFile(tmp_path / "settings.json")
+    settings.change_part("mine", {"address": "ftp.example", "api_key": "rp-12345"})
+    with services(tmp_path, settings=settings, accounts=accounts) as given:
+        part = type(given.host)(Owner("mine", "1", permissions=frozenset({"setting"})))
+        part.add_settings(Mine)
+        given.host.take(part)
+        blocks = build_page(given)
+        assert "rp-12345" not in json.dumps(blocks.get_config_file(), default=str)
+    functions = [event.fn for event in blocks.fns.values() if event.fn]
+    (load,) = [
+        one for one in functions if one.__qualname__ == "build.<locals>.on_load" and "settings" in one.__module__
+    ]
+    (save,) = [one for one in functions if one.__qualname__ == "build.<locals>.on_save"]
+    told = {name: str(load(SimpleNamespace(username=name))) for name in ("ann", "uma")}
+    assert "ftp.example" in told["ann"] and "ftp.example" not in told["uma"]
+    assert "rp-12345" not in told["ann"] + told["uma"]
+    ours = list(values_of(Settings()).values())
+    for typed, kept in (("", "rp-12345"), ("rp-678", "rp-678"), ("", "rp-678"), (" ", "")):
+        answer = save(SimpleNamespace(username="ann"), *ours, "ftp.example", typed)
+        assert settings.part("mine") == {"address": "ftp.example", "api_key": kept}
+        assert "rp-" not in str(answer).replace('class="rp-', "")

@@ -5,10 +5,18 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
-from webui.page import Page
+from modules.errors import NotFound
+from webui.context import Page
 from webui.services import Services
 
 LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authorization"}
+
+
+def known(number: int) -> int:
+    """The database's numbers have 64 bits; no picture has another."""
+    if not 0 <= number < 2**63:
+        raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
+    return number
 
 
 def add_routes(routes: APIRouter, services: Services) -> None:
@@ -17,9 +25,9 @@ def add_routes(routes: APIRouter, services: Services) -> None:
     @routes.get("/pictures/{number}")
     def picture(request: Request, number: int) -> FileResponse:
         """The file as it was saved."""
-        return FileResponse(services.history.file(Page.owner(request), number), headers=LASTING)
+        return FileResponse(services.history.file(Page.owner(request), known(number)), headers=LASTING)
 
     @routes.get("/pictures/{number}/small")
     def small(request: Request, number: int) -> FileResponse:
         """A copy of at most 256 pixels a side."""
-        return FileResponse(services.history.thumbnail(Page.owner(request), number), headers=LASTING)
+        return FileResponse(services.history.thumbnail(Page.owner(request), known(number)), headers=LASTING)

@@ -3,7 +3,7 @@
   'use strict'
   const MAX_PIXELS = 32e6
   const PAUSE_MS = 500, WHEEL_REST_MS = 400, STALE_MS = 6 * 3600e3
-  const TYPES = ['image/png', 'image/jpeg', 'image/webp']
+  const TYPES = ['png', 'jpeg', 'webp', 'avif', 'gif', 'bmp'].map((kind) => `image/${kind}`)
   const canvases = {}, early = {}  // early: what was sent to tabs that have not been looked at
 
   const hex = (colour) => `#${[0, 8, 16].map((shift) => ((colour >> shift) & 255).toString(16).padStart(2, '0')).join('')}`

@@ -17,14 +17,14 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import NotFound, RepriseError
+from modules.jobs.protocol import GenerateSpec, InputImage, Origin
 from modules.params import GenerationParams
-from modules.pipeline.plan import check, fix_seeds
 from modules.settings import FORM
 from webui.canvas import Canvas
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE, LONG, QUIET
 from webui.i18n import t
-from webui.page import Page
 from webui.replay import ReplayPanel
 from webui.scripts import ScriptPanel
 from webui.send import send_buttons
@@ -183,7 +183,7 @@ async def _one(
     view: View, series: Series, job: JobView, earlier: Sequence[Shown], ids: list[str], page: str
 ) -> AsyncIterator[list[Any]]:
     """A job from the first event to the last; a step in haste is left out. ``ids`` grows with what is queued."""
-    run = Run("waiting", notes=tuple(map(str, job.spec.get("notes") or ())))
+    run = Run("waiting", notes=Origin.from_json(job.spec).notes)
     shown, drawn_at, looked_at, said = run, 0.0, 0.0, ""
 
     async def line() -> str | None:
@@ -351,31 +351,29 @@ def wire_run(
     page: Page,
     form: Form[GenerationParams],
     view: View,
-    asked: Callable[[Sequence[Any]], tuple[GenerationParams, tuple[str, ...]]],
+    asked: Callable[[Any, Sequence[Any]], tuple[GenerationParams, tuple[str, ...]]],
     others: Sequence[Any] = (),
     *,
     script: ScriptPanel,
-    more: Callable[[Sequence[Any]], dict[str, Any]] = lambda values: {},
+    inputs: Callable[[Sequence[Any]], tuple[InputImage, ...]] = lambda values: (),
     canvas: Canvas | None = None,
 ) -> None:
     """Generate and all that follows. ``asked`` makes a request, and remarks, of the form and the other values, of which
     one may be the field of a ``canvas``.
 
-    ``more`` is what a job says beside the request; a script's job says nothing of it.
+    ``inputs`` gives the images over each of which the request is made; a script's job has none of them.
     """
-    queue, tab = page.services.queue, view.tab
+    services = page.services
     own = len(form.components) + len(others)
 
     async def submit(request: Any, name: str, values: Sequence[Any]) -> JobView:
         chosen = script.chosen(values[own:])
-        params, remarks = await asyncio.to_thread(asked, values[:own])
-        _, notes = check(params, page.services.host)
-        params = fix_seeds(params)
-        spec, kind = {"kind": tab, "params": params.to_json(), **more(values[:own])}, "generate"
+        params, remarks = await asyncio.to_thread(asked, request, values[:own])
+        origin = Origin(tab=view.tab, page=name, notes=remarks)
         if chosen:
-            spec, kind = await asyncio.to_thread(script.job, chosen, params)
-        spec |= {"page": name, "notes": [*remarks, *notes]}
-        return await asyncio.to_thread(queue.submit, page.owner(request), spec, kind)
+            return await asyncio.to_thread(services.submit, page.owner(request), script.job(chosen, params, origin))
+        spec = GenerateSpec(params, inputs(values[:own]), origin)
+        return await asyncio.to_thread(services.submit, page.owner(request), spec)
 
     async def shown_path(request: Any, job_id: Any, chosen: Any) -> Path | None:
         found = await picture(page, request, job_id, chosen)
@@ -395,5 +393,5 @@ def wire_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Seq
         found = await picture(page, request, job_id, chosen)
         return found.seed if found and found.seed is not None else gr.skip()
 
-    any_seed.click(None, None, form["seed"], js="() => -1", **QUIET)
+    any_seed.click(None, None, form["seed"], js="() => '-1'", **QUIET)
     same_seed.click(on_reuse, [view.shown, view.chosen], form["seed"], **AT_ONCE)

@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.errors import RepriseError
 from modules.metadata import read_metadata
+from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
-from webui.page import Page
 from webui.paste import settings_in_file
 from webui.replay import ReplayPanel
-from webui.send import Sent, Source, send_buttons, uploaded
+from webui.send import send_buttons
 from webui.views import Run, recipe_html, status_html
 
 
@@ -46,8 +46,8 @@ def build(page: Page) -> None:
             said = gr.HTML("", elem_id="png_info_said", padding=False)
             facts = gr.HTML("", elem_id="png_info_facts", padding=False)
 
-    async def on_picture(value: Any) -> list[Any]:
-        path = uploaded(value)
+    async def on_picture(request: gr.Request, value: Any) -> list[Any]:
+        path = page.uploads(request)(value)
         if path is None:
             return ["", "", ""]
         try:
@@ -55,21 +55,21 @@ def build(page: Page) -> None:
         except RepriseError as error:
             return ["", "", status_html(Run().failed(str(error)))]
         shown = found["infotext"] or found["stealth_infotext"] or ""
-        told = recipe_html(recipes.judge(found["recipe"], shown or None), found["items"])
+        told = recipe_html(verdicts.judge(found["recipe"], shown or None), found["items"])
         return [shown, told, ""]
 
-    async def on_dropped(value: Any) -> list[Any]:
-        path = uploaded(value)
-        return [gr.update(selected="png_info"), str(path) if path else gr.skip(), *await on_picture(value)]
+    async def on_dropped(request: gr.Request, value: Any) -> list[Any]:
+        path = page.uploads(request)(value)
+        return [gr.update(selected="png_info"), str(path) if path else gr.skip(), *await on_picture(request, value)]
 
     async def find_sent(request: Any, value: Any) -> Sent | None:
-        path = uploaded(value)
+        path = page.uploads(request)(value)
         if path is None:
             return None
         return Sent(path, settings_in_file(page.services, await asyncio.to_thread(read_metadata, path)))
 
     async def find(request: Any, value: Any) -> Path | None:
-        return uploaded(value)
+        return page.uploads(request)(value)
 
     picture.change(on_picture, picture, [text, facts, said], **AT_ONCE)
     page.dropped.upload(on_dropped, page.dropped, [page.frame, picture, text, facts, said], **AT_ONCE)

@@ -15,13 +15,13 @@ import gradio as gr
 from modules.errors import RepriseError, UserError
 from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
-from modules.styles import Style, StyleBook, apply, find
+from modules.styles import Style, StyleBook, apply, find, uncommented
 from webui.cards import embeddings_html
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
 from webui.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
-from webui.page import Page
 from webui.tabs.style_editor import StyleEditor
 
 BOXES = {"prompt": "prompt", "negative_prompt": "negative"}
@@ -187,5 +187,5 @@ def place(own: str, merged: str) -> tuple[int, int]:
     """
     if own == merged:
         return 0, len(own)
-    text = own.strip()
+    text = uncommented(own).strip()
     return merged.find(text) - (len(own) - len(own.lstrip())), len(own)

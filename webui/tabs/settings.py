@@ -3,6 +3,7 @@ what only concerns this browser stands below."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -10,10 +11,10 @@ import gradio as gr
 from modules.errors import RepriseError, UserError
 from modules.options import options_of, values_of
 from modules.settings import Settings
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
-from webui.page import Page
 from webui.views import Run, browser_settings_html, status_html
 
 SHOW_THEME = "(theme) => { window.reprise?.theme(theme) }"
@@ -41,13 +42,20 @@ def build(page: Page) -> None:
                 for name, option in options.items():
                     if option.group == group:
                         _add(form, name, locked=name in settings.locked)
-        parts = [_part(page, name, cls) for name, cls in page.services.host.settings.items()]
+        places, parts = [], []
+        for name, cls in page.services.host.settings.items():
+            with gr.Column(elem_classes="rp-settings-group") as place:
+                parts.append((name, _part(page, name, cls)))
+            places.append(place)
         gr.HTML(browser_settings_html(), elem_id="settings_browser", elem_classes="rp-settings-group", padding=False)
     theme = gr.Textbox(visible="hidden", elem_id="settings_chosen_theme")
 
-    def on_load() -> list[Any]:
-        now = settings.current()
-        others = [value for name, part in parts for value in part.show(settings.part(name))]
+    def on_load(request: gr.Request) -> list[Any]:
+        now, is_admin = settings.current(), page.services.is_admin(page.owner(request))
+        others = [gr.skip()] * sum(len(part.components) for _, part in parts)
+        if is_admin:  # extensions keep here what is for nobody else: keys, addresses
+            others = [value for name, part in parts for value in part.show(_told(part, settings.part(name)))]
+        others += [gr.update(visible=is_admin) for _ in places]
         return [*form.show(values_of(now)), *others, now.theme]
 
     def on_save(request: gr.Request, *values: Any) -> list[Any]:
@@ -58,7 +66,7 @@ def build(page: Page) -> None:
             read = []
             for name, part in parts:
                 own, rest = rest[: len(part.components)], rest[len(part.components) :]
-                read.append((name, values_of(part.read(own))))
+                read.append((name, _kept(part, values_of(part.read(own)), settings.part(name))))
             now = settings.change(values_of(chosen))
             for name, said_of_it in read:
                 settings.change_part(name, said_of_it)
@@ -67,10 +75,25 @@ def build(page: Page) -> None:
         return [status_html(Run(notes=(t("the settings are saved"),))), now.theme]
 
     components = [*form.components, *(component for _, part in parts for component in part.components)]
-    loaded = page.blocks.load(on_load, None, [*components, theme], **AT_ONCE)
+    loaded = page.blocks.load(on_load, None, [*components, *places, theme], **AT_ONCE)
     saved = save.click(on_save, components, [said, theme], **AT_ONCE)
     for told in (loaded, saved):
         told.then(None, theme, None, js=SHOW_THEME, **QUIET)
+
+
+def _told(part: Form[Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page is told of the values of an extension: of secrets nothing."""
+    return {name: "" if name in part.options and part.options[name].secret else kept[name] for name in kept}
+
+
+def _kept(part: Form[Any], said: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of what the page says: an empty secret is the one that there was, a blank one none."""
+    new = dict(said)
+    for name, option in part.options.items():
+        if option.secret and name in new:
+            old = before.get(name, option.default)
+            new[name] = new[name].strip() if new[name] else old
+    return new
 
 
 def _add(form: Form[Settings], name: str, *, locked: bool) -> None:
@@ -80,14 +103,13 @@ def _add(form: Form[Settings], name: str, *, locked: bool) -> None:
     form.add(name, **facts)
 
 
-def _part(page: Page, name: str, cls: type) -> tuple[str, Form[Any]]:
+def _part(page: Page, name: str, cls: type) -> Form[Any]:
     """The settings that an extension declared, under its name."""
     tables = page.services.tables()
     form: Form[Any] = Form(cls, tables)
-    with gr.Column(elem_classes="rp-settings-group"):
-        gr.Markdown(f"#### {name}")
-        gr.Markdown(t("Of an extension; a change holds from the next start on."))
-        for option, declared in form.options.items():
-            if not isinstance(declared.choices, str) or declared.choices in tables:
-                form.add(option, elem_id=f"settings_{name}_{option}", elem_classes="rp-setting")
-    return name, form
+    gr.Markdown(f"#### {name}")
+    gr.Markdown(t("Of an extension; a change holds from the next start on."))
+    for option, declared in form.options.items():
+        if not isinstance(declared.choices, str) or declared.choices in tables:
+            form.add(option, elem_id=f"settings_{name}_{option}", elem_classes="rp-setting")
+    return form

@@ -82,7 +82,21 @@ class StyleEditor:
         """With the first of the styles that are chosen beside the prompts."""
         name = next((name for name in chosen or () if name in self._styles()), NEW)
         listed = gr.update(choices=self._choices(), value=name)
-        return [gr.update(visible=True), listed, *self._shown(name), note_html(""), gr.update(visible=False)]
+        return [
+            gr.update(visible=True),
+            listed,
+            *self._shown(name),
+            note_html(self._trouble()),
+            gr.update(visible=False),
+        ]
+
+    def _trouble(self) -> str:
+        """Why there are no styles, where the file cannot be read."""
+        try:
+            self._book.styles()
+        except UserError as error:
+            return str(error)
+        return ""
 
     def _on_chosen(self, name: Any) -> list[Any]:
         return [*self._shown(str(name or NEW)), note_html(""), gr.update(visible=False)]

@@ -43,6 +43,26 @@ def level_at(t: float, table: NoiseTable) -> Level:
     return Level(t, float(np.interp(t, (np.arange(n) + 1) / n, np.log(table.alphas_cumprod) / 2)))
 
 
+def whole_timesteps(times: Sequence[float], n: int) -> list[int]:
+    """The timesteps of ``times``, from 1 down, in a table of ``n``, each cut to a whole one.
+
+    In float32, whose rounding decides where a time lies on a timestep. Evenly spaced times are rounded once from both
+    ends, as torch.linspace does.
+
+    >>> whole_timesteps([1.0, 0.5005, 0.001], 1000)
+    [999, 499, 0]
+    """
+    given, steps = np.array(times), np.arange(len(times))
+    exact = given
+    if np.allclose(given, np.linspace(given[0], given[-1], len(given)), rtol=0, atol=1e-7):
+        first, last = (np.float32(round(t * n - 1)) / np.float32(n) + np.float32(1 / n) for t in given[[0, -1]])
+        step = float((last - first) / np.float32(max(len(given) - 1, 1)))
+        exact = np.where(steps < len(given) // 2, first + step * steps, last - step * steps[::-1])
+    one = np.float32(1)
+    cut = (exact.astype(np.float32) - one / np.float32(n)) * np.float32(n)
+    return [int(t) for t in np.clip(cut, 0, n - 1)]
+
+
 def own_unipc(
     timesteps: Sequence[int],
     table: NoiseTable,
@@ -80,22 +100,30 @@ def unipc(
     order: int = 3,
     variant: str = "bh1",
     lower_order_final: bool = True,
+    prediction: str = "eps",
 ) -> Tensor:
     """Alg. 7 and 8 (UniP and UniC with data prediction), ``variant`` bh1, bh2 (sec. 3.3) or vary_coeff (app. C).
 
     The corrected point's answer is not asked for again: n calls in n steps. The last step is not corrected.
+    ``prediction`` is what the model answers: A1111 turns a "v" into noise by the level of the whole timestep below.
     """
     n = len(sigmas) - 1
     order = min(order, n)
     table = replace(table, quantized=False)
     size = len(table.alphas_cumprod)
-    levels = [level_at((table.sigma_to_t(s) + 1) / size, table) for s in sigmas]
+    times = [(table.sigma_to_t(s) + 1) / size for s in sigmas]
+    levels, whole = [level_at(t, table) for t in times], whole_timesteps(times, size)
 
     def answer(i: int, x: Tensor) -> Tensor:
         scale, sigma = math.sqrt(1 + sigmas[i] ** 2), sigmas[i]
         denoised = denoise(x * scale, sigma, i)
         on_step(i, x * scale, sigma, denoised)
-        eps = (x * scale - denoised) / sigma
+        if prediction == "v":
+            level = table.alphas_cumprod[whole[i]]
+            v = (x / scale - denoised) * (scale / sigma)
+            eps = v * math.sqrt(level) + x * math.sqrt(1 - level)
+        else:
+            eps = (x * scale - denoised) / sigma
         return (x - eps * levels[i].sigma) / levels[i].alpha
 
     x = x / math.sqrt(1 + sigmas[0] ** 2)

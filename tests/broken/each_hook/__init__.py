@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 from modules import Modifier, ModifierSpec, option
 
-HOOKS = ("make", "revise", "patch", "unpatch", "network", "call", "guidance", "denoiser", "finish", "answer", "exit")
+HOOKS = (
+    *("make", "revise", "patch", "unpatch", "network", "call", "guidance", "denoiser", "finish", "answer", "exit"),
+    "interrupt",
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Broken(Modifier):
         fail(self.hook, "finish")
         if self.hook == "exit":
             raise SystemExit(3)
+        if self.hook == "interrupt":
+            raise KeyboardInterrupt
         return image
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import collections
+import datetime
+import enum
 import io
 import os
 import pickle
+import subprocess
 import tarfile
 import zipfile
 from collections import OrderedDict
@@ -13,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -46,6 +52,96 @@ def test_nested_state_with_shared_and_odd_entries_is_converted(tmp_path: Path) -
     assert loaded.keys() == {"a.weight", "b", "view", "same"}
     assert all(torch.equal(loaded[key], state[key]) for key in loaded)
     assert len(read_header(target).metadata["reprise.converted_from_sha256"]) == 64
+
+
+OLD_TYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+)
+NEW_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.uint64)
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_tensors_of_every_type_and_layout_are_copied_bit_by_bit(new: bool, tmp_path: Path) -> None:
+    """As torch itself reads them."""
+    flat = torch.arange(60)
+    kinds = (*OLD_TYPES, *NEW_TYPES) if new else OLD_TYPES
+    state: dict[str, Any] = {str(kind): (flat % 2).to(kind).reshape(3, 4, 5) for kind in kinds}
+    state |= {"turned": flat.reshape(6, 10).float().t(), "part": flat.half()[7:19].reshape(3, 4), "one": flat[3]}
+    state |= {"parameter": torch.nn.Parameter(flat.float()), "empty": torch.empty(0, 3)}
+    state |= {"buffer": torch.arange(77).expand((1, -1)), "every third": flat.int()[::3]}
+    path = tmp_path / "old.ckpt"
+    torch.save(OrderedDict(state_dict=OrderedDict(state)), path, _use_new_zipfile_serialization=new)
+    expected = torch.load(path, weights_only=True)["state_dict"]
+    loaded = load_file(convert(path))
+    assert loaded.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert (loaded[name].dtype, loaded[name].shape) == (tensor.dtype, tensor.shape)
+        ours, theirs = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (loaded[name], tensor))
+        assert torch.equal(ours, theirs)
+
+
+class Callback:
+    """A class of some trainer."""
+
+
+class Settings(dict[str, Any]):
+    """A table of some trainer, with something hung on it."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=0.1)
+        self.__dict__["more"] = Path("/somewhere")
+
+
+class Phase(enum.Enum):
+    TRAIN = 1
+
+
+def test_what_trainers_leave_beside_the_weights_does_no_harm(tmp_path: Path) -> None:
+    state = OrderedDict(STATE)
+    state._metadata = OrderedDict(version=1)  # type: ignore[attr-defined]
+    beside = {
+        "callbacks": {Callback: {"best_model_score": torch.tensor(1.0), "object": Callback()}},
+        "hyper_parameters": Settings(),
+        "when": datetime.datetime(2022, 8, 22),
+        "loss": np.float64(0.5),
+        "losses": np.ones((2, 2)),
+        "random": np.random.RandomState(0).get_state(),
+        "generator": np.random.default_rng(0).bit_generator.state,
+        "arguments": argparse.Namespace(path=Path("x"), device=torch.device("cpu"), size=torch.Size([1])),
+        "counts": collections.defaultdict(int, a=1),
+        "phase": Phase.TRAIN,
+        "others": [{1, 2}, frozenset({3}), slice(1, 2), 1j, bytearray(b"x"), range(3), b"y", torch.float16],
+    }
+    path = tmp_path / "old.ckpt"
+    torch.save({"epoch": 1, **beside, "state_dict": state}, path)
+    loaded = load_file(convert(path))
+    assert loaded.keys() == STATE.keys()
+    assert all(torch.equal(loaded[key], STATE[key]) for key in loaded)
+
+
+class Opened:
+    """Starts a program when unpickled, by a class."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return subprocess.Popen, (["touch", str(self.canary)],)
+
+
+def test_a_class_that_would_start_a_program_is_never_looked_up(tmp_path: Path) -> None:
+    path, canary = tmp_path / "evil.ckpt", tmp_path / "canary"
+    torch.save({"state_dict": STATE, "x": Opened(canary), "y": [Opened(canary)]}, path)
+    assert load_file(convert(path)).keys() == STATE.keys()
+    assert not canary.exists()
+
+
+def test_views_that_make_much_of_little_are_refused(tmp_path: Path) -> None:
+    numbers = torch.zeros(100_000)
+    torch.save({str(n): numbers[n:] for n in range(100)}, tmp_path / "views.ckpt")
+    with pytest.raises(CheckpointError, match="its tensors are far larger than the file"):
+        convert(tmp_path / "views.ckpt")
 
 
 def evil_zip(path: Path, payload: bytes) -> None:

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from modules.checkpoints import unpickle
 from modules.checkpoints.embeddings import Broken, EmbeddingFile, EmbeddingFolder
 from modules.errors import CheckpointError
 
@@ -64,6 +65,43 @@ def test_what_torch_saves_is_read_as_torch_reads_it(tmp_path: Path, content: dic
     assert torch.equal(torch.tensor(found.read()), VECTORS)
 
 
+class OnMac:
+    """How a tensor on Apple's device is pickled: through numpy."""
+
+    def __init__(self, values: Any):
+        self.values = values
+
+    def __reduce__(self) -> Any:
+        return torch._utils._rebuild_device_tensor_from_numpy, (self.values, torch.float32, "cpu", False)
+
+
+MORE: dict[str, tuple[Any, int | None]] = {
+    "a token id as a tensor": (
+        {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": parameters({"*": VECTORS})},
+        None,
+    ),
+    "steps as a tensor": ({"string_to_param": {"*": VECTORS}, "step": torch.tensor(500)}, 500),
+    "steps as numpy's": ({"string_to_param": {"*": VECTORS}, "step": np.int64(500)}, None),
+    "on a Mac": ({"string_to_param": {"*": OnMac(VECTORS.numpy())}, "step": 3}, 3),
+    "on a Mac, columns together": ({"string_to_param": {"*": OnMac(np.asfortranarray(VECTORS.numpy()))}}, None),
+    "a set, a device, a path": (
+        {"string_to_param": {"*": VECTORS}, "a": {1}, "b": torch.device("cpu"), "c": Path("x"), "step": 1},
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("case", MORE)
+def test_what_trainers_leave_beside_the_vectors_does_no_harm(case: str, new: bool, tmp_path: Path) -> None:
+    content, step = MORE[case]
+    torch.save(content, tmp_path / "mine.pt", _use_new_zipfile_serialization=new)
+    found = only(tmp_path)
+    assert isinstance(found, EmbeddingFile), found
+    assert (found.count, found.width, found.step) == (3, 4, step)
+    assert torch.equal(torch.tensor(found.read()), VECTORS)
+
+
 class Evil:
     def __init__(self, call: Any, *arguments: Any):
         self.parts = call, arguments
@@ -93,6 +131,42 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
 
 
+def test_an_old_file_that_would_run_code_is_refused_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    evil = {"string_to_param": {"*": Evil(os.system, "touch ran")}}
+    torch.save(evil, tmp_path / "evil.pt", _use_new_zipfile_serialization=False)
+    assert "could run code" in reason(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
+MISUSED = {
+    "hangs something on a function of ours": b"ctorch._utils\n_rebuild_tensor_v2\n(N}X\x04\0\0\0odd!I1\nstb.",
+    "hangs something on a class of ours": b"ccollections\nOrderedDict\n(N}X\x03\0\0\0getNstb.",
+    "a side that is a text": b"ctorch._utils\n_rebuild_device_tensor_from_numpy\n(cnumpy.core.multiarray\n"
+    b"_reconstruct\n)R(K\x01(X\x01\0\0\0aJ\xff\xff\xff\x7ftcnumpy\ndtype\n(X\x02\0\0\0f4tRI00\nNtbtR.",
+    "thousands of names": b"".join(b"cm\nn%d\n0" % n for n in range(3_000)) + b"N.",
+    "a set of a number": b"\x80\x02c__builtin__\nset\n(I100000000000\ntR.",
+}
+
+
+@pytest.mark.parametrize("case", MISUSED)
+def test_a_pickle_that_misuses_the_names_that_are_known_is_refused(case: str, tmp_path: Path) -> None:
+    before = dict(vars(unpickle._tensor))
+    zipped(tmp_path / "odd.pt", MISUSED[case])
+    assert reason(tmp_path) in ("it is damaged", "it asks for more than 2,000 names")
+    assert vars(unpickle._tensor) == before
+
+
+@pytest.mark.parametrize("length", range(0, 1200, 61))
+def test_an_old_file_that_is_cut_off_is_refused(tmp_path: Path, length: int) -> None:
+    torch.save({"x": VECTORS, "y": VECTORS}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "old.pt").read_bytes()
+    (tmp_path / "old.pt").write_bytes(whole[: min(length, len(whole) - 1)])
+    assert reason(tmp_path) in ("it is damaged", "it is no file as PyTorch writes them")
+
+
 def test_tensors_that_reach_beyond_their_numbers_are_refused(tmp_path: Path) -> None:
     torch.save({"x": VECTORS}, tmp_path / "whole.pt")
     with zipfile.ZipFile(tmp_path / "whole.pt") as archive:
@@ -106,7 +180,7 @@ def test_tensors_that_reach_beyond_their_numbers_are_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no zip archive", "as PyTorch has written them since 1.6"),
+        (b"no zip archive", "it is no file as PyTorch writes them"),
         ([1, 2], "it holds no table"),
         ({"a": 1, "b": 2}, "it holds 2 things"),
         ({"a": "text"}, "it holds no vectors"),

@@ -15,14 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modules.checkpoints.families import OLD_TEXT, TEXT, UNET, detect
+from modules.checkpoints.detect import detect
+from modules.checkpoints.families.base import UNET
+from modules.checkpoints.families.sd1 import SD1, TEXT
 from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.model import LatentDiffusion, load
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
-from modules.nn.unet import UNet, UNetConfig
+from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
+from modules.nn.unet import UNet
 from tests.modules.nn.test_layouts import KEYS
 
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -53,7 +56,7 @@ def test_every_tensor_of_the_file_is_in_the_networks(tiny: Path, model: LatentDi
     stored = load_file(tiny)
     ours = {f"model.diffusion_model.{k}": v for k, v in model.unet.state_dict().items()}
     ours |= {f"first_stage_model.{k}": v for k, v in model.vae.state_dict().items()}
-    ours |= {f"{TEXT}{k.removeprefix('transformer.')}": v for k, v in model.text.state_dict().items()}
+    ours |= {f"{TEXT}{k}": v for k, v in model.text[0].state_dict().items()}
     assert ours.keys() == stored.keys()
     assert all(torch.equal(ours[key], stored[key].float()) for key in stored)
     assert not any(p.requires_grad or p.is_meta for p in model.unet.parameters())
@@ -62,7 +65,7 @@ def test_every_tensor_of_the_file_is_in_the_networks(tiny: Path, model: LatentDi
 def test_model_encodes_text_and_pictures_and_decodes(model: LatentDiffusion) -> None:
     with torch.inference_mode():
         states = model.encode_text(torch.full((2, 77), 49407))
-        assert states.shape == (2, 77, model.config.text.width)
+        assert states.context.shape == (2, 77, model.config.text_width)
         latents = model.encode(torch.zeros(2, 3, 64, 72))
         assert latents.shape == (2, 4, 8, 9)
         assert model.decode(latents).shape == (2, 3, 64, 72)
@@ -71,10 +74,11 @@ def test_model_encodes_text_and_pictures_and_decodes(model: LatentDiffusion) -> 
 def test_old_files_without_the_text_models_prefix_load_alike(tiny: Path, model: LatentDiffusion) -> None:
     def rename(tensors: dict[str, Tensor]) -> None:
         for key in [k for k in tensors if k.startswith(TEXT)]:
-            tensors[OLD_TEXT + key.removeprefix(TEXT)] = tensors.pop(key)
+            tensors[SD1.encoders[0].prefixes[1] + key.removeprefix(TEXT)] = tensors.pop(key)
 
     old = load(changed(tiny, rename), CPU)
-    assert torch.equal(old.text.transformer.final_layer_norm.weight, model.text.transformer.final_layer_norm.weight)
+    name = "final_layer_norm.weight"
+    assert torch.equal(old.text[0].get_parameter(name), model.text[0].get_parameter(name))
 
 
 def test_training_leftovers_in_a_file_are_ignored(tiny: Path) -> None:
@@ -82,9 +86,87 @@ def test_training_leftovers_in_a_file_are_ignored(tiny: Path) -> None:
         "model_ema.decay": torch.zeros(1),
         "alphas_cumprod": torch.zeros(1000),
         "first_stage_model.loss.logvar": torch.zeros(1),
+        "first_stage_model.model_ema.decoderconv_inweight": torch.zeros(1),
         f"{TEXT}embeddings.position_ids": torch.arange(77)[None],
     }
     load(changed(tiny, lambda tensors: tensors.update(extra)), CPU)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.alpha",
+        "conditioner.embedders.0.transformer.x",
+        "cond_stage_model.model.logit_scale",
+        "cond_stage_model.roberta.pooler.dense.bias",
+        "embedder.x",
+        "control_model.x",
+        "model.diffusion_model.steps",
+        "first_stage_model.quantize.embedding.weight",
+        f"{TEXT}text_projection.weight",
+        "x_embedder.proj.weight",
+    ],
+)
+def test_a_left_over_tensor_neither_hides_the_family_nor_stops_the_loading(
+    key: str, tiny: Path, model: LatentDiffusion, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with_more = load(changed(tiny, lambda tensors: tensors.update({key: torch.ones(4, 4)})), CPU)
+    for part, ours in model.parts().items():
+        known = with_more.parts()[part].state_dict()
+        assert all(torch.equal(tensor, known[name]) for name, tensor in ours.state_dict().items())
+    assert ("are left out" in caplog.text) == key.startswith((UNET, "first_stage_model.", TEXT))
+
+
+def test_an_old_file_with_a_stray_new_name_loads(tiny: Path) -> None:
+    def rename(tensors: dict[str, Tensor]) -> None:
+        for key in [k for k in tensors if k.startswith(TEXT)]:
+            tensors[SD1.encoders[0].prefixes[1] + key.removeprefix(TEXT)] = tensors.pop(key)
+        tensors[f"{TEXT}embeddings.position_ids"] = torch.arange(77)[None]
+
+    load(changed(tiny, rename), CPU)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"unet": {"model_channels": "4"}},
+        {"unet": {"channel_mult": [1, None]}},
+        {"vae": {"norm_groups": -1}},
+        {"text": {"heads": 10**12}},
+        {"text": {"activation": 3}},
+    ],
+    ids=str,
+)
+def test_a_stated_configuration_that_cannot_be_used_is_refused_in_a_sentence(
+    stated: dict[str, object], tiny: Path
+) -> None:
+    path = tiny.with_name("stated.safetensors")
+    save_file(load_file(tiny), path, metadata={"reprise.config": json.dumps(stated)})
+    with pytest.raises(CheckpointError, match="stated carries a configuration whose"):
+        load(path, CPU)
+
+
+@pytest.mark.parametrize("stated", ["[]", "{", "[" * 100_000, '{"unet": 3}', '{"native_size": 1e999}', "1" * 5000])
+def test_a_stated_configuration_that_is_none_is_left_aside(stated: str, tmp_path: Path) -> None:
+    """The layout of SD 1.5 without any data behind it."""
+    path = sd15(tmp_path / "sd15.safetensors", {"reprise.config": stated})
+    assert detect("sd15", read_header(path)) == detect("sd15", read_header(sd15(tmp_path / "plain.safetensors")))
+
+
+def sd15(path: Path, metadata: dict[str, str] | None = None) -> Path:
+    """A file with the shapes of the real SD 1.5 and no data: sparse, so that it takes no room."""
+    entries: dict[str, object] = {"__metadata__": metadata or {}}
+    end = 0
+    for key, shape in KEYS["sd15"].items():
+        size = 2 * int(torch.Size(shape).numel())
+        entries[key] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    raw = json.dumps(entries).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        file.truncate(8 + len(raw) + end)
+    return path
 
 
 def only(tensors: dict[str, Tensor], name: str) -> None:
@@ -95,25 +177,26 @@ def only(tensors: dict[str, Tensor], name: str) -> None:
 UNET_KEY = "model.diffusion_model.out.2.bias"
 MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "a tensor missing": (lambda t: t.pop("model.diffusion_model.time_embed.2.bias"), "lacks time_embed.2.bias"),
-    "a tensor too many": (
-        lambda t: t.update({"model.diffusion_model.extra.weight": torch.zeros(1)}),
-        "has an unknown extra.weight",
-    ),
     "a wrong shape": (lambda t: t.update({UNET_KEY: torch.zeros(5)}), r"has the wrong shape for out\.2\.bias"),
-    "no autoencoder": (
-        lambda t: [t.pop(k) for k in list(t) if k.startswith("first_stage")],
-        "not a whole Stable Diffusion",
-    ),
     "only an autoencoder": (lambda t: [t.pop(k) for k in list(t) if not k.startswith("first_stage")], "VAE folder"),
     "a LoRA": (
         lambda t: only(t, "lora_unet_mid_block.lora_up.weight"),
         "Lora folder",
     ),
     "SDXL": (lambda t: t.update({"conditioner.embedders.1.model.ln_final.weight": torch.zeros(4)}), "SDXL"),
-    "SD2": (lambda t: t.update({"cond_stage_model.model.ln_final.weight": torch.zeros(4)}), "Stable Diffusion 2"),
+    "SD2": (
+        lambda t: t.update(
+            {"cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight": torch.zeros(3072, 1024)}
+        ),
+        "Stable Diffusion 2",
+    ),
+    "half an autoencoder": (
+        lambda t: [t.pop(k) for k in list(t) if k.startswith("first_stage_model.decoder.up")],
+        r"lacks decoder\.up\.0",
+    ),
     "instruct-pix2pix": (
         lambda t: t.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 8, 3, 3)}),
-        "instruct-pix2pix model",
+        "Instruct-pix2pix",
     ),
     "something else": (lambda t: only(t, "x"), "not a diffusion model"),
 }
@@ -136,19 +219,10 @@ def test_truncated_file_is_refused_before_it_is_mapped(tiny: Path) -> None:
 
 def test_config_of_full_size_is_read_off_the_shapes(tmp_path: Path) -> None:
     """The real SD1.5 layout, with its shapes and no data: detection reads nothing but the header."""
-    entries, end = {}, 0
-    for key, shape in KEYS["sd15"].items():
-        size = 2 * int(torch.Size(shape).numel())
-        entries[key] = {"dtype": "F16", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    raw = json.dumps(entries).encode()
-    path = tmp_path / "sd15.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(raw)) + raw)
-        file.truncate(8 + len(raw) + end)  # a sparse file
+    path = sd15(tmp_path / "sd15.safetensors")
     config = detect("sd15", read_header(path))
-    assert (config.unet, config.vae, config.text) == (type(config.unet)(), type(config.vae)(), type(config.text)())
-    assert (config.scale_factor, config.native_size) == (0.18215, 512)
+    assert (config.unet, config.vae, config.texts) == (UNetConfig(), VAEConfig(), (TextConfig(),))
+    assert (config.latent.scale, config.native_size) == (0.18215, 512)
 
 
 def test_autoencoder_that_overflows_runs_in_float32_from_then_on(tiny: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modules.checkpoints.files import Hashes
+from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
@@ -141,3 +141,40 @@ def test_what_is_no_vae_is_refused(store: ModelStore, tmp_path: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match=said):
             store.load(vae=name)
+
+
+@pytest.fixture
+def without_vae(store: ModelStore, tmp_path: Path) -> Path:
+    """The tiny checkpoint as "noVAE" files are, its autoencoder in a file of its own."""
+    prefix, tiny = "first_stage_model.", store.find("tiny").path
+    tensors, metadata = load_file(tiny), dict(read_header(tiny).metadata)
+    rest = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix)}
+    leftover = {f"{prefix}loss.logvar": torch.ones(1), f"{prefix}model_ema.decay": torch.ones(1)}
+    save_file(rest | leftover, tiny.with_name("bare.safetensors"), metadata=metadata)
+    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    save_file(own, tmp_path / "VAE" / "its own.safetensors", metadata=metadata)
+    return tiny.with_name("bare.safetensors")
+
+
+def test_a_checkpoint_without_an_autoencoder_works_with_one_from_the_folder(
+    store: ModelStore, without_vae: Path
+) -> None:
+    model = store.load("bare", vae="its own")
+    assert (model.vae_name, model.config.own_vae) == ("its own.safetensors", False)
+    assert torch.equal(decoded(model), decoded(store.load("tiny")))
+
+
+def test_a_checkpoint_without_an_autoencoder_takes_the_one_of_its_name_by_itself(
+    store: ModelStore, without_vae: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "VAE" / "its own.safetensors").rename(tmp_path / "VAE" / "bare-fine.safetensors")
+    assert store.load("bare").vae_name == "bare-fine.safetensors"
+
+
+@pytest.mark.parametrize("vae", [AUTOMATIC, OWN])
+def test_a_checkpoint_without_an_autoencoder_says_which_ones_there_are(
+    store: ModelStore, without_vae: Path, vae: str
+) -> None:
+    with pytest.raises(CheckpointError, match=r"bare has no autoencoder of its own; .*'its own\.safetensors'") as lost:
+        store.load("bare", vae)
+    assert lost.value.field == "vae"

@@ -18,6 +18,7 @@ from modules.builtin import SAMPLERS, register
 from modules.diffusion import samplers
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.samplers.multistep import _vp_time
+from modules.diffusion.samplers.unipc import whole_timesteps
 from modules.diffusion.schedules import sigmas_for
 from modules.diffusion.types import SamplerSpec
 from modules.errors import Cancelled
@@ -355,3 +356,15 @@ def test_options_of_a_spec_win_over_what_is_offered() -> None:
 def test_listing_samplers_needs_no_torch() -> None:
     code = "import sys, modules.builtin, modules.diffusion.guidance; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("steps", [6, 9, 37, 45, 111, 148])
+@pytest.mark.parametrize("start", [999, 251, 831, 576, 726])
+def test_unipc_reads_a_v_at_the_whole_timesteps_that_torch_cuts(steps: int, start: int) -> None:
+    """Many of these times lie on a timestep, so that one bit more or less of float32 decides."""
+    times = torch.linspace(1.0 if start == 999 else torch.tensor(start) / 1000 + 1 / 1000, 1 / 1000, steps + 1)
+    theirs = ((times - 1 / 1000) * 1000).to(torch.int).tolist()
+    timesteps = [start] * steps
+    sigmas = samplers.own_unipc(timesteps, TABLE, whole=start == 999)
+    ours = whole_timesteps([(TABLE.sigma_to_t(sigma) + 1) / 1000 for sigma in sigmas], 1000)
+    assert ours == theirs

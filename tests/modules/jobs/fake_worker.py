@@ -23,6 +23,12 @@ def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dic
     sys.stdout.flush()
     if "fail" in spec:
         raise UserError(spec["fail"], hint="use another", field="sampler")
+    if "interrupt" in spec:
+        raise KeyboardInterrupt
+    for _ in range(spec.get("flood", 0)):
+        os.write(2, b"an extension prints this line again and again and again\n" * 1000)
+    if "endless" in spec:
+        os.write(2, b"x" * spec["endless"])
     if "crash" in spec:
         raise ZeroDivisionError(spec["crash"])
     names = []

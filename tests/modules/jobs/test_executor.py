@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 
 from modules.errors import WorkerDied
-from modules.jobs.executor import CancelFlag, Executor, InlineExecutor, JobFailed, LocalExecutor, Stopped
+from modules.jobs.executor import (
+    LOG_BURST,
+    LOG_RATE,
+    CancelFlag,
+    Executor,
+    InlineExecutor,
+    JobFailed,
+    LocalExecutor,
+    LogAllowance,
+    Stopped,
+)
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 RUNNER = runpy.run_path(str(FAKE))["runner"]
@@ -128,6 +138,49 @@ def test_workers_words_go_to_the_log(local: LocalExecutor, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO):
         told(local, {})
         until(lambda: "worker: a library prints to stdout" in caplog.text)
+
+
+def test_flood_of_words_is_read_but_not_written_down(local: LocalExecutor, caplog: pytest.LogCaptureFixture) -> None:
+    """20 MB are no more than a burst in the log, and what is missing is told."""
+    with caplog.at_level(logging.INFO):
+        assert told(local, {"flood": 360, "endless": 1_000_000})[0] == {"images": ["0.png"]}
+        told(local, {})
+    assert len(caplog.text) < 2 * LOG_BURST
+
+
+def test_log_allowance_is_a_burst_and_then_so_much_a_second() -> None:
+    now = [0.0]
+    allowance = LogAllowance(lambda: now[0])
+    admitted = sum(950 for _ in range(300_000) if allowance.admits(950))  # 285 MB at once, with what stands before
+    assert admitted == LOG_BURST * 0.95
+    assert allowance.settle() == 285_000_000 - admitted and allowance.settle() == 0
+    now[0] = LOG_BURST / 4 / LOG_RATE - 1  # a word now and then would not hang together
+    assert not allowance.admits(1)
+    now[0] += 1
+    assert allowance.admits(1) and allowance.settle() == 1
+    for _ in range(86_400):
+        now[0] += 1
+        admitted += sum(950 for _ in range(3) if allowance.admits(950))
+    assert admitted <= 2 * LOG_BURST + 86_400 * LOG_RATE
+
+
+def test_what_a_process_could_not_say_is_counted_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    printer = "import sys; sys.stderr.write('a line of twenty ch\\n' * 100_000)"
+    executor = LocalExecutor([sys.executable, "-S", "-c", printer])
+    with caplog.at_level(logging.INFO):
+        executor.start()
+        until(lambda: "are not in this log" in caplog.text)
+        executor.close()
+    written = caplog.text.count("a line of twenty ch")
+    assert 20 * written < LOG_BURST
+    assert f"worker: {2_000_000 - 20 * written:,} bytes that it printed are not in this log" in caplog.text
+
+
+def test_interrupt_within_a_job_costs_that_job_alone(local: LocalExecutor) -> None:
+    for executor in (InlineExecutor(RUNNER), local):
+        error, _ = told(executor, {"interrupt": True})
+        assert error["detail"].startswith("something unexpected went wrong (KeyboardInterrupt)")
+        assert told(executor, {})[0] == {"images": ["0.png"]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
-from modules.engine import Engine
-from modules.errors import Cancelled
+from modules.engine import Engine, Progress
+from modules.errors import Cancelled, OutputError
 from modules.extension import Host
 from modules.gallery import Gallery
 from modules.images import carried_in
 from modules.inputs import InputStore
-from modules.jobs.generation import GenerationRunner
+from modules.jobs.generation import GenerationRunner, Steps
 from modules.jobs.grids import with_grid
 from modules.jobs.worker import Wishes
 from modules.metadata import read_metadata
@@ -50,7 +51,7 @@ def test_job_saves_every_image_with_its_texts_and_tells_of_it(runner: Generation
     assert [e["type"] for e in events] == ["step", "step", "step", "image"] * 3
     assert [e["image"] for e in events if e["type"] == "step"] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert "preview" in events[0]
-    assert events[0]["preview"].startswith(b"\xff\xd8")
+    assert base64.b64decode(events[0]["preview"]).startswith(b"\xff\xd8")
     assert [i["seed"] for i in output["images"]] == [5, 6, 7]
     for item in output["images"]:
         path = Path(item["path"])
@@ -159,3 +160,48 @@ def test_pictures_named_by_another_pattern_are_found_after_a_crash_and_laid_out_
         assert image.size == (192, 64)
         for number, path in enumerate(paths):
             assert image.crop((64 * number, 0, 64 * number + 64, 64)).tobytes() == Image.open(path).tobytes()
+
+
+def left_after(*told: tuple[float, float]) -> list[float | None]:
+    """The time left that is told at each (time, fraction)."""
+    events: list[dict[str, Any]] = []
+    times = iter(time for time, _ in told)
+    steps = Steps(events.append, lambda: next(times), 0)
+    for number, (_, fraction) in enumerate(told):
+        steps(Progress(0, 1, number, len(told), fraction, lambda: Image.new("RGB", (1, 1))))
+    return [event.get("eta_s") for event in events]
+
+
+def test_time_left_is_the_pace_since_the_first_step_times_what_remains() -> None:
+    assert left_after((100.0, 0.25), (102.0, 0.5), (104.0, 0.75), (106.0, 1.0)) == [None, 4.0, 2.0, 0.0]
+
+
+def test_clock_begins_anew_where_the_work_goes_back() -> None:
+    """A hook that dies sends the request back to its first step, or to its second picture's."""
+    assert left_after((0.0, 0.1), (1.0, 0.1), (2.0, 0.2)) == [None, None, 8.0]  # after the first step
+    assert left_after((0.0, 0.1), (1.0, 0.2), (9.0, 0.1), (10.0, 0.2)) == [None, 8.0, None, 8.0]
+    assert left_after((0.0, 0.1), (4.0, 0.9), (9.0, 0.5), (10.0, 0.6)) == [None, 0.5, None, 4.0]
+    assert left_after((0.0, 0.1), (1.0, 0.2), (2.0, 0.05), (3.0, 0.1)) == [None, 8.0, None, 18.0]
+
+
+def test_clock_that_stands_still_or_work_beyond_its_end_leaves_nothing() -> None:
+    assert left_after((0.0, 0.5), (0.0, 0.75), (0.0, 1.0)) == [None, 0.0, 0.0]
+    assert left_after((0.0, 0.5), (1.0, 1.5)) == [None, 0.0]
+
+
+def test_pictures_are_kept_where_their_grid_cannot_be_saved(
+    runner: GenerationRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Gallery.save
+
+    def full(gallery: Gallery, image: Image.Image, *, folder: str = "", **more: Any) -> Any:
+        if folder.endswith("-grids"):
+            raise OutputError("the picture could not be saved: there is no room left", hint="free some space")
+        return save(gallery, image, folder=folder, **more)
+
+    monkeypatch.setattr(Gallery, "save", full)
+    output = with_grid(runner, runner._gallery, rows=1)("job5", SPEC, lambda _: None, Wishes())
+    assert len(output["images"]) == 3
+    assert output["notes"] == [
+        "the grid is missing: the picture could not be saved: there is no room left; free some space"
+    ]

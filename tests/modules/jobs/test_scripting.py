@@ -19,11 +19,14 @@ from modules.gallery import Gallery
 from modules.jobs.dispatcher import JobQueue
 from modules.jobs.events import EventHub
 from modules.jobs.executor import InlineExecutor
-from modules.jobs.scripting import AHEAD, KIND, Scripts, spec_of
-from modules.jobs.store import Job, JobStore
+from modules.jobs.protocol import Origin
+from modules.jobs.protocol import ScriptSpec as ScriptJob
+from modules.jobs.scripting import AHEAD, Scripts
+from modules.jobs.store import SCRIPTS_EACH, Job, JobStore
+from modules.jobs.submit import submit as queue_up
 from modules.jobs.worker import Emit, Wishes
 from modules.metadata import read_metadata
-from modules.options import option
+from modules.options import option, values_of
 from modules.params import GenerationParams
 from modules.script import Answer, ScriptContext, ScriptSpec, Sheet, Steps, Turn
 
@@ -76,10 +79,15 @@ class Painter:
         return {"images": [made], "notes": []}
 
 
+def interrupting(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
+    raise KeyboardInterrupt
+    yield Turn([params])
+
+
 def a_host() -> Host:
     host = Host()
     builtin.register(host)
-    for run in (doubling, beside, sulking):
+    for run in (doubling, beside, sulking, interrupting):
         host.add_script(ScriptSpec(run.__name__, run.__name__.capitalize(), Count, run))
     return host
 
@@ -112,9 +120,9 @@ def run(queue: JobQueue, name: str, turns: int, prompt: str = "") -> Job:
     return queue.get(job.id)
 
 
-def submit(queue: JobQueue, name: str, turns: int, prompt: str = "") -> Job:
+def submit(queue: JobQueue, name: str, turns: int, prompt: str = "", owner: str = "ann") -> Job:
     params = GenerationParams(prompt=prompt, seed=7, subseed=0)
-    return queue.submit("ann", spec_of(name, Count(turns), params, "txt2img"), KIND)
+    return queue_up(queue, owner, ScriptJob(name, values_of(Count(turns)), params, Origin("txt2img")))
 
 
 def test_a_script_makes_its_jobs_and_a_sheet_of_what_they_made(tmp_path: Path) -> None:
@@ -204,3 +212,41 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_queued(tmp_pa
         scripts.prepare("besides", {}, params)
     assert scripts.prepare("beside", {"turns": 5}, params) == 5
     assert scripts.prepare("doubling", {"turns": 5}, params) == 5
+
+
+def test_seventeen_long_scripts_of_one_owner_do_not_hold_anothers(tmp_path: Path) -> None:
+    with a_queue(tmp_path) as queue:
+        long = [submit(queue, "beside", 50, "slow") for _ in range(17)]
+        until(lambda: len(queue.list("ann", states=["queued", "running"])) > 17)
+        short = submit(queue, "beside", 2, owner="bob")
+        until(lambda: queue.get(short.id).is_finished)
+        assert queue.get(short.id).state == "done"
+        assert not any(queue.get(job.id).is_finished for job in long)
+        assert sum(queue.get(job.id).state == "running" for job in long) == SCRIPTS_EACH
+        for job in long:
+            queue.cancel("ann", job.id)
+        until(lambda: not queue.list("ann", states=["queued", "running"]))
+
+
+def test_a_script_that_raises_an_interrupt_fails_alone(tmp_path: Path) -> None:
+    with a_queue(tmp_path) as queue:
+        job = run(queue, "interrupting", 2)
+        assert job.error and job.error["detail"].startswith("something unexpected went wrong (KeyboardInterrupt)")
+        assert run(queue, "beside", 2).state == "done"
+
+
+def test_a_request_of_a_script_that_cannot_be_done_is_told_and_the_others_are_made(tmp_path: Path) -> None:
+    """What a script makes of its options is checked like everybody's: steps end at 150."""
+
+    def far(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
+        answers = yield Turn([params.changed(steps=n) for n in (1, 151, 2)], names=("one", "too many", "two"))
+        return [Sheet([answer.error for answer in answers], ("",), (answers,))]
+
+    with a_queue(tmp_path) as queue:
+        assert isinstance(queue._scripts, Scripts)
+        queue._scripts.host.add_script(ScriptSpec("far", "Far", Count, far))
+        job = run(queue, "far", 1)
+        children = [one for one in queue.list("ann") if one.kind == "generate"]
+    assert (job.state, len(children)) == ("done", 2)
+    assert job.output and len(job.output["images"]) == 3
+    assert [note.partition(":")[0] for note in job.output["notes"]] == ["too many failed"]

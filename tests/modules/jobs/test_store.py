@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,20 +123,133 @@ def test_one_user_cannot_fill_the_queue(store: JobStore) -> None:
     store.submit("bob", {})
 
 
-def test_expired_lease_is_queued_again_and_the_second_death_fails(store: JobStore) -> None:
+def test_expired_lease_is_queued_again_and_the_workers_second_death_fails(store: JobStore) -> None:
     job = store.submit("alice", {})
     store.claim("server", lease_s=-1)
     store.heartbeat(job.id, 30)
     assert store.requeue_stale() == []
     store.heartbeat(job.id, -1)
     (again,) = store.requeue_stale()
-    assert (again.id, again.state, again.tries, store.position(job.id)) == (job.id, "queued", 1, 1)
+    assert (again.id, again.state, again.lost, store.position(job.id)) == (job.id, "queued", 1, 1)
+    store.claim("server")
+    assert (store.died(job.id).state, store.get(job.id).tries) == ("queued", 1)
     store.claim("server")
     store.progress(job.id, {"step": 1, "saved": [{"path": "1.png"}]})
-    (dead,) = store.requeue_stale(lambda worker: worker == "server")
+    dead = store.died(job.id)
     assert (dead.state, dead.tries, dead.output) == ("failed", 2, {"images": [{"path": "1.png"}]})
     assert dead.error and dead.error["error"] == "WorkerDied"
     assert dead.error["detail"].startswith("the worker died twice on this job")
+
+
+def test_nine_deaths_of_the_server_cost_a_job_nothing_and_the_tenth_is_told_as_what_it_is(store: JobStore) -> None:
+    job = store.submit("alice", {})
+    for count in range(1, 10):
+        claimed(store)
+        (again,) = store.requeue_stale(lambda worker: worker == "server")
+        assert (again.state, again.lost, again.tries) == ("queued", count, 0)
+    claimed(store)
+    assert store.died(job.id).state == "queued"  # the worker's first death is still its first
+    claimed(store)
+    (end,) = store.requeue_stale(lambda worker: True)
+    assert end.state == "failed" and end.error
+    assert end.error["detail"].startswith("the server ended 10 times while this job ran; look into the log")
+
+
+def test_a_script_is_taken_up_again_however_often_the_server_ends(store: JobStore) -> None:
+    job = store.submit("alice", {}, "script")
+    for _ in range(30):
+        assert store.claim("server", script=True)
+        (again,) = store.requeue_stale(lambda worker: True)
+        assert (again.id, again.state) == (job.id, "queued")
+
+
+def test_seventeen_scripts_of_one_owner_leave_anothers_its_turn(store: JobStore) -> None:
+    for _ in range(17):
+        store.submit("alice", {}, "script")
+    other = [store.submit("bob", {}, "script") for _ in range(3)]
+    served = []
+    while job := store.claim("server", script=True):
+        served.append(job)
+    assert [job.owner for job in served] == ["alice", "bob", "alice", "bob"]
+    store.finish(served[1].id, {})
+    more = store.claim("server", script=True)
+    assert more and more.id == other[2].id
+    assert store.claim("server", script=True) is None
+    store.finish(served[0].id, {})
+    following = store.claim("server", script=True)
+    assert following and following.owner == "alice"
+
+
+def test_scripts_and_pictures_cost_each_other_no_turn(store: JobStore) -> None:
+    store.submit("alice", {}, "script")
+    assert store.claim("server", script=True)
+    first = store.submit("alice", {})
+    store.submit("bob", {})
+    assert claimed(store) == first.id
+
+
+def test_a_database_of_the_version_before_keeps_its_jobs(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for script in MIGRATIONS[:2]:
+            db.executescript(script)
+        db.execute("PRAGMA user_version = 2")
+        db.execute("INSERT INTO jobs (id, owner, kind, spec, tries, created) VALUES ('j', 'alice', 'x', '{}', 1, 5.0)")
+        db.commit()
+    store = JobStore(path)
+    assert (store.get("j").tries, store.get("j").lost) == (1, 0)
+    assert claimed(store) == "j"
+    store.close()
+
+
+def test_a_picture_under_a_name_that_anothers_had_before_belongs_to_its_maker_alone(store: JobStore) -> None:
+    for owner in ("alice", "bob"):  # alice's file was deleted by hand, and its number was given again
+        store.submit(owner, {})
+        store.finish(claimed(store), {"images": [{"path": "/o/00001.png"}]})
+    assert store.has_picture("bob", "/o/00001.png") and not store.has_picture("alice", "/o/00001.png")
+
+
+def test_a_number_that_is_none_is_refused_before_it_is_queued(store: JobStore) -> None:
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"the request cannot be kept: .*; look for a number that is none"):
+            store.submit("alice", {"params": {"cfg_scale": [bad]}})
+    assert store.list("alice") == []
+    with pytest.raises(NotFound, match="no such picture"):
+        store.picture("alice", 10**23)
+
+
+@pytest.mark.parametrize("ask", ["get", "pictures", "has_picture", "submit"])
+def test_what_the_database_cannot_be_asked_is_one_sentence(store: JobStore, ask: str) -> None:
+    """10^23 and half a character, which SQLite's driver answers with errors of Python's own."""
+    asked: dict[str, Callable[[], object]] = {
+        "get": lambda: store.get("\ud800"),
+        "pictures": lambda: store.pictures("alice", before=10**23),
+        "has_picture": lambda: store.has_picture("alice", "\udcff.png"),
+        "submit": lambda: store.submit("\ud800", {}),
+    }
+    with pytest.raises(UserError, match=r"half a character|larger than any"):
+        asked[ask]()
+    assert store.submit("alice", {}).state == "queued"
+
+
+def test_a_full_disk_is_told_as_a_full_disk_and_the_next_job_is_taken(store: JobStore) -> None:
+    store.submit("alice", {})
+    pages = store._db._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db._db.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite answers then is SQLITE_FULL
+    with pytest.raises(OutputError, match=r"there is no room left for the queue's database jobs\.db in .*; free some"):
+        store.submit("alice", {"prompt": "x" * 100_000})
+    store._db._db.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    assert store.submit("alice", {"prompt": "x" * 100_000}).state == "queued"
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(store: JobStore) -> None:
+    db = store._db._db
+    db.execute("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+    db.execute("CREATE TABLE children (parent REFERENCES parents DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(OutputError, match="FOREIGN KEY constraint failed"), store._db.transaction() as within:
+        within.execute("INSERT INTO children VALUES (7)")  # judged at the commit
+    assert store.submit("alice", {}).state == "queued"
+    assert db.execute("SELECT COUNT(*) FROM children").fetchone()[0] == 0
 
 
 def test_job_whose_owner_wished_it_stopped_does_not_come_back(store: JobStore) -> None:
@@ -206,3 +320,15 @@ def test_jobs_that_ended_long_ago_are_forgotten_and_their_pictures_stay(store: J
     assert store.forget(between) == 1
     assert [job.id for job in store.list("alice")] == [waits.id, new.id]
     assert store.count_pictures("alice") == 2
+
+
+def test_a_script_that_waits_has_a_place_in_the_line_of_scripts(store: JobStore) -> None:
+    alices = [store.submit("alice", {}, "script").id for _ in range(2)]
+    bobs = store.submit("bob", {}, "script").id
+    picture = store.submit("alice", {}).id
+    assert store.positions() == {alices[0]: 1, bobs: 2, alices[1]: 3, picture: 1}
+    served = []
+    while job := store.claim("server", script=True):
+        assert store.position(job.id) == 0
+        served.append(job.id)
+    assert served == [alices[0], bobs, alices[1]]

@@ -19,7 +19,7 @@ from modules.diffusion.types import SamplerSpec
 from modules.engine import Engine, Result
 from modules.extension import Host
 from modules.params import GenerationParams
-from modules.pipeline.company import must_go_alone
+from modules.pipeline.company import needs_single_image_batches
 from tests.modules.diffusion.test_guidance import part
 
 MODELS = Path(__file__).parents[3] / "models" / "Stable-diffusion"
@@ -98,21 +98,21 @@ def test_the_recipe_says_which_kernels_were_used(plain: Engine) -> None:
 def test_one_image_needs_no_comparison_and_a_shape_needs_one(plain: Engine) -> None:
     model = plain.store.load()
     texts = [part(1.0, tokens=77)], part(0.0, tokens=77)
-    model.keeps_apart.clear()
-    assert not must_go_alone(model, (8, 8), 1, *texts)
-    assert not model.keeps_apart
-    model.keeps_apart.update({(8, 8, 2, torch.get_num_threads(), conds, 77): True for conds in (1, 2)})
-    assert not must_go_alone(model, (8, 8), 2, *texts)  # what is known is not asked again
-    model.keeps_apart[8, 8, 2, torch.get_num_threads(), 1, 77] = False
-    assert must_go_alone(model, (8, 8), 2, *texts)
-    model.keeps_apart.clear()
+    model.invariant_shapes.clear()
+    assert not needs_single_image_batches(model, (8, 8), 1, *texts)
+    assert not model.invariant_shapes
+    model.invariant_shapes.update({(8, 8, 2, torch.get_num_threads(), conds, 77): True for conds in (1, 2)})
+    assert not needs_single_image_batches(model, (8, 8), 2, *texts)  # what is known is not asked again
+    model.invariant_shapes[8, 8, 2, torch.get_num_threads(), 1, 77] = False
+    assert needs_single_image_batches(model, (8, 8), 2, *texts)
+    model.invariant_shapes.clear()
 
 
 class RoundedAway:
     """A UNet whose sums have another order in a batch of four, which shows in one draw of ``every`` only."""
 
     def __init__(self, every: int):
-        self.config, self.every, self.batches = SimpleNamespace(in_channels=4, context_dim=8), every, 0
+        self.config, self.every, self.batches = SimpleNamespace(in_channels=4, context_dim=8, vector_dim=0), every, 0
 
     def embed(self, t: torch.Tensor) -> torch.Tensor:
         return t[:, None]
@@ -129,6 +129,6 @@ class RoundedAway:
 def test_a_difference_that_rounding_hides_nearly_always_is_found(side: int, every: int, alone: bool) -> None:
     """By as many draws as make 4096 latent pixels: 64 of 8 x 8, 4 of 32 x 32, for each of two groups."""
     device = Device(torch.device("cpu"), torch.float32)
-    model = SimpleNamespace(unet=RoundedAway(every), device=device, name="rare", keeps_apart={})
+    model = SimpleNamespace(unet=RoundedAway(every), device=device, name="rare", invariant_shapes={})
     texts = [part(1.0, tokens=77)], part(0.0, tokens=60)  # of other lengths: two calls of one condition each
-    assert must_go_alone(cast(LatentDiffusion, model), (side, side), 4, *texts) is alone
+    assert needs_single_image_batches(cast(LatentDiffusion, model), (side, side), 4, *texts) is alone

@@ -8,7 +8,7 @@ import pytest
 
 from modules.builtin import register
 from modules.errors import UserError
-from modules.extension import Host
+from modules.extension import Host, TagSpec
 from modules.params import GenerationParams, Hires
 from modules.pipeline.explain import explain_request
 
@@ -26,6 +26,17 @@ def test_both_prompts_are_explained_as_json(host: Host) -> None:
     assert [part["weight"] for part in told["prompt"]["parts"]] == [1.0, 1.0]
     assert len(told["negative_prompt"]["parts"]) == 1  # AND is text there
     assert told["notes"] == ["width 70 was rounded to 64, a multiple of 8"]
+
+
+def test_a_network_is_applied_where_a_tag_of_its_kind_is_registered(host: Host) -> None:
+    if "lora" in host.tags:
+        host.tags.remove("lora")
+    params = GenerationParams("a fox <lora:ink:1>")
+    (warning,) = explain_request(params, host)["prompt"]["warnings"]
+    assert warning == {"column": 7, "message": "lora ink is not applied: nothing here handles such networks"}
+    host.add_tag(TagSpec("lora", "anything", lambda tags: {}))
+    told = explain_request(params, host)["prompt"]
+    assert not told["warnings"] and told["networks"][0]["applied"]
 
 
 def test_segments_follow_the_sampler_and_the_profile(host: Host) -> None:

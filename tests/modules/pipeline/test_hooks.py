@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Denoiser, Guidance, Network
-from modules.engine import Engine, Result, Watcher
+from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
 from modules.extension import Host, Owner, TagSpec
 from modules.extensions import Loader
 from modules.modifier import Modifier, ModifierSpec, from_text, to_text
 from modules.options import option
 from modules.params import Chosen, GenerationParams
+from modules.pipeline.hooks import HookFailed
 from modules.pipeline.plan import make_plan
 from modules.replay import replay_recipe
 
@@ -122,7 +124,7 @@ def plain(broken: Engine) -> list[str]:
 def run(engine: Engine, params: GenerationParams = PARAMS, **changes: Any) -> tuple[list[Result], list[str]]:
     results: list[Result] = []
     notes: list[str] = []
-    engine.run(params.changed(**changes), results.append, Watcher(on_note=notes.append))
+    engine.run(params.changed(**changes), results.append, RunCallbacks(on_note=notes.append))
     return results, notes
 
 
@@ -310,3 +312,25 @@ def test_chosen_is_compared_by_content() -> None:
     assert (one, hash(one)) == (same, hash(same))
     assert one != Chosen({"a": {}, "b": {"x": 2, "y": True}})
     assert one.without("b") == Chosen({"a": {}})
+
+
+def test_an_interrupt_that_no_person_can_have_sent_is_laid_at_the_extensions_door(
+    broken: Engine, plain: list[str]
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as the worker does
+    try:
+        (result,), notes = run(broken, extensions=chosen(each_hook={"hook": "interrupt"}))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert notes == ["extension each_hook failed in finish (KeyboardInterrupt); the job goes on without it"]
+    assert result.recipe.pixels == plain[0]
+
+
+def test_ctrl_c_on_the_command_line_ends_the_request(broken: Engine) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(broken, extensions=chosen(each_hook={"hook": "interrupt"}))
+
+
+def test_the_reason_of_a_failure_has_an_end() -> None:
+    failure = HookFailed("mine", "finish", ValueError("x" * 10_000_000))
+    assert len(failure.reason) < 400 and len(str(failure)) < 500

@@ -9,7 +9,7 @@ import pytest
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UnknownName, UserError
 from modules.extension import Host
-from modules.params import GenerationParams
+from modules.params import MAX_SEED, GenerationParams
 from modules.pipeline.plan import check, fix_seeds, make_plan
 
 
@@ -36,6 +36,11 @@ def test_images_count_their_seeds_on_over_batches(host: Host) -> None:
     assert [batch.subseeds for batch in plan.batches] == [(70, 71), (72, 73)]
     assert [batch.first_image for batch in plan.batches] == [0, 2]
     assert plan.images == 4
+
+
+def test_behind_the_last_seed_comes_the_first(host: Host) -> None:
+    (batch,) = make_plan(GenerationParams(seed=MAX_SEED - 1, subseed=MAX_SEED, batch_size=3), host).batches
+    assert (batch.seeds, batch.subseeds) == ((MAX_SEED - 1, MAX_SEED, 0), (MAX_SEED, 0, 1))
 
 
 def test_a_variation_keeps_the_main_seed(host: Host) -> None:

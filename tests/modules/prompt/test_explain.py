@@ -92,7 +92,30 @@ def test_networks_and_parts_are_listed() -> None:
     told = explain("a cat:1.2 AND dog <lora:ink:0.7:te=0.5>", steps=5)
     assert [(p["text"], p["weight"]) for p in told["parts"]] == [("a cat", 1.2), (" dog", 1.0)]
     assert told["networks"] == [
-        {"kind": "lora", "name": "ink", "positional": ["ink", "0.7"], "named": {"te": "0.5"}, "column": 19}
+        {
+            "kind": "lora",
+            "name": "ink",
+            "positional": ["ink", "0.7"],
+            "named": {"te": "0.5"},
+            "column": 19,
+            "applied": True,
+        }
+    ]
+
+
+def test_networks_that_nothing_handles_are_told() -> None:
+    told = explain("a fox <lora:ink:1> <hypernet:x> <lyco>", steps=5, kinds=["hypernet"])
+    assert [(n["kind"], n["applied"]) for n in told["networks"]] == [("lora", False), ("hypernet", True)]
+    assert [(w["column"], w["message"]) for w in told["warnings"]] == [
+        (7, "lora ink is not applied: nothing here handles such networks")
+    ]
+    assert told["parts"][0]["text"].strip() == "a fox   <lyco>"
+
+
+def test_a_network_tag_in_a_negative_prompt_is_told_to_be_text() -> None:
+    told = explain("blur <lora:ink:1> # <lora:b:1>", steps=5, negative=True, kinds=["lora"])
+    assert [(w["column"], w["message"].partition(":")[0]) for w in told["warnings"]] == [
+        (6, "a network tag in a negative prompt is plain text")
     ]
 
 

@@ -1,0 +1,276 @@
+"""What a checkpoint is, from its header and the files beside it: family, text width, native size, prediction. No torch.
+
+The server's card and the worker's loader both ask here, so that they never tell two stories about one file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from modules.checkpoints.families import FAMILIES
+from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, VARIANTS, Family, ModelConfig, Shapes
+from modules.checkpoints.families.shapes import text_config, unet_config, vae_config
+from modules.checkpoints.files import Header
+from modules.errors import CheckpointError
+from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
+
+log = logging.getLogger(__name__)
+
+_MAX_YAML = 256 * 2**10
+"""Bytes; A1111's own have 2 to 4 kB."""
+
+
+def shapes_of(header: Header) -> Shapes:
+    return {key: info.shape for key, info in header.tensors.items()}
+
+
+def stated(header: Header) -> dict[str, Any]:
+    """What a file says of itself under ``reprise.config``; nothing where that cannot be read."""
+    try:
+        found = json.loads(header.metadata.get("reprise.config", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# ----------------------------------------------------------------------------------------------------------- family
+
+
+def family_of(shapes: Shapes) -> Family | None:
+    """None: it is no whole diffusion model."""
+    return next((family for family in FAMILIES if family.matches(shapes)), None)
+
+
+def family_label(shapes: Shapes) -> str:
+    """As people read it.
+
+    >>> family_label({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)})
+    'Stable Diffusion 1.x, inpainting'
+    """
+    family = family_of(shapes)
+    if family is None:
+        return "not a diffusion model"
+    return ", ".join(filter(None, (family.label, VARIANTS.get(_in_channels(shapes), ""), _pruned(family, shapes))))
+
+
+def _in_channels(shapes: Shapes) -> int:
+    shape = shapes.get(FIRST_CONV, ())
+    return shape[1] if len(shape) > 1 else 0
+
+
+def _pruned(family: Family, shapes: Shapes) -> str:
+    """SSD-1B, Vega and their like have no attention in the middle."""
+    middle = f"{UNET}middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    return "pruned" if family.supported and middle not in shapes and f"{UNET}out.2.weight" in shapes else ""
+
+
+def has_vae(shapes: Shapes) -> bool:
+    """Whether a checkpoint has an autoencoder of its own; "noVAE" files have none, or only leftovers of one."""
+    return any(key.startswith((f"{VAE}encoder.", f"{VAE}decoder.")) for key in shapes)
+
+
+def text_width(shapes: Shapes) -> int:
+    """Width of a checkpoint's token embeddings; of two encoders' together. 0: it has none that is known."""
+    family = family_of(shapes)
+    try:
+        return sum(text_config(spec, shapes).width for spec in family.encoders) if family else 0
+    except (LookupError, ValueError):
+        return 0
+
+
+def native_size(header: Header, path: Path | None = None) -> int:
+    """Side in pixels that a checkpoint was trained for, as the file itself says it, else its family's."""
+    size = stated(header).get("native_size")
+    if isinstance(size, int) and 64 <= size <= 2048:
+        return size
+    family = family_of(shapes_of(header))
+    return family.side(prediction(header, path).kind) if family else 512
+
+
+# ------------------------------------------------------------------------------------------------------- prediction
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a UNet answers with."""
+
+    kind: str = "eps"
+    """ "eps", the noise, or "v" (Salimans and Ho 2022, arXiv:2202.00512)."""
+    zero_terminal_snr: bool = False
+    """Trained with a last step of pure noise (Lin et al. 2023, arXiv:2305.08891)."""
+
+
+def prediction(header: Header, path: Path | None = None) -> Prediction:
+    """Who says it first is believed: A1111's yaml beside the file, our own metadata, the marks ``v_pred`` and
+    ``ztsnr`` among the tensors, ModelSpec."""
+    own = stated(header)
+    kind = (
+        (_in_yaml(path.with_suffix(".yaml")) if path else "")
+        or _kind(own.get("prediction"))
+        or ("v" if "v_pred" in header.tensors else "")
+        or _kind(header.metadata.get("modelspec.prediction_type"))
+        or "eps"
+    )
+    return Prediction(kind, own.get("zero_terminal_snr") is True or "ztsnr" in header.tensors)
+
+
+def _kind(told: object) -> str:
+    """
+    >>> _kind("v_prediction"), _kind("epsilon"), _kind(None)
+    ('v', 'eps', '')
+    """
+    word = told.strip().casefold() if isinstance(told, str) else ""
+    return "v" if word.startswith("v") else "eps" if word.startswith("eps") else ""
+
+
+def _in_yaml(path: Path) -> str:
+    """What A1111's configuration beside a checkpoint says; empty where there is none or it does not say it.
+
+    The file is taken apart and never built: YAML's merge keys could make gigabytes of a few lines.
+    """
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_YAML:
+            return ""
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        log.warning("%s is left aside: it cannot be read (%s)", path.name, type(error).__name__)
+        return ""
+    params = ("model", "params")
+    said = _kind(_scalar(root, (*params, "parameterization")))
+    scaling = _scalar(root, (*params, "denoiser_config", "params", "scaling_config", "target")).rpartition(".")[2]
+    return said or {"VScaling": "v", "EpsScaling": "eps"}.get(scaling, "")
+
+
+def _scalar(node: Any, keys: tuple[str, ...]) -> str:
+    """The text at the end of a path of keys; empty where the path ends before."""
+    for key in keys:
+        node = next((value for name, value in _entries(node) if getattr(name, "value", None) == key), None)
+    return node.value if isinstance(node, yaml.ScalarNode) else ""
+
+
+def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
+    return iter(node.value if isinstance(node, yaml.MappingNode) else ())
+
+
+# ---------------------------------------------------------------------------------------------------- configuration
+
+C = TypeVar("C", UNetConfig, VAEConfig, TextConfig)
+MOST = 1_000_000
+"""Of anything that a configuration counts."""
+ACTIVATIONS = ("quick_gelu", "gelu")
+
+
+def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
+    """The configuration of a whole checkpoint, or a `CheckpointError` that says what the file is instead.
+
+    ``path``: where it lies, for what is said beside it.
+    """
+    shapes = shapes_of(header)
+    family = _supported(name, shapes)
+    own, own_vae, predicts = stated(header), has_vae(shapes), prediction(header, path)
+    try:
+        unet = _merge(name, unet_config(shapes), own.get("unet"))
+        vae = _merge(name, vae_config(shapes) if own_vae else VAEConfig(), own.get("vae"))
+        texts = tuple(_merge(name, text_config(spec, shapes), own.get(spec.part)) for spec in family.encoders)
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{name} is not a whole {family.label} checkpoint: {_tail(error)} is missing or of another shape",
+            hint="choose another one",
+            field="checkpoint",
+        ) from error
+    scale, schedule = own.get("scale_factor"), own.get("schedule")
+    return ModelConfig(
+        family,
+        unet,
+        vae,
+        texts,
+        latent=replace(
+            family.latent,
+            scale=float(scale)
+            if isinstance(scale, int | float) and not isinstance(scale, bool)
+            else family.latent.scale,
+            channels=vae.z_channels,
+            factor=vae.factor,
+        ),
+        native_size=native_size(header, path),
+        prediction=predicts.kind,
+        schedule=schedule if isinstance(schedule, str) else family.schedule,
+        zero_terminal_snr=predicts.zero_terminal_snr,
+        own_vae=own_vae,
+    )
+
+
+def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
+    """The configuration of an autoencoder in a file of its own, to stand in for a checkpoint's ``own``."""
+    shapes: Shapes = {f"{VAE}{key.removeprefix(VAE)}": info.shape for key, info in header.tensors.items()}
+    if any(key.startswith(f"{VAE}encoder.down_blocks.") for key in shapes):
+        raise _no_vae(name, "it is laid out as diffusers does it, which is not read")
+    try:
+        found = _merge(name, vae_config(shapes), stated(header).get("vae"))
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise _no_vae(name, f"{_tail(error)} is missing or of another shape") from error
+    if found.z_channels != own.z_channels:
+        raise _no_vae(name, f"its latents have {found.z_channels} channels, and the checkpoint's {own.z_channels}")
+    if found.factor != own.factor:
+        raise _no_vae(name, "it makes pictures of another size")
+    return found
+
+
+def _no_vae(name: str, reason: str) -> CheckpointError:
+    return CheckpointError(f"{name} is no VAE for this checkpoint: {reason}", hint="choose another one", field="vae")
+
+
+def _supported(name: str, shapes: Shapes) -> Family:
+    """The family, or what the file is when it is not one we run."""
+    family = family_of(shapes)
+    if family and family.supported:
+        channels = _in_channels(shapes)
+        if channels in (4, 9):  # 9: an inpainting model
+            return family
+        kind = {8: "an Instruct-pix2pix model"}.get(channels, f"a {channels}-channel model")
+        what = f"{kind}, which is not supported"
+    elif family:
+        what = f"of the family {family.label}, which is not supported"
+    elif any(key.startswith(("lora_unet_", "lora_te")) for key in shapes):
+        what = "a LoRA, which belongs in the Lora folder"
+    elif any(key.startswith(("decoder.", f"{VAE}decoder.")) for key in shapes):
+        what = "only an autoencoder, which belongs in the VAE folder"
+    else:
+        what = "not a diffusion model"
+    raise CheckpointError(f"{name} is {what}", hint="choose a checkpoint of SD 1.x, SD 2.x or SDXL", field="checkpoint")
+
+
+def _merge(name: str, found: C, own: object) -> C:
+    """What the file states about itself wins over the family's habit; what its shapes say must agree on loading."""
+    if not isinstance(own, Mapping):
+        return found
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    for key, value in own.items():
+        given = tuple(value) if isinstance(value, list) else value
+        if key in values and not _fits(key, given, values[key]):
+            raise CheckpointError(f"{name} carries a configuration whose {key} cannot be used", field="checkpoint")
+        if key in values:
+            values[key] = given
+    return type(found)(**values)
+
+
+def _fits(key: str, given: object, known: object) -> bool:
+    """Whether a stated value is of the kind of the one it replaces."""
+    if key in ("layout", "middle_depth"):
+        return given == known  # the tensors tell, and nobody else
+    if key == "activation":
+        return given in ACTIVATIONS
+    if isinstance(known, tuple):
+        return isinstance(given, tuple) and all(type(n) is int and 0 <= n <= MOST for n in given)
+    return type(given) is type(known) and not (isinstance(given, int) and not 0 <= given <= MOST)
+
+
+def _tail(error: BaseException) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else "a layer"

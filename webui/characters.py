@@ -1,0 +1,40 @@
+"""The one filter for texts that are no Unicode, on their way to the page or into an answer.
+
+A file's name that is not UTF-8 comes from the system with lone surrogates in it, and so does what a browser sends where
+a person deleted half of an emoji. UTF-8 cannot say them: one such name would end every answer that holds it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+HALF = re.compile("[\ud800-\udfff]")
+
+
+def whole(value: Any) -> Any:
+    """``value`` with U+FFFD in the place of every lone surrogate, in keys too: UTF-8, in which everything is answered,
+    has none. What holds none is given back as it is.
+
+    >>> whole({"a": ["ok", "\\ud800!"]})
+    {'a': ['ok', '\\ufffd!']}
+    """
+    if isinstance(value, str):
+        return HALF.sub("\ufffd", value) if HALF.search(value) else value
+    if isinstance(value, Mapping):
+        return {whole(key): whole(inner) for key, inner in value.items()}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(whole(inner) for inner in value)
+    if isinstance(value, list):
+        return [whole(inner) for inner in value]
+    return value
+
+
+class WholeJSON(JSONResponse):
+    """JSON that can always be sent."""
+
+    def render(self, content: Any) -> bytes:
+        return super().render(whole(content))
