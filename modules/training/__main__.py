@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from modules.inputs import InputStore
+from modules.gallery.inputs import InputStore
 from modules.training import autoencoder, captions, config, evaluate, export, judge, latents, loop, sheet, unet
 from modules.training.render import cache
 

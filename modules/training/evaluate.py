@@ -13,8 +13,8 @@ from torch import Tensor
 
 from modules.checkpoints.detect import native_size
 from modules.checkpoints.files import read_header
-from modules.inputs import InputStore
-from modules.pixels import to_images
+from modules.gallery.inputs import InputStore
+from modules.imaging.tensors import to_images
 from modules.training import judge as judging
 from modules.training.autoencoder import psnr
 from modules.training.config import Config
