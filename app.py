@@ -16,6 +16,7 @@ import getpass
 import ipaddress
 import json
 import logging
+import os
 import shlex
 import socket
 import time
@@ -66,6 +67,7 @@ def build_host(args: argparse.Namespace) -> Host:
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
     """What we ship and what extensions add, in one host; the server's has tabs too."""
     from modules import builtin
+    from modules.checkpoints.networks.shelf import NetworkShelf
     from modules.extension.host import Host
     from modules.extension.loader import Loader
     from modules.metadata import infotext
@@ -77,7 +79,7 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         return devices.choose(args.device, "float32")
 
     host = Host(reserved=infotext.RESERVED)
-    builtin.register(host)
+    builtin.register(host, NetworkShelf(args.models_dir, args.data_dir))
     for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
         host.add_upscaler(upscaler)
     restorers, host.absent_face_restorers = faces.file_restorers(args.models_dir, faces.FaceNetworks(device))
@@ -577,10 +579,13 @@ def explain(args: argparse.Namespace) -> int:
     """Print what a prompt means, step by step, as JSON."""
     params = GenerationParams.from_json(_chosen(args))
     bootstrap.ensure(ROOT)
+    from modules.checkpoints.networks.metadata import family_named
     from modules.pipeline.explain import explain_request
 
-    embeddings = build_catalogue(args).embeddings(params.checkpoint)
-    print(json.dumps(explain_request(params, build_host(args), embeddings), indent=1, ensure_ascii=False))
+    catalogue, host = build_catalogue(args), build_host(args)
+    host.shelf.read()
+    embeddings, family = catalogue.embeddings(params.checkpoint), family_named(catalogue.card(params.checkpoint).family)
+    print(json.dumps(explain_request(params, host, embeddings, family), indent=1, ensure_ascii=False))
     return 0
 
 
@@ -672,13 +677,17 @@ def new_extension(args: argparse.Namespace) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests with pytest, which gets ``arguments``; with ``--extension PATH`` those of the kit."""
+    """Run the tests with pytest, which gets ``arguments``; with ``--extension PATH`` those of the kit. Unless
+    ``arguments`` name a path, files of tests run side by side, one for each core and at most four."""
     bootstrap.ensure(ROOT, TEST_FILES)
     import pytest
 
     if any(word.partition("=")[0] == "--extension" for word in arguments):
         arguments = [str(ROOT / "tests" / "kit"), *arguments]
-    return int(pytest.main(["--rootdir", str(ROOT), *(arguments or [str(ROOT)])]))
+    elif not any("/" in word or "::" in word or Path(word).exists() for word in arguments if word[:1] != "-"):
+        workers = min(os.cpu_count() or 1, 4)
+        arguments = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder", *(arguments or [str(ROOT)])]
+    return int(pytest.main(["--rootdir", str(ROOT), *arguments]))
 
 
 def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:

@@ -218,6 +218,10 @@ def old_hash(path: Path) -> str:
         return ""
 
 
+PREDICTION = "prediction"
+"""What `Hashes.note` remembers of checkpoints that do not say it."""
+
+
 class Hashes:
     """SHA-256 of files, remembered by path, size and modification time in one JSON file, which processes share."""
 
@@ -232,8 +236,7 @@ class Hashes:
             if key not in self._known:
                 self._known |= _load_json(self._cache)
             if key not in self._known:
-                with path.open("rb") as file:
-                    self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._known[key] = self._digest(path)
                 self._save()
             return self._known[key]
 
@@ -252,6 +255,23 @@ class Hashes:
             except OSError:
                 found[path] = ""
         return found
+
+    def note(self, path: Path, what: str, value: str) -> None:
+        """Remember what was found out about a file's content, for other processes too."""
+        key = f"{what}|{self.sha256(path)}"
+        with self._lock:
+            self._known[key] = value
+            self._save()
+
+    def noted(self, path: Path, what: str) -> str:
+        """What `note` remembered of a file whose hash is known; else empty."""
+        sha256 = self.known(path)
+        with self._lock:
+            return {**_load_json(self._cache), **self._known}.get(f"{what}|{sha256}", "") if sha256 else ""
+
+    def _digest(self, path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _save(self) -> None:
         if self._cache is None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import UserError
-from modules.params.generation import Chosen, GenerationParams, Value
-from modules.params.options import Option, options_of, read, values_of
+from modules.params.generation import GenerationParams, ModifierOptions, Value
+from modules.params.options import Nested, Option, Shape, options_of, read, values_of
+from modules.prompt.clock import Clock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +25,38 @@ if TYPE_CHECKING:
     from modules.checkpoints.model import LatentDiffusion
 
 PREFIX = "ext."
-HOOKS = ("revise", "patch", "network", "guidance", "denoiser", "finish")
+HOOKS = ("revise", "prepare", "patch", "begin", "network", "guidance", "denoiser", "finish")
+
+
+@dataclass(frozen=True)
+class SamplingPass:
+    """One pass of a batch, decided."""
+
+    number: int
+    """0, or 1 for that of hires fix."""
+    prompt: str
+    """The positive one, network tags and all."""
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class UsedFile:
+    """A file that a picture depends on, as its recipe records it."""
+
+    role: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a modifier tells of a batch."""
+
+    notes: tuple[str, ...] = ()
+    """Sentences for the job."""
+    files: tuple[UsedFile, ...] = ()
+    told: Mapping[str, object] = field(default_factory=dict)
+    """Keys of the generation text with their values."""
 
 
 class Modifier:
@@ -35,10 +67,26 @@ class Modifier:
         once an image, on no model; the same ``params`` must give the same answer, or replay is lost."""
         return params
 
+    def prepare(self, passes: Sequence[SamplingPass], model: LatentDiffusion, recorded: Sequence[UsedFile]) -> None:
+        """Once a batch, before anything is patched: what those of its passes will do in which it takes part, and the
+        model of the first. ``recorded``: in a replay, the files of the recipe that are to be used, whatever they are
+        called now."""
+
     def patch(self, model: LatentDiffusion) -> AbstractContextManager[object]:
         """Change ``model`` (``model.unet``, ``model.vae``, ``model.text``) while a batch is made, and put back exactly
         what was found."""
         return nullcontext()
+
+    def begin(self, run: SamplingPass) -> None:
+        """A pass begins, patches on: its texts are encoded next."""
+
+    def state(self) -> Hashable:
+        """What else than the options decides what the patched model makes of a text now."""
+        return None
+
+    def report(self) -> Report:
+        """What there is to tell of the batch: files and keys once it is prepared, notes again with each image."""
+        return Report()
 
     def network(self, network: Network) -> Network:
         """``(x, sigma, cond) -> x0``: one evaluation of the model under one condition. Latents x (n, 4, h, w)."""
@@ -78,6 +126,8 @@ class ModifierSpec:
     """Of those that take part the lowest comes first, and so stands nearest to the network; equal ones by name."""
     help: str = ""
     """One sentence beside the switch."""
+    by_tag: bool = False
+    """Tags in prompts alone call it: it has no switch, and recipes do not name it beside the prompt."""
 
     def chosen(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """All options as JSON, those that ``values`` lacks at their defaults. Raises `UserError`."""
@@ -103,35 +153,15 @@ def in_order(specs: Iterable[ModifierSpec]) -> list[ModifierSpec]:
     return sorted(specs, key=lambda spec: (spec.order, spec.name))
 
 
-# ------------------------------------------------------------------------------- options beside those of a request
-
-
-def flat_of(spec: ModifierSpec) -> dict[str, Option]:
-    """Its options as they stand beside those of a request: ``ext.twice.amount``."""
-    declared = options_of(cast(Hashable, spec.options))
-    return {f"{PREFIX}{spec.name}.{name}": replace(option, name=name) for name, option in declared.items()}
-
-
-def from_flat(specs: Iterable[ModifierSpec], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``{"ext.twice": True, "ext.twice.amount": 2}`` -> ``{"twice": {"amount": 2}}``.
-
-    One takes part as soon as one of its options is given, unless its switch ``ext.twice`` says otherwise.
-    """
-    found = {}
-    for spec in specs:
-        own = {name: values[flat] for flat in flat_of(spec) if flat in values for name in [flat.rpartition(".")[2]]}
-        if values.get(PREFIX + spec.name, bool(own)):
-            found[spec.name] = own
-    return found
-
-
-def to_flat(specs: Iterable[ModifierSpec], chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The inverse: a switch for each, and the options of those that take part."""
-    found: dict[str, Any] = {}
-    for spec in specs:
-        found[PREFIX + spec.name] = spec.name in chosen
-        found |= {f"{PREFIX}{spec.name}.{name}": value for name, value in chosen.get(spec.name, {}).items()}
-    return found
+def with_modifiers(specs: Iterable[ModifierSpec]) -> Shape[GenerationParams]:
+    """A request's options with those of ``specs`` beside them: ``ext.twice.amount``, switched by ``ext.twice``. What
+    tags alone call is not among them."""
+    groups = [
+        Nested(spec.name, spec.label, spec.options, f"{PREFIX}{spec.name}.", help=spec.help, take=spec.chosen)
+        for spec in in_order(specs)
+        if not spec.by_tag
+    ]
+    return Shape(GenerationParams, {"extensions": groups})
 
 
 # --------------------------------------------------------------------------------------------- the generation text
@@ -151,7 +181,7 @@ def key_of(spec: ModifierSpec, option: Option | None = None) -> str:
     return " ".join(_NO_KEY.sub(" ", words).split())
 
 
-def to_text(specs: Iterable[ModifierSpec], chosen: Chosen) -> dict[str, object]:
+def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str, object]:
     """Keys and values for the generation text: of each that takes part, and of its options that are not the default."""
     found: dict[str, object] = {}
     for spec in in_order(specs):

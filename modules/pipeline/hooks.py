@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import RepriseError, out_of_memory
 from modules.extension.host import Host, TagSpec
-from modules.extension.modifier import Modifier, ModifierSpec, overridden
-from modules.params.generation import Chosen, GenerationParams, Value
+from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, overridden
+from modules.params.generation import GenerationParams, ModifierOptions, Value
 from modules.pipeline.plan import Batch, Changes, Revise
 from modules.pipeline.prompts import PromptParser
 from modules.prompt.tree import NetworkTag
@@ -58,7 +58,7 @@ class Watch(Protocol):
         """It is left out of the request from here on."""
         ...
 
-    def fallen(self) -> Mapping[str, str]:
+    def crashed(self) -> Mapping[str, str]:
         """What must not be tried again for what is done now, with the reason."""
         ...
 
@@ -72,7 +72,7 @@ class NoWatch:
 
     def failed(self, failure: HookFailed) -> None: ...
 
-    def fallen(self) -> Mapping[str, str]:
+    def crashed(self) -> Mapping[str, str]:
         return {}
 
 
@@ -149,7 +149,7 @@ class RequestHooks:
     def __init__(
         self,
         host: Host,
-        chosen: Chosen,
+        chosen: ModifierOptions,
         watch: Watch | None = None,
         *,
         absent: Container[str] = (),
@@ -161,8 +161,8 @@ class RequestHooks:
         self._absent = absent
         self._parser = parser or PromptParser()
         self._border = Border(watch or NoWatch())
-        self._made: dict[tuple[str, Chosen], Active] = {}
-        self._hooks: dict[Chosen, Hooks] = {}
+        self._made: dict[tuple[str, ModifierOptions], Active] = {}
+        self._hooks: dict[ModifierOptions, Hooks] = {}
 
     def of(self, networks: Sequence[NetworkTag] = ()) -> Hooks:
         """Those that take part where a prompt has the tags ``networks``. Equal ones are one object."""
@@ -180,6 +180,17 @@ class RequestHooks:
         """Those of each pass of a batch."""
         return [self.of(each.prompts.networks) for each in batch.passes]
 
+    def prepare(self, batch: Batch, model: LatentDiffusion, recorded: Sequence[UsedFile]) -> list[Report]:
+        """Tell modifiers of the passes of a batch in which they take part, and hear what there is to tell of it."""
+        told: dict[str, tuple[Active, list[SamplingPass]]] = {}
+        for each, hooks in zip(batch.passes, self.passes(batch), strict=True):
+            for one in hooks.active:
+                told.setdefault(f"{id(one)}", (one, []))[1].append(each.sampling_pass)
+        for one, runs in told.values():
+            with self._border.within(one.spec.name, "prepare"):
+                one.modifier.prepare(runs, model, recorded)
+        return [one.modifier.report() for one, _ in told.values()]
+
     def reviser(self, prompt: str) -> Revise | None:
         """What changes requests with this prompt, if anything does."""
         revises = self.of().has("revise") or self.of(self._parser.networks(prompt)).has("revise")
@@ -196,7 +207,7 @@ class RequestHooks:
         return called.revise(params)
 
     def _active(self, spec: ModifierSpec, options: Mapping[str, Value]) -> Active:
-        key = spec.name, Chosen({spec.name: options})
+        key = spec.name, ModifierOptions({spec.name: options})
         if key not in self._made:
             with self._border.within(spec.name, "make"):
                 modifier = spec.made(options)
@@ -219,7 +230,16 @@ class Hooks:
 
     def scope(self) -> tuple[object, ...]:
         """What else than the model decides what the patched model answers."""
-        return tuple((a.spec.name, a.version, repr(a.options)) for a in self._having("patch"))
+        return tuple((a.spec.name, a.version, repr(a.options), a.modifier.state()) for a in self._having("patch"))
+
+    def begin(self, run: SamplingPass) -> None:
+        for one in self._having("begin"):
+            with self._border.within(one.spec.name, "begin"):
+                one.modifier.begin(run)
+
+    def notes(self) -> list[str]:
+        """What modifiers have to tell of the batch so far."""
+        return [note for one in self.active for note in one.modifier.report().notes]
 
     def revise(self, params: GenerationParams) -> tuple[GenerationParams, dict[str, dict[str, Any]]]:
         """The request of one image as all want it, and by name what each changed."""
@@ -256,12 +276,12 @@ class Hooks:
         return image
 
     @contextlib.contextmanager
-    def patching(self, spoilt: Callable[[LatentDiffusion, str], None]) -> Iterator[None]:
+    def patching(self, left_modified: Callable[[LatentDiffusion, str], None]) -> Iterator[None]:
         """While a pass is made: models that `patched` is told of are what they were before when it ends.
 
-        ``spoilt(model, name)`` hears of a model that an extension did not put back.
+        ``left_modified(model, name)`` hears of a model that an extension did not put back.
         """
-        patches = self._patches = Patches(self._having("patch"), self._border.within, spoilt)
+        patches = self._patches = Patches(self._having("patch"), self._border.within, left_modified)
         try:
             yield
         except BaseException:
@@ -294,9 +314,11 @@ class Hooks:
         return inner
 
     def _wrap(self, one: Active, hook: str, inner: T) -> T:
-        name = one.spec.name
+        name, inside = one.spec.name, self._border.outside(inner)
         with self._border.within(name, hook):
-            outer = getattr(one.modifier, hook)(self._border.outside(inner))
+            outer = getattr(one.modifier, hook)(inside)
+            if outer is inside:
+                return inner  # nothing to do this time
             if not callable(outer):
                 raise TypeError(f"it must give a function, not {type(outer).__name__}")
 
@@ -326,11 +348,11 @@ class Patches:
         self,
         active: Sequence[Active],
         within: Callable[[str, str], AbstractContextManager[None]],
-        spoilt: Callable[[LatentDiffusion, str], None],
+        left_modified: Callable[[LatentDiffusion, str], None],
     ):
         self._active = active
         self._within = within
-        self._spoilt = spoilt
+        self._left_modified = left_modified
         self._models: dict[int, LatentDiffusion] = {}
         self._blamed: set[int] = set()
         self._undo: list[tuple[Active, LatentDiffusion, object, AbstractContextManager[object]]] = []
@@ -374,4 +396,4 @@ class Patches:
 
         if id(model.unet) not in self._blamed and fingerprint(model) != before:
             self._blamed.add(id(model.unet))
-            self._spoilt(model, one.spec.name)
+            self._left_modified(model, one.spec.name)

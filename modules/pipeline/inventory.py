@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from modules.checkpoints.embeddings import EmbeddingFolder, Listing
@@ -23,7 +23,7 @@ class Inventory:
     embeddings: EmbeddingFolder | None = None
     absent: Collection[str] = ()
     """Modifiers that are not at work."""
-    others: dict[str, Callable[[File], bool]] = field(default_factory=dict)
+    others: Mapping[str, Callable[[File], bool]] = field(default_factory=dict)
     """Whether a file is here, by roles that further users of files have."""
 
     def has(self, file: File) -> bool:
@@ -51,7 +51,7 @@ class Inventory:
     def extensions(self) -> set[str]:
         """The names of those whose part in an image can be made again."""
         owners = {owner.name for owner in self.host.owners.values()}
-        return owners | ({spec.name for spec in self.host.modifiers} - set(self.absent))
+        return owners | ({spec.name for spec in self.host.modifiers if not spec.by_tag} - set(self.absent))
 
     def carried(self, recipe: Recipe) -> list[bytes]:
         """The files of the images that ``recipe`` was followed from, to be embedded in the result."""

@@ -16,11 +16,13 @@ from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension.host import Host
-from modules.params.generation import MAX_PROMPT, Chosen, GenerationParams, Init, wrapped
+from modules.extension.modifier import SamplingPass
+from modules.params.generation import MAX_PROMPT, GenerationParams, Init, ModifierOptions, wrapped
 from modules.params.options import checked, nested_of, options_of
 from modules.params.profile import Profile, profile_named
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.pipeline.prompts import PromptParser, Prompts
+from modules.prompt.clock import Clock
 from modules.prompt.schedule import Pass
 from modules.registry import Registry
 
@@ -88,6 +90,12 @@ class Batch:
     def passes(self) -> tuple[Batch, ...]:
         """The batch itself and, with hires fix, its second pass."""
         return (self, second) if (second := self.hires_batch) else (self,)
+
+    @property
+    def sampling_pass(self) -> SamplingPass:
+        """This pass as modifiers are told of it."""
+        clock = Clock(self.prompt_steps, self.announced_steps, self.profile)
+        return SamplingPass(int(self.first_pass_steps is not None), self.params.prompt, clock)
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -167,10 +175,10 @@ def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple
     return _check_passes(params, host), tuple(notes)
 
 
-def check_extensions(chosen: Chosen, host: Host) -> Chosen:
+def check_extensions(chosen: ModifierOptions, host: Host) -> ModifierOptions:
     """``chosen`` with canonical names and all options of each, in range."""
     specs = {name: host.modifiers.get(name) for name in chosen}
-    return Chosen({spec.name: spec.chosen(chosen[name]) for name, spec in specs.items()})
+    return ModifierOptions({spec.name: spec.chosen(chosen[name]) for name, spec in specs.items()})
 
 
 def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
@@ -345,6 +353,7 @@ def _hires_pass(params: GenerationParams, host: Host, parser: PromptParser) -> H
         prompt=hires.prompt or params.prompt,
         negative_prompt=hires.negative_prompt or params.negative_prompt,
         checkpoint=hires.checkpoint or params.checkpoint,
+        prediction="auto" if hires.checkpoint else params.prediction,
         width=size.final[0],
         height=size.final[1],
     )

@@ -9,12 +9,13 @@ import torch
 
 from modules.checkpoints.model import LatentDiffusion
 from modules.extension.host import Host
+from modules.extension.modifier import Report
 from modules.metadata import infotext
 from modules.metadata.recipe import File, Recipe, UsedExtension, pixel_hash
 from modules.params.generation import GenerationParams
 from modules.pipeline.hooks import Hooks, called_by
 from modules.pipeline.plan import Batch
-from modules.pipeline.results import GeneratedImage, Result
+from modules.pipeline.results import BatchImage, Result
 
 CHECKPOINT, VAE, EMBEDDING, IMAGE, MASK = "checkpoint", "vae", "embedding", "image", "mask"
 """Roles of files in a recipe."""
@@ -38,6 +39,13 @@ NamesFiles = Callable[[LatentDiffusion, Batch], Provenance]
 def provenance_of(users: Iterable[NamesFiles], model: LatentDiffusion, batch: Batch) -> Provenance:
     """All that ``users`` name, in their order."""
     return sum((names(model, batch) for names in users), Provenance())
+
+
+def reported(reports: Iterable[Report]) -> Provenance:
+    """What modifiers tell of a batch."""
+    files = [File(used.role, used.name, used.sha256) for report in reports for used in report.files]
+    facts = {key: value for report in reports for key, value in report.told.items()}
+    return Provenance(tuple(files), facts)
 
 
 def model_files(model: LatentDiffusion, batch: Batch) -> Provenance:
@@ -72,6 +80,7 @@ def used_extensions(
     used = [
         UsedExtension(one.spec.name, one.version, dict(one.options), dict(batch.changed.get(one.spec.name, {})))
         for one in (active[spec.name] for spec in host.modifiers_in_order() if spec.name in active)
+        if not one.spec.by_tag
     ]
     used += [UsedExtension(name, version) for name, version in _owners(host, batch)]
     tags = [tag for each in batch.passes for tag in each.prompts.networks]
@@ -111,10 +120,10 @@ class Recorder:
     provenance: Provenance
     extensions: tuple[UsedExtension, ...]
 
-    def result(self, generated: GeneratedImage) -> Result:
+    def result(self, generated: BatchImage) -> Result:
         return Result(generated.image, self._infotext(generated), self._recipe(generated))
 
-    def _infotext(self, generated: GeneratedImage) -> str:
+    def _infotext(self, generated: BatchImage) -> str:
         batch = self.batch
         return infotext.write(
             generated.infotext_params,
@@ -129,7 +138,7 @@ class Recorder:
             modifiers=self.host.modifiers,
         )
 
-    def _recipe(self, generated: GeneratedImage) -> Recipe:
+    def _recipe(self, generated: BatchImage) -> Recipe:
         batch, device = self.batch, self.model.device
         return Recipe(
             request=self.request,
