@@ -1,4 +1,4 @@
-"""Random checkpoints of a few megabytes in every supported layout, for tests and for trying things."""
+"""Writes random checkpoints of a few megabytes in every supported layout, for tests and experiments."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ SIZE_NUMBERS = 256
 
 @dataclass(frozen=True)
 class Tiny:
-    """A family's layers, only narrower; the vocabulary, which stays whole, makes most of the file."""
+    """The configuration of a tiny model: a family's layers, only narrower. The full vocabulary makes up most of the
+    file.
+    """
 
     family: Family
     unet: UNetConfig
@@ -107,7 +109,7 @@ def _weights(tiny: Tiny) -> dict[str, Tensor]:
 
 
 def _stated(tiny: Tiny, prediction: str) -> dict[str, object]:
-    """What no tensor's shape tells."""
+    """The part of the configuration that tensor shapes do not tell."""
     texts = {spec.part: asdict(config) for spec, config in zip(tiny.family.encoders, tiny.texts, strict=True)}
     return {
         "unet": asdict(tiny.unet),
