@@ -1,4 +1,4 @@
-"""The contracts of sampling.
+"""The types and protocols of sampling: Network, Guidance, Denoiser, Sampler, Noise.
 
 Everything runs in sigma space: ``x = x0 + sigma * noise`` (Karras et al. 2022, arXiv:2206.00364). Latents are
 float32 tensors (n, c, h, w); sigmas are Python floats from high to low, the last one usually 0. Three nested callables
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cond:
-    """The text as a network sees it: ``context`` (n or 1, tokens, width) and, for SDXL, ``vector`` (n or 1, width)."""
+    """A text condition as the network takes it: ``context`` (n or 1, tokens, width) and, for SDXL, ``vector`` (n or
+    1, width).
+    """
 
     context: Tensor
     vector: Tensor | None = None
@@ -39,16 +41,18 @@ class Guidance(Protocol):
 
 
 class Denoiser(Protocol):
-    """``step`` is the sampler's own step index, from 0: looking it up from sigma fails under churn."""
+    """``(x, sigma, step) -> x0``. ``step`` is the sampler's own step index, from 0: looking it up from sigma fails
+    under churn.
+    """
 
     def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor: ...
 
 
 class Noise(Protocol):
-    """Noise of a batch. Each image draws from its own generator, so it is the same alone or in company."""
+    """The noise source of a batch. Each image draws from its own generator, so it is the same alone or in a batch."""
 
     def initial(self) -> Tensor:
-        """The start noise, deviation 1."""
+        """The initial noise, of standard deviation 1."""
         ...
 
     def __call__(self, sigma: float, sigma_next: float) -> Tensor:
@@ -62,7 +66,7 @@ OnStep = Callable[[int, "Tensor", float, "Tensor"], None]
 
 
 class StopSampling(Exception):
-    """Raised by an `OnStep`: no further step is wanted."""
+    """Raised by an `OnStep` callback to end sampling after this step."""
 
 
 Sampler = Callable[..., "Tensor"]
@@ -75,7 +79,7 @@ Scheduler = Callable[..., "list[float]"]
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """A sampler and what planning must know about it."""
+    """A sampler and its requirements, which planning reads."""
 
     name: str
     sample: Sampler
@@ -109,11 +113,13 @@ class SamplerSpec:
     of the samplers that could use it."""
 
     def table_for(self, table: NoiseTable) -> NoiseTable:
-        """The noise levels to sample with, of a model trained on ``table``."""
+        """The noise levels that the sampler uses of a model trained on ``table``."""
         return self.levels(table) if self.levels else table
 
     def arguments(self, **offered: Any) -> dict[str, Any]:
-        """The keyword arguments for `sample`: what it takes of ``offered`` (not None), then its `options`."""
+        """The keyword arguments for `sample`: those of ``offered`` that it accepts and that are not None, then its
+        `options`.
+        """
         known = inspect.signature(self.sample).parameters
         taken = {name: value for name, value in offered.items() if name in known and value is not None}
         return taken | dict(self.options)

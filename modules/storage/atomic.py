@@ -1,4 +1,4 @@
-"""Atomic file writes: a file is there whole or not at all, even if the process is killed. Also locks between processes."""
+"""Atomic file writes: a file is there whole or not at all, even after a crash. Also locks between processes."""
 
 from __future__ import annotations
 
