@@ -1,4 +1,4 @@
-"""A script's job: it takes no worker but submits jobs of its own, waits for them, and draws what came of them.
+"""Runs "script" jobs: takes no worker, but submits child jobs, waits for them, and draws the image grids.
 
 The jobs within are named by the script's job and their number, so that a script which is run again after a restart
 finds those that had ended before.
@@ -44,7 +44,7 @@ MANY = 16
 
 
 class Jobs(Queue, Protocol):
-    """The part of the queue that a script uses."""
+    """The part of the queue that scripts use."""
 
     def get(self, job_id: str, owner: str | None = None) -> Job: ...
     def cancel(self, owner: str | None, job_id: str) -> Job: ...
@@ -53,14 +53,14 @@ class Jobs(Queue, Protocol):
 
 @dataclass(frozen=True)
 class Scripts:
-    """Runs scripts of ``host``. One object for all; a run's own state is in `_Running`."""
+    """Runs the scripts of ``host``. One object for all; a run's own state is in `_Running`."""
 
     host: Host
     gallery: Gallery
     context: ScriptContext
 
     def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int:
-        """How many requests the script will make, as far as it can be told; raises `UserError` for bad options."""
+        """The number of requests that the script will make, as far as known; raises `UserError` for bad options."""
         spec = self.host.scripts.get(name)
         steps = self._steps(spec, options, params)
         try:
@@ -108,7 +108,7 @@ class Scripts:
             steps.close()
 
     def _drawn(self, job: Job, spec: ScriptSpec, sheet: Sheet, params: GenerationParams) -> tuple[SavedImage, Json]:
-        """A sheet's picture, saved, and the same as data: paths in rows and columns, for the page."""
+        """Draw and save a sheet; returns the image and the same table as paths, for the page."""
         words = (sheet.columns, sheet.rows) if sheet.legend else ((), ())
         cells = [[_picture(answer, sheet) for answer in row] for row in sheet.cells]
         picture = table(cells, *words, title=sheet.title, margin=sheet.margin)
@@ -128,7 +128,7 @@ class Scripts:
 
 
 class _Running:
-    """One run: the jobs it has submitted, what they made, and what is told of it."""
+    """The state of one run: the jobs it submitted, their results, and its progress."""
 
     def __init__(self, job: Job, origin: Origin, host: Host, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent):
         self._job = job
@@ -148,7 +148,7 @@ class _Running:
         return Outcome(tuple(self._made), tuple(self._notes))
 
     def answers(self, turn: Turn) -> Sequence[Answer]:
-        """What the requests of one turn made. A few at a time wait in the queue or run."""
+        """Yield the answers to the requests of one turn. Only a few jobs are queued or running at a time."""
         first, self._asked = self._asked, self._asked + len(turn.requests)
         self._of = max(self._of, turn.of, self._asked)
         if self._asked > MOST_REQUESTS:
@@ -182,7 +182,7 @@ class _Running:
         first: int,
         names: Sequence[str],
     ) -> dict[int, Answer]:
-        """Submit as many as may wait; the answers of those that cannot be done."""
+        """Submit jobs up to the limit; requests that are invalid get their answer at once."""
         refused: dict[int, Answer] = {}
         while rest and len(waiting) < AHEAD:
             number, params = rest[0]
@@ -218,7 +218,7 @@ class _Running:
         self._on_event(NoteEvent(note).to_json())
 
     def _tell(self, event: Event) -> None:
-        """A step of one of the jobs as a step of the script: its requests count as pictures."""
+        """Report a child job's step as a step of the script; its requests count as images."""
         if event["type"] != "step":
             return
         step = Step.from_json(event)
@@ -228,7 +228,7 @@ class _Running:
 
 
 class _Child:
-    """A job within, and how far its events were read."""
+    """A child job, and how far its events were read."""
 
     def __init__(self, jobs: Jobs, job: Job):
         self._jobs = jobs
@@ -258,7 +258,7 @@ class _Child:
 
 
 def _picture(answer: Answer, sheet: Sheet) -> Image.Image | None:
-    """The first picture of a cell; small where there are many cells."""
+    """The first image of a cell, shrunk if there are many cells."""
     if not answer.made:
         return None
     with Image.open(answer.made[0].path) as image:
