@@ -1,4 +1,4 @@
-"""Compatibility profiles: where A1111's behaviour and the plain meaning of the words part ways.
+"""Compatibility profiles: where to follow A1111's quirks and where the documented meaning.
 
 One frozen object carries these choices from the request through plan and generation; nothing else in the engine asks
 which program it imitates.
@@ -13,7 +13,7 @@ from modules.errors import UnknownName
 
 @dataclass(frozen=True)
 class Profile:
-    """Each field is one difference, named for what is done when it is true."""
+    """One flag for each difference, named for what is done when it is true."""
 
     name: str
     double_steps: bool

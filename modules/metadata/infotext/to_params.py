@@ -1,4 +1,4 @@
-"""A generation text that was read, as changes to a request."""
+"""Converts parsed infotext to changes of a request."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ FindFile = Callable[[str, str], str | None]
 
 
 def find_none(name: str, sha256: str) -> str | None:
-    """Where there are no files to choose from."""
+    """A file lookup that finds nothing."""
     return None
 
 
 def sampler_and_scheduler(name: str, scheduler: str, samplers: Samplers, schedulers: Schedulers) -> tuple[str, str]:
-    """A1111's reading of the two: what is unknown becomes the first of its table, a sampler's favourite "Automatic"."""
+    """A1111's reading of the two: an unknown name becomes the first of its table, a sampler's default scheduler
+    "Automatic".
+    """
     bare, split = split_sampler(name, schedulers)
     sampler = bare if bare in samplers.names() else samplers.names()[0]
     known = {key: label for label, spec in schedulers.items() for key in (label, spec.name, *spec.aliases)}
@@ -38,7 +40,7 @@ def _or_automatic(label: str, sampler: SamplerSpec, schedulers: Schedulers) -> s
 
 @dataclass(frozen=True)
 class Paste:
-    """What a pasted text changes in a request, and in sentences what of it could not be followed."""
+    """The changes that infotext makes to a request, and notes on what could not be applied."""
 
     changes: dict[str, Any]
     """Of `GenerationParams`, ready for JSON; ``hires`` and ``refiner`` are objects or None."""
@@ -48,7 +50,7 @@ class Paste:
 
 
 def _keyed(cls: type) -> dict[str, Option]:
-    """The options of a dataclass that have a key, by it."""
+    """The options of a dataclass that have an infotext key, by key."""
     return {option.key: option for option in options_of(cls).values() if option.key}
 
 
@@ -76,7 +78,7 @@ def params_from(
     find_vae: FindFile = find_none,
     modifiers: Iterable[ModifierSpec] = (),
 ) -> Paste:
-    """The changes to a `GenerationParams` that `read`'s answer asks for.
+    """The changes to a `GenerationParams` from the output of `read`.
 
     ``modifiers``: those of extensions, whose keys are read as well; one that is not named takes no part.
     A text of prompts alone changes the prompts alone. ``find_checkpoint(name, hash)`` gives the name of our file, or
@@ -128,7 +130,7 @@ _PASSES = {*_INIT, *_MASK, *_SOFT, *_TILED, *_HIRES, *_REFINER, _IS_SOFT}
 
 
 def _start_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The values for `Init` and, prefixed, for `Mask`; nothing where the text is of a picture from text alone."""
+    """The values for `Init` and, prefixed, for `Mask`; empty if the text describes a txt2img image."""
     if "Denoising strength" not in parsed or _has_hires(parsed):
         return {}
     mask = _cast(parsed, _MASK, notes)
@@ -157,7 +159,7 @@ def _refiner_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any]
 
 
 def _cast(parsed: Mapping[str, Any], options: Mapping[str, Option], notes: list[str]) -> dict[str, Any]:
-    """The values whose keys are in ``options``, by the options' names; what cannot be read is noted and left out."""
+    """Cast the values of known keys, by option name; unreadable ones are noted and left out."""
     found = {}
     for key, option in options.items():
         if option.words:
