@@ -1,4 +1,4 @@
-"""Exact kernels: an image is the same alone and in a batch.
+"""Exact kernels: tests whether a UNet is batch-invariant, so that an image is the same alone and in a batch.
 
 Some kernels choose the order of their sums by the number of rows they are given (MKL's float32 products do), others do
 not (oneDNN's bfloat16 ones on CPUs with matrix units). The choice looks at shapes and never at values, so one
@@ -24,7 +24,7 @@ Group = tuple[int, int]
 def needs_single_image_batches(
     model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[Part], negative: Part
 ) -> bool:
-    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be what each would be alone."""
+    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be the same as alone."""
     if n == 1:
         return False
     for group in _groups(parts, negative):
@@ -38,14 +38,14 @@ def needs_single_image_batches(
 
 
 def _groups(parts: Sequence[Part], negative: Part) -> set[Group]:
-    """The calls that guidance may make: with the negative prompt where it is as long, and without it."""
+    """The batch compositions that guidance may use: with the negative prompt if the lengths match, and without it."""
     length, other = (part.at(0).context.shape[1] for part in (parts[0], negative))
     together = {(len(parts) + 1, length)} if length == other else {(1, other)}
     return together | {(len(parts), length)}
 
 
 def _is_invariant(model: LatentDiffusion, size: tuple[int, int], n: int, conds: int, tokens: int) -> bool:
-    """Whether each of ``n`` images of noise gets from the UNet, to the last bit, what it gets alone."""
+    """Whether each of ``n`` noise images gets from the UNet, bit for bit, what it gets alone."""
     generator = torch.Generator().manual_seed(0)
     unet, rows = model.unet, n * conds
     x = torch.randn(rows, unet.config.in_channels, *size, generator=generator)

@@ -1,4 +1,4 @@
-"""What a request's prompts mean, as data: the inspector's page, `POST /api/v1/explain` and `app.py explain` show it."""
+"""Explains the prompts of a request as data, for the page's inspector, `POST /api/v1/explain` and `app.py explain`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ NO_EMBEDDINGS = Suited()
 
 
 def explain_request(params: GenerationParams, host: Host, embeddings: Suited = NO_EMBEDDINGS) -> dict[str, Any]:
-    """``prompt`` and ``negative_prompt`` as `modules.prompt.explain.explain` has them, and ``notes`` on the request.
+    """Explain ``prompt`` and ``negative_prompt`` (see `modules.prompt.explain.explain`), with ``notes`` on the
+    request.
 
     ``embeddings`` are those that the request's model can use.
 

@@ -1,4 +1,4 @@
-"""What a run hands out: progress while it goes on, and finished images with what made them."""
+"""The outputs of a run: progress, and finished images with their records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """Functions that are told of a run while it goes on, or asked whether it shall."""
+    """Callbacks of a run: progress, notes, and whether to cancel or skip."""
 
     on_progress: Callable[[Progress], object] = lambda _: None
     on_note: Callable[[str], None] = lambda _: None
@@ -40,12 +40,12 @@ class RunCallbacks:
     """How often it was asked to make the image at hand from what there is; looked at after each step was told."""
 
     def from_now(self) -> RunCallbacks:
-        """The same for one batch: what was asked of an earlier one is done with."""
+        """The same callbacks for one batch: skips requested before are not counted again."""
         before, skips = self.skips(), self.skips
         return replace(self, skips=lambda: skips() - before)
 
     def note_once(self) -> Callable[[str], None]:
-        """``on_note`` for notes that come again with each batch and each try: equal ones are told once."""
+        """``on_note`` without repetitions: equal notes from several batches or attempts are reported once."""
         noted: set[str] = set()
 
         def note_once(note: str) -> None:
@@ -58,7 +58,7 @@ class RunCallbacks:
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """An image of a batch, and how it came about."""
+    """A generated image of a batch, with the facts of its generation."""
 
     number: int
     """In the batch, from 0."""
@@ -73,7 +73,7 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished image and what made it."""
+    """A finished image with its infotext and recipe."""
 
     image: Image.Image
     infotext: str
