@@ -1,4 +1,4 @@
-"""Options become Gradio components, and what the components say becomes a request again."""
+"""Forms: options become Gradio components, and the components' values become a request again."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
 def choices_of(option: Option, tables: Tables) -> tuple[str, ...] | None:
-    """The values an option can take, looked up where it names a table; None where it is not a choice."""
+    """The values an option can take, looked up if it names a table; None if it is not a choice."""
     if isinstance(option.choices, str):
         return tuple(tables[option.choices]())
     return option.choices
 
 
 def control(option: Option, tables: Tables, **overrides: Any) -> Any:
-    """The component for an option: checkbox, dropdown, textbox, slider or number; ``overrides`` are its arguments."""
+    """Create the component for an option: checkbox, dropdown, textbox, slider or number; ``overrides`` are its
+    arguments.
+    """
     facts: dict[str, Any] = {"label": option.label, "value": option.default, "info": option.help or None}
     choices = choices_of(option, tables)
     if choices is not None:
@@ -54,7 +56,7 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
 
 
 class Form(Generic[T]):
-    """The components of a dataclass's options, in the order in which a handler receives their values.
+    """The components for a dataclass's options, in the order in which a handler receives their values.
 
     Handlers take them with ``preprocess=False``: then no value is judged by Gradio, in a pop-up, but all of them by
     `modules.params.options`, in a sentence that names the field.
@@ -74,7 +76,7 @@ class Form(Generic[T]):
         """Options whose components stand above the tabs."""
 
     def share(self, components: Mapping[str, Any]) -> None:
-        """Take what stands above the tabs: `add` then makes no second one."""
+        """Use the header's components: `add` then creates no second one for these options."""
         for name, component in components.items():
             self.adopt(name, component)
         self.shared = frozenset(components)
@@ -85,13 +87,13 @@ class Form(Generic[T]):
         return [(self._components[name], str(table)) for name, table in found.items() if table in tables]
 
     def add(self, name: str, **overrides: Any) -> Any:
-        """Make the component for option ``name`` at this place of the page, unless it stands above the tabs."""
+        """Render the component for option ``name`` here, unless it is in the header."""
         if name in self.shared:
             return self._components[name]
         return self.adopt(name, control(self.options[name], self._tables, **overrides))
 
     def adopt(self, name: str, component: Any) -> Any:
-        """Take a component that stands elsewhere on the page as the one for ``name``."""
+        """Use an existing component for option ``name``."""
         switches = (*self._groups, *(f"{PREFIX}{spec.name}" for spec in self.modifiers))
         if name in self._components or name not in (*self.options, *switches):
             raise ValueError(f"{name!r} is there twice or is no option of {self.cls.__name__}")
@@ -99,7 +101,7 @@ class Form(Generic[T]):
         return component
 
     def switch(self, name: str, **overrides: Any) -> Any:
-        """A checkbox for a group of options, however deep within: not ticked, they are all absent."""
+        """Add a checkbox for a group of options: when it is off, the whole group is absent."""
         return self.adopt(name, gr.Checkbox(**{"label": self._groups[name].label, "value": False, **overrides}))
 
     def __getitem__(self, name: str) -> Any:
@@ -118,7 +120,7 @@ class Form(Generic[T]):
         return self.read_named(dict(zip(self.names, values, strict=True)))
 
     def read_named(self, named: Mapping[str, Any]) -> T:
-        """The same from values by name, of which some may have no component."""
+        """`read` for values by name; some options may have no component."""
         named = dict(named)
         for name, group in self._groups.items():
             if not named.pop(name, True):
@@ -136,7 +138,7 @@ class Form(Generic[T]):
         return read(self.cls, nested)
 
     def show(self, values: Mapping[str, Any], *, leave: Sequence[str] = ()) -> list[Any]:
-        """What a handler returns to fill the form with ``values``; others, and those in ``leave``, stay as they are."""
+        """Component updates that show ``values``; other options, and those in ``leave``, are unchanged."""
         flat = to_flat(cast(Hashable, self.cls), values)
         if isinstance(chosen := values.get("extensions", {} if "steps" in values else None), Mapping):
             flat |= modifier.to_flat(self.modifiers, chosen)

@@ -1,4 +1,4 @@
-"""The tab that makes finished pictures larger.
+"""The Extras tab: upscales finished images and restores faces.
 
 Pictures are stored by content as soon as they are chosen, and the page holds their keys: a job names its inputs, it
 does not carry them. Everything else is as in the tab for texts: a click submits a job and follows it.
@@ -37,7 +37,7 @@ FACES = {"GFPGAN": ("gfpgan_visibility",), "CodeFormer": ("codeformer_visibility
 
 
 def build(page: Page) -> None:
-    """Lay out the tab and wire it."""
+    """Build the tab and its events."""
     form = Form(ExtrasParams, page.services.tables())
     with gr.Row(elem_id="extras_body"):
         with gr.Column(scale=5, min_width=300, elem_id="extras_parameters"):
@@ -53,7 +53,7 @@ def build(page: Page) -> None:
 
 
 class _Sources:
-    """Where pictures are chosen: one, or many files. Hidden fields hold what is stored of them."""
+    """Chooses the input: one image, or many files. Hidden fields hold references to the stored images."""
 
     def __init__(self) -> None:
         with gr.Tabs(elem_id="extras_sources"):
@@ -116,7 +116,7 @@ def keep(services: Services, paths: Sequence[str]) -> list[InputImage]:
 
 
 def _faces(form: Form[ExtrasParams], host: Host) -> None:
-    """Controls of the face restorers that are there, and of the others what is missing."""
+    """Controls of the available face restorers, and a note on what is missing for others."""
     with gr.Accordion(t("Faces"), open=False, elem_id="extras_faces"):
         for restorer, names in FACES.items():
             if restorer in host.face_restorers:
@@ -160,12 +160,12 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -
 
 
 def kept_text(images: Sequence[InputImage]) -> str:
-    """What a hidden field holds of the images that were stored."""
+    """The hidden field's value for stored images."""
     return json.dumps([image.to_json() for image in images])
 
 
 def inputs_of(kept: Any) -> tuple[InputImage, ...]:
-    """What a hidden field holds, as far as it has the form that `kept_text` gave it."""
+    """The stored images in a hidden field, ignoring anything that `kept_text` cannot have written."""
     try:
         return tuple(InputImage.from_json(entry) for entry in json.loads(str(kept or "[]")))
     except (ValueError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""The tab that makes images from text."""
+"""The txt2img tab."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAB = "txt2img"
 
 
 def build(page: Page) -> None:
-    """Lay out the tab and wire it."""
+    """Build the tab and its events."""
     form = page.form(GenerationParams)
     with gr.Row(elem_id="txt2img_top"):
         with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
@@ -60,7 +60,7 @@ def build(page: Page) -> None:
 
 
 def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any, Any]:
-    """The left side; gives the buttons for a random seed and the last one."""
+    """The parameters column; returns the buttons for a random seed and the last one."""
     with gr.Row():
         form.add("sampler", min_width=130, elem_id=f"{tab}_sampler")
         form.add("scheduler", min_width=130, elem_id=f"{tab}_scheduler")
@@ -89,7 +89,7 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
 
 
 def modifiers(form: Form[GenerationParams], tab: str) -> None:
-    """One fold for each modifier of an extension, with a switch and its options, in the order in which they work."""
+    """One accordion for each modifier of an extension, with a switch and its options, in the order of application."""
     for spec in form.modifiers:
         own = f"{PREFIX}{spec.name}"
         with gr.Accordion(t(spec.label), open=False, elem_id=f"{tab}_ext_{spec.name}", elem_classes="rp-extension"):
@@ -101,7 +101,7 @@ def modifiers(form: Form[GenerationParams], tab: str) -> None:
 
 
 def second_pass(form: Form[GenerationParams], tab: str) -> None:
-    """Hires fix and the refiner, folded away; each has a switch that leaves it out."""
+    """Accordions for hires fix and the refiner, each with a switch."""
     with gr.Accordion("Hires fix", open=False, elem_id=f"{tab}_hires"):
         form.switch("hires", elem_id=f"{tab}_hires_on", label="Make the picture larger in a second pass")
         with gr.Row():
