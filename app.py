@@ -53,7 +53,7 @@ ROOT = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 DEFAULT_MODEL = "reprise-mini"
 SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
-"""Of the pictures that we write."""
+"""Suffixes of the image formats that we write."""
 TEST_FILES = ("requirements.txt", "tests/requirements.txt")
 
 

@@ -30,15 +30,15 @@ LOCAL = "local"
 """The owner of everything as long as there are no accounts; no account can have this name."""
 
 SCRYPT_LOG_N, SCRYPT_R, SCRYPT_P = 15, 8, 3
-"""32 MiB and about 0.3 s of a CPU for a try: one of the settings that OWASP's cheat sheet on passwords holds equal."""
+"""32 MiB and about 0.3 s of CPU per attempt: one of the parameter sets that OWASP's password cheat sheet recommends."""
 HASHING_AT_ONCE = 2
 MIN_PASSWORD, MAX_PASSWORD = 8, 1024
 SESSION_S = 30 * 86400
 SESSIONS_KEPT = 50
-"""Of an account; the oldest are forgotten."""
+"""Sessions kept per account; the oldest are dropped."""
 TRIES, TRIES_S = 10, 300.0
 KNOWN_S = 600.0
-"""How long a password that was right is known without hashing it again: scripts send theirs with every request."""
+"""How long a verified password is remembered without hashing it again: scripts send theirs with every request."""
 TOKEN_PREFIX = "rp_"
 NAME = re.compile(r"[^\W_][\w.-]{0,31}")
 

@@ -65,8 +65,8 @@ def ensure(root: Path, files: Sequence[str] = ("requirements.txt",)) -> None:
 
 
 SECRETS = ("settings.json", "settings.json.bad", "reprise.db*", "users.db*", "hashes.json")
-"""Files of the data folder that hold passwords' hashes, prompts or what extensions were told; closed even where an
-older version, or a copy, left them open."""
+"""Files of the data folder with password hashes, prompts or extensions' secrets; made private even if an older version,
+or a copy, left them open."""
 
 
 def keep_private(data_dir: Path) -> None:

@@ -66,7 +66,7 @@ class Engine:
             input_files,
             self.runner.provenance,
         ]
-        """Who says what a batch takes from the disk; whoever uses more files is added."""
+        """Functions that name the files a batch uses; extend it with every new user of files."""
 
     def warm_up(self) -> LatentDiffusion:
         """Load the default model and run one step and a preview with it, so that the first request is fast."""

@@ -21,7 +21,7 @@ class RepriseError(Exception):
     status = 500
     """The HTTP status that answers it."""
     retry_s = 0
-    """When it is worth trying again, in seconds; 0: nothing is known of that."""
+    """Seconds after which a retry makes sense; 0: unknown."""
 
     def __init__(self, message: str, *, hint: str = "", field: str = ""):
         message, hint = printable(message), printable(hint)
@@ -105,7 +105,7 @@ class OutOfMemory(RepriseError):
 
 
 _NO_ROOM = re.compile(r"out of memory|(?:can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE)
-"""How torch, the libraries under it, and the system say so."""
+"""Messages of torch, its libraries and the system when memory runs out."""
 
 
 def out_of_memory(error: BaseException) -> OutOfMemory | None:

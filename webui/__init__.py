@@ -21,7 +21,7 @@ OURS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 CERTIFICATES = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"})
-"""A file among them that is not there ends a client as it is made."""
+"""Certificate variables: naming a missing file makes HTTP clients fail on creation."""
 
 
 def is_for_clients(name: str) -> bool:

@@ -30,7 +30,7 @@ ALONG = (
     "clip_skip",
     "vae",
 )
-"""What goes along with a picture."""
+"""The settings sent along with an image."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Page:
     dropped: Any
     """A hidden button that takes what is dropped anywhere on the page; drop.js gives it the file."""
     frame: Any
-    """What holds the tabs; ``gr.update(selected=name)`` shows one."""
+    """The tabs component; ``gr.update(selected=name)`` shows one."""
     views: dict[str, Any] = field(default_factory=dict)
-    """The result's side of each tab that makes images, by the tab's name; filled while the tabs are built."""
+    """The results side of each generation tab, by the tab's name; filled while the tabs are built."""
     sources: list[Source] = field(default_factory=list)
     """Further places with pictures that can be sent on."""
     targets: dict[str, Target] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Page:
     """Those for requests, which `form` made."""
 
     files: Files | None = None
-    """Whose each file is; None: nobody asks."""
+    """The visitors' files; None: no access checks."""
 
     def uploads(self, request: Any) -> Callable[[Any], Path | None]:
         """A function that finds the file behind a component's value, if this visitor uploaded it or was shown it.

@@ -37,7 +37,7 @@ class LocalBlocks(gr.Blocks):  # type: ignore[misc]
     """
 
     files: Files | None = None
-    """Whose each is; None: nobody asks."""
+    """The visitors' files; None: no access checks."""
 
     async def process_api(
         self, block_fn: Any, inputs: list[Any], state: Any = None, request: Any = None, *args: Any, **kwargs: Any

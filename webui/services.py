@@ -117,13 +117,13 @@ class Services:
     data_dir: Path
     """Where a private temporary folder may be made."""
     outputs_dir: Path
-    """The only folder whose files the page shows."""
+    """The only folder whose files the page serves."""
     inputs: InputStore
-    """Where the pictures go that requests start from."""
+    """The store of init images."""
     scripts: ScriptsView
     """Runs scripts; asked before a job is made of one."""
     history: History
-    """What was made."""
+    """The images that were made."""
     settings: SettingsFile
     """What the owner configured."""
     version: str
@@ -138,9 +138,9 @@ class Services:
     embeddings: Callable[[str], Suited] = lambda checkpoint: Suited()
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
-    """What is to be told of a checkpoint."""
+    """The model card of a checkpoint."""
     extensions: Loader | None = None
-    """What became of each extension; None: there are none here."""
+    """The extensions with their states; None: there are none here."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides this machine's own under which the server is reached."""
     accounts: Accounts | None = None

@@ -18,12 +18,11 @@ from pathlib import Path
 from modules import UserError, files_below
 
 DEEPEST = 20
-"""Choices within choices, and wildcards whose lines name wildcards."""
+"""Nesting limit of choices, and of wildcards whose lines name wildcards."""
 MOST = 5_000
-"""Draws of one prompt: lines that name wildcards may multiply."""
+"""Limit of draws per prompt: lines that name wildcards may multiply."""
 LONGEST = 1_000_000
-"""Characters that are gone through for one prompt: those of choices once at each depth, those of lines as they are
-drawn."""
+"""Limit of characters processed per prompt: choices count once per depth, wildcard lines when drawn."""
 _MARK = re.compile(r"__([^\W_][\w./-]*?)__|\{")
 _COUNT = re.compile(r"(\d+)(?:-(\d+))?\$\$")
 _WEIGHT = re.compile(r"(\d+(?:\.\d+)?)::")

@@ -14,7 +14,7 @@ CURVES: dict[str, Callable[[float], float]] = {
     "Aggressive": lambda part: math.sin(part * math.pi / 2),
     "Lazy": lambda part: 1 - math.cos(part * math.pi / 2),
 }
-"""How soon the last strength is reached, of the part of the turns that is over. A1111's names and curves."""
+"""Curves of the strength over the turns, with A1111's names."""
 
 
 @dataclass(frozen=True)

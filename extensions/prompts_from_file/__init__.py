@@ -15,7 +15,7 @@ from typing import Any
 from modules import GenerationParams, Host, ScriptContext, ScriptSpec, Steps, Turn, UserError, option
 
 NAMES = {"sampler_name": "sampler", "n_iter": "batch_count", "cfg": "cfg_scale", "sd_model": "checkpoint"}
-"""A1111's names of parameters that have another one here."""
+"""A1111's parameter names that differ from ours."""
 IGNORED = (
     "outpath_samples",
     "outpath_grids",

@@ -38,7 +38,7 @@ from modules import (
 )
 
 COSTLY = ("Checkpoint", "VAE")
-"""Changing these takes longer than a picture: they change in the outermost loop."""
+"""Options that take longer to change than an image takes to make: they vary in the outermost loop."""
 MOST = 1000
 
 RANGE = re.compile(

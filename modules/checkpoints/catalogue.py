@@ -30,14 +30,14 @@ class Card:
     sha256: str = ""
     """Empty until the worker has read the file."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Texts of the file's header, those that describe it first; long ones are cut."""
+    """Texts of the file's header, descriptive ones first; long ones are cut."""
     problem: str = ""
-    """Why there is nothing to tell."""
+    """Why the card is empty."""
     old_hash: str = ""
-    """A1111's of 2022, of 8 digits."""
+    """A1111's 8-digit hash from before 2022."""
     zero_terminal_snr: bool = False
     own_vae: bool = True
-    """False: it works with an autoencoder in a file of its own."""
+    """False: it needs a standalone VAE file."""
 
 
 class Catalogue:

@@ -25,7 +25,7 @@ from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
 log = logging.getLogger(__name__)
 
 _MAX_YAML = 256 * 2**10
-"""Bytes; A1111's own have 2 to 4 kB."""
+"""Size limit in bytes; A1111's own files have 2 to 4 kB."""
 
 
 def shapes_of(header: Header) -> Shapes:
@@ -169,7 +169,7 @@ def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
 
 C = TypeVar("C", UNetConfig, VAEConfig, TextConfig)
 MOST = 1_000_000
-"""Of anything that a configuration counts."""
+"""Upper limit of any integer in a configuration."""
 ACTIVATIONS = ("quick_gelu", "gelu")
 
 

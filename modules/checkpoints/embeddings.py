@@ -29,9 +29,9 @@ from modules.imaging.files import BROKEN, open_header
 PICTURES = (".png", ".webp", ".avif", ".jxl")
 SUFFIXES = (".pt", ".bin", ".safetensors", *PICTURES)
 MAX_BYTES = 64 * 2**20
-"""Of a file, and of what is packed in it."""
+"""Size limit of a file, and of its unpacked content."""
 CHUNK = "sd-ti-embedding"
-"""The text of a picture that holds an embedding."""
+"""The PNG text chunk that holds an embedding."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class EmbeddingFile:
     step: int | None = None
     checkpoint_hash: str = ""
     checkpoint_name: str = ""
-    """How long and on what it was trained, where the file says so."""
+    """Training steps and base checkpoint, if the file states them."""
 
     def named_after(self, file_name: str) -> EmbeddingFile:
         """The same embedding as if its file were called ``file_name``; one in an image keeps the name stored there."""

@@ -13,7 +13,7 @@ from modules.nn import codeformer, gfpgan, retinaface
 
 FIELD = "face_restorer"
 SIDES = range(32, 1025)
-"""Of the faces that a network may ask for, in pixels."""
+"""Allowed sizes, in pixels, of a network's face crops."""
 
 
 def load_detector(path: Path, device: Device) -> retinaface.RetinaFace:

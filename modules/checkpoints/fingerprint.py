@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from modules.checkpoints.model import LatentDiffusion
 
 _SAMPLES = 64
-"""Of a tensor, evenly spread: adding something and subtracting it again leaves rounding behind in most of them."""
+"""Samples per tensor, evenly spread: adding and subtracting a value again leaves rounding errors in most of them."""
 
 
 def fingerprint(model: LatentDiffusion) -> Hashable:

@@ -86,9 +86,9 @@ class Candidate:
 
     name: str
     path: str
-    """Below its folder, with its ending, if that is known; else its name."""
+    """Path below its folder, with the suffix, if known; else its name."""
     hashes: tuple[str, ...] = ()
-    """Whole hashes in hex that are known of it: SHA-256, A1111's old one."""
+    """Known full hashes in hex: SHA-256, A1111's old one."""
 
     def has(self, digits: str) -> bool:
         return bool(digits) and any(known.startswith(digits) for known in self.hashes)

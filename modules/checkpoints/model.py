@@ -27,7 +27,7 @@ from modules.nn.unet import UNet
 
 log = logging.getLogger(__name__)
 _GROUP = 128 * 2**20
-"""Bytes mapped at a time while loading: what is converted is let go before more is touched."""
+"""Bytes mapped at a time while loading; each group is released before the next is touched."""
 
 
 @dataclass
@@ -41,18 +41,18 @@ class LatentDiffusion:
     device: Device
     unet: UNet
     vae: vae_nn.VAE
-    """Without weights as long as the file has none of its own and no other stands in for it (`config.own_vae`)."""
+    """Without weights if the file has no autoencoder and no other replaces it (`config.own_vae`)."""
     text: nn.ModuleList
     """One for each of ``config.family.encoders``."""
     nbytes: int = 0
     vae_path: Path | None = None
-    """Of an autoencoder that is not the file's own, its hash, and its name as a request says it."""
+    """A standalone VAE: its file, hash and requested name."""
     vae_sha256: str = ""
     vae_name: str = OWN
     embeddings: Listing = NONE
-    """The textual inversions that its texts may name, if they are as wide as its text encoders together."""
+    """The textual inversions that prompts may name, if they have the width of the text encoders."""
     invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
-    """What `pipeline.company` found out about the UNet's kernels, by shape."""
+    """The results of `pipeline.batch_invariance` for the UNet's kernels, by shape."""
 
     @property
     def short_hash(self) -> str:

@@ -50,7 +50,7 @@ class ModelStore:
         """Bytes of weights to keep; the newest model stays whatever its size."""
         self._vaes = vaes or VaeFolders(folder / "none", folder)
         self._vae: tuple[tuple[Path, int, VAEConfig], VAE] | None = None
-        """The one that was used last."""
+        """The standalone VAE used last."""
         self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()
 
     def find(self, name: str) -> ModelFile:

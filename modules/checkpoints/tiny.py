@@ -25,7 +25,7 @@ from modules.nn.unet import UNet
 from modules.nn.vae import VAE
 
 SIZE_NUMBERS = 256
-"""Sinusoids of each number in SDXL's vector."""
+"""Sinusoids per number in SDXL's vector."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ FAMILIES: Mapping[str, Tiny] = {
     "sdxl-refiner": Tiny(SDXL_REFINER, _REFINER, (_BIG_G,)),
 }
 OLD_NAMES = {"sd15": ("sd1", False), "sd15-inpainting": ("sd1", True)}
-"""As the first version called them, and whether they are inpainting models."""
+"""Family names of the first version, and whether they are inpainting models."""
 
 
 def write_tiny_checkpoint(

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""The types that count as numbers here, by their safetensors names."""
+"""The supported dtypes, by safetensors name."""
 ITEM = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
 }
-"""Bytes of a value."""
+"""Bytes per value."""
 _STORAGES = {
     "DoubleStorage": "F64",
     "FloatStorage": "F32",
@@ -60,7 +60,7 @@ _OF_TORCH = {
         for size in (1, 2, 4, 8)
     },
 }
-"""Names of torch's types."""
+"""torch's dtype names."""
 _OF_NUMPY = {
     "f8": "F64",
     "f4": "F32",
@@ -69,12 +69,12 @@ _OF_NUMPY = {
     **{f"{letter.lower()}{size}": f"{letter}{8 * size}" for letter in "IU" for size in (1, 2, 4, 8)},
 }
 _MAX_HEAD = 8 * 2**20
-"""Bytes of the pickle itself, without its tensors; that of a checkpoint of 5,000 tensors has one million."""
+"""Size limit of the pickle itself, without tensors; that of a checkpoint of 5,000 tensors has one million bytes."""
 _MAX_NAMES = 2_000
 _MAX_COUNTS = 64
-"""Sizes and steps of a tensor together."""
+"""Limit of sizes and strides of a tensor together."""
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How ``torch.save`` began its files until 1.6: a pickled number."""
+"""The magic number at the start of ``torch.save`` files before 1.6, pickled."""
 _DAMAGE = (
     pickle.UnpicklingError,
     LookupError,
@@ -89,7 +89,7 @@ _DAMAGE = (
     zlib.error,
     zipfile.BadZipFile,
 )
-"""What reading a file raises that is not as it should be; the unpickler's own failures have no common class."""
+"""Exceptions that reading a damaged file raises; the unpickler's own have no common class."""
 
 
 class Refused(ValueError):
@@ -300,7 +300,7 @@ _PLAIN = {
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("slice", "range", "xrange", "complex")),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("bytearray", "frozenset", "object")),
 }
-"""Modules and names in small letters whose calls trainers write beside the weights; they are as inert as the others."""
+"""Lower-case names whose calls occur beside the weights and are accepted; they become inert objects too."""
 
 
 class _Table(dict[Any, Any]):

@@ -26,12 +26,12 @@ N = TypeVar("N", bound=nn.Module)
 
 FAMILIES = "ESRGAN, Real-ESRGAN with its compact networks, BSRGAN, SwinIR, DAT, and HAT"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
-"""Under which trainers keep the weights; the averaged ones first."""
+"""Keys under which trainers nest the weights; the averaged (EMA) ones first."""
 MAX_SCALE = 16
 MAX_BYTES = 8 * 2**30
-"""That a pickle may unpack to; the largest networks have a tenth of it."""
+"""Limit of a pickle's unpacked size; the largest networks have a tenth of it."""
 VIEWS = 4
-"""How many times a file's size its tensors may have together: some are views of the same numbers."""
+"""Limit of the tensors' total size, as a multiple of the file's: some are views of the same values."""
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -49,7 +49,7 @@ TYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-"""By their safetensors names."""
+"""dtypes by safetensors name."""
 
 
 def load(path: Path, device: Device) -> nn.Module:

@@ -10,7 +10,7 @@ from modules.checkpoints.matching import ambiguous, match
 from modules.errors import UnknownName
 
 AUTOMATIC, OWN = "Automatic", "None"
-"""What a request may say instead of a file's name: the one called like the checkpoint, if there is one; never one."""
+"""Special values of a request: the VAE named like the checkpoint, if there is one; always the checkpoint's own."""
 
 
 class VaeFolders:

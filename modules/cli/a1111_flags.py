@@ -163,7 +163,7 @@ FAMILIES: Mapping[str, Foreign] = {
     "--sub-quad-": Foreign(ATTENTION, ONE),
     "--skip-": Foreign(CHECKS),
 }
-"""By the beginning of a flag's name."""
+"""Flags matched by prefix."""
 
 
 def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -14,7 +14,7 @@ from modules.params.generation import ExtrasParams, GenerationParams
 from modules.params.options import Option, flat_of, options_of
 
 Command = Callable[[Any], int]
-"""Takes the flags, gives the exit status."""
+"""A function from parsed flags to an exit status."""
 EXAMPLES = """examples:
   python3 app.py                                      serve http://127.0.0.1:7860
   python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
@@ -284,4 +284,4 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "new-extension": ("write the skeleton of an extension", _add_new_extension),
     "worker": ("", _add_worker),
 }
-"""What `--help` says of each, and what it takes; one without a word is the program's own."""
+"""The commands: help text and positional argument of each; one without help is internal."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Skip = Callable[[int, float], bool]
-"""``(call, sigma)``: whether the negative prompt is left out of the ``call``-th network call of a run."""
+"""``(call, sigma) -> bool``: whether to skip the negative prompt in network call number ``call`` of a run."""
 
 
 class Part(Protocol):

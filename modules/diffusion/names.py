@@ -9,7 +9,7 @@ Samplers = Registry[SamplerSpec]
 Schedulers = Registry[SchedulerSpec]
 
 ENDINGS = {"_ka": "karras", "_exp": "exponential"}
-"""What ended the short names of A1111 before 1.9."""
+"""Schedule suffixes of A1111's short names before 1.9."""
 
 
 def split_sampler(name: str, schedulers: Schedulers) -> tuple[str, str | None]:

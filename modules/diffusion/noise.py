@@ -28,7 +28,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _M0, _M1, _W0, _W1 = map(np.uint64, (0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85))
 _Node = tuple[int, int]
-"""An interval of a Brownian tree: its number among those of its depth, and the depth."""
+"""An interval of a Brownian tree: its index within its depth, and the depth."""
 
 
 def philox(counter: Words, seed: int) -> Words:
@@ -86,7 +86,7 @@ class PhiloxGenerator:
     """The generator of a CUDA GPU: `philox_normals`, with a counter of its calls."""
 
     AHEAD = 4
-    """Draws of one size that are made together: for a small latent, numpy's calls cost more than its arithmetic."""
+    """Number of equal-sized draws made together: for small latents, numpy's call overhead exceeds its arithmetic."""
 
     def __init__(self, seed: int):
         self._seed = seed
@@ -180,12 +180,12 @@ class BrownianPath:
     """
 
     DIGITS = 6
-    """Times are rounded to so many digits, which ends the halving."""
+    """Times are rounded to this many digits, which ends the bisection."""
     POOL = 24
-    """Words in which numpy's seed sequence gathers entropy."""
+    """Words in the entropy pool of numpy's seed sequence."""
 
     KEPT = 128
-    """Split intervals that are remembered: those on the way to the last few times asked for."""
+    """Size of the cache of split intervals: those on the way to the most recent times."""
 
     def __init__(self, shape: Shape, low: float, high: float, seed: int, normals: Callable[[list[int], Shape], Tensor]):
         """``normals(seeds, shape)`` draws normal numbers (seeds, *shape), each row from a fresh generator."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 ZERO_SNR_ALPHA = 4.8973451890853435e-08
-"""What stands in for 0 at the last level of a zero-terminal-SNR table, so that its sigma stays finite."""
+"""Replaces 0 at the last level of a zero-terminal-SNR table, so that its sigma stays finite."""
 
 
 def scaled_linear(n: int = 1000) -> Floats:
@@ -56,7 +56,7 @@ class NoiseTable:
     quantized: bool = False
     """`sigma_to_t` gives the nearest level's timestep rather than one between two levels."""
     dtype: type[np.floating[Any]] = np.float64
-    """In which numbers the table is computed."""
+    """The precision in which the table is computed."""
 
     def __post_init__(self) -> None:
         if not len(self.timesteps):

@@ -90,13 +90,13 @@ class SamplerSpec:
     """Samplers that ignore the scheduler make their own sigmas: ``(timesteps, table, skip_type=, whole=)``, timesteps
     rising; not ``whole`` where a run over an image starts later."""
     levels: Callable[[NoiseTable], NoiseTable] | None = None
-    """A sampler that knows only some of the model's noise levels (LCM) says which."""
+    """Restricts the noise levels, for samplers that use only some of the model's (LCM)."""
     wrap: Callable[[Denoiser, NoiseTable], Denoiser] | None = None
-    """What the sampler puts around guidance (LCM's boundary condition)."""
+    """A wrapper around the denoiser (LCM's boundary condition)."""
     cfg_factor: float = 1.0
     """Multiplies the CFG scale (CFG++ guides by a twelfth or so)."""
     second_order: bool = False
-    """Two network calls a step."""
+    """Makes two network calls per step."""
     discard_next_to_last: bool = False
     brownian: bool = False
     eta: float | None = None
@@ -106,11 +106,11 @@ class SamplerSpec:
     unit_start: bool = False
     """Starts from x / sqrt(1 + sigma^2) of deviation 1 (DDIM family) rather than from sigma * noise."""
     couples_batch: bool = False
-    """Its step size looks at the whole batch, so an image alone differs from the same one in company."""
+    """Its step size depends on the whole batch, so an image alone differs from the same one in a batch."""
     options: Mapping[str, Any] = field(default_factory=dict)
     takes: Mapping[str, str] = field(default_factory=dict)
-    """The request's parameters that it is given, by name, and its own names for them. A1111 passes ``s_noise`` to some
-    of the samplers that could use it."""
+    """The request's parameters that it accepts, and its own names for them. A1111 passes ``s_noise`` only to some of
+    the samplers that could use it."""
 
     def table_for(self, table: NoiseTable) -> NoiseTable:
         """The noise levels that the sampler uses of a model trained on ``table``."""

@@ -80,9 +80,9 @@ class Owner:
     folder: Path = Path()
     permissions: frozenset[str] = frozenset()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Its part of the settings file."""
+    """The extension's part of the settings file."""
     flags: Mapping[str, str] = field(default_factory=dict)
-    """What the command line said, by the names of the manifest."""
+    """Command line values, by the flag names of the manifest."""
 
 
 _PATH = re.compile(r"[a-z0-9_-]{1,60}")
@@ -102,7 +102,7 @@ class Host:
         self.upscalers: Registry[UpscalerSpec] = Registry("upscaler")
         self.face_restorers: Registry[FaceRestorerSpec] = Registry("face restorer")
         self.absent_face_restorers: dict[str, str] = {}
-        """Those that would be there if their files were: by name, what is missing."""
+        """Face restorers whose files are missing: by name, what is missing."""
         self.tabs: Registry[TabSpec] = Registry("tab")
         self.scripts: Registry[ScriptSpec] = Registry("script")
         self.modifiers: Registry[ModifierSpec] = Registry("modifier", field="extensions")
@@ -111,7 +111,7 @@ class Host:
         self.routes: Registry[RouteSpec] = Registry("route")
         self.assets: Registry[Path] = Registry("asset")
         self.owners: dict[tuple[str, str], Owner] = {}
-        """Which extension added what, by table and name; what is not here is the program's own."""
+        """The extension that added each entry, by table and name; built-in entries are not in it."""
 
     def tables(self) -> dict[str, Registry[Any]]:
         """The tables by the permission names of a manifest (`modules.extension.manifest.PERMISSIONS`)."""

@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 State = Literal["loaded", "disabled", "refused", "broken", "left out"]
 PRIVATE = "reprise_extension_"
-"""Before the name under which an extension is imported, so that it can be no other module's."""
+"""Prefix of the module names under which extensions are imported, so that they collide with nothing."""
 MAX_STARTS = 2
-"""Starts in a row that did not come to an end; after these no extension is loaded."""
+"""Incomplete starts in a row after which safe mode loads no extension."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Extension:
     state: State
     manifest: Manifest | None = None
     reason: str = ""
-    """One sentence on why it is not at work."""
+    """Why it is not loaded, in one sentence."""
     traceback: str = ""
     added: tuple[str, ...] = ()
-    """What it registered: "sampler My Euler"."""
+    """What it registered, as in "sampler My Euler"."""
 
     @property
     def version(self) -> str:

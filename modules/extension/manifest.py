@@ -17,7 +17,7 @@ from modules.errors import RepriseError
 from modules.params.options import Option
 
 API = 1
-"""The version of what extensions may rely on. It counts up when something that was promised changes."""
+"""The version of the extension API. It increases when anything promised changes."""
 PERMISSIONS = frozenset(
     (
         "sampler",
@@ -33,7 +33,7 @@ PERMISSIONS = frozenset(
         "asset",
     )
 )
-"""What an extension can add; a manifest names what it does add."""
+"""The tables to which an extension can add; its manifest lists those that it uses."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*((?:(?:[<>=!~]=|[<>])\s*[\w.*+!-]+\s*,?\s*)*)")
 _CLAUSE = re.compile(r"([<>=!~]=|[<>])\s*([\w.*+!-]+)")

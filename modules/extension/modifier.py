@@ -75,9 +75,9 @@ class ModifierSpec:
     options: type
     """A frozen dataclass of ``option(...)`` fields."""
     make: Callable[[Any], Modifier]
-    """Called with an instance of ``options`` for each request in which it takes part."""
+    """Called with an instance of ``options`` for each request that activates it."""
     order: int = 100
-    """Of those that take part the lowest comes first, and so stands nearest to the network; equal ones by name."""
+    """The lowest is applied first and is innermost, next to the network; equal ones by name."""
     help: str = ""
     """One sentence beside the switch."""
 

@@ -21,9 +21,9 @@ from modules.params.generation import GenerationParams
 from modules.params.options import Option, flat_of, from_flat, nested_of
 
 MOST_REQUESTS = 1000
-"""Of one script."""
+"""Limit of requests per script."""
 NO_AXIS, SEARCH_AXIS, ORDER_AXIS = "Nothing", "Prompt S/R", "Prompt order"
-"""Axes that are no option; A1111's names."""
+"""Axes that are not options; A1111's names."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Turn:
     of: int = 0
     """How many requests the script will make in all, as far as it knows; 0: no more than these."""
     names: Sequence[str] = ()
-    """What a person calls each of them, for the remark on one that failed."""
+    """A label for each request, used in the note on one that failed."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Sheet:
     margin: int = 0
     """Pixels between the pictures."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What its generation text says of it: ``{"X Type": "Steps", ...}``."""
+    """Further infotext keys of the grid: ``{"X Type": "Steps", ...}``."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Axis:
     label: str
     option: Option
     set: Callable[[GenerationParams, Any], GenerationParams]
-    """``(params, value) -> params``; the value is cast and judged. Raises `UserError`."""
+    """``(params, value) -> params``; casts and checks the value. Raises `UserError`."""
 
 
 def axes_of_params() -> dict[str, Axis]:
@@ -130,7 +130,7 @@ class ScriptContext:
     choices: Callable[[str], Sequence[str]]
     """The values in one of the host's tables: "samplers", "checkpoints"."""
     keep: Callable[[Path], str]
-    """Puts a picture where requests can start from it, and gives its name there."""
+    """Stores an image as an init image, and returns its name there."""
 
 
 Steps = Generator[Turn, Sequence[Answer], Sequence[Sheet]]
@@ -148,4 +148,4 @@ class ScriptSpec:
     run: Run
     help: str = ""
     tabs: tuple[str, ...] = ("txt2img", "img2img", "inpaint")
-    """Where it is offered."""
+    """The tabs that offer it."""

@@ -21,13 +21,13 @@ from zoneinfo import ZoneInfo
 log = logging.getLogger(__name__)
 
 PART = 128
-"""The most characters that one word of a pattern gives, as in A1111."""
+"""Longest replacement of one pattern word, in characters, as in A1111."""
 WORDS = 8
-"""Of a prompt in ``[prompt_words]``."""
+"""Words of a prompt used by ``[prompt_words]``."""
 BYTES = 160
-"""Of a whole name; file systems take 255, and number, ending and ``.part`` come to it."""
+"""Length limit of the name, in bytes; file systems take 255, and number, suffix and ``.part`` are added."""
 _PIECE = re.compile(r"(.*?)(?:\[([^\[\]]+)\]|$)", re.DOTALL)
-"""Text and the word behind it."""
+"""Literal text, and the pattern word after it."""
 _WORD = re.compile(r"([^<]*)((?:<[^>]*>)*)")
 """A word's name and its arguments."""
 _NOT_LETTERS = re.compile(rf"[\s{re.escape(string.punctuation)}]+")
@@ -36,7 +36,7 @@ _HALVES = range(0xD800, 0xE000)
 _FORBIDDEN = str.maketrans(
     dict.fromkeys('#<>:"/\\|?*' + "".join(map(chr, range(32))), "_") | dict.fromkeys(map(chr, _HALVES), "_")
 )
-"""What file systems do not take; half an emoji, as cut texts have it, has no bytes."""
+"""Characters that file systems reject; lone surrogates, as in truncated text, cannot be encoded."""
 DATETIME = "%Y%m%d%H%M%S"
 
 
@@ -45,11 +45,11 @@ class Names:
     """The filename patterns of one job."""
 
     file: str = "[seed]"
-    """Stands behind the picture's number."""
+    """The pattern of the file name after the number."""
     folder: str = "[date]"
     """Below the folder of its kind; ``/`` divides folders."""
     begun: datetime = field(default_factory=datetime.now)
-    """When the job began."""
+    """The time at which the job began."""
 
     def file_for(self, facts: Mapping[str, str]) -> str:
         """The part of the file name after the number; may be empty."""
@@ -147,7 +147,7 @@ def _files(files: object, facts: dict[str, str]) -> dict[str, str]:
 
 Facts = Mapping[str, str]
 Word = Callable[[Facts, Sequence[str]], str | None]
-"""A word's text from the facts and its arguments; None takes the text before it away."""
+"""Gives a word's text from the facts and its arguments; None also removes the literal text before it."""
 
 
 def _fact(name: str) -> Word:
@@ -228,7 +228,7 @@ _WORDS: Mapping[str, Word] = {
     "hasprompt": _hasprompt,
     "none": lambda *_: "",
 }
-"""A1111's words but ``[job_timestamp]``, which is the job's."""
+"""A1111's words except ``[job_timestamp]``, which belongs to the job."""
 KNOWN = (*_WORDS, "job_timestamp")
 
 

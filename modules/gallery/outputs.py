@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 JOBS = ".jobs"
 """In each day's folder: one line "JOB<tab>FILE" for every picture, written before the picture has its name."""
 _SEPARATORS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
-"""What some program takes for the end of a line, and no name needs."""
+"""Characters that some program treats as line ends."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Saved:
     number: int
     job: str
     note: str = ""
-    """Sentences on a text that the file could not take, and on a disk that has yet to confirm it."""
+    """Warnings: metadata that did not fit, a disk that has not confirmed the file."""
 
 
 @dataclass(frozen=True)

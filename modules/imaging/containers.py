@@ -31,7 +31,7 @@ class Exif:
     orientation: int = 1
     description: bytes = b""
     comment: bytes = b""
-    """Of the directory for EXIF, or where some programs put it, beside the description."""
+    """From the EXIF directory or, as some programs write it, from the main one."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Unpacked:
     texts: dict[str, str] = field(default_factory=dict)
     """A PNG's text chunks."""
     exif: Exif | None = None
-    """None: there is none, or it is Pillow that hands over its bytes."""
+    """None if there is none, or if Pillow provides it."""
     further: bool = False
-    """Whether there were further pictures, which Pillow does not get to see."""
+    """Whether the file held further images, which are hidden from Pillow."""
 
 
 def unpack(data: bytes) -> Unpacked:
@@ -66,7 +66,7 @@ def unpack(data: bytes) -> Unpacked:
 # -------------------------------------------------------------------------------------------------------------- PNG
 
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
-"""Chunks that say which pixels there are; with iCCP, which says what colour they have."""
+"""PNG chunks that define the pixels; and iCCP, which defines their colours."""
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -159,7 +159,7 @@ def _raw_profile(texts: dict[str, str]) -> Exif | None:
 
 _JPEG_EXIF = re.compile(rb"\xff\xe1..Exif\0", re.DOTALL)
 _JPEG_HIDDEN = re.compile(rb"(\xff\xe1..Exif\0|\xff\xe2..MPF\0)", re.DOTALL)
-"""Segments from which Pillow builds directories; the second has further pictures, of which we take none."""
+"""Segments that Pillow would parse into directories; the second holds further images, which we do not use."""
 
 
 def _jpeg(data: bytes) -> Unpacked:
@@ -173,7 +173,7 @@ def _jpeg(data: bytes) -> Unpacked:
 
 
 _AVIF_EXIF = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})Exif", re.DOTALL)
-"""The entry that makes an item of an AVIF file its EXIF."""
+"""The entry that marks an item of an AVIF file as EXIF."""
 _TIFF_HEAD = re.compile(rb"II\*\0|MM\0\*")
 
 
@@ -234,7 +234,7 @@ def _behind_blocks(data: bytes, place: int) -> int:
 
 ORIENTATION, IMAGE_DESCRIPTION, USER_COMMENT, EXIF_IFD = 0x0112, 0x010E, 0x9286, 0x8769
 _FURTHER = (EXIF_IFD, 0x8825, 0xA005)
-"""Entries that lead to further directories which Pillow reads: EXIF, GPS, interoperability."""
+"""Tags that point to further directories which Pillow reads: EXIF, GPS, interoperability."""
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of a value by its type: TIFF 6.0, page 15, and BigTIFF."""
 _BYTES = (1, 2, 7)

@@ -40,7 +40,7 @@ BROKEN = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What Pillow raises on files that are not as they should be."""
+"""Exceptions that Pillow raises on damaged files."""
 
 
 def open_image(source: bytes | Path) -> Image.Image:
@@ -135,7 +135,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets a picture upright, by EXIF's orientation."""
+"""The transposition that undoes each EXIF orientation."""
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -186,7 +186,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 CARRIED = b"rpIn"
-"""A chunk of our own in a PNG, which others may copy and need not know: a whole PNG file that it was made from."""
+"""Our private PNG chunk: a whole PNG file, embedded as an input of the image. Other programs may copy or ignore it."""
 
 
 def png_bytes(image: Image.Image, texts: Mapping[str, str] | None = None, carried: Sequence[bytes] = ()) -> bytes:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 INK, PAPER, FAINT = "#1c1d1a", "#ffffff", "#8a8b84"
 LARGEST_TEXT, SMALLEST_TEXT = 28, 11
 MAX_SIDE = 16_384
-"""Of a whole sheet; a larger one is drawn smaller."""
+"""Pixel limit of a whole grid; a larger one is scaled down."""
 
 
 @dataclass(frozen=True)

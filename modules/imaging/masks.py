@@ -92,7 +92,7 @@ def _grown(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
 
 
 _LAYERS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
-"""Radius of each blur and how often it is laid on."""
+"""Radius of each blur, and how many times it is applied."""
 
 
 def filled(image: Image.Image, mask: Image.Image) -> Image.Image:
@@ -108,7 +108,7 @@ def filled(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 SEAM = 8
-"""Pixels of the picture itself that outpainting paints anew, so that old and new grow together."""
+"""Pixels of the original that outpainting repaints, so that old and new blend."""
 
 
 def outpainted(image: Image.Image, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:

@@ -34,13 +34,13 @@ class Origin:
     """Where a job was submitted. Nothing in it affects the images."""
 
     tab: str = ""
-    """The tab that asked, an extension's too. It says nothing of the job's kind."""
+    """The tab that submitted it, an extension's too. It does not determine the job's kind."""
     page: str = ""
     """The visitor's page, as `webui.components.job_stream.page_of` names it."""
     notes: tuple[str, ...] = ()
-    """What was changed in the request when it was checked, in sentences."""
+    """What was changed in the request when it was checked."""
     script: str = ""
-    """The script's job that submitted this one."""
+    """The id of the script job that submitted this one."""
 
     def noted(self, *notes: str) -> Origin:
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))

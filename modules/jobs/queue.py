@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.1
 """How soon a job that waits notices that the executor became ready."""
 MOST_SCRIPTS = 64
-"""At once, of all owners, with `SCRIPTS_EACH` of one; each is a thread that mostly sleeps."""
+"""Scripts that run at once, of all owners, with at most `SCRIPTS_EACH` of one; each is a thread that mostly sleeps."""
 PROGRESS_S = 1.0
-"""Steps are told as they come, but written to the database at most this often."""
+"""Steps are published as they come, but written to the database at most this often."""
 
 ScriptRunner = Callable[[Job, Any, CancelFlag, Callable[[Event], None]], Json]
 """``(job, queue, cancel, on_event) -> output``, see `modules.jobs.runners.script`."""

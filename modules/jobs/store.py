@@ -24,9 +24,9 @@ STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 FINISHED = frozenset({DONE, FAILED, CANCELLED})
 MAX_DEATHS = 2
 MAX_LOST = 10
-"""So often a job outlives the server that ran it. One that ends every server must end at some time, too."""
+"""How many times a job survives the death of its server. One that kills every server must end eventually."""
 SCRIPTS_EACH = 2
-"""So many scripts of an owner run at once: one computes while the other draws. More would only hold others' places."""
+"""Scripts of one owner that run at once: one computes while the other draws. More would only block other owners."""
 
 MIGRATIONS = (
     """

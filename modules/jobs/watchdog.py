@@ -26,18 +26,18 @@ from modules.storage import atomic
 log = logging.getLogger(__name__)
 
 LIMIT_S = 60.0
-"""Of an extension's own time within one call of a hook. No hook of a picture that a person waits for takes longer."""
+"""Time limit of an extension's own code in one hook call. No interactive hook takes longer."""
 SLOW_EXIT = 75
 _SIZE = 512
 _JOBS_KEPT = 20
 _REASON, _TRACE = 500, 20_000
-"""The most characters of a failure that are kept."""
+"""Length limits of a stored failure, in characters."""
 
 
 @dataclass
 class _Frame:
     name: str
-    """Empty: the engine."""
+    """The extension; empty for the engine."""
     hook: str
     since: float
     spent: float = 0.0

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Message = Json
 Emit = Callable[[Json], None]
-"""Tells an event of the job: ``type`` and JSON values; ``preview`` may be the bytes of a JPEG, sent in base64."""
+"""Reports an event of the job: ``type`` and JSON values; ``preview`` may be JPEG bytes, which are sent in base64."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Wishes:
 
     cancelled: Callable[[], bool] = lambda: False
     skips: Callable[[], int] = lambda: 0
-    """How often it was asked to make the image at hand from what there is."""
+    """The number of skip requests: finish the current image from what has been sampled."""
     quitting: Callable[[], bool] = lambda: False
     """Whether the process is about to end, whatever the job does."""
 

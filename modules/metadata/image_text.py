@@ -32,13 +32,13 @@ from modules.metadata.infotext import MAX_LENGTH, FindFile, Paste, find_none, pa
 log = logging.getLogger(__name__)
 
 RECIPE = "recipe:"
-"""Stands before our record in ImageDescription, which holds other people's captions as well."""
+"""Marks our recipe in ImageDescription, a field that holds ordinary captions as well."""
 
 MAX_JPEG_EXIF = 65_533
 """Bytes of the one JPEG segment that holds EXIF: its length has 16 bits and counts itself."""
 
 MAX_CARRIED = 16_000_000
-"""Bytes of all pictures that are embedded in one; a file of twice the size could not be sent to the server again."""
+"""Size limit of all embedded images; a file of twice that size could not be uploaded again."""
 
 NOVELAI_SAMPLERS = {
     "k_euler": "Euler",
@@ -56,7 +56,7 @@ NOVELAI_SAMPLERS = {
     "ddim": "DDIM",
     "plms": "PLMS",
 }
-"""The others are "Euler a"."""
+"""NovelAI's sampler names; unknown ones become "Euler a"."""
 
 
 class Metadata(TypedDict):

@@ -39,11 +39,11 @@ class UsedExtension:
     name: str
     version: str
     options: Mapping[str, Any] | None = None
-    """None: it gave the sampler or the like that the request names."""
+    """None for an extension that provides, say, the sampler."""
     changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What it made of the request, by the names of the parameters."""
+    """What its `revise` changed in the request, by parameter name."""
     failed: str = ""
-    """Why it had no part, where it was asked for."""
+    """Why it did not take part although requested."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Recipe:
     dtype: str
     """Of the networks: "float32", "bfloat16", "float16"."""
     kernels: str
-    """ "exact" or "fast": whether a picture may depend on its company in the batch."""
+    """ "exact" or "fast": whether the image may depend on others in its batch."""
     pixels: str
     """`pixel_hash` of the picture."""
     processor: str = ""
     """ "AVX512 with AMX, 8 threads", "NVIDIA H200"; empty in recipes of before it was recorded."""
     skipped: int = 0
-    """Steps after which the picture was made from what there was, on its owner's wish; 0: it was finished."""
+    """The step after which the image was finished early (skip); 0: it was not."""
     extensions: tuple[UsedExtension, ...] = ()
 
     @property

@@ -24,7 +24,7 @@ class Difference:
     largest: int
     mean: float
     share: float
-    """Of the pixels that differ at all."""
+    """Share of pixels that differ."""
 
     def __str__(self) -> str:
         return f"{self.share:.1%} of the pixels differ, by at most {self.largest} of 255 and {self.mean:.3g} on average"
@@ -45,11 +45,11 @@ class Verdict:
 
     kind: Literal["identical", "differs", "cannot"]
     reasons: tuple[str, ...] = ()
-    """Each differing fact, or each thing that is missing."""
+    """Each fact that differs, or each thing that is missing."""
     difference: Difference | None = None
     """Between the picture in the file and the one made again."""
     remark: str = ""
-    """What a person should know besides."""
+    """A further note for the user."""
 
     def __str__(self) -> str:
         """

@@ -12,20 +12,20 @@ from modules.errors import UserError
 from modules.params.options import loose, nested, option, read, values_of
 
 MAX_SEED = 2**64 - 1
-"""What torch's generators and Philox take."""
+"""The largest seed of torch's generators and Philox."""
 MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
 MODEL, SAMPLING, NOISE = "Model", "Sampling", "Noise"
 GUIDANCE, SDXL, FACES, COMPATIBILITY = "Guidance", "SDXL", "Faces", "Compatibility"
-"""Groups of what is rarely changed."""
+"""Headings of groups of rarely changed options."""
 
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
 """In A1111's order, whose API gives them by number."""
 CONTENTS = ("fill", "original", "latent noise", "latent nothing")
-"""What stands under a mask when sampling begins, in A1111's order."""
+"""Fill modes: what is under the mask when sampling begins, in A1111's order."""
 SAME = ""
-"""In a second pass: as in the first."""
+"""The choice in a second pass that means "as in the first"."""
 
 
 def wrapped(seed: int) -> int:

@@ -21,7 +21,7 @@ _KEY = "option"
 _NESTED = "nested"
 _LOOSE = "loose"
 EXACT = 2**53
-"""Up to here a float tells every whole number from the next."""
+"""The largest integer up to which a float represents every integer exactly."""
 T = TypeVar("T")
 _TRUTHS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
@@ -46,13 +46,13 @@ class Option:
     """The key in A1111's generation text, where the parameter has one. Of two that are written as one, "Size: 512x768",
     each has the key under which its half is read: "Size-1", "Size-2"."""
     words: tuple[str, str] | None = None
-    """What that text says instead of False and True."""
+    """The infotext values for False and True."""
     help: str = ""
     multiline: bool = False
     secret: bool = False
-    """A text of the owner's settings that is taken and kept, and shown to nobody again: a key, a password."""
+    """A setting, such as a key or password, that is stored and never sent back."""
     group: str = ""
-    """Under which heading the page shows it among what is rarely changed."""
+    """The heading under which the page shows a rarely changed option."""
 
     def cast(self, value: Any) -> Any:
         """``value`` cast to the declared type and range, or a `UserError` that names the field.

@@ -31,7 +31,7 @@ class Profile:
 
 
 A1111 = Profile("a1111", double_steps=True, late_edits=True, batch_mean=True, slerp_rows=True, floor_pixels=True)
-"""Images made with AUTOMATIC1111's web UI come back as they were."""
+"""Reproduces images made with AUTOMATIC1111's web UI."""
 
 EXACT = Profile(
     "exact",
@@ -42,7 +42,7 @@ EXACT = Profile(
     floor_pixels=False,
     short_ddim=False,
 )
-"""The words mean what they say."""
+"""Follows the documented meaning."""
 
 PROFILES = {profile.name: profile for profile in (A1111, EXACT)}
 

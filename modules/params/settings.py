@@ -145,7 +145,7 @@ FORM = {
     name: name.removeprefix("form_")
     for name in ("form_sampler", "form_scheduler", "form_steps", "form_cfg_scale", "form_negative_prompt")
 }
-"""Settings that a new page's form begins with, and the parameters that they are."""
+"""Settings that are defaults of a new page's form, and the parameters they set."""
 
 
 class SettingsFile:
@@ -169,7 +169,7 @@ class SettingsFile:
         """Names of those that cannot be changed."""
         self._lasting: Settings | None = None
         self.trouble = ""
-        """What was wrong with the file at start, in a sentence."""
+        """What was wrong with the file at startup, in a sentence."""
         try:
             self._lasting, self.trouble = _loaded(path)
         except OSError as error:

@@ -18,7 +18,7 @@ from modules.diffusion.guidance import Part
 log = logging.getLogger(__name__)
 
 Group = tuple[int, int]
-"""Conditions that go through the network in one call with an image, and the tokens of each."""
+"""Conditions evaluated in one network call per image, as the token count of each."""
 
 
 def needs_single_image_batches(

@@ -29,9 +29,9 @@ MakeVector = Callable[[Tensor, bool], Tensor]
 """Pooled text (1, width), and whether it is the negative prompt's -> the UNet's vector (1, wider)."""
 
 _ROWS = 16
-"""Chunks that go through the encoder together: enough to keep it busy, few enough for a small card."""
+"""Chunks encoded together: enough to keep the encoder busy, few enough for a small GPU."""
 _HEAVIEST = 1e6
-"""Larger weights, from hundreds of nested brackets, would overflow float32."""
+"""Weight limit; larger ones, from hundreds of nested brackets, would overflow float32."""
 
 
 class Embedding(Protocol):
@@ -57,7 +57,7 @@ class Encoder:
     zero_padding: bool = False
     """Ids behind the end are 0 (SD2 and bigG)."""
     columns: tuple[int, int] | None = None
-    """From where to where an embedding's vectors are its own; None: all of them."""
+    """The encoder's columns of an embedding's vectors; None: all of them."""
 
 
 @dataclass(frozen=True)

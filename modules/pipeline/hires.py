@@ -19,7 +19,7 @@ LATENT_MODES: dict[str, dict[str, Any]] = {
     "Latent (nearest)": {"mode": "nearest"},
     "Latent (nearest-exact)": {"mode": "nearest-exact"},
 }
-"""Upscalers that work on latents, and what they are to ``torch.nn.functional.interpolate``."""
+"""Latent upscalers, with their ``torch.nn.functional.interpolate`` arguments."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class HiresSize:
     upscaled: tuple[int, int]
     """Width and height in pixels before the crop."""
     cropped: tuple[int, int]
-    """Columns and rows of the latent that are cut away."""
+    """Columns and rows of the latents to crop."""
 
     @property
     def latent(self) -> tuple[int, int]:

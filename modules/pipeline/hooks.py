@@ -109,7 +109,7 @@ class Border:
     def __init__(self, watch: Watch):
         self._watch = watch
         self._foreign: BaseException | None = None
-        """What the engine raised while an extension called it."""
+        """The error that the engine raised while called by an extension."""
 
     @contextlib.contextmanager
     def within(self, name: str, hook: str) -> Iterator[None]:

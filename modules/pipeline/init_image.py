@@ -16,7 +16,7 @@ from modules.imaging.resize import Enlarge, resized
 from modules.params.generation import Init, Mask, SoftInpainting
 
 SMALLEST, LARGEST = 64, 4096
-"""Sides in pixels of a picture that is encoded as it is."""
+"""Pixel limits of the sides of an image that is encoded in its own size."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class InitImage:
     """A prepared init image: what is encoded, the mask, and how results are pasted back."""
 
     unchanged: Image.Image
-    """What comes out where nothing is to be changed."""
+    """The result if nothing is to be changed."""
     image: Image.Image
     """RGB, to be encoded: resized, cropped, and filled under the mask."""
     mask: Image.Image | None = None
@@ -32,13 +32,13 @@ class InitImage:
     latent_mask: NDArray[np.float32] | None = None
     """(h / 8, w / 8) of the size asked for, 1 = repaint."""
     soft: SoftInpainting | None = None
-    """How greys of the mask and what changed decide what is shown of the result."""
+    """Soft inpainting: how mask greys and latent changes determine the result; None without it."""
     overlay: Image.Image | None = None
-    """RGBA: what is laid over the result."""
+    """RGBA: pasted over the result."""
     box: Box | None = None
-    """Where the result goes in the overlay; None: everywhere."""
+    """Where the result goes in the overlay; None: it covers everything."""
     like: Image.Image | None = None
-    """Whose colours the result takes on."""
+    """The image whose colours the result takes on (colour correction)."""
 
     @property
     def is_protected(self) -> bool:

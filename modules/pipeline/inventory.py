@@ -22,9 +22,9 @@ class Inventory:
     inputs: InputStore | None = None
     embeddings: EmbeddingFolder | None = None
     absent: Collection[str] = ()
-    """Modifiers that are not at work."""
+    """Modifiers that are not available."""
     others: dict[str, Callable[[File], bool]] = field(default_factory=dict)
-    """Whether a file is here, by roles that further users of files have."""
+    """Availability tests for roles of further files."""
 
     def has(self, file: File) -> bool:
         """Whether a file of a recipe is available, judged by its content."""

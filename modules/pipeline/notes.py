@@ -13,7 +13,7 @@ from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.used_embeddings import unapplied_networks
 
 MOST_NAMED = 8
-"""Networks that one note names."""
+"""Networks named in one note at most."""
 
 
 def notes_on(

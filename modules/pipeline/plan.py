@@ -25,13 +25,13 @@ from modules.prompt.schedule import Pass
 from modules.registry import Registry
 
 MAX_HIRES = 4096
-"""Pixels a side of a second pass."""
+"""Pixel limit of the sides of a second pass."""
 MAX_RANDOM_SEED = 4294967293
 """A1111 draws random seeds from 0 to this."""
 Changes = Mapping[str, Mapping[str, Any]]
-"""What extensions changed in a request, by their names: the new values by the parameters' names."""
+"""What extensions changed in a request: by extension, new values by parameter name."""
 Revise = Callable[[GenerationParams], tuple[GenerationParams, Changes]]
-"""The request of one image, with its own seeds, as extensions would have it."""
+"""Revises the request of one image, which has its own seeds, and tells what each extension changed."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Batch:
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
     prompts: Prompts
-    """Of this pass, as extensions revised them."""
+    """The parsed prompts of this pass, as extensions revised them."""
     hires: HiresPass | None = None
     changed: Changes = field(default_factory=dict)
     """What extensions changed in ``params``."""
     first_pass_steps: int | None = None
-    """Of the second pass of hires fix: the steps that the prompt's schedule counts in the first. Else None."""
+    """In the second pass of hires fix: the schedule steps of the first pass. Else None."""
     told_size: tuple[int, int] | None = None
-    """Where it is another than that of ``params``: of a second pass, before its picture is cropped."""
+    """The size for SDXL's conditioning if it differs from ``params``: that of a second pass before cropping."""
 
     @property
     def schedule_steps(self) -> int:

@@ -32,7 +32,7 @@ class Provenance:
 
 
 NamesFiles = Callable[[LatentDiffusion, Batch], Provenance]
-"""What one user of files takes from the disk for a batch on a model, before the batch is made."""
+"""Names the files that one user of files reads for a batch on a model, before the batch is generated."""
 
 
 def provenance_of(users: Iterable[NamesFiles], model: LatentDiffusion, batch: Batch) -> Provenance:
@@ -105,7 +105,7 @@ class Recorder:
     program: str
     """Its name and version."""
     request: GenerationParams
-    """As recipes record it: before extensions revised it."""
+    """The request as recorded: before extensions revised it."""
     model: LatentDiffusion
     batch: Batch
     provenance: Provenance

@@ -19,12 +19,12 @@ class Progress:
     first_image: int
     """Number of the batch's first image within the request, from 0."""
     images: int
-    """Of the whole request."""
+    """The number of images of the whole request."""
     step: int
     """Steps done in this batch."""
     steps: int
     fraction: float
-    """Of the whole request, above 0 and at most 1."""
+    """Progress of the whole request, above 0 and at most 1."""
     preview: Callable[[], Image.Image]
 
 
@@ -37,7 +37,7 @@ class RunCallbacks:
     """Sentences about what was changed in the request."""
     cancelled: Callable[[], bool] = lambda: False
     skips: Callable[[], int] = lambda: 0
-    """How often it was asked to make the image at hand from what there is; looked at after each step was told."""
+    """The number of skip requests (finish the current image early); polled after each step."""
 
     def from_now(self) -> RunCallbacks:
         """The same callbacks for one batch: skips requested before are not counted again."""
@@ -64,11 +64,11 @@ class GeneratedImage:
     """In the batch, from 0."""
     image: Image.Image
     infotext_params: GenerationParams
-    """The request as the infotext tells it."""
+    """The request as written to infotext."""
     hooks: Hooks
     """Of its last pass."""
     skipped: int = 0
-    """Steps after which it was cut short; 0: it was not."""
+    """The step after which it was finished early; 0: it was not."""
 
 
 @dataclass(frozen=True)

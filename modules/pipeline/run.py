@@ -34,7 +34,7 @@ from modules.pipeline.tiled_upscale import Tiled, rounds, tiled
 from modules.restoration.upscale import Work, upscale
 
 InitImages = Sequence[InitImage] | Tiled
-"""Start images made ready: none, one for all images of a request or one each; or the tiles of one."""
+"""Prepared init images: none, one for all images of a request or one each; or the tiles of one."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Task:
     model: LatentDiffusion
     """Patched by ``hooks``."""
     images: int
-    """Of the whole request."""
+    """The number of images of the whole request."""
     callbacks: RunCallbacks
     hooks: Hooks
     """Of the pass; those of the second pass of hires fix are ``hires_hooks``."""
     hires_hooks: Hooks
     left_modified: Callable[[LatentDiffusion, str], None]
-    """Told of a model that an extension did not put back."""
+    """Called with a model that an extension did not restore."""
     done: int = 0
-    """Of the ``parts`` that one image is made in, those that are made."""
+    """Of the ``parts`` (tiles) in which one image is made, the number finished."""
     parts: int = 1
 
 
@@ -221,7 +221,7 @@ class StepReporter:
     def __init__(self, task: Task, batch: Batch, preview: Callable[[Tensor], Image.Image], done: int = 0):
         """``done``: steps of the passes that came before."""
         self.skipped = 0
-        """The step after which the pass was cut short; 0: it was not."""
+        """The step after which the pass was finished early; 0: it was not."""
         self._task = task
         self._batch = batch
         self._preview = preview

@@ -34,9 +34,9 @@ class Start:
     noise_multiplier: float = 1.0
     extra_noise: float = 0.0
     mask: Tensor | None = None
-    """(n or 1, 1, h, w), 1 = repaint. Where it is 0 the latents come out as they went in."""
+    """(n or 1, 1, h, w), 1 = repaint. Where it is 0 the latents are kept."""
     soft: SoftInpainting | None = None
-    """How greys of the mask are meant; None: as parts of the answer and of the picture."""
+    """The options of soft inpainting; None: greys blend linearly."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Refinement:
     """The refiner: a second model that finishes the run."""
 
     load: Callable[[], tuple[LatentDiffusion, Sequence[Part], Part]]
-    """The model, with the prompts as it reads them; called when it takes over."""
+    """Loads the refiner and encodes the prompts with it; called when it takes over."""
     switch_at: float
-    """The part of the noise levels, from the highest down, that is the first model's."""
+    """The share of the noise levels, from the highest down, that the first model samples."""
 
 
 def generate(

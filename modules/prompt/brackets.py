@@ -17,7 +17,7 @@ _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\
 _NUMBER_LIKE = re.compile(r"\s*[+-]?[.\d]+\s*")
 _OPENING = {")": "(", "]": "["}
 _MAX_PROBLEMS = 50
-"""Reported at most; a text with more is not looked at one by one."""
+"""Limit of reported problems."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ LENGTH = 75
 
 Emphasis = Literal["Original", "No norm", "Ignore", "None"]
 EMPHASIS: tuple[Emphasis, ...] = ("Original", "No norm", "Ignore", "None")
-"""What weights do: scaled back to the old mean, as they are, nothing; or the syntax is not even read."""
+"""Emphasis modes: restore the mean, use weights as they are, ignore weights, or do not parse the syntax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Chunk:
     marks: tuple[Mark, ...]
     length: int
     moved: int = 0
-    """So many of its first tokens came over from the chunk before, because a comma stood near that one's end."""
+    """The number of tokens moved here from the previous chunk by the comma rule."""
 
 
 EMPTY = Chunk((START,) + (END,) * (LENGTH + 1), (1.0,) * (LENGTH + 2), (), 0)
@@ -128,7 +128,7 @@ class _Chunker:
     weights: list[float] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     comma: int = -1
-    """Where the last comma of this chunk stands."""
+    """The position of the last comma in this chunk."""
     moved: int = 0
     done: list[Chunk] = field(default_factory=list)
 

@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 
 ROUND, SQUARE = 1.1, 1 / 1.1
-"""What one pair of brackets multiplies by."""
+"""The factor of one pair of brackets."""
 
 _TOKEN = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|:|[^\\()\[\]:]+")
 _BREAK = re.compile(r"\bBREAK\b")
 _EXACT = 64
-"""Up to this many brackets around a piece its weight is the reference's to the last bit."""
+"""Up to this many nested brackets a weight equals the reference's bit for bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class _Bracket:
     depth: int
     factor: float = 1.0
     closed: int = 0
-    """Which in the order of closing."""
+    """Its position in the order of closing."""
     product: float = 1.0
-    """Of the factors from here outwards."""
+    """The product of the factors from here outwards."""
 
 
 class _Reader:

@@ -27,10 +27,10 @@ from modules.prompt.tokens import Tokenizer, default_tokenizer
 from modules.prompt.tree import Alternate, Edit, Group, NetworkTag, Node, Part, Prompt, Warning
 
 _MAX_TEXTS = 12
-"""Distinct texts whose tokens are listed; an alternation of many has many."""
+"""Limit of distinct texts whose tokens are listed; an alternation of many choices has many."""
 _MAX_WARNINGS = 50
 _MAX_BORDERS = 5
-"""Borders between chunks that are told of."""
+"""Limit of reported chunk boundaries."""
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class _Row:
 
     style: Style
     rest: tuple[str, ...] = ()
-    """The cells of the columns that we do not know, and those behind the last column."""
+    """The cells of unknown columns, and those beyond the last column."""
 
     @property
     def is_listed(self) -> bool:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from modules.nn.retinaface import RetinaFace
 
 Points = tuple[complex, ...]
-"""The eyes, the nose and the corners of the mouth of one face, left ones first as the picture shows them."""
+"""Landmarks of one face: eyes, nose and corners of the mouth, left ones first as seen in the image."""
 
 UPRIGHT = (
     192.98138 + 239.94708j,
@@ -38,17 +38,17 @@ UPRIGHT = (
     201.26117 + 371.41043j,
     313.08905 + 371.15118j,
 )
-"""Where they lie in the pictures of 512 x 512 that the networks know: FFHQ's mean (arXiv:1812.04948), from facexlib."""
+"""The landmarks' positions in the networks' 512 x 512 crops: FFHQ's mean (arXiv:1812.04948), from facexlib."""
 SURE = 0.97
-"""The score from which on something is a face."""
+"""The detection threshold."""
 LOOKED_AT = 640
 """Side in pixels to which a picture's shorter one is brought for the detector."""
 SMALLEST = 5.0
-"""Pixels between the eyes of a face that can be restored."""
+"""Minimal distance of the eyes, in pixels, of a face to be restored."""
 EDGE = 0.1
-"""Part of a face's picture over which it fades in, at each side."""
+"""Share of the crop, at each side, over which the face fades in."""
 GREY = (132, 133, 135)
-"""Beyond the picture's edge, as the networks saw it in training."""
+"""The colour outside the image, as in the networks' training."""
 
 
 class FaceRestorer(Protocol):
@@ -278,7 +278,7 @@ class Wanted:
     name: str
     folders: tuple[str, ...]
     start: str
-    """Other versions' names begin with this, in small letters."""
+    """Lower-case prefix of other versions' names."""
 
     def find(self, models_dir: Path) -> Path | None:
         """The file with the usual name, else the matching one whose name sorts last; None if there is none."""

@@ -49,10 +49,10 @@ class Work:
     """Progress callback, cancel test and tile sizes of an upscaling job."""
 
     tile_size: int = 192
-    """Side in pixels of what a network is shown at once; 0: the whole picture."""
+    """Tile size in pixels for a network; 0: the whole image."""
     tile_overlap: int = 8
     on_tile: Callable[[int, int], object] = lambda _done, _tiles: None
-    """Told after each tile: how many are done, and how many this turn has."""
+    """Called after each tile with the number of finished tiles and of all tiles in this step."""
     cancelled: Callable[[], bool] = lambda: False
 
     def tell(self, done: int, tiles: int) -> None:

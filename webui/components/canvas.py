@@ -26,7 +26,7 @@ from webui.security.guard import MAX_BODY
 
 MASK, COLOURS, VIEW = "mask", "colours", "view"
 ROOM = 4096
-"""Bytes of an upload's body that are not the file's own."""
+"""Bytes of an upload's body besides the file itself."""
 LOADED = "document.dispatchEvent(new CustomEvent('reprise:canvas', { detail: element }))"
 SENT = (
     "(value) => {{ document.dispatchEvent(new CustomEvent('reprise:sent', {{ detail: {{ tab: '{tab}', value }} }})) }}"
@@ -85,7 +85,7 @@ class Painting:
     picture: Image.Image
     """RGB or RGBA, upright."""
     strokes: Image.Image | None
-    """Of `MASK` white what is masked, RGB; of the others strokes in their colours, RGBA."""
+    """RGBA, or RGB in mode `MASK`: there, white is masked."""
     mode: str
 
     @classmethod

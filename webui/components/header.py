@@ -19,7 +19,7 @@ from webui.services import Services
 logger = logging.getLogger(__name__)
 
 CARD_SAYS = "() => document.dispatchEvent(new CustomEvent('reprise:card'))"
-"""Tells models.js to look whether the card is open."""
+"""The message that makes models.js check whether the card is open."""
 
 
 class Header:
@@ -104,7 +104,7 @@ class Header:
 
 
 LISTS = ("checkpoints", "hires_checkpoints", "vaes")
-"""Tables of files, which are read anew."""
+"""Tables of files, reread by the refresh button."""
 
 
 def quick(names: str) -> list[Option]:

@@ -22,7 +22,7 @@ from webui.html.status import Run, status_html
 from webui.services import Services
 
 Told = Callable[[tuple[str | None, str]], str | None]
-"""Takes what `recognise` answered, keeps its sentence and gives the name."""
+"""Takes the result of `recognise`: keeps its note and returns the name."""
 
 
 def settings_of(services: Services, found: Metadata) -> Paste:

@@ -15,19 +15,19 @@ from itertools import pairwise
 from typing import Any
 
 Told = Mapping[str, Any]
-"""What `modules.prompt.explain.explain` says of one prompt."""
+"""The output of `modules.prompt.explain.explain` for one prompt."""
 Piece = tuple[str, bool]
-"""A stretch of a text, and whether it is what changes."""
+"""A stretch of text, and whether it differs."""
 
 EMPTY: Told = {"warnings": (), "count": 0, "limit": 75}
-"""What `line_html` needs of an empty prompt."""
+"""The `line_html` input for an empty prompt."""
 COLOURS = 6
 """Colours of texts, in turn; style.css has them."""
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
 _COMPARED = 150
-"""Words; a change of more is shown as one."""
+"""Word limit of the comparison; a longer change is shown as one."""
 _CONTEXT = 48
-"""Characters of what stays the same that are shown beside a change."""
+"""Characters of unchanged text shown beside a change."""
 _MAX_LINES, _MAX_WARNINGS, _MAX_LANES, _MAX_BLOCKS, _MAX_ENTRIES, _MAX_TEXTS = 2, 20, 8, 40, 8, 4
 _MAX_TOKENS = 750
 _MAX_LABEL = 60

@@ -17,7 +17,7 @@ from modules.errors import NotLoggedIn
 
 COOKIE = "reprise_session"
 IN_SCOPE = "reprise.visitor"
-"""Where the guard leaves the visitor for those behind it."""
+"""The key in the ASGI scope under which the guard stores the visitor."""
 
 
 @dataclass(frozen=True)

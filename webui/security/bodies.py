@@ -27,9 +27,9 @@ FORMS = re.compile(rf"/(login|logout)/?|{API}/upload/?")
 """Routes that take forms; all others take JSON."""
 UPLOAD = re.compile(rf"{API}/upload/?")
 EVENTS = re.compile(rf"{API}/(?:queue/join|(?:run|api|call|call/v2)/([^/]*))/?")
-"""Routes that begin an event of the page, by its number or its name."""
+"""Routes that start an event of the page, by its number or name."""
 IN_SCOPE = "reprise.json"
-"""Where the object that a body holds is left for those behind."""
+"""The key in the ASGI scope under which a body's JSON object is stored."""
 NAME_BYTES = 255
 """The longest name that a file can have, on every file system that we meet."""
 

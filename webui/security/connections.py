@@ -18,7 +18,7 @@ from modules.accounts import network_of_client
 from webui.security.proxy import Network, is_among
 
 HEAD_S = 10.0
-"""From the connection, or from the end of the last answer, to the end of a request's head."""
+"""Timeout from the connection, or the end of the last answer, to the end of a request's head."""
 MOST_WAITING = 64
 """Connections of an address (of an IPv6 network of 64 bits) that wait so. A browser opens six."""
 

@@ -21,14 +21,14 @@ from webui.security.auth import IN_SCOPE, Visitor, Visitors
 from webui.security.characters import WholeJSON
 
 OPEN = frozenset({"/login", "/healthz", "/manifest.json", "/robots.txt"})
-"""All that is answered without a login. Browsers ask for the manifest without their cookies."""
+"""Paths that are answered without a login. Browsers request the manifest without cookies."""
 MAX_BODY = 32 * 2**20
 BODY_S = 30.0
 """How long a client may take to send a body."""
 MAX_STRANGERS_BODY = 65536
-"""Of those who are not logged in: enough for a name and a password."""
+"""Body limit without a login: enough for a name and a password."""
 RECHECK_S = 1.0
-"""A stream that runs longer looks whether its reader is still logged in."""
+"""How often a long stream checks whether its reader is still logged in."""
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 BODY_TYPES = frozenset({"application/json", "multipart/form-data"})
 STREAMS = re.compile(r".*/gradio_api/(queue/data|heartbeat/|upload_progress|call/|stream/)")

@@ -16,9 +16,9 @@ from typing import Any
 from gradio.state_holder import SessionState, StateHolder
 
 A_PERSON = 20
-"""Pages that are remembered of an account; without accounts, of the one person at this machine."""
+"""Sessions kept per account; without accounts, for the one person at this machine."""
 ALL = 200
-"""A page whose components were filled takes 0.8 MB."""
+"""Sessions kept in all. A page whose components were filled takes 0.8 MB."""
 IDLE = datetime.timedelta(minutes=10)
 """After its last event. Pages tell nobody that they are closed: a stream for that would hold one of a browser's six
 connections for good."""

@@ -35,9 +35,9 @@ from webui.services import JobView, Services
 logger = logging.getLogger(__name__)
 
 FRAME_S = 0.08
-"""Steps that follow each other faster are not all drawn."""
+"""The shortest time between two page updates; steps in between are dropped."""
 LINE_S = 1.0
-"""How often the jobs that wait are looked at, while one runs."""
+"""How often the waiting jobs are refreshed while one runs."""
 KEEP = "(ids) => {{ try {{ sessionStorage.setItem('reprise.{tab}', ids || '') }} catch (e) {{}} }}"
 KEPT = "(...args) => {{ args[0] = window.reprise?.kept('{tab}') || ''; return args }}"
 OUT_OF_LINE = "() => document.documentElement.dataset.unqueue || ''"

@@ -24,7 +24,7 @@ from webui.i18n import t
 
 TAB = "history"
 UNMADE = 20
-"""The last jobs that came to nothing, as many as are told."""
+"""How many recent jobs without images are shown."""
 CLICKED = "(...args) => [document.documentElement.dataset.picture || '', ...args.slice(1)]"
 
 

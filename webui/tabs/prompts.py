@@ -27,10 +27,10 @@ from webui.tabs.style_editor import StyleEditor
 BOXES = {"prompt": "prompt", "negative_prompt": "negative"}
 """Fields, and what their elements are called behind the tab's name."""
 NEEDED = ("prompt", "negative_prompt", "steps")
-"""What the inspector cannot do without; another field that is wrong for the moment counts as its default."""
+"""The fields that the inspector requires; other invalid fields count as their defaults."""
 IS_OPEN = "(...args) => { args[0] = document.documentElement.dataset.inspect || ''; return args }"
 TELL = "() => {{ document.dispatchEvent(new CustomEvent('reprise:{}', {{ detail: '{}' }})) }}"
-"""Tells script.js of something in a tab."""
+"""Notifies script.js of something in a tab."""
 
 
 class PromptArea:

@@ -14,7 +14,7 @@ from webui.html.inspector import note_html
 from webui.i18n import t
 
 NEW = ""
-"""Chosen where no style is: what is saved then is a new one."""
+"""The choice when no style is selected: saving then adds a new one."""
 
 
 class StyleEditor:

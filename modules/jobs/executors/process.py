@@ -27,9 +27,9 @@ OnEvent = Callable[[Json], None]
 CLOSE_GRACE_S = 5.0
 LONGEST_PAUSE_S = 30.0
 LONGEST_LINE = 4096
-"""Of what a worker prints, in bytes; longer ones are cut up."""
+"""Length limit in bytes of a line of worker output; longer ones are split."""
 LINE_COST = 50
-"""What stands before a line in the log, about."""
+"""Approximate length of a log line's prefix."""
 LOG_BURST = 500_000
 LOG_RATE = 1000.0
 """86 MB a day."""
@@ -232,11 +232,11 @@ class _WorkerProcess:
         self.status = WorkerStatus("starting")
         self.ready = False
         self.inbox: SimpleQueue[Message] | None = None
-        """Messages for the job in hand; None when there is no job."""
+        """Messages for the current job; None if there is none."""
         self.process: subprocess.Popen[bytes] | None = None
         self._allowance = LogAllowance()
         self.leaving = False
-        """It takes no job any more, and another process takes its place."""
+        """It accepts no further job, because it is being replaced."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name=name, daemon=True)
 

@@ -39,9 +39,9 @@ class GenerationRunner:
         self._engine = engine
         self._gallery = gallery
         self._preview_every = preview_every
-        """A preview every so many steps; 0: none."""
+        """Steps between previews; 0: none."""
         self._embed_inputs = embed_inputs
-        """Whether a picture carries those that it was made from."""
+        """Whether to embed the input images in the results."""
 
     def __call__(self, job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
         spec = GenerateSpec.from_json(data)

@@ -34,10 +34,10 @@ from modules.pipeline.plan import check
 logger = logging.getLogger(__name__)
 
 AHEAD = 3
-"""So many jobs of one script wait or run at once: the queue stays free for its owner's other wishes."""
+"""Jobs of one script that wait or run at once: the queue stays free for its owner's other jobs."""
 POLL_S = 0.1
 LOOK_S = 1.0
-"""How often the database is asked of a job of which nothing was heard."""
+"""How often to poll the database for a job without events."""
 MAX_CELL = 512
 """Sides of a picture in a sheet of more than `MANY` cells."""
 MANY = 16

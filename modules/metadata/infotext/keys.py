@@ -326,12 +326,10 @@ OTHERS: dict[str, Value] = completed(
     GROUPS,
     before=KEYS,
 )
-"""Keys behind the table, in the order in which A1111's code comes to them; what scripts add comes before, ours last.
-
-A1111 reads UniPC's four keys and wrote them until 1.5; without them its pictures could not be made again from the text.
-"""
+"""Keys after the table, in the order in which A1111's code writes them: scripts' before, ours last. UniPC's four keys
+are read by A1111, which wrote them until 1.5; without them its images could not be reproduced."""
 RESERVED = frozenset((*KEYS, *OTHERS))
-"""What no modifier of an extension can be called."""
+"""Labels that modifiers of extensions cannot have."""
 
 DEFAULTS: dict[str, Any] = {
     "Clip skip": "1",
@@ -356,7 +354,7 @@ DEFAULTS: dict[str, Any] = {
     "FP8 weight": "Disable",
     "Refiner switch by sampling steps": False,
 }
-"""What a key that is missing means."""
+"""The values of missing keys."""
 
 OLD_BEHAVIOURS = ("Old prompt editing timelines", "Pad conds v0", "Downcast alphas_cumprod")
-"""What `read` may switch on for old versions, of what we have."""
+"""The compatibility options that `read` may enable for old versions."""

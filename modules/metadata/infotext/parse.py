@@ -19,7 +19,7 @@ from modules.prompt.styles import Style
 log = logging.getLogger(__name__)
 
 MAX_LENGTH = 65_536
-"""Characters of a text that we read."""
+"""Limit of the text read, in characters."""
 
 
 def read(
@@ -199,7 +199,7 @@ def _values(found: Pairs) -> dict[str, Any]:
 
 
 HIRES_STYLES = (1, 8, 0, 139)
-"""Up to here A1111 put no styles into the prompts of a second pass."""
+"""Up to this version A1111 put no styles into the prompts of a second pass."""
 
 
 def _find_styles(parsed: dict[str, Any], prompt: str, negative: str, styles: Sequence[Style], mode: str) -> None:

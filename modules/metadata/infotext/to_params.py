@@ -55,7 +55,7 @@ def _keyed(cls: type) -> dict[str, Option]:
 
 
 _READ_AS = {"Beta scheduler alpha": "beta_dist_alpha", "Beta scheduler beta": "beta_dist_beta"}
-"""A1111 writes one name and reads another."""
+"""Names that A1111 writes differently from how it reads them."""
 _PLAIN = _keyed(GenerationParams) | {key: options_of(GenerationParams)[name] for key, name in _READ_AS.items()}
 """The parameter behind each key."""
 
@@ -64,10 +64,10 @@ _WHOLE: dict[str, Any] = {
     for key, option in _PLAIN.items()
     if key not in {"Prompt", "Negative prompt", "Model", "Size-1", "Size-2", *list(KEYS)[:6]}
 }
-"""What a text with a parameter line means where it says nothing."""
+"""The defaults of keys missing from a text with a parameter line."""
 
 _SILENT = {"Version", "Model hash", "VAE hash", "TI hashes", "User"}
-"""Keys that ask for nothing that we do not do."""
+"""Keys that need no action."""
 
 
 def params_from(
@@ -126,7 +126,7 @@ _INIT, _MASK, _SOFT, _TILED = _keyed(Init), _keyed(Mask), _keyed(SoftInpainting)
 _HIRES, _REFINER = _keyed(Hires), _keyed(Refiner)
 _IS_SOFT = nested_of(Mask)["soft"].key or ""
 _PASSES = {*_INIT, *_MASK, *_SOFT, *_TILED, *_HIRES, *_REFINER, _IS_SOFT}
-"""Keys that speak of a start picture, of a second pass or of a second checkpoint."""
+"""Keys about an init image, a second pass or a second checkpoint."""
 
 
 def _start_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
