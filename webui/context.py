@@ -98,7 +98,7 @@ class Page:
     """The tabs themselves, for those that fill when they are first looked at."""
 
     forms: list[Form[Any]] = field(default_factory=list)
-    """Those for requests, which `form` made."""
+    """The request forms made by `form`."""
 
     files: Files | None = None
     """The visitors' files; None: no access checks."""

@@ -24,7 +24,7 @@ from webui.events import AT_ONCE
 LOCALES = Path(__file__).parent / "locales"
 _PLACE = re.compile(r"\{(\w+)\}")
 LINE, HINT = " · ", "; "
-"""Where a text is made of parts that each have an entry: between the parts of a line, and before a way out."""
+"""Separators of texts whose parts are translated one by one: in a line, and before a hint."""
 
 
 def t(text: str) -> str:

@@ -115,7 +115,7 @@ class Services:
     queue: Queue
     host: Host
     data_dir: Path
-    """Where a private temporary folder may be made."""
+    """The data folder, in which a private temporary folder may be made."""
     outputs_dir: Path
     """The only folder whose files the page serves."""
     inputs: InputStore
@@ -125,7 +125,7 @@ class Services:
     history: History
     """The images that were made."""
     settings: SettingsFile
-    """What the owner configured."""
+    """The owner's settings."""
     version: str
     checkpoints: Callable[[], Sequence[str]]
     """The names of the models that can be chosen now, the default first."""
@@ -134,7 +134,7 @@ class Services:
     vaes: Callable[[], Sequence[str]] = tuple
     """The file names of the VAEs that can be chosen now."""
     vae_sha256: Callable[[str], str] = lambda name: ""
-    """Of a VAE, empty until the worker has read the file."""
+    """SHA-256 of a VAE; empty until the worker has read the file."""
     embeddings: Callable[[str], Suited] = lambda checkpoint: Suited()
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card

@@ -111,14 +111,16 @@ class Guided:
         conds = [part.at(call, step) for part in self._positive]
         weights = [part.weight for part in self._positive]
         single = weights == [1.0]
+        # The negative prompt costs half of the time: leave it out where A1111 skips it or where it would cancel out.
         if not self._always_negative:
             if any(skip(call, sigma) for skip in self._skips):
                 first, *others = self._evaluate(x, sigma, conds)
                 self._estimate = first if single else compose([first, *others], weights, first)
                 return self._estimate
             if self._scale == 1 and single:
-                (self._estimate,) = self._evaluate(x, sigma, conds)  # the negative prompt would cancel out
+                (self._estimate,) = self._evaluate(x, sigma, conds)
                 return self._estimate
+        # All conditions are evaluated together, in as few network calls as their lengths allow.
         *positive, negative = self._evaluate(x, sigma, [*conds, self._negative.at(call, step)])
         self._last = x, sigma, negative
         self._estimate = positive[0] if single else compose(positive, weights, negative)

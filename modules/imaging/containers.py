@@ -239,7 +239,7 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 """Bytes of a value by its type: TIFF 6.0, page 15, and BigTIFF."""
 _BYTES = (1, 2, 7)
 MAX_ENTRIES = 4096
-"""Of one directory; cameras write fewer than 100."""
+"""Entry limit of one directory; cameras write fewer than 100."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", "
 ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF, BMP and TIFF are accepted"
 MAX_PIXELS = 32_000_000
 MAX_BYTES = 512_000_000
-"""Of a file: so many pixels, of the widest kind, as they stand."""
+"""Size limit of a file: the pixel limit, uncompressed, in the widest format."""
 BROKEN = (
     OSError,
     SyntaxError,

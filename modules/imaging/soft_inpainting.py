@@ -13,9 +13,9 @@ from modules.imaging import resize
 from modules.params.generation import SoftInpainting
 
 RADIUS = 2
-"""Of the filters' window, in latent pixels."""
+"""Radius of the filters' window, in latent pixels."""
 WIDTH = 1.5
-"""Of the bell that weighs the window: ``exp(-r^2 / WIDTH^2)``, brought to 0 at ``RADIUS + 1``."""
+"""Width of the window's bell-shaped weights: ``exp(-r^2 / WIDTH^2)``, brought to 0 at ``RADIUS + 1``."""
 SMOOTHING = 4
 """Pixels of the blur that takes the steps of 8 pixels out of the mask."""
 

@@ -51,7 +51,7 @@ class Recipe:
     """The recipe of one image: the request, and from ``files`` on the facts of its generation."""
 
     request: GenerationParams
-    """As submitted, seeds fixed."""
+    """The request as submitted, with fixed seeds."""
     index: int
     """Number of the picture within the request, from 0."""
     seed: int
@@ -64,7 +64,7 @@ class Recipe:
     device: str
     """ "cpu", "cuda"."""
     dtype: str
-    """Of the networks: "float32", "bfloat16", "float16"."""
+    """Precision of the networks: "float32", "bfloat16", "float16"."""
     kernels: str
     """ "exact" or "fast": whether the image may depend on others in its batch."""
     pixels: str

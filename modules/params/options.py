@@ -178,7 +178,7 @@ class Nested:
     label: str
     cls: type
     prefix: str
-    """Where all options stand side by side, on the command line or in a form, this stands before their names."""
+    """Prefix of the group's option names where all options are flat, on the command line or in a form."""
     key: str | None = None
     """The key in A1111's generation text that says that they are there, where there is one."""
 

@@ -147,7 +147,7 @@ class Border:
 class RequestHooks:
     """The modifiers of one request: those chosen in it, and those activated by the tags of each pass's prompt.
 
-    One is made once for all passes that give it the same options.
+    A modifier is created once and shared by all passes that give it equal options.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class RequestHooks:
         absent: Container[str] = (),
         parser: PromptParser | None = None,
     ):
-        """``absent``: modifiers that tags call in vain."""
+        """``absent``: unavailable modifiers; tags that call them have no effect."""
         self._host = host
         self._chosen = chosen
         self._absent = absent
@@ -171,10 +171,12 @@ class RequestHooks:
     def of(self, networks: Sequence[NetworkTag] = ()) -> Hooks:
         """The hooks for a prompt with the tags ``networks``. Equal selections are one object."""
         chosen = self._chosen
+        # A tag's options come from the extension, so it is to blame if they cannot be made.
         for modifier, kind, tags in called_by(networks, self._host):
             if modifier.name not in self._absent:
                 with self._border.within(modifier.name, "options"):
                     chosen = chosen.having(modifier.name, modifier.chosen(kind.options(tags)))
+        # Passes with equal modifiers share one object, so that their model stays patched in between.
         if chosen not in self._hooks:
             specs = [spec for spec in self._host.modifiers_in_order() if spec.name in chosen]
             self._hooks[chosen] = Hooks([self._active(spec, chosen[spec.name]) for spec in specs], self._border)
@@ -347,7 +349,7 @@ class Patches:
 
             self._models[id(model.unet)] = model
             for one in self._active:
-                before = fingerprint(model)
+                before = fingerprint(model)  # per modifier, so that the right one is blamed
                 try:
                     with self._within(one.spec.name, "patch"):
                         context = one.modifier.patch(model)

@@ -23,7 +23,7 @@ class Extra:
     image: Image.Image
     infotext: str
     notes: tuple[str, ...] = ()
-    """What the person should know, in sentences."""
+    """Notes for the user."""
 
 
 def check(params: ExtrasParams, host: Host) -> None:

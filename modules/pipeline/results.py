@@ -66,7 +66,7 @@ class GeneratedImage:
     infotext_params: GenerationParams
     """The request as written to infotext."""
     hooks: Hooks
-    """Of its last pass."""
+    """The hooks of its last pass."""
     skipped: int = 0
     """The step after which it was finished early; 0: it was not."""
 

@@ -47,7 +47,7 @@ class Task:
     """The number of images of the whole request."""
     callbacks: RunCallbacks
     hooks: Hooks
-    """Of the pass; those of the second pass of hires fix are ``hires_hooks``."""
+    """The hooks of the first pass; those of hires fix are ``hires_hooks``."""
     hires_hooks: Hooks
     left_modified: Callable[[LatentDiffusion, str], None]
     """Called with a model that an extension did not restore."""

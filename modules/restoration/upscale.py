@@ -39,7 +39,7 @@ A1111_NAMES = {
     "DAT_x3": "DAT x3",
     "DAT_x4": "DAT x4",
 }
-"""What A1111 calls the files that it knows by name; all others have their own."""
+"""A1111's display names of files that it knows; all others go by their file names."""
 TURNS = 3
 MAX_RESULT = 4 * MAX_PIXELS
 

@@ -43,10 +43,10 @@ class Paste:
     """The changes that infotext makes to a request, and notes on what could not be applied."""
 
     changes: dict[str, Any]
-    """Of `GenerationParams`, ready for JSON; ``hires`` and ``refiner`` are objects or None."""
+    """Values for `GenerationParams`, ready for JSON; ``hires`` and ``refiner`` are objects or None."""
     notes: tuple[str, ...]
     start: dict[str, Any] = field(default_factory=dict)
-    """What it says of a start picture and its mask, side by side: ``denoising_strength``, ``mask_blur``, ..."""
+    """Values for the init image and its mask, flattened: ``denoising_strength``, ``mask_blur``, ..."""
 
 
 def _keyed(cls: type) -> dict[str, Option]:
