@@ -1,4 +1,4 @@
-"""What lies in the models folder, as the server tells of it: names, sizes, what files say of themselves. No torch."""
+"""Catalogue of the models folder for the server: names, sizes, metadata. Reads headers only; no torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MAX_VALUE, _MAX_ENTRIES = 600, 60
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a checkpoint without loading it."""
+    """What is known of a checkpoint without loading it (the model card)."""
 
     name: str
     file_name: str = ""
@@ -47,18 +47,18 @@ class Card:
     sha256: str = ""
     """Empty until the worker has read the file."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Texts of the file's header, those that describe it first; long ones are cut."""
+    """Texts of the file's header, descriptive ones first; long ones are cut."""
     problem: str = ""
-    """Why there is nothing to tell."""
+    """Why the card is empty."""
     old_hash: str = ""
-    """A1111's of 2022, of 8 digits."""
+    """A1111's 8-digit hash from before 2022."""
     zero_terminal_snr: bool = False
     own_vae: bool = True
-    """False: it works with an autoencoder in a file of its own."""
+    """False: it needs a standalone VAE file."""
 
 
 class Catalogue:
-    """The checkpoints, VAEs and embeddings below a models folder, as they are whenever somebody asks."""
+    """The checkpoints, VAEs and embeddings below a models folder, listed anew at every call."""
 
     def __init__(self, folder: Path, hashes: Hashes, *, default: str = ""):
         self._checkpoints = folder / "Stable-diffusion"
@@ -69,7 +69,7 @@ class Catalogue:
         self._headers: dict[tuple[Path, int], Header] = {}
 
     def told_at_start(self) -> list[str]:
-        """What somebody should know of the folders, in sentences."""
+        """Warnings about the folders to log at startup."""
         return [
             f"{name} in {folder.name} is left out because its name is not UTF-8: rename it"
             for folder in (self._checkpoints, self._vaes.folder, self._embeddings.folder)
@@ -77,21 +77,21 @@ class Catalogue:
         ]
 
     def checkpoints(self) -> list[str]:
-        """Names, the default first."""
+        """Names of all checkpoints, the default first."""
         names = (model.name for model in list_models(self._checkpoints))
         return sorted(names, key=lambda name: name != self._default)
 
     def vae_sha256(self, name: str) -> str:
-        """Of a VAE by its listed name, once the worker has read the file."""
+        """SHA-256 of a VAE by its listed name; empty until the worker has read the file."""
         path = self._vaes.list().get(name)
         return self._hashes.all_known([path])[path] if path else ""
 
     def vaes(self) -> list[str]:
-        """File names."""
+        """File names of all VAEs."""
         return list(self._vaes.list())
 
     def embeddings(self, checkpoint: str) -> Suited:
-        """Those that a checkpoint can use, and the others; without a checkpoint that can be read, none."""
+        """The embeddings, sorted into usable and unusable for a checkpoint; empty if the checkpoint cannot be read."""
         try:
             _, header = self._header(checkpoint)
         except RepriseError:
@@ -99,7 +99,7 @@ class Catalogue:
         return self._embeddings.list().for_width(text_width(shapes_of(header)))
 
     def native_size(self, checkpoint: str) -> int:
-        """Side in pixels that a checkpoint was trained for."""
+        """The image size in pixels (side of a square) that a checkpoint was trained for."""
         try:
             path, header = self._header(checkpoint)
             return native_size(header, path, self._seen(path, header))
@@ -107,7 +107,7 @@ class Catalogue:
             return 512
 
     def card(self, checkpoint: str) -> Card:
-        """What is to be told of a checkpoint."""
+        """The model card of a checkpoint."""
         try:
             path, header = self._header(checkpoint)
             nbytes, sha256 = path.stat().st_size, self._hashes.known(path)
@@ -152,7 +152,7 @@ _FIRST = ("title", "author", "description", "license", "date", "usage_hint", "ta
 
 
 def _told(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Texts for people: pictures in base64 and our own configuration are left out."""
+    """The metadata worth showing to people, without base64 images and our own configuration."""
     rank = {f"modelspec.{name}": i for i, name in enumerate(_FIRST)} | {name: i for i, name in enumerate(_FIRST)}
     texts = {k: v for k, v in metadata.items() if v.strip() and not v.startswith("data:")}
     texts = {k: v for k, v in texts.items() if k not in ("format", "reprise.config")}

@@ -1,4 +1,4 @@
-"""Model files on disk: listing a folder, checking a safetensors header before anything is mapped, hashes.
+"""Model files on disk: listing a folder, validating safetensors headers, file hashes.
 
 No torch here: the server lists and describes models without it.
 """
@@ -41,7 +41,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself."""
+    """The header of a safetensors file: tensor shapes and metadata."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
@@ -52,7 +52,8 @@ class Header:
 
 
 def read_header(path: Path, *, field: str = "checkpoint") -> Header:
-    """Read and check the header of a safetensors file; raises `CheckpointError` with the file's name and the reason.
+    """Read and validate the header of a safetensors file; raises `CheckpointError` with the file's name and the
+    reason.
 
     The limits keep a hostile file from filling the memory: 16 MB of header, 20,000 tensors.
     """
@@ -164,7 +165,7 @@ class ModelFile:
 
 
 def list_models(folder: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> list[ModelFile]:
-    """The model files below ``folder``, sorted by name without regard to case. A missing folder is an empty one.
+    """The model files below ``folder``, sorted by name, ignoring case. A missing folder counts as empty.
 
     VAEs that lie beside them are none. Of files that differ in their endings alone all but the first keep them.
     """
@@ -178,7 +179,7 @@ def list_models(folder: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> 
 
 
 def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
-    """The file that ``wanted`` names, as `matching.match` reads it; empty: ``default``, else the first."""
+    """The file that ``wanted`` names, as `matching.match` finds it; if empty, ``default``, else the first file."""
     models = list_models(folder)
     if not models:
         pickles = list_models(folder, PICKLES)
@@ -209,7 +210,7 @@ def _meant(wanted: str, models: Sequence[ModelFile], folder: Path) -> Match[Mode
 
 
 def old_hash(path: Path) -> str:
-    """A1111's hash of a checkpoint until 2022, 8 digits: of 64 KB from the end of the first megabyte on."""
+    """A1111's checkpoint hash before 2022, 8 digits: SHA-256 of 64 KB starting at 1 MB."""
     try:
         with path.open("rb") as file:
             file.seek(0x100000)
@@ -223,7 +224,7 @@ PREDICTION = "prediction"
 
 
 class Hashes:
-    """SHA-256 of files, remembered by path, size and modification time in one JSON file, which processes share."""
+    """Cache of SHA-256 by path, size and modification time, in one JSON file shared by processes."""
 
     def __init__(self, cache: Path | None = None):
         self._cache = cache
@@ -241,11 +242,11 @@ class Hashes:
             return self._known[key]
 
     def known(self, path: Path) -> str:
-        """The SHA-256 where somebody, in another process too, has computed it; else empty. Reads no model."""
+        """The SHA-256 if any process has computed it already; else empty. Reads no model file."""
         return self.all_known([path])[path]
 
     def all_known(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """The same for several files; a file that is gone has none."""
+        """`known` for several files; a missing file has none."""
         with self._lock:
             known = {**_load_json(self._cache), **self._known}
         found = {}
@@ -288,7 +289,7 @@ def _key(path: Path) -> str:
 
 
 def _load_json(path: Path | None) -> dict[str, str]:
-    """A cache that cannot be read is an empty one."""
+    """Read the cache file; an unreadable one counts as empty."""
     if path is None or not path.exists():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""A loaded checkpoint: its networks on their device, and what they do with pictures and texts."""
+"""A loaded checkpoint: UNet, autoencoder and text encoders on their device."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from modules.nn.unet import UNet
 
 log = logging.getLogger(__name__)
 _GROUP = 128 * 2**20
-"""Bytes mapped at a time while loading: what is converted is let go before more is touched."""
+"""Bytes mapped at a time while loading; each group is released before the next is touched."""
 
 
 @dataclass
 class LatentDiffusion:
-    """UNet, autoencoder and text encoders of one file, in evaluation mode, without gradients."""
+    """The networks of one checkpoint, in evaluation mode, without gradients."""
 
     name: str
     path: Path
@@ -41,18 +41,18 @@ class LatentDiffusion:
     device: Device
     unet: UNet
     vae: vae_nn.VAE
-    """Without weights as long as the file has none of its own and no other stands in for it (`config.own_vae`)."""
+    """Without weights if the file has no autoencoder and no other replaces it (`config.own_vae`)."""
     text: nn.ModuleList
     """One for each of ``config.family.encoders``."""
     nbytes: int = 0
     vae_path: Path | None = None
-    """Of an autoencoder that is not the file's own, its hash, and its name as a request says it."""
+    """A standalone VAE: its file, hash and requested name."""
     vae_sha256: str = ""
     vae_name: str = OWN
     embeddings: Listing = NONE
-    """The textual inversions that its texts may name, if they are as wide as its text encoders together."""
+    """The textual inversions that prompts may name, if they have the width of the text encoders."""
     invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
-    """What `pipeline.company` found out about the UNet's kernels, by shape."""
+    """The results of `pipeline.batch_invariance` for the UNet's kernels, by shape."""
 
     @property
     def short_hash(self) -> str:
@@ -64,7 +64,7 @@ class LatentDiffusion:
         return self.embeddings.for_width(self.config.text_width)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Its networks by name: "unet", "vae", "text", and "text_2" for a second text encoder."""
+        """The networks by name: "unet", "vae", "text", and "text_2" for a second text encoder."""
         texts = {spec.part: text for spec, text in zip(self.config.family.encoders, self.text, strict=True)}
         return {"unet": self.unet, "vae": self.vae, **texts}
 
@@ -77,7 +77,7 @@ class LatentDiffusion:
         encoder: int = 0,
         skip_anyway: bool = False,
     ) -> TextStates:
-        """Token ids (b, 77) -> float32 states of one text encoder, from the layer that the family takes.
+        """Token ids (b, 77) -> float32 states of one text encoder, from the layer that the family uses.
 
         ``skip_anyway``: clip skip counts for SDXL's first encoder too.
         """
@@ -87,12 +87,12 @@ class LatentDiffusion:
         return TextStates(found.context.float(), None if found.pooled is None else found.pooled.float())
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h / f, w / f) float32, one picture at a time."""
+        """Images (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h / f, w / f) float32, one image at a time."""
         means = [self.vae.encode(self._to_vae(image[None]))[0] for image in images]
         return (torch.cat(means).float() - self.config.latent.shift) * self.config.latent.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (n, c, h, w) -> pictures (n, 3, f h, f w) in [-1, 1], float32, one picture at a time.
+        """Scaled latents (n, c, h, w) -> images (n, 3, f h, f w) in [-1, 1], float32, one image at a time.
 
         An autoencoder that overflows in half precision is moved to float32 once and for all.
         """
@@ -122,7 +122,7 @@ class LatentDiffusion:
 
 
 def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> LatentDiffusion:
-    """Read a safetensors checkpoint onto ``device``; raises `CheckpointError` with the file and the reason.
+    """Load a safetensors checkpoint onto ``device``; raises `CheckpointError` with the file and the reason.
 
     Networks are built without storage, then each tensor is taken from the mapped file, converted and put in its place,
     so the peak stays near the size of the model itself.
@@ -140,12 +140,12 @@ def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> Lat
 
 
 def new_text(config: TextConfig) -> TextEncoder:
-    """With fresh weights."""
+    """Create a text encoder with fresh weights."""
     return CLIPText(config) if config.layout == CLIP else OpenCLIPText(config)
 
 
 def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
-    """The autoencoder in a file of its own, for a checkpoint whose autoencoder is ``own``."""
+    """Load a standalone VAE file, for a checkpoint whose autoencoder is ``own``."""
     header = read_header(path, field="vae")
     with torch.device("meta"):
         vae = vae_nn.VAE(detect_vae(path.name, header, own))
@@ -173,7 +173,8 @@ def _fill(
     device: Device,
     field: str = "checkpoint",
 ) -> None:
-    """Give networks that were built without storage the file's tensors, in evaluation mode and without gradients.
+    """Fill networks that were built on the meta device with the file's tensors; sets evaluation mode, disables
+    gradients.
 
     What no network knows is logged and left out, as A1111 does; what one lacks is fatal.
     """

@@ -1,4 +1,4 @@
-"""Exact kernels: an image is the same alone and in a batch.
+"""Exact kernels: tests whether a UNet is batch-invariant, so that an image is the same alone and in a batch.
 
 Some kernels choose the order of their sums by the number of rows they are given (MKL's float32 products do; oneDNN's
 bfloat16 ones on CPUs with matrix units where the sums are long), others do not. The choice looks at shapes and never at
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 PIXELS = 4096
 """Latent pixels of noise that are compared at least, over all draws: 4 draws at 256 x 256, 64 at 64 x 64."""
 Group = tuple[int, int]
-"""Conditions that go through the network in one call with an image, and the tokens of each."""
+"""Conditions evaluated in one network call per image, as the token count of each."""
 
 
 def needs_single_image_batches(
     model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[Part], negative: Part
 ) -> bool:
-    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be what each would be alone."""
+    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be the same as alone."""
     if n == 1:
         return False
     for group in _groups(parts, negative):
@@ -41,7 +41,7 @@ def needs_single_image_batches(
 
 
 def _groups(parts: Sequence[Part], negative: Part) -> set[Group]:
-    """The calls that guidance may make: with the negative prompt where it is as long, and without it."""
+    """The batch compositions that guidance may use: with the negative prompt if the lengths match, and without it."""
     length, other = (part.at(0).context.shape[1] for part in (parts[0], negative))
     together = {(len(parts) + 1, length)} if length == other else {(1, other)}
     return together | {(len(parts), length)}
