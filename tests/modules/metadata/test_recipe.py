@@ -234,6 +234,6 @@ def test_an_earlier_default_model_is_named_with_the_commit_that_has_it(sha256: s
     assert said.startswith("cannot, because checkpoint reprise-mini.safetensors")
     assert f"version {version} of the default model, and commit {commit} has it: git show {commit}:" in said
     at = said.split("git show ")[1].split(" >")[0]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     found = subprocess.run(["git", "show", at], cwd=root, capture_output=True, check=False)
     assert found.returncode != 0 or hashlib.sha256(found.stdout).hexdigest() == sha256  # a copy may have no history
