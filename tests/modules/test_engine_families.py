@@ -155,7 +155,7 @@ def test_a_second_pass_tells_sdxl_the_size_before_the_crop(host: Host) -> None:
     assert batch.again.shown_size == (128, 128)
 
 
-# --------------------------------------------------------------------------------------------------------------- texts
+# ---------------------------------------------------------------------------------------------------------------- texts
 
 
 def test_sdxl_joins_both_encoders_and_takes_the_pooled_state_of_the_first_chunk(sdxl: LatentDiffusion) -> None:
@@ -235,7 +235,7 @@ def test_embeddings_of_sdxl_give_each_encoder_its_own_vectors(sdxl: LatentDiffus
     assert pixels(made) != pixels(make(engine, checkpoint="sdxl", prompt="a fox"))
 
 
-# ---------------------------------------------------------------------------------------------- predictions that are seen
+# -------------------------------------------------------------------------------------------- predictions that are seen
 
 
 def silent(path: Path, lift: float) -> Path:
