@@ -16,6 +16,7 @@ import getpass
 import ipaddress
 import json
 import logging
+import os
 import shlex
 import socket
 import time
@@ -25,24 +26,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modules import bootstrap, commandline, flags
+from modules import bootstrap
+from modules.cli import a1111_flags as flags
+from modules.cli import parser as commandline
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
-from modules.manifest import flags_in
-from modules.options import flat_of, from_flat, options_of
-from modules.params import TO, ExtrasParams, GenerationParams, wrapped
+from modules.extension.manifest import flags_in
+from modules.params.generation import TO, ExtrasParams, GenerationParams, wrapped
+from modules.params.options import flat_of, from_flat, options_of
 
 if TYPE_CHECKING:
     from modules.checkpoints.catalogue import Catalogue
     from modules.devices import Device
     from modules.engine import Engine, Progress, Result
-    from modules.extension import Host
-    from modules.extensions import Loader
-    from modules.inputs import InputStore
-    from modules.jobs.dispatcher import JobQueue
-    from modules.jobs.scripting import Scripts
+    from modules.extension.host import Host
+    from modules.extension.loader import Loader
+    from modules.gallery.inputs import InputStore
+    from modules.jobs.queue import JobQueue
+    from modules.jobs.runners.script import Scripts
     from modules.jobs.worker import Runner
+    from modules.params.settings import SettingsFile
     from modules.pipeline.hooks import Watch
-    from modules.settings import SettingsFile
     from webui.server import Services
 
 ROOT = Path(__file__).resolve().parent
@@ -63,9 +66,12 @@ def build_host(args: argparse.Namespace) -> Host:
 
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
     """What we ship and what extensions add, in one host; the server's has tabs too."""
-    from modules import builtin, faces, infotext, upscale
-    from modules.extension import Host
-    from modules.extensions import Loader
+    from modules import builtin
+    from modules.checkpoints.networks.shelf import NetworkShelf
+    from modules.extension.host import Host
+    from modules.extension.loader import Loader
+    from modules.metadata import infotext
+    from modules.restoration import faces, upscale
 
     def device() -> Device:
         from modules import devices
@@ -73,7 +79,7 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         return devices.choose(args.device, "float32")
 
     host = Host(reserved=infotext.RESERVED)
-    builtin.register(host)
+    builtin.register(host, NetworkShelf(args.models_dir, args.data_dir))
     for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
         host.add_upscaler(upscaler)
     restorers, host.absent_face_restorers = faces.file_restorers(args.models_dir, faces.FaceNetworks(device))
@@ -98,7 +104,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     from modules.checkpoints.store import ModelStore
     from modules.checkpoints.vaes import VaeFolders
     from modules.engine import Engine
-    from modules.inputs import InputStore
+    from modules.gallery.inputs import InputStore
 
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
@@ -120,18 +126,18 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
 
 def build_runner(args: argparse.Namespace) -> Runner:
     """What the worker runs. The default model is loaded at once, so that the first click need not wait for it."""
-    from modules import settings
-    from modules.gallery import Gallery
-    from modules.inputs import InputStore
-    from modules.jobs.extras import ExtrasRunner
-    from modules.jobs.generation import GenerationRunner, noted
-    from modules.jobs.grids import with_grid
+    from modules.gallery.filenames import Names
+    from modules.gallery.inputs import InputStore
+    from modules.gallery.outputs import Gallery
     from modules.jobs.protocol import EXTRAS, REPLAY, Json
-    from modules.jobs.replaying import ReplayRunner
-    from modules.jobs.watch import HookWatch
+    from modules.jobs.runners.extras import ExtrasRunner
+    from modules.jobs.runners.generate import GenerationRunner, noted
+    from modules.jobs.runners.grids import with_grid
+    from modules.jobs.runners.replay import ReplayRunner
+    from modules.jobs.watchdog import HookWatch
     from modules.jobs.worker import by_kind
-    from modules.metadata import Encoding
-    from modules.names import Names
+    from modules.metadata.image_text import Encoding
+    from modules.params import settings
 
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
@@ -168,10 +174,10 @@ def build_runner(args: argparse.Namespace) -> Runner:
 
 def build_scripts(args: argparse.Namespace, host: Host, models: Catalogue) -> Scripts:
     """What runs scripts, which make many requests of one."""
-    from modules.gallery import Gallery
-    from modules.inputs import InputStore
-    from modules.jobs.scripting import Scripts
-    from modules.script import ScriptContext
+    from modules.extension.script import ScriptContext
+    from modules.gallery.inputs import InputStore
+    from modules.gallery.outputs import Gallery
+    from modules.jobs.runners.script import Scripts
     from webui.services import tables_of
 
     tables = tables_of(host, models.checkpoints, models.vaes)
@@ -190,9 +196,9 @@ def build_catalogue(args: argparse.Namespace) -> Catalogue:
 
 def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     """The durable queue and the worker process behind it."""
-    from modules.jobs.dispatcher import JobQueue
     from modules.jobs.events import EventHub
-    from modules.jobs.executor import LocalExecutor
+    from modules.jobs.executors.process import LocalExecutor
+    from modules.jobs.queue import JobQueue
     from modules.jobs.store import JobStore
 
     folders = ("data", "models", "extensions")
@@ -207,7 +213,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
 def build_settings(args: argparse.Namespace) -> SettingsFile:
     """The owner's settings; made before a worker starts, so that a broken file is told on the page."""
-    from modules.settings import SettingsFile
+    from modules.params.settings import SettingsFile
 
     fixed = {"theme": args.theme} if args.theme else {}
     settings = SettingsFile(args.data_dir / "settings.json", fixed=fixed, locked=args.lock_settings)
@@ -227,9 +233,9 @@ def build_services(
     login: bool = False,
 ) -> Services:
     """What the front end is given. ``login``: nobody gets in without an account."""
-    from modules.inputs import InputStore
+    from modules.accounts import Accounts
+    from modules.gallery.inputs import InputStore
     from modules.jobs.history import History
-    from modules.users import Accounts
     from webui.server import Services
 
     for sentence in models.told_at_start():
@@ -273,8 +279,9 @@ def serve(args: argparse.Namespace) -> int:
     _check_folder(args.data_dir / "outputs")
     if args.no_extensions:
         args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
-    from webui import proxy, routes, server
-    from webui.tls import tls_of
+    from webui import server
+    from webui.security import proxy, routes
+    from webui.security.tls import tls_of
 
     tls, below = tls_of(args.tls_keyfile, args.tls_certfile), proxy.subpath_of(args.subpath)
     settings = build_settings(args)
@@ -329,7 +336,7 @@ def _names(args: argparse.Namespace) -> tuple[str, ...]:
 
 def _check_accounts(args: argparse.Namespace, opening: str) -> None:
     """Nobody else than this machine is served as long as there are no accounts."""
-    from modules.users import Accounts
+    from modules.accounts import Accounts
 
     path = args.data_dir / "users.db"
     if path.is_file() and Accounts(path).any():
@@ -374,16 +381,17 @@ def generate(args: argparse.Namespace) -> int:
     if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
         bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
-    from modules import atomic, settings
     from modules.checkpoints.detect import native_size
     from modules.checkpoints.source import open_source
-    from modules.engine import Watcher
-    from modules.gallery import Gallery
-    from modules.inputs import InputStore
-    from modules.jobs.generation import folder_for
+    from modules.engine import RunCallbacks
+    from modules.gallery.filenames import Names
+    from modules.gallery.inputs import InputStore
+    from modules.gallery.outputs import Gallery
+    from modules.jobs.runners.generate import folder_for
     from modules.jobs.submit import canonical
-    from modules.metadata import Encoding, encode
-    from modules.names import Names
+    from modules.metadata.image_text import Encoding, encode
+    from modules.params import settings
+    from modules.storage import atomic
 
     engine = build_engine(args)
     path = engine.store.find(params.checkpoint).path
@@ -400,7 +408,7 @@ def generate(args: argparse.Namespace) -> int:
 
     def save(result: Result) -> None:
         made.append(result)
-        carried = engine.carried(result.recipe) if wanted.embed_inputs else ()
+        carried = engine.inventory.carried(result.recipe) if wanted.embed_inputs else ()
         if args.output is None:
             gallery = Gallery(args.data_dir / "outputs", encoding, Names(wanted.file_name, wanted.folder_name))
             recipe = result.recipe
@@ -427,7 +435,7 @@ def generate(args: argparse.Namespace) -> int:
         print(f"\r{path}  seed {result.recipe.seed}\x1b[K" if sys.stderr.isatty() else path, flush=True)
 
     inputs = InputStore(args.data_dir / "inputs")
-    watcher = Watcher(_tell_progress, lambda note: print(note, file=sys.stderr))
+    watcher = RunCallbacks(_tell_progress, lambda note: print(note, file=sys.stderr))
     for stem, one in _starts(params):
         stored = _stored(one, inputs, args.outpaint)
         for turn in range(args.loopback):
@@ -466,10 +474,10 @@ def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int
         return params
     mask = params.init.mask
     if any(outpaint):
-        from modules.images import open_image
-        from modules.masks import outpainted
-        from modules.params import Mask
-        from modules.resize import request_size
+        from modules.imaging.files import open_image
+        from modules.imaging.masks import outpainted
+        from modules.imaging.resize import request_size
+        from modules.params.generation import Mask
 
         sheet, white = outpainted(open_image(Path(params.init.image)), *outpaint)
         width, height = request_size(sheet.size)
@@ -493,7 +501,7 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     folder = Path(params.init.image) if params.init else Path()
     if params.init is None or not folder.is_dir():
         return [("", params)]
-    from modules import images
+    from modules.imaging import files as images
 
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in images.SUFFIXES]
     if not files:
@@ -515,8 +523,8 @@ def _tell_progress(progress: Progress) -> None:
 def replay(args: argparse.Namespace) -> int:
     """Make a recorded picture again. Exit status 0: identical, 1: it differs or cannot be made."""
     bootstrap.ensure(ROOT)
-    from modules.engine import Watcher
-    from modules.recipe import Recipe
+    from modules.engine import RunCallbacks
+    from modules.metadata.recipe import Recipe
     from modules.replay import recorded_in
     from modules.replay import replay as replayed
 
@@ -524,7 +532,7 @@ def replay(args: argparse.Namespace) -> int:
         raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
     verdict = recorded_in(args.file)
     if isinstance(verdict, Recipe):  # else it is known, before a model is loaded, that there is nothing to replay
-        verdict = replayed(build_engine(args), args.file, Watcher(_tell_progress)).verdict
+        verdict = replayed(build_engine(args), args.file, RunCallbacks(_tell_progress)).verdict
     print(f"\r\x1b[K{verdict}" if sys.stderr.isatty() else verdict)
     return 0 if verdict.kind == "identical" else 1
 
@@ -537,11 +545,11 @@ def upscale(args: argparse.Namespace) -> int:
     if not args.file.is_file():
         raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
     _check_folder(args.output.parent, "-o")
-    from modules import atomic
-    from modules.extras import check, process
-    from modules.images import open_image, png_bytes
-    from modules.metadata import read_metadata
-    from modules.upscale import Work
+    from modules.imaging.files import open_image, png_bytes
+    from modules.metadata.image_text import read_metadata
+    from modules.pipeline.postprocess import check, process
+    from modules.restoration.upscale import Work
+    from modules.storage import atomic
 
     known = {name: value for name, value in vars(args).items() if name in options_of(ExtrasParams)}
     if {"width", "height"} & known.keys():
@@ -619,8 +627,8 @@ def worker(args: argparse.Namespace) -> int:
 
 def user(args: argparse.Namespace) -> int:
     """Make, list, change and remove accounts."""
+    from modules.accounts import ADMIN, LOCAL, USER, Accounts
     from modules.jobs.store import JobStore
-    from modules.users import ADMIN, LOCAL, USER, Accounts
 
     bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir)
@@ -659,20 +667,24 @@ def _password() -> str:
 
 def new_extension(args: argparse.Namespace) -> int:
     """Write the skeleton of an extension."""
-    from modules.skeleton import write_skeleton
+    from modules.extension.scaffold import write_skeleton
 
     print(write_skeleton(args.extensions_dir, args.name))
     return 0
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests with pytest, which gets ``arguments``; with ``--extension PATH`` those of the kit."""
+    """Run the tests with pytest, which gets ``arguments``; with ``--extension PATH`` those of the kit. Unless
+    ``arguments`` name a path, files of tests run side by side, one for each core and at most four."""
     bootstrap.ensure(ROOT, TEST_FILES)
     import pytest
 
     if any(word.partition("=")[0] == "--extension" for word in arguments):
         arguments = [str(ROOT / "tests" / "kit"), *arguments]
-    return int(pytest.main(["--rootdir", str(ROOT), *(arguments or [str(ROOT)])]))
+    elif not any("/" in word or "::" in word or Path(word).exists() for word in arguments if word[:1] != "-"):
+        workers = min(os.cpu_count() or 1, 4)
+        arguments = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder", *(arguments or [str(ROOT)])]
+    return int(pytest.main(["--rootdir", str(ROOT), *arguments]))
 
 
 def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:

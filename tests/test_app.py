@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 import app
-from modules import users
+from modules import accounts as users
 from modules.checkpoints.tiny import write_tiny_checkpoint
-from modules.inputs import InputStore
+from modules.gallery.inputs import InputStore
 from modules.jobs.store import JobStore
-from modules.metadata import read_metadata
-from modules.options import options_of
-from modules.params import GenerationParams
-from modules.recipe import read
+from modules.metadata.image_text import read_metadata
+from modules.metadata.recipe import read
+from modules.params.generation import GenerationParams
+from modules.params.options import options_of
 
 ROOT = Path(__file__).parents[1]
 BARE = (sys.executable, "-S", "-E")
@@ -87,7 +87,7 @@ def test_old_python_is_told_before_anything_is_imported() -> None:
         (("--port", "no"), "invalid"),
         (("paint",), "invalid choice: 'paint'"),
         (("convert", "nowhere/absent.ckpt"), "error: there is no file nowhere/absent.ckpt; check the name"),
-        (("make-tiny-checkpoint", "x.safetensors", "--family", "sd9"), "error: no family named 'sd9'; there is sd15"),
+        (("make-tiny-checkpoint", "x.safetensors", "--family", "sd9"), "error: no family named 'sd9'; there is sd1,"),
     ],
 )
 def test_mistake_is_met_with_one_sentence_and_status_2(

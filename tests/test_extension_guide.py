@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import modules
-from modules.extension import Host, TabPage
-from modules.manifest import PERMISSIONS, Manifest
-from modules.modifier import HOOKS, Modifier
-from webui import extending
+from modules.extension.host import Host, TabPage
+from modules.extension.manifest import PERMISSIONS, Manifest
+from modules.extension.modifier import HOOKS, Modifier
+from webui import extension_tabs as extending
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "extensions" / "README.md").read_text(encoding="utf-8")
@@ -52,6 +52,11 @@ def test_tabs_are_given_what_the_guide_promises() -> None:
 @pytest.mark.parametrize("name", modules.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(importlib.import_module("modules"), name) is not None
+
+
+@pytest.mark.parametrize(("former", "now"), [("Answer", "Outcome"), ("Made", "GeneratedImage"), ("Turn", "Round")])
+def test_what_a_public_name_was_called_before_still_means_it(former: str, now: str) -> None:
+    assert getattr(modules, former) is getattr(modules, now)
 
 
 def test_no_name_is_public_by_accident() -> None:

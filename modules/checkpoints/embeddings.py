@@ -24,7 +24,7 @@ from modules.checkpoints.files import read_header
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.unpickle import Array, StoredTensor
 from modules.errors import CheckpointError, RepriseError, printable
-from modules.images import BROKEN, open_header
+from modules.imaging.files import BROKEN, open_header
 
 PICTURES = (".png", ".webp", ".avif", ".jxl")
 SUFFIXES = (".pt", ".bin", ".safetensors", *PICTURES)
@@ -59,6 +59,25 @@ class EmbeddingFile:
             return _read(self.path).vectors
         except (ValueError, RepriseError) as error:  # changed since it was listed
             raise CheckpointError(f"the embedding {self.name} cannot be read: {error}", hint="copy it again") from error
+
+
+@dataclass(frozen=True, eq=False)
+class BundledEmbedding(EmbeddingFile):
+    """One that came along in a network's file."""
+
+    vectors: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def read(self) -> Array:
+        return self.vectors
+
+
+def bundled(name: str, path: Path, table: Mapping[str, Any]) -> BundledEmbedding:
+    """The embedding in the parts of a network's file; raises `ValueError` with the reason where it is none."""
+    prefix = "string_to_param."
+    inner = {key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)}
+    vectors = _content({"string_to_param": inner} if inner else table, named=False).vectors
+    count, width = vectors.shape
+    return BundledEmbedding(name, path, count, width, vectors=vectors)
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules import atomic
 from modules.checkpoints.folders import files_below, unlistable
 from modules.checkpoints.matching import Match, ambiguous, match
 from modules.errors import CheckpointError, UnknownName, printable
+from modules.storage import atomic
 
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 20_000
@@ -272,7 +272,7 @@ class Hashes:
             if key not in self._known:
                 self._known |= _load_json(self._cache)
             if key not in self._known:
-                self._known[key] = _digest(path)
+                self._known[key] = self._digest(path)
                 self._save()
             return self._known[key]
 
@@ -305,6 +305,14 @@ class Hashes:
         with self._lock:
             return {**_load_json(self._cache), **self._known}.get(f"{what}|{sha256}", "") if sha256 else ""
 
+    def _digest(self, path: Path) -> str:
+        """Of a file; of a folder that of its weights' digests, part by part."""
+        digests = []
+        for part in contents(path):
+            with part.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return digests[0] if path.name != INDEX else hashlib.sha256("".join(digests).encode()).hexdigest()
+
     def _save(self) -> None:
         if self._cache is None:
             return
@@ -316,16 +324,9 @@ class Hashes:
 
 def _key(path: Path) -> str:
     found = [file.stat() for file in contents(path)]
-    return printable(f"{path.resolve()}|{sum(f.st_size for f in found)}|{max(f.st_mtime_ns for f in found)}")
-
-
-def _digest(path: Path) -> str:
-    """Of a file; of a folder that of its weights' digests, part by part."""
-    digests = []
-    for part in contents(path):
-        with part.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests[0] if path.name != INDEX else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return printable(
+        f"{path.resolve()}|{sum(f.st_size for f in found)}|{max((f.st_mtime_ns for f in found), default=0)}"
+    )
 
 
 def _load_json(path: Path | None) -> dict[str, str]:

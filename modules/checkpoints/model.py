@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modules.checkpoints.detect import detect, detect_vae
 from modules.checkpoints.embeddings import NONE, Listing, Suited
-from modules.checkpoints.families.base import TRAINING, VAE, ModelConfig, Places
+from modules.checkpoints.families.base import TRAINING, VAE, Family, ModelConfig, Places
 from modules.checkpoints.files import Header
 from modules.checkpoints.source import Place, Source, open_source
 from modules.checkpoints.vaes import OWN
@@ -54,7 +54,7 @@ class LatentDiffusion:
     vae_name: str = OWN
     embeddings: Listing = NONE
     """The textual inversions that its texts may name, if they are as wide as its text encoders together."""
-    keeps_apart: dict[tuple[int, ...], bool] = field(default_factory=dict)
+    invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
     """What `pipeline.company` found out about the UNet's kernels, by shape."""
 
     @property
@@ -159,6 +159,14 @@ def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
     return vae
 
 
+def read_again(path: Path, family: Family, device: Device, part: str, own: str) -> Tensor:
+    """One weight of a checkpoint as `load` reads it: ``own`` is its name within a part of `LatentDiffusion.parts`."""
+    source = open_source(path)
+    key = next(key for key, place in family.places(source.header.tensors).items() if place == (part, own))
+    with ExitStack() as files:
+        return device.weight(_tensor(source, key, _opened(source, [key], files)))
+
+
 def _fill(
     name: str,
     source: Source,
@@ -182,15 +190,19 @@ def _fill(
     states: dict[str, dict[str, Tensor]] = {part: {} for part in modules}
     for group in _groups(source.header, places):
         with ExitStack() as files:
-            opened: dict[Path, Any] = {}  # let go together with the group's pages
-            for path in {path for key in group for path in source.origins[key].files}:
-                opened[path] = files.enter_context(safe_open(path, framework="pt"))
+            opened = _opened(source, group, files)
             for key in group:
                 part, own = places[key]
                 states[part][own] = device.weight(_tensor(source, key, opened))
     for part, module in modules.items():
         module.load_state_dict(states.pop(part), strict=True, assign=True)
         module.requires_grad_(False).eval()
+
+
+def _opened(source: Source, keys: Sequence[str], files: ExitStack) -> dict[Path, Any]:
+    """The files that tensors are in, mapped until ``files`` ends: with it their pages are let go."""
+    paths = {path for key in keys for path in source.origins[key].files}
+    return {path: files.enter_context(safe_open(path, framework="pt")) for path in paths}
 
 
 def _tensor(source: Source, key: str, opened: Mapping[Path, Any]) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modules.checkpoints.families.sdxl import SDXL, SDXL_REFINER
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
 from modules.pipeline.texts import text_vector
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit
@@ -57,17 +57,19 @@ def places(page: Page) -> list[Any]:
 def test_ctrl_enter_shows_the_preview_then_the_picture_and_its_text(visit: Visit) -> None:
     page = visit.open()
     before = places(page)
+    number(page, "steps", 150)
     page.fill(PROMPT, "a slow <b>fox</b>")
     page.keyboard.press("Control+Enter")
     expect(page.locator(LIVE)).to_be_visible()
-    assert page.locator(LIVE).get_attribute("src", timeout=5000).startswith("data:image/jpeg;base64,")
-    expect(page.locator(STATUS)).to_contain_text("of 20")
+    assert page.locator(LIVE).get_attribute("src").startswith("data:image/jpeg;base64,")
+    expect(page.locator(STATUS)).to_contain_text("of 150")
     expect(page.locator(GENERATE)).to_have_text("Queue another")
     during = places(page)
+    page.click(SKIP)
     page.wait_for_selector(DONE)
     expect(page.locator(PICTURE)).to_be_visible()
     expect(page.locator(LIVE)).to_have_count(0)
-    expect(page.locator(TEXT)).to_have_value(starting("a slow <b>fox</b>\nSteps: 20, Seed: "))
+    expect(page.locator(TEXT)).to_have_value(starting("a slow <b>fox</b>\nSteps: 150, Seed: "))
     expect(page.locator(GENERATE)).to_have_text("Generate")
     expect(page.locator(INTERRUPT)).to_be_disabled()
     assert before == during == places(page), "something jumped"
@@ -97,7 +99,7 @@ def test_escape_interrupts_and_keeps_what_is_finished(visit: Visit) -> None:
     page = visit.open()
     page.fill(PROMPT, "a slow owl")
     number(page, "steps", 4)
-    number(page, "batch_count", 20)
+    number(page, "batch_count", 100)
     page.focus(PROMPT)
     page.keyboard.press("Control+Enter")
     expect(page.locator("#txt2img_preview .rp-made img").first).to_be_visible()
@@ -299,6 +301,7 @@ def test_a_second_job_tells_its_place_in_the_queue(visit: Visit) -> None:
     page = visit.open()
     page.fill(PROMPT, "slow and first")
     number(page, "steps", 150)
+    number(page, "batch_count", 20)
     page.click(GENERATE)
     expect(page.locator(LIVE)).to_be_visible()
     other = page.context.new_page()

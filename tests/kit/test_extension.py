@@ -18,24 +18,24 @@ import gradio as gr
 import pytest
 import torch
 
-from modules import infotext
-from modules import recipe as recipes
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.fingerprint import digest
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
-from modules.engine import Engine, Result, Watcher
-from modules.extension import Host
-from modules.extensions import Extension, Loader
-from modules.modifier import PREFIX, ModifierSpec, flat_of
-from modules.options import Option, options_of
-from modules.params import Chosen, GenerationParams
+from modules.engine import Engine, Result, RunCallbacks
+from modules.extension.host import Host
+from modules.extension.loader import Extension, Loader
+from modules.extension.modifier import ModifierSpec, with_modifiers
+from modules.metadata import infotext
+from modules.metadata import recipe as recipes
+from modules.params.generation import GenerationParams, ModifierOptions
+from modules.params.options import Option, options_of
 from modules.replay import replay_recipe
 from tests.webui.fake_server import services
-from webui.controls import Form, control
-from webui.extending import build_tab
+from webui.extension_tabs import build_tab
+from webui.forms import Form, control
 from webui.page import build_page
 
 ROOT = Path(__file__).parents[2]
@@ -106,8 +106,8 @@ def test_it_loads_in_a_server_that_has_no_torch(place: Path, extension: Extensio
     (tmp_path / "ext").mkdir()
     (tmp_path / "ext" / place.name).symlink_to(place, target_is_directory=True)
     script = (
-        "import sys\nfrom pathlib import Path\nfrom modules.extension import Host\n"
-        "from modules.extensions import Loader\n"
+        "import sys\nfrom pathlib import Path\nfrom modules.extension.host import Host\n"
+        "from modules.extension.loader import Loader\n"
         f"made = Loader(Path({str(tmp_path / 'ext')!r}), Path({str(tmp_path)!r}), Path('.'), process='server')\n"
         f"made.load_all(Host())\nfound = made.extensions[{place.name!r}]\n"
         "print(found.state, found.reason, 'torch' in sys.modules)\n"
@@ -135,17 +135,18 @@ def test_options_are_frozen_and_each_has_a_control(extension: Extension, host: H
 def test_options_come_back_from_json_text_and_form(extension: Extension, host: Host) -> None:
     for spec in modifiers_of(extension, host):
         for options in (spec.chosen({}), changed(spec)):
-            params = PARAMS.changed(extensions=Chosen({spec.name: options}))
+            params = PARAMS.changed(extensions=ModifierOptions({spec.name: options}))
             assert GenerationParams.from_json(json.loads(json.dumps(params.to_json()))) == params
             sampler = host.samplers.get(params.sampler)
             text = infotext.write(params, seed=7, subseed=1, sampler=sampler, scheduler="Uniform", modifiers=[spec])
             paste = infotext.params_from(infotext.read(text), host.samplers, host.schedulers, modifiers=[spec])
-            assert Chosen(paste.changes["extensions"]) == params.extensions
+            assert ModifierOptions(paste.changes["extensions"]) == params.extensions
             with gr.Blocks():
-                form = Form(GenerationParams, {}, [spec])
-                form.adopt(f"{PREFIX}{spec.name}", gr.Checkbox())
-                for name in flat_of(spec):
-                    form.adopt(name, gr.Textbox())
+                form = Form(with_modifiers([spec]), {})
+                for switch, group in form.shape.within["extensions"].items():
+                    form.switch(switch)
+                    for name in group.flat:
+                        form.adopt(name, gr.Textbox())
             assert form.read(form.show(params.to_json())).extensions == params.extensions
 
 
@@ -157,8 +158,8 @@ def test_pictures_are_made_with_it_and_again_and_the_weights_are_as_before(
         for options in (spec.chosen({}), changed(spec)):
             results: list[Result] = []
             notes: list[str] = []
-            params = PARAMS.changed(extensions=Chosen({spec.name: options}))
-            engine.run(params, results.append, Watcher(on_note=notes.append))
+            params = PARAMS.changed(extensions=ModifierOptions({spec.name: options}))
+            engine.run(params, results.append, RunCallbacks(on_note=notes.append))
             assert [note for note in notes if f"extension {spec.name}" in note] == []
             (used,) = [one for one in results[0].recipe.extensions if one.name == spec.name]
             assert (used.version, used.options, used.failed) == (extension.version, options, "")

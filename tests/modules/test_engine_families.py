@@ -22,13 +22,13 @@ from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.model import LatentDiffusion, load
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import FAMILIES, write_tiny_checkpoint
-from modules.conditioning import TextConditioner
 from modules.devices import Device
 from modules.diffusion.types import Cond
 from modules.engine import Engine, Result
-from modules.extension import Host
+from modules.extension.host import Host
 from modules.nn.text import Inserted
-from modules.params import GenerationParams, Hires, Refiner
+from modules.params.generation import GenerationParams, Hires, Refiner
+from modules.pipeline.conditioning import TextConditioner
 from modules.pipeline.plan import make_plan
 from modules.pipeline.texts import text_encoders, text_vector
 
@@ -150,9 +150,9 @@ def test_a_second_pass_tells_sdxl_the_size_before_the_crop(host: Host) -> None:
     hires = Hires(width=128, height=64, upscaler="Latent")
     (batch,) = make_plan(PARAMS.changed(hires=hires), host).batches
     assert batch.shown_size == (64, 64)
-    assert batch.again
-    assert (batch.again.params.width, batch.again.params.height) == (128, 64)
-    assert batch.again.shown_size == (128, 128)
+    assert batch.hires_batch
+    assert (batch.hires_batch.params.width, batch.hires_batch.params.height) == (128, 64)
+    assert batch.hires_batch.shown_size == (128, 128)
 
 
 # ---------------------------------------------------------------------------------------------------------------- texts
@@ -235,7 +235,7 @@ def test_embeddings_of_sdxl_give_each_encoder_its_own_vectors(sdxl: LatentDiffus
     assert pixels(made) != pixels(make(engine, checkpoint="sdxl", prompt="a fox"))
 
 
-# -------------------------------------------------------------------------------------------- predictions that are seen
+# --------------------------------------------------------------------------------------- predictions that are seen
 
 
 def silent(path: Path, lift: float) -> Path:

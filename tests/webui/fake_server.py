@@ -16,26 +16,26 @@ from typing import Any
 from PIL import Image
 
 from modules import builtin
+from modules.accounts import Accounts
 from modules.checkpoints.catalogue import Card
 from modules.checkpoints.embeddings import EmbeddingFile, Suited
 from modules.errors import Cancelled
-from modules.extension import Host
-from modules.gallery import Gallery
-from modules.inputs import InputStore
-from modules.jobs.dispatcher import JobQueue
+from modules.extension.host import Host
+from modules.extension.script import ScriptContext, axes_of_params
+from modules.gallery.inputs import InputStore
+from modules.gallery.outputs import Gallery
 from modules.jobs.events import EventHub
-from modules.jobs.executor import InlineExecutor
+from modules.jobs.executors.process import InlineExecutor
 from modules.jobs.history import History
-from modules.jobs.scripting import Scripts
+from modules.jobs.queue import JobQueue
+from modules.jobs.runners.script import Scripts
 from modules.jobs.store import JobStore
-from modules.jobs.worker import Emit, Wishes
-from modules.script import ScriptContext, axes_of_params
-from modules.settings import SettingsFile
-from modules.users import Accounts
-from modules.verdict import Verdict
+from modules.jobs.worker import Emit, JobControl
+from modules.metadata.verdict import Verdict
+from modules.params.settings import SettingsFile
 from webui import tabs
-from webui.connections import HEAD_S
-from webui.guard import Guard
+from webui.security.connections import HEAD_S
+from webui.security.guard import Guard
 from webui.services import Services, tables_of
 
 CHECKPOINTS = ("reprise-mini.safetensors", "another.safetensors")
@@ -48,7 +48,7 @@ class Painter:
     def __init__(self, gallery: Gallery):
         self.gallery = gallery
 
-    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
         if spec.get("kind") == "replay":
             verdict = Verdict("identical") if "path" not in spec or Path(spec["path"]).is_file() else Verdict("cannot")
             return {"verdict": verdict.to_json(), "images": []}
@@ -58,11 +58,11 @@ class Painter:
             raise RuntimeError("<b>boom</b>")
         total, images = params["batch_size"] * params["batch_count"], []
         for number in range(total):
-            seed, skips = params["seed"] + number, wishes.skips()
+            seed, skips = params["seed"] + number, control.skips()
             for step in range(1, params["steps"] + 1):
-                if wishes.cancelled():
+                if control.cancelled():
                     raise Cancelled
-                if wishes.skips() > skips:
+                if control.skips() > skips:
                     break
                 time.sleep(pause)
                 left = (params["steps"] * (total - number) - step) * pause

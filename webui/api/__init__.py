@@ -6,17 +6,17 @@ import base64
 
 from fastapi import APIRouter, Body, Request
 
-from modules import recipe as recipes
-from modules import verdict as verdicts
 from modules.errors import NotFound, UserError
 from modules.jobs.protocol import REPLAY, Json, ReplaySpec
-from modules.metadata import read_metadata
-from modules.params import GenerationParams
+from modules.metadata import recipe as recipes
+from modules.metadata import verdict as verdicts
+from modules.metadata.image_text import read_metadata
+from modules.params.generation import GenerationParams
 from modules.pipeline.explain import explain_request
-from webui.api.history import add_routes
-from webui.api.queue import add_queue_routes
-from webui.characters import WholeJSON
+from webui.api.v1.history import add_routes
+from webui.api.v1.queue import add_queue_routes
 from webui.context import Page
+from webui.security.characters import WholeJSON
 from webui.services import Services
 
 
@@ -28,7 +28,9 @@ def router(services: Services) -> APIRouter:
     def explain(values: Json = Body()) -> Json:
         """What the prompts of a request mean, step by step: texts, tokens with weights, networks, warnings."""
         params = GenerationParams.from_json(values)
-        return explain_request(params, services.host, services.embeddings(params.checkpoint))
+        return explain_request(
+            params, services.host, services.embeddings(params.checkpoint), services.network_family(params.checkpoint)
+        )
 
     @routes.post("/replay", status_code=202)
     def replay(request: Request, values: Json = Body()) -> Json:

@@ -16,17 +16,18 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
-from modules.extension import Host
+from modules.extension.host import Host
 from modules.jobs.protocol import ExtrasSpec, InputImage, Origin
-from modules.metadata import read_metadata
-from modules.params import BY, TO, ExtrasParams
+from modules.metadata.image_text import read_metadata
+from modules.params.generation import BY, TO, ExtrasParams
+from modules.params.options import Shape
 from webui.context import Page, Target
-from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
+from webui.forms import Form
+from webui.html.status import Run, status_html
 from webui.i18n import t
 from webui.services import JobView, Services
-from webui.tabs.common import View, actions, wire_jobs
-from webui.views import Run, status_html
+from webui.tabs.generation import View, actions, wire_jobs
 
 TAB = "extras"
 LABEL = "Upscale"
@@ -38,7 +39,7 @@ FACES = {"GFPGAN": ("gfpgan_visibility",), "CodeFormer": ("codeformer_visibility
 
 def build(page: Page) -> None:
     """Lay out the tab and wire it."""
-    form = Form(ExtrasParams, page.services.tables())
+    form = Form(Shape(ExtrasParams), page.services.tables())
     with gr.Row(elem_id="extras_body"):
         with gr.Column(scale=5, min_width=300, elem_id="extras_parameters"):
             sources = _Sources()

@@ -13,15 +13,15 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
 from modules.pipeline.explain import explain_request
-from modules.styles import Style, StyleBook, apply, find, uncommented
-from webui.cards import embeddings_html
+from modules.prompt.styles import Style, StyleBook, apply, find, uncommented
 from webui.context import Page
-from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
+from webui.forms import Form
+from webui.html.cards import embeddings_html
+from webui.html.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
 from webui.i18n import t
-from webui.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
 from webui.tabs.style_editor import StyleEditor
 
 BOXES = {"prompt": "prompt", "negative_prompt": "negative"}
@@ -128,7 +128,8 @@ class PromptArea:
         try:
             params = self._read(fields)
             merged = self.styled(params, names)
-            told = explain_request(merged, self._services.host, self._services.embeddings(merged.checkpoint))
+            services, name = self._services, merged.checkpoint
+            told = explain_request(merged, services.host, services.embeddings(name), services.network_family(name))
         except RepriseError as error:
             at_fault = error.field if error.field in self._boxes else "prompt"
             lines = [trouble_html(str(error) if field == at_fault else "") for field in self._boxes]

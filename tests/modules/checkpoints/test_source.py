@@ -32,12 +32,11 @@ CPU = Device(torch.device("cpu"), torch.float32)
 
 
 def same(a: LatentDiffusion, b: LatentDiffusion) -> bool:
-    parts = b.parts()
-    return all(
-        torch.equal(tensor, parts[part].state_dict()[key])
-        for part, module in a.parts().items()
-        for key, tensor in module.state_dict().items()
-    )
+    def tensors(model: LatentDiffusion) -> dict[str, Tensor]:
+        return {f"{part}.{k}": t for part, module in model.parts().items() for k, t in module.state_dict().items()}
+
+    ours, theirs = tensors(a), tensors(b)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 # -------------------------------------------------------------------------------------------------------------- folders

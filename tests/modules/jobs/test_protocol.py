@@ -16,10 +16,10 @@ from modules.jobs.protocol import (
     GenerateSpec,
     ImageEvent,
     InputImage,
+    JobOutcome,
     JobSpec,
     NoteEvent,
     Origin,
-    Outcome,
     ReplaySpec,
     SavedImage,
     ScriptSpec,
@@ -28,7 +28,7 @@ from modules.jobs.protocol import (
     upgraded,
 )
 from modules.jobs.store import JobStore
-from modules.params import ExtrasParams, GenerationParams, Init
+from modules.params.generation import ExtrasParams, GenerationParams, Init
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "data-0.1" / "reprise.sql"
 ORIGIN = Origin("txt2img", "txt2img:0123", ("width 100 was rounded to 96",))
@@ -58,9 +58,9 @@ def test_a_spec_comes_back_from_its_json(spec: JobSpec) -> None:
         (Step(2, 20, 1, 4), Step.from_json),
         (ImageEvent(SavedImage("/o/1.png", "a fox", 64, 72, 5)), ImageEvent.from_json),
         (NoteEvent("width 100 was rounded to 96"), NoteEvent.from_json),
-        (Outcome((SavedImage("/o/1.png"),), ("a note",), "a fox", 1.25), Outcome.from_json),
-        (Outcome(verdict={"kind": "identical"}, seconds=0.5), Outcome.from_json),
-        (Outcome(sheets=({"title": "t", "cells": []},)), Outcome.from_json),
+        (JobOutcome((SavedImage("/o/1.png"),), ("a note",), "a fox", 1.25), JobOutcome.from_json),
+        (JobOutcome(verdict={"kind": "identical"}, seconds=0.5), JobOutcome.from_json),
+        (JobOutcome(sheets=({"title": "t", "cells": []},)), JobOutcome.from_json),
     ],
 )
 def test_what_a_worker_tells_comes_back_from_its_json(thing: Any, read: Callable[[Mapping[str, Any]], Any]) -> None:

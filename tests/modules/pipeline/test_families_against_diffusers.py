@@ -29,10 +29,10 @@ from modules.checkpoints.model import LatentDiffusion, load
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Cond
-from modules.extension import Host
-from modules.params import GenerationParams
-from modules.pipeline.generate import Start, batch_noise, generate
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
 from modules.pipeline.plan import Batch, make_plan
+from modules.pipeline.sample import Start, batch_noise, generate
 from modules.pipeline.texts import text_vector
 from tests.modules.nn.test_against_diffusers import diffusers_unet, random_weights, relative_error
 
@@ -244,4 +244,4 @@ def test_inpainting_models_see_mask_and_picture_as_in_diffusers(
         height=HEIGHT,
     )
     seen = torch.cat([mask, masked], dim=1)
-    assert relative_error(ours(model, batch, seen=seen), found[-1]) < 1e-4
+    assert relative_error(ours(model, batch, image_cond=seen), found[-1]) < 1e-4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from modules import infotext
-from modules import recipe as recipes
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.fingerprint import digest
@@ -23,13 +21,15 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Denoiser, Guidance, Network
-from modules.engine import Engine, Result, Watcher
+from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
-from modules.extension import Host, Owner, TagSpec
-from modules.extensions import Loader
-from modules.modifier import Modifier, ModifierSpec, from_text, to_text
-from modules.options import option
-from modules.params import Chosen, GenerationParams
+from modules.extension.host import Host, Owner, TagSpec
+from modules.extension.loader import Loader
+from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, from_text, to_text
+from modules.metadata import infotext
+from modules.metadata import recipe as recipes
+from modules.params.generation import GenerationParams, Hires, ModifierOptions
+from modules.params.options import option
 from modules.pipeline.hooks import HookFailed
 from modules.pipeline.plan import make_plan
 from modules.replay import replay_recipe
@@ -124,12 +124,12 @@ def plain(broken: Engine) -> list[str]:
 def run(engine: Engine, params: GenerationParams = PARAMS, **changes: Any) -> tuple[list[Result], list[str]]:
     results: list[Result] = []
     notes: list[str] = []
-    engine.run(params.changed(**changes), results.append, Watcher(on_note=notes.append))
+    engine.run(params.changed(**changes), results.append, RunCallbacks(on_note=notes.append))
     return results, notes
 
 
-def chosen(**values: Any) -> Chosen:
-    return Chosen(values)
+def chosen(**values: Any) -> ModifierOptions:
+    return ModifierOptions(values)
 
 
 def test_all_hooks_are_called_in_the_order_that_is_told(store: ModelStore) -> None:
@@ -308,10 +308,10 @@ def test_extensions_of_a_request_are_objects_of_plain_values(values: Any) -> Non
 
 
 def test_chosen_is_compared_by_content() -> None:
-    one, same = Chosen({"b": {"y": 1, "x": 2}, "a": {}}), Chosen({"a": {}, "b": {"x": 2, "y": 1}})
+    one, same = ModifierOptions({"b": {"y": 1, "x": 2}, "a": {}}), ModifierOptions({"a": {}, "b": {"x": 2, "y": 1}})
     assert (one, hash(one)) == (same, hash(same))
-    assert one != Chosen({"a": {}, "b": {"x": 2, "y": True}})
-    assert one.without("b") == Chosen({"a": {}})
+    assert one != ModifierOptions({"a": {}, "b": {"x": 2, "y": True}})
+    assert one.without("b") == ModifierOptions({"a": {}})
 
 
 def test_an_interrupt_that_no_person_can_have_sent_is_laid_at_the_extensions_door(
@@ -334,3 +334,40 @@ def test_ctrl_c_on_the_command_line_ends_the_request(broken: Engine) -> None:
 def test_the_reason_of_a_failure_has_an_end() -> None:
     failure = HookFailed("mine", "finish", ValueError("x" * 10_000_000))
     assert len(failure.reason) < 400 and len(str(failure)) < 500
+
+
+class Told(Modifier):
+    """Writes down what it is told of a batch, and tells of it."""
+
+    def __init__(self, calls: list[object]):
+        self.calls = calls
+
+    def prepare(self, passes: Sequence[SamplingPass], model: Any, recorded: Sequence[UsedFile]) -> None:
+        self.calls.append([(one.number, one.prompt, one.clock.steps) for one in passes])
+
+    def patch(self, model: Any) -> AbstractContextManager[object]:
+        self.calls.append("patch")
+        return nullcontext()
+
+    def begin(self, run: SamplingPass) -> None:
+        self.calls.append(("begin", run.number))
+
+    def report(self) -> Report:
+        return Report(("it was so",), (UsedFile("mine", "a.bin", "0" * 64),), {"My key": "a: 1"})
+
+
+def test_a_modifier_is_told_of_the_passes_and_tells_of_the_batch(store: ModelStore) -> None:
+    calls: list[object] = []
+    told = ModifierSpec("told", "Be told", Nothing, lambda _: Told(calls))
+    hires = Hires(upscaler="Latent", scale=2.0, steps=1, prompt="two foxes", denoising_strength=0.5)
+    params = PARAMS.changed(hires=hires, extensions=ModifierOptions({"told": {}}))
+    (result,), notes = run(engine_of(store, told), params)
+    assert calls == [[(0, "a red fox", 2), (1, "two foxes", 1)], "patch", ("begin", 0), ("begin", 1)]
+    assert notes == ["it was so"]
+    assert [file.role for file in result.recipe.files] == ["checkpoint", "mine"]
+    assert 'My key: "a: 1"' in result.infotext
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""

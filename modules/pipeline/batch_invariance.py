@@ -1,0 +1,63 @@
+"""Exact kernels: an image is the same alone and in a batch.
+
+Some kernels choose the order of their sums by the number of rows they are given (MKL's float32 products do), others do
+not (oneDNN's bfloat16 ones on CPUs with matrix units). The choice looks at shapes and never at values, so one
+comparison on noise tells for all images of that shape.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from modules.checkpoints.model import LatentDiffusion
+from modules.diffusion.guidance import Part
+
+log = logging.getLogger(__name__)
+
+Group = tuple[int, int]
+"""Conditions that go through the network in one call with an image, and the tokens of each."""
+
+
+def needs_single_image_batches(
+    model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[Part], negative: Part
+) -> bool:
+    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be what each would be alone."""
+    if n == 1:
+        return False
+    for group in _groups(parts, negative):
+        key = (*size, n, torch.get_num_threads(), *group)
+        if key not in model.invariant_shapes:
+            model.invariant_shapes[key] = _is_invariant(model, size, n, *group)
+            log.debug("%s: %s apart in %s", model.name, "kept" if model.invariant_shapes[key] else "not kept", key)
+        if not model.invariant_shapes[key]:
+            return True
+    return False
+
+
+def _groups(parts: Sequence[Part], negative: Part) -> set[Group]:
+    """The calls that guidance may make: with the negative prompt where it is as long, and without it."""
+    length, other = (part.at(0).context.shape[1] for part in (parts[0], negative))
+    together = {(len(parts) + 1, length)} if length == other else {(1, other)}
+    return together | {(len(parts), length)}
+
+
+def _is_invariant(model: LatentDiffusion, size: tuple[int, int], n: int, conds: int, tokens: int) -> bool:
+    """Whether each of ``n`` images of noise gets from the UNet, to the last bit, what it gets alone."""
+    generator = torch.Generator().manual_seed(0)
+    unet, rows = model.unet, n * conds
+    x = torch.randn(rows, unet.config.in_channels, *size, generator=generator)
+    context = torch.randn(rows, tokens, unet.config.context_dim, generator=generator)
+    emb = unet.embed(torch.tensor([500.0], device=model.device.device))
+    if unet.config.vector_dim:
+        emb = emb + unet.label(torch.ones(1, unet.config.vector_dim, device=model.device.device))
+
+    def run(rows: slice) -> torch.Tensor:
+        picked = x[rows]
+        text = unet.text_keys(model.device.place(context[rows]))
+        return unet.run(model.device.place(picked), emb.expand(len(picked), -1), text)
+
+    together = run(slice(None))
+    return all(torch.equal(together[i::n], run(slice(i, None, n))) for i in range(n))

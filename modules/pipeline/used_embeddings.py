@@ -1,0 +1,35 @@
+"""Which embeddings and networks a request's prompts name."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator
+from typing import cast
+
+from modules.pipeline.plan import Batch
+from modules.prompt.chunks import Embeddings, Emphasis, chunk
+from modules.prompt.schedule import schedule_nodes
+from modules.prompt.tokens import Tokenizer
+
+
+def used_embeddings(batch: Batch, lengths: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The names among ``lengths`` (name, vectors) that a text of either pass holds; those of the prompt come before
+    those of the negative prompt, as in A1111's "TI hashes".
+    """
+    embeddings, names = Embeddings(tokenizer, lengths), dict[str, None]()
+    for text in dict.fromkeys(_texts(batch)):
+        chunks = chunk(text, tokenizer, embeddings=embeddings, emphasis=cast(Emphasis, batch.params.emphasis)).chunks
+        names |= dict.fromkeys(mark.name for row in chunks for mark in row.marks)
+    return tuple(names)
+
+
+def unapplied_networks(batch: Batch, kinds: Container[str]) -> tuple[str, ...]:
+    """The networks that a prompt of either pass names and whose kind is none of ``kinds``, as "lora ink"."""
+    tags = [tag for each in batch.passes for tag in each.prompts.networks if tag.kind not in kinds]
+    return tuple(dict.fromkeys(" ".join((tag.kind, *tag.positional[:1])) for tag in tags))
+
+
+def _texts(batch: Batch) -> Iterator[str]:
+    for each in batch.passes:
+        for tree in (each.prompts.positive, each.prompts.negative):
+            for part in tree.parts:
+                yield from (segment.text for segment in schedule_nodes(part.items, each.prompt_steps))
