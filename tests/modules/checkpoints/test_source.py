@@ -196,7 +196,7 @@ def test_weights_in_eight_bits_are_read_with_their_scales(dtype: torch.dtype, en
                 tensors[key.removesuffix(".weight") + end] = torch.tensor(0.5)
         return tensors
 
-    found = load(rewritten(path, shrunk), CPU).unet.time_embed[0].weight
+    found = load(rewritten(path, shrunk), CPU).unet.get_parameter("time_embed.0.weight")
     expected = load_file(path)[name].to(dtype).float() * (0.5 if end else 1.0)
     assert torch.equal(found, expected)
 
