@@ -579,10 +579,13 @@ def explain(args: argparse.Namespace) -> int:
     """Print what a prompt means, step by step, as JSON."""
     params = GenerationParams.from_json(_chosen(args))
     bootstrap.ensure(ROOT)
+    from modules.checkpoints.networks.metadata import family_named
     from modules.pipeline.explain import explain_request
 
-    embeddings = build_catalogue(args).embeddings(params.checkpoint)
-    print(json.dumps(explain_request(params, build_host(args), embeddings), indent=1, ensure_ascii=False))
+    catalogue, host = build_catalogue(args), build_host(args)
+    host.shelf.read()
+    embeddings, family = catalogue.embeddings(params.checkpoint), family_named(catalogue.card(params.checkpoint).family)
+    print(json.dumps(explain_request(params, host, embeddings, family), indent=1, ensure_ascii=False))
     return 0
 
 

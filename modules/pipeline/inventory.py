@@ -51,7 +51,7 @@ class Inventory:
     def extensions(self) -> set[str]:
         """The names of those whose part in an image can be made again."""
         owners = {owner.name for owner in self.host.owners.values()}
-        return owners | ({spec.name for spec in self.host.modifiers} - set(self.absent))
+        return owners | ({spec.name for spec in self.host.modifiers if not spec.by_tag} - set(self.absent))
 
     def carried(self, recipe: Recipe) -> list[bytes]:
         """The files of the images that ``recipe`` was followed from, to be embedded in the result."""

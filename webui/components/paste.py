@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from modules.checkpoints.matching import Candidate, hash_in, match, recognise
+from modules.checkpoints.networks.hashes import short
+from modules.checkpoints.networks.listing import read_hashes, with_local_names
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.errors import RepriseError
 from modules.metadata import recipe as recipes
@@ -48,6 +50,7 @@ def settings_of(services: Services, found: Metadata) -> Paste:
     host = services.host
     paste = settings_in(found, host.samplers, host.schedulers, find_checkpoint, find_vae, host.modifiers)
     changes = _with_other_checkpoints(services, found, paste.changes, told)
+    changes = _with_local_networks(services, found, changes)
     return replace(paste, changes=changes, notes=(*notes, *paste.notes, *_lost_embeddings(services, found, paste)))
 
 
@@ -111,6 +114,20 @@ def kept(services: Services, paste: Paste) -> Paste:
     rest = {name: value for name, value in paste.changes.items() if name != "checkpoint"}
     note = f"the checkpoint of the text, {paste.changes['checkpoint']}, was not chosen, as the settings have it"
     return replace(paste, changes=rest, notes=(note, *paste.notes))
+
+
+def _with_local_networks(services: Services, found: Metadata, changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` with the LoRAs of its prompt as they are called here, where their hashes are known."""
+    text = found["infotext"] or found["stealth_infotext"] or ""
+    prompt = changes.get("prompt")
+    hashes = read_hashes(str(read(text).get("Lora hashes", ""))) if "Lora hashes" in text else {}
+    if not hashes or not isinstance(prompt, str):
+        return changes
+    shelf = services.host.shelf
+    listing = shelf.listed()
+    known = zip(listing.files, shelf.known_hashes(listing.files), strict=True)
+    local = {short(digest).lower(): listing.prompt_name(file) for file, digest in known if digest}
+    return {**changes, "prompt": with_local_names(prompt, hashes, local)}
 
 
 def _lost_embeddings(services: Services, found: Metadata, paste: Paste) -> Iterator[str]:
