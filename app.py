@@ -385,7 +385,7 @@ def generate(args: argparse.Namespace) -> int:
         bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
     from modules.checkpoints.detect import native_size
-    from modules.checkpoints.files import read_header
+    from modules.checkpoints.source import open_source
     from modules.engine import RunCallbacks
     from modules.gallery.filenames import Names
     from modules.gallery.inputs import InputStore
@@ -398,7 +398,7 @@ def generate(args: argparse.Namespace) -> int:
 
     engine = build_engine(args)
     path = engine.store.find(params.checkpoint).path
-    size = native_size(read_header(path), path)
+    size = native_size(open_source(path).header, path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
     wanted, message = settings.load(args.data_dir / "settings.json")

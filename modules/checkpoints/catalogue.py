@@ -17,16 +17,18 @@ from modules.checkpoints.detect import (
 )
 from modules.checkpoints.embeddings import SUFFIXES, EmbeddingFolder, Suited
 from modules.checkpoints.files import (
+    INDEX,
     PICKLES,
     PREDICTION,
     Hashes,
     Header,
+    contents,
     find_model,
     list_models,
     old_hash,
-    read_header,
 )
 from modules.checkpoints.folders import unlistable
+from modules.checkpoints.source import open_source
 from modules.checkpoints.vaes import VaeFolders
 from modules.errors import CheckpointError, RepriseError, printable
 
@@ -110,7 +112,8 @@ class Catalogue:
         """The model card of a checkpoint."""
         try:
             path, header = self._header(checkpoint)
-            nbytes, sha256 = path.stat().st_size, self._hashes.known(path)
+            nbytes = sum(file.stat().st_size for file in contents(path))
+            sha256 = self._hashes.known(path)
         except RepriseError as error:
             return Card(printable(checkpoint), problem=str(error))
         except OSError as error:  # gone since it was listed
@@ -118,8 +121,8 @@ class Catalogue:
         shapes, predicts = shapes_of(header), prediction(header, path)
         seen = self._seen(path, header)
         return Card(
-            name=path.relative_to(self._checkpoints).with_suffix("").as_posix(),
-            file_name=path.name,
+            name=self._name(path),
+            file_name=path.parent.name if path.name == INDEX else path.name,
             family=family_label(shapes),
             prediction=seen if only_seen(shapes, predicts) else predicts.kind,
             zero_terminal_snr=predicts.zero_terminal_snr,
@@ -137,6 +140,10 @@ class Catalogue:
             return ""
         return self._hashes.noted(path, PREDICTION)
 
+    def _name(self, path: Path) -> str:
+        whole = path.relative_to(self._checkpoints)
+        return (whole.parent if path.name == INDEX else whole.with_suffix("")).as_posix()
+
     def _header(self, checkpoint: str) -> tuple[Path, Header]:
         path = find_model(self._checkpoints, checkpoint, self._default).path
         try:
@@ -144,7 +151,7 @@ class Catalogue:
         except OSError as error:  # gone since it was listed
             raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
         if key not in self._headers:
-            self._headers = {key: read_header(path)}  # one: asked for again and again while its prompt is typed
+            self._headers = {key: open_source(path).header}  # one: asked for again and again while its prompt is typed
         return path, self._headers[key]
 
 

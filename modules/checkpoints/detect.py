@@ -228,8 +228,6 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
 def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
     """The configuration of a standalone VAE file that replaces a checkpoint's ``own``."""
     shapes: Shapes = {f"{VAE}{key.removeprefix(VAE)}": info.shape for key, info in header.tensors.items()}
-    if any(key.startswith(f"{VAE}encoder.down_blocks.") for key in shapes):
-        raise _no_vae(name, "it is laid out as diffusers does it, which is not read")
     try:
         found = _merge(name, vae_config(shapes), stated(header).get("vae"))
     except (LookupError, ValueError, ArithmeticError) as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from modules.checkpoints.detect import detect, detect_vae
 from modules.checkpoints.embeddings import NONE, Listing, Suited
 from modules.checkpoints.families.base import TRAINING, VAE, Family, ModelConfig, Places
-from modules.checkpoints.files import Header, read_header
+from modules.checkpoints.files import Header
+from modules.checkpoints.source import Place, Source, open_source
 from modules.checkpoints.vaes import OWN
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
@@ -82,7 +85,7 @@ class LatentDiffusion:
         ``skip_anyway``: clip skip counts for SDXL's first encoder too.
         """
         spec = self.config.family.encoders[encoder]
-        layer = spec.layer(clip_skip, asked=skip_anyway)
+        layer = spec.layer(clip_skip, self.config.texts[encoder].layers, asked=skip_anyway)
         found: TextStates = self.text[encoder](ids.to(self.device.device), layer, inserted, norm=spec.final_norm)
         return TextStates(found.context.float(), None if found.pooled is None else found.pooled.float())
 
@@ -128,13 +131,13 @@ def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> Lat
     so the peak stays near the size of the model itself.
     """
     name = name or path.stem
-    header = read_header(path)
-    config = detect(name, header, path)
+    source = open_source(path)
+    config = detect(name, source.header, path)
     with torch.device("meta"):
         unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
     model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts)
     parts = {part: module for part, module in model.parts().items() if part != "vae" or config.own_vae}
-    _fill(name, path, header, config.family.places(header.tensors), parts, device)
+    _fill(name, source, config.family.places(source.header.tensors), parts, device)
     model.nbytes = sum(p.nbytes for module in parts.values() for p in module.parameters())
     return model
 
@@ -146,28 +149,27 @@ def new_text(config: TextConfig) -> TextEncoder:
 
 def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
     """Load a standalone VAE file, for a checkpoint whose autoencoder is ``own``."""
-    header = read_header(path, field="vae")
+    source = open_source(path, field="vae")
     with torch.device("meta"):
-        vae = vae_nn.VAE(detect_vae(path.name, header, own))
-    prefixed = any(key.startswith(VAE) for key in header.tensors)
-    keys = [key for key in header.tensors if key.startswith(VAE) or not prefixed]
+        vae = vae_nn.VAE(detect_vae(path.name, source.header, own))
+    prefixed = any(key.startswith(VAE) for key in source.header.tensors)
+    keys = [key for key in source.header.tensors if key.startswith(VAE) or not prefixed]
     places = {key: ("vae", rest) for key in keys if not (rest := key.removeprefix(VAE)).startswith(TRAINING)}
-    _fill(path.name, path, header, places, {"vae": vae}, device, field="vae")
+    _fill(path.name, source, places, {"vae": vae}, device, field="vae")
     return vae
 
 
 def read_again(path: Path, family: Family, device: Device, part: str, own: str) -> Tensor:
     """One weight of a checkpoint as `load` reads it: ``own`` is its name within a part of `LatentDiffusion.parts`."""
-    keys = read_header(path).tensors
-    key = next(key for key, place in family.places(keys).items() if place == (part, own))
-    with safe_open(path, framework="pt") as file:
-        return device.weight(file.get_tensor(key))
+    source = open_source(path)
+    key = next(key for key, place in family.places(source.header.tensors).items() if place == (part, own))
+    with ExitStack() as files:
+        return device.weight(_tensor(source, key, _opened(source, [key], files)))
 
 
 def _fill(
     name: str,
-    path: Path,
-    header: Header,
+    source: Source,
     places: Places,
     modules: Mapping[str, nn.Module],
     device: Device,
@@ -182,19 +184,43 @@ def _fill(
     for part, module in modules.items():
         keys = {own: key for key, (p, own) in places.items() if p == part}
         foreign |= {keys[own] for own in keys.keys() - module.state_dict().keys()}
-        _check(name, header, keys, module, field)
+        _check(name, source.header, keys, module, field)
     if foreign:
         log.info("%s: %d tensors belong to no network and are left out: %s", name, len(foreign), min(foreign))
     places = {key: place for key, place in places.items() if key not in foreign and place[0] in modules}
     states: dict[str, dict[str, Tensor]] = {part: {} for part in modules}
-    for group in _groups(header, places):
-        with safe_open(path, framework="pt") as file:
+    for group in _groups(source.header, places):
+        with ExitStack() as files:
+            opened = _opened(source, group, files)
             for key in group:
                 part, own = places[key]
-                states[part][own] = device.weight(file.get_tensor(key))
+                states[part][own] = device.weight(_tensor(source, key, opened))
     for part, module in modules.items():
         module.load_state_dict(states.pop(part), strict=True, assign=True)
         module.requires_grad_(False).eval()
+
+
+def _opened(source: Source, keys: Sequence[str], files: ExitStack) -> dict[Path, Any]:
+    """The files that tensors are in, mapped until ``files`` ends: with it their pages are let go."""
+    paths = {path for key in keys for path in source.origins[key].files}
+    return {path: files.enter_context(safe_open(path, framework="pt")) for path in paths}
+
+
+def _tensor(source: Source, key: str, opened: Mapping[Path, Any]) -> Tensor:
+    """One of a source's tensors, out of files that are open."""
+    origin = source.origins[key]
+
+    def stored(place: Place) -> Tensor:
+        path, name = place
+        found: Tensor = opened[path].get_tensor(name)
+        return found
+
+    pieces = [stored(place) for place in origin.pieces]
+    tensor = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+    tensor = tensor.T if origin.transposed else tensor
+    if origin.scale:
+        tensor = tensor.float() * stored(origin.scale).float()
+    return tensor.reshape(source.header.tensors[key].shape)
 
 
 def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module, field: str) -> None:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from modules.checkpoints.detect import native_size
-from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models, read_header
+from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
+from modules.checkpoints.source import open_source
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device
 from modules.errors import CheckpointError
@@ -104,7 +105,7 @@ class ModelStore:
             self._loaded.move_to_end(file.path)
             return kept[1]
         self._loaded.pop(file.path, None)
-        self._make_room(file.path.stat().st_size)
+        self._make_room(file.nbytes)
         start = time.perf_counter()
         model = load(file.path, self.device, name=file.stem, sha256=self._hashes.sha256(file.path))
         if model.config.only_seen:
@@ -119,7 +120,7 @@ class ModelStore:
         if not kind:
             kind = answers_with(model)
             self._hashes.note(model.path, PREDICTION, kind)
-        side = native_size(read_header(model.path), model.path, kind)
+        side = native_size(open_source(model.path).header, model.path, kind)
         model.config = replace(model.config.predicting(kind), native_size=side, only_seen=False)
 
     def forget(self, model: LatentDiffusion) -> None:
