@@ -1,4 +1,4 @@
-"""The page in other languages, from catalogues: `locales/zh.json` gives Chinese for English texts.
+"""Translations of the page, from catalogues such as `locales/zh.json` for Chinese; the keys are the English texts.
 
 The page is built in English. In a browser that asks for a language that has a catalogue, ``assets/i18n.js`` puts the
 catalogue's words in the place of every English text that comes onto the page, whoever made it: a component's label,
@@ -24,16 +24,16 @@ from webui.events import AT_ONCE
 LOCALES = Path(__file__).parent / "locales"
 _PLACE = re.compile(r"\{(\w+)\}")
 LINE, HINT = " · ", "; "
-"""Where a text is made of parts that each have an entry: between the parts of a line, and before a way out."""
+"""Separators of texts whose parts are translated one by one: in a line, and before a hint."""
 
 
 def t(text: str) -> str:
-    """``text``, which a person reads: marked, so that a test finds what no catalogue knows."""
+    """Mark ``text`` as visible to people, so that a test finds missing translations."""
     return text
 
 
 class Catalogue:
-    """A language's words for English ones."""
+    """The translations into one language, by English text."""
 
     def __init__(self, entries: Mapping[str, str]):
         self.entries = dict(entries)
@@ -51,7 +51,7 @@ class Catalogue:
         return self.find(text) or text
 
     def find(self, text: str) -> str | None:
-        """The same, None where there is no translation."""
+        """The translation, or None if there is none."""
         if not text:
             return None
         for same in (text, text[0].lower() + text[1:], text[0].upper() + text[1:]):
@@ -77,7 +77,7 @@ def _regex(key: str) -> re.Pattern[str]:
 
 
 def load_catalogues(folders: Iterable[Path] = (LOCALES,)) -> dict[str, Catalogue]:
-    """The catalogues of all ``folders`` by language; a later folder adds to an earlier one."""
+    """Load the catalogues of all ``folders`` by language; later folders add to earlier ones."""
     entries: dict[str, dict[str, str]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
@@ -86,7 +86,7 @@ def load_catalogues(folders: Iterable[Path] = (LOCALES,)) -> dict[str, Catalogue
 
 
 def language_of(accepted: str, known: Iterable[str]) -> str | None:
-    """The first language of an Accept-Language header that is ``known``; None for English, and where there is none.
+    """The first language of an Accept-Language header that is ``known``; None for English or without a header.
 
     >>> language_of("zh-CN,zh;q=0.9,en;q=0.8", ["zh"]), language_of("en-GB,zh;q=0.5", ["zh"]), language_of("fr", ["zh"])
     ('zh', None, None)
@@ -102,8 +102,9 @@ def language_of(accepted: str, known: Iterable[str]) -> str | None:
 
 
 def wire_choices(blocks: Any, catalogues: Mapping[str, Catalogue]) -> None:
-    """Dropdowns all of whose choices are words of a catalogue show them in the language of the visitor; names of models
-    and styles stay as they are. The value that a handler receives is English in any language."""
+    """Show dropdown choices in the visitor's language if all of them have translations; names of models and styles
+    stay as they are. The value that a handler receives is always English.
+    """
     found = [
         component
         for component in blocks.blocks.values()
@@ -122,7 +123,7 @@ def wire_choices(blocks: Any, catalogues: Mapping[str, Catalogue]) -> None:
 
 
 def _told(component: Any, catalogue: Catalogue) -> list[tuple[str, Any]] | None:
-    """The choices with their words in the catalogue's language; None where they are not all words."""
+    """The choices with their translations; None unless all have one."""
     told = [(catalogue.find(name) if name else "", value) for name, value in component.choices]
     if not told or any(name is None for name, _ in told):
         return None

@@ -1,4 +1,4 @@
-"""FastAPI with Gradio mounted, behind the guard. Nothing here leaves the machine, at start or later."""
+"""The web server: FastAPI with Gradio mounted, behind the guard. It never contacts another machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HEAD = """<meta name="color-scheme" content="light dark">
 
 
 def create_app(services: Services) -> FastAPI:
-    """The whole web application. The queue of ``services`` must run while it is served."""
+    """Create the whole web application. The queue of ``services`` must run while it is served."""
     temp = _use_private_temp(services.data_dir)
     visitors = Visitors(services.accounts, always=services.login)
     files = Files(temp, services.outputs_dir, _ownership_of_images(services))
@@ -105,13 +105,15 @@ def create_app(services: Services) -> FastAPI:
 
 
 def _scripts(others: Sequence[Path]) -> str:
-    """All our scripts, then those of extensions, each an element: what goes wrong in one leaves the others alone."""
+    """All our scripts, then those of extensions, each an element of its own, so that an error in one leaves the
+    others running.
+    """
     texts = (path.read_text(encoding="utf-8") for path in [*sorted(ASSETS.glob("*.js")), *others])
     return "\n".join(f"<script>{text}</script>" for text in texts)
 
 
 def _events_of(blocks: Any) -> Callable[[int | str], int | None]:
-    """How many values each event of the page takes."""
+    """The number of input values of each Gradio event."""
 
     def takes(which: int | str) -> int | None:
         if isinstance(which, int):
@@ -124,7 +126,7 @@ def _events_of(blocks: Any) -> Callable[[int | str], int | None]:
 
 
 def _name_of_visitor(request: Request) -> str | None:
-    """For Gradio, which hands it to handlers as ``gr.Request.username``."""
+    """The account's name, which Gradio passes to handlers as ``gr.Request.username``."""
     visitor = visitor_of(request)
     return visitor.name if visitor else None
 
@@ -145,7 +147,7 @@ def _ownership_of_images(services: Services) -> Callable[[str, Path], bool]:
 
 
 def _use_private_temp(data_dir: Path) -> Path:
-    """Gradio's temporary folder, inside the data folder and closed to other users of the machine."""
+    """Move Gradio's temporary folder into the data folder, closed to other users of the machine."""
     temp = data_dir.resolve() / "tmp" / "gradio"
     temp.mkdir(parents=True, exist_ok=True, mode=0o700)
     temp.chmod(0o700)
@@ -159,8 +161,9 @@ async def _as_json(request: Request, error: Exception) -> Response:
 
 
 async def _misfit(request: Request, error: Exception) -> Response:
-    """A value that a route's declaration does not take, in the words of all other errors; without the value, which may
-    be nothing that JSON can say."""
+    """The response to a request that fails a route's validation, as one of our errors; without the value, which may
+    not be valid JSON.
+    """
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = str(first["loc"][-1])
@@ -175,8 +178,9 @@ def serve(
     trusted: Iterable[str] = (),
     head_s: float = HEAD_S,
 ) -> None:
-    """Answer on ``listener`` until interrupted. ``trusted``: proxies, through which many come; ``head_s``: how long a
-    connection may take to say what it wants."""
+    """Serve on ``listener`` until interrupted. ``trusted``: proxies, through which many visitors come; ``head_s``:
+    the timeout for a request head.
+    """
     waiting = Waiting(map(network_of, trusted), head_s=head_s)
     protocol: Any = partial(TimedProtocol, waiting)
     with contextlib.closing(listener):
@@ -195,7 +199,7 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, or one sentence on why there is none."""
+    """Open the listening socket, or raise one sentence on why that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     if os.name == "posix":

@@ -1,4 +1,4 @@
-"""Settings on their way into a form: from a picture's texts, or from the prompt box, as A1111's arrow reads it."""
+"""Fills forms from metadata: from an image file, or from infotext in the prompt box (A1111's arrow)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from webui.html.status import JobProgress, status_html
 from webui.services import Services
 
 Told = Callable[[tuple[str | None, str]], str | None]
-"""Takes what `recognise` answered, keeps its sentence and gives the name."""
+"""Takes the result of `recognise`: keeps its note and returns the name."""
 
 
 def settings_of(services: Services, found: Metadata) -> Paste:
-    """What a picture's texts ask for, with the names of our own samplers, checkpoints and VAEs; what is missing here
-    is told."""
+    """The settings in an image's metadata, with our names for samplers, checkpoints and VAEs; missing ones are
+    noted.
+    """
     notes: list[str] = []
 
     def told(recognised: tuple[str | None, str]) -> str | None:
@@ -55,7 +56,7 @@ def settings_of(services: Services, found: Metadata) -> Paste:
 
 
 def _checkpoints(services: Services, name: str, digits: str) -> list[Candidate]:
-    """Ours with their hashes, where a hash is asked for; the one that is called so alone, where it has it."""
+    """Our checkpoints, with their hashes if a hash is looked for; only the one of that name if its hash matches."""
     names = services.checkpoints()
     digits = digits or hash_in(name)
     if not digits:
@@ -88,8 +89,9 @@ def _with_other_checkpoints(
     changes: Mapping[str, Any],
     told: Callable[[tuple[str | None, str]], str | None],
 ) -> dict[str, Any]:
-    """``changes`` with our names for the checkpoints of hires fix and the refiner, which a recipe knows by hash and
-    A1111's text by ``name [hash]``; what is not here is taken out."""
+    """``changes`` with our names for the checkpoints of hires fix and the refiner, which a recipe gives by hash and
+    infotext as ``name [hash]``; missing ones are removed.
+    """
     recorded = verdicts.judge(found["recipe"]) if found["recipe"] else None
     files = recorded.files if isinstance(recorded, recipes.Recipe) else ()
     digits = {file.role: file.sha256[:10] for file in files}
@@ -108,7 +110,7 @@ def _with_other_checkpoints(
 
 
 def kept(services: Services, paste: Paste) -> Paste:
-    """As the owner will have it: without the checkpoint, where texts shall not change the chosen one."""
+    """The changes without the checkpoint, if the owner's settings say that pasting does not change it."""
     if not services.settings.current().disable_weights_auto_swap or "checkpoint" not in paste.changes:
         return paste
     rest = {name: value for name, value in paste.changes.items() if name != "checkpoint"}
@@ -131,7 +133,7 @@ def _with_local_networks(services: Services, found: Metadata, changes: dict[str,
 
 
 def _lost_embeddings(services: Services, found: Metadata, paste: Paste) -> Iterator[str]:
-    """On each embedding that the text names and the model has not."""
+    """Notes on embeddings that the infotext names and the model lacks."""
     told = str(read(found["infotext"] or found["stealth_infotext"] or "").get("TI hashes", ""))
     suited = services.embeddings(str(paste.changes.get("checkpoint", "")))
     here = {re.sub("[:,]", "", file.name).casefold() for file in suited.files}
@@ -145,14 +147,14 @@ def settings_of_text(services: Services, text: str) -> Paste:
 
 
 def settings_in_file(services: Services, found: Metadata) -> dict[str, Any]:
-    """The settings that a picture's texts tell, none where they tell nothing."""
+    """The settings in an image file's metadata; empty if there are none."""
     if not (found["infotext"] or found["recipe"] or found["stealth_infotext"]):
         return {}
     return dict(kept(services, settings_of(services, found)).changes)
 
 
 def wire_paste(page: Page, form: Form[GenerationParams], button: Any, infotext: Any, status: Any) -> None:
-    """``button`` reads the prompt box, or where that is empty the last ``infotext``."""
+    """Let ``button`` read the prompt box or, if that is empty, the last ``infotext``."""
 
     def on_paste(prompt: Any, last: Any) -> list[Any]:
         text = next((given for given in (prompt, last) if isinstance(given, str) and given.strip()), "")

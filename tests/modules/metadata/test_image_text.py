@@ -133,7 +133,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- writing
 
 FORMATS = [PNG, Encoding("jpg"), Encoding("webp"), Encoding("webp", lossless=True)]
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 HOST = Host()
 register(HOST)
 
