@@ -79,7 +79,8 @@ def engine(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 
 def modifiers_of(extension: Extension, host: Host) -> list[ModifierSpec]:
-    return [spec for spec in host.modifiers if host.owners["modifier", spec.name].name == extension.name]
+    owners = {name: owner.name for (kind, name), owner in host.owners.items() if kind == "modifier"}
+    return [spec for spec in host.modifiers if owners.get(spec.name) == extension.name]
 
 
 def another(option: Option) -> Any:

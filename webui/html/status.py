@@ -1,4 +1,4 @@
-"""HTML of status lines, previews and job lists, every value escaped; and `Run`, the state behind them."""
+"""HTML of status lines, previews and job lists, every value escaped; and `JobProgress`, the state behind them."""
 
 from __future__ import annotations
 
