@@ -36,7 +36,7 @@ from modules.params.generation import TO, ExtrasParams, GenerationParams, wrappe
 from modules.params.options import flat_of, from_flat, options_of
 
 if TYPE_CHECKING:
-    from modules.checkpoints.catalogue import Catalogue
+    from modules.checkpoints.catalogue import CheckpointCatalogue
     from modules.devices import Device
     from modules.engine import Engine, Progress, Result
     from modules.extension.host import Host
@@ -175,7 +175,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
     return watch.watched(by_kind(runners, generation))
 
 
-def build_scripts(args: argparse.Namespace, host: Host, models: Catalogue) -> Scripts:
+def build_scripts(args: argparse.Namespace, host: Host, models: CheckpointCatalogue) -> Scripts:
     """Create the runner of scripts, which turn one request into many."""
     from modules.extension.script import ScriptContext
     from modules.gallery.inputs import InputStore
@@ -189,12 +189,12 @@ def build_scripts(args: argparse.Namespace, host: Host, models: Catalogue) -> Sc
     return Scripts(host, Gallery(args.data_dir / "outputs"), context)
 
 
-def build_catalogue(args: argparse.Namespace) -> Catalogue:
-    """Create the catalogue of the models folder, which needs no torch."""
-    from modules.checkpoints.catalogue import Catalogue
+def build_catalogue(args: argparse.Namespace) -> CheckpointCatalogue:
+    """What can be told of the models folder without torch."""
+    from modules.checkpoints.catalogue import CheckpointCatalogue
     from modules.checkpoints.files import Hashes
 
-    return Catalogue(args.models_dir, Hashes(args.data_dir / "hashes.json"), default=DEFAULT_MODEL)
+    return CheckpointCatalogue(args.models_dir, Hashes(args.data_dir / "hashes.json"), default=DEFAULT_MODEL)
 
 
 def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
@@ -231,7 +231,7 @@ def build_services(
     loader: Loader,
     scripts: Scripts,
     settings: SettingsFile,
-    models: Catalogue,
+    models: CheckpointCatalogue,
     *,
     login: bool = False,
 ) -> Services:

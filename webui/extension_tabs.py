@@ -27,7 +27,7 @@ from webui.html.extensions import failed_tab_html
 from webui.security.bodies import object_in
 from webui.security.characters import whole
 from webui.services import JobView, Services
-from webui.tabs.generation import View, actions, picture, wire_jobs
+from webui.tabs.generation import View, actions, result_at, wire_jobs
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class TabPage:
             return await asyncio.to_thread(services.submit, page.owner(who), spec)
 
         async def shown_path(who: Any, job_id: Any, chosen: Any) -> Path | None:
-            found = await picture(page, who, job_id, chosen)
+            found = await result_at(page, who, job_id, chosen)
             return Path(found.path) if found else None
 
         wire_jobs(page, view, submit, form.components)

@@ -46,7 +46,7 @@ def create_app(services: Services) -> FastAPI:
     """Create the whole web application. The queue of ``services`` must run while it is served."""
     temp = _use_private_temp(services.data_dir)
     visitors = Visitors(services.accounts, always=services.login)
-    files = Files(temp, services.outputs_dir, _ownership_of_pictures(services))
+    files = Files(temp, services.outputs_dir, _ownership_of_images(services))
     app = FastAPI(title="Reprise", version=services.version, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RepriseError, _as_json)
     app.add_exception_handler(RequestValidationError, _misfit)
@@ -131,10 +131,10 @@ def _name_of_visitor(request: Request) -> str | None:
     return visitor.name if visitor else None
 
 
-def _ownership_of_pictures(services: Services) -> Callable[[str, Path], bool]:
+def _ownership_of_images(services: Services) -> Callable[[str, Path], bool]:
     gallery = Gallery(services.outputs_dir.resolve())
 
-    def is_picture_of(name: str, path: Path) -> bool:
+    def is_image_of(name: str, path: Path) -> bool:
         if services.history.owns(name, path):
             return True
         job = gallery.job_of(path)  # it may be new, and not yet in the database
@@ -143,7 +143,7 @@ def _ownership_of_pictures(services: Services) -> Callable[[str, Path], bool]:
         except NotFound:
             return False
 
-    return is_picture_of
+    return is_image_of
 
 
 def _use_private_temp(data_dir: Path) -> Path:

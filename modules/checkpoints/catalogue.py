@@ -59,7 +59,7 @@ class Card:
     """False: it needs a standalone VAE file."""
 
 
-class Catalogue:
+class CheckpointCatalogue:
     """The checkpoints, VAEs and embeddings below a models folder, listed anew at every call."""
 
     def __init__(self, folder: Path, hashes: Hashes, *, default: str = ""):
@@ -131,7 +131,7 @@ class Catalogue:
             nbytes=nbytes,
             sha256=sha256,
             old_hash=old_hash(path),
-            metadata=_told(header.metadata),
+            metadata=_shown_metadata(header.metadata),
         )
 
     def _seen(self, path: Path, header: Header) -> str:
@@ -158,7 +158,7 @@ class Catalogue:
 _FIRST = ("title", "author", "description", "license", "date", "usage_hint", "tags", "trigger_phrase")
 
 
-def _told(metadata: Mapping[str, str]) -> dict[str, str]:
+def _shown_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata worth showing to people, without base64 images and our own configuration."""
     rank = {f"modelspec.{name}": i for i, name in enumerate(_FIRST)} | {name: i for i, name in enumerate(_FIRST)}
     texts = {k: v for k, v in metadata.items() if v.strip() and not v.startswith("data:")}

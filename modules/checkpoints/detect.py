@@ -136,13 +136,13 @@ def only_seen(shapes: Shapes, predicts: Prediction) -> bool:
     return not predicts.said and family is not None and not family.tells_prediction and _in_channels(shapes) == 4
 
 
-def _kind(told: object) -> str:
+def _kind(value: object) -> str:
     """The prediction type in our spelling.
 
     >>> _kind("v_prediction"), _kind("epsilon"), _kind(None)
     ('v', 'eps', '')
     """
-    word = told.strip().casefold() if isinstance(told, str) else ""
+    word = value.strip().casefold() if isinstance(value, str) else ""
     return "v" if word.startswith("v") else "eps" if word.startswith("eps") else ""
 
 

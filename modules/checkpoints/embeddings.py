@@ -26,8 +26,8 @@ from modules.checkpoints.unpickle import Array, StoredTensor
 from modules.errors import CheckpointError, RepriseError, printable
 from modules.imaging.files import BROKEN, open_header
 
-PICTURES = (".png", ".webp", ".avif", ".jxl")
-SUFFIXES = (".pt", ".bin", ".safetensors", *PICTURES)
+IMAGE_SUFFIXES = (".png", ".webp", ".avif", ".jxl")
+SUFFIXES = (".pt", ".bin", ".safetensors", *IMAGE_SUFFIXES)
 MAX_BYTES = 64 * 2**20
 """Size limit of a file, and of its unpacked content."""
 CHUNK = "sd-ti-embedding"
@@ -51,7 +51,7 @@ class EmbeddingFile:
     def named_after(self, file_name: str) -> EmbeddingFile:
         """The same embedding as if its file were called ``file_name``; one in an image keeps the name stored there."""
         path = Path(file_name)
-        return self if path.suffix.lower() in PICTURES else replace(self, name=path.stem)
+        return self if path.suffix.lower() in IMAGE_SUFFIXES else replace(self, name=path.stem)
 
     def read(self) -> Array:
         """Read the vectors (count, width)."""
@@ -154,7 +154,7 @@ def _described(path: Path) -> EmbeddingFile | Broken | None:
     """The embedding in a file; None for an ordinary image, such as a preview beside an embedding."""
     try:
         found = _read(path)
-    except _OnlyPicture:
+    except _OnlyImage:
         return None
     except RepriseError as error:
         return Broken(path.stem, path, error.message)
@@ -173,7 +173,7 @@ class _Content:
     trained_on: tuple[str, str] = ("", "")
 
 
-class _OnlyPicture(ValueError):
+class _OnlyImage(ValueError):
     """An image without a hidden embedding."""
 
 
@@ -183,8 +183,8 @@ def _read(path: Path) -> _Content:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-        if suffix in PICTURES:
-            return _content(_in_picture(path), named=True)
+        if suffix in IMAGE_SUFFIXES:
+            return _content(_in_image(path), named=True)
         if suffix == ".safetensors":
             return _content(_in_safetensors(path), named=False)
         with unpickle.opened(path, MAX_BYTES) as table:
@@ -254,7 +254,7 @@ def _in_safetensors(path: Path) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------- pictures
 
 
-def _in_picture(path: Path) -> Any:
+def _in_image(path: Path) -> Any:
     """The embedding in an image's text chunk, or hidden in its pixels."""
     try:
         image = open_header(path, ("PNG", "WEBP", "AVIF"))
@@ -262,7 +262,7 @@ def _in_picture(path: Path) -> Any:
         text = image.info.get(CHUNK)
         data = base64.b64decode(text) if isinstance(text, str) else hidden(np.asarray(image.convert("RGB")))
         return _with_tensors(json.loads(data))
-    except _OnlyPicture:
+    except _OnlyImage:
         raise
     except (RecursionError, *BROKEN) as error:
         raise ValueError("what its picture carries is damaged") from error
@@ -286,19 +286,19 @@ def hidden(pixels: NDArray[np.uint8]) -> bytes:
     inside = np.asarray((pixels > 0).all(axis=2))
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not rows.size:
-        raise _OnlyPicture
+        raise _OnlyImage
     halves = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] & np.uint8(15)
     between = np.flatnonzero(halves.sum(axis=(0, 2), dtype=np.int64) == 0)
     if len(between) < 2:
-        raise _OnlyPicture
+        raise _OnlyImage
     low, high = (_unscrambled(block) for block in (halves[:, : between[0]], halves[:, between[-1] + 1 :]))
     if low.size != high.size:
-        raise _OnlyPicture  # black columns that somebody painted
+        raise _OnlyImage  # black columns that somebody painted
     stream = zlib.decompressobj()
     try:
         data = stream.decompress((high << 4 | low).tobytes(), MAX_BYTES)
     except zlib.error:
-        raise _OnlyPicture from None
+        raise _OnlyImage from None
     if not stream.eof:
         raise ValueError
     return data

@@ -92,7 +92,7 @@ _DAMAGE = (
 """Exceptions that reading a damaged file raises; the unpickler's own have no common class."""
 
 
-class Refused(ValueError):
+class UnreadablePickle(ValueError):
     """The file is not read, and why."""
 
 
@@ -135,12 +135,12 @@ class StoredTensor:
             steps = tuple(item * step for step in self.stride)
             return np.lib.stride_tricks.as_strided(data[self.offset :], self.shape, steps, writeable=False).tobytes()
         except (OSError, *_DAMAGE) as error:
-            raise Refused("it is damaged") from error
+            raise UnreadablePickle("it is damaged") from error
 
     def numbers(self) -> Array:
-        """The values as float32; raises `Refused` if they are not floating point."""
+        """The values as float32; raises `UnreadablePickle` if they are not floating point."""
         if self.dtype not in DTYPES:
-            raise Refused(f"its numbers are {self.dtype}")
+            raise UnreadablePickle(f"its numbers are {self.dtype}")
         return numbers(self.raw(), self.dtype).reshape(self.shape)
 
 
@@ -148,7 +148,7 @@ def tensors_in(table: Mapping[Any, Any], max_bytes: int) -> dict[str, StoredTens
     """The named tensors of a dict. Many views may share one storage, so their total size is bounded."""
     found = {key: value for key, value in table.items() if isinstance(key, str) and isinstance(value, StoredTensor)}
     if sum(tensor.nbytes for tensor in found.values()) > max_bytes:
-        raise Refused("its tensors are far larger than the file")
+        raise UnreadablePickle("its tensors are far larger than the file")
     return found
 
 
@@ -156,7 +156,7 @@ def tensors_in(table: Mapping[Any, Any], max_bytes: int) -> dict[str, StoredTens
 def opened(path: Path, max_bytes: int) -> Iterator[Any]:
     """Open a file and give its content: plain containers with `StoredTensor`, readable while the file is open.
 
-    Raises `Refused` with the reason; ``max_bytes`` bounds what it may unpack to.
+    Raises `UnreadablePickle` with the reason; ``max_bytes`` bounds what it may unpack to.
     """
     with path.open("rb") as file:
         start = file.read(len(_LEGACY))
@@ -165,12 +165,12 @@ def opened(path: Path, max_bytes: int) -> Iterator[Any]:
                 content = _in_legacy(file, path.stat().st_size)
             else:
                 content = _in_zip(zipfile.ZipFile(file), max_bytes)
-        except Refused:
+        except UnreadablePickle:
             raise
         except _DAMAGE as error:
             if start != _LEGACY and not start.startswith(b"PK"):
-                raise Refused("it is no file as PyTorch writes them") from error
-            raise Refused("it is damaged") from error
+                raise UnreadablePickle("it is no file as PyTorch writes them") from error
+            raise UnreadablePickle("it is damaged") from error
         yield content
 
 
@@ -178,12 +178,12 @@ def _in_zip(archive: zipfile.ZipFile, max_bytes: int) -> Any:
     """Read the format since PyTorch 1.6: a zip file with one pickle and one member per storage."""
     sizes = {info.filename: info.file_size for info in archive.infolist()}
     if sum(sizes.values()) > max_bytes:
-        raise Refused(f"it unpacks to more than {max_bytes:,} bytes")
+        raise UnreadablePickle(f"it unpacks to more than {max_bytes:,} bytes")
     top = next((name for name in sizes if name.endswith("data.pkl")), None)
     if top is None:
-        raise Refused("it is no file as PyTorch writes them")
+        raise UnreadablePickle("it is no file as PyTorch writes them")
     if sizes[top] > _MAX_HEAD:
-        raise Refused(f"it has more than {_MAX_HEAD:,} bytes beside its tensors")
+        raise UnreadablePickle(f"it has more than {_MAX_HEAD:,} bytes beside its tensors")
     read = _Last(archive.read)
 
     def part(key: str, dtype: str, count: int) -> _Storage:
@@ -227,7 +227,7 @@ def _in_legacy(file: IO[bytes], size: int) -> Any:
         file.seek(place)
         (count,) = struct.unpack("<q", file.read(8))
         if count * ITEM[storage.dtype] != storage.size or place + 8 + storage.size > size:
-            raise Refused("it is damaged")
+            raise UnreadablePickle("it is damaged")
         storage.read = _Span(file, place + 8, storage.size)
         place += 8 + storage.size
     return content
@@ -258,7 +258,7 @@ def _check_memo(head: bytes | io.BytesIO) -> None:
     length = len(head) if isinstance(head, bytes) else len(head.getbuffer())
     for code, number, _ in pickletools.genops(head):
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(number, int) and number > length:
-            raise Refused("it is damaged")
+            raise UnreadablePickle("it is damaged")
 
 
 # ------------------------------------------------------------------------------------------------------- stand-ins
@@ -274,7 +274,7 @@ class _Named(type):
     def __call__(cls, *_: Any, **__: Any) -> Any:
         module, name = cls.said
         if module not in _PLAIN and f"{module}.{name}" not in _PLAIN and not name.rpartition(".")[2][:1].isupper():
-            raise Refused(f"it asks for {module}.{name}, which could run code"[:160])
+            raise UnreadablePickle(f"it asks for {module}.{name}, which could run code"[:160])
         inert: Any = cls
         return object.__new__(inert)
 
@@ -367,7 +367,7 @@ class _Unpickler(pickle.Unpickler):
         known = self._names.get((module, name))
         if known is None:
             if len(self._names) >= _MAX_NAMES:
-                raise Refused(f"it asks for more than {_MAX_NAMES:,} names")
+                raise UnreadablePickle(f"it asks for more than {_MAX_NAMES:,} names")
             known = self._names[module, name] = self._found(module, name)
         return known
 

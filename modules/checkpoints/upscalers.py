@@ -129,7 +129,7 @@ def read_tensors(path: Path, field: str = "upscaler") -> dict[str, Tensor]:
         raise unusable(path, "it is not there any more", field) from error
     except OSError as error:
         raise unusable(path, f"it cannot be read: {error.strerror}", field) from error
-    except unpickle.Refused as error:
+    except unpickle.UnreadablePickle as error:
         raise unusable(path, str(error), field) from error
 
 

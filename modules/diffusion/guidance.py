@@ -17,7 +17,7 @@ Skip = Callable[[int, float], bool]
 """``(call, sigma) -> bool``: whether to skip the negative prompt in network call number ``call`` of a run."""
 
 
-class Part(Protocol):
+class WeightedCond(Protocol):
     """One AND part of a prompt: its weight, and its condition at network call number ``call``."""
 
     @property
@@ -79,8 +79,8 @@ class Guided:
         self,
         network: Network,
         guidance: Guidance,
-        positive: Sequence[Part],
-        negative: Part,
+        positive: Sequence[WeightedCond],
+        negative: WeightedCond,
         scale: float,
         *,
         skips: Sequence[Skip] = (),

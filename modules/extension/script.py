@@ -139,7 +139,7 @@ class ScriptContext:
 
 
 Steps = Generator[Round, Sequence[Outcome], Sequence[Sheet]]
-Run = Callable[[GenerationParams, Any, ScriptContext], Steps]
+ScriptFunction = Callable[[GenerationParams, Any, ScriptContext], Steps]
 """``(params, options, context)``. Raises `UserError` where the options make no sense, before it yields."""
 
 
@@ -150,7 +150,7 @@ class ScriptSpec:
     name: str
     label: str
     options: type
-    run: Run
+    run: ScriptFunction
     help: str = ""
     tabs: tuple[str, ...] = ("txt2img", "img2img", "inpaint")
     """The tabs that offer it."""

@@ -82,22 +82,22 @@ def facts_of(recipe: str | None, seed: int | None, size: tuple[int, int], infote
     facts = {"width": str(size[0]), "height": str(size[1])}
     if seed is not None:
         facts["seed"] = str(seed)
-    told = _read(recipe)
-    request = told.get("request")
+    recorded = _read(recipe)
+    request = recorded.get("request")
     if isinstance(request, dict):
         facts |= _asked(request, infotext)
-        facts |= _counted(request, told.get("index"))
-    if isinstance(told.get("pixels"), str):
-        facts["image_hash"] = told["pixels"]
-    return facts | _files(told.get("files"), {"vae_filename": "NoneType"} if "steps" in facts else {})
+        facts |= _counted(request, recorded.get("index"))
+    if isinstance(recorded.get("pixels"), str):
+        facts["image_hash"] = recorded["pixels"]
+    return facts | _files(recorded.get("files"), {"vae_filename": "NoneType"} if "steps" in facts else {})
 
 
 def _read(recipe: str | None) -> dict[str, Any]:
     try:
-        told = json.loads(recipe or "{}")
+        recorded = json.loads(recipe or "{}")
     except (ValueError, RecursionError):  # it is not ours to judge what a caller saves
         return {}
-    return told if isinstance(told, dict) else {}
+    return recorded if isinstance(recorded, dict) else {}
 
 
 def _asked(request: Mapping[str, Any], infotext: str) -> dict[str, str]:

@@ -156,7 +156,7 @@ def _claim_number(day: Path) -> tuple[BinaryIO, int]:
         part = day / f".{number:05}{atomic.PART}"
         if file := atomic.claim(part):
             try:
-                if _highest(day, pictures_only=True) < number:
+                if _highest(day, images_only=True) < number:
                     return file, number
             except BaseException:
                 file.close()
@@ -171,11 +171,11 @@ def _claim_number(day: Path) -> tuple[BinaryIO, int]:
 _NUMBER = re.compile(r"(\d{1,9})[-.]|\.(\d{5,9})\.part$")
 
 
-def _highest(day: Path, pictures_only: bool = False) -> int:
+def _highest(day: Path, images_only: bool = False) -> int:
     """The highest number at the start of a file name in ``day``."""
     with os.scandir(day) as entries:
         found = [match for entry in entries if (match := _NUMBER.match(entry.name))]
-    return max((int(m[1] or m[2]) for m in found if m[1] or not pictures_only), default=0)
+    return max((int(m[1] or m[2]) for m in found if m[1] or not images_only), default=0)
 
 
 def _note(path: Path, line: str) -> None:

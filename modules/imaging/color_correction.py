@@ -20,8 +20,8 @@ _LUMA = np.array([0.3, 0.59, 0.11])
 
 
 def corrected(image: Image.Image, like: Image.Image) -> Image.Image:
-    """``image`` with the LAB histograms (8 bits) of ``like``, keeping its own luminosity."""
-    ours, theirs = (to_lab(np.asarray(picture.convert("RGB"))) for picture in (image, like))
+    """``image`` with the histograms of ``like`` in 8-bit LAB, but with its own luminosity."""
+    ours, theirs = (to_lab(np.asarray(each.convert("RGB"))) for each in (image, like))
     matched = np.stack([match(ours[..., i], theirs[..., i]) for i in range(3)], axis=-1)
     colours = from_lab(matched)
     return Image.fromarray(with_luminosity(colours, np.asarray(image.convert("RGB"))))

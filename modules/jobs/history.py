@@ -13,7 +13,7 @@ from pathlib import Path
 
 from modules.errors import NotFound, OutputError
 from modules.imaging.files import open_image
-from modules.jobs.store import JobStore, Picture
+from modules.jobs.store import HistoryImage, JobStore
 from modules.storage import atomic
 
 log = logging.getLogger(__name__)
@@ -31,25 +31,23 @@ class History:
     outputs: Path
     thumbnails: Path
 
-    def page(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> list[Picture]:
-        """At most ``limit`` images, newest first: older than number ``before``, or the next newer than ``after``."""
-        return self.store.pictures(owner, before=before, after=after, limit=limit)
+    def page(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> list[HistoryImage]:
+        """At most ``limit`` pictures, newest first: older than number ``before``, or the next newer than ``after``."""
+        return self.store.images(owner, before=before, after=after, limit=limit)
 
     def count(self, owner: str) -> int:
-        return self.store.count_pictures(owner)
+        return self.store.count_images(owner)
 
     def owns(self, owner: str, path: Path) -> bool:
-        """Whether the image at ``path`` belongs to the owner."""
-        return self.store.has_picture(owner, str(path))
+        """Whether the picture at ``path`` is one of the owner's."""
+        return self.store.has_image(owner, str(path))
 
-    def find(self, owner: str, number: int) -> Picture:
-        """Look up an image by number; `NotFound` alike for an unknown number, another owner's image and one outside
-        the folder.
-        """
-        picture = self.store.picture(owner, number)
-        if not Path(picture.path).resolve().is_relative_to(self.outputs.resolve()):
+    def find(self, owner: str, number: int) -> HistoryImage:
+        """`NotFound` for an unknown number, for another owner's picture and for one that lies elsewhere alike."""
+        image = self.store.image(owner, number)
+        if not Path(image.path).resolve().is_relative_to(self.outputs.resolve()):
             raise _none()
-        return picture
+        return image
 
     def file(self, owner: str, number: int) -> Path:
         """The image's file; `NotFound` if it is gone."""
@@ -87,7 +85,7 @@ class History:
             ) from error
         for small in self._folder(number).glob(f"{number}-*.webp"):
             atomic.discard(small)
-        self.store.forget_picture(owner, number)
+        self.store.forget_image(owner, number)
 
     def _folder(self, number: int) -> Path:
         return self.thumbnails / f"{number // 1000:04}"

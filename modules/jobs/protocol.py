@@ -46,8 +46,8 @@ class Origin:
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
     def to_json(self) -> Json:
-        told = {"tab": self.tab, "page": self.page, "notes": list(self.notes), "script_job": self.script}
-        return {name: value for name, value in told.items() if value}
+        values = {"tab": self.tab, "page": self.page, "notes": list(self.notes), "script_job": self.script}
+        return {name: value for name, value in values.items() if value}
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Origin:
@@ -183,10 +183,10 @@ def upgraded(kind: str, spec: Json) -> Json:
     """
     if kind not in KINDS or spec.get("kind") in (None, kind):
         return spec
-    told = {"tab": spec["kind"], **spec, "kind": kind}
-    if kind == GENERATE and "script" in told:
-        told["script_job"] = told.pop("script")
-    return told
+    values = {"tab": spec["kind"], **spec, "kind": kind}
+    if kind == GENERATE and "script" in values:
+        values["script_job"] = values.pop("script")
+    return values
 
 
 # -------------------------------------------------------------------------------------------- events and outcomes
@@ -203,8 +203,8 @@ class SavedImage:
     seed: int | None = None
 
     def to_json(self) -> Json:
-        told = {"path": self.path, "infotext": self.infotext, "width": self.width, "height": self.height}
-        return told if self.seed is None else told | {"seed": self.seed}
+        values = {"path": self.path, "infotext": self.infotext, "width": self.width, "height": self.height}
+        return values if self.seed is None else values | {"seed": self.seed}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -231,9 +231,9 @@ class Step:
     preview: bytes = b""
 
     def to_json(self) -> Json:
-        told: Json = {name: getattr(self, name) for name in ("type", "step", "steps", "image", "images")}
-        told |= {} if self.eta_s is None else {"eta_s": round(self.eta_s, 1)}
-        return told | ({"preview": base64.b64encode(self.preview).decode("ascii")} if self.preview else {})
+        values: Json = {name: getattr(self, name) for name in ("type", "step", "steps", "image", "images")}
+        values |= {} if self.eta_s is None else {"eta_s": round(self.eta_s, 1)}
+        return values | ({"preview": base64.b64encode(self.preview).decode("ascii")} if self.preview else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -286,11 +286,11 @@ class JobOutcome:
     sheets: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> Json:
-        told: Json = {"images": [image.to_json() for image in self.images], "notes": list(self.notes)}
-        told |= {"infotext": self.infotext} if self.infotext else {}
-        told |= {} if self.seconds is None else {"seconds": round(self.seconds, 3)}
-        told |= {} if self.verdict is None else {"verdict": dict(self.verdict)}
-        return told | ({"sheets": [dict(sheet) for sheet in self.sheets]} if self.sheets else {})
+        values: Json = {"images": [image.to_json() for image in self.images], "notes": list(self.notes)}
+        values |= {"infotext": self.infotext} if self.infotext else {}
+        values |= {} if self.seconds is None else {"seconds": round(self.seconds, 3)}
+        values |= {} if self.verdict is None else {"verdict": dict(self.verdict)}
+        return values | ({"sheets": [dict(sheet) for sheet in self.sheets]} if self.sheets else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

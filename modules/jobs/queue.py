@@ -57,7 +57,7 @@ class JobQueue:
         self._changed = threading.Condition()  # also orders "queued" before "started"
         self._running: dict[str, tuple[CancelFlag, threading.Thread]] = {}
         self._scripting: set[str] = set()  # those of the running that take no slot
-        self._told: dict[str, int] = {}  # the place in the line last published
+        self._published_positions: dict[str, int] = {}  # the place in the line last published
         self._waiting = True
         self._script_waits = scripts is not None
         self._closing = False
@@ -89,7 +89,7 @@ class JobQueue:
             running = self._running.get(job_id)
             if job.is_finished:
                 self.hub.publish(job_id, _last_event(job))
-                self._told.pop(job_id, None)
+                self._published_positions.pop(job_id, None)
                 self._tell_positions()
         if running is not None:
             running[0].set()
@@ -187,7 +187,7 @@ class JobQueue:
     def _start(self, job: Job) -> None:
         thread = threading.Thread(target=self._run, args=(job,), name=f"job {job.id[:8]}", daemon=True)
         self._running[job.id] = CancelFlag(), thread
-        self._told.pop(job.id, None)
+        self._published_positions.pop(job.id, None)
         self.hub.publish(job.id, {"type": "started"})
         thread.start()
 
@@ -270,17 +270,17 @@ class JobQueue:
             self._wake()
 
     def _tell_queued(self, job_id: str, position: int) -> None:
-        self._told[job_id] = position
+        self._published_positions[job_id] = position
         self.hub.publish(job_id, {"type": "queued", "position": position})
 
     def _tell_positions(self) -> None:
-        """Publish the new queue positions of jobs that have followers."""
-        watched = self.hub.watched() & self._told.keys()
+        """The new places of those jobs that someone watches."""
+        watched = self.hub.watched() & self._published_positions.keys()
         if not watched:
             return
         positions = self.store.positions()
         for job_id in watched:
-            if job_id in positions and positions[job_id] != self._told[job_id]:
+            if job_id in positions and positions[job_id] != self._published_positions[job_id]:
                 self._tell_queued(job_id, positions[job_id])
 
     def _where_it_stands(self, job: Job) -> Event:
@@ -288,7 +288,7 @@ class JobQueue:
         if job.is_finished:
             return _last_event(job)
         if job.state == QUEUED:
-            position = self._told[job.id] = self.store.position(job.id)
+            position = self._published_positions[job.id] = self.store.position(job.id)
             return {"type": "queued", "position": position}
         return {"type": "started"}
 

@@ -135,7 +135,7 @@ Jobs = list[Job]
 
 
 @dataclass(frozen=True)
-class Picture:
+class HistoryImage:
     """An image that a job has saved."""
 
     number: int
@@ -148,7 +148,7 @@ class Picture:
     """Seconds since the epoch."""
 
 
-Pictures = list[Picture]
+HistoryImages = list[HistoryImage]
 
 
 class JobStore:
@@ -231,25 +231,25 @@ class JobStore:
 
     # -- what was made
 
-    def pictures(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> Pictures:
+    def images(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> HistoryImages:
         """Images, newest first: older than number ``before``, or the next newer than ``after``; 0: the newest."""
         where, order = ("number > ?", "ASC") if after else ("number < ? OR ? = 0", "DESC")
         bounds = (after,) if after else (before, before)
         query = f"SELECT * FROM pictures WHERE owner = ? AND ({where}) ORDER BY number {order} LIMIT ?"
         with self._db.transaction() as db:
-            found = [_picture(row) for row in db.execute(query, (owner, *bounds, max(0, limit)))]
+            found = [_history_image(row) for row in db.execute(query, (owner, *bounds, max(0, limit)))]
         return found[::-1] if after else found
 
-    def count_pictures(self, owner: str) -> int:
+    def count_images(self, owner: str) -> int:
         with self._db.transaction() as db:
             return int(db.execute("SELECT COUNT(*) FROM pictures WHERE owner = ?", (owner,)).fetchone()[0])
 
-    def has_picture(self, owner: str, path: str) -> bool:
+    def has_image(self, owner: str, path: str) -> bool:
         with self._db.reading() as db:
             query = "SELECT 1 FROM pictures WHERE owner = ? AND path = ? LIMIT 1"
             return db.execute(query, (owner, path)).fetchone() is not None
 
-    def picture(self, owner: str, number: int) -> Picture:
+    def image(self, owner: str, number: int) -> HistoryImage:
         """Look up an image; `NotFound` alike for an unknown number and for another owner's."""
         row = None
         if 0 < number < 2**63:  # SQLite's integers
@@ -257,9 +257,9 @@ class JobStore:
                 row = db.execute("SELECT * FROM pictures WHERE number = ? AND owner = ?", (number, owner)).fetchone()
         if row is None:
             raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
-        return _picture(row)
+        return _history_image(row)
 
-    def forget_picture(self, owner: str, number: int) -> None:
+    def forget_image(self, owner: str, number: int) -> None:
         with self._db.transaction() as db:
             db.execute("DELETE FROM pictures WHERE number = ? AND owner = ?", (number, owner))
 
@@ -296,7 +296,7 @@ class JobStore:
             db.execute(
                 "UPDATE jobs SET progress = ? WHERE id = ? AND state = 'running'", (json.dumps(progress), job_id)
             )
-            _note_pictures(db, job_id, progress.get("saved"))
+            _note_images(db, job_id, progress.get("saved"))
 
     def finish(self, job_id: str, output: Json) -> Job:
         return self._end(job_id, DONE, output, None)
@@ -360,7 +360,7 @@ class JobStore:
                 " WHERE id = ? AND state = 'running'",
                 (state, time.time(), _dump(output), _dump(error), job_id),
             )
-            _note_pictures(db, job_id, (output or {}).get("images"))
+            _note_images(db, job_id, (output or {}).get("images"))
             return _job(db, job_id)
 
 
@@ -384,7 +384,7 @@ def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
     return _from_row(row)
 
 
-def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
+def _note_images(db: sqlite3.Connection, job_id: str, images: Any) -> None:
     """Record a job's images that are not recorded yet. An older entry with the same path was of a file since
     replaced.
     """
@@ -403,8 +403,8 @@ def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
     )
 
 
-def _picture(row: sqlite3.Row) -> Picture:
-    return Picture(**{name: row[name] for name in ("number", "job", "kind", "path", "created")})
+def _history_image(row: sqlite3.Row) -> HistoryImage:
+    return HistoryImage(**{name: row[name] for name in ("number", "job", "kind", "path", "created")})
 
 
 def _again(db: sqlite3.Connection, job_id: str, *, tries: int = 0, lost: int = 0) -> Job:

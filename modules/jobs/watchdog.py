@@ -109,8 +109,8 @@ class HookWatch:
     def _mark(self) -> None:
         with self._lock:
             top = self._frames[-1] if self._frames and not self._over else None
-            told = {"job": self._job, "name": top.name, "hook": top.hook} if top and top.name else None
-            os.pwrite(self._file, json.dumps(told).encode().ljust(_SIZE)[:_SIZE] if told else b" " * _SIZE, 0)
+            entry = {"job": self._job, "name": top.name, "hook": top.hook} if top and top.name else None
+            os.pwrite(self._file, json.dumps(entry).encode().ljust(_SIZE)[:_SIZE] if entry else b" " * _SIZE, 0)
 
     def _bury(self) -> None:
         """Find the extension whose hook was running when the last worker ended, and record the failure."""

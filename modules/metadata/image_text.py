@@ -127,12 +127,12 @@ def _plain(text: str | None, size: tuple[int, int]) -> str | None:
     if text is None or not text.lstrip().startswith("{"):
         return text
     try:
-        told = json.loads(text)
+        chunk = json.loads(text)
     except (ValueError, RecursionError):
         return text  # {a|b} begins a prompt as well
-    if not isinstance(told, dict):
+    if not isinstance(chunk, dict):
         return text
-    return _novelai(told if "Comment" in told else {"Comment": told}, size) or text
+    return _novelai(chunk if "Comment" in chunk else {"Comment": chunk}, size) or text
 
 
 def _novelai(texts: Mapping[str, Any], size: tuple[int, int]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from modules.checkpoints.model import LatentDiffusion
-from modules.diffusion.guidance import Part
+from modules.diffusion.guidance import WeightedCond
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ Group = tuple[int, int]
 
 
 def needs_single_image_batches(
-    model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[Part], negative: Part
+    model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[WeightedCond], negative: WeightedCond
 ) -> bool:
     """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be the same as alone."""
     if n == 1:
@@ -40,7 +40,7 @@ def needs_single_image_batches(
     return False
 
 
-def _groups(parts: Sequence[Part], negative: Part) -> set[Group]:
+def _groups(parts: Sequence[WeightedCond], negative: WeightedCond) -> set[Group]:
     """The batch compositions that guidance may use: with the negative prompt if the lengths match, and without it."""
     length, other = (part.at(0).context.shape[1] for part in (parts[0], negative))
     together = {(len(parts) + 1, length)} if length == other else {(1, other)}

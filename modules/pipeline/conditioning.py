@@ -20,8 +20,7 @@ from modules.prompt.chunks import EMPTY, Chunk, Embeddings, Emphasis, Mark, chun
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
 from modules.prompt.tokens import END, Tokenizer
-from modules.prompt.tree import Part as PromptPart
-from modules.prompt.tree import Prompt
+from modules.prompt.tree import Prompt, PromptPart
 
 Encode = Callable[[Tensor, Sequence[Inserted]], TextStates]
 """Ids (b, 77) and the vectors to insert -> states (b, 77, width), clip skip and final norm included, and pooled."""
@@ -61,7 +60,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Part:
+class ScheduledCond:
     """One AND part of a prompt, or a negative prompt: the condition for each network call."""
 
     weight: float
@@ -133,7 +132,7 @@ class TextConditioner:
         known = frozenset(map(id, embeddings))
         self._scope = (scope, emphasis, backtrack, profile.batch_mean, known)
 
-    def prompt(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
+    def prompt(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> tuple[ScheduledCond, ...]:
         """Encode the AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
 
         Parts of different length are made equal by repeating the last token's state of the shorter.
@@ -143,10 +142,10 @@ class TextConditioner:
         for part in tree.parts:
             segments = _segments(part, run)
             conds = self._conds(self._states(segments), negative=False)
-            parts.append(Part(part.weight, segments, conds, self._profile))
+            parts.append(ScheduledCond(part.weight, segments, conds, self._profile))
         return equal_lengths(parts)
 
-    def negative(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> Part:
+    def negative(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> ScheduledCond:
         """Encode a negative prompt over a run: AND and network tags are plain text in it."""
         tree = parse(prompt, negative=True, comments=comments).tree if isinstance(prompt, str) else prompt
         (part,) = tree.parts
@@ -154,7 +153,7 @@ class TextConditioner:
         states = self._states(segments)
         if self._vector and not any(segment.text for segment in segments):
             states = tuple(map(_zeros, states))
-        return Part(1.0, segments, self._conds(states, negative=True), self._profile)
+        return ScheduledCond(1.0, segments, self._conds(states, negative=True), self._profile)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Encode texts that belong together to states (texts, 77 chunks, width), emphasis applied."""
@@ -187,9 +186,9 @@ class TextConditioner:
         return Cond(states.context, self._vector(states.pooled, negative))
 
     def _encode_together(self, texts: Sequence[str]) -> dict[str, TextStates]:
-        """States (1, 77 chunks, width) of each distinct text, those of all encoders concatenated."""
-        told = [self._encode_with(encoder, embeddings, texts) for encoder, embeddings in self._encoders]
-        return {text: _beside([states[text] for states in told]) for text in dict.fromkeys(texts)}
+        """States (1, 77 chunks, width) of each different text, those of all encoders side by side."""
+        states_by_encoder = [self._encode_with(encoder, embeddings, texts) for encoder, embeddings in self._encoders]
+        return {text: _beside([states[text] for states in states_by_encoder]) for text in dict.fromkeys(texts)}
 
     def _encode_with(self, encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]) -> dict[str, TextStates]:
         """Encode all texts with one encoder. Duplicates count twice in the mean that emphasis restores. Pooled
@@ -302,13 +301,13 @@ def _bytes(states: tuple[TextStates, ...]) -> int:
     return sum(one.context.nbytes for one in {id(one): one for one in states}.values())
 
 
-def equal_lengths(parts: Sequence[Part]) -> tuple[Part, ...]:
+def equal_lengths(parts: Sequence[ScheduledCond]) -> tuple[ScheduledCond, ...]:
     """The parts with all contexts padded to one length."""
     length = max(cond.context.shape[1] for part in parts for cond in part.conds)
     return tuple(_padded(part, length) for part in parts)
 
 
-def _padded(part: Part, length: int) -> Part:
+def _padded(part: ScheduledCond, length: int) -> ScheduledCond:
     if all(cond.context.shape[1] == length for cond in part.conds):
         return part
     return _mapped(part, lambda context: repeat_last(context, length))
@@ -338,8 +337,8 @@ def pad_uncond(cond: Tensor, uncond: Tensor) -> Tensor:
 
 
 def pad_parts(
-    positive: Sequence[Part], negative: Part, empty: Tensor, *, v0: bool = False
-) -> tuple[tuple[Part, ...], Part, bool]:
+    positive: Sequence[ScheduledCond], negative: ScheduledCond, empty: Tensor, *, v0: bool = False
+) -> tuple[tuple[ScheduledCond, ...], ScheduledCond, bool]:
     """Bring both prompts to one length, and tell whether the lengths differed: by `pad_with_empty` or, with ``v0``,
     `pad_uncond`.
     """
@@ -352,10 +351,10 @@ def pad_parts(
     return longer, _mapped(negative, lambda context: pad_with_empty(cond, context, empty)[1]), True
 
 
-def _mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
+def _mapped(part: ScheduledCond, change: Callable[[Tensor], Tensor]) -> ScheduledCond:
     """``part`` with a function applied to its contexts; equal ones stay one object."""
     shared = {id(cond): Cond(change(cond.context), cond.vector) for cond in part.conds}
-    return Part(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
+    return ScheduledCond(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
 
 
 def stack(conds: Sequence[Cond]) -> Cond:

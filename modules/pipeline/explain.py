@@ -47,17 +47,17 @@ def explain_request(
     }
     if own:
         notes = (*notes, "the second pass of hires fix has prompts of its own, which are not shown here")
-    told = explain(params.prompt, **facts)
-    _add_networks(told, params, facts, host, family)
+    explained = explain(params.prompt, **facts)
+    _add_networks(explained, params, facts, host, family)
     return {
-        "prompt": told,
+        "prompt": explained,
         "negative_prompt": explain(params.negative_prompt, negative=True, **facts),
         "notes": list(notes),
     }
 
 
 def _add_networks(
-    told: dict[str, Any], params: GenerationParams, facts: Mapping[str, Any], host: Host, family: str
+    explained: dict[str, Any], params: GenerationParams, facts: Mapping[str, Any], host: Host, family: str
 ) -> None:
     """Put what is known of the networks beside their tags, and what is odd about them among the warnings."""
     calls = facts["calls_per_step"] if facts["profile"].double_steps else 1
@@ -68,10 +68,10 @@ def _add_networks(
         clocks.append(("hires pass", Clock(run, hires, facts["profile"]), calls))
     kinds = [spec.name for spec in host.tags if spec.modifier == NAME]
     found, warnings = networks_told(params.prompt, clocks, host.shelf, kinds, family)
-    for network in told["networks"]:
+    for network in explained["networks"]:
         if network["applied"] and network["column"] in found:
             network |= found[network["column"]]
             network["applied"] = not network["problem"]
     known = [{"column": warning.column, "message": warning.message} for warning in warnings]
-    placed = sorted([*(w for w in told["warnings"] if w["column"]), *known], key=lambda warning: warning["column"])
-    told["warnings"] = [*placed, *(w for w in told["warnings"] if not w["column"])]
+    placed = sorted([*(w for w in explained["warnings"] if w["column"]), *known], key=lambda warning: warning["column"])
+    explained["warnings"] = [*placed, *(w for w in explained["warnings"] if not w["column"])]

@@ -41,7 +41,7 @@ def networks_told(
     looked at; ``family`` is the model's.
     """
     tags = parse(prompt).tree.networks
-    told: dict[int, Told] = {}
+    explained: dict[int, Told] = {}
     warnings: list[Warning] = []
     places = placed(prompt, clocks[0][1].run, len(tags))
     for role, alike in ((LORA, LORA_TAGS), (HYPERNETWORK, (HYPERNET_TAG,))):
@@ -56,7 +56,7 @@ def networks_told(
             problem = _problem(role, tag, listing, family)
             if problem:
                 warnings.append(Warning(tag.column, problem))
-            told[tag.column] = {
+            explained[tag.column] = {
                 **_entry(tag, [by_column.get(tag.column) for by_column in found], clocks, listing),
                 "te": next((by_column[tag.column].te for by_column in found if tag.column in by_column), 0.0),
                 "problem": problem,
@@ -65,7 +65,7 @@ def networks_told(
                 warnings.append(Warning(tag.column, _late(tag)))
         if alike == LORA_TAGS and clocks[0][1].profile != EXACT:
             warnings += _twice([tag for _, tag in own])
-    return told, warnings
+    return explained, warnings
 
 
 def _problem(role: str, tag: NetworkTag, listing: NetworkListing, family: str) -> str:

@@ -273,12 +273,12 @@ class Hooks:
         return self._wrapped("denoiser", denoiser)
 
     def finish(self, image: Image) -> Image:
-        from PIL.Image import Image as Picture
+        from PIL.Image import Image as PILImage
 
         for one in self._having("finish"):
             with self._border.within(one.spec.name, "finish"):
                 image = one.modifier.finish(image)
-                if not isinstance(image, Picture):
+                if not isinstance(image, PILImage):
                     raise TypeError(f"it must give a picture, not {type(image).__name__}")
         return image
 

@@ -20,13 +20,13 @@ from modules.pipeline.plan import Batch, HiresPass
 from modules.pipeline.sample import Start, batch_noise
 
 
-def encode(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage], init: Init) -> Start:
+def encode(model: LatentDiffusion, batch: Batch, init_images: Sequence[InitImage], init: Init) -> Start:
     """Encode ``pictures`` as the start of a run, one for all images or one each; masked parts are filled as ``init``
     says.
     """
     size = (batch.params.height // 8, batch.params.width // 8)
-    latents = torch.cat([_encoded(model, picture, size) for picture in pictures])
-    mask = _latent_masks(pictures, latents.device)
+    latents = torch.cat([_encoded(model, init_image, size) for init_image in init_images])
+    mask = _latent_masks(init_images, latents.device)
     if mask is not None and init.mask:
         if init.mask.content == masks.LATENT_NOISE:
             latents = latents * (1 - mask) + batch_noise(model, batch, size, varied=False).initial() * mask
@@ -43,16 +43,16 @@ def encode(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage], 
     )
 
 
-def _encoded(model: LatentDiffusion, picture: InitImage, size: tuple[int, int]) -> Tensor:
-    latents = model.encode(to_tensor(picture.image)[None]).to(model.device.device)
+def _encoded(model: LatentDiffusion, init_image: InitImage, size: tuple[int, int]) -> Tensor:
+    latents = model.encode(to_tensor(init_image.image)[None]).to(model.device.device)
     if tuple(latents.shape[2:]) == size:
         return latents
     return resize_latents(latents, "Latent", size[1], size[0])
 
 
-def _latent_masks(pictures: Sequence[InitImage], device: torch.device) -> Tensor | None:
-    """The masks in latent size (n or 1, 1, h, w). Of several images, one whose mask is empty is kept entirely."""
-    found = [picture.latent_mask for picture in pictures]
+def _latent_masks(init_images: Sequence[InitImage], device: torch.device) -> Tensor | None:
+    """(n or 1, 1, h, w). A picture of several whose own mask is empty is kept whole."""
+    found = [init_image.latent_mask for init_image in init_images]
     known = next((mask for mask in found if mask is not None), None)
     if known is None:
         return None
@@ -65,20 +65,20 @@ def mask_weight(params: GenerationParams) -> float:
     return params.init.mask.conditioning if params.init and params.init.mask else 1.0
 
 
-def inpaint_conditioning(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage]) -> Tensor:
+def inpaint_conditioning(model: LatentDiffusion, batch: Batch, init_images: Sequence[InitImage]) -> Tensor:
     """The extra input of a 9-channel model: the mask, and the latents of the image without its masked part.
 
     (n or 1, 5, h, w). Without a picture the mask is white and the picture grey.
     """
     height, width = batch.params.height // 8, batch.params.width // 8
     white = torch.ones(1, height * 8, width * 8)
-    if not pictures:
+    if not init_images:
         return _conditioning(model, torch.zeros(3, height * 8, width * 8), white, 1.0)
     weight, wanted = mask_weight(batch.params), batch.params.init and batch.params.init.mask
     rows = []
-    for picture in pictures:
-        image = to_tensor(resized(picture.image, resize.JUST, width * 8, height * 8))
-        mask = (to_tensor(picture.mask)[:1] + 1).div(2) if picture.mask else white
+    for init_image in init_images:
+        image = to_tensor(resized(init_image.image, resize.JUST, width * 8, height * 8))
+        mask = (to_tensor(init_image.mask)[:1] + 1).div(2) if init_image.mask else white
         rows.append(_conditioning(model, image, mask.round() if wanted and is_rounded(wanted) else mask, weight))
     return torch.cat(rows)
 
@@ -111,5 +111,5 @@ def enlarge(
     else:
         images = [to_images(model.decode(latent[None]), floor=batch.profile.floor_pixels)[0] for latent in latents]
         pixels = [to_tensor(resized(image, resize.JUST, width, height, enlarger)) for image in images]
-        larger = torch.cat([model.encode(picture[None]) for picture in pixels]).to(latents.device)
+        larger = torch.cat([model.encode(image[None]) for image in pixels]).to(latents.device)
     return crop_latents(larger, *second.size.cropped)

@@ -11,7 +11,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.metadata.recipe import File
 from modules.params.generation import GenerationParams
-from modules.pipeline.conditioning import Part, TextCache, TextConditioner, pad_parts
+from modules.pipeline.conditioning import ScheduledCond, TextCache, TextConditioner, pad_parts
 from modules.pipeline.plan import Batch
 from modules.pipeline.provenance import EMBEDDING, Provenance
 from modules.pipeline.texts import text_encoders, text_vector
@@ -31,7 +31,7 @@ class PromptEncoder:
 
     def encode(
         self, model: LatentDiffusion, batch: Batch, patches: Hashable = None
-    ) -> tuple[tuple[Part, ...], Part, GenerationParams]:
+    ) -> tuple[tuple[ScheduledCond, ...], ScheduledCond, GenerationParams]:
         """Encode a pass: the positive prompt's parts, the negative prompt, and the request without paddings that had
         no effect.
 

@@ -20,7 +20,7 @@ from modules.imaging.resize import Enlarge
 from modules.imaging.tensors import to_images
 from modules.metadata.recipe import File
 from modules.params.generation import GenerationParams
-from modules.pipeline.conditioning import Part
+from modules.pipeline.conditioning import ScheduledCond
 from modules.pipeline.hires import LATENT_MODES
 from modules.pipeline.hooks import Hooks
 from modules.pipeline.image_conditioning import encode, enlarge, inpaint_conditioning, latent_distance, mask_weight
@@ -121,7 +121,7 @@ class BatchRunner:
         assert init
         if init.denoising_strength == 0:
             return BatchImage(0, source.image, batch.params, task.hooks)
-        parts, tiles = list(rounds(batch, source.pictures(init))), list[BatchImage]()
+        parts, tiles = list(rounds(batch, source.init_images(init))), list[BatchImage]()
         for i, (part, images) in enumerate(parts):
             task = replace(task, done=i, parts=len(parts))
             tiles += self._sampled(task, part, images, range(len(images)))
@@ -194,7 +194,7 @@ class BatchRunner:
         refiner, model, hooks = batch.params.refiner, task.model, task.hooks
         hooks.begin(batch.sampling_pass)
 
-        def load() -> tuple[LatentDiffusion, Sequence[Part], Part]:
+        def load() -> tuple[LatentDiffusion, Sequence[ScheduledCond], ScheduledCond]:
             assert refiner
             other = hooks.patched(self._load_sibling(model, refiner.checkpoint))
             return other, *self._encoder.encode(other, batch, hooks.scope())[:2]

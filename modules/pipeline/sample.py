@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from modules.checkpoints.model import LatentDiffusion
-from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input, keep_softly
+from modules.diffusion.guidance import Guided, Refined, WeightedCond, keep, keep_input, keep_softly
 from modules.diffusion.noise import ImageNoise
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, ScheduleOptions, image_start, sigmas_for
@@ -43,7 +43,7 @@ class Start:
 class Refinement:
     """The refiner: a second model that finishes the run."""
 
-    load: Callable[[], tuple[LatentDiffusion, Sequence[Part], Part]]
+    load: Callable[[], tuple[LatentDiffusion, Sequence[WeightedCond], WeightedCond]]
     """Loads the refiner and encodes the prompts with it; called when it takes over."""
     switch_at: float
     """The share of the noise levels, from the highest down, that the first model samples."""
@@ -52,8 +52,8 @@ class Refinement:
 def generate(
     model: LatentDiffusion,
     batch: Batch,
-    positive: Sequence[Part],
-    negative: Part,
+    positive: Sequence[WeightedCond],
+    negative: WeightedCond,
     *,
     on_step: OnStep,
     start: Start | None = None,
@@ -74,7 +74,9 @@ def generate(
     size: tuple[int, int] = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)  # type: ignore[assignment]
     noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
 
-    def guidance(model: LatentDiffusion, positive: Sequence[Part], negative: Part, calls: int = 0) -> Guided:
+    def guidance(
+        model: LatentDiffusion, positive: Sequence[WeightedCond], negative: WeightedCond, calls: int = 0
+    ) -> Guided:
         network: Network = CachedUNet(model, table, begin.sigmas, image_cond if is_inpainting_model(model) else None)
         guide = choices.guidance(params)
         return Guided(

@@ -23,7 +23,7 @@ class Tiled:
     grid: Grid
     """Over the picture, which is continued by its edge where it is smaller than a tile."""
 
-    def pictures(self, init: Init) -> list[InitImage]:
+    def init_images(self, init: Init) -> list[InitImage]:
         """The init image of each tile, row by row."""
         sheet = _at_least(self.image, *self.grid.tile)
         tiles = [sheet.crop(box) for box in self.grid.boxes]

@@ -24,7 +24,7 @@ from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
 from modules.prompt.stages import Source, remove_comments, take_networks
 from modules.prompt.tokens import Tokenizer, default_tokenizer
-from modules.prompt.tree import Alternate, Edit, Group, NetworkTag, Node, Part, Prompt, Warning
+from modules.prompt.tree import Alternate, Edit, Group, NetworkTag, Node, Prompt, PromptPart, Warning
 
 _MAX_TEXTS = 12
 """Limit of distinct texts whose tokens are listed; an alternation of many choices has many."""
@@ -34,7 +34,7 @@ _MAX_BORDERS = 5
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedPass:
     """One sampling pass, with the steps as the sampler makes them."""
 
     name: str
@@ -119,16 +119,16 @@ def explain(
     }
 
 
-def _runs(steps: int, hires_steps: int, calls: int, profile: Profile, old: bool) -> list[Run]:
+def _runs(steps: int, hires_steps: int, calls: int, profile: Profile, old: bool) -> list[TimedPass]:
     times = calls if profile.double_steps else 1
-    first = Run("first pass", steps, calls, Pass(steps * times, steps * times, old=old), profile)
+    first = TimedPass("first pass", steps, calls, Pass(steps * times, steps * times, old=old), profile)
     if not hires_steps:
         return [first]
     second = Pass(hires_steps * times, steps * times, second=True, old=old)
-    return [first, Run("hires pass", hires_steps, calls, second, profile)]
+    return [first, TimedPass("hires pass", hires_steps, calls, second, profile)]
 
 
-def _part(part: Part, runs: Sequence[Run], texts: dict[str, int]) -> dict[str, Any]:
+def _part(part: PromptPart, runs: Sequence[TimedPass], texts: dict[str, int]) -> dict[str, Any]:
     passes = []
     for run in runs:
         segments = schedule_nodes(part.items, run.counts)
@@ -136,7 +136,7 @@ def _part(part: Part, runs: Sequence[Run], texts: dict[str, int]) -> dict[str, A
     return {"text": part.text, "weight": part.weight, "column": part.column, "passes": passes}
 
 
-def _ruler(segments: Sequence[Segment], run: Run, texts: dict[str, int]) -> list[dict[str, int]]:
+def _ruler(segments: Sequence[Segment], run: TimedPass, texts: dict[str, int]) -> list[dict[str, int]]:
     """The texts over the sampler's steps as they are actually used, equal neighbours merged."""
     ruler: list[dict[str, int]] = []
     for step in range(1, run.steps + 1):
@@ -210,7 +210,7 @@ def _changes(tree: Prompt) -> Iterator[Edit | Alternate]:
             waiting += [child for choice in node.choices for child in choice]
 
 
-def _late(tree: Prompt, runs: Sequence[Run]) -> Iterator[Warning]:
+def _late(tree: Prompt, runs: Sequence[TimedPass]) -> Iterator[Warning]:
     """Edits one side of which is never used."""
     passes = " and ".join(str(run.steps) for run in runs)
     for edit in _changes(tree):
@@ -225,7 +225,7 @@ def _late(tree: Prompt, runs: Sequence[Run]) -> Iterator[Warning]:
             )
 
 
-def _twice(tree: Prompt, run: Run) -> Iterator[Warning]:
+def _twice(tree: Prompt, run: TimedPass) -> Iterator[Warning]:
     if run.calls_per_step > 1 and run.profile.double_steps and (change := next(_changes(tree), None)):
         yield Warning(
             change.column,

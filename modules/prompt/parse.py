@@ -26,7 +26,19 @@ from lark.lexer import Lexer
 
 from modules.prompt.brackets import Scan, runs, scan
 from modules.prompt.stages import Source, and_parts, remove_comments, take_networks
-from modules.prompt.tree import Alternate, Break, Edit, Group, NetworkTag, Node, Parsed, Part, Prompt, Text, Warning
+from modules.prompt.tree import (
+    Alternate,
+    Break,
+    Edit,
+    Group,
+    NetworkTag,
+    Node,
+    Parsed,
+    Prompt,
+    PromptPart,
+    Text,
+    Warning,
+)
 
 _WORDS = re.compile(r"(?P<BREAK>\bBREAK\b)|(?P<TEXT>(?:(?!\bBREAK\b).)+)", re.DOTALL)
 
@@ -105,11 +117,11 @@ class _Build(Transformer):  # type: ignore[misc]
 
     def prompt(self, *children: Any) -> Prompt:
         networks = tuple(child.value for child in children if _is(child, "NETWORK"))
-        return Prompt(tuple(child for child in children if isinstance(child, Part)), networks)
+        return Prompt(tuple(child for child in children if isinstance(child, PromptPart)), networks)
 
-    def part(self, items: tuple[Node, ...], end: Token) -> Part:
+    def part(self, items: tuple[Node, ...], end: Token) -> PromptPart:
         header: Any = end.value
-        return Part(header.text, header.weight, items, header.column)
+        return PromptPart(header.text, header.weight, items, header.column)
 
     def items(self, *nodes: Node) -> tuple[Node, ...]:
         return nodes

@@ -78,7 +78,7 @@ class NetworkTag:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PromptPart:
     """One AND part of a prompt."""
 
     text: str
@@ -91,7 +91,7 @@ class Part:
 class Prompt:
     """A whole prompt: its AND parts, and the networks it names."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     networks: tuple[NetworkTag, ...] = ()
 
 

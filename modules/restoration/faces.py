@@ -116,7 +116,7 @@ def cut_out(image: Image.Image, to_face: Similarity, size: int) -> Image.Image:
     step = _coarser(1 / abs(to_face.turn))
     back = to_face.inverse.within(0j, step)
     bands = (_warped(band, step, back, (size, size), fill) for band, fill in zip(image.split(), GREY, strict=True))
-    return _picture(np.stack(list(bands), -1))
+    return _image_of(np.stack(list(bands), -1))
 
 
 def lay_back(image: Image.Image, face: Image.Image, to_face: Similarity) -> Image.Image:
@@ -133,7 +133,7 @@ def lay_back(image: Image.Image, face: Image.Image, to_face: Similarity) -> Imag
     before = np.asarray(image.crop((left, top, right, bottom)), np.float32)
     visible = mask[..., None] / np.float32(255)
     laid = image.copy()
-    laid.paste(_picture(before + (np.stack(drawn, -1) - before) * visible), (left, top))
+    laid.paste(_image_of(before + (np.stack(drawn, -1) - before) * visible), (left, top))
     return laid
 
 
@@ -147,7 +147,7 @@ def _warped(band: Image.Image, step: int, back: Similarity, size: tuple[int, int
     return np.asarray(moved, np.float32)
 
 
-def _picture(levels: NDArray[np.float32]) -> Image.Image:
+def _image_of(levels: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
 
 

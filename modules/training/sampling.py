@@ -26,7 +26,7 @@ from modules.training.words import token_ids
 
 @dataclass(frozen=True)
 class _Text:
-    """The same condition at every step: a `modules.diffusion.guidance.Part`."""
+    """The same condition at every step: a `modules.diffusion.guidance.WeightedCond`."""
 
     cond: Cond
     weight: float = 1.0

@@ -30,7 +30,7 @@ from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, schedule_nodes
 from tests.conformance.conftest import cases_of
 from tests.conformance.test_images import picture, rectangle
-from tests.conformance.test_runs import Part, Toy, close, encoded, keys, longer
+from tests.conformance.test_runs import Toy, ToyCond, close, encoded, keys, longer
 
 Case = dict[str, Any]
 NOTHING = Listing()
@@ -75,18 +75,18 @@ class Model:
 class Conditioner:
     """The stand-in text encoder over a pass."""
 
-    def prompt(self, text: str, run: Pass) -> list[Part]:
+    def prompt(self, text: str, run: Pass) -> list[ToyCond]:
         return self._parts(text, run, negative=False)
 
-    def negative(self, text: str, run: Pass) -> Part:
+    def negative(self, text: str, run: Pass) -> ToyCond:
         (part,) = self._parts(text, run, negative=True)
         return part
 
-    def _parts(self, text: str, run: Pass, *, negative: bool) -> list[Part]:
+    def _parts(self, text: str, run: Pass, *, negative: bool) -> list[ToyCond]:
         tree = parse(text, negative=negative).tree
         parts = [encoded(part.weight, schedule_nodes(part.items, run)) for part in tree.parts]
         length = max(part.conds[0].context.shape[1] for part in parts)
-        return [Part(part.weight, part.segments, tuple(longer(c, length) for c in part.conds)) for part in parts]
+        return [ToyCond(part.weight, part.segments, tuple(longer(c, length) for c in part.conds)) for part in parts]
 
 
 @pytest.fixture

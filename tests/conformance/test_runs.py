@@ -48,7 +48,7 @@ def keys(request: dict[str, Any]) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Part:
+class ToyCond:
     weight: float
     segments: tuple[Segment, ...]
     conds: tuple[Cond, ...]
@@ -65,18 +65,18 @@ def rows(text: str) -> Tensor:
     return torch.sin(0.01 * s1 * (COLUMNS + 1) + 0.02 * s2 + 0.5 * r) if text else torch.zeros(1, 4)
 
 
-def encoded(weight: float, segments: tuple[Segment, ...]) -> Part:
+def encoded(weight: float, segments: tuple[Segment, ...]) -> ToyCond:
     found = [rows(segment.text) for segment in segments]
     length = max(map(len, found))
     padded = [torch.cat([z, torch.zeros(length - len(z), 4)])[None] for z in found]
-    return Part(weight, segments, tuple(map(Cond, padded)))
+    return ToyCond(weight, segments, tuple(map(Cond, padded)))
 
 
-def parts_of(text: str, run: Pass, *, negative: bool = False) -> list[Part]:
+def parts_of(text: str, run: Pass, *, negative: bool = False) -> list[ToyCond]:
     tree = parse(text, negative=negative).tree
     parts = [encoded(part.weight, schedule_nodes(part.items, run)) for part in tree.parts]
     length = max(part.conds[0].context.shape[1] for part in parts)
-    return [Part(part.weight, part.segments, tuple(longer(c, length) for c in part.conds)) for part in parts]
+    return [ToyCond(part.weight, part.segments, tuple(longer(c, length) for c in part.conds)) for part in parts]
 
 
 def longer(cond: Cond, length: int) -> Cond:
@@ -84,10 +84,10 @@ def longer(cond: Cond, length: int) -> Cond:
     return Cond(torch.cat([cond.context, cond.context[:, -1:].expand(-1, missing, -1)], 1)) if missing else cond
 
 
-def padded(parts: list[Part], negative: Part, *, v0: bool) -> tuple[list[Part], Part]:
-    ours = [conditioning.Part(part.weight, part.segments, part.conds, A1111) for part in (*parts, negative)]
+def padded(parts: list[ToyCond], negative: ToyCond, *, v0: bool) -> tuple[list[ToyCond], ToyCond]:
+    ours = [conditioning.ScheduledCond(part.weight, part.segments, part.conds, A1111) for part in (*parts, negative)]
     *positive, uncond = (*(found := conditioning.pad_parts(ours[:-1], ours[-1], EMPTY, v0=v0))[0], found[1])
-    plain = [Part(part.weight, part.segments, part.conds) for part in (*positive, uncond)]
+    plain = [ToyCond(part.weight, part.segments, part.conds) for part in (*positive, uncond)]
     return plain[:-1], plain[-1]
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.builtin import register
-from modules.checkpoints.catalogue import Catalogue
+from modules.checkpoints.catalogue import CheckpointCatalogue
 from modules.checkpoints.embeddings import EmbeddingFolder
 from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.model import LatentDiffusion, load
@@ -99,7 +99,7 @@ def test_every_family_makes_a_picture_and_hears_its_prompt(engine: Engine, famil
 def test_inpainting_and_velocity_variants_make_one_too(host: Host, family: str, tmp_path: Path) -> None:
     path = tmp_path / "Stable-diffusion" / "x.safetensors"
     write_tiny_checkpoint(path, family, inpainting=True, prediction="v")
-    card = Catalogue(tmp_path, Hashes()).card("x")
+    card = CheckpointCatalogue(tmp_path, Hashes()).card("x")
     assert card.family.endswith(", inpainting")
     assert card.prediction == "v"
     found = Engine(ModelStore(path.parent, CPU, Hashes()), host, version="0.0")
@@ -257,10 +257,10 @@ def test_an_sd2_file_that_says_nothing_is_asked_once_and_its_card_knows_then(
 ) -> None:
     """A1111 calls it velocity where the mean of answer less latents, which are 0.5, is below -1."""
     path, cache = silent(tmp_path / "Stable-diffusion" / "x.safetensors", lift), tmp_path / "hashes.json"
-    assert Catalogue(tmp_path, Hashes(cache)).card("x").prediction == ""
+    assert CheckpointCatalogue(tmp_path, Hashes(cache)).card("x").prediction == ""
     model = ModelStore(path.parent, CPU, Hashes(cache)).load("x")
     assert (model.config.prediction, model.config.native_size) == (kind, side)
-    card = Catalogue(tmp_path, Hashes(cache)).card("x")
+    card = CheckpointCatalogue(tmp_path, Hashes(cache)).card("x")
     assert (card.prediction, card.native_size) == (kind, side)
     monkeypatch.setattr("modules.checkpoints.store.answers_with", lambda _model: pytest.fail("asked again"))
     assert ModelStore(path.parent, CPU, Hashes(cache)).load("x").config.prediction == kind

@@ -24,7 +24,7 @@ def saved(given: Services, owner: str, name: str) -> int:
     job = store.submit(owner, {"kind": "txt2img"}, "script")  # of a kind that no worker takes
     store.claim("test", script=True)
     store.finish(job.id, {"images": [{"path": str(path)}]})
-    number: int = store.pictures(owner)[0].number
+    number: int = store.images(owner)[0].number
     return number
 
 
@@ -54,12 +54,12 @@ def test_what_came_to_nothing_is_told_in_sentences_and_nothing_of_it_is_html() -
         return SimpleNamespace(id="1", spec=spec, state=state, output={"images": [{}] * images}, error=error)
 
     jobs = [job("failed", detail=HOSTILE), job("cancelled"), job("cancelled", images=2)]
-    picture: Any = SimpleNamespace(number=7, kind=HOSTILE, created=time.time(), path="/x", job="1")
-    html = tiles_html([picture], 1234, unmade=jobs)
+    image: Any = SimpleNamespace(number=7, kind=HOSTILE, created=time.time(), path="/x", job="1")
+    html = tiles_html([image], 1234, unmade=jobs)
     assert "<img src=x" not in html
     assert "1,234 pictures" in html
     assert "Without a picture: 1 failed, 1 stopped" in html
     assert html.count("<li>") == 2
     assert 'src="api/v1/pictures/7/small"' in html
-    assert "The file is gone" in tiles_html([picture], 1, gone={7})
+    assert "The file is gone" in tiles_html([image], 1, gone={7})
     assert "Nothing was made yet" in tiles_html([], 0)

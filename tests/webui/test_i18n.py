@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from modules.metadata.verdict import Verdict
 from tests.modules.metadata.test_recipe import RECIPE
 from webui.html import status as views
-from webui.html.status import Result, Run
+from webui.html.status import JobProgress, Result
 from webui.i18n import Catalogue, language_of, load_catalogues
 from webui.page import build_page
 from webui.services import Services
@@ -87,21 +87,23 @@ def test_a_place_of_a_text_is_in_its_translation_too() -> None:
 def test_what_the_server_says_of_a_run_is_translated() -> None:
     made = Result("/o/1.png", "a fox\nSteps: 4", 1)
     runs = [
-        Run("waiting"),
-        Run("queued", position=3),
-        Run("step", step=3, steps=20, image=1, images=1, eta_s=4.2),
-        Run("step", step=3, steps=20, image=2, images=4, eta_s=71),
-        Run("done", results=(made,), seconds=3.2, notes=("Width 100 was rounded to 96, a multiple of 8",)),
-        Run("done", results=(made, made), seconds=301),
-        Run("cancelled"),
-        Run("cancelled", results=(made,)),
-        Run().failed("Seed needs a value"),
-        Run().failed("Prompt has 25,000 characters and the limit is 20,000; shorten it"),
-        Run().failed("something unexpected went wrong; the server's log has the details"),
+        JobProgress("waiting"),
+        JobProgress("queued", position=3),
+        JobProgress("step", step=3, steps=20, image=1, images=1, eta_s=4.2),
+        JobProgress("step", step=3, steps=20, image=2, images=4, eta_s=71),
+        JobProgress("done", results=(made,), seconds=3.2, notes=("Width 100 was rounded to 96, a multiple of 8",)),
+        JobProgress("done", results=(made, made), seconds=301),
+        JobProgress("cancelled"),
+        JobProgress("cancelled", results=(made,)),
+        JobProgress().failed("Seed needs a value"),
+        JobProgress().failed("Prompt has 25,000 characters and the limit is 20,000; shorten it"),
+        JobProgress().failed("something unexpected went wrong; the server's log has the details"),
     ]
-    pieces = [views.status_html(run) for run in runs] + [views.replay_html(Run("cancelled"))]
+    pieces = [views.status_html(run) for run in runs] + [views.replay_html(JobProgress("cancelled"))]
     pieces += [
-        views.status_html(Run("waiting"), state, detail) for state in ("loading", "dead") for detail in ("", "x")
+        views.status_html(JobProgress("waiting"), state, detail)
+        for state in ("loading", "dead")
+        for detail in ("", "x")
     ]
     for html in pieces:
         assert english(Texts(html).found) == set(), html

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from modules.checkpoints.catalogue import Catalogue
+from modules.checkpoints.catalogue import CheckpointCatalogue
 from modules.checkpoints.files import Hashes
 from tests.modules.checkpoints.test_folders import littered, safetensors
 from webui.server import create_app
@@ -18,7 +18,7 @@ def test_a_file_whose_name_is_no_text_does_not_keep_the_page_from_anybody(given:
     for folder in ("Stable-diffusion", "VAE", "embeddings"):
         littered(tmp_path / folder, ".safetensors")
     safetensors(tmp_path / "Stable-diffusion" / "spoken.safetensors", {"modelspec.title": "\ud800"})
-    models = Catalogue(tmp_path, Hashes())
+    models = CheckpointCatalogue(tmp_path, Hashes())
     services = replace(
         given,
         checkpoints=models.checkpoints,

@@ -82,7 +82,7 @@ class Painting:
     """The content of a canvas, from files that this visitor uploaded. ``strokes`` has the size of ``picture``."""
 
     path: Path
-    picture: Image.Image
+    image: Image.Image
     """RGB or RGBA, upright."""
     strokes: Image.Image | None
     """RGBA, or RGB in mode `MASK`: there, white is masked."""
@@ -101,27 +101,27 @@ class Painting:
             raise UserError(
                 "there is no start picture", hint="drop one onto the page or choose one", field="init.image"
             )
-        picture, strokes = open_image(path), None
+        image, strokes = open_image(path), None
         if (painted := find(said.get("strokes"))) is not None:
             strokes = open_image(painted)
-            if strokes.size != picture.size:
+            if strokes.size != image.size:
                 hint = "save the picture upright and choose it again"
                 raise UserError("what is painted is not as large as the picture", hint=hint, field="init.mask.image")
-        return cls(path, picture, strokes, str(said.get("mode")))
+        return cls(path, image, strokes, str(said.get("mode")))
 
     def start(self) -> Image.Image:
         """The init image: the picture with the strokes that belong to it."""
         if self.strokes is None or self.mode != COLOURS:
-            return self.picture
-        return sketched(self.picture, self.strokes)
+            return self.image
+        return sketched(self.image, self.strokes)
 
     def inpainted(self, blur: float) -> tuple[Image.Image, Image.Image]:
         """Init image and mask; raises `UserError` if nothing is painted. ``blur``: the mask's, in pixels."""
         if self.strokes is None:
             raise UserError("nothing is masked", hint="paint over what should change", field="init.mask.image")
         if self.mode == COLOURS:
-            return inpaint_sketch(self.picture, self.strokes, blur)
-        return self.picture, grey_mask(self.strokes)
+            return inpaint_sketch(self.image, self.strokes, blur)
+        return self.image, grey_mask(self.strokes)
 
 
 def chosen(value: Any, find: Callable[[Any], Path | None]) -> Path | None:

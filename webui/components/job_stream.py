@@ -88,7 +88,7 @@ class JobStream:
     def is_active(self, ids: Sequence[str]) -> bool:
         return any(job.state in ACTIVE for job in self.jobs(ids))
 
-    async def pictures(self, ids: Sequence[str]) -> list[Shown]:
+    async def images(self, ids: Sequence[str]) -> list[Shown]:
         """The images of the jobs, in the order of the gallery."""
         jobs = await asyncio.to_thread(self.jobs, ids)
-        return [picture for job in jobs for picture in shown_of(job)][-MOST_SHOWN:]
+        return [image for job in jobs for image in shown_of(job)][-MOST_SHOWN:]

@@ -20,7 +20,7 @@ from modules.params.generation import GenerationParams
 from webui.context import Page
 from webui.events import AT_ONCE
 from webui.forms import Form
-from webui.html.status import Run, status_html
+from webui.html.status import JobProgress, status_html
 from webui.services import Services
 
 Told = Callable[[tuple[str | None, str]], str | None]
@@ -160,11 +160,14 @@ def wire_paste(page: Page, form: Form[GenerationParams], button: Any, infotext: 
         text = next((given for given in (prompt, last) if isinstance(given, str) and given.strip()), "")
         if not text:
             hint = "paste a generation text into the prompt box first"
-            return [*form.show({}), status_html(Run().failed(hint))]
+            return [*form.show({}), status_html(JobProgress().failed(hint))]
         try:
             paste = kept(page.services, settings_of_text(page.services, text))
         except RepriseError as error:
-            return [*form.show({}), status_html(Run().failed(str(error)))]
-        return [*form.show(paste.changes), status_html(Run(notes=("settings were read from the text", *paste.notes)))]
+            return [*form.show({}), status_html(JobProgress().failed(str(error)))]
+        return [
+            *form.show(paste.changes),
+            status_html(JobProgress(notes=("settings were read from the text", *paste.notes))),
+        ]
 
     button.click(on_paste, [form["prompt"], infotext], [*form.components, status], **AT_ONCE)

@@ -17,7 +17,7 @@ from modules.metadata.image_text import read_metadata
 from modules.metadata.verdict import Verdict
 from webui.context import Page
 from webui.events import AT_ONCE, LONG, QUIET
-from webui.html.status import Run, replay_html, verdict_html
+from webui.html.status import JobProgress, replay_html, verdict_html
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,11 @@ class ReplayPanel:
                 async for update in replayed(page, page.owner(request), path):
                     yield update
             except RepriseError as error:
-                yield self._ended(replay_html(Run().failed(str(error))))
+                yield self._ended(replay_html(JobProgress().failed(str(error))))
             except Exception:
                 logger.exception("a replay from the page failed")
                 sentence = "something unexpected went wrong; the server's log has the details"
-                yield self._ended(replay_html(Run().failed(sentence)))
+                yield self._ended(replay_html(JobProgress().failed(sentence)))
 
         async def replayed(page: Page, owner: str, path: Path | None) -> AsyncIterator[list[Any]]:
             if path is None:
@@ -70,7 +70,7 @@ class ReplayPanel:
             kept = await asyncio.to_thread(keep, page, path)
             spec = ReplaySpec(path=str(kept), origin=Origin(tab=self._prefix))
             job = await asyncio.to_thread(page.services.submit, owner, spec)
-            run = Run("waiting")
+            run = JobProgress("waiting")
             yield [replay_html(run), job.id, gr.update(interactive=False), gr.update(visible=True)]
             async for event in queue.follow(owner, job.id, after=0):
                 run = run.after(event)
@@ -85,7 +85,7 @@ class ReplayPanel:
             try:
                 queue.cancel(page.owner(request), str(job_id or ""))
             except RepriseError as error:
-                return replay_html(Run().failed(str(error)))
+                return replay_html(JobProgress().failed(str(error)))
             return gr.skip()
 
         outputs = [self.verdict, self.job, self.replay, self.stop]

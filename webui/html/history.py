@@ -7,28 +7,28 @@ from datetime import datetime
 from html import escape
 
 from webui.i18n import t
-from webui.services import JobView, PictureView
+from webui.services import HistoryImageView, JobView
 
 
 def tiles_html(
-    pictures: Sequence[PictureView], count: int, gone: Collection[int] = (), unmade: Sequence[JobView] = ()
+    images: Sequence[HistoryImageView], count: int, gone: Collection[int] = (), unmade: Sequence[JobView] = ()
 ) -> str:
-    """One page of the list: thumbnails as buttons, preceded by recent jobs without images."""
-    if not pictures:
+    """A page of the list: small copies as buttons, and before them what came to nothing."""
+    if not images:
         none = f'<p class="rp-none">{escape(t("Nothing was made yet."))}</p>'
         return _unmade(unmade) + none
     of = t("1 picture") if count == 1 else t("{count} pictures").format(count=f"{count:,}")
-    tiles = "".join(_tile(one, one.number in gone) for one in pictures)
+    tiles = "".join(_tile(one, one.number in gone) for one in images)
     return f'<p class="rp-none">{escape(of)}</p>{_unmade(unmade)}<div class="rp-tiles">{tiles}</div>'
 
 
-def _tile(picture: PictureView, gone: bool) -> str:
-    words = escape(f"{picture.kind}, {_when(picture.created)}")
+def _tile(image: HistoryImageView, gone: bool) -> str:
+    words = escape(f"{image.kind}, {_when(image.created)}")
     inner = f'<span class="gone">{escape(t("The file is gone"))}</span>'
     if not gone:
-        inner = f'<img loading="lazy" alt="" src="api/v1/pictures/{picture.number}/small">'
+        inner = f'<img loading="lazy" alt="" src="api/v1/pictures/{image.number}/small">'
     return (
-        f'<button type="button" class="rp-tile" data-number="{picture.number}" translate="no" aria-label="{words}" '
+        f'<button type="button" class="rp-tile" data-number="{image.number}" translate="no" aria-label="{words}" '
         f'title="{words}">{inner}</button>'
     )
 
@@ -60,13 +60,13 @@ def _why(job: JobView) -> str:
     return f'<b translate="no">{escape(asked)}</b>: <span>{escape(why)}</span>'
 
 
-def chosen_html(picture: PictureView | None) -> str:
-    """The selected image in a box of fixed height."""
-    if picture is None:
+def chosen_html(image: HistoryImageView | None) -> str:
+    """The picture in its box of fixed height."""
+    if image is None:
         return (
             f'<div class="rp-chosen"><p>{escape(t("A click on a picture shows it here, with what made it."))}</p></div>'
         )
-    source = f"api/v1/pictures/{picture.number}"
+    source = f"api/v1/pictures/{image.number}"
     return (
         f'<div class="rp-chosen"><a href="{source}" target="_blank"><img alt="{escape(t("The chosen picture"))}" '
         f'src="{source}"></a></div>'

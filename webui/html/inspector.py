@@ -14,12 +14,12 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-Told = Mapping[str, Any]
+Explained = Mapping[str, Any]
 """The output of `modules.prompt.explain.explain` for one prompt."""
 Piece = tuple[str, bool]
 """A stretch of text, and whether it differs."""
 
-EMPTY: Told = {"warnings": (), "count": 0, "limit": 75}
+EMPTY: Explained = {"warnings": (), "count": 0, "limit": 75}
 """The `line_html` input for an empty prompt."""
 COLOURS = 6
 """Colours of texts, in turn; style.css has them."""
@@ -46,18 +46,18 @@ def note_html(text: str) -> str:
     return f'<div class="rp-note" role="status">{_said(text)}</div>'
 
 
-def line_html(told: Told, box: str, offset: int = 0, length: int = 0) -> str:
+def line_html(explained: Explained, box: str, offset: int = 0, length: int = 0) -> str:
     """The line under a prompt box: its first warnings and the token count.
 
     ``box`` is the element id of the text box, in which a click on a warning puts the cursor. Where styles stand around
-    the person's own text, that is ``length`` characters from ``offset`` of what ``told`` is about.
+    the person's own text, that is ``length`` characters from ``offset`` of what ``explained`` is about.
     """
-    warnings = told["warnings"]
+    warnings = explained["warnings"]
     marks = [w["column"] - offset for w in warnings if w["column"] and 0 < w["column"] - offset <= length]
     lines = "".join(_warning(w, box, offset, length) for w in warnings[:_MAX_LINES])
     if more := len(warnings) - _MAX_LINES:
         lines += f"<p>and {more} more, in the inspector</p>" if more > 0 else ""
-    count, limit = told["count"], told["limit"]
+    count, limit = explained["count"], explained["limit"]
     title = f"{count} tokens in chunks of 75; the longest of the texts where there are several"
     return (
         f'<div class="rp-line" data-box="{escape(box)}" data-marks="{" ".join(map(str, marks))}">'
@@ -71,7 +71,7 @@ def trouble_html(text: str) -> str:
     return f'<div class="rp-line"><div role="status">{_said(text)}</div><span class="rp-count"></span></div>'
 
 
-def _warning(warning: Told, box: str, offset: int, length: int) -> str:
+def _warning(warning: Explained, box: str, offset: int, length: int) -> str:
     """A warning; with a position, it gets a button that moves the cursor there."""
     message = escape(warning["message"])
     if warning["column"] is None:
@@ -89,28 +89,30 @@ def _said(text: str) -> str:
     return f"<p>{escape(text[:1].upper() + text[1:])}</p>" if text else ""
 
 
-def inspector_html(told: Mapping[str, Told], boxes: Mapping[str, str], offsets: Mapping[str, tuple[int, int]]) -> str:
+def inspector_html(
+    explained: Mapping[str, Explained], boxes: Mapping[str, str], offsets: Mapping[str, tuple[int, int]]
+) -> str:
     """The inspector panel for ``prompt`` and ``negative_prompt``; ``boxes`` are their element ids, ``offsets`` as in
     `line_html`.
     """
     sections = [
-        _section(told[name], title, boxes[name], *offsets[name])
+        _section(explained[name], title, boxes[name], *offsets[name])
         for name, title in (("prompt", "Prompt"), ("negative_prompt", "Negative prompt"))
-        if told[name]["count"] or told[name]["warnings"] or name == "prompt"
+        if explained[name]["count"] or explained[name]["warnings"] or name == "prompt"
     ]
     return f'<div class="rp-inspector">{"".join(sections)}</div>'
 
 
-def _section(told: Told, title: str, box: str, offset: int, length: int) -> str:
-    warnings = told["warnings"]
-    inner = _networks(told["networks"])
+def _section(explained: Explained, title: str, box: str, offset: int, length: int) -> str:
+    warnings = explained["warnings"]
+    inner = _networks(explained["networks"])
     if warnings:
         rest = "".join(_warning(w, box, offset, length) for w in warnings[:_MAX_WARNINGS])
         if (more := len(warnings) - _MAX_WARNINGS) > 0:
             rest += f"<p>and {more} more</p>"
         inner += f'<div class="rp-odd"><h4>What is odd</h4>{rest}</div>'
-    if told["count"] or len(told["texts"]) > 1:
-        inner = _rulers(told) + _tokens(told) + inner
+    if explained["count"] or len(explained["texts"]) > 1:
+        inner = _rulers(explained) + _tokens(explained) + inner
     elif not inner:
         inner = '<p class="rp-quiet">Nothing is typed yet.</p>'
     return f'<section aria-label="{escape(title)}"><h3>{escape(title)}</h3>{inner}</section>'
@@ -119,20 +121,20 @@ def _section(told: Told, title: str, box: str, offset: int, length: int) -> str:
 # Rulers
 
 
-def _rulers(told: Told) -> str:
-    """One ruler for each pass, with a lane for each AND part."""
-    parts = told["parts"]
+def _rulers(explained: Explained) -> str:
+    """A ruler for each pass, on it a lane for each text that AND joins."""
+    parts = explained["parts"]
     passes = range(len(parts[0]["passes"]))
     changing = any(len(run["segments"]) > 1 for part in parts for run in part["passes"])
     intro = f"{len(parts)} texts, joined by AND, draw one picture together, each by its weight. " * (len(parts) > 1)
     if changing:
         intro += "The picture is drawn step by step, from rough shapes to fine detail. The text changes on the way:"
-    rulers = "".join(_ruler(told, number, len(passes) > 1) for number in passes)
+    rulers = "".join(_ruler(explained, number, len(passes) > 1) for number in passes)
     return (f'<p class="rp-quiet">{intro.strip()}</p>' if intro else "") + rulers
 
 
-def _ruler(told: Told, number: int, named: bool) -> str:
-    parts = told["parts"]
+def _ruler(explained: Explained, number: int, named: bool) -> str:
+    parts = explained["parts"]
     run = parts[0]["passes"][number]
     steps = run["steps"]
     by_length = sorted((part["passes"][number]["segments"] for part in parts[:_MAX_LANES]), key=len)
@@ -145,7 +147,7 @@ def _ruler(told: Told, number: int, named: bool) -> str:
         for at in ticks(steps, starts)
     )
     lanes = "".join(
-        _lane(told["texts"], part, part["passes"][number]["segments"], steps, len(parts) > 1)
+        _lane(explained["texts"], part, part["passes"][number]["segments"], steps, len(parts) > 1)
         for part in parts[:_MAX_LANES]
     )
     if (more := len(parts) - _MAX_LANES) > 0:
@@ -167,7 +169,7 @@ def ticks(steps: int, starts: Sequence[int]) -> list[int]:
     return sorted(chosen)
 
 
-def _lane(texts: Sequence[Told], part: Told, segments: Sequence[Told], steps: int, weighed: bool) -> str:
+def _lane(texts: Sequence[Explained], part: Explained, segments: Sequence[Explained], steps: int, weighed: bool) -> str:
     """Coloured blocks over the steps; below them each distinct text in full, with its steps."""
     pieces = _pieces(texts, segments)
     ranges: dict[int, list[tuple[int, int]]] = {}
@@ -194,7 +196,7 @@ def _lane(texts: Sequence[Told], part: Told, segments: Sequence[Told], steps: in
     )
 
 
-def _pieces(texts: Sequence[Told], segments: Sequence[Told]) -> dict[int, list[Piece]]:
+def _pieces(texts: Sequence[Explained], segments: Sequence[Explained]) -> dict[int, list[Piece]]:
     """Each text of a lane with its changes marked: against the previous one, the first against the second."""
     found: dict[int, list[Piece]] = {}
     for before, after in pairwise(segments[:_MAX_BLOCKS]):
@@ -248,7 +250,7 @@ def _joined(words: Sequence[str], changed: Sequence[bool]) -> list[Piece]:
     return [("".join(run), is_new) for run, is_new in joined]
 
 
-def _label(pieces: Mapping[int, list[Piece]], segments: Sequence[Told], number: int) -> str:
+def _label(pieces: Mapping[int, list[Piece]], segments: Sequence[Explained], number: int) -> str:
     """The label of a block: the words unique to it; if there are none, its neighbour's, struck out."""
     if len(segments) == 1:
         return "the same text in every step"
@@ -301,9 +303,9 @@ def _ranges(held: Sequence[tuple[int, int]], steps: int) -> str:
 # Tokens and networks
 
 
-def _tokens(told: Told) -> str:
+def _tokens(explained: Explained) -> str:
     """The tokens of the first few texts, chunk by chunk."""
-    listed = [text for text in told["texts"] if text["chunks"] and text["count"]]
+    listed = [text for text in explained["texts"] if text["chunks"] and text["count"]]
     left, shown = _MAX_TOKENS, ""
     for text in listed[:_MAX_TEXTS]:
         name = (
@@ -324,9 +326,9 @@ def _tokens(told: Told) -> str:
                 break
         if not left:
             break
-    total = sum(len(chunk["tokens"]) for text in told["texts"] for chunk in text["chunks"])
+    total = sum(len(chunk["tokens"]) for text in explained["texts"] for chunk in text["chunks"])
     cut = ""
-    if total > _MAX_TOKENS or len(listed) > _MAX_TEXTS or len(listed) < len(told["texts"]):
+    if total > _MAX_TOKENS or len(listed) > _MAX_TEXTS or len(listed) < len(explained["texts"]):
         cut = '<p class="rp-quiet">Not all tokens of all texts are listed here.</p>' if listed else ""
     return (
         f"<h4>Tokens, as the model reads them</h4>"
@@ -334,7 +336,7 @@ def _tokens(told: Told) -> str:
     )
 
 
-def _token(token: Told) -> str:
+def _token(token: Explained) -> str:
     """The HTML of one token, with its weight.
 
     >>> _token({"id": 736, "text": "red", "weight": 1.3, "embedding": None})
@@ -353,18 +355,18 @@ def _token(token: Told) -> str:
     return f'<span{classes}{strength} title="{escape(title)}">{escape(token["text"])}{note}</span>'
 
 
-def _networks(networks: Sequence[Told]) -> str:
+def _networks(networks: Sequence[Explained]) -> str:
     """Those that are applied, then those that are not."""
     headings = {True: "Extra networks", False: "Extra networks, not applied"}
-    told = {applied: [n for n in networks if n["applied"] == applied] for applied in headings}
+    by_use = {applied: [n for n in networks if n["applied"] == applied] for applied in headings}
     return "".join(
         f'<h4>{headings[applied]}</h4><div class="rp-chips" translate="no">{_chips(those)}</div>'
-        for applied, those in told.items()
+        for applied, those in by_use.items()
         if those
     )
 
 
-def _chips(networks: Sequence[Told]) -> str:
+def _chips(networks: Sequence[Explained]) -> str:
     return "".join(
         f'<span class="rp-chip"><b>{escape(n["kind"])}</b> {escape(_cut(n["name"] or "(no name)", 60))}'
         + "".join(f" · {escape(_cut(value, 20))}" for value in n["positional"][1:4])
@@ -375,7 +377,7 @@ def _chips(networks: Sequence[Told]) -> str:
     )
 
 
-def _strengths(run: Told) -> str:
+def _strengths(run: Explained) -> str:
     """How strong a network is over the steps of a pass, as bars under each other's widths."""
     segments = run["segments"]
     most = max(abs(segment["weight"]) for segment in segments) or 1

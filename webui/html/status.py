@@ -28,7 +28,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Run:
+class JobProgress:
     """What the page knows of one job; immutable. Each event gives a new state with `after`."""
 
     phase: str = "idle"
@@ -60,7 +60,7 @@ class Run:
         done = self.steps * max(self.image - 1, 0) + self.step
         return min(max(done / total, 0.0), 1.0) if total else 0.0
 
-    def after(self, event: Mapping[str, Any]) -> Run:
+    def after(self, event: Mapping[str, Any]) -> JobProgress:
         """The state after a queue event; unknown events change nothing."""
         match event["type"]:
             case "queued":
@@ -85,11 +85,11 @@ class Run:
                 return self.failed(error.get("detail") or "the job failed", error.get("field") or "")
         return self
 
-    def noted(self, *texts: str) -> Run:
+    def noted(self, *texts: str) -> JobProgress:
         """The state with further notes on the request, without duplicates."""
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *texts))))
 
-    def failed(self, sentence: str, field: str = "") -> Run:
+    def failed(self, sentence: str, field: str = "") -> JobProgress:
         return replace(self, phase="failed", preview="", error=sentence, field=field)
 
 
@@ -104,7 +104,7 @@ def _result(image: Mapping[str, Any]) -> Result:
     return Result(str(image["path"]), str(image.get("infotext") or ""), image.get("seed"))
 
 
-def status_html(run: Run, worker_state: str = "ready", worker_detail: str = "") -> str:
+def status_html(run: JobProgress, worker_state: str = "ready", worker_detail: str = "") -> str:
     """The status line above the image: state, progress, and errors in one sentence."""
     if run.phase == "failed":
         return _strip("failed", f'<span role="alert">{_sentence(run.error)}</span>', 0.0)
@@ -114,7 +114,7 @@ def status_html(run: Run, worker_state: str = "ready", worker_detail: str = "") 
     return _strip(shown, f"<span>{text}</span>{notes}", run.fraction)
 
 
-def replay_html(run: Run, worker_state: str = "ready", worker_detail: str = "") -> str:
+def replay_html(run: JobProgress, worker_state: str = "ready", worker_detail: str = "") -> str:
     """The progress of a replay, or why there is no verdict."""
     if run.phase == "cancelled":
         return _strip("cancelled", "<span>The replay was stopped, so there is no verdict</span>", 0.0)
@@ -192,7 +192,7 @@ def _strip(phase: str, inner: str, fraction: float) -> str:
     )
 
 
-def _progress_text(run: Run, worker_state: str, worker_detail: str) -> str:
+def _progress_text(run: JobProgress, worker_state: str, worker_detail: str) -> str:
     match run.phase:
         case "idle":
             return ""
@@ -230,18 +230,18 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def preview_html(run: Run, earlier: Sequence[Result] = ()) -> str:
+def preview_html(run: JobProgress, earlier: Sequence[Result] = ()) -> str:
     """The overlay of the gallery while a job runs: the latest preview and the images made so far, after those of
     ``earlier`` jobs.
     """
     if not run.is_running:
         return '<div class="rp-preview" hidden></div>'
-    picture = '<div class="rp-blank"></div>'
+    image = '<div class="rp-blank"></div>'
     if _BASE64.fullmatch(run.preview):
-        picture = f'<img class="rp-live" alt="Preview" src="data:image/jpeg;base64,{run.preview}">'
+        image = f'<img class="rp-live" alt="Preview" src="data:image/jpeg;base64,{run.preview}">'
     results = (*earlier, *run.results)[-12:]
     made = "".join(f'<img alt="" src="{escape(file_url(result.path))}">' for result in results)
-    return f'<div class="rp-preview">{picture}<div class="rp-made">{made}</div></div>'
+    return f'<div class="rp-preview">{image}<div class="rp-made">{made}</div></div>'
 
 
 def sheets_html(sheets: Iterable[Mapping[str, Any]]) -> str:

@@ -84,19 +84,19 @@ class LoginPage:
         self, request: Request, said: str = "", *, name: str = "", after: str = "", status: int = 200
     ) -> HTMLResponse:
         language = language_of(request.headers.get("accept-language", ""), self.catalogues)
-        told: Callable[[str], str] = self.catalogues[language] if language else str
+        translate: Callable[[str], str] = self.catalogues[language] if language else str
         words = {
             "lang": language or "en",
-            "title": f"{told(t('Log in'))} · Reprise",
-            "name_label": told(t("Name")),
-            "password_label": told(t("Password")),
-            "button": told(t("Log in")),
+            "title": f"{translate(t('Log in'))} · Reprise",
+            "name_label": translate(t("Name")),
+            "password_label": translate(t("Password")),
+            "button": translate(t("Log in")),
             "action": f"{_root(request)}/login",
             "name": name,
             "next": after,
         }
         html = {key: escape(value) for key, value in words.items()}
-        sentence = told(said)
+        sentence = translate(said)
         html["said"] = f'<p role="alert">{escape(sentence[:1].upper() + sentence[1:])}</p>' if said else ""
         html["focus_name"], html["focus_password"] = ("", "autofocus") if name else ("autofocus", "")
         return HTMLResponse(self.template.substitute(html), status, NO_STORE)

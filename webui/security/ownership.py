@@ -63,10 +63,10 @@ class Files:
     them, and those of the page itself; in the outputs folder: the images of their own jobs.
     """
 
-    def __init__(self, temp: Path, outputs: Path, is_picture_of: Callable[[str, Path], bool]):
+    def __init__(self, temp: Path, outputs: Path, is_image_of: Callable[[str, Path], bool]):
         self.temp = temp.resolve()
         self.outputs = outputs.resolve()
-        self._is_picture_of = is_picture_of
+        self._is_image_of = is_image_of
         self._lock = threading.Lock()
         self._readers: dict[Path, set[str]] = {}
         self._everybodys: set[Path] = set()
@@ -98,7 +98,7 @@ class Files:
             return True
         if found.is_relative_to(self.temp):
             return name in self._readers.get(found, ())
-        return self._is_picture_of(name, found)
+        return self._is_image_of(name, found)
 
     def are_readable(self, name: str, value: Any) -> bool:
         """Whether a client may read all files that its data names."""

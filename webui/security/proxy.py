@@ -43,20 +43,20 @@ class Proxied:
         await self.app(scope, receive, send)
 
     def _as_made(self, scope: Scope) -> Scope:
-        told = Headers(scope=scope)
+        headers = Headers(scope=scope)
         kept = [pair for pair in scope["headers"] if not pair[0].decode("latin-1").lower().startswith(FORWARDED)]
         scope = {**scope, "headers": kept}
         if not self._is_trusted(address_of(scope)):
             return scope
-        hops = [hop.strip() for hop in ", ".join(told.getlist("x-forwarded-for")).split(",") if hop.strip()]
+        hops = [hop.strip() for hop in ", ".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
         visitor = next((hop for hop in reversed(hops) if not self._is_trusted(hop)), hops[0] if hops else "")
         if visitor:
             scope["client"] = (visitor, 0)
-        scheme = told.get("x-forwarded-proto", "").lower()
+        scheme = headers.get("x-forwarded-proto", "").lower()
         if scheme in ("http", "https"):
             secure = {"http": "ws", "https": "wss"}[scheme]
             scope["scheme"] = secure if scope["type"] == "websocket" else scheme
-        if name := told.get("x-forwarded-host"):
+        if name := headers.get("x-forwarded-host"):
             scope["headers"] = [pair for pair in kept if pair[0].lower() != b"host"]
             scope["headers"].append((b"host", name.encode("latin-1")))
         return scope

@@ -15,7 +15,7 @@ from modules.jobs.watchdog import read_failures
 from webui.context import Page
 from webui.events import AT_ONCE
 from webui.html.extensions import list_html
-from webui.html.status import Run, status_html
+from webui.html.status import JobProgress, status_html
 from webui.i18n import t
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def build(page: Page) -> None:
             t("Switch off"), elem_id="extensions_disable", elem_classes="rp-tool", min_width=110, scale=0
         )
         reload = gr.Button(t("Load anew"), elem_id="extensions_reload", elem_classes="rp-tool", min_width=110, scale=0)
-    status = gr.HTML(status_html(Run()), elem_id="extensions_status", padding=False)
+    status = gr.HTML(status_html(JobProgress()), elem_id="extensions_status", padding=False)
     shown = gr.HTML(_shown(page), elem_id="extensions_list", padding=False)
     if loader is None:
         return
@@ -48,13 +48,13 @@ def build(page: Page) -> None:
                     raise UserError("extensions are the owner's to switch", hint="ask an admin of this server")
                 one = await asyncio.to_thread(do, loader, str(name or ""))
             except RepriseError as error:
-                return [status_html(Run().failed(str(error))), gr.skip()]
+                return [status_html(JobProgress().failed(str(error))), gr.skip()]
             await asyncio.to_thread(page.services.queue.restart_worker)
             said = f"{one.name}: {one.reason or t('at work')}. "
             said += t(
                 "The worker takes it up before its next job; tabs and controls change when the program is started."
             )
-            return [status_html(Run(notes=(said,))), _shown(page)]
+            return [status_html(JobProgress(notes=(said,))), _shown(page)]
 
         return on_click
 

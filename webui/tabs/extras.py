@@ -24,7 +24,7 @@ from modules.params.options import Shape
 from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
-from webui.html.status import Run, status_html
+from webui.html.status import JobProgress, status_html
 from webui.i18n import t
 from webui.services import JobView, Services
 from webui.tabs.generation import View, actions, wire_jobs
@@ -134,9 +134,9 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -
 
     async def stored(paths: Sequence[str]) -> tuple[str, Any]:
         try:
-            return kept_text(await asyncio.to_thread(keep, services, paths)), status_html(Run())
+            return kept_text(await asyncio.to_thread(keep, services, paths)), status_html(JobProgress())
         except RepriseError as error:
-            return "", status_html(Run().failed(str(error), error.field))
+            return "", status_html(JobProgress().failed(str(error), error.field))
 
     async def on_single(path: str | None) -> tuple[str, Any]:
         return await stored([path] if path else [])

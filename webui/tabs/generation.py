@@ -28,7 +28,7 @@ from webui.components.send import send_buttons
 from webui.context import Page
 from webui.events import AT_ONCE, LONG, QUIET
 from webui.forms import Form
-from webui.html.status import Result, Run, gallery_items, line_html, preview_html, results_of, status_html
+from webui.html.status import JobProgress, Result, gallery_items, line_html, preview_html, results_of, status_html
 from webui.i18n import t
 from webui.services import JobView, Services
 
@@ -80,7 +80,7 @@ class View:
         self.tab = tab
         self.label = label
         self.generate, self.interrupt, self.skip = buttons.generate, buttons.interrupt, buttons.skip
-        self.status = gr.HTML(status_html(Run()), elem_id=f"{tab}_status", padding=False)
+        self.status = gr.HTML(status_html(JobProgress()), elem_id=f"{tab}_status", padding=False)
         with gr.Column(elem_id=f"{tab}_stage", elem_classes="rp-stage"):
             self.gallery = gr.Gallery(
                 elem_id=f"{tab}_gallery",
@@ -93,7 +93,9 @@ class View:
                 interactive=False,
                 buttons=["download", "fullscreen"],
             )
-            self.preview = gr.HTML(preview_html(Run()), elem_id=f"{tab}_preview", elem_classes="rp-over", padding=False)
+            self.preview = gr.HTML(
+                preview_html(JobProgress()), elem_id=f"{tab}_preview", elem_classes="rp-over", padding=False
+            )
             self.line = gr.HTML(line_html(()), elem_id=f"{tab}_line", elem_classes="rp-line-home", padding=False)
         self.infotext = gr.Textbox(
             label=t(text),
@@ -129,8 +131,8 @@ class View:
 
     def show(
         self,
-        run: Run,
-        before: Run | None = None,
+        run: JobProgress,
+        before: JobProgress | None = None,
         job_id: str = "",
         earlier: Sequence[Shown] = (),
         line: str | None = None,
@@ -182,10 +184,8 @@ async def follow(view: View, stream: JobStream, ids: list[str], page: str) -> As
 async def _one(
     view: View, stream: JobStream, job: JobView, earlier: Sequence[Shown], ids: list[str], page: str
 ) -> AsyncIterator[list[Any]]:
-    """Follow one job from its first event to the last, dropping steps when they come too fast. ``ids`` grows with
-    newly queued jobs.
-    """
-    run = Run("waiting", notes=Origin.from_json(job.spec).notes)
+    """A job from the first event to the last; a step in haste is left out. ``ids`` grows with what is queued."""
+    run = JobProgress("waiting", notes=Origin.from_json(job.spec).notes)
     shown, drawn_at, looked_at, said = run, 0.0, 0.0, ""
 
     async def line() -> str | None:
@@ -219,13 +219,13 @@ async def spoken(view: View, updates: AsyncIterator[list[Any]]) -> AsyncIterator
         async for update in updates:
             yield update
     except RepriseError as error:
-        yield view.show(Run().failed(str(error), error.field))
+        yield view.show(JobProgress().failed(str(error), error.field))
     except Exception:
         logger.exception("a request from the page failed")
-        yield view.show(Run().failed("something unexpected went wrong; the server's log has the details"))
+        yield view.show(JobProgress().failed("something unexpected went wrong; the server's log has the details"))
 
 
-async def picture(page: Page, request: Any, job_id: Any, index: Any) -> Result | None:
+async def result_at(page: Page, request: Any, job_id: Any, index: Any) -> Result | None:
     """The job's image of that index, if it exists and belongs to this visitor."""
     try:
         job = await asyncio.to_thread(page.services.queue.get, job_id=str(job_id or ""), owner=page.owner(request))
@@ -264,13 +264,13 @@ def wire_jobs(
             logger.exception("a request from the page failed")
             return _refused("something unexpected went wrong; the server's log has the details", "", bool(before))
         now = [*before, job.id]
-        status = gr.skip() if before else status_html(Run("waiting"))
+        status = gr.skip() if before else status_html(JobProgress("waiting"))
         line = line_html(await asyncio.to_thread(stream.waiting, now[1:])) if before else gr.skip()
         return [status, line, " ".join(now), awake(now)]
 
     def _refused(sentence: str, field: str, busy: bool) -> list[Any]:
         """In the status line or, where a job has that, over the pictures."""
-        failed = status_html(Run().failed(sentence, field))
+        failed = status_html(JobProgress().failed(sentence, field))
         if busy:
             return [gr.skip(), failed, gr.skip(), gr.skip()]
         return [failed, gr.skip(), gr.skip(), gr.skip()]
@@ -302,14 +302,14 @@ def wire_jobs(
         try:
             queue.cancel(page.owner(request), str(job_id or ""))
         except RepriseError as error:
-            return status_html(Run().failed(str(error)))
+            return status_html(JobProgress().failed(str(error)))
         return gr.skip()  # the job's own events tell when it has stopped; a word from here might come after them
 
     def on_skip(request: gr.Request, job_id: Any) -> Any:
         try:
             queue.skip(page.owner(request), str(job_id or ""))
         except RepriseError as error:
-            return status_html(Run().failed(str(error)))
+            return status_html(JobProgress().failed(str(error)))
         return gr.skip()
 
     async def on_unqueue(request: gr.Request, job_id: Any, ids: Any, current: Any) -> Any:
@@ -317,15 +317,15 @@ def wire_jobs(
         try:
             await asyncio.to_thread(queue.cancel, owner, str(job_id or ""))
         except RepriseError as error:
-            return status_html(Run().failed(str(error)))
+            return status_html(JobProgress().failed(str(error)))
         waiting = [i for i in ids_of(ids) if i != current]
         return line_html(await asyncio.to_thread(JobStream(queue, owner).waiting, waiting))
 
     async def on_select(request: gr.Request, event: gr.SelectData, ids: Any) -> list[Any]:
-        pictures = await JobStream(queue, page.owner(request)).pictures(ids_of(ids))
-        if not (isinstance(event.index, int) and 0 <= event.index < len(pictures)):
+        images = await JobStream(queue, page.owner(request)).images(ids_of(ids))
+        if not (isinstance(event.index, int) and 0 <= event.index < len(images)):
             return [gr.skip()] * 3
-        found = pictures[event.index]
+        found = images[event.index]
         return [found.result.infotext, found.job, found.index]
 
     submitted = [view.status, view.line, view.job_ids, view.wake]
@@ -378,7 +378,7 @@ def wire_run(
         return await asyncio.to_thread(services.submit, page.owner(request), spec)
 
     async def shown_path(request: Any, job_id: Any, chosen: Any) -> Path | None:
-        found = await picture(page, request, job_id, chosen)
+        found = await result_at(page, request, job_id, chosen)
         return Path(found.path) if found else None
 
     followed = wire_jobs(page, view, submit, [*form.components, *others, *script.components], form, canvas)
@@ -392,7 +392,7 @@ def wire_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Seq
     any_seed, same_seed = buttons
 
     async def on_reuse(request: gr.Request, job_id: Any, chosen: Any) -> Any:
-        found = await picture(page, request, job_id, chosen)
+        found = await result_at(page, request, job_id, chosen)
         return found.seed if found and found.seed is not None else gr.skip()
 
     any_seed.click(None, None, form["seed"], js="() => '-1'", **QUIET)

@@ -19,7 +19,7 @@ from webui.components.send import send_buttons
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
 from webui.html.history import chosen_html, tiles_html
-from webui.html.status import Run, status_html
+from webui.html.status import JobProgress, status_html
 from webui.i18n import t
 
 TAB = "history"
@@ -32,7 +32,7 @@ class HistoryView:
     """The selected image and its action buttons."""
 
     def __init__(self) -> None:
-        self.picture = gr.HTML(chosen_html(None), elem_id="history_picture", padding=False)
+        self.image = gr.HTML(chosen_html(None), elem_id="history_picture", padding=False)
         self.text = gr.Textbox(
             label=t("Generation text"),
             lines=5,
@@ -93,7 +93,7 @@ def build(page: Page) -> None:
     async def on_newer(request: gr.Request, edge: Any) -> list[Any]:
         return await asyncio.to_thread(listed, page.owner(request), 0, int(edge or 0))
 
-    def told(owner: str, text: Any) -> list[Any]:
+    def listing_of(owner: str, text: Any) -> list[Any]:
         """The picture of that number: number, picture, text."""
         nothing = ["", chosen_html(None), "", gr.update(visible=False), ""]
         if not str(text or "").isdecimal():
@@ -102,12 +102,12 @@ def build(page: Page) -> None:
             found = history.find(owner, int(text))
             texts = read_metadata(history.file(owner, found.number))
         except RepriseError as error:
-            return [*nothing[:-1], status_html(Run().failed(str(error)))]
+            return [*nothing[:-1], status_html(JobProgress().failed(str(error)))]
         shown = texts["infotext"] or texts["items"].get("extras") or ""
         return [str(text), chosen_html(found), shown, gr.update(visible=False), ""]
 
     async def on_choose(request: gr.Request, text: Any) -> list[Any]:
-        return await asyncio.to_thread(told, page.owner(request), text)
+        return await asyncio.to_thread(listing_of, page.owner(request), text)
 
     async def path_of(request: Any, text: Any) -> Path | None:
         try:
@@ -129,12 +129,12 @@ def build(page: Page) -> None:
         try:
             await asyncio.to_thread(history.delete, owner, int(str(text or 0)))
         except RepriseError as error:
-            return [*[gr.skip()] * 9, status_html(Run().failed(str(error)))]
+            return [*[gr.skip()] * 9, status_html(JobProgress().failed(str(error)))]
         listing = await asyncio.to_thread(listed, owner, int(first or 0) + 1, 0)
-        return [*listing, *await asyncio.to_thread(told, owner, "")]
+        return [*listing, *await asyncio.to_thread(listing_of, owner, "")]
 
     listing = [tiles, first, last, newer, older]
-    detail = [number, view.picture, view.text, view.sure, said]
+    detail = [number, view.image, view.text, view.sure, said]
     for event in (page.tabs[TAB].select, refresh.click):
         event(on_refresh, None, listing, **AT_ONCE)
     older.click(on_older, last, listing, **AT_ONCE)

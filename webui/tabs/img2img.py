@@ -23,7 +23,7 @@ from webui.components.send import shown
 from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
-from webui.html.status import Run, status_html
+from webui.html.status import JobProgress, status_html
 from webui.i18n import t
 from webui.tabs.extras import inputs_of, keep, kept_text
 from webui.tabs.generation import View, actions, wire_run, wire_seed
@@ -84,19 +84,19 @@ def _build(page: Page, tab: str) -> None:
     prompts.wire()
     others = [canvas.field, *growth, prompts.styles] if inpaint else [canvas.field, many, prompts.styles]
 
-    def many_of(pictures: Sequence[Any]) -> tuple[InputImage, ...]:
+    def many_of(images: Sequence[Any]) -> tuple[InputImage, ...]:
         """Where there are many pictures, the single one does not count."""
-        return () if inpaint else inputs_of(pictures[1])
+        return () if inpaint else inputs_of(images[1])
 
     def asked(request: Any, values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         """The request, its pictures stored, and what was said about them."""
-        own, (*pictures, styles) = values[: len(form.components)], values[len(form.components) :]
+        own, (*images, styles) = values[: len(form.components)], values[len(form.components) :]
         named = dict(zip(form.names, own, strict=True))
-        if files := many_of(pictures):
+        if files := many_of(images):
             return prompts.styled(form.read_named(named | {"image": files[0].key}), styles), ()
-        painting = Painting.read(pictures[0], page.uploads(request))
+        painting = Painting.read(images[0], page.uploads(request))
         put = page.services.inputs.put
-        if inpaint and any(sides := [_whole(side) for side in pictures[1:]]):
+        if inpaint and any(sides := [_whole(side) for side in images[1:]]):
             sheet, white = outpainted(painting.start(), *sides)
             named |= {"image": put(sheet), "mask_image": put(white), **_sizes(sheet.size)}
         elif inpaint:
@@ -157,9 +157,9 @@ def _many(page: Page, tab: str) -> Any:
         try:
             stored = await asyncio.to_thread(keep, page.services, paths or [])
             moving = any(frames(Path(path)) > 1 for path in paths or [])
-            return kept_text(stored), status_html(Run(notes=(FIRST_FRAME,))) if moving else ""
+            return kept_text(stored), status_html(JobProgress(notes=(FIRST_FRAME,))) if moving else ""
         except RepriseError as error:
-            return "", status_html(Run().failed(str(error), error.field))
+            return "", status_html(JobProgress().failed(str(error), error.field))
 
     # Uploads alone are preprocessed: that is where Gradio makes sure that a path is an upload of its own.
     files.change(on_files, files, [kept, said], **{**QUIET, "queue": False})

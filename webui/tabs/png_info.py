@@ -16,14 +16,14 @@ from webui.components.replay import ReplayPanel
 from webui.components.send import send_buttons
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
-from webui.html.status import Run, recipe_html, status_html
+from webui.html.status import JobProgress, recipe_html, status_html
 
 
 def build(page: Page) -> None:
     """Build the tab and its events."""
     with gr.Row(elem_id="png_info_body"):
         with gr.Column(scale=5, min_width=300):
-            picture = gr.Image(
+            image = gr.Image(
                 label="Picture",
                 type="filepath",
                 sources=["upload"],
@@ -46,21 +46,21 @@ def build(page: Page) -> None:
             said = gr.HTML("", elem_id="png_info_said", padding=False)
             facts = gr.HTML("", elem_id="png_info_facts", padding=False)
 
-    async def on_picture(request: gr.Request, value: Any) -> list[Any]:
+    async def on_image(request: gr.Request, value: Any) -> list[Any]:
         path = page.uploads(request)(value)
         if path is None:
             return ["", "", ""]
         try:
             found = await asyncio.to_thread(read_metadata, path)
         except RepriseError as error:
-            return ["", "", status_html(Run().failed(str(error)))]
+            return ["", "", status_html(JobProgress().failed(str(error)))]
         shown = found["infotext"] or found["stealth_infotext"] or ""
-        told = recipe_html(verdicts.judge(found["recipe"], shown or None), found["items"])
-        return [shown, told, ""]
+        facts_html = recipe_html(verdicts.judge(found["recipe"], shown or None), found["items"])
+        return [shown, facts_html, ""]
 
     async def on_dropped(request: gr.Request, value: Any) -> list[Any]:
         path = page.uploads(request)(value)
-        return [gr.update(selected="png_info"), str(path) if path else gr.skip(), *await on_picture(request, value)]
+        return [gr.update(selected="png_info"), str(path) if path else gr.skip(), *await on_image(request, value)]
 
     async def find_sent(request: Any, value: Any) -> Sent | None:
         path = page.uploads(request)(value)
@@ -71,7 +71,7 @@ def build(page: Page) -> None:
     async def find(request: Any, value: Any) -> Path | None:
         return page.uploads(request)(value)
 
-    picture.change(on_picture, picture, [text, facts, said], **AT_ONCE)
-    page.dropped.upload(on_dropped, page.dropped, [page.frame, picture, text, facts, said], **AT_ONCE)
-    page.sources.append(Source(send, find_sent, [picture]))
-    panel.wire(page, find, [picture])
+    image.change(on_image, image, [text, facts, said], **AT_ONCE)
+    page.dropped.upload(on_dropped, page.dropped, [page.frame, image, text, facts, said], **AT_ONCE)
+    page.sources.append(Source(send, find_sent, [image]))
+    panel.wire(page, find, [image])

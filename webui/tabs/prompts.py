@@ -131,14 +131,14 @@ class PromptArea:
             params = self._read(fields)
             merged = self.styled(params, names)
             services, name = self._services, merged.checkpoint
-            told = explain_request(merged, services.host, services.embeddings(name), services.network_family(name))
+            explained = explain_request(merged, services.host, services.embeddings(name), services.network_family(name))
         except RepriseError as error:
             at_fault = error.field if error.field in self._boxes else "prompt"
             lines = [trouble_html(str(error) if field == at_fault else "") for field in self._boxes]
             return [*lines, gr.skip()]
         places = {field: place(getattr(params, field), getattr(merged, field)) for field in self._boxes}
-        lines = [line_html(told[field], box, *places[field]) for field, box in self._boxes.items()]
-        return [*lines, inspector_html(told, self._boxes, places) if is_open else gr.skip()]
+        lines = [line_html(explained[field], box, *places[field]) for field, box in self._boxes.items()]
+        return [*lines, inspector_html(explained, self._boxes, places) if is_open else gr.skip()]
 
     def _read(self, fields: Sequence[Any]) -> GenerationParams:
         """The request, as far as it can be read while somebody is typing."""

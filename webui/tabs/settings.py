@@ -15,7 +15,7 @@ from modules.params.settings import Settings
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
-from webui.html.status import Run, browser_settings_html, status_html
+from webui.html.status import JobProgress, browser_settings_html, status_html
 from webui.i18n import t
 
 SHOW_THEME = "(theme) => { window.reprise?.theme(theme) }"
@@ -36,7 +36,7 @@ def build(page: Page) -> None:
                 scale=1,
             )
             save = gr.Button(t("Save settings"), variant="primary", elem_id="settings_save", scale=0, min_width=140)
-        said = gr.HTML(status_html(Run()), elem_id="settings_said", padding=False)
+        said = gr.HTML(status_html(JobProgress()), elem_id="settings_said", padding=False)
         for group in dict.fromkeys(option.group for option in options.values()):
             with gr.Column(elem_classes="rp-settings-group"):
                 gr.Markdown(f"#### {t(group)}")
@@ -55,7 +55,7 @@ def build(page: Page) -> None:
         now, is_admin = settings.current(), page.services.is_admin(page.owner(request))
         others = [gr.skip()] * sum(len(part.components) for _, part in parts)
         if is_admin:  # extensions keep here what is for nobody else: keys, addresses
-            others = [value for name, part in parts for value in part.show(_told(part, settings.part(name)))]
+            others = [value for name, part in parts for value in part.show(_shown(part, settings.part(name)))]
         others += [gr.update(visible=is_admin) for _ in places]
         return [*form.show(values_of(now)), *others, now.theme]
 
@@ -72,17 +72,17 @@ def build(page: Page) -> None:
             for name, said_of_it in read:
                 settings.change_part(name, said_of_it)
         except RepriseError as error:
-            return [status_html(Run().failed(str(error), error.field)), gr.skip()]
-        return [status_html(Run(notes=(t("the settings are saved"),))), now.theme]
+            return [status_html(JobProgress().failed(str(error), error.field)), gr.skip()]
+        return [status_html(JobProgress(notes=(t("the settings are saved"),))), now.theme]
 
     components = [*form.components, *(component for _, part in parts for component in part.components)]
     loaded = page.blocks.load(on_load, None, [*components, *places, theme], **AT_ONCE)
     saved = save.click(on_save, components, [said, theme], **AT_ONCE)
-    for told in (loaded, saved):
-        told.then(None, theme, None, js=SHOW_THEME, **QUIET)
+    for event in (loaded, saved):
+        event.then(None, theme, None, js=SHOW_THEME, **QUIET)
 
 
-def _told(part: Form[Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(part: Form[Any], kept: Mapping[str, Any]) -> dict[str, Any]:
     """The values of an extension's settings as sent to the page: secrets are left out."""
     return {name: "" if name in part.options and part.options[name].secret else kept[name] for name in kept}
 

@@ -206,7 +206,7 @@ def _described_pickle(path: Path) -> Described:
             while isinstance(table, Mapping) and isinstance(table.get("state_dict"), Mapping):
                 table = table["state_dict"]
             tensors = unpickle.tensors_in(table, MAX_PICKLE) if isinstance(table, Mapping) else {}
-    except (OSError, unpickle.Refused) as error:
+    except (OSError, unpickle.UnreadablePickle) as error:
         return Described(problem=f"{path.name} cannot be read: {error}")
     return Described(family=told.family_of_shapes({key: tensor.shape for key, tensor in tensors.items()}))
 

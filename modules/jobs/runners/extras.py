@@ -45,7 +45,7 @@ class ExtrasRunner:
 
         for number, source in enumerate(spec.inputs):
             try:
-                picture = self._inputs.open(source.key)
+                source_image = self._inputs.open(source.key)
             except (ImageError, NotFound) as error:
                 if len(spec.inputs) == 1:
                     raise
@@ -54,7 +54,7 @@ class ExtrasRunner:
             readable += 1
             if readable <= made:  # by an earlier try of this job
                 continue
-            extra = process(picture, spec.params, self._host, _work(emit, control, number, len(spec.inputs)))
+            extra = process(source_image, spec.params, self._host, _work(emit, control, number, len(spec.inputs)))
             for text in extra.notes:
                 note(f"{source.name or 'a picture'}: {text}")
             saved = self._save(extra, source, job_id)

@@ -134,7 +134,7 @@ class Steps:
         self._every = preview_every
         self._clock = clock
         self._first: tuple[float, float] | None = None  # time and fraction of the first step told
-        self._told = 0.0  # fraction of the last
+        self._last_fraction = 0.0  # fraction of the last
         self._shown = float("-inf")
 
     def __call__(self, progress: Progress) -> None:
@@ -152,11 +152,11 @@ class Steps:
 
         Where the work goes back, because it is done anew without an extension that failed, the clock begins anew too.
         """
-        if self._first is None or fraction < self._told or fraction <= self._first[1]:
-            self._first, self._told = (now, fraction), fraction
+        if self._first is None or fraction < self._last_fraction or fraction <= self._first[1]:
+            self._first, self._last_fraction = (now, fraction), fraction
             return None
         then, before = self._first
-        self._told = fraction
+        self._last_fraction = fraction
         return max(0.0, (now - then) / (fraction - before) * (1 - fraction))
 
 
@@ -165,5 +165,5 @@ def _saved(path: Path, seed: int) -> SavedImage:
     metadata.
     """
     infotext = read_metadata(path)["infotext"] or ""
-    told = re.findall(r"\bSeed: (\d+)", infotext)
-    return SavedImage(str(path), infotext, *open_header(path).size, int(told[-1]) if told else seed)
+    seeds = re.findall(r"\bSeed: (\d+)", infotext)
+    return SavedImage(str(path), infotext, *open_header(path).size, int(seeds[-1]) if seeds else seed)

@@ -93,12 +93,12 @@ class Scripts:
             drawn = [self._drawn(job, spec, sheet, asked.params) for sheet in sheets]
         except Cancelled:
             raise Stopped(running.outcome().to_json()) from None
-        for picture, _ in drawn:
-            on_event(ImageEvent(picture).to_json())
+        for drawing, _ in drawn:
+            on_event(ImageEvent(drawing).to_json())
         outcome = running.outcome()
         return replace(
             outcome,
-            images=(*(picture for picture, _ in drawn), *outcome.images),
+            images=(*(drawing for drawing, _ in drawn), *outcome.images),
             sheets=tuple(matrix for _, matrix in drawn),
             seconds=time.monotonic() - begin,
         ).to_json()
@@ -119,19 +119,19 @@ class Scripts:
     def _drawn(self, job: Job, spec: ScriptSpec, sheet: Sheet, params: GenerationParams) -> tuple[SavedImage, Json]:
         """Draw and save a sheet; returns the image and the same table as paths, for the page."""
         words = (sheet.columns, sheet.rows) if sheet.legend else ((), ())
-        cells = [[_picture(outcome, sheet) for outcome in row] for row in sheet.cells]
-        picture = table(cells, *words, title=sheet.title, margin=sheet.margin)
+        cells = [[_cell_image(outcome, sheet) for outcome in row] for row in sheet.cells]
+        drawing = table(cells, *words, title=sheet.title, margin=sheet.margin)
         first = next((made for row in sheet.cells for outcome in row for made in outcome.images), None)
         facts = ", ".join(f"{key}: {quote(text)}" for key, text in {"Script": spec.label, **sheet.facts}.items())
         infotext = f"{first.infotext}, {facts}" if first else facts
         folder = ("img2img" if params.init else "txt2img") + "-grids"
-        saved = self.gallery.save(picture, folder=folder, infotext=infotext, job=job.id)
-        image = SavedImage(str(saved.path), infotext, *picture.size, first.seed if first else None)
+        saved = self.gallery.save(drawing, folder=folder, infotext=infotext, job=job.id)
+        image = SavedImage(str(saved.path), infotext, *drawing.size, first.seed if first else None)
         matrix = {
             "title": sheet.title,
             "columns": list(sheet.columns),
             "rows": list(sheet.rows),
-            "cells": [[_told(outcome) for outcome in row] for row in sheet.cells],
+            "cells": [[_cell_json(outcome) for outcome in row] for row in sheet.cells],
         }
         return image, matrix
 
@@ -266,18 +266,18 @@ class _Child:
             logger.warning("a job of a script could not be stopped: %s", error)
 
 
-def _picture(outcome: Outcome, sheet: Sheet) -> Image.Image | None:
+def _cell_image(outcome: Outcome, sheet: Sheet) -> Image.Image | None:
     """The first picture of a cell; small where there are many cells."""
     if not outcome.images:
         return None
     with Image.open(outcome.images[0].path) as image:
         image.load()
-        picture = image.convert("RGB")
+        drawing = image.convert("RGB")
     if sum(map(len, sheet.cells)) > MANY:
-        picture.thumbnail((MAX_CELL, MAX_CELL))
-    return picture
+        drawing.thumbnail((MAX_CELL, MAX_CELL))
+    return drawing
 
 
-def _told(outcome: Outcome) -> Json:
+def _cell_json(outcome: Outcome) -> Json:
     made = outcome.images[0] if outcome.images else None
     return {"path": made.path if made else "", "infotext": made.infotext if made else "", "error": outcome.error}

@@ -150,8 +150,8 @@ def _has_hires(parsed: Mapping[str, Any]) -> bool:
 def _hires_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any] | None:
     if not _has_hires(parsed):
         return None
-    told = {key: "" if str(value).startswith("Use same ") else value for key, value in parsed.items()}
-    return values_of(Hires(**_cast(told, _HIRES, notes)))
+    resolved = {key: "" if str(value).startswith("Use same ") else value for key, value in parsed.items()}
+    return values_of(Hires(**_cast(resolved, _HIRES, notes)))
 
 
 def _refiner_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modules.checkpoints.catalogue import Catalogue
+from modules.checkpoints.catalogue import CheckpointCatalogue
 from modules.checkpoints.detect import family_label, text_width
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.tiny import write_tiny_checkpoint
@@ -29,7 +29,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def test_names_are_told_and_embeddings_are_parted_by_the_checkpoints_width(models: Path) -> None:
-    told = Catalogue(models, Hashes(), default="tiny")
+    told = CheckpointCatalogue(models, Hashes(), default="tiny")
     assert (told.checkpoints(), told.vaes()) == (["sub/tiny"], ["fine.safetensors"])
     for checkpoint in ("", "tiny", "sub/tiny"):
         found = told.embeddings(checkpoint)
@@ -51,7 +51,7 @@ def test_a_card_tells_what_the_file_says_of_itself_and_its_hash_once_it_is_known
         "long": "x" * 5000,
     }
     save_file(load_file(path), path, metadata=metadata)
-    told = Catalogue(models, Hashes(tmp_path / "hashes.json"))
+    told = CheckpointCatalogue(models, Hashes(tmp_path / "hashes.json"))
     card = told.card("tiny")
     assert (card.name, card.file_name, card.family) == ("sub/tiny", "tiny.safetensors", "Stable Diffusion 1.x")
     assert (card.prediction, card.native_size, card.nbytes) == ("v", 64, path.stat().st_size)
@@ -64,7 +64,7 @@ def test_a_card_tells_what_the_file_says_of_itself_and_its_hash_once_it_is_known
 
 
 def test_a_card_of_a_file_that_cannot_be_read_says_why(models: Path) -> None:
-    told = Catalogue(models, Hashes())
+    told = CheckpointCatalogue(models, Hashes())
     assert "no checkpoint named 'other'" in told.card("other").problem
     (models / "Stable-diffusion" / "sub" / "tiny.safetensors").write_bytes(b"short")
     assert "tiny.safetensors is not a usable safetensors file" in told.card("tiny").problem

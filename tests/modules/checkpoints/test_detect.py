@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modules.checkpoints.catalogue import Catalogue
+from modules.checkpoints.catalogue import CheckpointCatalogue
 from modules.checkpoints.detect import Prediction, prediction
 from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.model import load
@@ -81,7 +81,7 @@ def test_prediction_is_what_the_first_of_four_says(case: str, tmp_path: Path) ->
     said, kind = SAID[case]
     path = written(tmp_path / "Stable-diffusion" / "a.b.safetensors", **said)
     assert prediction(read_header(path), path).kind == kind
-    assert Catalogue(tmp_path, Hashes()).card("a.b").prediction == kind
+    assert CheckpointCatalogue(tmp_path, Hashes()).card("a.b").prediction == kind
 
 
 def test_merge_keys_of_a_yaml_never_multiply(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_card_and_the_sampler_tell_the_same(tmp_path: Path) -> None:
     save_file(load_file(path), path, metadata=ours(**config))
     for yaml, kind in ((V_YAML, "v"), (PLAIN_YAML, "eps")):
         path.with_suffix(".yaml").write_text(yaml)
-        card = Catalogue(tmp_path, Hashes()).card("fluff")
+        card = CheckpointCatalogue(tmp_path, Hashes()).card("fluff")
         assert card.prediction == load(path, Device(torch.device("cpu"), torch.float32)).config.prediction == kind
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from extensions.dynamic_prompts.template import Wildcards
-from modules.checkpoints.catalogue import Catalogue
+from modules.checkpoints.catalogue import CheckpointCatalogue
 from modules.checkpoints.embeddings import EmbeddingFolder
 from modules.checkpoints.files import Hashes, find_model, list_models, read_header
 from modules.checkpoints.folders import files_below, unlistable
@@ -113,7 +113,7 @@ def test_a_name_that_is_no_text_is_told_where_somebody_looks_for_it(tmp_path: Pa
     with pytest.raises(UnknownName, match="is left out because its name is not UTF-8: rename it") as error:
         find_model(tmp_path / "Stable-diffusion", "cafe")
     str(error.value).encode()
-    (said,) = Catalogue(tmp_path, Hashes()).told_at_start()
+    (said,) = CheckpointCatalogue(tmp_path, Hashes()).told_at_start()
     assert said == r"caf\udce9.safetensors in Stable-diffusion is left out because its name is not UTF-8: rename it"
 
 
@@ -123,7 +123,7 @@ def test_what_files_say_of_themselves_can_always_be_sent_to_the_page(tmp_path: P
     safetensors(folder / "deep.safetensors", {"reprise.config": "[" * 100_000})
     safetensors(tmp_path / "embeddings" / "e.safetensors", {"name": "\ud800"})
     (folder / "empty.safetensors").touch()
-    models = Catalogue(tmp_path, Hashes())
+    models = CheckpointCatalogue(tmp_path, Hashes())
     for name in ("", *models.checkpoints(), ODD, "\ud800"):
         card_html(models.card(name)).encode()
         embeddings_html(models.embeddings(name)).encode()
@@ -138,7 +138,7 @@ def test_sentences_for_people_hold_no_lone_surrogates() -> None:
 
 def test_a_file_that_goes_away_between_two_looks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = safetensors(tmp_path / "Stable-diffusion" / "a.safetensors")
-    models = Catalogue(tmp_path, Hashes())
+    models = CheckpointCatalogue(tmp_path, Hashes())
     found = find_model(path.parent, "a")
     path.unlink()
     monkeypatch.setattr("modules.checkpoints.catalogue.find_model", lambda *_: found)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from modules.checkpoints.catalogue import Catalogue
+from modules.checkpoints.catalogue import CheckpointCatalogue
 from modules.checkpoints.files import INDEX, Hashes, list_models, read_header
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.source import open_source
@@ -109,7 +109,7 @@ def test_a_folder_is_listed_as_one_model_and_hashed_by_its_weights(tmp_path: Pat
     hashes = Hashes(tmp_path / "hashes.json")
     found = ModelStore(folder, CPU, hashes).load("sub/My [old] Modell ü")
     assert found.name == "My [old] Modell ü"
-    card = Catalogue(tmp_path, hashes).card("My [old] Modell ü")
+    card = CheckpointCatalogue(tmp_path, hashes).card("My [old] Modell ü")
     assert (card.family, card.prediction, card.sha256) == ("Stable Diffusion 1.x", "eps", found.sha256)
     assert card.nbytes > 1e6
     unet = index.parent / "unet" / "diffusion_pytorch_model.safetensors"

@@ -13,7 +13,7 @@ from modules.diffusion.types import Cond
 
 
 @dataclass(frozen=True)
-class Part:
+class ToyCond:
     """Each call has its own condition, the last one staying."""
 
     weight: float
@@ -23,8 +23,8 @@ class Part:
         return self.conds[min(call, len(self.conds) - 1)]
 
 
-def part(*values: float, weight: float = 1.0, tokens: int = 2) -> Part:
-    return Part(weight, tuple(Cond(torch.full((1, tokens, 3), value)) for value in values))
+def part(*values: float, weight: float = 1.0, tokens: int = 2) -> ToyCond:
+    return ToyCond(weight, tuple(Cond(torch.full((1, tokens, 3), value)) for value in values))
 
 
 class Network:
@@ -105,7 +105,7 @@ def test_which_calls_are_skipped() -> None:
 def test_alone_the_network_sees_one_image_at_a_time() -> None:
     own = Cond(torch.tensor([3.0, 4.0])[:, None, None].expand(2, 2, 3))
     network = Network(leaky=True)
-    together = Guided(network, cfg, [Part(1.0, (own,))], part(1.0), 7.0, alone=True)
+    together = Guided(network, cfg, [ToyCond(1.0, (own,))], part(1.0), 7.0, alone=True)
     answer = together(X, 1.0, 0)
     assert network.calls == [(2, 2), (2, 2)]
     for i, value in enumerate((3.0, 4.0)):

@@ -141,7 +141,7 @@ def test_a_database_of_before_tells_of_its_pictures(tmp_path: Path) -> None:
         )
     old.commit()
     old.close()
-    found = JobStore(path).pictures("alice")
+    found = JobStore(path).images("alice")
     assert [(one.path, one.kind) for one in found] == [
         ("/o/3.png", "txt2img"),
         ("/o/2.png", "inpaint"),

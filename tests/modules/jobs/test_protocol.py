@@ -113,5 +113,5 @@ def test_no_tab_takes_a_job_of_another_kind(tmp_path: Path, tab: str) -> None:
         assert isinstance(spec_from_json(job.spec), GenerateSpec)
         assert store.claim("server")
         store.finish(job.id, {"images": [{"path": f"/o/{job.id}.png"}]})
-    assert {picture.kind for picture in store.pictures("ann")} == {tab}
+    assert {image.kind for image in store.images("ann")} == {tab}
     store.close()

@@ -206,7 +206,7 @@ def test_a_picture_under_a_name_that_anothers_had_before_belongs_to_its_maker_al
     for owner in ("alice", "bob"):  # alice's file was deleted by hand, and its number was given again
         store.submit(owner, {})
         store.finish(claimed(store), {"images": [{"path": "/o/00001.png"}]})
-    assert store.has_picture("bob", "/o/00001.png") and not store.has_picture("alice", "/o/00001.png")
+    assert store.has_image("bob", "/o/00001.png") and not store.has_image("alice", "/o/00001.png")
 
 
 def test_a_number_that_is_none_is_refused_before_it_is_queued(store: JobStore) -> None:
@@ -215,16 +215,16 @@ def test_a_number_that_is_none_is_refused_before_it_is_queued(store: JobStore) -
             store.submit("alice", {"params": {"cfg_scale": [bad]}})
     assert store.list("alice") == []
     with pytest.raises(NotFound, match="no such picture"):
-        store.picture("alice", 10**23)
+        store.image("alice", 10**23)
 
 
-@pytest.mark.parametrize("ask", ["get", "pictures", "has_picture", "submit"])
+@pytest.mark.parametrize("ask", ["get", "images", "has_image", "submit"])
 def test_what_the_database_cannot_be_asked_is_one_sentence(store: JobStore, ask: str) -> None:
     """10^23 and half a character, which SQLite's driver answers with errors of Python's own."""
     asked: dict[str, Callable[[], object]] = {
         "get": lambda: store.get("\ud800"),
-        "pictures": lambda: store.pictures("alice", before=10**23),
-        "has_picture": lambda: store.has_picture("alice", "\udcff.png"),
+        "images": lambda: store.images("alice", before=10**23),
+        "has_image": lambda: store.has_image("alice", "\udcff.png"),
         "submit": lambda: store.submit("\ud800", {}),
     }
     with pytest.raises(UserError, match=r"half a character|larger than any"):
@@ -319,14 +319,14 @@ def test_jobs_that_ended_long_ago_are_forgotten_and_their_pictures_stay(store: J
     assert between is not None
     assert store.forget(between) == 1
     assert [job.id for job in store.list("alice")] == [waits.id, new.id]
-    assert store.count_pictures("alice") == 2
+    assert store.count_images("alice") == 2
 
 
 def test_a_script_that_waits_has_a_place_in_the_line_of_scripts(store: JobStore) -> None:
     alices = [store.submit("alice", {}, "script").id for _ in range(2)]
     bobs = store.submit("bob", {}, "script").id
-    picture = store.submit("alice", {}).id
-    assert store.positions() == {alices[0]: 1, bobs: 2, alices[1]: 3, picture: 1}
+    third = store.submit("alice", {}).id
+    assert store.positions() == {alices[0]: 1, bobs: 2, alices[1]: 3, third: 1}
     served = []
     while job := store.claim("server", script=True):
         assert store.position(job.id) == 0

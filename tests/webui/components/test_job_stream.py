@@ -82,10 +82,10 @@ def test_a_page_that_comes_back_finds_everything_that_was_made(given: Services, 
         time.sleep(0.01)
     updates = watch(given, view, list(ids))
     assert set(galleries(updates)) == {3}
-    shown = asyncio.run(JobStream(given.queue, "local").pictures(ids))
+    shown = asyncio.run(JobStream(given.queue, "local").images(ids))
     assert [(one.job, one.index) for one in shown] == [(ids[0], 0), (ids[0], 1), (ids[2], 0)]
     assert watch(given, view, ["0" * 32]) == []
-    assert asyncio.run(JobStream(given.queue, "somebody").pictures(ids)) == []
+    assert asyncio.run(JobStream(given.queue, "somebody").images(ids)) == []
 
 
 def test_ids_from_a_page_are_read_with_care() -> None:

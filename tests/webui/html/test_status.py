@@ -11,7 +11,7 @@ import pytest
 from modules.metadata.verdict import Difference, Verdict
 from tests.modules.metadata.test_recipe import RECIPE
 from webui.html import status as views
-from webui.html.status import Result, Run
+from webui.html.status import JobProgress, Result
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -53,16 +53,16 @@ def sheet(text: str) -> dict[str, Any]:
 def everything(text: str) -> list[str]:
     """All HTML that we make, with ``text`` wherever a value can come from outside."""
     result = Result(f"/data/outputs/{text}.png", text, 1)
-    step = Run("step", step=1, steps=2, image=1, images=2, preview=text, results=(result,), notes=(text,))
+    step = JobProgress("step", step=1, steps=2, image=1, images=2, preview=text, results=(result,), notes=(text,))
     return [
         views.status_html(step),
-        views.status_html(Run().failed(text)),
-        views.status_html(Run("done", results=(result,), notes=(text,))),
-        views.status_html(Run("waiting"), "loading", text),
-        views.status_html(Run("waiting"), "dead", text),
-        views.status_html(Run(text)),
+        views.status_html(JobProgress().failed(text)),
+        views.status_html(JobProgress("done", results=(result,), notes=(text,))),
+        views.status_html(JobProgress("waiting"), "loading", text),
+        views.status_html(JobProgress("waiting"), "dead", text),
+        views.status_html(JobProgress(text)),
         views.preview_html(step),
-        views.preview_html(Run("step", preview="AAAA", results=(result,))),
+        views.preview_html(JobProgress("step", preview="AAAA", results=(result,))),
         views.replay_html(step),
         views.verdict_html(Verdict("differs", (text,), remark=text).to_json(), (result,)),
         views.sheets_html([sheet(text)]),
@@ -87,18 +87,18 @@ def test_hostile_text_stays_text(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_is_shown_as_it_is(text: str) -> None:
-    shown = tags(views.status_html(Run().failed(text))).text
+    shown = tags(views.status_html(JobProgress().failed(text))).text
     assert shown == text[:1].upper() + text[1:]
 
 
 def test_only_base64_becomes_a_picture() -> None:
-    assert "AAAA" in views.preview_html(Run("step", preview="AAAA"))
+    assert "AAAA" in views.preview_html(JobProgress("step", preview="AAAA"))
     for text in ("AA\nAA", "AAAA'", "", "=A"):
-        assert "<img" not in views.preview_html(Run("step", preview=text))
+        assert "<img" not in views.preview_html(JobProgress("step", preview=text))
 
 
 def test_a_run_follows_the_events_of_its_job() -> None:
-    run = Run("waiting")
+    run = JobProgress("waiting")
     texts = []
     for event in (
         {"type": "queued", "position": 3},
@@ -128,29 +128,29 @@ def test_a_run_follows_the_events_of_its_job() -> None:
 def test_a_job_that_is_queued_again_starts_from_no_picture_twice() -> None:
     """After a worker's death its events come again; the end says what there is."""
     image = {"path": "/o/1.png", "infotext": "a", "seed": 7}
-    run = Run("waiting").after({"type": "image", **image}).after({"type": "queued", "position": 1})
+    run = JobProgress("waiting").after({"type": "image", **image}).after({"type": "queued", "position": 1})
     run = run.after({"type": "image", **image}).after({"type": "image", **image, "path": "/o/2.png"})
     assert [result.path for result in run.results] == ["/o/1.png", "/o/2.png"]
 
 
 def test_waiting_says_what_for() -> None:
-    waiting = Run("queued", position=1)
+    waiting = JobProgress("queued", position=1)
     assert "model is loading" in views.status_html(waiting, "loading")
     assert "started again" in views.status_html(waiting, "dead", "out of memory")
     assert "Starting" in views.status_html(waiting, "ready")
 
 
 def test_progress_counts_all_images() -> None:
-    run = Run("step", step=10, steps=20, image=2, images=4)
+    run = JobProgress("step", step=10, steps=20, image=2, images=4)
     assert run.fraction == pytest.approx(1.5 / 4)
     assert "width:37.5%" in views.status_html(run)
-    assert Run().fraction == 0.0
-    assert Run("done").fraction == 1.0
+    assert JobProgress().fraction == 0.0
+    assert JobProgress("done").fraction == 1.0
 
 
 def test_an_interrupted_run_keeps_what_it_made() -> None:
     image = {"path": "/o/1.png", "infotext": "a", "seed": 7}
-    run = Run("step").after({"type": "cancelled", "output": {"images": [image]}})
+    run = JobProgress("step").after({"type": "cancelled", "output": {"images": [image]}})
     assert tags(views.status_html(run)).text == "Interrupted, 1 finished before"
     assert len(run.results) == 1
 
@@ -179,7 +179,7 @@ def test_every_verdict_is_said_in_plain_words() -> None:
 
 
 def test_a_stopped_replay_has_no_verdict() -> None:
-    stopped = Run("step").after({"type": "cancelled", "output": {"images": []}})
+    stopped = JobProgress("step").after({"type": "cancelled", "output": {"images": []}})
     assert "there is no verdict" in views.replay_html(stopped)
 
 
