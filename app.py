@@ -83,7 +83,9 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         from webui import tabs as builtin_tabs
 
         builtin_tabs.register(host)
-    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, flags=commandline.extension_flags(args))
+    name = args.worker_name if process == "worker" else process
+    flags = commandline.extension_flags(args)
+    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, name=name, flags=flags)
     loader.load_all(host)
     return loader
 
@@ -122,8 +124,9 @@ def build_runner(args: argparse.Namespace) -> Runner:
     from modules.gallery import Gallery
     from modules.inputs import InputStore
     from modules.jobs.extras import ExtrasRunner
-    from modules.jobs.generation import GenerationRunner
+    from modules.jobs.generation import GenerationRunner, noted
     from modules.jobs.grids import with_grid
+    from modules.jobs.protocol import EXTRAS, REPLAY, Json
     from modules.jobs.replaying import ReplayRunner
     from modules.jobs.watch import HookWatch
     from modules.jobs.worker import by_kind
@@ -133,7 +136,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
         logging.warning(message)
-    loader, watch = build_loader(args, "worker"), HookWatch(args.data_dir / "extensions")
+    loader = build_loader(args, "worker")
+    watch = HookWatch(args.data_dir / "extensions", args.worker_name)
     engine = build_engine(args, loader, watch)
     try:
         if chosen.warm_up:
@@ -144,19 +148,19 @@ def build_runner(args: argparse.Namespace) -> Runner:
     whole = Gallery(args.data_dir / "outputs")
     whole.sweep()
 
-    def generation(*job: Any) -> dict[str, Any]:
+    def generation(*job: Any) -> Json:
         """With the settings as they are when a job begins."""
-        now, _ = settings.load(args.data_dir / "settings.json")
+        now, trouble = settings.load(args.data_dir / "settings.json")
         encoding = Encoding(now.image_format, now.image_quality, now.webp_lossless)
         gallery = replace(whole, encoding=encoding, names=Names(now.file_name, now.folder_name))
         run: Runner = GenerationRunner(engine, gallery, preview_every=now.preview_every, embed_inputs=now.embed_inputs)
         if now.save_grid:
             run = with_grid(run, replace(whole, encoding=encoding), now.grid_rows)
-        return run(*job)
+        return (noted(run, trouble) if trouble else run)(*job)
 
     runners: dict[str, Runner] = {
-        "replay": ReplayRunner(engine, whole, preview_every=chosen.preview_every),
-        "extras": ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
+        REPLAY: ReplayRunner(engine, whole, preview_every=chosen.preview_every),
+        EXTRAS: ExtrasRunner(engine.host, whole, InputStore(args.data_dir / "inputs")),
     }
     loader.started()
     return watch.watched(by_kind(runners, generation))
@@ -376,6 +380,7 @@ def generate(args: argparse.Namespace) -> int:
     from modules.gallery import Gallery
     from modules.inputs import InputStore
     from modules.jobs.generation import folder_for
+    from modules.jobs.submit import canonical
     from modules.metadata import Encoding, encode
     from modules.names import Names
 
@@ -425,7 +430,10 @@ def generate(args: argparse.Namespace) -> int:
         stored = _stored(one, inputs, args.outpaint)
         for turn in range(args.loopback):
             name = f"{stem}-turn{turn + 1}" if turn else stem
-            engine.run(stored, save, watcher)
+            request, notes = canonical(stored, engine.host, absent=True)
+            for note in notes:
+                watcher.on_note(note)
+            engine.run(request, save, watcher)
             stored = _next_turn(stored, made[-1], inputs, args.loopback_decay)
     return 0
 
@@ -459,9 +467,10 @@ def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int
         from modules.images import open_image
         from modules.masks import outpainted
         from modules.params import Mask
+        from modules.resize import request_size
 
         sheet, white = outpainted(open_image(Path(params.init.image)), *outpaint)
-        width, height = (min(max(side // 8 * 8, 64), 2048) for side in sheet.size)
+        width, height = request_size(sheet.size)
         start = replace(params.init, image=inputs.put(sheet), mask=replace(mask or Mask(), image=inputs.put(white)))
         return params.changed(init=start, width=width, height=height)
     mask = replace(mask, image=inputs.put(Path(mask.image))) if mask else None

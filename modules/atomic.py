@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,6 +97,25 @@ def way_out(error: OSError, otherwise: str = "make its folder writable") -> str:
     if error.errno == errno.EIO:
         return "look whether the disk is in order, and try again"
     return otherwise
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """One process at a time, and one thread: for whoever reads ``path``, changes what it holds, and writes it.
+
+    The lock is a file beside it, because ``path`` itself is replaced. Where a disk knows no locks, nobody waits.
+    """
+    if sys.platform == "win32":
+        yield  # two who write at once there may lose one's entries
+        return
+    import fcntl
+
+    with path.with_name(f".{path.name}.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s cannot be locked: %s", path, error)
+        yield
 
 
 def make_folder(folder: Path) -> None:

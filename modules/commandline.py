@@ -265,6 +265,11 @@ def _sides(text: str) -> tuple[int, ...]:
     return sides
 
 
+def _add_worker(parser: argparse.ArgumentParser) -> None:
+    _add_places(parser)
+    parser.add_argument("--worker-name", default="worker", help="what it keeps for its next start goes by this name")
+
+
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "generate": ("make images without a server", _add_generate),
     "upscale": ("make a picture larger", _add_upscale),
@@ -274,6 +279,6 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "make-tiny-checkpoint": ("write a small random checkpoint for tests", _add_tiny),
     "user": ("accounts: user add NAME, list, remove, password, token", _add_user),
     "new-extension": ("write the skeleton of an extension", _add_new_extension),
-    "worker": ("", _add_places),
+    "worker": ("", _add_worker),
 }
 """What `--help` says of each, and what it takes; one without a word is the program's own."""

@@ -12,12 +12,14 @@ import importlib.abc
 import importlib.util
 import json
 import logging
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, Literal
 
 from modules import atomic
@@ -67,17 +69,19 @@ class Loader:
         root: Path,
         *,
         process: Literal["server", "worker", "command"],
+        name: str = "",
         flags: Mapping[str, Mapping[str, str]] | None = None,
     ):
         """``root``: where requirements.txt lies. In the ``server`` an extension cannot import torch; starts of a
-        ``command`` are not counted. ``flags``: what the command line said, by extension and name."""
+        ``command`` are not counted. ``name``: of this worker among several, each of which counts its own starts.
+        ``flags``: what the command line said, by extension and name."""
         self.folder = folder
         self.host = Host()
         self.extensions: dict[str, Extension] = {}
         self.safe_mode = False
         self._choices = data_dir / "extensions.json"
         self._settings = data_dir / "settings.json"
-        self._starts = data_dir / "extensions" / f"{process}.json"
+        self._starts = data_dir / "extensions" / f"{name or process}.json"
         self._root = root
         self._process = process
         self._flags = flags or {}
@@ -85,7 +89,7 @@ class Loader:
     def load_all(self, host: Host) -> None:
         """Let in what can be. After `MAX_STARTS` starts that ended before `started` was called: nothing."""
         self.host = host
-        before = _object_in(self._starts)
+        before = self._last_start()
         starts = before.get("starts", 0) if isinstance(before.get("starts"), int) else 0
         self.safe_mode = starts >= MAX_STARTS and self._process != "command"
         for place in folders_in(self.folder):
@@ -116,17 +120,18 @@ class Loader:
 
     def enable(self, name: str, enabled: bool) -> Extension:
         """Kept for the next starts too, and done at once."""
-        disabled = self.disabled() - {name} | (set() if enabled else {name})
         try:
+            disabled = _disabled_in(_object_in(self._choices, mend=True)) - {name} | (set() if enabled else {name})
             atomic.make_folder(self._choices.parent)
             atomic.write(self._choices, json.dumps({"disabled": sorted(disabled)}, indent=1).encode())
         except OSError as error:
-            raise OutputError(f"the choice could not be saved ({error.strerror})", hint="free some space") from error
+            reason = error.strerror or str(error)
+            raise OutputError(f"the choice could not be saved ({reason})", hint=atomic.way_out(error)) from error
         return self.reload(name)
 
     def disabled(self) -> set[str]:
-        found = _object_in(self._choices).get("disabled")
-        return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
+        """Those that are switched off; `OSError` where that cannot be known now."""
+        return _disabled_in(_object_in(self._choices))
 
     def absent(self) -> dict[str, str]:
         """Why each that is not at work is not, by name: what jobs that ask for it are told."""
@@ -138,14 +143,23 @@ class Loader:
         }
 
     def _load(self, place: Path) -> Extension:
+        with _interrupts() as interrupted:
+            return self._let_in(place, interrupted)
+
+    def _let_in(self, place: Path, interrupted: Callable[[], bool]) -> Extension:
         name, manifest = place.name, None
         try:
             manifest = read_manifest(place)
-            if name in self.disabled():
+            try:
+                off, owner = name in self.disabled(), self._owner(place, manifest)
+            except OSError as error:  # it may be switched off
+                log.warning("extension %s is left out: %s", name, error)
+                return Extension(name, place, "left out", manifest, _unread(error))
+            if off:
                 return Extension(name, place, "disabled", manifest, "it is switched off")
             pinned = pins([self._root / "requirements.txt"])
             check_requirements(manifest.requirements, pinned, installed(sys.path) if manifest.requirements else {})
-            part = Host(self._owner(place, manifest))
+            part = Host(owner)
             with _without_torch() if self._process == "server" else contextlib.nullcontext():
                 module = _imported(place)
                 module.register(part)
@@ -153,7 +167,9 @@ class Loader:
         except Refused as error:
             log.warning("extension %s is refused: %s", name, error)
             return Extension(name, place, "refused", manifest, str(error))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and interrupted():
+                raise
             log.warning("extension %s is broken", name, exc_info=True)
             return Extension(name, place, "broken", manifest, _sentence(error), _own_traceback(error))
         added = tuple(f"{kind} {title}" for kind, title in part.owners)
@@ -166,6 +182,13 @@ class Loader:
         flags = {name: said.get(name, declared.default) for name, declared in manifest.flags.items()}
         settings = settings if isinstance(settings, dict) else {}
         return Owner(manifest.name, manifest.version, place, manifest.permissions, settings, flags)
+
+    def _last_start(self) -> dict[str, Any]:
+        try:
+            return _object_in(self._starts)
+        except OSError as error:
+            log.warning("%s cannot be read: %s", self._starts, error)
+            return {}
 
     def _note_start(self, starts: int, loading: str) -> None:
         """What a start that ends here leaves behind."""
@@ -203,6 +226,27 @@ class _NoTorch(importlib.abc.MetaPathFinder):
 
 
 @contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether a person has pressed Ctrl+C meanwhile: a KeyboardInterrupt without that is an extension's own."""
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        if callable(before):
+            before(number, frame)
+
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: False  # signals reach the main thread alone, and in a worker they are ignored
+        return
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
     """The server must not load torch, for an extension neither."""
     finder = _NoTorch()
@@ -219,12 +263,33 @@ def _manifest_or_none(place: Path) -> Manifest | None:
     return None
 
 
-def _object_in(path: Path) -> dict[str, Any]:
+def _object_in(path: Path, *, mend: bool = False) -> dict[str, Any]:
+    """The object in a file; none where there is no file, or where it holds none: ``mend`` then sets it aside.
+
+    `OSError` where the file cannot be read, which says nothing of what it holds.
+    """
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (ValueError, RecursionError) as error:
+        log.warning("%s is not understood: %s", path, error)
+        found = None
+    if isinstance(found, dict):
+        return found
+    if mend:
+        atomic.set_aside(path)
+    return {}
+
+
+def _disabled_in(choices: Mapping[str, Any]) -> set[str]:
+    found = choices.get("disabled")
+    return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
+
+
+def _unread(error: OSError) -> str:
+    name, reason = Path(str(error.filename or "a file")).name, error.strerror or str(error)
+    return f"{name} cannot be read ({reason}), so that it may be switched off; {atomic.way_out(error)}"
 
 
 def _sentence(error: BaseException) -> str:

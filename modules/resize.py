@@ -1,4 +1,4 @@
-"""Pictures to another size: A1111's resize modes (spec 5.2)."""
+"""Pictures to another size: A1111's resize modes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,21 @@ JUST, CROP, FILL, LATENT = RESIZE_MODES
 LANCZOS = Image.Resampling.LANCZOS
 
 
+MIN_SIDE, MAX_SIDE = 64, 2048
+"""Pixels: the limits of a request's width and height."""
+
 Enlarge = Callable[[Image.Image, float], Image.Image]
 """An upscaler at work: ``(image, factor) -> image``, both sides rounded down to multiples of 8."""
+
+
+def request_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The width and height of a request for an image of that size: multiples of 8 within the limits.
+
+    >>> request_size((40, 517)), request_size((5000, 64))
+    ((64, 512), (2048, 64))
+    """
+    width, height = (min(max(side // 8 * 8, MIN_SIDE), MAX_SIDE) for side in size)
+    return width, height
 
 
 def resized(image: Image.Image, mode: str, width: int, height: int, enlarge: Enlarge | None = None) -> Image.Image:

@@ -19,8 +19,8 @@ from gradio.context import Context
 
 from modules.errors import NotFound, RepriseError, UserError
 from modules.extension import RouteSpec, TabSpec
+from modules.jobs.protocol import GenerateSpec, Json, Origin
 from modules.params import GenerationParams
-from modules.pipeline.plan import check, fix_seeds
 from webui.bodies import object_in
 from webui.characters import whole
 from webui.controls import Form
@@ -63,9 +63,8 @@ class TabPage:
             wanted = await asyncio.to_thread(lambda: request(form.read(values)))
             if not isinstance(wanted, GenerationParams):
                 raise UserError(f"the tab {tab} gave no request", hint="tell its author")
-            params, notes = check(wanted, services.host)
-            spec = {"kind": tab, "params": fix_seeds(params).to_json(), "page": name, "notes": list(notes)}
-            return await asyncio.to_thread(services.queue.submit, page.owner(who), spec)
+            spec = GenerateSpec(wanted, origin=Origin(tab=tab, page=name))
+            return await asyncio.to_thread(services.submit, page.owner(who), spec)
 
         async def shown_path(who: Any, job_id: Any, chosen: Any) -> Path | None:
             found = await picture(page, who, job_id, chosen)
@@ -130,7 +129,7 @@ def _found(services: Services, extension: str, path: str, method: str) -> RouteS
     return services.host.routes.get(name)
 
 
-async def _answer(spec: RouteSpec, extension: str, values: dict[str, Any], owner: str) -> Any:
+async def _answer(spec: RouteSpec, extension: str, values: Json, owner: str) -> Any:
     """What the route answers, in a thread: it may take its time. Its faults are its own, in one sentence."""
     try:
         answer = await asyncio.to_thread(spec.answer, values, owner)

@@ -54,7 +54,7 @@ def _unmade(jobs: Sequence[JobView]) -> str:
 
 def _why(job: JobView) -> str:
     params = job.spec.get("params") or {}
-    asked = " ".join(str(params.get("prompt") or job.spec.get("kind") or "").split())
+    asked = " ".join(str(params.get("prompt") or job.spec.get("tab") or job.kind).split())
     asked = asked if len(asked) <= 80 else asked[:79] + "…"
     why = str((job.error or {}).get("detail") or "") if job.state == "failed" else t("stopped")
     return f'<b translate="no">{escape(asked)}</b>: <span>{escape(why)}</span>'

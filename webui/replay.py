@@ -12,6 +12,7 @@ import gradio as gr
 
 from modules import recipe as recipes
 from modules.errors import RepriseError, UserError
+from modules.jobs.protocol import Origin, ReplaySpec
 from modules.metadata import read_metadata
 from modules.recipe import Verdict
 from webui.events import AT_ONCE, LONG, QUIET
@@ -20,7 +21,6 @@ from webui.views import Run, replay_html, verdict_html
 
 logger = logging.getLogger(__name__)
 
-KIND = "replay"
 Find = Callable[..., Awaitable[Path | None]]
 """``(request, *values) -> path`` of the picture to make again: one of the outputs folder or an uploaded one."""
 
@@ -32,6 +32,7 @@ class ReplayPanel:
     """
 
     def __init__(self, prefix: str, *beside: Any):
+        self._prefix = prefix
         with gr.Row(elem_classes="rp-replay"):
             for button in beside:
                 button.render()
@@ -67,7 +68,8 @@ class ReplayPanel:
                 yield self._ended(verdict_html(recorded.to_json()))
                 return
             kept = await asyncio.to_thread(keep, page, path)
-            job = await asyncio.to_thread(queue.submit, owner, {"kind": KIND, "path": str(kept)}, KIND)
+            spec = ReplaySpec(path=str(kept), origin=Origin(tab=self._prefix))
+            job = await asyncio.to_thread(page.services.submit, owner, spec)
             run = Run("waiting")
             yield [replay_html(run), job.id, gr.update(interactive=False), gr.update(visible=True)]
             async for event in queue.follow(owner, job.id, after=0):

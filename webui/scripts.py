@@ -9,7 +9,9 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import NotFound
-from modules.jobs.scripting import KIND, spec_of
+from modules.jobs.protocol import Origin
+from modules.jobs.protocol import ScriptSpec as ScriptJob
+from modules.options import values_of
 from modules.params import GenerationParams
 from modules.script import ScriptSpec
 from webui.controls import Form
@@ -71,12 +73,10 @@ class ScriptPanel:
                 return spec, form.read(own)
         return None
 
-    def job(self, chosen: tuple[ScriptSpec, Any], params: GenerationParams) -> tuple[dict[str, Any], str]:
-        """The spec of a script's job and its kind; raises `UserError` where the options make no sense."""
+    def job(self, chosen: tuple[ScriptSpec, Any], params: GenerationParams, origin: Origin) -> ScriptJob:
+        """The spec of the script's job."""
         spec, options = chosen
-        job = spec_of(spec.name, options, params, self._tab)
-        self._page.services.scripts.prepare(spec.name, job["options"], params)
-        return job, KIND
+        return ScriptJob(spec.name, values_of(options), params, origin)
 
     async def shown(self, request: gr.Request, job_id: Any) -> Any:
         """The table of a job that has ended."""

@@ -17,6 +17,7 @@ import gradio as gr
 
 from modules.errors import NotFound, RepriseError
 from modules.images import open_header
+from modules.resize import request_size
 from webui.events import AT_ONCE
 from webui.i18n import t
 from webui.views import results_of
@@ -79,7 +80,7 @@ class Target:
             return taken
         if not self.component:
             return self.form.show({key: value for key, value in sent.params.items() if key != "init"})
-        width, height = (min(side, 2048) // 8 * 8 for side in size)
+        width, height = request_size(size)
         params = {key: value for key, value in sent.params.items() if key in ALONG}
         return [*taken, *self.form.show(params | {"width": width, "height": height})]
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules.errors import NotFound
+from modules.jobs.protocol import Origin
 from webui.services import JobView, Queue
 from webui.views import Result, results_of
 
@@ -76,7 +77,7 @@ class Series:
     def joined(self, ids: Sequence[str], page: str) -> list[str]:
         """``ids`` and those that the page has queued behind them meanwhile."""
         active = self.queue.list(self.owner, MOST, ACTIVE) if page else []
-        new = [job.id for job in reversed(active) if job.spec.get("page") == page and job.id not in ids]
+        new = [job.id for job in reversed(active) if Origin.from_json(job.spec).page == page and job.id not in ids]
         return [*ids, *new]
 
     def waiting(self, ids: Sequence[str]) -> list[tuple[int, JobView]]:

@@ -286,7 +286,7 @@ def line_html(waiting: Sequence[tuple[int, JobView]]) -> str:
 def _asked(job: JobView) -> str:
     """A job's prompt on one line, or what kind of job it is."""
     params = job.spec.get("params") or {}
-    text = " ".join(str(params.get("prompt") or params.get("upscaler") or job.spec.get("kind") or "").split())
+    text = " ".join(str(params.get("prompt") or params.get("upscaler") or job.spec.get("tab") or job.kind).split())
     return text if len(text) <= 80 else text[:79] + "…"
 
 

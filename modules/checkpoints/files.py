@@ -219,7 +219,7 @@ def old_hash(path: Path) -> str:
 
 
 class Hashes:
-    """SHA-256 of files, remembered by path, size and modification time in one JSON file."""
+    """SHA-256 of files, remembered by path, size and modification time in one JSON file, which processes share."""
 
     def __init__(self, cache: Path | None = None):
         self._cache = cache
@@ -229,6 +229,8 @@ class Hashes:
     def sha256(self, path: Path) -> str:
         key = _key(path)
         with self._lock:
+            if key not in self._known:
+                self._known |= _load_json(self._cache)
             if key not in self._known:
                 with path.open("rb") as file:
                     self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -255,7 +257,9 @@ class Hashes:
         if self._cache is None:
             return
         atomic.make_folder(self._cache.parent)
-        atomic.write(self._cache, json.dumps(self._known, indent=0, sort_keys=True).encode())
+        with atomic.exclusive(self._cache):  # other workers write theirs
+            self._known |= {key: sha256 for key, sha256 in _load_json(self._cache).items() if key not in self._known}
+            atomic.write(self._cache, json.dumps(self._known, indent=0, sort_keys=True).encode())
 
 
 def _key(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from modules.errors import Cancelled, RepriseError, WorkerDied
 from modules.jobs.events import TERMINAL, Event, EventHub
 from modules.jobs.executor import CancelFlag, Executor, Stopped, WorkerStatus
+from modules.jobs.protocol import Json
 from modules.jobs.store import CANCELLED, DONE, FAILED, QUEUED, Job, Jobs, JobStore
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ MOST_SCRIPTS = 64
 PROGRESS_S = 1.0
 """Steps are told as they come, but written to the database at most this often."""
 
-ScriptRunner = Callable[[Job, Any, CancelFlag, Callable[[Event], None]], dict[str, Any]]
+ScriptRunner = Callable[[Job, Any, CancelFlag, Callable[[Event], None]], Json]
 """``(job, queue, cancel, on_event) -> output``, see `modules.jobs.scripting`."""
 
 
@@ -68,7 +69,7 @@ class JobQueue:
         self.executor.start()
         self._thread.start()
 
-    def submit(self, owner: str, spec: dict[str, Any], kind: str = "generate", job_id: str = "") -> Job:
+    def submit(self, owner: str, spec: Json, kind: str = "generate", job_id: str = "") -> Job:
         """``spec`` is JSON with its seeds fixed. `QueueFull` when too many wait. A ``job_id`` is queued once only."""
         with self._changed:
             job = self.store.submit(owner, spec, kind, job_id)
@@ -170,6 +171,7 @@ class JobQueue:
                 if job is not None:
                     self._scripting.add(job.id)
                     self._start(job)
+                    self._tell_positions()
             while not self._closing and self._waiting and self._has_room():
                 job = self.store.claim(self._name, self._lease_s)
                 if job is None:
@@ -218,7 +220,7 @@ class JobQueue:
 
     def _outcome(self, job: Job, flag: CancelFlag, record: _Record) -> Callable[[], None]:
         """Run the job; how to write down what came of it."""
-        made: dict[str, Any] = {"images": record.images}
+        made: Json = {"images": record.images}
         try:
             if self._scripts and job.id in self._scripting:
                 output = self._scripts(job, self, flag, record)
@@ -291,14 +293,14 @@ class _Record:
     """Takes a running job's events: tells them all, writes the last step and the images to the database."""
 
     def __init__(self, store: JobStore, hub: EventHub, job_id: str):
-        self.images: list[dict[str, Any]] = []
+        self.images: list[Json] = []
         self._store = store
         self._hub = hub
         self._job_id = job_id
-        self._last: dict[str, Any] = {}
+        self._last: Json = {}
         self._write_at = 0.0
 
-    def __call__(self, event: dict[str, Any]) -> None:
+    def __call__(self, event: Json) -> None:
         if event["type"] in TERMINAL:
             raise ValueError(f"a runner cannot tell {event['type']!r}, it returns or raises")
         kept = {key: value for key, value in event.items() if key not in ("type", "preview")}
@@ -329,7 +331,7 @@ def _last_event(job: Job) -> Event:
     raise ValueError(f"job {job.id} is {job.state}")
 
 
-def _unexpected(error: BaseException) -> dict[str, Any]:
+def _unexpected(error: BaseException) -> Json:
     reason = str(error) or type(error).__name__
     return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
 

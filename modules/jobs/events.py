@@ -10,9 +10,10 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any
 
-Event = dict[str, Any]
+from modules.jobs.protocol import Json
+
+Event = Json
 """JSON with ``type``; the hub adds ``job`` and ``seq``, which counts from 1 in each job."""
 
 TERMINAL = frozenset({"done", "failed", "cancelled"})

@@ -13,15 +13,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import IO, Any, Literal, Protocol, cast
+from typing import IO, Literal, Protocol, cast
 
 from modules.errors import Cancelled, RepriseError, WorkerDied
+from modules.jobs.protocol import Json
 from modules.jobs.worker import Message, Runner, Wishes, run_job
 
 logger = logging.getLogger(__name__)
 
 State = Literal["starting", "loading", "ready", "busy", "dead"]
-OnEvent = Callable[[dict[str, Any]], None]
+OnEvent = Callable[[Json], None]
 
 CLOSE_GRACE_S = 5.0
 LONGEST_PAUSE_S = 30.0
@@ -90,7 +91,7 @@ class CancelFlag:
 class Stopped(Cancelled):
     """A job that was stopped, with what it had made by then."""
 
-    def __init__(self, output: dict[str, Any]):
+    def __init__(self, output: Json):
         super().__init__()
         self.output = output
 
@@ -98,11 +99,11 @@ class Stopped(Cancelled):
 class JobFailed(RepriseError):
     """A job that failed where it ran; ``error`` is the original's JSON."""
 
-    def __init__(self, error: dict[str, Any]):
+    def __init__(self, error: Json):
         super().__init__(error["detail"])
         self.error = error
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         return self.error
 
 
@@ -115,7 +116,7 @@ class Executor(Protocol):
         """How many jobs it can run at the same time at present: 0 while it loads."""
         ...
 
-    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+    def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         """Blocks until the job's output is there. `Stopped`, `JobFailed` or `WorkerDied` otherwise."""
         ...
 
@@ -141,7 +142,7 @@ class InlineExecutor:
     def slots(self) -> int:
         return 1
 
-    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+    def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         with self._busy:
             return _outcome(run_job(self._runner, job_id, spec, on_event, Wishes(cancel.is_set, cancel.skips)))
 
@@ -176,7 +177,7 @@ class LocalExecutor:
         with self._changed:
             return sum(worker.ready for worker in self._workers)
 
-    def run(self, job_id: str, spec: dict[str, Any], cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+    def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         cancel.when_set(self._wake)
         with self._changed:
             while (worker := next((w for w in self._workers if w.ready and w.inbox is None), None)) is None:
@@ -387,10 +388,10 @@ def _converse(
     process: subprocess.Popen[bytes] | None,
     inbox: SimpleQueue[Message],
     job_id: str,
-    spec: dict[str, Any],
+    spec: Json,
     cancel: CancelFlag,
     on_event: OnEvent,
-) -> dict[str, Any]:
+) -> Json:
     """One job over the pipe. Only this thread writes to the process, so a cancel goes through the inbox as well."""
     _send(process, {"type": "run", "job": job_id, "spec": spec})
     cancel.when_set(lambda: inbox.put({"type": "cancel", "job": job_id}))
@@ -409,12 +410,12 @@ def _converse(
             return _outcome(message)
 
 
-def _outcome(message: Message) -> dict[str, Any]:
+def _outcome(message: Message) -> Json:
     if message["type"] == "cancelled":
         raise Stopped(message["output"])
     if message["type"] == "failed":
         raise JobFailed(message["error"])
-    return cast(dict[str, Any], message["output"])
+    return cast(Json, message["output"])
 
 
 def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -1,29 +1,22 @@
-"""What the worker does with an "extras" job: each picture through `modules.extras`, saved, told of.
-
-``spec``: ``{"kind": "extras", "params": {...}, "inputs": [{"key", "name", "infotext"}, ...]}``; a key is one of the
-`InputStore`'s, the text is the generation text that the picture came with.
-"""
+"""What the worker does with an "extras" job: each picture through `modules.extras`, saved, told of."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from modules.errors import ImageError, NotFound
 from modules.extension import Host
-from modules.extras import check, process
-from modules.gallery import Gallery
+from modules.extras import Extra, check, process
+from modules.gallery import Gallery, Saved
 from modules.inputs import InputStore
+from modules.jobs.protocol import ExtrasSpec, ImageEvent, InputImage, Json, NoteEvent, Outcome, SavedImage, Step
 from modules.jobs.worker import Emit, Wishes
 from modules.metadata import read_metadata
-from modules.params import ExtrasParams
 from modules.upscale import Work
 
-KIND = "extras"
 FOLDER = "extras-images"
 
 
@@ -35,44 +28,43 @@ class ExtrasRunner:
         self._gallery = gallery
         self._inputs = inputs
 
-    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
-        params, sources = ExtrasParams.from_json(spec["params"]), spec["inputs"]
-        check(params, self._host)
+    def __call__(self, job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
+        spec = ExtrasSpec.from_json(data)
+        check(spec.params, self._host)
         begin = time.monotonic()
         images = [_saved(path) for path in self._gallery.of_job(job_id, FOLDER)]
-        for entry in images:
-            emit({"type": "image", **entry})
-        made, notes, readable = len(images), list[str](), 0
-        for number, source in enumerate(sources):
+        for image in images:
+            emit(ImageEvent(image).to_json())
+        made, notes, readable = len(images), list(spec.origin.notes), 0
+
+        def note(text: str) -> None:
+            notes.append(text)
+            emit(NoteEvent(text).to_json())
+
+        for number, source in enumerate(spec.inputs):
             try:
-                image = self._inputs.open(source["key"])
+                picture = self._inputs.open(source.key)
             except (ImageError, NotFound) as error:
-                if len(sources) == 1:
+                if len(spec.inputs) == 1:
                     raise
-                notes.append(f"{source.get('name') or 'a picture'} was left out: {error}")
-                emit({"type": "note", "text": notes[-1]})
+                note(f"{source.name or 'a picture'} was left out: {error}")
                 continue
             readable += 1
             if readable <= made:  # by an earlier try of this job
                 continue
-            extra = process(image, params, self._host, _work(emit, wishes, number, len(sources)))
-            for note in extra.notes:
-                notes.append(f"{source.get('name') or 'a picture'}: {note}")
-                emit({"type": "note", "text": notes[-1]})
-            infotext = str(source.get("infotext") or "")
-            saved = self._gallery.save(
-                extra.image,
-                folder=FOLDER,
-                infotext=infotext,
-                job=job_id,
-                texts={"extras": extra.infotext, "postprocessing": extra.infotext} if extra.infotext else {},
-            )
+            extra = process(picture, spec.params, self._host, _work(emit, wishes, number, len(spec.inputs)))
+            for text in extra.notes:
+                note(f"{source.name or 'a picture'}: {text}")
+            saved = self._save(extra, source, job_id)
             if saved.note:
-                notes.append(saved.note)
-                emit({"type": "note", "text": saved.note})
-            images.append(_entry(saved.path, infotext, extra.infotext, extra.image.size))
-            emit({"type": "image", **images[-1]})
-        return {"images": images, "notes": notes, "seconds": round(time.monotonic() - begin, 3)}
+                note(saved.note)
+            images.append(_entry(saved.path, source.infotext, extra.infotext, extra.image.size))
+            emit(ImageEvent(images[-1]).to_json())
+        return Outcome(tuple(images), tuple(notes), seconds=time.monotonic() - begin).to_json()
+
+    def _save(self, extra: Extra, source: InputImage, job_id: str) -> Saved:
+        texts = {"extras": extra.infotext, "postprocessing": extra.infotext} if extra.infotext else {}
+        return self._gallery.save(extra.image, folder=FOLDER, infotext=source.infotext, job=job_id, texts=texts)
 
 
 def _work(emit: Emit, wishes: Wishes, number: int, images: int) -> Work:
@@ -80,18 +72,17 @@ def _work(emit: Emit, wishes: Wishes, number: int, images: int) -> Work:
 
     def on_tile(done: int, tiles: int) -> None:
         if tiles:
-            emit({"type": "step", "step": done, "steps": tiles, "image": number + 1, "images": images})
+            emit(Step(done, tiles, number + 1, images).to_json())
 
     return Work(on_tile=on_tile, cancelled=wishes.cancelled)
 
 
-def _entry(path: Path, infotext: str, extras: str, size: tuple[int, int]) -> dict[str, Any]:
+def _entry(path: Path, infotext: str, extras: str, size: tuple[int, int]) -> SavedImage:
     """``infotext`` as the page shows it: where the picture came from, and what was done to it."""
-    shown = "\n".join(filter(None, (infotext, extras)))
-    return {"path": str(path), "infotext": shown, "width": size[0], "height": size[1]}
+    return SavedImage(str(path), "\n".join(filter(None, (infotext, extras))), *size)
 
 
-def _saved(path: Path) -> dict[str, Any]:
+def _saved(path: Path) -> SavedImage:
     texts = read_metadata(path)
     with Image.open(path, formats=("PNG",)) as image:
         size = image.size

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from modules.engine import Engine, Progress, Result, Watcher
 from modules.gallery import Gallery
 from modules.images import open_header, preview_jpeg
-from modules.jobs.worker import Emit, Wishes
+from modules.jobs.protocol import GenerateSpec, ImageEvent, Json, NoteEvent, Outcome, SavedImage, Step
+from modules.jobs.worker import Emit, Runner, Wishes
 from modules.metadata import read_metadata
 from modules.params import GenerationParams
 
@@ -33,11 +33,7 @@ class _Turn:
 
 
 class GenerationRunner:
-    """The worker's `Runner`. A job that was interrupted by a crash goes on behind the images that it had saved.
-
-    ``spec``: ``{"params": {...}, "pictures": [{"key", "name"}, ...]}``; with pictures, which are stored under those
-    keys, the request is made once over each of them.
-    """
+    """The worker's `Runner`. A job that was interrupted by a crash goes on behind the images that it had saved."""
 
     def __init__(self, engine: Engine, gallery: Gallery, *, preview_every: int = 1, embed_inputs: bool = False):
         self._engine = engine
@@ -47,12 +43,13 @@ class GenerationRunner:
         self._embed_inputs = embed_inputs
         """Whether a picture carries those that it was made from."""
 
-    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def __call__(self, job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
+        spec = GenerateSpec.from_json(data)
         turns = turns_of(spec)
         folder, each = folder_for(turns[0].params), turns[0].params.images
         seed_after = turns[0].params.seed_after
         images = [_saved(path, seed_after(n % each)) for n, path in enumerate(self._gallery.of_job(job_id, folder))]
-        notes: list[str] = []
+        notes = list(spec.origin.notes)
         begin = time.monotonic()
 
         def on_result(result: Result, stem: str) -> None:
@@ -66,18 +63,19 @@ class GenerationRunner:
                 stem=stem,
                 carried=self._engine.carried(result.recipe) if self._embed_inputs else (),
             )
-            images.append(entry(saved.path, result.infotext, result.recipe.seed, result.image.size))
-            emit({"type": "image", **images[-1]})
+            size = result.image.size
+            images.append(SavedImage(str(saved.path), result.infotext, *size, result.recipe.seed))
+            emit(ImageEvent(images[-1]).to_json())
             if saved.note:
                 on_note(saved.note)
 
         def on_note(text: str) -> None:
             if text not in notes:
                 notes.append(text)
-                emit({"type": "note", "text": text})
+                emit(NoteEvent(text).to_json())
 
         for saved in images:
-            emit({"type": "image", **saved})
+            emit(ImageEvent(saved).to_json())
         steps, before = Steps(emit, time.monotonic, self._preview_every), len(images)
         for number, turn in enumerate(turns):
             made = before - number * each
@@ -86,23 +84,29 @@ class GenerationRunner:
                 watcher = Watcher(tell, on_note, wishes.cancelled, wishes.skips)
                 take = partial(on_result, stem=turn.stem)
                 self._engine.run(turn.params, take, watcher, made=max(made, 0))
-        return {
-            "images": images,
-            "infotext": images[0]["infotext"] if images else "",
-            "notes": notes,
-            "seconds": round(time.monotonic() - begin, 3),
-        }
+        infotext = images[0].infotext if images else ""
+        return Outcome(tuple(images), tuple(notes), infotext, time.monotonic() - begin).to_json()
 
 
-def turns_of(spec: Mapping[str, Any]) -> list[_Turn]:
+def noted(run: Runner, note: str) -> Runner:
+    """``run``, whose jobs are told ``note`` before they begin."""
+
+    def run_with_note(job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
+        emit(NoteEvent(note).to_json())
+        output = run(job_id, data, emit, wishes)
+        return {**output, "notes": [note, *(output.get("notes") or ())]}
+
+    return run_with_note
+
+
+def turns_of(spec: GenerateSpec) -> list[_Turn]:
     """The request, or one for each of the pictures that are named beside it."""
-    params = GenerationParams.from_json(spec["params"])
-    pictures = spec.get("pictures") or ()
-    if not pictures or params.init is None:
+    params = spec.params
+    if not spec.inputs or params.init is None:
         return [_Turn(params)]
     return [
-        _Turn(params.changed(init=replace(params.init, image=str(one["key"]))), Path(str(one["name"])).stem)
-        for one in pictures
+        _Turn(params.changed(init=replace(params.init, image=image.key)), Path(image.name).stem)
+        for image in spec.inputs
     ]
 
 
@@ -135,20 +139,13 @@ class Steps:
 
     def __call__(self, progress: Progress) -> None:
         now = self._clock()
-        event: dict[str, Any] = {
-            "type": "step",
-            "step": progress.step,
-            "steps": progress.steps,
-            "image": progress.first_image + 1,
-            "images": progress.images,
-        }
-        if (left := self._left(now, progress.fraction)) is not None:
-            event["eta_s"] = round(left, 1)
+        left, preview = self._left(now, progress.fraction), b""
         due = self._every > 0 and progress.step % self._every == 0
         if due and now - self._shown >= PREVIEW_S:
             self._shown = now
-            event["preview"] = preview_jpeg(progress.preview())
-        self._emit(event)
+            preview = preview_jpeg(progress.preview())
+        image = progress.first_image + 1
+        self._emit(Step(progress.step, progress.steps, image, progress.images, left, preview).to_json())
 
     def _left(self, now: float, fraction: float) -> float | None:
         """Seconds until the end at the pace since the first step, so that loading a model does not count.
@@ -163,14 +160,8 @@ class Steps:
         return max(0.0, (now - then) / (fraction - before) * (1 - fraction))
 
 
-def entry(path: Path, infotext: str, seed: int, size: tuple[int, int]) -> dict[str, Any]:
-    """A picture as a job's events and output name it."""
-    width, height = size
-    return {"path": str(path), "infotext": infotext, "seed": seed, "width": width, "height": height}
-
-
-def _saved(path: Path, seed: int) -> dict[str, Any]:
+def _saved(path: Path, seed: int) -> SavedImage:
     """The entry of a picture that an earlier try of the job saved; ``seed`` where a JPEG had no room for its text."""
     infotext = read_metadata(path)["infotext"] or ""
     told = re.findall(r"\bSeed: (\d+)", infotext)
-    return entry(path, infotext, int(told[-1]) if told else seed, open_header(path).size)
+    return SavedImage(str(path), infotext, *open_header(path).size, int(told[-1]) if told else seed)

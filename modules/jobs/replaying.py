@@ -6,14 +6,13 @@ Loads torch, as does `generation`: only the worker imports them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from modules import recipe as recipes
 from modules.engine import Engine, Watcher
 from modules.gallery import Gallery
-from modules.jobs.generation import Steps, entry
+from modules.jobs.generation import Steps
+from modules.jobs.protocol import Json, Outcome, ReplaySpec, SavedImage
 from modules.jobs.worker import Emit, Wishes
 from modules.replay import recorded_in, replay_recipe
 
@@ -21,7 +20,7 @@ FOLDER = "replays"
 
 
 class ReplayRunner:
-    """The worker's `Runner` for specs with ``path``, a picture, or ``recipe``, the text of one.
+    """The worker's `Runner`.
 
     The output has the ``verdict`` as `Verdict.to_json` gives it. A picture that differs is saved, to be looked at.
     """
@@ -31,13 +30,13 @@ class ReplayRunner:
         self._gallery = gallery
         self._preview_every = preview_every
 
-    def __call__(self, job_id: str, spec: Mapping[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
-        begin = time.monotonic()
-        path = Path(spec["path"]) if spec.get("path") else None
-        recorded = recorded_in(path) if path else recipes.judge(spec["recipe"])
+    def __call__(self, job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
+        begin, spec = time.monotonic(), ReplaySpec.from_json(data)
+        path = Path(spec.path) if spec.path else None
+        recorded = recorded_in(path) if path else recipes.judge(spec.recipe)
         watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), lambda _: None, wishes.cancelled)
         came = replay_recipe(self._engine, recorded, path, watcher)
-        images = []
+        images: list[SavedImage] = []
         if came.result is not None and came.verdict.kind == "differs":
             result = came.result
             saved = self._gallery.save(
@@ -47,6 +46,6 @@ class ReplayRunner:
                 infotext=result.infotext,
                 recipe=str(result.recipe),
             )
-            images.append(entry(saved.path, result.infotext, result.recipe.seed, result.image.size))
-        seconds = round(time.monotonic() - begin, 3)
-        return {"verdict": came.verdict.to_json(), "images": images, "notes": [], "seconds": seconds}
+            images.append(SavedImage(str(saved.path), result.infotext, *result.image.size, result.recipe.seed))
+        seconds = time.monotonic() - begin
+        return Outcome(tuple(images), seconds=seconds, verdict=came.verdict.to_json()).to_json()

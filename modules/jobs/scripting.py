@@ -1,6 +1,5 @@
 """A script's job: it takes no worker but submits jobs of its own, waits for them, and draws what came of them.
 
-``spec``: ``{"kind": "script", "script": name, "options": {...}, "params": {...}, "tab": "txt2img"}`` with seeds fixed.
 The jobs within are named by the script's job and their number, so that a script which is run again after a restart
 finds those that had ended before.
 """
@@ -11,19 +10,22 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from PIL import Image
 
-from modules.errors import Cancelled, QueueFull, RepriseError
+from modules.errors import Cancelled, QueueFull, RepriseError, UserError
 from modules.extension import Host
 from modules.gallery import Gallery
 from modules.infotext import quote
 from modules.jobs.events import Event
 from modules.jobs.executor import CancelFlag, OnEvent, Stopped
+from modules.jobs.protocol import GenerateSpec, ImageEvent, Json, NoteEvent, Origin, Outcome, SavedImage, Step
+from modules.jobs.protocol import ScriptSpec as JobSpec
 from modules.jobs.store import DONE, FAILED, Job
-from modules.options import read, values_of
+from modules.jobs.submit import Queue, generation, submit
+from modules.options import read
 from modules.params import GenerationParams
 from modules.pipeline.plan import check
 from modules.script import MOST_REQUESTS, Answer, Made, ScriptContext, ScriptSpec, Sheet, Steps, Turn
@@ -31,7 +33,6 @@ from modules.sheets import table
 
 logger = logging.getLogger(__name__)
 
-KIND = "script"
 AHEAD = 3
 """So many jobs of one script wait or run at once: the queue stays free for its owner's other wishes."""
 POLL_S = 0.1
@@ -42,10 +43,9 @@ MAX_CELL = 512
 MANY = 16
 
 
-class Jobs(Protocol):
+class Jobs(Queue, Protocol):
     """The part of the queue that a script uses."""
 
-    def submit(self, owner: str, spec: dict[str, Any], kind: str = ..., job_id: str = ...) -> Job: ...
     def get(self, job_id: str, owner: str | None = None) -> Job: ...
     def cancel(self, owner: str | None, job_id: str) -> Job: ...
     def heard(self, job_id: str, after: int) -> list[Event]: ...
@@ -73,26 +73,26 @@ class Scripts:
             check(request, self.host)
         return max(turn.of, len(turn.requests))
 
-    def __call__(self, job: Job, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent) -> dict[str, Any]:
+    def __call__(self, job: Job, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent) -> Json:
         """The job's output. `Stopped` with what there is, when its owner stops it."""
-        params = GenerationParams.from_json(job.spec["params"])
-        spec = self.host.scripts.get(str(job.spec["script"]))
-        running = _Running(job, jobs, cancel, on_event)
+        asked = JobSpec.from_json(job.spec)
+        spec = self.host.scripts.get(asked.name)
+        running = _Running(job, asked.origin, self.host, jobs, cancel, on_event)
         begin = time.monotonic()
         try:
-            sheets = self._played(self._steps(spec, job.spec["options"], params), running)
-            drawn = [self._drawn(job, spec, sheet, params) for sheet in sheets]
+            sheets = self._played(self._steps(spec, asked.options, asked.params), running)
+            drawn = [self._drawn(job, spec, sheet, asked.params) for sheet in sheets]
         except Cancelled:
-            raise Stopped(running.output()) from None
+            raise Stopped(running.outcome().to_json()) from None
         for picture, _ in drawn:
-            on_event({"type": "image", **picture})
-        output = running.output()
-        return {
-            **output,
-            "images": [*(picture for picture, _ in drawn), *output["images"]],
-            "sheets": [matrix for _, matrix in drawn],
-            "seconds": round(time.monotonic() - begin, 3),
-        }
+            on_event(ImageEvent(picture).to_json())
+        outcome = running.outcome()
+        return replace(
+            outcome,
+            images=(*(picture for picture, _ in drawn), *outcome.images),
+            sheets=tuple(matrix for _, matrix in drawn),
+            seconds=time.monotonic() - begin,
+        ).to_json()
 
     def _steps(self, spec: ScriptSpec, options: Mapping[str, Any], params: GenerationParams) -> Steps:
         return spec.run(params, read(spec.options, options), self.context)
@@ -107,9 +107,7 @@ class Scripts:
         finally:
             steps.close()
 
-    def _drawn(
-        self, job: Job, spec: ScriptSpec, sheet: Sheet, params: GenerationParams
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _drawn(self, job: Job, spec: ScriptSpec, sheet: Sheet, params: GenerationParams) -> tuple[SavedImage, Json]:
         """A sheet's picture, saved, and the same as data: paths in rows and columns, for the page."""
         words = (sheet.columns, sheet.rows) if sheet.legend else ((), ())
         cells = [[_picture(answer, sheet) for answer in row] for row in sheet.cells]
@@ -119,39 +117,35 @@ class Scripts:
         infotext = f"{first.infotext}, {facts}" if first else facts
         folder = ("img2img" if params.init else "txt2img") + "-grids"
         saved = self.gallery.save(picture, folder=folder, infotext=infotext, job=job.id)
-        entry = {
-            "path": str(saved.path),
-            "infotext": infotext,
-            "seed": first.seed if first else None,
-            "width": picture.width,
-            "height": picture.height,
-        }
+        image = SavedImage(str(saved.path), infotext, *picture.size, first.seed if first else None)
         matrix = {
             "title": sheet.title,
             "columns": list(sheet.columns),
             "rows": list(sheet.rows),
             "cells": [[_told(answer) for answer in row] for row in sheet.cells],
         }
-        return entry, matrix
+        return image, matrix
 
 
 class _Running:
     """One run: the jobs it has submitted, what they made, and what is told of it."""
 
-    def __init__(self, job: Job, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent):
+    def __init__(self, job: Job, origin: Origin, host: Host, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent):
         self._job = job
+        self._origin = Origin(tab=origin.tab or "txt2img", script=job.id)
+        self._host = host
         self._jobs = jobs
         self._cancel = cancel
         self._on_event = on_event
-        self._made: list[dict[str, Any]] = []
-        self._notes: list[str] = []
+        self._made: list[SavedImage] = []
+        self._notes = list(origin.notes)
         self._asked = 0
         self._ended = 0
         self._of = 0
         self._begin = time.monotonic()
 
-    def output(self) -> dict[str, Any]:
-        return {"images": list(self._made), "notes": list(self._notes)}
+    def outcome(self) -> Outcome:
+        return Outcome(tuple(self._made), tuple(self._notes))
 
     def answers(self, turn: Turn) -> Sequence[Answer]:
         """What the requests of one turn made. A few at a time wait in the queue or run."""
@@ -166,7 +160,7 @@ class _Running:
             while rest or waiting:
                 if self._cancel.is_set():
                     raise Cancelled
-                self._fill(waiting, rest, first)
+                found |= self._fill(waiting, rest, first, turn.names)
                 for number, child in list(waiting.items()):
                     for event in child.news():
                         self._tell(event)
@@ -181,42 +175,56 @@ class _Running:
             raise
         return [found[number] for number in range(len(turn.requests))]
 
-    def _fill(self, waiting: dict[int, _Child], rest: list[tuple[int, GenerationParams]], first: int) -> None:
+    def _fill(
+        self,
+        waiting: dict[int, _Child],
+        rest: list[tuple[int, GenerationParams]],
+        first: int,
+        names: Sequence[str],
+    ) -> dict[int, Answer]:
+        """Submit as many as may wait; the answers of those that cannot be done."""
+        refused: dict[int, Answer] = {}
         while rest and len(waiting) < AHEAD:
             number, params = rest[0]
-            spec = {"kind": self._job.spec.get("tab", "txt2img"), "params": params.to_json(), "script": self._job.id}
             name = hashlib.sha256(f"{self._job.id} {first + number}".encode()).hexdigest()[:32]
             try:
-                job = self._jobs.submit(self._job.owner, spec, job_id=name)
+                spec = generation(GenerateSpec(params, origin=self._origin), self._host, absent=True)
+                waiting[number] = _Child(self._jobs, submit(self._jobs, self._job.owner, spec, name))
             except QueueFull:
                 if not waiting:
                     time.sleep(LOOK_S)
-                return
-            waiting[number] = _Child(self._jobs, job)
+                break
+            except UserError as error:
+                self._ended += 1
+                self._fail(names[number] if names else "", str(error))
+                refused[number] = Answer((), str(error))
             del rest[0]
+        return refused
 
     def _answer(self, job: Job, name: str) -> Answer:
         self._ended += 1
-        images = (job.output or {}).get("images") or []
+        images = Outcome.from_json(job.output or {}).images
         for image in images:
             self._made.append(image)
-            self._on_event({"type": "image", **image})
+            self._on_event(ImageEvent(image).to_json())
         error = "" if job.state == DONE else str((job.error or {}).get("detail") or "it was stopped")
         if job.state == FAILED or (error and not images):
-            note = f"{name or f'request {self._ended}'} failed: {error}"
-            self._notes.append(note)
-            self._on_event({"type": "note", "text": note})
-        return Answer(tuple(Made(i["path"], i.get("infotext") or "", i.get("seed") or 0) for i in images), error)
+            self._fail(name, error)
+        return Answer(tuple(Made(image.path, image.infotext, image.seed or 0) for image in images), error)
+
+    def _fail(self, name: str, error: str) -> None:
+        note = f"{name or f'request {self._ended}'} failed: {error}"
+        self._notes.append(note)
+        self._on_event(NoteEvent(note).to_json())
 
     def _tell(self, event: Event) -> None:
         """A step of one of the jobs as a step of the script: its requests count as pictures."""
         if event["type"] != "step":
             return
-        done = self._ended + event["step"] / max(event["steps"], 1)
+        step = Step.from_json(event)
+        done = self._ended + step.step / max(step.steps, 1)
         left = (time.monotonic() - self._begin) / done * (self._of - done) if done else None
-        told = {"type": "step", "step": event["step"], "steps": event["steps"], "image": self._ended + 1}
-        told |= {"images": self._of} | ({"eta_s": round(left, 1)} if left is not None else {})
-        self._on_event(told | ({"preview": event["preview"]} if event.get("preview") else {}))
+        self._on_event(replace(step, image=self._ended + 1, images=self._of, eta_s=left).to_json())
 
 
 class _Child:
@@ -261,11 +269,6 @@ def _picture(answer: Answer, sheet: Sheet) -> Image.Image | None:
     return picture
 
 
-def _told(answer: Answer) -> dict[str, Any]:
+def _told(answer: Answer) -> Json:
     made = answer.made[0] if answer.made else None
     return {"path": made.path if made else "", "infotext": made.infotext if made else "", "error": answer.error}
-
-
-def spec_of(name: str, options: Any, params: GenerationParams, tab: str) -> dict[str, Any]:
-    """The job that runs a script; ``params`` have their seeds fixed."""
-    return {"kind": KIND, "script": name, "options": values_of(options), "params": params.to_json(), "tab": tab}

@@ -17,6 +17,7 @@ from typing import Any
 
 from modules.database import Database
 from modules.errors import NotFound, QueueFull, UserError, WorkerDied
+from modules.jobs.protocol import GENERATE, SCRIPT, Json, upgraded
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
@@ -89,6 +90,14 @@ _NEXT_SCRIPT = f"""
     )
     ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1
 """
+_LINE = """
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind != 'script' ORDER BY COALESCE(turns.turn, 0), seq
+"""
+_SCRIPT_LINE = """
+    SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN script_turns AS turns ON turns.owner = jobs.owner
+    WHERE state = 'queued' AND kind = 'script' ORDER BY COALESCE(turns.turn, 0), seq
+"""
 _TAKE_TURN = "INSERT OR REPLACE INTO turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM turns"
 _TAKE_SCRIPT_TURN = "INSERT OR REPLACE INTO script_turns SELECT ?, COALESCE(MAX(turn), 0) + 1 FROM script_turns"
 
@@ -100,7 +109,9 @@ class Job:
     id: str
     owner: str
     kind: str
-    spec: dict[str, Any]
+    """One of `modules.jobs.protocol.KINDS`."""
+    spec: Json
+    """What was asked, for `modules.jobs.protocol.spec_from_json`."""
     state: str
     tries: int
     """How many times the worker that ran it died."""
@@ -109,10 +120,10 @@ class Job:
     created: float
     started: float | None
     finished: float | None
-    progress: dict[str, Any] | None
+    progress: Json | None
     """The last step (``step, steps, image, images, eta_s``), and ``saved``: the images made so far."""
-    output: dict[str, Any] | None
-    error: dict[str, Any] | None
+    output: Json | None
+    error: Json | None
     """``{error, detail, field, hint}`` of a failed job."""
 
     @property
@@ -131,7 +142,7 @@ class Picture:
     """Counts up in the order in which they were saved."""
     job: str
     kind: str
-    """txt2img, img2img, inpaint, extras, replay."""
+    """The tab that asked for it, or the job's kind: txt2img, img2img, inpaint, extras, replay, script."""
     path: str
     created: float
     """Seconds since the epoch."""
@@ -151,7 +162,7 @@ class JobStore:
 
     # -- for the owner of a job
 
-    def submit(self, owner: str, spec: dict[str, Any], kind: str = "generate", job_id: str = "") -> Job:
+    def submit(self, owner: str, spec: Json, kind: str = GENERATE, job_id: str = "") -> Job:
         """Queue a job. `QueueFull` when ``limit`` jobs wait in all, or ``limit_per_owner`` of this owner.
 
         With a ``job_id`` that the owner has already, that job is given and nothing is queued.
@@ -203,26 +214,17 @@ class JobStore:
             return [_from_row(row) for row in db.execute(query, (*wanted, owner, owner, max(0, limit)))]
 
     def position(self, job_id: str) -> int:
-        """Its place in the line: 1 is next, 0 means that it does not wait."""
+        """Its place in its line: 1 is next, 0 means that it does not wait. Scripts have a line of their own."""
         return self.positions().get(job_id, 0)
 
     def positions(self) -> dict[str, int]:
-        """The places of all jobs that wait, in the order in which `claim` will take them."""
+        """The places of all jobs that wait, in the order in which `claim` will take them.
+
+        Of scripts that is the order as far as turns go: one whose owner has as many at work as may be waits longer.
+        """
         with self._db.transaction() as db:
-            rows = db.execute(
-                "SELECT jobs.id, jobs.owner, jobs.seq, COALESCE(turns.turn, 0) AS turn FROM jobs"
-                " LEFT JOIN turns ON turns.owner = jobs.owner WHERE state = 'queued' AND kind != 'script'"
-                " ORDER BY turn, seq"
-            ).fetchall()
-        line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
-        place: dict[str, int] = {}
-        taken: dict[str, int] = {}
-        for row in rows:
-            owner = row["owner"]
-            place.setdefault(owner, len(place))
-            line.append((taken.get(owner, 0), place[owner], row["id"]))
-            taken[owner] = taken.get(owner, 0) + 1
-        return {job_id: n for n, (_, _, job_id) in enumerate(sorted(line), start=1)}
+            lines = [db.execute(query).fetchall() for query in (_LINE, _SCRIPT_LINE)]
+        return _places(lines[0]) | _places(lines[1])
 
     # -- what was made
 
@@ -286,21 +288,21 @@ class JobStore:
                 "UPDATE jobs SET lease_until = ? WHERE id = ? AND state = 'running'", (time.time() + lease_s, job_id)
             )
 
-    def progress(self, job_id: str, progress: dict[str, Any]) -> None:
+    def progress(self, job_id: str, progress: Json) -> None:
         with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET progress = ? WHERE id = ? AND state = 'running'", (json.dumps(progress), job_id)
             )
             _note_pictures(db, job_id, progress.get("saved"))
 
-    def finish(self, job_id: str, output: dict[str, Any]) -> Job:
+    def finish(self, job_id: str, output: Json) -> Job:
         return self._end(job_id, DONE, output, None)
 
-    def fail(self, job_id: str, error: dict[str, Any], output: dict[str, Any] | None = None) -> Job:
+    def fail(self, job_id: str, error: Json, output: Json | None = None) -> Job:
         """``output``: what was made before it failed."""
         return self._end(job_id, FAILED, output, error)
 
-    def stopped(self, job_id: str, output: dict[str, Any] | None = None) -> Job:
+    def stopped(self, job_id: str, output: Json | None = None) -> Job:
         """Its worker stopped as its owner wished. ``output``: what was made before."""
         return self._end(job_id, CANCELLED, output, None)
 
@@ -344,7 +346,7 @@ class JobStore:
     def close(self) -> None:
         self._db.close()
 
-    def _end(self, job_id: str, state: str, output: dict[str, Any] | None, error: dict[str, Any] | None) -> Job:
+    def _end(self, job_id: str, state: str, output: Json | None, error: Json | None) -> Job:
         with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, finished = ?, lease_until = NULL, output = ?, error = ?"
@@ -353,6 +355,19 @@ class JobStore:
             )
             _note_pictures(db, job_id, (output or {}).get("images"))
             return _job(db, job_id)
+
+
+def _places(waiting: list[sqlite3.Row]) -> dict[str, int]:
+    """Places in a line whose owners take turns, of rows in the order of their next turn."""
+    line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
+    place: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for row in waiting:
+        owner = row["owner"]
+        place.setdefault(owner, len(place))
+        line.append((taken.get(owner, 0), place[owner], row["id"]))
+        taken[owner] = taken.get(owner, 0) + 1
+    return {job_id: n for n, (_, _, job_id) in enumerate(sorted(line), start=1)}
 
 
 def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
@@ -371,7 +386,9 @@ def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
     )
     db.executemany(
         "INSERT OR IGNORE INTO pictures (job, owner, kind, path, created)"
-        " SELECT id, owner, COALESCE(json_extract(spec, '$.kind'), kind), ?, ? FROM jobs WHERE id = ?"
+        " SELECT id, owner, CASE kind WHEN 'generate' THEN"
+        " COALESCE(json_extract(spec, '$.tab'), json_extract(spec, '$.kind'), kind) ELSE kind END, ?, ?"
+        " FROM jobs WHERE id = ?"
         " AND NOT EXISTS (SELECT 1 FROM pictures WHERE path = ?)",
         [(path, time.time(), job_id, path) for path in paths],
     )
@@ -385,7 +402,7 @@ def _again(db: sqlite3.Connection, job_id: str, *, tries: int = 0, lost: int = 0
     """Queue a job whose worker (``tries``) or server (``lost``) ended, or end it with what it had saved."""
     job = _job(db, job_id)
     (stop_asked,) = db.execute("SELECT stop_asked FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    if job.kind != "script":  # it runs in the server itself and harms no process: taken up at every start
+    if job.kind != SCRIPT:  # it runs in the server itself and harms no process: taken up at every start
         job = replace(job, tries=job.tries + tries, lost=job.lost + lost)
     error = _too_often(job)
     state = CANCELLED if stop_asked else FAILED if error else QUEUED
@@ -425,7 +442,7 @@ def _from_row(row: sqlite3.Row) -> Job:
         id=row["id"],
         owner=row["owner"],
         kind=row["kind"],
-        spec=json.loads(row["spec"]),
+        spec=upgraded(row["kind"], json.loads(row["spec"])),
         state=row["state"],
         tries=row["tries"],
         lost=row["lost"],
@@ -438,7 +455,7 @@ def _from_row(row: sqlite3.Row) -> Job:
     )
 
 
-def _checked_json(spec: dict[str, Any]) -> str:
+def _checked_json(spec: Json) -> str:
     """Python would write NaN, which neither SQLite nor a browser reads."""
     try:
         return json.dumps(spec, allow_nan=False)
@@ -446,9 +463,9 @@ def _checked_json(spec: dict[str, Any]) -> str:
         raise UserError(f"the request cannot be kept: {error}", hint="look for a number that is none") from error
 
 
-def _dump(data: dict[str, Any] | None) -> str | None:
+def _dump(data: Json | None) -> str | None:
     return None if data is None else json.dumps(data)
 
 
-def _load(text: str | None) -> dict[str, Any] | None:
+def _load(text: str | None) -> Json | None:
     return None if text is None else json.loads(text)

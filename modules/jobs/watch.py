@@ -17,9 +17,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from modules import atomic
+from modules.jobs.protocol import Json
 from modules.jobs.worker import Emit, Runner, Wishes
 from modules.pipeline.hooks import HookFailed
 
@@ -44,26 +44,29 @@ class _Frame:
 
 
 class HookWatch:
-    """`modules.pipeline.hooks.Watch` for a worker: keeps the marker, the clock and the list of failures."""
+    """`modules.pipeline.hooks.Watch` for the worker of that name: keeps the marker, the clock and the list of failures.
 
-    def __init__(self, folder: Path, *, limit_s: float = LIMIT_S):
+    Each worker has a marker of its own, and all have one list.
+    """
+
+    def __init__(self, folder: Path, worker: str = "worker", *, limit_s: float = LIMIT_S):
         folder.mkdir(parents=True, exist_ok=True)
         self._failures = folder / "failures.json"
-        self._unwritten: list[tuple[str, dict[str, Any], str]] = []  # name, failure, job
+        self._unwritten: list[tuple[str, Json, str]] = []  # name, failure, job
         self._quitting: Callable[[], bool] = lambda: False
         self._over = False  # the process ends, through no fault of whoever is at work
         self._limit_s = limit_s
         self._job = ""
         self._frames: list[_Frame] = []
         self._lock = threading.Lock()
-        self._file = os.open(folder / "hook", os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = os.open(folder / f"{worker}.hook", os.O_RDWR | os.O_CREAT, 0o600)
         self._bury()
         threading.Thread(target=self._look, name="extension watch", daemon=True).start()
 
     def watched(self, runner: Runner) -> Runner:
         """``runner``, whose jobs are known by name here while they run."""
 
-        def run(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+        def run(job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Json:
             self._job, self._quitting = job_id, wishes.quitting
             try:
                 return runner(job_id, spec, emit, wishes)
@@ -139,18 +142,19 @@ class HookWatch:
         one = {"hook": hook, "reason": reason[:_REASON], "traceback": trace[-_TRACE:], "when": time.time()}
         self._unwritten.append((name, one, job))
         try:
-            failures = _failures_in(self._failures)
-            for name, one, job in self._unwritten:
-                jobs = [*failures.get(name, {}).get("jobs", ()), *([job] if job else [])][-_JOBS_KEPT:]
-                failures[name] = {**one, "jobs": jobs}
-            atomic.write(self._failures, json.dumps(failures).encode())
+            with atomic.exclusive(self._failures):
+                failures = _failures_in(self._failures)
+                for name, one, job in self._unwritten:
+                    jobs = [*failures.get(name, {}).get("jobs", ()), *([job] if job else [])][-_JOBS_KEPT:]
+                    failures[name] = {**one, "jobs": jobs}
+                atomic.write(self._failures, json.dumps(failures).encode())
         except OSError as error:
             log.warning("what went wrong in extension %s cannot be kept in %s: %s", name, self._failures, error)
         else:
             self._unwritten.clear()
 
 
-def read_failures(path: Path) -> dict[str, dict[str, Any]]:
+def read_failures(path: Path) -> dict[str, Json]:
     """The last failure of each extension in the worker: ``hook``, ``reason``, ``traceback``, ``when``, ``jobs``."""
     try:
         return _judged(json.loads(path.read_bytes()))
@@ -161,7 +165,7 @@ def read_failures(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _failures_in(path: Path) -> dict[str, dict[str, Any]]:
+def _failures_in(path: Path) -> dict[str, Json]:
     """The same for whoever will replace the file: a bad one is set aside, `OSError` where it cannot be read."""
     try:
         return _judged(json.loads(path.read_bytes()))
@@ -172,7 +176,7 @@ def _failures_in(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _judged(found: object) -> dict[str, dict[str, Any]]:
+def _judged(found: object) -> dict[str, Json]:
     good = found.items() if isinstance(found, dict) else ()
     return {
         name: one

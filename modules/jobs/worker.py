@@ -21,14 +21,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from modules.errors import Cancelled, RepriseError, out_of_memory
+from modules.jobs.protocol import Json
 
 logger = logging.getLogger(__name__)
 
-Message = dict[str, Any]
-Emit = Callable[[dict[str, Any]], None]
+Message = Json
+Emit = Callable[[Json], None]
 """Tells an event of the job: ``type`` and JSON values; ``preview`` may be the bytes of a JPEG, sent in base64."""
 
 
@@ -43,7 +44,7 @@ class Wishes:
     """Whether the process is about to end, whatever the job does."""
 
 
-Runner = Callable[[str, dict[str, Any], Emit, Wishes], dict[str, Any]]
+Runner = Callable[[str, Json, Emit, Wishes], Json]
 """``(job_id, spec, emit, wishes) -> output``. Raises `Cancelled` when it stops because it was asked to."""
 Report = Callable[[str, str], None]
 """``(state, detail)``, as in `WorkerStatus`."""
@@ -79,17 +80,17 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
 def by_kind(runners: Mapping[str, Runner], otherwise: Runner) -> Runner:
     """The runner that a spec's ``kind`` names."""
 
-    def run(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def run(job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Json:
         return runners.get(str(spec.get("kind")), otherwise)(job_id, spec, emit, wishes)
 
     return run
 
 
-def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> Message:
+def run_job(runner: Runner, job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Message:
     """Run one job to its last message: done, failed or cancelled. What it gives is JSON, whatever the runner does."""
-    images: list[dict[str, Any]] = []
+    images: list[Json] = []
 
-    def emit_json(event: dict[str, Any]) -> None:
+    def emit_json(event: Json) -> None:
         if isinstance(event.get("preview"), bytes):
             event = {**event, "preview": base64.b64encode(event["preview"]).decode("ascii")}
         event = _as_json(event)
@@ -106,9 +107,9 @@ def run_job(runner: Runner, job_id: str, spec: dict[str, Any], emit: Emit, wishe
     return {"type": "done", "job": job_id, "output": output}
 
 
-def _as_json(data: dict[str, Any]) -> dict[str, Any]:
+def _as_json(data: Json) -> Json:
     """As it will be read. What is not a number is nothing: neither a browser nor SQLite knows NaN."""
-    return cast(dict[str, Any], json.loads(json.dumps(data), parse_constant=lambda name: None))
+    return cast(Json, json.loads(json.dumps(data), parse_constant=lambda name: None))
 
 
 def keep_freed_memory() -> bool:
@@ -174,7 +175,7 @@ class _Worker:
             job_id = message["job"]
             self.report("busy", "")
 
-            def emit(event: dict[str, Any], job_id: str = job_id) -> None:
+            def emit(event: Json, job_id: str = job_id) -> None:
                 self.send({"type": "event", "job": job_id, "event": event})
 
             last = run_job(runner, job_id, message["spec"], emit, self._wishes(job_id))
@@ -192,7 +193,7 @@ class _Worker:
         )
 
 
-def _explain(error: BaseException) -> dict[str, Any]:
+def _explain(error: BaseException) -> Json:
     """The error for its owner; what we did not foresee goes to the log with its traceback and to them as a sentence."""
     if isinstance(error, RepriseError):
         return error.as_json()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 
+from modules.errors import OutputError
 from modules.extension import Host
 from modules.extensions import PRIVATE, Extension, Loader
 from modules.manifest import Refused, check_requirements, flags_in, read_manifest
@@ -225,3 +228,73 @@ def test_manifest_of_every_shipped_extension_is_read() -> None:
     for place in sorted((ROOT / "extensions").iterdir()):
         if place.is_dir() and place.name[0] not in "._":
             assert read_manifest(place).name == place.name
+
+
+def test_three_workers_start_at_once_without_safe_mode(tmp_path: Path) -> None:
+    write(tmp_path / "ext", "fine", "def register(host): pass")
+    at_once = [loader(tmp_path / "ext", tmp_path, "worker", name=f"worker{n}") for n in range(3)]
+    assert [one.safe_mode for one in at_once] == [False] * 3
+    for one in at_once[:2]:
+        one.started()
+    again = loader(tmp_path / "ext", tmp_path, "worker", name="worker2")  # the third ended within its first start
+    assert not again.safe_mode
+    assert loader(tmp_path / "ext", tmp_path, "worker", name="worker2").safe_mode
+    assert not loader(tmp_path / "ext", tmp_path, "worker", name="worker0").safe_mode
+
+
+def test_what_may_be_switched_off_stays_out_while_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "ext", "fine", "def register(host): pass")
+    write(tmp_path / "ext", "off", "def register(host): pass")
+    choices = tmp_path / "extensions.json"
+    loader(tmp_path / "ext", tmp_path).enable("off", False)
+    kept, read = choices.read_bytes(), Path.read_bytes
+
+    def full(path: Path) -> bytes:
+        if path == choices:
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", full)
+        made = loader(tmp_path / "ext", tmp_path)
+        assert {one.state for one in made.extensions.values()} == {"left out"}
+        assert made.extensions["off"].reason == (
+            "extensions.json cannot be read (Too many open files), so that it may be switched off; "
+            "try again in a moment"
+        )
+        with pytest.raises(OutputError, match="could not be saved"):
+            made.enable("fine", False)
+    assert choices.read_bytes() == kept
+    assert loader(tmp_path / "ext", tmp_path).extensions["off"].state == "disabled"
+
+
+def test_a_list_of_those_switched_off_that_is_not_understood_is_set_aside_and_not_lost(tmp_path: Path) -> None:
+    write(tmp_path / "ext", "fine", "def register(host): pass")
+    choices = tmp_path / "extensions.json"
+    choices.write_text('{"disabled": ["off"')
+    made = loader(tmp_path / "ext", tmp_path)
+    assert made.extensions["fine"].state == "loaded"
+    made.enable("fine", False)
+    assert json.loads(choices.read_text()) == {"disabled": ["fine"]}
+    assert (tmp_path / "extensions.json.bad").read_text() == '{"disabled": ["off"'
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "GeneratorExit", "SystemExit", "BaseException('mine')"])
+@pytest.mark.parametrize("place", ["raise {}", "def register(host): raise {}"])
+def test_no_error_of_an_extension_ends_the_start(tmp_path: Path, error: str, place: str) -> None:
+    write(tmp_path / "ext", "rude", place.format(error))
+    write(tmp_path / "ext", "zen", "def register(host): pass")
+    made = loader(tmp_path / "ext", tmp_path)
+    assert (made.extensions["rude"].state, made.extensions["zen"].state) == ("broken", "loaded")
+    assert made.extensions["rude"].reason.startswith(error.partition("(")[0])
+
+
+def test_ctrl_c_while_an_extension_loads_ends_the_start(tmp_path: Path) -> None:
+    code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\ndef register(host): pass"
+    write(tmp_path / "ext", "slow", code)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        loader(tmp_path / "ext", tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 from fastapi import APIRouter, Body, Request
 
 from modules import recipe as recipes
 from modules.errors import NotFound, UserError
+from modules.jobs.protocol import REPLAY, Json, ReplaySpec
 from modules.metadata import read_metadata
 from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
@@ -16,7 +16,6 @@ from webui.api.history import add_routes
 from webui.api.queue import add_queue_routes
 from webui.characters import WholeJSON
 from webui.page import Page
-from webui.replay import KIND
 from webui.services import Services
 
 
@@ -25,21 +24,21 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(prefix="/api/v1", default_response_class=WholeJSON)
 
     @routes.post("/explain")
-    def explain(values: dict[str, Any] = Body()) -> dict[str, Any]:
+    def explain(values: Json = Body()) -> Json:
         """What the prompts of a request mean, step by step: texts, tokens with weights, networks, warnings."""
         params = GenerationParams.from_json(values)
         return explain_request(params, services.host, services.embeddings(params.checkpoint))
 
     @routes.post("/replay", status_code=202)
-    def replay(request: Request, values: dict[str, Any] = Body()) -> dict[str, Any]:
+    def replay(request: Request, values: Json = Body()) -> Json:
         """Make a picture again: ``{"image": base64}`` or ``{"recipe": ...}``; a job's number, or a verdict at once."""
         return submit_replay(services, Page.owner(request), values)
 
     @routes.get("/replay/{job_id}")
-    def verdict(request: Request, job_id: str) -> dict[str, Any]:
+    def verdict(request: Request, job_id: str) -> Json:
         """How far a replay is, and the verdict once there is one."""
         job = services.queue.get(job_id, Page.owner(request))
-        if job.spec.get("kind") != KIND:
+        if job.kind != REPLAY:
             raise NotFound("no such replay", hint="POST a picture to /api/v1/replay first", field="job_id")
         return {"job": job.id, "state": job.state, "verdict": (job.output or {}).get("verdict"), "error": job.error}
 
@@ -48,23 +47,23 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def submit_replay(services: Services, owner: str, values: dict[str, Any]) -> dict[str, Any]:
+def submit_replay(services: Services, owner: str, values: Json) -> Json:
     """What ``/replay`` answers: where there is nothing to compute the verdict is there already."""
     if isinstance(values.get("image"), str):
         data = _decoded(values["image"])
         texts = read_metadata(data)
         judged = recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
-        spec = {"kind": KIND, "path": str(services.inputs.keep(data))}
+        spec = ReplaySpec(path=str(services.inputs.keep(data)))
     elif isinstance(values.get("recipe"), (str, dict)):
         given = values["recipe"]
         text = given if isinstance(given, str) else recipes.canonical(given)
         judged = recipes.judge(text)
-        spec = {"kind": KIND, "recipe": text}
+        spec = ReplaySpec(recipe=text)
     else:
         raise UserError("there is nothing to make again", hint="send image, in base64, or recipe", field="image")
     if isinstance(judged, recipes.Verdict):
         return {"job": None, "verdict": judged.to_json()}
-    return {"job": services.queue.submit(owner, spec, KIND).id, "verdict": None}
+    return {"job": services.submit(owner, spec).id, "verdict": None}
 
 
 def _decoded(text: str) -> bytes:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 
+from modules.jobs.protocol import Json
 from webui.page import Page
 from webui.services import Services
 
@@ -22,7 +21,7 @@ def add_queue_routes(routes: APIRouter, services: Services) -> None:
         return None if services.is_admin(owner) else owner
 
     @routes.get("/queue")
-    def queue(request: Request) -> dict[str, Any]:
+    def queue(request: Request) -> Json:
         """The jobs at work that the visitor may stop, the next first: id, owner, kind, state and place in the line."""
         jobs = services.queue.list(whose(request), MOST, AT_WORK)
         told = [
@@ -38,7 +37,7 @@ def add_queue_routes(routes: APIRouter, services: Services) -> None:
         return {"jobs": sorted(told, key=lambda job: int(str(job["position"])))}
 
     @routes.post("/queue/{job_id}/cancel")
-    def cancel(request: Request, job_id: str) -> dict[str, Any]:
+    def cancel(request: Request, job_id: str) -> Json:
         """Stop a job of one's own or, as an admin, of anybody; 404 for the rest."""
         services.queue.cancel(whose(request), job_id)
         return {"id": job_id}

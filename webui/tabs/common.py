@@ -17,8 +17,8 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import NotFound, RepriseError
+from modules.jobs.protocol import GenerateSpec, InputImage, Origin
 from modules.params import GenerationParams
-from modules.pipeline.plan import check, fix_seeds
 from modules.settings import FORM
 from webui.canvas import Canvas
 from webui.controls import Form
@@ -183,7 +183,7 @@ async def _one(
     view: View, series: Series, job: JobView, earlier: Sequence[Shown], ids: list[str], page: str
 ) -> AsyncIterator[list[Any]]:
     """A job from the first event to the last; a step in haste is left out. ``ids`` grows with what is queued."""
-    run = Run("waiting", notes=tuple(map(str, job.spec.get("notes") or ())))
+    run = Run("waiting", notes=Origin.from_json(job.spec).notes)
     shown, drawn_at, looked_at, said = run, 0.0, 0.0, ""
 
     async def line() -> str | None:
@@ -355,27 +355,25 @@ def wire_run(
     others: Sequence[Any] = (),
     *,
     script: ScriptPanel,
-    more: Callable[[Sequence[Any]], dict[str, Any]] = lambda values: {},
+    inputs: Callable[[Sequence[Any]], tuple[InputImage, ...]] = lambda values: (),
     canvas: Canvas | None = None,
 ) -> None:
     """Generate and all that follows. ``asked`` makes a request, and remarks, of the form and the other values, of which
     one may be the field of a ``canvas``.
 
-    ``more`` is what a job says beside the request; a script's job says nothing of it.
+    ``inputs`` gives the images over each of which the request is made; a script's job has none of them.
     """
-    queue, tab = page.services.queue, view.tab
+    services = page.services
     own = len(form.components) + len(others)
 
     async def submit(request: Any, name: str, values: Sequence[Any]) -> JobView:
         chosen = script.chosen(values[own:])
         params, remarks = await asyncio.to_thread(asked, request, values[:own])
-        _, notes = check(params, page.services.host)
-        params = fix_seeds(params)
-        spec, kind = {"kind": tab, "params": params.to_json(), **more(values[:own])}, "generate"
+        origin = Origin(tab=view.tab, page=name, notes=remarks)
         if chosen:
-            spec, kind = await asyncio.to_thread(script.job, chosen, params)
-        spec |= {"page": name, "notes": [*remarks, *notes]}
-        return await asyncio.to_thread(queue.submit, page.owner(request), spec, kind)
+            return await asyncio.to_thread(services.submit, page.owner(request), script.job(chosen, params, origin))
+        spec = GenerateSpec(params, inputs(values[:own]), origin)
+        return await asyncio.to_thread(services.submit, page.owner(request), spec)
 
     async def shown_path(request: Any, job_id: Any, chosen: Any) -> Path | None:
         found = await picture(page, request, job_id, chosen)

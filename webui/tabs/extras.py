@@ -17,7 +17,7 @@ import gradio as gr
 
 from modules.errors import RepriseError, UserError
 from modules.extension import Host
-from modules.extras import check
+from modules.jobs.protocol import ExtrasSpec, InputImage, Origin
 from modules.metadata import read_metadata
 from modules.params import BY, TO, ExtrasParams
 from webui.controls import Form
@@ -29,7 +29,7 @@ from webui.services import JobView, Services
 from webui.tabs.common import View, actions, wire_jobs
 from webui.views import Run, status_html
 
-KIND = "extras"
+TAB = "extras"
 LABEL = "Upscale"
 MAX_FILES = 500
 SINGLE, BATCH = "single", "batch"
@@ -46,10 +46,10 @@ def build(page: Page) -> None:
             _parameters(form, page.services.host)
         with gr.Column(scale=6, min_width=300, elem_id="extras_result"):
             with gr.Row():
-                buttons = actions(KIND, LABEL, skips=False)
-            view = View(page.services, KIND, buttons, label=LABEL, text="What was done", lines=4, replays=False)
-    page.views[KIND] = view
-    page.targets[KIND] = Target(component=sources.single)
+                buttons = actions(TAB, LABEL, skips=False)
+            view = View(page.services, TAB, buttons, label=LABEL, text="What was done", lines=4, replays=False)
+    page.views[TAB] = view
+    page.targets[TAB] = Target(component=sources.single)
     _wire(page, form, sources, view)
 
 
@@ -105,14 +105,14 @@ def _parameters(form: Form[ExtrasParams], host: Host) -> None:
     form["resize"].change(chosen, form["resize"], [form["by"], size], **AT_ONCE)
 
 
-def keep(services: Services, paths: Sequence[str]) -> list[dict[str, str]]:
-    """Store uploaded files; what a job's spec says of each. Raises `UserError`."""
+def keep(services: Services, paths: Sequence[str]) -> list[InputImage]:
+    """Store uploaded files. Raises `UserError`."""
     if len(paths) > MAX_FILES:
         raise UserError(f"{len(paths)} files are too many at once", hint=f"choose at most {MAX_FILES}")
     kept = []
     for path in map(Path, paths):
         key = services.inputs.put(path.read_bytes())
-        kept.append({"key": key, "name": path.name, "infotext": read_metadata(path)["infotext"] or ""})
+        kept.append(InputImage(key, path.name, read_metadata(path)["infotext"] or ""))
     return kept
 
 
@@ -134,7 +134,7 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -
 
     async def stored(paths: Sequence[str]) -> tuple[str, Any]:
         try:
-            return json.dumps(await asyncio.to_thread(keep, services, paths)), status_html(Run())
+            return kept_text(await asyncio.to_thread(keep, services, paths)), status_html(Run())
         except RepriseError as error:
             return "", status_html(Run().failed(str(error), error.field))
 
@@ -146,15 +146,9 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -
 
     async def submit(request: Any, name: str, values: Sequence[Any]) -> JobView:
         which, single, batch, *fields = values
-        params = form.read(fields)
-        check(params, services.host)
-        inputs = inputs_of(batch if which == BATCH else single)
-        if not inputs:
-            raise UserError("there is no picture to work on", hint="choose one first", field="inputs")
-        for entry in inputs:
-            services.inputs.path(entry["key"])
-        spec = {"kind": KIND, "page": name, "params": params.to_json(), "inputs": inputs}
-        return await asyncio.to_thread(services.queue.submit, page.owner(request), spec, KIND)
+        params, inputs = form.read(fields), inputs_of(batch if which == BATCH else single)
+        spec = ExtrasSpec(params, inputs, Origin(tab=TAB, page=name))
+        return await asyncio.to_thread(services.submit, page.owner(request), spec)
 
     # Uploads alone are preprocessed: that is where Gradio makes sure that a path is an upload of its own.
     uploads: dict[str, Any] = {**QUIET, "queue": False}
@@ -166,10 +160,14 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -
     wire_jobs(page, view, submit, given)
 
 
-def inputs_of(kept: Any) -> list[dict[str, str]]:
-    """What a hidden field holds, as far as it has the form that `keep` gave it."""
+def kept_text(images: Sequence[InputImage]) -> str:
+    """What a hidden field holds of the images that were stored."""
+    return json.dumps([image.to_json() for image in images])
+
+
+def inputs_of(kept: Any) -> tuple[InputImage, ...]:
+    """What a hidden field holds, as far as it has the form that `kept_text` gave it."""
     try:
-        entries = json.loads(str(kept or "[]"))
-        return [{name: str(entry.get(name, "")) for name in ("key", "name", "infotext")} for entry in entries]
+        return tuple(InputImage.from_json(entry) for entry in json.loads(str(kept or "[]")))
     except (ValueError, AttributeError, TypeError):
-        return []
+        return ()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import gradio as gr
 
 from modules.errors import RepriseError
 from modules.images import frames, open_image
+from modules.jobs.protocol import InputImage
 from modules.masks import outpainted
 from modules.options import options_of
 from modules.params import GenerationParams, SoftInpainting, TiledUpscale
+from modules.resize import request_size
 from webui.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
@@ -23,7 +25,7 @@ from webui.page import Page
 from webui.scripts import ScriptPanel
 from webui.send import Target, shown
 from webui.tabs.common import View, actions, wire_run, wire_seed
-from webui.tabs.extras import inputs_of, keep
+from webui.tabs.extras import inputs_of, keep, kept_text
 from webui.tabs.prompts import PromptArea
 from webui.tabs.txt2img import parameters
 from webui.views import Run, status_html
@@ -82,16 +84,16 @@ def _build(page: Page, tab: str) -> None:
     prompts.wire()
     others = [canvas.field, *growth, prompts.styles] if inpaint else [canvas.field, many, prompts.styles]
 
-    def many_of(pictures: Sequence[Any]) -> list[dict[str, str]]:
+    def many_of(pictures: Sequence[Any]) -> tuple[InputImage, ...]:
         """Where there are many pictures, the single one does not count."""
-        return [] if inpaint else inputs_of(pictures[1])
+        return () if inpaint else inputs_of(pictures[1])
 
     def asked(request: Any, values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         """The request, its pictures stored, and what was said about them."""
         own, (*pictures, styles) = values[: len(form.components)], values[len(form.components) :]
         named = dict(zip(form.names, own, strict=True))
         if files := many_of(pictures):
-            return prompts.styled(form.read_named(named | {"image": files[0]["key"]}), styles), ()
+            return prompts.styled(form.read_named(named | {"image": files[0].key}), styles), ()
         painting = Painting.read(pictures[0], page.uploads(request))
         put = page.services.inputs.put
         if inpaint and any(sides := [_whole(side) for side in pictures[1:]]):
@@ -111,11 +113,10 @@ def _build(page: Page, tab: str) -> None:
             return [gr.skip(), gr.skip()]
         return list(_sizes(open_image(path).size).values())
 
-    def more(values: Sequence[Any]) -> dict[str, Any]:
-        files = many_of(values[len(form.components) :])
-        return {"pictures": [{"key": file["key"], "name": file["name"]} for file in files]} if files else {}
+    def inputs(values: Sequence[Any]) -> tuple[InputImage, ...]:
+        return tuple(replace(file, infotext="") for file in many_of(values[len(form.components) :]))
 
-    wire_run(page, form, view, asked, others, script=script, more=more, canvas=canvas)
+    wire_run(page, form, view, asked, others, script=script, inputs=inputs, canvas=canvas)
     wire_seed(page, form, view, tools)
     sides = [form["width"], form["height"]]
     measure.click(on_measure, canvas.field, sides, js=canvas.settled([canvas.field]), **AT_ONCE)
@@ -156,7 +157,7 @@ def _many(page: Page, tab: str) -> Any:
         try:
             stored = await asyncio.to_thread(keep, page.services, paths or [])
             moving = any(frames(Path(path)) > 1 for path in paths or [])
-            return json.dumps(stored), status_html(Run(notes=(FIRST_FRAME,))) if moving else ""
+            return kept_text(stored), status_html(Run(notes=(FIRST_FRAME,))) if moving else ""
         except RepriseError as error:
             return "", status_html(Run().failed(str(error), error.field))
 
@@ -194,6 +195,5 @@ def _number(value: Any) -> float:
 
 
 def _sizes(size: tuple[int, int]) -> dict[str, int]:
-    """A size that a request can have."""
-    width, height = (min(max(side // 8 * 8, 64), 2048) for side in size)
+    width, height = request_size(size)
     return {"width": width, "height": height}

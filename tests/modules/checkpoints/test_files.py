@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,35 @@ def test_hash_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
     assert Hashes(cache).sha256(path) == hashlib.sha256(b"another").hexdigest()
     cache.write_text("{broken")
     assert Hashes(cache).sha256(path) == hashlib.sha256(b"another").hexdigest()
+
+
+def test_hashes_of_several_workers_at_once_are_all_kept(tmp_path: Path) -> None:
+    """Three begin with an empty file, each computes its own, and the fourth knows all without reading a model."""
+    cache = tmp_path / "hashes.json"
+    paths = [tmp_path / f"{n}.safetensors" for n in range(15)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    workers = [Hashes(cache) for _ in range(3)]
+
+    def compute(number: int) -> None:
+        for path in paths[number::3]:
+            workers[number].sha256(path)
+
+    threads = [threading.Thread(target=compute, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [Hashes(cache).known(path) for path in paths] == [
+        hashlib.sha256(path.name.encode()).hexdigest() for path in paths
+    ]
+    assert len(json.loads(cache.read_text())) == 15
+
+
+def test_a_hash_that_another_worker_has_computed_is_not_computed_again(tmp_path: Path) -> None:
+    path, cache = tmp_path / "m.safetensors", tmp_path / "hashes.json"
+    path.write_bytes(b"one")
+    early = Hashes(cache)
+    Hashes(cache).sha256(path)
+    cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_text()), "of the other")))
+    assert early.sha256(path) == "of the other"

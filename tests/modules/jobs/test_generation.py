@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def test_job_saves_every_image_with_its_texts_and_tells_of_it(runner: Generation
     assert [e["type"] for e in events] == ["step", "step", "step", "image"] * 3
     assert [e["image"] for e in events if e["type"] == "step"] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert "preview" in events[0]
-    assert events[0]["preview"].startswith(b"\xff\xd8")
+    assert base64.b64decode(events[0]["preview"]).startswith(b"\xff\xd8")
     assert [i["seed"] for i in output["images"]] == [5, 6, 7]
     for item in output["images"]:
         path = Path(item["path"])

@@ -19,11 +19,14 @@ from modules.gallery import Gallery
 from modules.jobs.dispatcher import JobQueue
 from modules.jobs.events import EventHub
 from modules.jobs.executor import InlineExecutor
-from modules.jobs.scripting import AHEAD, KIND, Scripts, spec_of
+from modules.jobs.protocol import Origin
+from modules.jobs.protocol import ScriptSpec as ScriptJob
+from modules.jobs.scripting import AHEAD, Scripts
 from modules.jobs.store import SCRIPTS_EACH, Job, JobStore
+from modules.jobs.submit import submit as queue_up
 from modules.jobs.worker import Emit, Wishes
 from modules.metadata import read_metadata
-from modules.options import option
+from modules.options import option, values_of
 from modules.params import GenerationParams
 from modules.script import Answer, ScriptContext, ScriptSpec, Sheet, Steps, Turn
 
@@ -119,7 +122,7 @@ def run(queue: JobQueue, name: str, turns: int, prompt: str = "") -> Job:
 
 def submit(queue: JobQueue, name: str, turns: int, prompt: str = "", owner: str = "ann") -> Job:
     params = GenerationParams(prompt=prompt, seed=7, subseed=0)
-    return queue.submit(owner, spec_of(name, Count(turns), params, "txt2img"), KIND)
+    return queue_up(queue, owner, ScriptJob(name, values_of(Count(turns)), params, Origin("txt2img")))
 
 
 def test_a_script_makes_its_jobs_and_a_sheet_of_what_they_made(tmp_path: Path) -> None:

@@ -320,3 +320,15 @@ def test_jobs_that_ended_long_ago_are_forgotten_and_their_pictures_stay(store: J
     assert store.forget(between) == 1
     assert [job.id for job in store.list("alice")] == [waits.id, new.id]
     assert store.count_pictures("alice") == 2
+
+
+def test_a_script_that_waits_has_a_place_in_the_line_of_scripts(store: JobStore) -> None:
+    alices = [store.submit("alice", {}, "script").id for _ in range(2)]
+    bobs = store.submit("bob", {}, "script").id
+    picture = store.submit("alice", {}).id
+    assert store.positions() == {alices[0]: 1, bobs: 2, alices[1]: 3, picture: 1}
+    served = []
+    while job := store.claim("server", script=True):
+        assert store.position(job.id) == 0
+        served.append(job.id)
+    assert served == [alices[0], bobs, alices[1]]

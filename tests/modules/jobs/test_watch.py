@@ -147,3 +147,33 @@ def test_a_failures_words_have_an_end(tmp_path: Path) -> None:
     except ValueError as error:
         watch.failed(HookFailed("mine", "finish", error))
     assert (tmp_path / "failures.json").stat().st_size < 25_000
+
+
+def test_three_workers_start_at_once_and_no_one_is_blamed_for_another(tmp_path: Path) -> None:
+    """The second and third start while the first is within a hook; when it dies there, its own successor says so."""
+    first = HookWatch(tmp_path, "worker1")
+    first.enter("busy", "finish")
+    others = [HookWatch(tmp_path, name) for name in ("worker2", "worker3")]
+    assert read_failures(tmp_path / "failures.json") == {}
+    for other in others:
+        other.enter("quick", "finish")
+        other.leave()
+    HookWatch(tmp_path, "worker2")
+    assert read_failures(tmp_path / "failures.json") == {}
+    HookWatch(tmp_path, "worker1")
+    assert list(read_failures(tmp_path / "failures.json")) == ["busy"]
+
+
+def test_failures_of_several_workers_at_once_are_all_kept(tmp_path: Path) -> None:
+    watches = [HookWatch(tmp_path, f"worker{n}") for n in range(3)]
+
+    def fail(number: int) -> None:
+        for turn in range(10):
+            watches[number].failed(HookFailed(f"extension{number}{turn}", "finish", ValueError("no")))
+
+    threads = [threading.Thread(target=fail, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read_failures(tmp_path / "failures.json")) == 30

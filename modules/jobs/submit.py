@@ -1,0 +1,87 @@
+"""The one way of a request into the queue: checked, made canonical, its seeds fixed, and then submitted.
+
+Tabs, extensions' tabs, scripts, the HTTP API and the command line all come through here, so nothing else is submitted
+than what was checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from modules import extras
+from modules.errors import UserError
+from modules.extension import Host
+from modules.inputs import InputStore
+from modules.jobs.protocol import ExtrasSpec, GenerateSpec, JobSpec, Json, ScriptSpec
+from modules.jobs.store import Job
+from modules.params import Chosen, GenerationParams
+from modules.pipeline.plan import check, fix_seeds
+
+
+class Queue(Protocol):
+    """The part of `JobQueue` that takes jobs."""
+
+    def submit(self, owner: str, spec: Json, kind: str = ..., job_id: str = ...) -> Job: ...
+
+
+class Scripts(Protocol):
+    """The part of `modules.jobs.scripting.Scripts` that judges options."""
+
+    def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int: ...
+
+
+@dataclass(frozen=True)
+class Submitter:
+    """Checks by the tables of ``host``. ``inputs`` holds the images of Extras, ``scripts`` knows the scripts."""
+
+    queue: Queue
+    host: Host
+    inputs: InputStore
+    scripts: Scripts
+
+    def __call__(self, owner: str, spec: JobSpec) -> Job:
+        """The job in the queue. `UserError` for what cannot be done, `QueueFull` when too many wait."""
+        return submit(self.queue, owner, self.prepared(spec))
+
+    def prepared(self, spec: JobSpec) -> JobSpec:
+        """``spec`` as it is queued; raises `UserError` for what cannot be done."""
+        if isinstance(spec, GenerateSpec):
+            return generation(spec, self.host)
+        if isinstance(spec, ScriptSpec):
+            params, notes = canonical(spec.params, self.host)
+            self.scripts.prepare(spec.name, spec.options, params)
+            return replace(spec, params=params, origin=spec.origin.noted(*notes))
+        if isinstance(spec, ExtrasSpec):
+            extras.check(spec.params, self.host)
+            if not spec.inputs:
+                raise UserError("there is no picture to work on", hint="choose one first", field="inputs")
+            for image in spec.inputs:
+                self.inputs.path(image.key)
+        return spec
+
+
+def submit(queue: Queue, owner: str, spec: JobSpec, job_id: str = "") -> Job:
+    """Queue a spec that was prepared."""
+    return queue.submit(owner, spec.to_json(), spec.kind, job_id)
+
+
+def canonical(
+    params: GenerationParams, host: Host, *, absent: bool = False
+) -> tuple[GenerationParams, tuple[str, ...]]:
+    """``params`` as they are done: in range, names canonical, seeds fixed; and notes on what was changed.
+
+    ``absent``: modifiers that the host lacks stay as they were asked for, and the engine says why they take no part.
+    """
+    unknown = {name: chosen for name, chosen in params.extensions.items() if absent and name not in host.modifiers}
+    known = Chosen({name: chosen for name, chosen in params.extensions.items() if name not in unknown})
+    params, notes = check(params.changed(extensions=known), host)
+    params = fix_seeds(params)
+    return params.changed(extensions=Chosen({**params.extensions, **unknown})), notes
+
+
+def generation(spec: GenerateSpec, host: Host, *, absent: bool = False) -> GenerateSpec:
+    """A generation's spec made canonical, the notes on it kept; ``absent`` as in `canonical`."""
+    params, notes = canonical(spec.params, host, absent=absent)
+    return replace(spec, params=params, origin=spec.origin.noted(*notes))
