@@ -2,135 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
-from modules import recipe as recipes
-from modules.checkpoints.matching import Candidate, hash_in, match, recognise
-from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.errors import RepriseError
-from modules.infotext import Paste, read
-from modules.metadata import Metadata, settings_in
 from modules.params import GenerationParams
 from webui.controls import Form
 from webui.events import AT_ONCE
 from webui.page import Page
-from webui.services import Services
+from webui.recorded import kept, settings_in_file, settings_of, settings_of_text
 from webui.views import Run, status_html
 
-Told = Callable[[tuple[str | None, str]], str | None]
-"""Takes what `recognise` answered, keeps its sentence and gives the name."""
-
-
-def settings_of(services: Services, found: Metadata) -> Paste:
-    """What a picture's texts ask for, with the names of our own samplers, checkpoints and VAEs; what is missing here
-    is told."""
-    notes: list[str] = []
-
-    def told(recognised: tuple[str | None, str]) -> str | None:
-        name, note = recognised
-        notes.extend([note] if note else [])
-        return name
-
-    def find_checkpoint(name: str, sha256: str) -> str | None:
-        return told(recognise("checkpoint", name, sha256, _checkpoints(services, name, sha256)))
-
-    def find_vae(name: str, sha256: str) -> str | None:
-        """What is missing is told by whoever asks."""
-        if name in (AUTOMATIC, OWN):
-            return name
-        known, note = recognise("VAE", name, sha256, _vaes(services, sha256))
-        return told((known, note if known else ""))
-
-    host = services.host
-    paste = settings_in(found, host.samplers, host.schedulers, find_checkpoint, find_vae, host.modifiers)
-    changes = _with_other_checkpoints(services, found, paste.changes, told)
-    return replace(paste, changes=changes, notes=(*notes, *paste.notes, *_lost_embeddings(services, found, paste)))
-
-
-def _checkpoints(services: Services, name: str, digits: str) -> list[Candidate]:
-    """Ours with their hashes, where a hash is asked for; the one that is called so alone, where it has it."""
-    names = services.checkpoints()
-    digits = digits or hash_in(name)
-    if not digits:
-        return [_checkpoint(ours) for ours in names]
-
-    def hashed(ours: str) -> Candidate:
-        card = services.card(ours)
-        return replace(_checkpoint(ours), hashes=tuple(filter(None, (card.sha256, card.old_hash))))
-
-    likely = match(name, {ours: ours for ours in names}, lambda ours: _checkpoint(ours).path).file
-    if likely is not None and (first := hashed(likely)).has(digits.lower()):
-        return [first]  # headers of all others need not be read
-    return [hashed(ours) for ours in names]
-
-
-def _checkpoint(name: str) -> Candidate:
-    return Candidate(name, f"{name}.safetensors")
-
-
-def _vaes(services: Services, digits: str) -> list[Candidate]:
-    return [
-        Candidate(name, name, tuple(filter(None, (services.vae_sha256(name) if digits else "",))))
-        for name in services.vaes()
-    ]
-
-
-def _with_other_checkpoints(
-    services: Services,
-    found: Metadata,
-    changes: Mapping[str, Any],
-    told: Callable[[tuple[str | None, str]], str | None],
-) -> dict[str, Any]:
-    """``changes`` with our names for the checkpoints of hires fix and the refiner, which a recipe knows by hash and
-    A1111's text by ``name [hash]``; what is not here is taken out."""
-    recorded = recipes.judge(found["recipe"]) if found["recipe"] else None
-    files = recorded.files if isinstance(recorded, recipes.Recipe) else ()
-    digits = {file.role: file.sha256[:10] for file in files}
-    known = dict(changes)
-    for part, kind, otherwise in (
-        ("hires", "hires checkpoint", "hires fix keeps the first pass's"),
-        ("refiner", "refiner", "there is none now"),
-    ):
-        asked = str((known.get(part) or {}).get("checkpoint") or "")
-        if asked:
-            here = _checkpoints(services, asked, digits.get(kind, ""))
-            name = told(recognise(kind, asked, digits.get(kind, ""), here, otherwise))
-            gone = None if part == "refiner" else {**known[part], "checkpoint": ""}
-            known[part] = gone if name is None else {**known[part], "checkpoint": name}
-    return known
-
-
-def kept(services: Services, paste: Paste) -> Paste:
-    """As the owner will have it: without the checkpoint, where texts shall not change the chosen one."""
-    if not services.settings.current().disable_weights_auto_swap or "checkpoint" not in paste.changes:
-        return paste
-    rest = {name: value for name, value in paste.changes.items() if name != "checkpoint"}
-    note = f"the checkpoint of the text, {paste.changes['checkpoint']}, was not chosen, as the settings have it"
-    return replace(paste, changes=rest, notes=(note, *paste.notes))
-
-
-def _lost_embeddings(services: Services, found: Metadata, paste: Paste) -> Iterator[str]:
-    """On each embedding that the text names and the model has not."""
-    told = str(read(found["infotext"] or found["stealth_infotext"] or "").get("TI hashes", ""))
-    suited = services.embeddings(str(paste.changes.get("checkpoint", "")))
-    here = {re.sub("[:,]", "", file.name).casefold() for file in suited.files}
-    for name in filter(None, (entry.partition(":")[0].strip() for entry in told.split(","))):
-        if name.casefold() not in here:
-            yield f"there is no embedding {name} for this model here"
-
-
-def settings_of_text(services: Services, text: str) -> Paste:
-    return settings_of(services, {"infotext": text, "recipe": None, "items": {}, "stealth_infotext": None})
-
-
-def settings_in_file(services: Services, found: Metadata) -> dict[str, Any]:
-    """The settings that a picture's texts tell, none where they tell nothing."""
-    if not (found["infotext"] or found["recipe"] or found["stealth_infotext"]):
-        return {}
-    return dict(kept(services, settings_of(services, found)).changes)
+__all__ = ["kept", "settings_in_file", "settings_of", "settings_of_text", "wire_paste"]
 
 
 def wire_paste(page: Page, form: Form[GenerationParams], button: Any, infotext: Any, status: Any) -> None:

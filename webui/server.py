@@ -21,7 +21,7 @@ from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery import Gallery
 from webui import extending, login, sessions
 from webui.access_log import AccessLog
-from webui.api import router
+from webui.api import router, sdapi
 from webui.bodies import Bodies
 from webui.connections import HEAD_S, TimedProtocol, Waiting
 from webui.guard import MAX_BODY, Guard, refused
@@ -69,6 +69,7 @@ def create_app(services: Services) -> FastAPI:
 
     app.include_router(login.router(visitors, catalogues))
     app.include_router(router(services))
+    app.include_router(sdapi.router(services))
     app.include_router(extending.router(services))
     blocks = build_page(services, catalogues, files, extending.build_tab)
     gr.mount_gradio_app(
