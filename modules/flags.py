@@ -54,7 +54,7 @@ FLAGS: Mapping[str, Foreign] = {
     "--gradio-auth-path": Foreign(LOGIN, ONE),
     "--api-auth": Foreign(LOGIN, ONE),
     "--disable-tls-verify": Foreign("a self-signed certificate is served like any other: nothing here asks for it"),
-    "--api": Foreign("A1111's HTTP API (/sdapi/v1) is not there yet; Reprise's own is always served, below /api/v1"),
+    "--api": Foreign("A1111's HTTP API is always served, below /sdapi/v1, and Reprise's own below /api/v1"),
     "--nowebui": Foreign("the page is always served beside the API"),
     "--api-server-stop": Foreign("no request can stop the server; end it in its terminal"),
     "--add-stop-route": Foreign("no request can stop the server; end it in its terminal"),

@@ -41,7 +41,12 @@ def answer(tab: str, asked: Asked, params: GenerationParams, job: JobView) -> Js
     if tab == "img2img" and not asked.given.get("include_init_images"):
         parameters |= {"init_images": None, "mask": None}
     info = _info(asked, params, images[first if sheets else 0 :] or images, job)
-    info |= {"infotexts": infotexts, "index_of_first_image": first, "job": job.id, "notes": list(outcome.notes)}
+    info |= {
+        "infotexts": infotexts,
+        "index_of_first_image": first,
+        "job": job.id,
+        "notes": list(dict.fromkeys((*asked.notes, *outcome.notes))),
+    }
     shown = pictures if asked.given.get("send_images", True) else []
     return {"images": shown, "parameters": parameters, "info": json.dumps(info)}
 

@@ -60,7 +60,8 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
     settings = {**chosen, **given.get("override_settings", {})}
     told, notes, styles = _told(services, given.get("infotext", ""))
     call = called(services.host, tab, given)
-    values = _fields(table, with_defaults(table, {})) | a1111.values_from(chosen) | told | _fields(table, given)
+    values = {"hires_denoising_strength": STRENGTH, **_fields(table, with_defaults(table, {}))}
+    values |= a1111.values_from(chosen) | told | _fields(table, given)
     values |= _sampler(services, given, told)
     if tab == "txt2img":
         values |= _passes(given)
@@ -132,13 +133,12 @@ def _sampler(services: Services, given: Mapping[str, Any], told: Mapping[str, An
 
 def _passes(given: Mapping[str, Any]) -> dict[str, Any]:
     """Hires fix of A1111's first versions names the size of the first pass, and then the other size is the last."""
-    values: dict[str, Any] = {"hires_denoising_strength": STRENGTH} if "denoising_strength" not in given else {}
     width, height = given.get("firstphase_width", 0), given.get("firstphase_height", 0)
-    if width or height:
-        last = given.get("width", 512), given.get("height", 512)
-        values |= {"hires_width": last[0], "hires_height": last[1]}
-        values |= {"width": width or last[0], "height": height or last[1]}
-    return values
+    if not (width or height):
+        return {}
+    last = given.get("width", 512), given.get("height", 512)
+    first = {"width": width or last[0], "height": height or last[1]}
+    return first | {"hires_width": last[0], "hires_height": last[1]}
 
 
 def _start(services: Services, given: Mapping[str, Any]) -> dict[str, Any]:
