@@ -201,7 +201,8 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
     command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
-    return JobQueue(JobStore(args.data_dir / "reprise.db"), LocalExecutor(command), EventHub(), scripts=scripts)
+    executor = LocalExecutor((*command, "--worker-name", "worker"))  # further ones need names of their own
+    return JobQueue(JobStore(args.data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
 
 
 def build_settings(args: argparse.Namespace) -> SettingsFile:
@@ -385,7 +386,8 @@ def generate(args: argparse.Namespace) -> int:
     from modules.names import Names
 
     engine = build_engine(args)
-    size = native_size(read_header(engine.store.find(params.checkpoint).path))
+    path = engine.store.find(params.checkpoint).path
+    size = native_size(read_header(path), path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
     wanted, message = settings.load(args.data_dir / "settings.json")
@@ -596,11 +598,14 @@ def _in_models(file: Path, models_dir: Path) -> Path:
 
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:
-    """Write a random checkpoint of a few hundred kB, for tests and for trying things."""
+    """Write a random checkpoint of a megabyte or a few, for tests and for trying things."""
     bootstrap.ensure(ROOT)
     from modules.checkpoints.tiny import write_tiny_checkpoint
 
-    print(write_tiny_checkpoint(args.path, args.family, args.seed))
+    written = write_tiny_checkpoint(
+        args.path, args.family, args.seed, inpainting=args.inpainting, prediction=args.prediction
+    )
+    print(written)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Text -> tensors per step: the schedule of a prompt through the tokenizer and the text encoder (spec 2)."""
+"""Text -> tensors per step: the schedule of a prompt through tokenizers and text encoders."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.diffusion.types import Cond
-from modules.nn.clip import Inserted
+from modules.nn.text import Inserted, TextStates
+from modules.nn.unet import timestep_embedding
 from modules.profile import A1111, Profile
 from modules.prompt.chunks import EMPTY, Chunk, Embeddings, Emphasis, Mark, chunk
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
 from modules.prompt.tokens import END, Tokenizer
 
-Encode = Callable[[Tensor, Sequence[Inserted]], Tensor]
-"""Ids (b, 77) and the vectors to insert -> states (b, 77, width), clip skip and final norm included."""
+Encode = Callable[[Tensor, Sequence[Inserted]], TextStates]
+"""Ids (b, 77) and the vectors to insert -> states (b, 77, width), clip skip and final norm included, and pooled."""
+MakeVector = Callable[[Tensor, bool], Tensor]
+"""Pooled text (1, width), and whether it is the negative prompt's -> the UNet's vector (1, wider)."""
 
 _ROWS = 16
 """Chunks that go through the encoder together: enough to keep it busy, few enough for a small card."""
@@ -41,6 +44,18 @@ class Embedding(Protocol):
     def read(self) -> NDArray[np.float32]:
         """(count, width), in the width of the text encoder."""
         ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One of a model's text encoders as a `TextConditioner` asks it. What several say stands side by side."""
+
+    encode: Encode
+    tokenizer: Tokenizer
+    zero_padding: bool = False
+    """Ids behind the end are 0 (SD2 and bigG)."""
+    columns: tuple[int, int] | None = None
+    """From where to where an embedding's vectors are its own; None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -68,53 +83,53 @@ class TextCache:
     def __init__(self, max_bytes: int = 64 * 2**20):
         self._max_bytes = max_bytes
         self._size = 0
-        self._entries: OrderedDict[Hashable, tuple[tuple[Cond, ...], object]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[tuple[TextStates, ...], object]] = OrderedDict()
 
-    def get(self, key: Hashable) -> tuple[Cond, ...] | None:
+    def get(self, key: Hashable) -> tuple[TextStates, ...] | None:
         if key not in self._entries:
             return None
         self._entries.move_to_end(key)
         return self._entries[key][0]
 
-    def put(self, key: Hashable, conds: tuple[Cond, ...], keep: object = None) -> None:
+    def put(self, key: Hashable, states: tuple[TextStates, ...], keep: object = None) -> None:
         """``keep``: objects whose ids are in the key, held so that no others can take those ids."""
-        self._entries[key] = conds, keep
-        self._size += _bytes(conds)
+        self._entries[key] = states, keep
+        self._size += _bytes(states)
         while self._size > self._max_bytes:
             _, (dropped, _) = self._entries.popitem(last=False)
             self._size -= _bytes(dropped)
 
 
 class TextConditioner:
-    """Encodes prompts for one model. ``scope`` names everything that changes what ``encode`` answers (checkpoint hash,
-    clip skip, networks at work on the text encoder); with a ``cache`` it must be complete.
+    """Encodes prompts for one model. ``scope`` names everything that changes what the encoders answer (checkpoint hash,
+    clip skip, networks at work on them); with a ``cache`` it must be complete.
     """
 
     def __init__(
         self,
-        encode: Encode,
-        tokenizer: Tokenizer,
+        encoders: Sequence[Encoder],
         *,
         embeddings: Sequence[Embedding] = (),
         emphasis: Emphasis = "Original",
         backtrack: int = 20,
-        zero_padding: bool = False,
         profile: Profile = A1111,
         cache: TextCache | None = None,
         scope: Hashable = None,
+        vector: MakeVector | None = None,
     ):
-        """``zero_padding``: ids behind the end are 0 (SD2 and bigG)."""
-        self._encode = encode
-        self._tokenizer = tokenizer
+        """``vector``: of models whose UNet is told the pooled text and sizes. To them a negative prompt that is empty
+        throughout is zeros, as their authors trained them.
+        """
         self._named = {embedding.name: embedding for embedding in embeddings}
-        self._embeddings = Embeddings(tokenizer, [(embedding.name, embedding.count) for embedding in embeddings])
+        lengths = [(embedding.name, embedding.count) for embedding in embeddings]
+        self._encoders = [(encoder, Embeddings(encoder.tokenizer, lengths)) for encoder in encoders]
         self._emphasis: Emphasis = emphasis
         self._backtrack = backtrack
-        self._zero_padding = zero_padding
+        self._vector = vector
         self._profile = profile
         self._cache = cache if cache is not None else TextCache()
         known = frozenset(map(id, embeddings))
-        self._scope = (scope, emphasis, backtrack, zero_padding, profile.batch_mean, known)
+        self._scope = (scope, emphasis, backtrack, profile.batch_mean, known)
 
     def prompt(self, text: str, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
         """The AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
@@ -125,7 +140,8 @@ class TextConditioner:
         parts = []
         for part in parse(text, comments=comments).tree.parts:
             segments = schedule_nodes(part.items, run)
-            parts.append(Part(part.weight, segments, self._conds(segments), self._profile))
+            conds = self._conds(self._states(segments), negative=False)
+            parts.append(Part(part.weight, segments, conds, self._profile))
         return equal_lengths(parts)
 
     def negative(self, text: str, run: int | Pass, *, comments: bool = True) -> Part:
@@ -133,68 +149,89 @@ class TextConditioner:
         run = Pass(run, run) if isinstance(run, int) else run
         (part,) = parse(text, negative=True, comments=comments).tree.parts
         segments = schedule_nodes(part.items, run)
-        return Part(1.0, segments, self._conds(segments), self._profile)
+        states = self._states(segments)
+        if self._vector and not any(segment.text for segment in segments):
+            states = tuple(map(_zeros, states))
+        return Part(1.0, segments, self._conds(states, negative=True), self._profile)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """States (texts, 77 chunks, width) of texts that belong together, emphasis applied."""
         states = self._encode_together(texts)
-        return torch.stack([states[text] for text in texts])
+        return torch.cat([states[text].context for text in texts])
 
     def empty(self) -> Tensor:
         """States (1, 77, width) of the empty prompt."""
-        return self._states([EMPTY])[_key(EMPTY)][None]
+        rows = [self._rows(encoder, [EMPTY])[_key(EMPTY)].context for encoder, _ in self._encoders]
+        return torch.cat(rows, dim=-1)[None]
 
-    def _conds(self, segments: Sequence[Segment]) -> tuple[Cond, ...]:
-        """The condition of each segment, all encoded together."""
+    def _states(self, segments: Sequence[Segment]) -> tuple[TextStates, ...]:
+        """The states of each segment, all encoded together; equal texts share one object."""
         texts = tuple(segment.text for segment in segments)
-        conds = self._cache.get((self._scope, texts))
-        if conds is None:
-            shared = {text: Cond(z[None]) for text, z in self._encode_together(texts).items()}
-            conds = tuple(shared[text] for text in texts)
-            self._cache.put((self._scope, texts), conds, keep=self._named)
-        return conds
+        states = self._cache.get((self._scope, texts))
+        if states is None:
+            shared = self._encode_together(texts)
+            states = tuple(shared[text] for text in texts)
+            self._cache.put((self._scope, texts), states, keep=self._named)
+        return states
 
-    def _encode_together(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """States (77 chunks, width) of each different text; one that comes twice counts twice in emphasis's mean."""
+    def _conds(self, states: Sequence[TextStates], *, negative: bool) -> tuple[Cond, ...]:
+        """As the network wants them; equal ones stay one object."""
+        shared = {id(one): self._cond(one, negative) for one in states}
+        return tuple(shared[id(one)] for one in states)
+
+    def _cond(self, states: TextStates, negative: bool) -> Cond:
+        if self._vector is None or states.pooled is None:
+            return Cond(states.context)
+        return Cond(states.context, self._vector(states.pooled, negative))
+
+    def _encode_together(self, texts: Sequence[str]) -> dict[str, TextStates]:
+        """States (1, 77 chunks, width) of each different text, those of all encoders side by side."""
+        told = [self._encode_with(encoder, embeddings, texts) for encoder, embeddings in self._encoders]
+        return {text: _beside([states[text] for states in told]) for text in dict.fromkeys(texts)}
+
+    def _encode_with(self, encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]) -> dict[str, TextStates]:
+        """The same of one encoder. A text that comes twice counts twice in emphasis's mean; pooled states are those of
+        the first chunk, and emphasis leaves them as they are.
+        """
         times = Counter(texts)
-        chunked = [self._chunks(text) for text in times]
+        chunked = [self._chunks(text, encoder, embeddings) for text in times]
         length = max(len(chunks) for chunks in chunked)
         columns = [[chunks[k] if k < len(chunks) else EMPTY for chunks in chunked] for k in range(length)]
-        states = self._states(row for column in columns for row in column)
+        states = self._rows(encoder, (row for column in columns for row in column))
         weighted = []
         for column in columns:
-            z = torch.stack([states[_key(row)] for row in column])
+            z = torch.stack([states[_key(row)].context for row in column])
             weighted.append(self._emphasised(z, column, list(times.values())))
-        return {text: torch.cat(rows) for text, rows in zip(times, zip(*weighted, strict=True), strict=True)}
+        contexts = [torch.cat(rows)[None] for rows in zip(*weighted, strict=True)]
+        pooled = [states[_key(row)].pooled for row in columns[0]]
+        return {text: TextStates(z, p) for text, z, p in zip(times, contexts, pooled, strict=True)}
 
-    def _chunks(self, text: str) -> tuple[Chunk, ...]:
+    def _chunks(self, text: str, encoder: Encoder, embeddings: Embeddings) -> tuple[Chunk, ...]:
         return chunk(
             text,
-            self._tokenizer,
-            embeddings=self._embeddings,
+            encoder.tokenizer,
+            embeddings=embeddings,
             emphasis=self._emphasis,
             backtrack=self._backtrack,
         ).chunks
 
-    def _states(self, rows: Iterable[Chunk]) -> dict[_Key, Tensor]:
-        """Encoder states (77, width) by the ids and marks of a chunk. Equal ones are encoded once."""
+    def _rows(self, encoder: Encoder, rows: Iterable[Chunk]) -> dict[_Key, TextStates]:
+        """Encoder states (77, width) and (1, width) by the ids and marks of a chunk. Equal ones are encoded once."""
         distinct = list({_key(row): row for row in rows}.values())
-        found: dict[_Key, Tensor] = {}
+        found: dict[_Key, TextStates] = {}
         for start in range(0, len(distinct), _ROWS):
             group = distinct[start : start + _ROWS]
-            found.update(zip(map(_key, group), self._encode(self._ids(group), self._inserted(group)), strict=True))
+            inserted = self._inserted(group, slice(*(encoder.columns or (None,))))
+            states = encoder.encode(_ids(group, encoder.zero_padding), inserted)
+            for i, row in enumerate(group):
+                pooled = None if states.pooled is None else states.pooled[i : i + 1]
+                found[_key(row)] = TextStates(states.context[i], pooled)
         return found
 
-    def _ids(self, rows: Sequence[Chunk]) -> Tensor:
-        ids = torch.tensor([row.ids for row in rows])
-        if self._zero_padding:
-            ends = (ids == END).int()
-            ids[ends.cumsum(1) - ends > 0] = 0
-        return ids
-
-    def _inserted(self, rows: Sequence[Chunk]) -> list[Inserted]:
+    def _inserted(self, rows: Sequence[Chunk], columns: slice) -> list[Inserted]:
         marks = [(i, mark) for i, row in enumerate(rows) for mark in row.marks]
-        vectors = {name: torch.tensor(self._named[name].read()) for name in {mark.name for _, mark in marks}}
+        names = {mark.name for _, mark in marks}
+        vectors = {name: torch.tensor(self._named[name].read())[:, columns] for name in names}
         return [Inserted(i, mark.offset + 1, vectors[mark.name]) for i, mark in marks]  # + 1: the start token
 
     def _emphasised(self, z: Tensor, rows: Sequence[Chunk], times: Sequence[int]) -> Tensor:
@@ -221,8 +258,40 @@ def _key(row: Chunk) -> _Key:
     return row.ids, row.marks
 
 
-def _bytes(conds: tuple[Cond, ...]) -> int:
-    return sum(cond.context.nbytes for cond in {id(cond): cond for cond in conds}.values())
+def _ids(rows: Sequence[Chunk], zero_padding: bool) -> Tensor:
+    ids = torch.tensor([row.ids for row in rows])
+    if zero_padding:
+        ends = (ids == END).int()
+        ids[ends.cumsum(1) - ends > 0] = 0
+    return ids
+
+
+def _beside(states: Sequence[TextStates]) -> TextStates:
+    """What several encoders say of one text: widths add up, and the last pooled state counts."""
+    if len(states) == 1:
+        return states[0]
+    # Tokenizers differ in a word or two, so that one encoder may need a chunk more than the other.
+    length = max(one.context.shape[1] for one in states)
+    context = torch.cat([repeat_last(one.context, length) for one in states], dim=-1)
+    return TextStates(context, next((one.pooled for one in reversed(states) if one.pooled is not None), None))
+
+
+def _zeros(states: TextStates) -> TextStates:
+    pooled = None if states.pooled is None else torch.zeros_like(states.pooled)
+    return TextStates(torch.zeros_like(states.context), pooled)
+
+
+def with_numbers(pooled: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Pooled text (1, width), and behind it each number as 256 sinusoids: (1, width + 256 n).
+
+    Podell et al. (2023), arXiv:2307.01952, sec. 2.2: sizes in pixels, crop offsets, an aesthetic score.
+    """
+    angles = timestep_embedding(torch.tensor(numbers, device=pooled.device), 256)
+    return torch.cat([pooled, angles.reshape(1, -1).to(pooled)], dim=1)
+
+
+def _bytes(states: tuple[TextStates, ...]) -> int:
+    return sum(one.context.nbytes for one in {id(one): one for one in states}.values())
 
 
 def equal_lengths(parts: Sequence[Part]) -> tuple[Part, ...]:

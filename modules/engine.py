@@ -31,6 +31,7 @@ from modules.pipeline.named import named, unheeded
 from modules.pipeline.passes import encode, enlarge, mask_weight, moved, seen_beside
 from modules.pipeline.picture import Picture, prepare
 from modules.pipeline.plan import Batch, Plan, check_extensions, make_plan
+from modules.pipeline.texts import text_encoders, text_vector
 from modules.pipeline.tiled import Tiled, rounds, tiled
 from modules.pixels import to_images
 from modules.previews import LinearPreview, fit
@@ -521,15 +522,15 @@ class Engine:
         return [(own[name], self.store.sha256(own[name].path)) for name in names]
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch, patches: Hashable) -> TextConditioner:
-        clip_skip = batch.params.clip_skip
+        params, asked = batch.params, batch.params.sdxl_clip_l_skip
         return TextConditioner(
-            lambda ids, inserted: model.encode_text(ids, inserted, clip_skip),
-            self._tokenizer,
+            text_encoders(model, params),
             embeddings=model.own_embeddings.files,
-            emphasis=cast(Emphasis, batch.params.emphasis),
+            emphasis=cast(Emphasis, params.emphasis),
             profile=batch.profile,
             cache=self._texts,
-            scope=(model.sha256, model.device, clip_skip, patches),
+            scope=(model.sha256, model.device, params.clip_skip, asked, patches),
+            vector=text_vector(model.config.family, params, batch.shown_size),
         )
 
     def _preview(self, model: LatentDiffusion, latent: Tensor) -> Image.Image:

@@ -17,7 +17,7 @@ MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
 MODEL, SAMPLING, NOISE = "Model", "Sampling", "Noise"
-GUIDANCE, FACES, COMPATIBILITY = "Guidance", "Faces", "Compatibility"
+GUIDANCE, SDXL, FACES, COMPATIBILITY = "Guidance", "SDXL", "Faces", "Compatibility"
 """Groups of what is rarely changed."""
 
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
@@ -389,6 +389,12 @@ class GenerationParams:
 
     # Guidance.
     clip_skip: int = option(1, "Clip skip", lo=1, hi=12, step=1, key="Clip skip", group=GUIDANCE)
+    sdxl_clip_l_skip: bool = option(
+        False,
+        "Clip skip for SDXL",
+        group=GUIDANCE,
+        help="its first text encoder follows clip skip; otherwise the layer is fixed",
+    )
     emphasis: str = option(
         "Original",
         "Emphasis",
@@ -432,6 +438,30 @@ class GenerationParams:
     )
     pad_cond_uncond: bool = option(
         False, "Pad prompts to equal length", key="Pad conds", group=GUIDANCE, help="with the empty prompt"
+    )
+
+    # SDXL.
+    sdxl_crop_top: int = option(
+        0, "Crop top", lo=0, hi=1024, step=1, group=SDXL, help="pixels cut away, as SDXL is told"
+    )
+    sdxl_crop_left: int = option(0, "Crop left", lo=0, hi=1024, step=1, group=SDXL)
+    sdxl_refiner_low_aesthetic_score: float = option(
+        2.5,
+        "Low aesthetic score",
+        lo=0.0,
+        hi=10.0,
+        step=0.1,
+        group=SDXL,
+        help="that the refiner is told with the negative prompt",
+    )
+    sdxl_refiner_high_aesthetic_score: float = option(
+        6.0,
+        "High aesthetic score",
+        lo=0.0,
+        hi=10.0,
+        step=0.1,
+        group=SDXL,
+        help="that the refiner is told with the prompt",
     )
 
     # Faces.

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from modules.nn.vae import VAE, VAEConfig
+from modules.nn.configs import VAEConfig
+from modules.nn.vae import VAE
 
 
 def write_vae(path: Path, *, seed: int = 1, prefix: str = "", **sizes: Any) -> Path:

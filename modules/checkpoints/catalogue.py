@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules.checkpoints.detect import family, has_vae, native_size, prediction, shapes_of, text_width
+from modules.checkpoints.detect import family_label, has_vae, native_size, prediction, shapes_of, text_width
 from modules.checkpoints.embeddings import SUFFIXES, EmbeddingFolder, Suited
 from modules.checkpoints.files import PICKLES, Hashes, Header, find_model, list_models, old_hash, read_header
 from modules.checkpoints.folders import unlistable
@@ -84,7 +84,8 @@ class Catalogue:
     def native_size(self, checkpoint: str) -> int:
         """Side in pixels that a checkpoint was trained for."""
         try:
-            return native_size(self._header(checkpoint)[1])
+            path, header = self._header(checkpoint)
+            return native_size(header, path)
         except RepriseError:  # no model at all: the job will say so
             return 512
 
@@ -101,11 +102,11 @@ class Catalogue:
         return Card(
             name=path.relative_to(self._checkpoints).with_suffix("").as_posix(),
             file_name=path.name,
-            family=family(shapes),
+            family=family_label(shapes),
             prediction=predicts.kind,
             zero_terminal_snr=predicts.zero_terminal_snr,
             own_vae=has_vae(shapes),
-            native_size=native_size(header),
+            native_size=native_size(header, path),
             nbytes=nbytes,
             sha256=sha256,
             old_hash=old_hash(path),

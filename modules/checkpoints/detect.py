@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from modules.checkpoints.families import FAMILIES
+from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, VARIANTS, Family, ModelConfig, Shapes
+from modules.checkpoints.families.shapes import text_config, unet_config, vae_config
 from modules.checkpoints.files import Header
+from modules.errors import CheckpointError
+from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
 
 log = logging.getLogger(__name__)
 
-UNET, VAE, OLD_TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
-TEXT = f"{OLD_TEXT}text_model."
-TOKENS = "embeddings.token_embedding.weight"
-Shapes = Mapping[str, tuple[int, ...]]
 _MAX_YAML = 256 * 2**10
 """Bytes; A1111's own have 2 to 4 kB."""
 
@@ -42,42 +43,32 @@ def stated(header: Header) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- family
 
 
+def family_of(shapes: Shapes) -> Family | None:
+    """None: it is no whole diffusion model."""
+    return next((family for family in FAMILIES if family.matches(shapes)), None)
+
+
+def family_label(shapes: Shapes) -> str:
+    """As people read it.
+
+    >>> family_label({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)})
+    'Stable Diffusion 1.x, inpainting'
+    """
+    family = family_of(shapes)
+    if family is None:
+        return "not a diffusion model"
+    return ", ".join(filter(None, (family.label, VARIANTS.get(_in_channels(shapes), ""), _pruned(family, shapes))))
+
+
 def _in_channels(shapes: Shapes) -> int:
-    shape = shapes.get(f"{UNET}input_blocks.0.0.weight", ())
+    shape = shapes.get(FIRST_CONV, ())
     return shape[1] if len(shape) > 1 else 0
 
 
-def _has(*keys: str) -> Callable[[Shapes], bool]:
-    return lambda shapes: any(key in shapes for key in keys)
-
-
-FAMILIES: tuple[tuple[str, Callable[[Shapes], bool]], ...] = (
-    ("Stable Diffusion 3", _has(f"{UNET}x_embedder.proj.weight")),
-    ("SDXL", _has("conditioner.embedders.1.model.ln_final.weight")),
-    ("SDXL refiner", lambda shapes: shapes.get("conditioner.embedders.0.model.ln_final.weight") == (1280,)),
-    ("Stable Diffusion 2 depth", _has("depth_model.model.pretrained.act_postprocess3.0.project.0.bias")),
-    ("Stable Diffusion 2 unCLIP", _has("embedder.model.ln_final.weight")),
-    (
-        "Stable Diffusion 2",
-        _has(
-            "cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight",
-            "conditioner.embedders.0.model.ln_final.weight",  # as SD 2.1 Turbo names the same encoder
-        ),
-    ),
-    ("AltDiffusion", _has("cond_stage_model.roberta.embeddings.word_embeddings.weight")),
-    ("Instruct-pix2pix", lambda shapes: _in_channels(shapes) == 8),
-    ("Stable Diffusion 1.x", lambda shapes: _in_channels(shapes) > 0),
-)
-"""In A1111's order, each by the one tensor that decides: what mergers and trainers leave behind decides nothing."""
-
-
-def family(shapes: Shapes) -> str:
-    """
-    >>> family({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)})
-    'Stable Diffusion 1.x, inpainting'
-    """
-    found = next((name for name, sign in FAMILIES if sign(shapes)), "")
-    return f"{found}, inpainting" if found and _in_channels(shapes) == 9 else found or "not a diffusion model"
+def _pruned(family: Family, shapes: Shapes) -> str:
+    """SSD-1B, Vega and their like have no attention in the middle."""
+    middle = f"{UNET}middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    return "pruned" if family.supported and middle not in shapes and f"{UNET}out.2.weight" in shapes else ""
 
 
 def has_vae(shapes: Shapes) -> bool:
@@ -86,17 +77,21 @@ def has_vae(shapes: Shapes) -> bool:
 
 
 def text_width(shapes: Shapes) -> int:
-    """Width of a checkpoint's token embeddings; of SDXL's two encoders together. 0: it has none that is known."""
-    if "conditioner.embedders.1.model.ln_final.weight" in shapes:
-        return 768 + 1280
-    names = (f"{TEXT}{TOKENS}", f"{OLD_TEXT}{TOKENS}", "cond_stage_model.model.token_embedding.weight")
-    return next((shapes[name][1] for name in names if len(shapes.get(name, ())) == 2), 0)
+    """Width of a checkpoint's token embeddings; of two encoders' together. 0: it has none that is known."""
+    family = family_of(shapes)
+    try:
+        return sum(text_config(spec, shapes).width for spec in family.encoders) if family else 0
+    except (LookupError, ValueError):
+        return 0
 
 
-def native_size(header: Header) -> int:
-    """Side in pixels that a checkpoint was trained for, as the file itself says it, else SD 1.x's 512."""
-    size = stated(header).get("native_size", 512)
-    return size if isinstance(size, int) and 64 <= size <= 2048 else 512
+def native_size(header: Header, path: Path | None = None) -> int:
+    """Side in pixels that a checkpoint was trained for, as the file itself says it, else its family's."""
+    size = stated(header).get("native_size")
+    if isinstance(size, int) and 64 <= size <= 2048:
+        return size
+    family = family_of(shapes_of(header))
+    return family.side(prediction(header, path).kind) if family else 512
 
 
 # ------------------------------------------------------------------------------------------------------- prediction
@@ -162,3 +157,120 @@ def _scalar(node: Any, keys: tuple[str, ...]) -> str:
 
 def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
     return iter(node.value if isinstance(node, yaml.MappingNode) else ())
+
+
+# ---------------------------------------------------------------------------------------------------- configuration
+
+C = TypeVar("C", UNetConfig, VAEConfig, TextConfig)
+MOST = 1_000_000
+"""Of anything that a configuration counts."""
+ACTIVATIONS = ("quick_gelu", "gelu")
+
+
+def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
+    """The configuration of a whole checkpoint, or a `CheckpointError` that says what the file is instead.
+
+    ``path``: where it lies, for what is said beside it.
+    """
+    shapes = shapes_of(header)
+    family = _supported(name, shapes)
+    own, own_vae, predicts = stated(header), has_vae(shapes), prediction(header, path)
+    try:
+        unet = _merge(name, unet_config(shapes), own.get("unet"))
+        vae = _merge(name, vae_config(shapes) if own_vae else VAEConfig(), own.get("vae"))
+        texts = tuple(_merge(name, text_config(spec, shapes), own.get(spec.part)) for spec in family.encoders)
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{name} is not a whole {family.label} checkpoint: {_tail(error)} is missing or of another shape",
+            hint="choose another one",
+            field="checkpoint",
+        ) from error
+    scale, schedule = own.get("scale_factor"), own.get("schedule")
+    return ModelConfig(
+        family,
+        unet,
+        vae,
+        texts,
+        latent=replace(
+            family.latent,
+            scale=float(scale)
+            if isinstance(scale, int | float) and not isinstance(scale, bool)
+            else family.latent.scale,
+            channels=vae.z_channels,
+            factor=vae.factor,
+        ),
+        native_size=native_size(header, path),
+        prediction=predicts.kind,
+        schedule=schedule if isinstance(schedule, str) else family.schedule,
+        zero_terminal_snr=predicts.zero_terminal_snr,
+        own_vae=own_vae,
+    )
+
+
+def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
+    """The configuration of an autoencoder in a file of its own, to stand in for a checkpoint's ``own``."""
+    shapes: Shapes = {f"{VAE}{key.removeprefix(VAE)}": info.shape for key, info in header.tensors.items()}
+    if any(key.startswith(f"{VAE}encoder.down_blocks.") for key in shapes):
+        raise _no_vae(name, "it is laid out as diffusers does it, which is not read")
+    try:
+        found = _merge(name, vae_config(shapes), stated(header).get("vae"))
+    except (LookupError, ValueError, ArithmeticError) as error:
+        raise _no_vae(name, f"{_tail(error)} is missing or of another shape") from error
+    if found.z_channels != own.z_channels:
+        raise _no_vae(name, f"its latents have {found.z_channels} channels, and the checkpoint's {own.z_channels}")
+    if found.factor != own.factor:
+        raise _no_vae(name, "it makes pictures of another size")
+    return found
+
+
+def _no_vae(name: str, reason: str) -> CheckpointError:
+    return CheckpointError(f"{name} is no VAE for this checkpoint: {reason}", hint="choose another one", field="vae")
+
+
+def _supported(name: str, shapes: Shapes) -> Family:
+    """The family, or what the file is when it is not one we run."""
+    family = family_of(shapes)
+    if family and family.supported:
+        channels = _in_channels(shapes)
+        if channels in (4, 9):  # 9: an inpainting model
+            return family
+        kind = {8: "an Instruct-pix2pix model"}.get(channels, f"a {channels}-channel model")
+        what = f"{kind}, which is not supported"
+    elif family:
+        what = f"of the family {family.label}, which is not supported"
+    elif any(key.startswith(("lora_unet_", "lora_te")) for key in shapes):
+        what = "a LoRA, which belongs in the Lora folder"
+    elif any(key.startswith(("decoder.", f"{VAE}decoder.")) for key in shapes):
+        what = "only an autoencoder, which belongs in the VAE folder"
+    else:
+        what = "not a diffusion model"
+    raise CheckpointError(f"{name} is {what}", hint="choose a checkpoint of SD 1.x, SD 2.x or SDXL", field="checkpoint")
+
+
+def _merge(name: str, found: C, own: object) -> C:
+    """What the file states about itself wins over the family's habit; what its shapes say must agree on loading."""
+    if not isinstance(own, Mapping):
+        return found
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    for key, value in own.items():
+        given = tuple(value) if isinstance(value, list) else value
+        if key in values and not _fits(key, given, values[key]):
+            raise CheckpointError(f"{name} carries a configuration whose {key} cannot be used", field="checkpoint")
+        if key in values:
+            values[key] = given
+    return type(found)(**values)
+
+
+def _fits(key: str, given: object, known: object) -> bool:
+    """Whether a stated value is of the kind of the one it replaces."""
+    if key in ("layout", "middle_depth"):
+        return given == known  # the tensors tell, and nobody else
+    if key == "activation":
+        return given in ACTIVATIONS
+    if isinstance(known, tuple):
+        return isinstance(given, tuple) and all(type(n) is int and 0 <= n <= MOST for n in given)
+    return type(given) is type(known) and not (isinstance(given, int) and not 0 <= given <= MOST)
+
+
+def _tail(error: BaseException) -> str:
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else "a layer"

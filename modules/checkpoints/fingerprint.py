@@ -32,7 +32,7 @@ def digest(model: LatentDiffusion) -> str:
 
 
 def _parts(model: LatentDiffusion) -> tuple[tuple[str, nn.Module], ...]:
-    return ("unet", model.unet), ("vae", model.vae), ("text", model.text)
+    return tuple(model.parts().items())
 
 
 def _tensors(model: LatentDiffusion) -> Iterator[tuple[str, Tensor]]:

@@ -11,15 +11,18 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from modules.checkpoints.detect import UNET, VAE
+from modules.checkpoints.detect import detect, detect_vae
 from modules.checkpoints.embeddings import NONE, Listing, Suited
-from modules.checkpoints.families import ModelConfig, detect, detect_vae, text_prefix
+from modules.checkpoints.families.base import TRAINING, VAE, ModelConfig, Places
 from modules.checkpoints.files import Header, read_header
 from modules.checkpoints.vaes import OWN
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
 from modules.nn import vae as vae_nn
-from modules.nn.clip import Inserted, TextEncoder
+from modules.nn.clip import CLIPText
+from modules.nn.configs import CLIP, TextConfig, VAEConfig
+from modules.nn.openclip import OpenCLIPText
+from modules.nn.text import Inserted, TextEncoder, TextStates
 from modules.nn.unet import UNet
 
 log = logging.getLogger(__name__)
@@ -29,7 +32,7 @@ _GROUP = 128 * 2**20
 
 @dataclass
 class LatentDiffusion:
-    """UNet, autoencoder and text encoder of one file, in evaluation mode, without gradients."""
+    """UNet, autoencoder and text encoders of one file, in evaluation mode, without gradients."""
 
     name: str
     path: Path
@@ -39,14 +42,15 @@ class LatentDiffusion:
     unet: UNet
     vae: vae_nn.VAE
     """Without weights as long as the file has none of its own and no other stands in for it (`config.own_vae`)."""
-    text: TextEncoder
-    nbytes: int
+    text: nn.ModuleList
+    """One for each of ``config.family.encoders``."""
+    nbytes: int = 0
     vae_path: Path | None = None
     """Of an autoencoder that is not the file's own, its hash, and its name as a request says it."""
     vae_sha256: str = ""
     vae_name: str = OWN
     embeddings: Listing = NONE
-    """The textual inversions that its texts may name, if they are as wide as its text encoder."""
+    """The textual inversions that its texts may name, if they are as wide as its text encoders together."""
     keeps_apart: dict[tuple[int, ...], bool] = field(default_factory=dict)
     """What `pipeline.company` found out about the UNet's kernels, by shape."""
 
@@ -57,19 +61,38 @@ class LatentDiffusion:
 
     @property
     def own_embeddings(self) -> Suited:
-        return self.embeddings.for_width(self.config.text.width)
+        return self.embeddings.for_width(self.config.text_width)
 
-    def encode_text(self, ids: Tensor, inserted: Sequence[Inserted] = (), clip_skip: int = 1) -> Tensor:
-        """Token ids (b, 77) -> float32 states (b, 77, width)."""
-        return self.text(ids.to(self.device.device), clip_skip, inserted).float()  # type: ignore[no-any-return]
+    def parts(self) -> dict[str, nn.Module]:
+        """Its networks by name: "unet", "vae", "text", and "text_2" for a second text encoder."""
+        texts = {spec.part: text for spec, text in zip(self.config.family.encoders, self.text, strict=True)}
+        return {"unet": self.unet, "vae": self.vae, **texts}
+
+    def encode_text(
+        self,
+        ids: Tensor,
+        inserted: Sequence[Inserted] = (),
+        clip_skip: int = 1,
+        *,
+        encoder: int = 0,
+        skip_anyway: bool = False,
+    ) -> TextStates:
+        """Token ids (b, 77) -> float32 states of one text encoder, from the layer that the family takes.
+
+        ``skip_anyway``: clip skip counts for SDXL's first encoder too.
+        """
+        spec = self.config.family.encoders[encoder]
+        layer = spec.layer(clip_skip, asked=skip_anyway)
+        found: TextStates = self.text[encoder](ids.to(self.device.device), layer, inserted, norm=spec.final_norm)
+        return TextStates(found.context.float(), None if found.pooled is None else found.pooled.float())
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (n, 3, h, w) in [-1, 1] -> scaled latents (n, 4, h / 8, w / 8) float32, one picture at a time."""
+        """Pictures (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h / f, w / f) float32, one picture at a time."""
         means = [self.vae.encode(self._to_vae(image[None]))[0] for image in images]
-        return torch.cat(means).float() * self.config.scale_factor
+        return (torch.cat(means).float() - self.config.latent.shift) * self.config.latent.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (n, 4, h, w) -> pictures (n, 3, 8 h, 8 w) in [-1, 1], float32, one picture at a time.
+        """Scaled latents (n, c, h, w) -> pictures (n, 3, f h, f w) in [-1, 1], float32, one picture at a time.
 
         An autoencoder that overflows in half precision is moved to float32 once and for all.
         """
@@ -81,7 +104,7 @@ class LatentDiffusion:
                 "the model answered with values that are no numbers",
                 hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
             )
-        z = latent / self.config.scale_factor
+        z = latent / self.config.latent.scale + self.config.latent.shift
         image: Tensor = self.vae.decode(self._to_vae(z)).float()
         if not image.isfinite().all() and self._vae_dtype() != torch.float32:
             log.warning("the autoencoder of %s overflows in %s; it runs in float32 now", self.name, self._vae_dtype())
@@ -108,29 +131,29 @@ def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> Lat
     header = read_header(path)
     config = detect(name, header, path)
     with torch.device("meta"):
-        unet, vae, text = UNet(config.unet), vae_nn.VAE(config.vae), TextEncoder(config.text)
-    parts: dict[str, nn.Module] = {"unet": unet, "text": text, **({"vae": vae} if config.own_vae else {})}
-    _fill(name, path, header, _places(header), parts, device)
-    text.place_buffers(device.device)
-    nbytes = sum(p.nbytes for module in parts.values() for p in module.parameters())
-    return LatentDiffusion(name, path, sha256, config, device, unet, vae, text, nbytes)
+        unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
+    model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts)
+    parts = {part: module for part, module in model.parts().items() if part != "vae" or config.own_vae}
+    _fill(name, path, header, config.family.places(header.tensors), parts, device)
+    model.nbytes = sum(p.nbytes for module in parts.values() for p in module.parameters())
+    return model
 
 
-def load_vae(path: Path, device: Device, own: vae_nn.VAEConfig) -> vae_nn.VAE:
+def new_text(config: TextConfig) -> TextEncoder:
+    """With fresh weights."""
+    return CLIPText(config) if config.layout == CLIP else OpenCLIPText(config)
+
+
+def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
     """The autoencoder in a file of its own, for a checkpoint whose autoencoder is ``own``."""
     header = read_header(path, field="vae")
     with torch.device("meta"):
         vae = vae_nn.VAE(detect_vae(path.name, header, own))
     prefixed = any(key.startswith(VAE) for key in header.tensors)
     keys = [key for key in header.tensors if key.startswith(VAE) or not prefixed]
-    own_names = {key: key.removeprefix(VAE) for key in keys}
-    places = {key: ("vae", own) for key, own in own_names.items() if not own.startswith(_TRAINING)}
+    places = {key: ("vae", rest) for key in keys if not (rest := key.removeprefix(VAE)).startswith(TRAINING)}
     _fill(path.name, path, header, places, {"vae": vae}, device, field="vae")
     return vae
-
-
-Places = Mapping[str, tuple[str, str]]
-"""Where each tensor of a file belongs: (part, name within the part). Foreign tensors are left out."""
 
 
 def _fill(
@@ -163,23 +186,6 @@ def _fill(
     for part, module in modules.items():
         module.load_state_dict(states.pop(part), strict=True, assign=True)
         module.requires_grad_(False).eval()
-
-
-_TRAINING = ("loss", "model_ema.")
-"""Beginnings of what an autoencoder's trainer leaves in its file: its judges, and averages of the weights."""
-
-
-def _places(header: Header) -> Places:
-    """Of a whole checkpoint."""
-    prefixes = {UNET: ("unet", ""), VAE: ("vae", ""), text_prefix(header.tensors): ("text", "transformer.")}
-    places = {}
-    for key in header.tensors:
-        for prefix, (part, own) in prefixes.items():
-            rest = key.removeprefix(prefix)
-            training = part == "vae" and rest.startswith(_TRAINING)
-            if key.startswith(prefix) and not key.endswith(".position_ids") and not training:
-                places[key] = (part, own + rest)
-    return places
 
 
 def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module, field: str) -> None:

@@ -15,7 +15,8 @@ from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device
 from modules.errors import CheckpointError
-from modules.nn.vae import VAE, VAEConfig
+from modules.nn.configs import VAEConfig
+from modules.nn.vae import VAE
 
 log = logging.getLogger(__name__)
 

@@ -1,11 +1,11 @@
-"""Random checkpoints of under a megabyte in a supported layout, for tests and for trying things."""
+"""Random checkpoints of a few megabytes in every supported layout, for tests and for trying things."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,29 +13,78 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from modules.checkpoints.detect import TEXT, UNET
-from modules.checkpoints.detect import VAE as AUTOENCODER
+from modules.checkpoints.families.base import UNET, Family
+from modules.checkpoints.families.base import VAE as AUTOENCODER
+from modules.checkpoints.families.sd1 import SD1
+from modules.checkpoints.families.sd2 import SD2
+from modules.checkpoints.families.sdxl import SDXL, SDXL_REFINER
+from modules.checkpoints.model import new_text
 from modules.errors import OutputError, UserError
-from modules.nn.clip import TextConfig, TextEncoder
-from modules.nn.unet import UNet, UNetConfig
-from modules.nn.vae import VAE, VAEConfig
+from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
+from modules.nn.unet import UNet
+from modules.nn.vae import VAE
 
-State = dict[str, Tensor]
+SIZE_NUMBERS = 256
+"""Sinusoids of each number in SDXL's vector."""
 
 
-def write_tiny_checkpoint(path: Path, family: str = "sd15", seed: int = 0) -> Path:
+@dataclass(frozen=True)
+class Tiny:
+    """A family's layers, only narrower; the vocabulary, which stays whole, makes most of the file."""
+
+    family: Family
+    unet: UNetConfig
+    texts: tuple[TextConfig, ...]
+
+
+_WIDTH = 4
+_CLIP = TextConfig(_WIDTH, heads=2, inner=8)
+_VIT_H = TextConfig(_WIDTH, 24, 2, 8, activation="gelu", layout=OPEN_CLIP)
+_BIG_G = TextConfig(_WIDTH, 32, 2, 8, activation="gelu", layout=OPEN_CLIP, projection=_WIDTH)
+_UNET = UNetConfig(model_channels=4, num_heads=2, context_dim=_WIDTH, norm_groups=2)
+_LINEAR = replace(_UNET, num_heads=8, head_channels=2, linear_proj=True)
+_SDXL = replace(
+    _LINEAR,
+    channel_mult=(1, 2, 4),
+    transformer_depth=(0, 2, 10),
+    middle_depth=10,
+    context_dim=2 * _WIDTH,
+    vector_dim=_WIDTH + SIZE_NUMBERS * len(SDXL.vector),
+)
+_REFINER = replace(
+    _LINEAR,
+    transformer_depth=(0, 4, 4, 0),
+    middle_depth=4,
+    vector_dim=_WIDTH + SIZE_NUMBERS * len(SDXL_REFINER.vector),
+)
+FAMILIES: Mapping[str, Tiny] = {
+    "sd1": Tiny(SD1, _UNET, (_CLIP,)),
+    "sd2": Tiny(SD2, _LINEAR, (_VIT_H,)),
+    "sdxl": Tiny(SDXL, _SDXL, (_CLIP, _BIG_G)),
+    "sdxl-refiner": Tiny(SDXL_REFINER, _REFINER, (_BIG_G,)),
+}
+OLD_NAMES = {"sd15": ("sd1", False), "sd15-inpainting": ("sd1", True)}
+"""As the first version called them, and whether they are inpainting models."""
+
+
+def write_tiny_checkpoint(
+    path: Path, family: str = "sd1", seed: int = 0, *, inpainting: bool = False, prediction: str = "eps"
+) -> Path:
     """Write random weights (fp16) with every layer of ``family``, only narrower. The same seed gives the same bytes."""
-    if family not in FAMILIES:
+    name, painter = OLD_NAMES.get(family, (family, inpainting))
+    if name not in FAMILIES:
         raise UserError(f"no family named {family!r}", hint=f"there is {', '.join(FAMILIES)}", field="family")
+    tiny = FAMILIES[name]
+    if painter or inpainting:
+        tiny = replace(tiny, unet=replace(tiny.unet, in_channels=9))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        state, config = FAMILIES[family]()
-    weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in state.items()}
-    metadata = {"reprise.config": json.dumps(config)}  # one entry: safetensors writes several in random order
+        weights = {key: tensor.to(torch.float16).contiguous() for key, tensor in _weights(tiny).items()}
+    metadata = {"reprise.config": json.dumps(_stated(tiny, prediction))}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, part, metadata=metadata)
+        save_file(weights, part, metadata=metadata)  # of one entry: safetensors writes several in random order
         part.replace(path)
     except (OSError, SafetensorError) as error:
         if part.exists():
@@ -45,27 +94,27 @@ def write_tiny_checkpoint(path: Path, family: str = "sd15", seed: int = 0) -> Pa
     return path
 
 
-def _sd15(in_channels: int = 4) -> tuple[State, dict[str, object]]:
-    """Stable Diffusion 1.x at 1/80 of its width; the vocabulary, which stays whole, makes most of the file."""
-    unet = UNetConfig(in_channels=in_channels, model_channels=4, num_heads=2, context_dim=4, norm_groups=2)
-    vae = VAEConfig(channels=2, norm_groups=2)
-    text = TextConfig(width=4, heads=2, inner=8)
-    config = {
-        "unet": asdict(unet),
-        "vae": asdict(vae),
-        "text": asdict(text),
-        "scale_factor": 0.18215,
+_VAE = VAEConfig(channels=2, norm_groups=2)
+
+
+def _weights(tiny: Tiny) -> dict[str, Tensor]:
+    parts: dict[str, nn.Module] = {UNET: UNet(tiny.unet), AUTOENCODER: VAE(_VAE)}
+    for spec, config in zip(tiny.family.encoders, tiny.texts, strict=True):
+        parts[spec.prefixes[0]] = text = new_text(config)
+        tokens = "embeddings.token_embedding.weight" if config.layout == CLIP else "token_embedding.weight"
+        text.get_parameter(tokens).mul_(5)  # so that the words weigh more than their places
+    return {prefix + key: tensor for prefix, part in parts.items() for key, tensor in part.state_dict().items()}
+
+
+def _stated(tiny: Tiny, prediction: str) -> dict[str, object]:
+    """What no tensor's shape tells."""
+    texts = {spec.part: asdict(config) for spec, config in zip(tiny.family.encoders, tiny.texts, strict=True)}
+    return {
+        "unet": asdict(tiny.unet),
+        "vae": asdict(_VAE),
+        **texts,
+        "scale_factor": tiny.family.latent.scale,
         "native_size": 64,
-        "schedule": "scaled_linear",
-        "prediction": "eps",
+        "schedule": tiny.family.schedule,
+        "prediction": prediction,
     }
-    encoder = TextEncoder(text).transformer
-    encoder.embeddings.token_embedding.weight.mul_(5)  # so that the words weigh more than their places
-    parts: tuple[tuple[str, nn.Module], ...] = ((UNET, UNet(unet)), (AUTOENCODER, VAE(vae)), (TEXT, encoder))
-    return {prefix + key: tensor for prefix, part in parts for key, tensor in part.state_dict().items()}, config
-
-
-FAMILIES: dict[str, Callable[[], tuple[State, dict[str, object]]]] = {
-    "sd15": _sd15,
-    "sd15-inpainting": lambda: _sd15(in_channels=9),
-}

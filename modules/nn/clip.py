@@ -1,92 +1,111 @@
-"""The CLIP text transformer of latent diffusion models, around `transformers.CLIPTextModel`.
+"""CLIP's text transformer with the layer names of transformers' ``CLIPTextModel``, which checkpoints carry.
 
-Radford et al. (2021), arXiv:2103.00020. The class adds what conditioning needs: clip skip, and textual-inversion
-vectors in place of token embeddings.
+Radford et al. (2021), arXiv:2103.00020, sec. 2.4; the text encoder of Stable Diffusion 1.x and the first of SDXL's two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+
+from modules.nn.attention import attention, join_heads, split_heads
+from modules.nn.configs import TextConfig
+from modules.nn.text import ACTIVATIONS, TextEncoder
 
 
-@dataclass(frozen=True)
-class TextConfig:
-    """Sizes of a text transformer; the defaults are CLIP ViT-L/14's. Head count and activation are in no tensor."""
+class Attention(nn.Module):
+    """Each token looks at itself and at those before it."""
 
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    inner: int = 3072
-    vocabulary: int = 49408
-    positions: int = 77
-    activation: str = "quick_gelu"
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.q_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
 
-
-@dataclass(frozen=True)
-class Inserted:
-    """Textual-inversion vectors (n, width) that replace the token embeddings of row ``row`` from ``position`` on."""
-
-    row: int
-    position: int
-    vectors: Tensor
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(f(x), self.heads) for f in (self.q_proj, self.k_proj, self.v_proj))
+        out: Tensor = self.out_proj(join_heads(attention(q, k, v, causal=True)))
+        return out
 
 
-class TextEncoder(nn.Module):
-    """Token ids (b, 77) -> states (b, 77, width)."""
-
+class MLP(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.config = config
-        self.transformer = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=config.vocabulary,
-                hidden_size=config.width,
-                intermediate_size=config.inner,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                max_position_embeddings=config.positions,
-                hidden_act=config.activation,
-                bos_token_id=49406,
-                eos_token_id=49407,
-                attn_implementation="sdpa",
-            )
-        )
+        self.activation = ACTIVATIONS[config.activation]
+        self.fc1 = nn.Linear(config.width, config.inner)
+        self.fc2 = nn.Linear(config.inner, config.width)
 
-    def forward(self, ids: Tensor, clip_skip: int = 1, inserted: Sequence[Inserted] = ()) -> Tensor:
-        """States after the final norm, of the last layer or of the ``clip_skip``-th from the end."""
-        with self._inserting(inserted):
-            out = self.transformer(input_ids=ids, output_hidden_states=clip_skip > 1)
-        if clip_skip <= 1:
-            return out.last_hidden_state  # type: ignore[no-any-return]
-        states = out.hidden_states[-min(clip_skip, self.config.layers)]
-        return self.transformer.final_layer_norm(states)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.activation(self.fc1(x)))
+        return out
 
-    def place_buffers(self, device: torch.device) -> None:
-        """Give the position numbers, which no checkpoint holds, their storage after construction without one."""
-        self.transformer.embeddings.position_ids = torch.arange(self.config.positions, device=device)[None]
 
-    @contextmanager
-    def _inserting(self, inserted: Sequence[Inserted]) -> Iterator[None]:
-        if not inserted:
-            yield
-            return
+class Layer(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.self_attn = Attention(config.width, config.heads)
+        self.layer_norm1 = nn.LayerNorm(config.width)
+        self.mlp = MLP(config)
+        self.layer_norm2 = nn.LayerNorm(config.width)
 
-        def replace(_module: nn.Module, _args: object, embedded: Tensor) -> Tensor:
-            embedded = embedded.clone()
-            for item in inserted:
-                room = embedded.shape[1] - item.position
-                vectors = item.vectors[:room].to(embedded)
-                embedded[item.row, item.position : item.position + len(vectors)] = vectors
-            return embedded
+    def forward(self, x: Tensor) -> Tensor:  # (b, tokens, width)
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
-        handle = self.transformer.embeddings.token_embedding.register_forward_hook(replace)
-        try:
-            yield
-        finally:
-            handle.remove()
+
+class Embeddings(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        self.position_embedding = nn.Embedding(config.positions, config.width)
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+
+class CLIPText(TextEncoder):
+    """Token ids (b, n) -> states (b, n, width). It has no projection."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.final_layer_norm = nn.LayerNorm(config.width)
+        self._initialise()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        out: Tensor = self.embeddings.token_embedding(ids)
+        return out
+
+    def positions(self) -> Tensor:
+        return self.embeddings.position_embedding.weight
+
+    def blocks(self) -> Iterable[nn.Module]:
+        return self.encoder.layers
+
+    def norm(self, x: Tensor) -> Tensor:
+        out: Tensor = self.final_layer_norm(x)
+        return out
+
+    def project(self, x: Tensor) -> Tensor:
+        return x
+
+    def _initialise(self) -> None:
+        """Fresh weights as CLIP's authors draw them; the deeper the network, the less each layer adds."""
+        width, layers = self.config.width, self.config.layers
+        into, out = width**-0.5, width**-0.5 * (2 * layers) ** -0.5
+        nn.init.normal_(self.embeddings.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.embeddings.position_embedding.weight, std=0.02)
+        for name, parameter in self.encoder.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                kind = name.split(".")[-2]
+                std = {"fc1": (2 * width) ** -0.5, "out_proj": into}.get(kind, out)
+                nn.init.normal_(parameter, std=std)

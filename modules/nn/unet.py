@@ -2,45 +2,20 @@
 
 Rombach et al. (2022), "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv:2112.10752, over the
 residual UNet of Dhariwal & Nichol (2021), arXiv:2105.05233. One class serves every size of the SD1, SD2 and SDXL
-families: `modules.checkpoints.families` reads the configuration off the tensors.
+families, inpainting and pruned ones too: `modules.checkpoints.families` reads the configuration off the tensors.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.nn.attention import KeyValue, attention, join_heads, split_heads
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """Sizes of a UNet. ``transformer_depth`` has one entry per level, 0 where a level has no attention."""
-
-    in_channels: int = 4
-    out_channels: int = 4
-    model_channels: int = 320
-    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
-    middle_depth: int = 1
-    num_heads: int = 8
-    head_channels: int = 0
-    """Channels a head; above 0 it replaces ``num_heads`` (SD2 and SDXL: 64)."""
-    context_dim: int = 768
-    linear_proj: bool = False
-    """``proj_in`` and ``proj_out`` are linear layers (SD2, SDXL) rather than 1x1 convolutions (SD1)."""
-    vector_dim: int = 0
-    """Width of SDXL's size-and-pooled-text vector; 0 where the model takes none."""
-    norm_groups: int = 32
-
-    def heads(self, channels: int) -> int:
-        return channels // self.head_channels if self.head_channels else self.num_heads
+from modules.nn.configs import NO_MIDDLE, ONE_BLOCK, UNetConfig
 
 
 class CrossAttention(nn.Module):
@@ -212,27 +187,30 @@ class UNet(nn.Module):
             block: list[nn.Module] = [ResBlock(channels, out, emb, groups)]
             return block + ([SpatialTransformer(out, depth, config)] if depth else [])
 
-        levels = list(zip(config.channel_mult, config.transformer_depth, strict=True))
+        levels, blocks = config.channel_mult, config.num_res_blocks
+        down, up = iter(config.depths_down), iter(config.depths_up)
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(config.in_channels, base, 3, padding=1)])])
         skips, ch = [base], base
-        for level, (mult, depth) in enumerate(levels):
-            for _ in range(config.num_res_blocks):
-                self.input_blocks.append(nn.ModuleList(stage(ch, base * mult, depth)))
+        for level, mult in enumerate(levels):
+            for _ in range(blocks):
+                self.input_blocks.append(nn.ModuleList(stage(ch, base * mult, next(down))))
                 ch = base * mult
                 skips.append(ch)
             if level < len(levels) - 1:
                 self.input_blocks.append(nn.ModuleList([Downsample(ch)]))
                 skips.append(ch)
 
-        middle = stage(ch, ch, config.middle_depth)
-        self.middle_block = nn.ModuleList([*middle, ResBlock(ch, ch, emb, groups)])
+        middle = stage(ch, ch, max(config.middle_depth, 0)) if config.middle_depth != NO_MIDDLE else []
+        if config.middle_depth > ONE_BLOCK:
+            middle.append(ResBlock(ch, ch, emb, groups))
+        self.middle_block = nn.ModuleList(middle)
 
         self.output_blocks = nn.ModuleList()
-        for level, (mult, depth) in reversed(list(enumerate(levels))):
-            for i in range(config.num_res_blocks + 1):
-                block = stage(ch + skips.pop(), base * mult, depth)
+        for level, mult in reversed(list(enumerate(levels))):
+            for i in range(blocks + 1):
+                block = stage(ch + skips.pop(), base * mult, next(up))
                 ch = base * mult
-                if level and i == config.num_res_blocks:
+                if level and i == blocks:
                     block.append(Upsample(ch))
                 self.output_blocks.append(nn.ModuleList(block))
         self.out = nn.Sequential(nn.GroupNorm(groups, ch), nn.SiLU(), nn.Conv2d(ch, config.out_channels, 3, padding=1))
@@ -241,7 +219,12 @@ class UNet(nn.Module):
         """Timesteps (b,), which may be fractional, and SDXL's vector (b, vector_dim) -> (b, 4 * model_channels)."""
         dtype = next(self.time_embed.parameters()).dtype
         emb: Tensor = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
-        return emb if y is None else emb + self.label_emb(y.to(dtype))
+        return emb if y is None else emb + self.label(y)
+
+    def label(self, y: Tensor) -> Tensor:
+        """A vector (b, vector_dim) as it is added to the embedding of time: (b, 4 * model_channels)."""
+        out: Tensor = self.label_emb(y.to(next(self.label_emb.parameters()).dtype))
+        return out
 
     def text_keys(self, context: Tensor) -> TextKeys:
         """Text states (b, tokens, context_dim) -> keys and values of every cross-attention layer."""

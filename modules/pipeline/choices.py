@@ -19,7 +19,8 @@ def noise_table(params: GenerationParams, schedule: str, *, zero_terminal_snr: b
     return table.quantize() if params.enable_quantization else table
 
 
-def schedule_options(params: GenerationParams) -> ScheduleOptions:
+def schedule_options(params: GenerationParams, *, sdxl: bool = False) -> ScheduleOptions:
+    """``sdxl``: schedules that have levels of their own for SDXL take those."""
     return ScheduleOptions(
         sigma_min=params.sigma_min,
         sigma_max=params.sigma_max,
@@ -28,6 +29,7 @@ def schedule_options(params: GenerationParams) -> ScheduleOptions:
         beta=params.beta_dist_beta,
         old_sigmas=params.use_old_karras_scheduler_sigmas,
         discard_next_to_last=params.always_discard_next_to_last_sigma,
+        sdxl=sdxl,
         skip_type=params.uni_pc_skip_type,
     )
 

@@ -49,6 +49,8 @@ def _keeps_apart(model: LatentDiffusion, size: tuple[int, int], n: int, conds: i
     x = torch.randn(rows, unet.config.in_channels, *size, generator=generator)
     context = torch.randn(rows, tokens, unet.config.context_dim, generator=generator)
     emb = unet.embed(torch.tensor([500.0], device=model.device.device))
+    if unet.config.vector_dim:
+        emb = emb + unet.label(torch.ones(1, unet.config.vector_dim, device=model.device.device))
 
     def run(rows: slice) -> torch.Tensor:
         picked = x[rows]

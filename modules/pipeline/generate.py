@@ -12,7 +12,7 @@ from torch import Tensor
 from modules.checkpoints.model import LatentDiffusion
 from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input, keep_softly
 from modules.diffusion.parameterization import NoiseTable
-from modules.diffusion.schedules import ImageStart, image_start, sigmas_for
+from modules.diffusion.schedules import ImageStart, ScheduleOptions, image_start, sigmas_for
 from modules.diffusion.types import Denoiser, Enough, Network, OnStep
 from modules.params import SoftInpainting
 from modules.pipeline import choices
@@ -69,9 +69,10 @@ def generate(
     trained = model.config.schedule
     levels = choices.noise_table(params, trained, zero_terminal_snr=model.config.zero_terminal_snr)
     table = sampler.table_for(levels)
-    begin = _begin(batch, table, start)
+    options = choices.schedule_options(params, sdxl=model.config.family.sdxl_schedules)
+    begin = _begin(batch, table, start, options)
     size: tuple[int, int] = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)  # type: ignore[assignment]
-    noise = batch_noise(model, batch, size, _full(batch, begin, table))
+    noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
 
     def guidance(model: LatentDiffusion, positive: Sequence[Part], negative: Part, calls: int = 0) -> Guided:
         network: Network = BatchNetwork(model, table, begin.sigmas, seen if sees_picture(model) else None)
@@ -99,7 +100,7 @@ def generate(
         denoise = _masked(denoise, start, start.mask, unit_start=sampler.unit_start)
     # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.
     whole = {"sigma_min": table.sigma_min, "sigma_max": table.sigma_max, "steps": params.steps}
-    options = sampler.arguments(
+    arguments = sampler.arguments(
         **choices.given(params, sampler),
         table=table,
         direction=guided.direction,
@@ -108,7 +109,7 @@ def generate(
     )
     x = noised(batch, begin, noise.initial(), start)
     try:
-        latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **options)
+        latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **arguments)
     except Enough:
         latents = guided.estimate()
     if start and start.mask is not None and not start.soft:
@@ -175,8 +176,8 @@ def noised(batch: Batch, begin: ImageStart, noise: Tensor, start: Start | None) 
     return x
 
 
-def _begin(batch: Batch, table: NoiseTable, start: Start | None) -> ImageStart:
-    params, options = batch.params, choices.schedule_options(batch.params)
+def _begin(batch: Batch, table: NoiseTable, start: Start | None, options: ScheduleOptions) -> ImageStart:
+    params = batch.params
     if start is None:
         sigmas = sigmas_for(batch.sampler, batch.scheduler, params.steps, table, options)
         return ImageStart(sigmas, sigmas[0], params.steps, params.steps - 1)
@@ -192,9 +193,8 @@ def _begin(batch: Batch, table: NoiseTable, start: Start | None) -> ImageStart:
     )
 
 
-def _full(batch: Batch, begin: ImageStart, table: NoiseTable) -> Sequence[float]:
+def _full(batch: Batch, begin: ImageStart, table: NoiseTable, options: ScheduleOptions) -> Sequence[float]:
     """The schedule of which a run is the end: Brownian noise is that of the whole, however little of it is run."""
     if not batch.sampler.brownian or begin.schedule_steps == 0:
         return ()
-    options = choices.schedule_options(batch.params)
     return sigmas_for(batch.sampler, batch.scheduler, begin.schedule_steps, table, options)

@@ -26,7 +26,8 @@ class BatchNetwork:
         self._seen = seen
         self._table = table
         self._embeddings: dict[float, Tensor] = {}
-        self._texts: dict[int, tuple[Cond, TextKeys]] = {}  # the Cond is kept so that its id stays its own
+        # The Cond is kept so that its id stays its own.
+        self._texts: dict[int, tuple[Cond, TextKeys, Tensor | None]] = {}
         self._embed([sigma for sigma in dict.fromkeys(sigmas) if sigma > 0])
 
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor:
@@ -36,8 +37,9 @@ class BatchNetwork:
             seen = self._seen.repeat(len(x) // len(self._seen), 1, 1, 1)
             scaled = torch.cat([scaled, seen], dim=1)
         scaled = device.place(scaled)
+        keys, label = self._text(cond, len(x))
         emb = self._embedding(sigma).expand(len(x), -1)
-        prediction = unet.run(scaled, emb, self._text_keys(cond, len(x))).to(x.dtype)
+        prediction = unet.run(scaled, emb if label is None else emb + label, keys).to(x.dtype)
         return denoised(prediction, x, sigma, self._model.config.prediction)
 
     def _embed(self, sigmas: list[float]) -> None:
@@ -50,12 +52,14 @@ class BatchNetwork:
             self._embed([sigma])  # churn and second-order samplers go between the listed sigmas
         return self._embeddings[sigma]
 
-    def _text_keys(self, cond: Cond, n: int) -> TextKeys:
+    def _text(self, cond: Cond, n: int) -> tuple[TextKeys, Tensor | None]:
+        """The condition's keys and values, and its vector as the UNet adds it to the time embeddings."""
         known = self._texts.get(id(cond))
         if known is None:
             context = self._model.device.place(cond.context)
             keys = self._model.unet.text_keys(context)
+            label = None if cond.vector is None else self._model.unet.label(cond.vector.to(context.device))
             if len(context) != n:  # one text for all images of the batch
                 keys = {layer: (k.expand(n, -1, -1, -1), v.expand(n, -1, -1, -1)) for layer, (k, v) in keys.items()}
-            known = self._texts[id(cond)] = (cond, keys)
-        return known[1]
+            known = self._texts[id(cond)] = (cond, keys, label)
+        return known[1:]

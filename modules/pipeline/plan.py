@@ -47,6 +47,8 @@ class Batch:
     hires: Second | None = None
     changed: Changes = field(default_factory=dict)
     """What extensions changed in ``params``."""
+    told_size: tuple[int, int] | None = None
+    """Where it is another than that of ``params``: of a second pass, before its picture is cropped."""
 
     @property
     def schedule_steps(self) -> int:
@@ -59,7 +61,19 @@ class Batch:
         """The second pass as a batch of its own."""
         if (second := self.hires) is None:
             return None
-        return replace(self, params=second.params, sampler=second.sampler, scheduler=second.scheduler, hires=None)
+        return replace(
+            self,
+            params=second.params,
+            sampler=second.sampler,
+            scheduler=second.scheduler,
+            hires=None,
+            told_size=second.size.upscaled,
+        )
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height in pixels that a model is told which takes note of sizes."""
+        return self.told_size or (self.params.width, self.params.height)
 
     @property
     def announced_steps(self) -> int:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.nn.clip import TextConfig, TextEncoder
+from modules.nn.clip import CLIPText
+from modules.nn.configs import TextConfig
 from modules.training import loop
 from modules.training.config import Config
 from modules.training.render.backgrounds import BACKGROUNDS
@@ -65,24 +66,17 @@ def shown(scenes: Sequence[Scene]) -> Tensor:
     return out
 
 
-def new_text(config: TextConfig) -> TextEncoder:
-    """Fresh weights, with the attention whose backward pass is fast on a CPU."""
-    text = TextEncoder(config)
-    text.transformer.set_attn_implementation("eager")
-    return text
-
-
 class Reader(nn.Module):
     """The text transformer and its heads: ids (b, n) -> a score per answer of each question."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        self.text = new_text(config)
+        self.text = CLIPText(config)
         self.concepts = nn.Linear(config.width, len(CONCEPTS))
         self.heads = nn.ModuleDict({q: nn.Linear(config.width, len(a)) for q, a in QUESTIONS.items()})
 
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
-        states = self.text(ids)
+        states = self.text(ids).context
         end = states[torch.arange(len(ids)), ids.argmax(dim=1)].float()  # the end token has the highest id
         return {"concepts": self.concepts(end), **{q: head(end) for q, head in self.heads.items()}}
 

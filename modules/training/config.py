@@ -7,9 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modules.nn.clip import TextConfig
-from modules.nn.unet import UNetConfig
-from modules.nn.vae import VAEConfig
+from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
 from modules.training.render.scenes import Mix
 
 SHIPPED = Path(__file__).with_name("reprise_mini.toml")

@@ -47,7 +47,7 @@ def tensors(made: Trained) -> dict[str, Tensor]:
     """Every weight under its checkpoint name, float16 and contiguous."""
     named = {UNET + key: value for key, value in made.model.unet.state_dict().items()}
     named |= {AUTOENCODER + key: value for key, value in made.vae.state_dict().items()}
-    named |= {TEXT + key: value for key, value in made.model.text.transformer.state_dict().items()}
+    named |= {TEXT + key: value for key, value in made.model.text.state_dict().items()}
     return {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in named.items()}
 
 

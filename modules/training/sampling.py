@@ -71,7 +71,7 @@ class Painter:
         sigmas = sigmas_for(self._sampler, self._scheduler, steps, table)
         noise = ImageNoise(seeds, (self.model.config.unet.in_channels, side, side), device=self.model.device.device)
         positive, without = (
-            _Text(Cond(self.model.encode_text(token_ids(said)))) for said in (texts, [negative] * len(texts))
+            _Text(Cond(self.model.encode_text(token_ids(said)).context)) for said in (texts, [negative] * len(texts))
         )
         guided = Guided(BatchNetwork(self.model, table, sigmas), cfg, [positive], without, cfg_scale)
         start = noise.initial() * sigmas[0]

@@ -13,7 +13,7 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from modules.nn.clip import TextEncoder
+from modules.nn.clip import CLIPText
 from modules.nn.unet import ResBlock, SpatialTransformer, UNet
 from modules.training import captions, diffusion, loop, start
 from modules.training.config import Config
@@ -32,12 +32,12 @@ class TextToLatent(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.text: TextEncoder = captions.new_text(config.text)
+        self.text = CLIPText(config.text)
         self.unet = UNet(config.unet)
         _start_as_identity(self.unet)
 
     def forward(self, x: Tensor, t: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        said: Tensor = self.unet(x, t, self.text(ids) * weights[..., None])
+        said: Tensor = self.unet(x, t, self.text(ids).context * weights[..., None])
         return said
 
 
@@ -100,7 +100,7 @@ def train(config: Config, folder: Path) -> None:
     """Stage ``unet``."""
     if config.start.file:
         model = new(config)
-        start.begin(config.start, folder, unet=model.unet, text=model.text.transformer)
+        start.begin(config.start, folder, unet=model.unet, text=model.text)
     else:
         model = new(config, folder / "text.pt")
     trainer = loop.Trainer(model, config.diffusion.run, folder / "unet.pt")

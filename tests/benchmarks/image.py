@@ -35,7 +35,7 @@ def main() -> None:
     for name in ("run", "embed", "text_keys"):
         inside.wrap(model.unet, name)
     inside.wrap(model.vae, "decode")
-    inside.wrap(model.text, "forward")
+    inside.wrap(model.text[0], "forward")
     totals, shares = [], []
     for run in range(10):
         inside.seconds = 0.0

@@ -6,8 +6,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from modules.devices import choose
-from modules.nn.unet import UNet, UNetConfig
-from modules.nn.vae import VAE, VAEConfig
+from modules.nn.configs import UNetConfig, VAEConfig
+from modules.nn.unet import UNet
+from modules.nn.vae import VAE
 from tests.benchmarks.clock import interleaved
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.conditioning import TextConditioner
-from modules.nn.clip import Inserted
+from modules.conditioning import Encoder, TextConditioner
+from modules.nn.text import Inserted, TextStates
 from modules.prompt.chunks import Embeddings, chunk
 from modules.prompt.tokens import END, START, default_tokenizer
 
@@ -57,18 +57,17 @@ def test_chunks(case: dict[str, Any], form: str, golden_file: Any, differs: Call
     assert (found.count, found.limit) == (expected["token_count"], expected["counter_limit"])
 
 
-def encode_by_formula(ids: Tensor, _inserted: Sequence[Inserted]) -> Tensor:
+def encode_by_formula(ids: Tensor, _inserted: Sequence[Inserted]) -> TextStates:
     """The data's stand-in for a text encoder: sin(id / 10 + place / 20 + 0.3 channel) + 0.2, id modulo 1000."""
     place, channel = torch.arange(77), torch.arange(3)
     angle = 0.1 * (ids % 1000)[..., None] + 0.05 * place[:, None] + 0.3 * channel
-    return angle.double().sin().float() + 0.2
+    return TextStates(angle.double().sin().float() + 0.2)
 
 
 @pytest.mark.golden("tokens.json", "emphasis")
 def test_emphasis(case: dict[str, Any]) -> None:
-    conditioner = TextConditioner(
-        encode_by_formula, default_tokenizer(), emphasis=case["mode"], zero_padding=case["padding"] == "zero"
-    )
+    encoder = Encoder(encode_by_formula, default_tokenizer(), zero_padding=case["padding"] == "zero")
+    conditioner = TextConditioner([encoder], emphasis=case["mode"])
     z = conditioner.encode(case["texts"])
     assert list(z.shape) == case["shape"]
     for row, values in case["z_rows"].items():

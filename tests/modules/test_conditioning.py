@@ -12,10 +12,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modules.conditioning import TextCache, TextConditioner, pad_uncond, pad_with_empty, repeat_last, stack
+from modules.conditioning import (
+    Encoder,
+    TextCache,
+    TextConditioner,
+    pad_uncond,
+    pad_with_empty,
+    repeat_last,
+    stack,
+)
 from modules.diffusion.guidance import compose
 from modules.diffusion.types import Cond
-from modules.nn.clip import Inserted, TextConfig, TextEncoder
+from modules.nn.clip import CLIPText
+from modules.nn.configs import TextConfig
+from modules.nn.text import Inserted, TextStates
 from modules.profile import A1111, EXACT, Profile
 from modules.prompt.chunks import EMPTY
 from modules.prompt.schedule import Pass
@@ -25,14 +35,14 @@ WIDTH = 4
 LONG = "red blue green cat dog tree house river stone cloud " * 9  # 90 tokens: two chunks
 
 
-class Encoder:
+class Sines:
     """States that tell ids and places apart; vectors inserted take the place of their ids' states. Counts its rows."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.calls = 0
 
-    def __call__(self, ids: Tensor, inserted: Sequence[Inserted]) -> Tensor:
+    def __call__(self, ids: Tensor, inserted: Sequence[Inserted]) -> TextStates:
         self.rows += len(ids)
         self.calls += 1
         angle = ids[..., None] * torch.tensor([0.37, 0.11, 0.23, 0.05]) + torch.arange(77)[:, None] * 0.1
@@ -40,7 +50,7 @@ class Encoder:
         for item in inserted:
             vectors = item.vectors[: 77 - item.position]
             states[item.row, item.position : item.position + len(vectors)] = vectors
-        return states
+        return TextStates(states)
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,8 @@ class Vectors:
         return self.vectors.numpy()
 
 
-def conditioner(encoder: Encoder | None = None, **options: Any) -> TextConditioner:
-    return TextConditioner(encoder or Encoder(), default_tokenizer(), **options)
+def conditioner(encoder: Sines | None = None, **options: Any) -> TextConditioner:
+    return TextConditioner([Encoder(encoder or Sines(), default_tokenizer())], **options)
 
 
 def states(text: str, **options: Any) -> Tensor:
@@ -106,10 +116,10 @@ def test_negative_prompt_takes_and_and_tags_as_text() -> None:
 
 
 def test_missing_chunks_are_the_empty_prompt() -> None:
-    encoder = Encoder()
+    encoder = Sines()
     short, long = conditioner(encoder).encode(["a cat", LONG])
     assert short.shape == long.shape == (154, WIDTH)
-    assert torch.equal(short[77:], encoder(torch.tensor([EMPTY.ids]), ())[0])
+    assert torch.equal(short[77:], encoder(torch.tensor([EMPTY.ids]), ()).context[0])
 
 
 def test_original_emphasis_keeps_the_mean_and_no_norm_does_not() -> None:
@@ -151,30 +161,30 @@ def test_embeddings_are_inserted_behind_the_start_token() -> None:
 
 
 def test_equal_texts_are_encoded_once_across_prompts_and_only_within_one_scope() -> None:
-    encoder, cache = Encoder(), TextCache()
+    encoder, cache = Sines(), TextCache()
     first = conditioner(encoder, cache=cache, scope="model a").prompt("a [cat:dog:0.5]", 20)
     assert encoder.rows == 2
     again = conditioner(encoder, cache=cache, scope="model a").prompt("a [cat:dog:10]", 30)
     assert encoder.rows == 2
-    assert again[0].conds[0] is first[0].conds[0]
+    assert again[0].conds[0].context is first[0].conds[0].context
     conditioner(encoder, cache=cache, scope="model b").prompt("a [cat:dog:0.5]", 20)
     conditioner(encoder, cache=cache, scope="model a", emphasis="Ignore").prompt("a [cat:dog:0.5]", 20)
     assert encoder.rows == 6
 
 
 def test_the_cache_lets_the_least_recently_used_go() -> None:
-    one = Cond(torch.zeros(1, 77, WIDTH))
+    one = TextStates(torch.zeros(1, 77, WIDTH))
     cache = TextCache(max_bytes=2 * one.context.nbytes)
     cache.put("a", (one, one))  # the same object counts once
-    cache.put("b", (Cond(one.context.clone()),))
+    cache.put("b", (TextStates(one.context.clone()),))
     assert cache.get("a")
-    cache.put("c", (Cond(one.context.clone()),))
+    cache.put("c", (TextStates(one.context.clone()),))
     assert cache.get("b") is None
     assert cache.get("a") and cache.get("c")
 
 
 def test_a_thousand_alternatives_are_encoded_in_groups() -> None:
-    encoder = Encoder()
+    encoder = Sines()
     conditioner(encoder).prompt("[" + "|".join(f"cat {i}" for i in range(40)) + "]", 40)
     assert encoder.rows == 40
     assert encoder.calls == 3
@@ -183,11 +193,11 @@ def test_a_thousand_alternatives_are_encoded_in_groups() -> None:
 def test_ids_behind_the_end_are_zero_where_the_model_wants_that() -> None:
     seen: list[Tensor] = []
 
-    def encode(ids: Tensor, _inserted: Sequence[Inserted]) -> Tensor:
+    def encode(ids: Tensor, _inserted: Sequence[Inserted]) -> TextStates:
         seen.append(ids)
-        return torch.ones(len(ids), 77, WIDTH)
+        return TextStates(torch.ones(len(ids), 77, WIDTH))
 
-    TextConditioner(encode, default_tokenizer(open_clip=True), zero_padding=True).encode(["a cat"])
+    TextConditioner([Encoder(encode, default_tokenizer(open_clip=True), zero_padding=True)]).encode(["a cat"])
     assert seen[0][0, :6].tolist() == [49406, 320, 2368, 49407, 0, 0]
 
 
@@ -209,12 +219,11 @@ def test_images_with_texts_of_their_own_are_stacked() -> None:
 
 
 def test_real_text_encoder_takes_what_the_conditioner_gives() -> None:
-    encoder = TextEncoder(TextConfig(width=16, layers=2, heads=2, inner=32)).eval()
+    encoder = CLIPText(TextConfig(width=16, layers=2, heads=2, inner=32)).eval()
     vectors = torch.randn(2, 16)
     with torch.inference_mode():
         cond = TextConditioner(
-            lambda ids, inserted: encoder(ids, 2, inserted),
-            default_tokenizer(),
+            [Encoder(lambda ids, inserted: encoder(ids, 2, inserted), default_tokenizer())],
             embeddings=[Vectors("mystyle", vectors)],
         )
         (part,) = cond.prompt("a [cat:mystyle dog:0.5] (in snow:1.2)", 10)

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from modules import infotext
 from modules.builtin import register
-from modules.checkpoints.detect import TEXT
 from modules.checkpoints.embeddings import EmbeddingFolder
+from modules.checkpoints.families.sd1 import TEXT
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint

@@ -266,6 +266,7 @@ def test_what_may_be_switched_off_stays_out_while_that_cannot_be_read(
         )
         with pytest.raises(OutputError, match="could not be saved"):
             made.enable("fine", False)
+        made.started()
     assert choices.read_bytes() == kept
     assert loader(tmp_path / "ext", tmp_path).extensions["off"].state == "disabled"
 

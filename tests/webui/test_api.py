@@ -11,7 +11,9 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from modules.flags import translated
+from modules.jobs.protocol import GenerateSpec, Origin
 from modules.metadata import encode
+from modules.params import GenerationParams
 from tests.modules.test_recipe import RECIPE
 from webui.routes import routes_of
 from webui.services import Services
@@ -111,3 +113,18 @@ def test_a_replay_of_another_person_or_kind_is_not_found(client: TestClient, giv
     foreign = given.queue.submit("somebody", {"kind": "replay", "recipe": str(RECIPE)}, "replay").id
     for number in (foreign, "none"):
         assert client.get(f"/api/v1/replay/{number}").status_code == 404
+
+
+def test_a_tab_called_replay_makes_no_replays(client: TestClient, given: Services) -> None:
+    """Neither a job of today nor one of version 0.1, whose spec had the tab's name as its kind."""
+    params = GenerationParams(prompt="a fox", steps=1, seed=1, subseed=0)
+    new = given.submit("local", GenerateSpec(params, origin=Origin(tab="replay")))
+    old = given.queue.submit("local", {"kind": "replay", "params": params.to_json()})
+    for job in (new, old):
+        assert client.get(f"/api/v1/replay/{job.id}").status_code == 404
+        deadline = time.monotonic() + 30
+        while (seen := given.queue.get(job.id, "local")).state not in ("done", "failed"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert (seen.state, seen.kind) == ("done", "generate")
+        assert seen.output and len(seen.output["images"]) == 1

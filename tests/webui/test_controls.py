@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 import pytest
@@ -11,6 +12,7 @@ from modules.errors import UserError
 from modules.options import option, options_of
 from modules.params import GenerationParams, Hires, Mask, SoftInpainting
 from webui.controls import Form, choices_of, control
+from webui.send import Sent, Target
 
 
 @dataclass(frozen=True)
@@ -196,3 +198,19 @@ def test_what_stands_above_the_tabs_is_not_made_twice_and_is_read_with_the_rest(
     assert one.read(["two", 5]) == Thing(word="two", count=5)
     assert one.listed(["words"]) == [(above, "words")]
     assert one.listed(["others"]) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "asked"), [((40, 40), (64, 64)), ((40, 700), (64, 696)), ((3000, 63), (2048, 64)), ((128, 96), (128, 96))]
+)
+def test_a_picture_of_any_size_gives_a_request_that_can_be_done(size: tuple[int, int], asked: tuple[int, int]) -> None:
+    """Where it is sent to a tab that starts from it, width and height follow, within their limits."""
+    with gr.Blocks():
+        form = Form(GenerationParams, {})
+        sides = [form.add(side) for side in ("width", "height")]
+        target = Target(form, gr.Textbox())
+    values = target.shown(Sent(Path("a.png"), {}), size)
+    shown = {id(component): value for component, value in zip(target.outputs, values, strict=True)}
+    told = [shown[id(side)] for side in sides]
+    assert [value["value"] if isinstance(value, dict) else value for value in told] == list(asked)
+    GenerationParams.from_json({"width": asked[0], "height": asked[1]})

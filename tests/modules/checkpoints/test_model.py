@@ -15,15 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from modules.checkpoints.detect import OLD_TEXT, TEXT, UNET
-from modules.checkpoints.families import detect
+from modules.checkpoints.detect import detect
+from modules.checkpoints.families.base import UNET
+from modules.checkpoints.families.sd1 import SD1, TEXT
 from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.model import LatentDiffusion, load
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
-from modules.nn.unet import UNet, UNetConfig
+from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
+from modules.nn.unet import UNet
 from tests.modules.nn.test_layouts import KEYS
 
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -54,7 +56,7 @@ def test_every_tensor_of_the_file_is_in_the_networks(tiny: Path, model: LatentDi
     stored = load_file(tiny)
     ours = {f"model.diffusion_model.{k}": v for k, v in model.unet.state_dict().items()}
     ours |= {f"first_stage_model.{k}": v for k, v in model.vae.state_dict().items()}
-    ours |= {f"{TEXT}{k.removeprefix('transformer.')}": v for k, v in model.text.state_dict().items()}
+    ours |= {f"{TEXT}{k}": v for k, v in model.text[0].state_dict().items()}
     assert ours.keys() == stored.keys()
     assert all(torch.equal(ours[key], stored[key].float()) for key in stored)
     assert not any(p.requires_grad or p.is_meta for p in model.unet.parameters())
@@ -63,7 +65,7 @@ def test_every_tensor_of_the_file_is_in_the_networks(tiny: Path, model: LatentDi
 def test_model_encodes_text_and_pictures_and_decodes(model: LatentDiffusion) -> None:
     with torch.inference_mode():
         states = model.encode_text(torch.full((2, 77), 49407))
-        assert states.shape == (2, 77, model.config.text.width)
+        assert states.context.shape == (2, 77, model.config.text_width)
         latents = model.encode(torch.zeros(2, 3, 64, 72))
         assert latents.shape == (2, 4, 8, 9)
         assert model.decode(latents).shape == (2, 3, 64, 72)
@@ -72,10 +74,11 @@ def test_model_encodes_text_and_pictures_and_decodes(model: LatentDiffusion) -> 
 def test_old_files_without_the_text_models_prefix_load_alike(tiny: Path, model: LatentDiffusion) -> None:
     def rename(tensors: dict[str, Tensor]) -> None:
         for key in [k for k in tensors if k.startswith(TEXT)]:
-            tensors[OLD_TEXT + key.removeprefix(TEXT)] = tensors.pop(key)
+            tensors[SD1.encoders[0].prefixes[1] + key.removeprefix(TEXT)] = tensors.pop(key)
 
     old = load(changed(tiny, rename), CPU)
-    assert torch.equal(old.text.transformer.final_layer_norm.weight, model.text.transformer.final_layer_norm.weight)
+    name = "final_layer_norm.weight"
+    assert torch.equal(old.text[0].get_parameter(name), model.text[0].get_parameter(name))
 
 
 def test_training_leftovers_in_a_file_are_ignored(tiny: Path) -> None:
@@ -109,8 +112,8 @@ def test_a_left_over_tensor_neither_hides_the_family_nor_stops_the_loading(
 ) -> None:
     caplog.set_level("INFO")
     with_more = load(changed(tiny, lambda tensors: tensors.update({key: torch.ones(4, 4)})), CPU)
-    for ours, theirs in ((model.unet, with_more.unet), (model.vae, with_more.vae), (model.text, with_more.text)):
-        known = theirs.state_dict()
+    for part, ours in model.parts().items():
+        known = with_more.parts()[part].state_dict()
         assert all(torch.equal(tensor, known[name]) for name, tensor in ours.state_dict().items())
     assert ("are left out" in caplog.text) == key.startswith((UNET, "first_stage_model.", TEXT))
 
@@ -118,7 +121,7 @@ def test_a_left_over_tensor_neither_hides_the_family_nor_stops_the_loading(
 def test_an_old_file_with_a_stray_new_name_loads(tiny: Path) -> None:
     def rename(tensors: dict[str, Tensor]) -> None:
         for key in [k for k in tensors if k.startswith(TEXT)]:
-            tensors[OLD_TEXT + key.removeprefix(TEXT)] = tensors.pop(key)
+            tensors[SD1.encoders[0].prefixes[1] + key.removeprefix(TEXT)] = tensors.pop(key)
         tensors[f"{TEXT}embeddings.position_ids"] = torch.arange(77)[None]
 
     load(changed(tiny, rename), CPU)
@@ -218,8 +221,8 @@ def test_config_of_full_size_is_read_off_the_shapes(tmp_path: Path) -> None:
     """The real SD1.5 layout, with its shapes and no data: detection reads nothing but the header."""
     path = sd15(tmp_path / "sd15.safetensors")
     config = detect("sd15", read_header(path))
-    assert (config.unet, config.vae, config.text) == (type(config.unet)(), type(config.vae)(), type(config.text)())
-    assert (config.scale_factor, config.native_size) == (0.18215, 512)
+    assert (config.unet, config.vae, config.texts) == (UNetConfig(), VAEConfig(), (TextConfig(),))
+    assert (config.latent.scale, config.native_size) == (0.18215, 512)
 
 
 def test_autoencoder_that_overflows_runs_in_float32_from_then_on(tiny: Path) -> None:

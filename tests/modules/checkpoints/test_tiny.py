@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modules.checkpoints.detect import TEXT, UNET
-from modules.checkpoints.detect import VAE as AUTOENCODER
-from modules.checkpoints.families import detect
+from modules.checkpoints.detect import detect
+from modules.checkpoints.families.base import UNET
+from modules.checkpoints.families.base import VAE as AUTOENCODER
+from modules.checkpoints.families.sd1 import TEXT
 from modules.checkpoints.files import read_header
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.errors import OutputError, UserError
-from modules.nn.clip import TextEncoder
+from modules.nn.clip import CLIPText
 from modules.nn.unet import UNet
 from modules.nn.vae import VAE
 
@@ -46,8 +47,8 @@ def test_networks_built_from_what_is_detected_take_the_weights_and_compute(path:
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {key.removeprefix(prefix): value.float() for key, value in state.items() if key.startswith(prefix)}
 
-    text, unet, vae = TextEncoder(config.text), UNet(config.unet), VAE(config.vae)
-    text.transformer.load_state_dict(part(TEXT), strict=True)
+    text, unet, vae = CLIPText(config.texts[0]), UNet(config.unet), VAE(config.vae)
+    text.load_state_dict(part(TEXT), strict=True)
     unet.load_state_dict(part(UNET), strict=True)
     vae.load_state_dict(part(AUTOENCODER), strict=True)
     side = config.native_size // 8
@@ -55,7 +56,7 @@ def test_networks_built_from_what_is_detected_take_the_weights_and_compute(path:
     ids[:, 0], ids[0, 1:4] = 49406, torch.tensor([320, 736, 2368])
     with torch.inference_mode():
         x = torch.randn(1, 4, side, side).expand(2, -1, -1, -1)
-        eps = unet(x, torch.tensor([500.0, 500.0]), text(ids))
+        eps = unet(x, torch.tensor([500.0, 500.0]), text(ids).context)
         picture = vae.decode(eps)
     assert picture.shape == (2, 3, config.native_size, config.native_size)
     assert picture.isfinite().all()
@@ -73,7 +74,7 @@ def test_seed_decides_every_byte_and_leaves_the_global_generator_alone(path: Pat
 
 
 def test_unknown_family_and_unwritable_place_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no family named 'sd9'; there is sd15"):
+    with pytest.raises(UserError, match="no family named 'sd9'; there is sd1, sd2, sdxl, sdxl-refiner"):
         write_tiny_checkpoint(tmp_path / "x.safetensors", family="sd9")
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):

@@ -88,10 +88,9 @@ def test_a_spec_that_makes_no_sense_is_refused_in_a_sentence(data: dict[str, Any
 def test_every_job_of_version_0_1_is_read() -> None:
     """The kind of a spec was the tab's name then; the row's own was right."""
     pattern = re.compile(r"""INSERT INTO "jobs" VALUES\(\d+,'(\w+)','\w*','(\w+)','((?:[^']|'')*)'""")
-    rows = pattern.findall(RECORDED.read_text(encoding="utf-8"))
-    read = {
-        name: (kind, spec_from_json(upgraded(kind, json.loads(text.replace("''", "'"))))) for name, kind, text in rows
-    }
+    read: dict[str, tuple[str, JobSpec]] = {}
+    for name, kind, text in pattern.findall(RECORDED.read_text(encoding="utf-8")):
+        read[name] = kind, spec_from_json(upgraded(kind, json.loads(text.replace("''", "'"))))
     assert len(read) > 15
     assert all(spec.kind == kind for kind, spec in read.values())
     tabs = {spec.origin.tab for kind, spec in read.values() if kind == "generate"}

@@ -233,3 +233,20 @@ def test_a_script_that_raises_an_interrupt_fails_alone(tmp_path: Path) -> None:
         job = run(queue, "interrupting", 2)
         assert job.error and job.error["detail"].startswith("something unexpected went wrong (KeyboardInterrupt)")
         assert run(queue, "beside", 2).state == "done"
+
+
+def test_a_request_of_a_script_that_cannot_be_done_is_told_and_the_others_are_made(tmp_path: Path) -> None:
+    """What a script makes of its options is checked like everybody's: steps end at 150."""
+
+    def far(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
+        answers = yield Turn([params.changed(steps=n) for n in (1, 151, 2)], names=("one", "too many", "two"))
+        return [Sheet([answer.error for answer in answers], ("",), (answers,))]
+
+    with a_queue(tmp_path) as queue:
+        assert isinstance(queue._scripts, Scripts)
+        queue._scripts.host.add_script(ScriptSpec("far", "Far", Count, far))
+        job = run(queue, "far", 1)
+        children = [one for one in queue.list("ann") if one.kind == "generate"]
+    assert (job.state, len(children)) == ("done", 2)
+    assert job.output and len(job.output["images"]) == 3
+    assert [note.partition(":")[0] for note in job.output["notes"]] == ["too many failed"]

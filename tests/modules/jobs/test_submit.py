@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,21 @@ def test_a_script_goes_on_without_an_extension_that_was_switched_off_since(submi
     params, _ = canonical(ROUGH.changed(extensions=Chosen({"absent": {"amount": 1}})), submitter.host, absent=True)
     assert params.extensions == Chosen({"absent": {"amount": 1}})
     assert params.sampler == "Euler a"
+
+
+def test_nothing_else_puts_jobs_into_the_queue() -> None:
+    root = Path(__file__).parents[3]
+    files = [
+        root / "app.py",
+        *(path for part in ("modules", "webui", "extensions") for path in (root / part).rglob("*.py")),
+    ]
+    submits = {
+        path.relative_to(root).as_posix()
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "submit"
+        and ast.unparse(node.func.value).endswith(("queue", "store", "jobs"))
+    }
+    assert submits == {"modules/jobs/submit.py", "modules/jobs/dispatcher.py"}

@@ -107,15 +107,6 @@ def test_a_job_goes_to_the_runner_of_its_kind() -> None:
         assert runner("job", spec, lambda _: None, Wishes()) == {"by": expected}
 
 
-def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
-    def runner(job: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 96.00 GiB. GPU 0 has a total capacity of 79.19 GiB")
-
-    last = run_job(runner, "a", {}, lambda event: None, Wishes())
-    assert last["error"]["error"] == "OutOfMemory"
-    assert last["error"]["detail"] == "the card has too little memory for this; make the picture or the batch smaller"
-
-
 def test_what_is_not_a_number_is_nothing_when_it_leaves_the_worker() -> None:
     """Browsers and SQLite read no NaN, which Python writes."""
 
@@ -127,3 +118,25 @@ def test_what_is_not_a_number_is_nothing_when_it_leaves_the_worker() -> None:
     last = run_job(runner, "job", {}, events.append, Wishes())
     assert events == [{"type": "step", "eta_s": None}]
     assert last["output"] == {"images": [{"path": "1.png", "seconds": None}]}
+
+
+def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
+    def runner(job: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 96.00 GiB. GPU 0 has a total capacity of 79.19 GiB")
+
+    last = run_job(runner, "a", {}, lambda event: None, Wishes())
+    assert last["error"]["error"] == "OutOfMemory"
+    assert last["error"]["detail"] == "the card has too little memory for this; make the picture or the batch smaller"
+
+
+def test_a_job_whose_settings_could_not_be_read_says_so_at_once_and_at_its_end() -> None:
+    from modules.jobs.generation import noted
+
+    def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+        emit({"type": "step", "step": 1, "steps": 1, "image": 1, "images": 1})
+        return {"images": [], "notes": ["another"]}
+
+    events: list[dict[str, Any]] = []
+    output = noted(runner, "settings.json cannot be read")("job", {}, events.append, Wishes())
+    assert events[0] == {"type": "note", "text": "settings.json cannot be read"}
+    assert output["notes"] == ["settings.json cannot be read", "another"]

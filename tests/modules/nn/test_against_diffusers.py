@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,14 +11,32 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from modules.nn.clip import Inserted, TextConfig, TextEncoder
-from modules.nn.unet import UNet, UNetConfig
-from modules.nn.vae import VAE, VAEConfig
+from modules.nn.clip import CLIPText
+from modules.nn.configs import NO_MIDDLE, ONE_BLOCK, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
+from modules.nn.openclip import OpenCLIPText
+from modules.nn.text import Inserted, TextEncoder
+from modules.nn.unet import UNet
+from modules.nn.vae import VAE
 
 SD1 = UNetConfig(model_channels=32, num_heads=4, context_dim=24, norm_groups=8)
 SD2 = UNetConfig(model_channels=32, head_channels=16, context_dim=24, norm_groups=8, linear_proj=True)
+SDXL = replace(SD2, channel_mult=(1, 2, 4), transformer_depth=(0, 2, 3), middle_depth=3, vector_dim=40)
+REFINER = replace(SD2, transformer_depth=(0, 2, 2, 0), middle_depth=2, vector_dim=40)
+SSD = replace(SDXL, input_depth=(0, 0, 2, 2, 3, 3), output_depth=(3, 3, 4, 2, 1, 1, 0, 0, 0), middle_depth=ONE_BLOCK)
+KOALA = replace(SDXL, num_res_blocks=1, transformer_depth=(0, 1, 2), middle_depth=NO_MIDDLE)
+UNETS = {
+    "sd1": SD1,
+    "sd1 inpainting": replace(SD1, in_channels=9),
+    "pix2pix": replace(SD1, in_channels=8),
+    "sd2": SD2,
+    "sdxl": SDXL,
+    "sdxl inpainting": replace(SDXL, in_channels=9),
+    "refiner": REFINER,
+    "ssd": SSD,
+    "koala": KOALA,
+}
 
 
 def random_weights(module: nn.Module, seed: int = 0) -> None:
@@ -31,36 +51,60 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return ((ours - reference).abs().max() / reference.abs().max()).item()
 
 
+def by_level(depths: Sequence[int], blocks: int) -> list[list[int]]:
+    return [list(depths[i : i + blocks]) for i in range(0, len(depths), blocks)]
+
+
 def diffusers_unet(config: UNetConfig, state: dict[str, Tensor]) -> UNet2DConditionModel:
     channels = tuple(config.model_channels * m for m in config.channel_mult)
     heads: Any = tuple(c // config.head_channels for c in channels) if config.head_channels else config.num_heads
+    down = by_level(config.depths_down, config.num_res_blocks)
+    up = by_level(config.depths_up, config.num_res_blocks + 1)
+    middle: dict[int, Any] = {ONE_BLOCK: "UNetMidBlock2D", NO_MIDDLE: None}
+    vector: dict[str, Any] = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": config.vector_dim,
+    }
     reference = UNet2DConditionModel(
+        in_channels=config.in_channels,
         block_out_channels=channels,
         layers_per_block=config.num_res_blocks,
-        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        down_block_types=tuple("CrossAttnDownBlock2D" if any(depths) else "DownBlock2D" for depths in down),
+        mid_block_type=middle.get(config.middle_depth, "UNetMidBlock2DCrossAttn"),
+        up_block_types=tuple("CrossAttnUpBlock2D" if any(depths) else "UpBlock2D" for depths in up),
+        transformer_layers_per_block=[[depth or max(config.middle_depth, 1) for depth in depths] for depths in down],
+        reverse_transformer_layers_per_block=[[depth or 1 for depth in depths] for depths in up],
         cross_attention_dim=config.context_dim,
         attention_head_dim=heads,
         norm_num_groups=config.norm_groups,
         use_linear_projection=config.linear_proj,
+        **(vector if config.vector_dim else {}),
     )
     keys = {f"model.diffusion_model.{k}": v for k, v in state.items()}
-    reference.load_state_dict(convert_ldm_unet_checkpoint(keys, dict(reference.config)), strict=True)
+    converted = convert_ldm_unet_checkpoint(keys, dict(reference.config))
+    reference.load_state_dict(converted, strict=True)
     return reference.eval()
 
 
-@pytest.mark.parametrize("config", [SD1, SD2], ids=["sd1", "sd2"])
-@pytest.mark.parametrize("size", [(16, 16), (24, 16)], ids=str)
-def test_unet_agrees_with_diffusers(config: UNetConfig, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("name", UNETS)
+def test_unet_agrees_with_diffusers(name: str) -> None:
+    config, size = UNETS[name], (16, 8)
     unet = UNet(config).eval()
     random_weights(unet)
     reference = diffusers_unet(config, unet.state_dict())
     g = torch.Generator().manual_seed(1)
-    x, context = torch.randn(2, 4, *size, generator=g), torch.randn(2, 77, 24, generator=g)
+    x, context = torch.randn(2, config.in_channels, *size, generator=g), torch.randn(2, 77, 24, generator=g)
     t = torch.tensor([981.0, 3.5])
+    pooled, sizes = torch.randn(2, 16, generator=g), torch.tensor([[16.0, 24, 0, 3, 16, 24], [8.0, 8, 1, 2, 8, 9]])
+    vector, added = None, {}
+    if config.vector_dim:
+        angles = sizes[..., None] * torch.tensor([1.0, 1e-2])  # diffusers' own sinusoids, of two frequencies
+        vector = torch.cat([pooled, torch.cat([angles.cos(), angles.sin()], dim=-1).flatten(1)], dim=1)
+        added = {"text_embeds": pooled, "time_ids": sizes}
     with torch.inference_mode():
-        expected = reference(x, t, encoder_hidden_states=context).sample
-        assert relative_error(unet(x, t, context), expected) < 1e-4
+        expected = reference(x, t, encoder_hidden_states=context, added_cond_kwargs=added).sample
+        assert relative_error(unet(x, t, context, vector), expected) < 1e-4
 
 
 def test_parts_of_the_unet_kept_over_the_steps_give_what_the_plain_call_gives() -> None:
@@ -102,43 +146,115 @@ def test_autoencoder_agrees_with_diffusers() -> None:
 
 
 TEXT = TextConfig(width=32, layers=3, heads=4, inner=64, vocabulary=49408)
+OPEN_TEXT = replace(TEXT, activation="gelu", layout=OPEN_CLIP, projection=24)
+IDS = torch.tensor([[49406, 320, 2368, *[49407] * 74], [49406, 1125, 539, 320, 1929, *[49407] * 72]])
+PADDED = torch.tensor([[49406, 320, 2368, 49407, *[0] * 73], [49406, 1125, 539, 320, 1929, 49407, *[0] * 71]])
+"""As SD2 and SDXL's second encoder want them: 0 behind the first end token."""
+
+
+def reference_config(config: TextConfig) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        hidden_size=config.width,
+        intermediate_size=config.inner,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        hidden_act=config.activation,
+        projection_dim=config.projection or 512,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        attn_implementation="eager",
+    )
 
 
 def text_pair() -> tuple[TextEncoder, CLIPTextModel]:
-    encoder = TextEncoder(TEXT).eval()
+    encoder = CLIPText(TEXT).eval()
     random_weights(encoder)
-    reference = CLIPTextModel(
-        CLIPTextConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            attn_implementation="eager",
-        )
-    ).eval()
-    reference.load_state_dict({k.removeprefix("transformer."): v for k, v in encoder.state_dict().items()})
+    reference = CLIPTextModel(reference_config(TEXT)).eval()
+    reference.load_state_dict(encoder.state_dict())
     return encoder, reference
 
 
-IDS = torch.tensor([[49406, 320, 2368, *[49407] * 74], [49406, 1125, 539, 320, 1929, *[49407] * 72]])
+def as_transformers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """open_clip's names and shapes as those of ``CLIPTextModelWithProjection``."""
+    own = {
+        "positional_embedding": "embeddings.position_embedding.weight",
+        "token_embedding.weight": "embeddings.token_embedding.weight",
+        "ln_final.weight": "final_layer_norm.weight",
+        "ln_final.bias": "final_layer_norm.bias",
+    }
+    parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    parts["attn.out_proj"] = "self_attn.out_proj"
+    found = {"text_projection.weight": state["text_projection"].T}
+    for key, tensor in state.items():
+        if key in own:
+            found[f"text_model.{own[key]}"] = tensor
+        elif key.startswith("transformer.resblocks."):
+            _, _, number, part = key.split(".", 3)
+            layer = f"text_model.encoder.layers.{number}."
+            if part.startswith("attn.in_proj_"):
+                for name, third in zip("qkv", tensor.chunk(3), strict=True):
+                    found[f"{layer}self_attn.{name}_proj.{part.removeprefix('attn.in_proj_')}"] = third
+            else:
+                module, kind = part.rsplit(".", 1)
+                found[f"{layer}{parts[module]}.{kind}"] = tensor
+    return found
 
 
-def test_text_encoder_agrees_with_transformers() -> None:
+def open_pair() -> tuple[TextEncoder, CLIPTextModelWithProjection]:
+    encoder = OpenCLIPText(OPEN_TEXT).eval()
+    random_weights(encoder)
+    reference = CLIPTextModelWithProjection(reference_config(OPEN_TEXT)).eval()
+    reference.load_state_dict(as_transformers(encoder.state_dict()), strict=True)
+    return encoder, reference
+
+
+def test_clip_agrees_with_transformers() -> None:
     encoder, reference = text_pair()
     with torch.inference_mode():
         expected = reference(input_ids=IDS, output_hidden_states=True)
-        assert relative_error(encoder(IDS), expected.last_hidden_state) < 1e-4
-        skipped = reference.final_layer_norm(expected.hidden_states[-2])
-        assert relative_error(encoder(IDS, clip_skip=2), skipped) < 1e-4
+        assert relative_error(encoder(IDS).context, expected.last_hidden_state) < 1e-5
+        for skip in (2, 3):
+            states = expected.hidden_states[-skip]
+            assert relative_error(encoder(IDS, skip).context, reference.final_layer_norm(states)) < 1e-5
+            assert relative_error(encoder(IDS, skip, norm=False).context, states) < 1e-5
+        assert encoder(IDS).pooled is None
 
 
-def test_inserted_vectors_stand_where_tokens_stood_and_leave_no_trace() -> None:
-    encoder, _ = text_pair()
-    table = encoder.transformer.embeddings.token_embedding.weight
+def test_open_clip_agrees_with_transformers() -> None:
+    encoder, reference = open_pair()
     with torch.inference_mode():
-        before = encoder(IDS)
+        expected = reference(input_ids=PADDED, output_hidden_states=True)
+        plain, normed = encoder(PADDED, 2, norm=False), encoder(PADDED, 2)
+        assert relative_error(plain.context, expected.hidden_states[-2]) < 1e-5
+        norm = reference.text_model.final_layer_norm
+        assert relative_error(normed.context, norm(expected.hidden_states[-2])) < 1e-5
+        assert relative_error(plain.pooled, expected.text_embeds) < 1e-5
+        assert relative_error(normed.pooled, expected.text_embeds) < 1e-5
+        assert torch.equal(encoder(IDS).pooled, encoder(IDS[:, :60]).pooled)  # the first end token
+
+
+@pytest.mark.parametrize("pair", [text_pair, open_pair], ids=["clip", "open_clip"])
+def test_training_takes_the_same_path_with_gradients(pair: Callable[[], tuple[TextEncoder, Any]]) -> None:
+    """With gradients attention is computed step by step; texts may be shorter than 77 tokens."""
+    encoder, _ = pair()
+    with torch.inference_mode():
+        expected = encoder(PADDED).context[:, :12]
+    found = encoder(PADDED[:, :12]).context
+    assert relative_error(found, expected) < 1e-5
+    found.sum().backward()
+    assert all(p.grad is not None for name, p in encoder.named_parameters() if name != "text_projection")
+
+
+@pytest.mark.parametrize("pair", [text_pair, open_pair], ids=["clip", "open_clip"])
+def test_inserted_vectors_stand_where_tokens_stood_and_leave_no_trace(
+    pair: Callable[[], tuple[TextEncoder, Any]],
+) -> None:
+    encoder, _ = pair()
+    table = encoder.embed(torch.arange(2001))
+    with torch.inference_mode():
+        before = encoder(IDS).context
         other = IDS.clone()
         other[1, 2:4] = torch.tensor([1000, 2000])
-        placed = encoder(IDS, inserted=[Inserted(1, 2, table[[1000, 2000]])])
-        assert torch.equal(placed, encoder(other))
-        assert torch.equal(encoder(IDS), before)
+        placed = encoder(IDS, inserted=[Inserted(1, 2, table[[1000, 2000]])]).context
+        assert torch.equal(placed, encoder(other).context)
+        assert torch.equal(encoder(IDS).context, before)

@@ -58,7 +58,7 @@ def pipeline(model: LatentDiffusion) -> StableDiffusionPipeline:
         up_block_types=("UpDecoderBlock2D",) * 4,
         latent_channels=4,
         norm_num_groups=config.norm_groups,
-        scaling_factor=model.config.scale_factor,
+        scaling_factor=model.config.latent.scale,
     )
     state = {f"first_stage_model.{k}": v for k, v in model.vae.state_dict().items()}
     vae.load_state_dict(convert_ldm_vae_checkpoint(state, dict(vae.config)))
@@ -120,7 +120,7 @@ def test_ten_steps_of_euler_agree(model: LatentDiffusion, pipeline: StableDiffus
     latents = ours(model, batch_for("Euler", "Karras"))
     assert relative_error(latents, expected) < 1e-4
     with torch.inference_mode():
-        image = pipeline.vae.decode(expected / model.config.scale_factor).sample.clamp(-1, 1)
+        image = pipeline.vae.decode(expected / model.config.latent.scale).sample.clamp(-1, 1)
         assert relative_error(model.decode(latents), image) < 1e-4
 
 

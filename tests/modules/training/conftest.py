@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image, ImageDraw
 
-from modules.nn.clip import TextConfig
-from modules.nn.unet import UNetConfig
-from modules.nn.vae import VAEConfig
+from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
 from modules.training.config import AutoencoderRun, Config, Data, DiffusionRun, Run
 from modules.training.render import compose
 from modules.training.render.concepts import INDEX, Concept

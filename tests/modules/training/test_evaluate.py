@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from modules import builtin
-from modules.checkpoints.families import detect
+from modules.checkpoints.detect import detect
 from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.store import ModelStore
 from modules.devices import Device
@@ -152,8 +152,8 @@ def test_the_program_finds_the_same_configuration_in_the_file(
     path = tmp_path / "tiny.safetensors"
     export.save(tiny, made, path)
     found = detect(path.name, read_header(path))
-    assert (found.unet, found.vae, found.text) == (tiny.unet, tiny.vae, tiny.text)
-    assert (found.scale_factor, found.native_size, found.prediction) == (0.7, 32, "eps")
+    assert (found.unet, found.vae, found.texts[0]) == (tiny.unet, tiny.vae, tiny.text)
+    assert (found.latent.scale, found.native_size, found.prediction) == (0.7, 32, "eps")
 
 
 def test_metadata_follows_the_modelspec(tiny: Config, made: export.Trained, tmp_path: Path) -> None:
