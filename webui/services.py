@@ -15,7 +15,7 @@ from modules.extensions import Loader
 from modules.inputs import InputStore
 from modules.jobs.protocol import JobSpec, Json
 from modules.jobs.submit import Queue as Submissions
-from modules.jobs.submit import Submitter
+from modules.jobs.submit import Submitter, submit
 from modules.params import GenerationParams
 from modules.pipeline.plan import hires_upscalers
 from modules.script import axis_names
@@ -162,9 +162,14 @@ class Services:
         account = self.accounts.find(owner) if self.accounts else None
         return account is not None and account.is_admin
 
-    def submit(self, owner: str, spec: JobSpec) -> JobView:
-        """Check a request and queue it as it was checked; raises `UserError` for what cannot be done."""
-        return Submitter(self.queue, self.host, self.inputs, self.scripts)(owner, spec)
+    def submit(self, owner: str, spec: JobSpec, job_id: str = "") -> JobView:
+        """Check a request and queue it as it was checked; raises `UserError` for what cannot be done. A ``job_id`` that
+        the owner has already gives that job, and nothing is queued."""
+        return submit(self.queue, owner, self.prepared(spec), job_id)
+
+    def prepared(self, spec: JobSpec) -> JobSpec:
+        """``spec`` as it would be queued."""
+        return Submitter(self.queue, self.host, self.inputs, self.scripts).prepared(spec)
 
     def tables(self) -> Tables:
         """The choices that options name."""

@@ -14,6 +14,9 @@ from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
 from webui.api.history import add_routes
 from webui.api.queue import add_queue_routes
+from webui.api.v1.jobs import add_jobs
+from webui.api.v1.lists import add_lists
+from webui.api.v1.openapi import add_docs
 from webui.characters import WholeJSON
 from webui.page import Page
 from webui.services import Services
@@ -44,7 +47,12 @@ def router(services: Services) -> APIRouter:
 
     add_routes(routes, services)
     add_queue_routes(routes, services)
-    return routes
+    add_jobs(routes, services)
+    add_lists(routes, services)
+    both = APIRouter(default_response_class=WholeJSON)
+    add_docs(both, routes, services.version)
+    both.include_router(routes)
+    return both
 
 
 def submit_replay(services: Services, owner: str, values: Json) -> Json:
