@@ -370,6 +370,12 @@ def generate(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
         )
+    if args.server:
+        if args.loopback > 1 or args.outpaint:
+            raise UserError("--loopback and --outpaint are done without a server", hint="leave --server out")
+        from modules.cli import remote
+
+        return remote.generate(args.server, params, chosen, args.output, args.data_dir / "outputs" / "from-server")
     bootstrap.ensure(ROOT)
     if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
         bootstrap.keep_private(args.data_dir)

@@ -87,6 +87,12 @@ def _add_generate(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help=".png, .jpg or .webp; default: the outputs folder"
     )
+    one.add_argument(
+        "--server",
+        default="",
+        metavar="URL",
+        help="let a running server do it; REPRISE_TOKEN in the environment logs in",
+    )
     for flag, dest, meaning in (
         ("--init", "image", "picture to start from, or a folder of them"),
         ("--mask", "mask_image", "white: repaint"),

@@ -28,6 +28,7 @@ LEVELS: dict[str, int] = {
     "modules.names": 1,
     "modules.flags": 1,
     "modules.commandline": 2,
+    "modules.cli": 2,
     "modules.devices": 1,
     "modules.rng": 1,
     "modules.images": 1,

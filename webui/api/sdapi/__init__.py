@@ -8,11 +8,10 @@ from fastapi import APIRouter, Body, Request
 
 from modules.errors import NotFound
 from modules.jobs.protocol import Json
-from webui.api.sdapi import options as a1111
 from webui.api.sdapi.extras import add_extras
 from webui.api.sdapi.images import add_images
 from webui.api.sdapi.lists import add_lists, model_item
-from webui.api.sdapi.options import CHECKPOINT, KNOWN, Options, untitled
+from webui.api.sdapi.options import CHECKPOINT, KNOWN, Options, unheeded, untitled
 from webui.api.sdapi.progress import Tasks, add_internal, add_progress
 from webui.api.sdapi.route import Refusal, Route, owner_of
 from webui.characters import WholeJSON
@@ -70,7 +69,7 @@ def add_options(routes: APIRouter, services: Services, options: Options) -> None
             if card.problem:
                 raise Refusal(500, card.problem, field=CHECKPOINT)
         options.change(owner_of(request), values)
-        without = ", ".join(a1111.unheeded(values)).encode("ascii", "replace").decode()[:2000]
+        without = ", ".join(unheeded(values)).encode("ascii", "replace").decode()[:2000]
         return WholeJSON(None, headers={"x-without-effect": without} if without else None)
 
     @routes.post("/unload-checkpoint")

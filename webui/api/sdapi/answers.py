@@ -16,9 +16,9 @@ from modules.infotext import KEYS, pairs, read, unquote
 from modules.jobs.protocol import Json, Outcome, SavedImage
 from modules.metadata import PNG, encode
 from modules.params import GenerationParams, wrapped
-from webui.api.sdapi import options as a1111
 from webui.api.sdapi.asking import Asked, table_of
 from webui.api.sdapi.fields import with_defaults
+from webui.api.sdapi.options import encoding_of
 from webui.api.sdapi.pictures import encoded
 from webui.api.sdapi.route import Refusal
 from webui.services import JobView, Services
@@ -31,7 +31,7 @@ def answer(tab: str, asked: Asked, params: GenerationParams, job: JobView) -> Js
     outcome = ended(job)
     sheets = len(outcome.sheets)
     images = outcome.images[:sheets] if asked.call.sheets_only and sheets else outcome.images
-    pictures = [encoded(Path(image.path), a1111.encoding_of(asked.settings)) for image in images]
+    pictures = [encoded(Path(image.path), encoding_of(asked.settings)) for image in images]
     infotexts, first = [image.infotext for image in images], sheets
     if not sheets and _wants_grid(asked, len(images)):
         pictures.insert(0, _grid(asked, params, images))
@@ -76,7 +76,7 @@ def _grid(asked: Asked, params: GenerationParams, images: Sequence[SavedImage]) 
     rows = rows if isinstance(rows, int) and -1 <= rows <= 100 else -1
     pictures = [open_image(Path(image.path)) for image in images]
     sheet = grid(pictures, grid_rows(len(pictures), rows=rows, batch_size=params.batch_size))
-    data, _ = encode(sheet, images[0].infotext, "", a1111.encoding_of(asked.settings) or PNG)
+    data, _ = encode(sheet, images[0].infotext, "", encoding_of(asked.settings) or PNG)
     return base64.b64encode(data).decode("ascii")
 
 

@@ -14,8 +14,8 @@ from modules.jobs.protocol import GenerateSpec, Json, Origin, ScriptSpec
 from modules.options import flat_of, from_flat, options_of, to_flat
 from modules.params import CONTENTS, RESIZE_MODES, Chosen, GenerationParams, Init
 from modules.styles import StyleBook, apply
-from webui.api.sdapi import options as a1111
 from webui.api.sdapi.fields import IMG2IMG, TXT2IMG, Field, read_fields, with_defaults, without_effect
+from webui.api.sdapi.options import unheeded, values_from
 from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
 from webui.api.sdapi.scripts import Call, called
@@ -61,7 +61,7 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
     told, notes, styles = _told(services, given.get("infotext", ""))
     call = called(services.host, tab, given)
     values = {"hires_denoising_strength": STRENGTH, **_fields(table, with_defaults(table, {}))}
-    values |= a1111.values_from(chosen) | told | _fields(table, given)
+    values |= values_from(chosen) | told | _fields(table, given)
     values |= _sampler(services, given, told)
     if tab == "txt2img":
         values |= _passes(given)
@@ -69,14 +69,14 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
         values |= _start(services, given)
     if "eta" in given:
         values |= {"eta": given["eta"], "eta_ddim": given["eta"]}
-    values |= dict(call.values) | a1111.values_from(given.get("override_settings", {}))
+    values |= dict(call.values) | values_from(given.get("override_settings", {}))
     styles = (*map(str, given.get("styles", ())), *styles)
     values |= _styled(services, styles, values)
     extensions = Chosen.from_json({**(told.get("extensions") or {}), **call.modifiers})
     said = without_effect(table, given)
     if given.get("mask_blur_x", 4) != given.get("mask_blur_y", 4) and "mask_blur" not in given:
         said.append("mask_blur_y has no effect where it differs: a mask is blurred alike in both directions")
-    said += [f"the setting {name} has no effect" for name in a1111.unheeded(given.get("override_settings", {}))]
+    said += [f"the setting {name} has no effect" for name in unheeded(given.get("override_settings", {}))]
     wanted = _grouped(values, hires=bool(given.get("enable_hr", told.get("hires", False))) and tab == "txt2img")
     params = GenerationParams.from_json({**wanted, "extensions": extensions})
     return Asked(given, params, call, settings, styles, (*notes, *call.notes, *said))

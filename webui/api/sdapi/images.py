@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from modules.errors import UserError
 from modules.jobs.protocol import GenerateSpec, JobSpec, Json, ScriptSpec, spec_from_json
-from webui.api.sdapi import options as a1111
 from webui.api.sdapi.answers import answer, ended, forget
 from webui.api.sdapi.asking import read_request
-from webui.api.sdapi.options import Options
+from webui.api.sdapi.options import KNOWN, Options
 from webui.api.sdapi.progress import Tasks
 from webui.api.sdapi.route import owner_of
 from webui.characters import WholeJSON
@@ -66,6 +65,6 @@ async def _gone(request: Request) -> bool:
 
 
 def _lasting(options: Options, owner: str, settings: Mapping[str, Any]) -> None:
-    known = {name: value for name, value in settings.items() if name in a1111.KNOWN}
+    known = {name: value for name, value in settings.items() if name in KNOWN}
     if known:
         options.change(owner, known)
