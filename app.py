@@ -63,7 +63,7 @@ def build_host(args: argparse.Namespace) -> Host:
 
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
     """What we ship and what extensions add, in one host; the server's has tabs too."""
-    from modules import builtin, faces, upscale
+    from modules import builtin, faces, infotext, upscale
     from modules.extension import Host
     from modules.extensions import Loader
 
@@ -72,7 +72,7 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
 
         return devices.choose(args.device, "float32")
 
-    host = Host()
+    host = Host(reserved=infotext.RESERVED)
     builtin.register(host)
     for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
         host.add_upscaler(upscaler)
@@ -383,7 +383,7 @@ def generate(args: argparse.Namespace) -> int:
     from modules import atomic, settings
     from modules.checkpoints.detect import native_size
     from modules.checkpoints.files import read_header
-    from modules.engine import Watcher
+    from modules.engine import RunCallbacks
     from modules.gallery import Gallery
     from modules.inputs import InputStore
     from modules.jobs.generation import folder_for
@@ -406,7 +406,7 @@ def generate(args: argparse.Namespace) -> int:
 
     def save(result: Result) -> None:
         made.append(result)
-        carried = engine.carried(result.recipe) if wanted.embed_inputs else ()
+        carried = engine.inventory.carried(result.recipe) if wanted.embed_inputs else ()
         if args.output is None:
             gallery = Gallery(args.data_dir / "outputs", encoding, Names(wanted.file_name, wanted.folder_name))
             recipe = result.recipe
@@ -433,7 +433,7 @@ def generate(args: argparse.Namespace) -> int:
         print(f"\r{path}  seed {result.recipe.seed}\x1b[K" if sys.stderr.isatty() else path, flush=True)
 
     inputs = InputStore(args.data_dir / "inputs")
-    watcher = Watcher(_tell_progress, lambda note: print(note, file=sys.stderr))
+    watcher = RunCallbacks(_tell_progress, lambda note: print(note, file=sys.stderr))
     for stem, one in _starts(params):
         stored = _stored(one, inputs, args.outpaint)
         for turn in range(args.loopback):
@@ -521,7 +521,7 @@ def _tell_progress(progress: Progress) -> None:
 def replay(args: argparse.Namespace) -> int:
     """Make a recorded picture again. Exit status 0: identical, 1: it differs or cannot be made."""
     bootstrap.ensure(ROOT)
-    from modules.engine import Watcher
+    from modules.engine import RunCallbacks
     from modules.recipe import Recipe
     from modules.replay import recorded_in
     from modules.replay import replay as replayed
@@ -530,7 +530,7 @@ def replay(args: argparse.Namespace) -> int:
         raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
     verdict = recorded_in(args.file)
     if isinstance(verdict, Recipe):  # else it is known, before a model is loaded, that there is nothing to replay
-        verdict = replayed(build_engine(args), args.file, Watcher(_tell_progress)).verdict
+        verdict = replayed(build_engine(args), args.file, RunCallbacks(_tell_progress)).verdict
     print(f"\r\x1b[K{verdict}" if sys.stderr.isatty() else verdict)
     return 0 if verdict.kind == "identical" else 1
 

@@ -1,4 +1,4 @@
-"""Colour correction: a result takes on the colours of the picture it came from (spec 5.6)."""
+"""Colour correction: a result takes on the colours of the picture it came from."""
 
 from __future__ import annotations
 

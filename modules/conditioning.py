@@ -20,6 +20,8 @@ from modules.prompt.chunks import EMPTY, Chunk, Embeddings, Emphasis, Mark, chun
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
 from modules.prompt.tokens import END, Tokenizer
+from modules.prompt.tree import Part as PromptPart
+from modules.prompt.tree import Prompt
 
 Encode = Callable[[Tensor, Sequence[Inserted]], TextStates]
 """Ids (b, 77) and the vectors to insert -> states (b, 77, width), clip skip and final norm included, and pooled."""
@@ -131,24 +133,24 @@ class TextConditioner:
         known = frozenset(map(id, embeddings))
         self._scope = (scope, emphasis, backtrack, profile.batch_mean, known)
 
-    def prompt(self, text: str, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
+    def prompt(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
         """The AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
 
         Parts of different length are made equal by repeating the last token's state of the shorter.
         """
-        run = Pass(run, run) if isinstance(run, int) else run
+        tree = parse(prompt, comments=comments).tree if isinstance(prompt, str) else prompt
         parts = []
-        for part in parse(text, comments=comments).tree.parts:
-            segments = schedule_nodes(part.items, run)
+        for part in tree.parts:
+            segments = _segments(part, run)
             conds = self._conds(self._states(segments), negative=False)
             parts.append(Part(part.weight, segments, conds, self._profile))
         return equal_lengths(parts)
 
-    def negative(self, text: str, run: int | Pass, *, comments: bool = True) -> Part:
+    def negative(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> Part:
         """A negative prompt over a run: AND and network tags are text in it."""
-        run = Pass(run, run) if isinstance(run, int) else run
-        (part,) = parse(text, negative=True, comments=comments).tree.parts
-        segments = schedule_nodes(part.items, run)
+        tree = parse(prompt, negative=True, comments=comments).tree if isinstance(prompt, str) else prompt
+        (part,) = tree.parts
+        segments = _segments(part, run)
         states = self._states(segments)
         if self._vector and not any(segment.text for segment in segments):
             states = tuple(map(_zeros, states))
@@ -248,6 +250,10 @@ class TextConditioner:
             before, after = (before * share).sum(), (after * share).sum()
         ratio = torch.where(after == 0, 1.0, before / after)  # a mean of exactly 0 cannot be restored
         return weighted * ratio.reshape(-1, 1, 1)
+
+
+def _segments(part: PromptPart, run: int | Pass) -> tuple[Segment, ...]:
+    return schedule_nodes(part.items, Pass(run, run) if isinstance(run, int) else run)
 
 
 _Key = tuple[tuple[int, ...], tuple[Mark, ...]]

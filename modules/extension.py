@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.faces import FaceRestorer, FaceRestorerSpec
-from modules.infotext import KEYS, OTHERS
 from modules.manifest import NAME, Refused
 from modules.modifier import ModifierSpec, in_order, key_of
 from modules.options import Option, options_of
@@ -90,9 +89,11 @@ _PATH = re.compile(r"[a-z0-9_-]{1,60}")
 class Host:
     """Filled once at start, then only read."""
 
-    def __init__(self, owner: Owner | None = None) -> None:
-        """``owner``: whose part this is; None: the program's own, which may add everything."""
+    def __init__(self, owner: Owner | None = None, reserved: Collection[str] = ()) -> None:
+        """``owner``: whose part this is; None: the program's own, which may add everything.
+        ``reserved``: labels that no modifier can have, because the generation text says something else by them."""
         self.owner = owner
+        self.reserved = reserved
         self.samplers: Registry[SamplerSpec] = Registry("sampler")
         self.schedulers: Registry[SchedulerSpec] = Registry("schedule type", field="scheduler")
         self.upscalers: Registry[UpscalerSpec] = Registry("upscaler")
@@ -157,7 +158,7 @@ class Host:
         if not NAME.fullmatch(spec.name):
             raise Refused(f"the modifier name {spec.name!r} is not of small letters, digits and _", hint="rename it")
         key = key_of(spec)
-        if len(key) < 2 or key in KEYS or key in OTHERS:
+        if len(key) < 2 or key in self.reserved:
             raise Refused(f"the generation text cannot say {spec.label!r} of a modifier", hint="give it another label")
         self._add("modifier", spec.name, spec)
 

@@ -159,7 +159,7 @@ class Loader:
                 return Extension(name, place, "disabled", manifest, "it is switched off")
             pinned = pins([self._root / "requirements.txt"])
             check_requirements(manifest.requirements, pinned, installed(sys.path) if manifest.requirements else {})
-            part = Host(owner)
+            part = Host(owner, self.host.reserved)
             with _without_torch() if self._process == "server" else contextlib.nullcontext():
                 module = _imported(place)
                 module.register(part)

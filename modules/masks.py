@@ -1,4 +1,4 @@
-"""Masks and what is done under them: blur, crop regions, filling (spec 5.4 and 5.5). White, 255, is repainted."""
+"""Masks and what is done under them: blur, crop regions, filling. White, 255, is repainted."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.containers import EXIF_IFD, IMAGE_DESCRIPTION, USER_COMMENT, Exif
 from modules.diffusion.names import Samplers, Schedulers
 from modules.errors import UserError
@@ -206,7 +207,7 @@ def settings_in(
 
     A picture of a batch is asked for by its own seed; how many are made at once stays as it is.
     """
-    recorded = recipes.judge(found["recipe"])
+    recorded = verdicts.judge(found["recipe"])
     if isinstance(recorded, recipes.Recipe):
         changes = {"extensions": {}, **recorded.request.to_json()} | {
             "seed": recorded.seed,

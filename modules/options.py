@@ -43,7 +43,10 @@ class Option:
     choices: tuple[str, ...] | str | None = None
     """The values themselves, or the name of the table of the `Host` that lists them ("samplers")."""
     key: str | None = None
-    """The key in A1111's generation text, where the parameter has one of its own."""
+    """The key in A1111's generation text, where the parameter has one. Of two that are written as one, "Size: 512x768",
+    each has the key under which its half is read: "Size-1", "Size-2"."""
+    words: tuple[str, str] | None = None
+    """What that text says instead of False and True."""
     help: str = ""
     multiline: bool = False
     secret: bool = False
@@ -144,6 +147,7 @@ def option(
     step: float | None = None,
     choices: tuple[str, ...] | str | None = None,
     key: str | None = None,
+    words: tuple[str, str] | None = None,
     help: str = "",
     multiline: bool = False,
     secret: bool = False,
@@ -157,6 +161,7 @@ def option(
         "step": step,
         "choices": choices,
         "key": key,
+        "words": words,
         "help": help,
         "multiline": multiline,
         "secret": secret,
@@ -174,11 +179,13 @@ class Nested:
     cls: type
     prefix: str
     """Where all options stand side by side, on the command line or in a form, this stands before their names."""
+    key: str | None = None
+    """The key in A1111's generation text that says that they are there, where there is one."""
 
 
-def nested(label: str, *, prefix: str = "") -> Any:
+def nested(label: str, *, prefix: str = "", key: str | None = None) -> Any:
     """Declare options within: ``hires: Hires | None = nested("Hires fix", prefix="hires_")``."""
-    return dataclasses.field(default=None, metadata={_NESTED: {"label": label, "prefix": prefix}})
+    return dataclasses.field(default=None, metadata={_NESTED: {"label": label, "prefix": prefix, "key": key}})
 
 
 def loose(default: Any, take: Callable[[Any], Any]) -> Any:

@@ -103,9 +103,21 @@ class Mask:
 
     image: str = option("", "Mask", help="a stored picture by its SHA-256")
     blur: int = option(4, "Mask blur", lo=0, hi=64, step=1, key="Mask blur", help="deviation in pixels")
-    invert: bool = option(False, "Inpaint not masked", help="paint what is black instead")
+    invert: bool = option(
+        False,
+        "Inpaint not masked",
+        key="Mask mode",
+        words=("Inpaint masked", "Inpaint not masked"),
+        help="paint what is black instead",
+    )
     content: str = option("original", "Masked content", choices=CONTENTS, key="Masked content")
-    only_masked: bool = option(False, "Only masked", help="work on the region around the mask, in full resolution")
+    only_masked: bool = option(
+        False,
+        "Only masked",
+        key="Inpaint area",
+        words=("Whole picture", "Only masked"),
+        help="work on the region around the mask, in full resolution",
+    )
     padding: int = option(32, "Padding", lo=0, hi=256, step=4, key="Masked area padding", help="pixels around the mask")
     conditioning: float = option(
         1.0,
@@ -117,12 +129,18 @@ class Mask:
         help="how much an inpainting model's view of the picture is masked",
     )
     round: bool = option(
-        True, "Round the mask", help="each place is painted anew or kept; otherwise greys mix both. Soft: never rounded"
+        True,
+        "Round the mask",
+        key="Mask rounding",
+        help="each place is painted anew or kept; otherwise greys mix both. Soft: never rounded",
     )
     overlay: bool = option(
-        True, "Keep what is not masked", help="pixels outside the mask stay those of the picture, byte for byte"
+        True,
+        "Keep what is not masked",
+        key="Overlay original for inpaint",
+        help="pixels outside the mask stay those of the picture, byte for byte",
     )
-    soft: SoftInpainting | None = nested("Soft inpainting", prefix="soft_")
+    soft: SoftInpainting | None = nested("Soft inpainting", prefix="soft_", key="Soft inpainting enabled")
 
 
 @dataclass(frozen=True)
@@ -152,13 +170,17 @@ class Init:
         key="Denoising strength",
         help="0 leaves the picture as it is, 1 forgets it",
     )
-    resize_mode: str = option("Just resize", "Resize mode", choices=RESIZE_MODES)
-    exact_steps: bool = option(False, "Exact steps", help="do as many steps as asked, not the strength's part of them")
+    resize_mode: str = option("Just resize", "Resize mode", key="Resize mode", choices=RESIZE_MODES)
+    exact_steps: bool = option(
+        False, "Exact steps", key="Exact steps", help="do as many steps as asked, not the strength's part of them"
+    )
     noise_multiplier: float = option(
         1.0, "Noise multiplier", lo=0.0, hi=1.5, step=0.001, key="Noise multiplier", help="of the noise at the start"
     )
     extra_noise: float = option(0.0, "Extra noise", lo=0.0, hi=1.0, step=0.01, key="Extra noise")
-    colour_correction: bool = option(False, "Colour correction", help="keep the colours of the start picture")
+    colour_correction: bool = option(
+        False, "Colour correction", key="Color correction", help="keep the colours of the start picture"
+    )
     background: str = option("#ffffff", "Background", help="under what is transparent, as #rrggbb")
     mask: Mask | None = nested("Mask", prefix="mask_")
     tiled: TiledUpscale | None = nested("SD upscale", prefix="sd_upscale_")
@@ -174,8 +196,8 @@ class Hires:
     """A second pass over the enlarged picture. Names that are empty are those of the first pass."""
 
     scale: float = option(2.0, "Upscale by", lo=1.0, hi=4.0, step=0.05, key="Hires upscale")
-    width: int = option(0, "Hires width", lo=0, hi=4096, step=8, help="0: by the scale")
-    height: int = option(0, "Hires height", lo=0, hi=4096, step=8, help="0: by the scale")
+    width: int = option(0, "Hires width", lo=0, hi=4096, step=8, key="Hires resize-1", help="0: by the scale")
+    height: int = option(0, "Hires height", lo=0, hi=4096, step=8, key="Hires resize-2", help="0: by the scale")
     upscaler: str = option("Latent", "Upscaler", key="Hires upscaler", choices="hires_upscalers")
     steps: int = option(0, "Hires steps", lo=0, hi=150, step=1, key="Hires steps", help="0: as in the first pass")
     denoising_strength: float = option(
@@ -270,8 +292,8 @@ class Chosen(Mapping[str, Mapping[str, Value]]):
 class GenerationParams:
     """One generation request, sizes in pixels. A seed of -1 gives way to a random one when the job is submitted."""
 
-    prompt: str = option("", "Prompt", multiline=True)
-    negative_prompt: str = option("", "Negative prompt", multiline=True)
+    prompt: str = option("", "Prompt", key="Prompt", multiline=True)
+    negative_prompt: str = option("", "Negative prompt", key="Negative prompt", multiline=True)
     checkpoint: str = option("", "Checkpoint", key="Model", choices="checkpoints", help="empty: the default model")
     vae: str = option(
         "Automatic",
@@ -287,8 +309,8 @@ class GenerationParams:
     cfg_scale: float = option(
         7.0, "CFG scale", lo=1.0, hi=30.0, step=0.5, key="CFG scale", help="how strongly the prompt is followed"
     )
-    width: int = option(512, "Width", lo=64, hi=2048, step=8)
-    height: int = option(512, "Height", lo=64, hi=2048, step=8)
+    width: int = option(512, "Width", lo=64, hi=2048, step=8, key="Size-1")
+    height: int = option(512, "Height", lo=64, hi=2048, step=8, key="Size-2")
     seed: int = option(-1, "Seed", lo=-1, hi=MAX_SEED, key="Seed", help="-1: random")
     batch_size: int = option(1, "Batch size", lo=1, hi=16, step=1, help="images computed together")
     batch_count: int = option(1, "Batch count", lo=1, hi=100, step=1, help="batches one after another")
@@ -369,9 +391,18 @@ class GenerationParams:
     )
     ensd: int = option(0, "ENSD", lo=-MAX_SEED, hi=MAX_SEED, key="ENSD", group=NOISE, help="eta noise seed delta")
     seed_resize_from_w: int = option(
-        0, "Seed resize from width", lo=0, hi=2048, step=8, group=NOISE, help="0: off. The noise of another size"
+        0,
+        "Seed resize from width",
+        lo=0,
+        hi=2048,
+        step=8,
+        key="Seed resize from-1",
+        group=NOISE,
+        help="0: off. The noise of another size",
     )
-    seed_resize_from_h: int = option(0, "Seed resize from height", lo=0, hi=2048, step=8, group=NOISE, help="0: off")
+    seed_resize_from_h: int = option(
+        0, "Seed resize from height", lo=0, hi=2048, step=8, key="Seed resize from-2", group=NOISE, help="0: off"
+    )
     sd_noise_schedule: str = option(
         "Default",
         "Noise schedule",
@@ -481,7 +512,7 @@ class GenerationParams:
     )
 
     # Compatibility.
-    profile: str = option("a1111", "Profile", choices=("a1111", "exact"), group=COMPATIBILITY)
+    profile: str = option("a1111", "Profile", choices=("a1111", "exact"), key="Profile", group=COMPATIBILITY)
     pad_cond_uncond_v0: bool = option(
         False, "Pad the negative prompt as before 1.6", key="Pad conds v0", group=COMPATIBILITY
     )

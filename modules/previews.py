@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from modules.checkpoints.model import LatentDiffusion
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,17 @@ def fit(decode: Callable[[Tensor], Tensor], channels: int = 4, size: int = 16, s
     outputs = colours.permute(0, 2, 3, 1).reshape(-1, 3)
     solution = torch.linalg.lstsq(inputs, outputs).solution  # (channels + 1, 3)
     return LinearPreview(solution[:-1], solution[-1])
+
+
+class Previews:
+    """The maps of the autoencoders met so far, each fitted when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._maps: dict[str, LinearPreview] = {}
+
+    def draw(self, model: LatentDiffusion, latent: Tensor) -> Image.Image:
+        """One image's latents (4, h, w) of ``model`` as an image."""
+        key = model.sha256 + model.vae_sha256
+        if key not in self._maps:
+            self._maps[key] = fit(model.decode)
+        return Image.fromarray(self._maps[key](latent))

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.checkpoints.vaes import OWN
-from modules.engine import VAE, Engine, Progress, Result, Watcher
+from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import Cancelled
 from modules.images import carried_in, open_header, open_image
 from modules.metadata import is_lossy, read_metadata
-from modules.recipe import Recipe, Verdict
+from modules.pipeline.provenance import VAE
+from modules.recipe import Recipe
+from modules.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Replay:
     result: Result | None
 
 
-def replay(engine: Engine, path: Path, watcher: Watcher = Watcher()) -> Replay:
+def replay(engine: Engine, path: Path, callbacks: RunCallbacks = RunCallbacks()) -> Replay:
     """Run the recipe in the picture at ``path`` again, with the same company in its batch, and compare the pixels.
 
     Pictures that it was made from and carries itself are stored first.
@@ -34,7 +36,7 @@ def replay(engine: Engine, path: Path, watcher: Watcher = Watcher()) -> Replay:
     recorded = recorded_in(path)
     if isinstance(recorded, Recipe):
         _unpack(engine, recorded, path)
-    return replay_recipe(engine, recorded, path, watcher)
+    return replay_recipe(engine, recorded, path, callbacks)
 
 
 def _unpack(engine: Engine, recorded: Recipe, path: Path) -> None:
@@ -47,36 +49,36 @@ def _unpack(engine: Engine, recorded: Recipe, path: Path) -> None:
 def recorded_in(path: Path) -> Recipe | Verdict:
     """The recipe that a picture carries, or why it cannot be made again."""
     texts = read_metadata(path)
-    return recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
+    return verdicts.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
 
 
 def replay_recipe(
-    engine: Engine, recorded: Recipe | Verdict, path: Path | None = None, watcher: Watcher = Watcher()
+    engine: Engine, recorded: Recipe | Verdict, path: Path | None = None, callbacks: RunCallbacks = RunCallbacks()
 ) -> Replay:
     """The same for a recipe by itself; without a picture at ``path`` there is its pixel hash to compare."""
     if isinstance(recorded, Verdict):
         return Replay(recorded, None)
     names = {file: engine.store.with_sha256(file.sha256) for file in recorded.files if file.role == "checkpoint"}
-    available = {file.sha256 for file in recorded.files if engine.has(file)}
-    if (verdict := recipes.check(recorded, available, engine.extensions())) is not None:
+    available = {file.sha256 for file in recorded.files if engine.inventory.has(file)}
+    if (verdict := verdicts.check(recorded, available, engine.inventory.extensions())) is not None:
         return Replay(verdict, None)
-    again = _one(engine, recorded, next(filter(None, names.values())), watcher)
+    again = _one(engine, recorded, next(filter(None, names.values())), callbacks)
     asked = replace(again.recipe, request=recorded.request)  # the files may have other names now
     return Replay(_verdict(recorded, asked, path, again.image), again)
 
 
 def _verdict(recorded: Recipe, again: Recipe, path: Path | None, new: Image.Image) -> Verdict:
     if path is None:
-        return recipes.compare(recorded, again)
+        return verdicts.compare(recorded, again)
     old = open_image(path)
     if is_lossy(path):
         worst = io.BytesIO()
         new.save(worst, open_header(path).format, quality=1)
-        return recipes.compare_lossy(recorded, again, old, new, open_image(worst.getvalue()))
-    return recipes.compare(recorded, again, old, new)
+        return verdicts.compare_lossy(recorded, again, old, new, open_image(worst.getvalue()))
+    return verdicts.compare(recorded, again, old, new)
 
 
-def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) -> Result:
+def _one(engine: Engine, recorded: Recipe, checkpoint: str, callbacks: RunCallbacks) -> Result:
     """The picture with the recipe's index, and none behind it."""
     results: list[Result] = []
 
@@ -87,11 +89,11 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) ->
     vaes = [engine.store.vae_with_sha256(file.sha256) for file in recorded.files if file.role == VAE]
     params = recorded.request.changed(checkpoint=checkpoint, vae=next(filter(None, vaes), OWN))
     if recorded.skipped:
-        watcher = _cut_short(watcher, recorded.skipped)
+        callbacks = _cut_short(callbacks, recorded.skipped)
     absent = {one.name: one.failed for one in recorded.extensions if one.failed}
     try:
-        embeddings = engine.recorded_embeddings(recorded.files)
-        engine.run(params, take, watcher, made=recorded.index, embeddings=embeddings, without=absent)
+        embeddings = engine.inventory.recorded_embeddings(recorded.files)
+        engine.run(params, take, callbacks, made=recorded.index, embeddings=embeddings, without=absent)
     except Cancelled:
         if not results:
             raise
@@ -99,13 +101,13 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, watcher: Watcher) ->
     return result
 
 
-def _cut_short(watcher: Watcher, step: int) -> Watcher:
+def _cut_short(callbacks: RunCallbacks, step: int) -> RunCallbacks:
     """Asks for the image at hand to be made from what there is after ``step``, as the person did then."""
     reached = False
 
     def on_progress(progress: Progress) -> None:
         nonlocal reached
         reached = progress.step >= step
-        watcher.on_progress(progress)
+        callbacks.on_progress(progress)
 
-    return replace(watcher, on_progress=on_progress, skips=lambda: int(reached))
+    return replace(callbacks, on_progress=on_progress, skips=lambda: int(reached))

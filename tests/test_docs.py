@@ -104,6 +104,34 @@ def test_top_level_is_the_fixed_one() -> None:
     assert names - meta <= {"app.py", "requirements.txt", "webui", "models", "modules", "extensions", "tests"}
 
 
+OUTSIDE = re.compile(r"\(spec \d|\bspec \d+(\.\d+)*\b|\.\./shared\b")
+"""A chapter of a document, or a folder, that nobody has who has the repository alone."""
+
+
+@pytest.mark.parametrize(
+    ("text", "is_citation"),
+    [
+        ("Which weight each text has (spec 1.6).", True),
+        ("the rule of spec 01", True),
+        ("see ../shared/notes.md", True),
+        ("change(spec, 0.5)", False),
+        ("for spec in specs", False),
+    ],
+)
+def test_citations_of_outside_documents_are_recognised(text: str, is_citation: bool) -> None:
+    assert bool(OUTSIDE.search(text)) == is_citation
+
+
+def test_nothing_cites_a_document_outside_the_repository() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    kinds = {".py", ".md", ".toml", ".txt", ".js", ".css", ".yml", ".yaml", ".in", ""}
+    paths = [ROOT / line for line in tracked.splitlines() if Path(line).suffix in kinds]
+    ours = [path for path in paths if path.is_file() and path != Path(__file__)]
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in ours}
+    assert len(texts) > 200
+    assert [f"{path}: {found[0]}" for path, text in texts.items() if (found := OUTSIDE.search(text))] == []
+
+
 def test_version_is_the_same_everywhere() -> None:
     project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
     newest = re.search(r"^## (\S+?),? ", text_of(ROOT / "CHANGELOG.md"), re.M)

@@ -54,12 +54,13 @@ LEVELS: dict[str, int] = {
     "modules.upscale": 3,
     "modules.faces": 3,
     "modules.extension": 3,
-    "modules.metadata": 4,
+    "modules.verdict": 4,
+    "modules.metadata": 5,
     "modules.extras": 4,
     "modules.pipeline": 4,
     "modules.builtin": 5,
     "modules.engine": 5,
-    "modules.gallery": 5,
+    "modules.gallery": 6,
     "modules.users": 6,
     "modules.replay": 6,
     "modules.extensions": 6,
@@ -80,7 +81,6 @@ ALLOWED_ASIDE = {
     ("modules.modifier", "modules.diffusion"),
     ("modules.extension", "modules.upscale"),
     ("modules.extension", "modules.faces"),
-    ("modules.extension", "modules.infotext"),
 }
 """The few imports within a level."""
 SERVER_SIDE = (

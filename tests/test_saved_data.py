@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from modules.extension import Host
 from modules.extensions import Loader
 from modules.metadata import read_metadata
 from modules.users import Accounts
+from tests.old_model import SHA256, write_old_model
 
 ROOT = Path(__file__).parents[1]
 RECORDED = Path(__file__).parent / "fixtures" / "data-0.1"
@@ -52,7 +54,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dynamic_prompts", "xyz_grid"):
         shutil.copytree(ROOT / "extensions" / name, home / "extensions" / name)
     shutil.copytree(EXTENSIONS / "everything", home / "extensions" / "everything")
-    assert app.main(["make-tiny-checkpoint", str(home / "models" / "Stable-diffusion" / "tiny.safetensors")]) == 0
+    tiny = home / "models" / "Stable-diffusion" / "tiny.safetensors"
+    assert app.main(["make-tiny-checkpoint", str(tiny)]) == 0
+    assert sha256(write_old_model(tiny, tiny).read_bytes()).hexdigest() == SHA256
     return home
 
 

@@ -23,9 +23,9 @@ from modules.jobs.protocol import GenerateSpec, Json, Origin
 from modules.params import GenerationParams
 from webui.bodies import object_in
 from webui.characters import whole
+from webui.context import Page
 from webui.controls import Form
 from webui.extension_views import failed_tab_html
-from webui.page import Page
 from webui.services import JobView, Services
 from webui.tabs.common import View, actions, picture, wire_jobs
 

@@ -8,6 +8,8 @@ others none of it is there.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -24,6 +26,8 @@ from webui.bodies import API
 from webui.bodies import IN_SCOPE as JSON_IN_SCOPE
 from webui.guard import path_of, refused
 from webui.visitors import IN_SCOPE, Visitor
+
+logger = logging.getLogger(__name__)
 
 CLAIMS_KEPT = 50_000
 FILE = re.compile(rf"{API}/file[=/](.*)", re.DOTALL)
@@ -183,3 +187,15 @@ def _paths_in(value: Any) -> Iterator[str]:
 def _plain(scope: Scope) -> Scope:
     """The same request for an answer that is not compressed, so that it can be read."""
     return {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() != b"accept-encoding"]}
+
+
+def uploaded(value: Any) -> Path | None:
+    """The file behind a component's value: only one that was uploaded, in Gradio's own folder."""
+    path = value.get("path") if isinstance(value, dict) else None
+    if not isinstance(path, str) or "\0" in path or not os.environ.get("GRADIO_TEMP_DIR"):
+        return None
+    home, found = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
+    if not found.is_relative_to(home) or not found.is_file():
+        logger.warning("a page named a file that it had not uploaded")
+        return None
+    return found

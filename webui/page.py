@@ -2,88 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
+from modules.errors import NotFound, RepriseError
 from modules.extension import TabSpec
-from modules.params import GenerationParams
+from modules.images import open_header
 from modules.users import LOCAL
 from webui.characters import whole
-from webui.controls import Form
+from webui.context import Page, Sent, Source, Target
+from webui.events import AT_ONCE
 from webui.header import Header
 from webui.i18n import Catalogue, t, wire_choices
 from webui.ownership import Files
-from webui.send import Source, Target, uploaded, wire_sends
 from webui.services import Services
-from webui.views import account_html, header_html, trouble_html, worker_html
-from webui.visitors import visitor_of
+from webui.views import account_html, header_html, results_of, trouble_html, worker_html
+
+logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
-T = TypeVar("T")
 TMP_SWEEP_S, TMP_AGE_S = 3600, 86400
 SAFE_MODE = "two starts did not come to an end, so no extension was loaded; the Extensions tab says more"
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a tab is built with: the services, the page it stands on and the choices above the tabs."""
-
-    services: Services
-    blocks: Any
-    shared: Mapping[str, Any]
-    """The checkpoint selector and the quick settings, which all tabs share, by the option's name."""
-    dropped: Any
-    """A hidden button that takes what is dropped anywhere on the page; drop.js gives it the file."""
-    frame: Any
-    """What holds the tabs; ``gr.update(selected=name)`` shows one."""
-    views: dict[str, Any] = field(default_factory=dict)
-    """The result's side of each tab that makes images, by the tab's name; filled while the tabs are built."""
-    sources: list[Source] = field(default_factory=list)
-    """Further places with pictures that can be sent on."""
-    targets: dict[str, Target] = field(default_factory=dict)
-    """Tabs that take a picture or its settings, by the tab's name."""
-    tabs: dict[str, Any] = field(default_factory=dict)
-    """The tabs themselves, for those that fill when they are first looked at."""
-
-    forms: list[Form[Any]] = field(default_factory=list)
-    """Those for requests, which `form` made."""
-
-    files: Files | None = None
-    """Whose each file is; None: nobody asks."""
-
-    def uploads(self, request: Any) -> Callable[[Any], Path | None]:
-        """Finds the file behind a component's value, if this visitor uploaded it or was shown it. This is where a path
-        is used; what is asked before, when the data comes in, knows only the shapes that it looks for."""
-        name = self.owner(request)
-
-        def found(value: Any) -> Path | None:
-            path = uploaded(value)
-            return path if path is None or self.files is None or self.files.may_read(name, path) else None
-
-        return found
-
-    def form(self, cls: type[T]) -> Form[T]:
-        """A form of a dataclass's options. One for a request has those of all extensions too, and what stands above the
-        tabs."""
-        if cls is not GenerationParams:
-            return Form(cls, self.services.tables())
-        made = Form(cls, self.services.tables(), self.services.host.modifiers)
-        made.share(self.shared)
-        self.forms.append(made)
-        return made
-
-    @staticmethod
-    def owner(request: Any) -> str:
-        """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
-        name = getattr(request, "username", None)
-        if name is None and (visitor := visitor_of(request)):
-            name = visitor.name
-        return name or LOCAL
 
 
 class LocalBlocks(gr.Blocks):  # type: ignore[misc]
@@ -159,6 +104,49 @@ def build_page(
         header.wire(blocks, page.forms)
     blocks.files = files
     return blocks
+
+
+def wire_sends(page: Page) -> None:
+    """Every source's buttons to every target."""
+    views = [Source(view.send, _result(page), [view.shown, view.chosen]) for view in page.views.values()]
+    for source in (*views, *page.sources):
+        for name, button in source.buttons.items():
+            target = page.targets[name]
+            outputs = [page.frame, *target.outputs]
+            button.click(_sender(source, target, name), list(source.inputs), outputs, **AT_ONCE)
+
+
+def _sender(source: Source, target: Target, name: str) -> Any:
+    async def on_send(request: gr.Request, *values: Any) -> list[Any]:
+        try:
+            sent = await source.find(request, *values)
+            if sent is not None:
+                size = await asyncio.to_thread(lambda: open_header(sent.path).size)
+                return [gr.update(selected=name), *target.shown(sent, size)]
+        except RepriseError:
+            logger.warning("a picture that was to be sent cannot be read")
+        return [gr.skip()] * (1 + len(target.outputs))
+
+    return on_send
+
+
+def _result(page: Page) -> Any:
+    """The picture in view of a tab that makes them: a job and the number of one of its results."""
+
+    async def find(request: Any, job_id: Any, chosen: Any) -> Sent | None:
+        try:
+            job = await asyncio.to_thread(page.services.queue.get, job_id=str(job_id or ""), owner=page.owner(request))
+        except NotFound:
+            return None
+        results = results_of(job)
+        if not (isinstance(chosen, int) and 0 <= chosen < len(results)):
+            return None
+        made, params = results[chosen], dict(job.spec.get("params") or {})
+        if "prompt" not in params:  # what Extras did is no request
+            return Sent(Path(made.path), {})
+        return Sent(Path(made.path), params | ({"seed": made.seed} if made.seed is not None else {}))
+
+    return find
 
 
 def theme() -> Any:

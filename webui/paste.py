@@ -6,9 +6,9 @@ from typing import Any
 
 from modules.errors import RepriseError
 from modules.params import GenerationParams
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE
-from webui.page import Page
 from webui.recorded import kept, settings_in_file, settings_of, settings_of_text
 from webui.views import Run, status_html
 

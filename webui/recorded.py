@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.checkpoints.matching import Candidate, hash_in, match, recognise
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.infotext import Paste, read
@@ -80,7 +81,7 @@ def _with_other_checkpoints(
 ) -> dict[str, Any]:
     """``changes`` with our names for the checkpoints of hires fix and the refiner, which a recipe knows by hash and
     A1111's text by ``name [hash]``; what is not here is taken out."""
-    recorded = recipes.judge(found["recipe"]) if found["recipe"] else None
+    recorded = verdicts.judge(found["recipe"]) if found["recipe"] else None
     files = recorded.files if isinstance(recorded, recipes.Recipe) else ()
     digits = {file.role: file.sha256[:10] for file in files}
     known = dict(changes)

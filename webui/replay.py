@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.errors import RepriseError, UserError
 from modules.jobs.protocol import Origin, ReplaySpec
 from modules.metadata import read_metadata
-from modules.recipe import Verdict
+from modules.verdict import Verdict
+from webui.context import Page
 from webui.events import AT_ONCE, LONG, QUIET
-from webui.page import Page
 from webui.views import Run, replay_html, verdict_html
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class ReplayPanel:
             if path is None:
                 raise UserError("there is no picture to make again", hint="choose one first")
             texts = await asyncio.to_thread(read_metadata, path)
-            recorded = recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
+            recorded = verdicts.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
             if isinstance(recorded, Verdict):
                 yield self._ended(verdict_html(recorded.to_json()))
                 return

@@ -14,10 +14,10 @@ from modules.jobs.protocol import ScriptSpec as ScriptJob
 from modules.options import values_of
 from modules.params import GenerationParams
 from modules.script import ScriptSpec
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE
 from webui.i18n import t
-from webui.page import Page
 from webui.views import sheets_html
 
 NONE = ""

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 
 from modules.params import GenerationParams
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
-from webui.page import Page
 
 SHAPES = ("1:1", "4:3", "3:4", "3:2", "2:3", "16:9", "9:16")
 NATIVE = {"square": (1.0, 1.0), "portrait": (1.0, 1.5), "landscape": (1.5, 1.0), "large": (1.5, 1.5)}

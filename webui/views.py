@@ -9,7 +9,8 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from modules.recipe import Recipe, UsedExtension, Verdict
+from modules.recipe import Recipe, UsedExtension
+from modules.verdict import Verdict
 from webui.i18n import t
 from webui.services import JobView
 

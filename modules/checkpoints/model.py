@@ -51,7 +51,7 @@ class LatentDiffusion:
     vae_name: str = OWN
     embeddings: Listing = NONE
     """The textual inversions that its texts may name, if they are as wide as its text encoders together."""
-    keeps_apart: dict[tuple[int, ...], bool] = field(default_factory=dict)
+    invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
     """What `pipeline.company` found out about the UNet's kernels, by shape."""
 
     @property

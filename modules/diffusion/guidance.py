@@ -141,6 +141,8 @@ class Guided:
         return [cat(answers) for answers in zip(*images, strict=True)]
 
     def _together(self, x: Tensor, sigma: float, conds: Sequence[Cond]) -> list[Tensor]:
+        # A tensor of contexts has one length, so only conditions of equal length can share a call. One alone goes as
+        # the very object it is: networks keep a text's keys and values by the identity of its condition.
         answers: dict[int, Tensor] = {}
         for length in dict.fromkeys(cond.context.shape[1] for cond in conds):
             group = [i for i, cond in enumerate(conds) if cond.context.shape[1] == length]

@@ -58,10 +58,10 @@ class Noise(Protocol):
 
 OnStep = Callable[[int, "Tensor", float, "Tensor"], None]
 """``(step, x, sigma, denoised)`` after the network's first answer at that step. Raising ends the run: `Cancelled`, or
-`Enough` where the image is to be made from what there is."""
+`StopSampling` where the image is to be made from what there is."""
 
 
-class Enough(Exception):
+class StopSampling(Exception):
     """Raised by an `OnStep`: no further step is wanted."""
 
 

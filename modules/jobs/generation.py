@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from modules.engine import Engine, Progress, Result, Watcher
+from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.gallery import Gallery
 from modules.images import open_header, preview_jpeg
 from modules.jobs.protocol import GenerateSpec, ImageEvent, Json, NoteEvent, Outcome, SavedImage, Step
@@ -61,7 +61,7 @@ class GenerationRunner:
                 recipe=str(result.recipe),
                 job=job_id,
                 stem=stem,
-                carried=self._engine.carried(result.recipe) if self._embed_inputs else (),
+                carried=self._engine.inventory.carried(result.recipe) if self._embed_inputs else (),
             )
             size = result.image.size
             images.append(SavedImage(str(saved.path), result.infotext, *size, result.recipe.seed))
@@ -81,7 +81,7 @@ class GenerationRunner:
             made = before - number * each
             if made < each:
                 tell = _among(steps, number, len(turns), each)
-                watcher = Watcher(tell, on_note, wishes.cancelled, wishes.skips)
+                watcher = RunCallbacks(tell, on_note, wishes.cancelled, wishes.skips)
                 take = partial(on_result, stem=turn.stem)
                 self._engine.run(turn.params, take, watcher, made=max(made, 0))
         infotext = images[0].infotext if images else ""

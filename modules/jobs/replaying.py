@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from modules import recipe as recipes
-from modules.engine import Engine, Watcher
+from modules import verdict as verdicts
+from modules.engine import Engine, RunCallbacks
 from modules.gallery import Gallery
 from modules.jobs.generation import Steps
 from modules.jobs.protocol import Json, Outcome, ReplaySpec, SavedImage
@@ -33,8 +33,8 @@ class ReplayRunner:
     def __call__(self, job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
         begin, spec = time.monotonic(), ReplaySpec.from_json(data)
         path = Path(spec.path) if spec.path else None
-        recorded = recorded_in(path) if path else recipes.judge(spec.recipe)
-        watcher = Watcher(Steps(emit, time.monotonic, self._preview_every), lambda _: None, wishes.cancelled)
+        recorded = recorded_in(path) if path else verdicts.judge(spec.recipe)
+        watcher = RunCallbacks(Steps(emit, time.monotonic, self._preview_every), lambda _: None, wishes.cancelled)
         came = replay_recipe(self._engine, recorded, path, watcher)
         images: list[SavedImage] = []
         if came.result is not None and came.verdict.kind == "differs":

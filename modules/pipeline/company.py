@@ -21,16 +21,18 @@ Group = tuple[int, int]
 """Conditions that go through the network in one call with an image, and the tokens of each."""
 
 
-def must_go_alone(model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[Part], negative: Part) -> bool:
+def needs_single_image_batches(
+    model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[Part], negative: Part
+) -> bool:
     """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be what each would be alone."""
     if n == 1:
         return False
     for group in _groups(parts, negative):
         key = (*size, n, torch.get_num_threads(), *group)
-        if key not in model.keeps_apart:
-            model.keeps_apart[key] = _keeps_apart(model, size, n, *group)
-            log.debug("%s: %s apart in %s", model.name, "kept" if model.keeps_apart[key] else "not kept", key)
-        if not model.keeps_apart[key]:
+        if key not in model.invariant_shapes:
+            model.invariant_shapes[key] = _is_invariant(model, size, n, *group)
+            log.debug("%s: %s apart in %s", model.name, "kept" if model.invariant_shapes[key] else "not kept", key)
+        if not model.invariant_shapes[key]:
             return True
     return False
 
@@ -42,7 +44,7 @@ def _groups(parts: Sequence[Part], negative: Part) -> set[Group]:
     return together | {(len(parts), length)}
 
 
-def _keeps_apart(model: LatentDiffusion, size: tuple[int, int], n: int, conds: int, tokens: int) -> bool:
+def _is_invariant(model: LatentDiffusion, size: tuple[int, int], n: int, conds: int, tokens: int) -> bool:
     """Whether each of ``n`` images of noise gets from the UNet, to the last bit, what it gets alone."""
     generator = torch.Generator().manual_seed(0)
     unet, rows = model.unet, n * conds

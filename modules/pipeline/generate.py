@@ -13,12 +13,12 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input, keep_softly
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, ScheduleOptions, image_start, sigmas_for
-from modules.diffusion.types import Denoiser, Enough, Network, OnStep
+from modules.diffusion.types import Denoiser, Network, OnStep, StopSampling
 from modules.params import SoftInpainting
 from modules.pipeline import choices
-from modules.pipeline.company import must_go_alone
+from modules.pipeline.company import needs_single_image_batches
 from modules.pipeline.hooks import Hooks
-from modules.pipeline.network import BatchNetwork
+from modules.pipeline.network import CachedUNet
 from modules.pipeline.plan import Batch
 from modules.rng import ImageNoise
 
@@ -57,13 +57,13 @@ def generate(
     *,
     on_step: OnStep,
     start: Start | None = None,
-    seen: Tensor | None = None,
+    image_cond: Tensor | None = None,
     refinement: Refinement | None = None,
     hooks: Hooks | None = None,
 ) -> Tensor:
     """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device.
 
-    ``seen`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
+    ``image_cond`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
     """
     params, sampler = batch.params, batch.sampler
     trained = model.config.schedule
@@ -75,7 +75,7 @@ def generate(
     noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
 
     def guidance(model: LatentDiffusion, positive: Sequence[Part], negative: Part, calls: int = 0) -> Guided:
-        network: Network = BatchNetwork(model, table, begin.sigmas, seen if sees_picture(model) else None)
+        network: Network = CachedUNet(model, table, begin.sigmas, image_cond if is_inpainting_model(model) else None)
         guide = choices.guidance(params)
         return Guided(
             hooks.network(network) if hooks else network,
@@ -84,7 +84,8 @@ def generate(
             negative,
             params.cfg_scale * sampler.cfg_factor,
             skips=choices.skips(params, sampler, table, begin.t_enc + 1),
-            alone=params.kernels == "exact" and must_go_alone(model, size, len(batch.seeds), positive, negative),
+            alone=params.kernels == "exact"
+            and needs_single_image_batches(model, size, len(batch.seeds), positive, negative),
             always_negative=sampler.cfg_factor != 1,
             calls=calls,
         )
@@ -93,7 +94,7 @@ def generate(
     guided: Guided | Refined = first
     if refinement:
         second = refinement.load
-        guided = Refined(first, lambda calls: guidance(*second(), calls), due(refinement.switch_at, table))
+        guided = Refined(first, lambda calls: guidance(*second(), calls), switch_test(refinement.switch_at, table))
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
     denoise = hooks.denoiser(denoise) if hooks else denoise
     if start and start.mask is not None:
@@ -110,7 +111,7 @@ def generate(
     x = noised(batch, begin, noise.initial(), start)
     try:
         latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **arguments)
-    except Enough:
+    except StopSampling:
         latents = guided.estimate()
     if start and start.mask is not None and not start.soft:
         latents = latents * start.mask + start.latents * (1 - start.mask)
@@ -125,7 +126,7 @@ def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) 
     return (keep_input if unit_start else keep)(denoise, start.latents, mask)
 
 
-def due(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
+def switch_test(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
     """Whether, at a sigma, the nearest level of the table is in the refiner's part."""
     levels = table.log_sigmas
 
@@ -136,7 +137,7 @@ def due(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
     return is_due
 
 
-def sees_picture(model: LatentDiffusion) -> bool:
+def is_inpainting_model(model: LatentDiffusion) -> bool:
     """Whether the model was trained to see the picture that it paints into."""
     return model.config.unet.in_channels == 9
 

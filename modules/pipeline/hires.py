@@ -1,4 +1,4 @@
-"""Hires fix: how large the second pass is, and latents brought to that size (spec 5.8). No torch at import."""
+"""Hires fix: how large the second pass is, and latents brought to that size. No torch at import."""
 
 from __future__ import annotations
 

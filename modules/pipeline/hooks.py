@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import RepriseError, out_of_memory
-from modules.extension import Host
+from modules.extension import Host, TagSpec
 from modules.modifier import Modifier, ModifierSpec, overridden
 from modules.params import Chosen, GenerationParams, Value
-from modules.prompt.parse import parse
+from modules.pipeline.plan import Batch, Changes, Revise
+from modules.pipeline.prompts import PromptParser
+from modules.prompt.tree import NetworkTag
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,35 +89,133 @@ class Active:
         return hook in overridden(self.modifier)
 
 
-def with_tags(prompt: str, chosen: Chosen, host: Host, absent: Container[str] = ()) -> Chosen:
-    """Who takes part: those ``chosen``, and those called by tags in the prompt that are not ``absent``."""
-    if len(host.tags) and "<" in prompt:
-        found = parse(prompt).tree.networks
-        for spec in host.tags:
-            own = [tag for tag in found if tag.kind == spec.name]
-            if own and spec.modifier in host.modifiers and spec.modifier not in absent:
-                modifier = host.modifiers.get(spec.modifier)
-                chosen = chosen.having(modifier.name, modifier.chosen(spec.options(own)))
-    return chosen
+def called_by(networks: Sequence[NetworkTag], host: Host) -> list[tuple[ModifierSpec, TagSpec, list[NetworkTag]]]:
+    """The modifiers that tags call, in the order of the kinds of tags: which, by which kind, and all tags of it."""
+    kinds = [(kind, [tag for tag in networks if tag.kind == kind.name]) for kind in host.tags] if networks else []
+    return [
+        (host.modifiers.get(kind.modifier), kind, tags)
+        for kind, tags in kinds
+        if tags and kind.modifier in host.modifiers
+    ]
+
+
+class Border:
+    """Between an extension and the engine: which of the two an error belongs to, and who is at work."""
+
+    def __init__(self, watch: Watch):
+        self._watch = watch
+        self._foreign: BaseException | None = None
+        """What the engine raised while an extension called it."""
+
+    @contextlib.contextmanager
+    def within(self, name: str, hook: str) -> Iterator[None]:
+        """The extension's own code: what goes wrong in it is a `HookFailed`."""
+        self._watch.enter(name, hook)
+        try:
+            yield
+        except (RepriseError, HookFailed):
+            raise  # said on purpose, or by another
+        except BaseException as error:
+            # The engine may raise below an extension, which lets it through: the very same error is still the engine's.
+            # One that the extension made of it, or raised later, is its own.
+            if error is self._foreign or _is_ctrl_c(error):
+                raise
+            raise HookFailed(name, hook, error) from error
+        finally:
+            self._watch.leave()
+
+    def outside(self, inner: T) -> T:
+        """The engine's own part, as an extension calls it."""
+
+        def call(*arguments: Any) -> Any:
+            self._watch.enter("", "")
+            try:
+                return inner(*arguments)
+            except BaseException as error:
+                self._foreign = error
+                raise
+            finally:
+                self._watch.leave()
+
+        return call  # type: ignore[return-value]
+
+
+class RequestHooks:
+    """The modifiers of one request: those chosen in it, and those that the tags of a pass's prompt call.
+
+    One is made once for all passes that give it the same options.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        chosen: Chosen,
+        watch: Watch | None = None,
+        *,
+        absent: Container[str] = (),
+        parser: PromptParser | None = None,
+    ):
+        """``absent``: modifiers that tags call in vain."""
+        self._host = host
+        self._chosen = chosen
+        self._absent = absent
+        self._parser = parser or PromptParser()
+        self._border = Border(watch or NoWatch())
+        self._made: dict[tuple[str, Chosen], Active] = {}
+        self._hooks: dict[Chosen, Hooks] = {}
+
+    def of(self, networks: Sequence[NetworkTag] = ()) -> Hooks:
+        """Those that take part where a prompt has the tags ``networks``. Equal ones are one object."""
+        chosen = self._chosen
+        for modifier, kind, tags in called_by(networks, self._host):
+            if modifier.name not in self._absent:
+                with self._border.within(modifier.name, "options"):
+                    chosen = chosen.having(modifier.name, modifier.chosen(kind.options(tags)))
+        if chosen not in self._hooks:
+            specs = [spec for spec in self._host.modifiers_in_order() if spec.name in chosen]
+            self._hooks[chosen] = Hooks([self._active(spec, chosen[spec.name]) for spec in specs], self._border)
+        return self._hooks[chosen]
+
+    def passes(self, batch: Batch) -> list[Hooks]:
+        """Those of each pass of a batch."""
+        return [self.of(each.prompts.networks) for each in batch.passes]
+
+    def reviser(self, prompt: str) -> Revise | None:
+        """What changes requests with this prompt, if anything does."""
+        revises = self.of().has("revise") or self.of(self._parser.networks(prompt)).has("revise")
+        return self._revise if revises else None
+
+    def _revise(self, params: GenerationParams) -> tuple[GenerationParams, Changes]:
+        """Tags count as the prompt has them once it is revised. Where those call modifiers that revise as well, the
+        request is revised again from the start, with them in their places."""
+        first = self.of()
+        revised, changed = first.revise(params)
+        called = self.of(self._parser.networks(revised.prompt))
+        if called.revising() == first.revising():
+            return revised, changed
+        return called.revise(params)
+
+    def _active(self, spec: ModifierSpec, options: Mapping[str, Value]) -> Active:
+        key = spec.name, Chosen({spec.name: options})
+        if key not in self._made:
+            with self._border.within(spec.name, "make"):
+                modifier = spec.made(options)
+                if not isinstance(modifier, Modifier):
+                    raise TypeError(f"make must give a Modifier, not {type(modifier).__name__}")
+            self._made[key] = Active(spec, self._host.version_of("modifier", spec.name), options, modifier)
+        return self._made[key]
 
 
 class Hooks:
-    """The modifiers of one request. What is wrapped first, by the lowest order, is innermost."""
+    """The modifiers of one sampling pass. What is wrapped first, by the lowest order, is innermost."""
 
-    def __init__(self, host: Host, chosen: Chosen, watch: Watch):
-        self._watch = watch
+    def __init__(self, active: Sequence[Active], border: Border):
+        self.active = tuple(active)
+        self._border = border
         self._patches: Patches | None = None
-        self._foreign: BaseException | None = None
-        """What the engine raised while an extension called it."""
-        self.active: list[Active] = []
-        for spec in host.modifiers_in_order():
-            if spec.name in chosen:
-                options = chosen[spec.name]
-                with self._within(spec.name, "make"):
-                    made = spec.made(options)
-                    if not isinstance(made, Modifier):
-                        raise TypeError(f"make must give a Modifier, not {type(made).__name__}")
-                self.active.append(Active(spec, host.version_of("modifier", spec.name), options, made))
+
+    def revising(self) -> list[Active]:
+        return self._having("revise")
 
     def scope(self) -> tuple[object, ...]:
         """What else than the model decides what the patched model answers."""
@@ -125,7 +225,7 @@ class Hooks:
         """The request of one image as all want it, and by name what each changed."""
         changed: dict[str, dict[str, Any]] = {}
         for one in self._having("revise"):
-            with self._within(one.spec.name, "revise"):
+            with self._border.within(one.spec.name, "revise"):
                 revised = one.modifier.revise(params)
                 if not isinstance(revised, GenerationParams):
                     raise TypeError(f"it must give GenerationParams, not {type(revised).__name__}")
@@ -149,7 +249,7 @@ class Hooks:
         from PIL.Image import Image as Picture
 
         for one in self._having("finish"):
-            with self._within(one.spec.name, "finish"):
+            with self._border.within(one.spec.name, "finish"):
                 image = one.modifier.finish(image)
                 if not isinstance(image, Picture):
                     raise TypeError(f"it must give a picture, not {type(image).__name__}")
@@ -157,11 +257,11 @@ class Hooks:
 
     @contextlib.contextmanager
     def patching(self, spoilt: Callable[[LatentDiffusion, str], None]) -> Iterator[None]:
-        """While a batch is made: models that `patched` is told of are what they were before when it ends.
+        """While a pass is made: models that `patched` is told of are what they were before when it ends.
 
         ``spoilt(model, name)`` hears of a model that an extension did not put back.
         """
-        patches = self._patches = Patches(self._having("patch"), self._within, spoilt)
+        patches = self._patches = Patches(self._having("patch"), self._border.within, spoilt)
         try:
             yield
         except BaseException:
@@ -171,6 +271,11 @@ class Hooks:
         finally:
             self._patches = None
         patches.undo()
+
+    def unpatch(self) -> None:
+        """Put back at once what `patching` would put back in the end."""
+        assert self._patches is not None, "no batch is being made"
+        self._patches.undo()
 
     def patched(self, model: LatentDiffusion) -> LatentDiffusion:
         """``model`` with all patches on, until the batch ends."""
@@ -190,48 +295,19 @@ class Hooks:
 
     def _wrap(self, one: Active, hook: str, inner: T) -> T:
         name = one.spec.name
-        with self._within(name, hook):
-            outer = getattr(one.modifier, hook)(self._outside(inner))
+        with self._border.within(name, hook):
+            outer = getattr(one.modifier, hook)(self._border.outside(inner))
             if not callable(outer):
                 raise TypeError(f"it must give a function, not {type(outer).__name__}")
 
         def call(first: Any, *rest: Any) -> Any:
-            with self._within(name, hook):
+            with self._border.within(name, hook):
                 answer = outer(first, *rest)
                 if getattr(answer, "shape", None) != first.shape:
                     raise TypeError(f"it must answer a tensor of shape {tuple(first.shape)}")
             return answer
 
         return call  # type: ignore[return-value]
-
-    def _outside(self, inner: T) -> T:
-        """The engine's own part, as an extension calls it."""
-
-        def call(*arguments: Any) -> Any:
-            self._watch.enter("", "")
-            try:
-                return inner(*arguments)
-            except BaseException as error:
-                self._foreign = error
-                raise
-            finally:
-                self._watch.leave()
-
-        return call  # type: ignore[return-value]
-
-    @contextlib.contextmanager
-    def _within(self, name: str, hook: str) -> Iterator[None]:
-        self._watch.enter(name, hook)
-        try:
-            yield
-        except (RepriseError, HookFailed):
-            raise  # said on purpose, or by another
-        except BaseException as error:
-            if error is self._foreign or _is_ctrl_c(error):
-                raise
-            raise HookFailed(name, hook, error) from error
-        finally:
-            self._watch.leave()
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

@@ -13,17 +13,19 @@ from modules.diffusion.types import Cond
 from modules.nn.unet import TextKeys
 
 
-class BatchNetwork:
+class CachedUNet:
     """``(x, sigma, cond) -> x0`` for the steps of one batch.
 
     Time embeddings of all known sigmas are made together, before the first step; keys and values of each text when it
     is first met. Both are kept until the batch ends.
     """
 
-    def __init__(self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float], seen: Tensor | None = None):
-        """``seen`` (1 or n, channels, h, w): what stands beside the latents in the input of an inpainting model."""
+    def __init__(
+        self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float], image_cond: Tensor | None = None
+    ):
+        """``image_cond`` (1 or n, channels, h, w): stands beside the latents in the input of an inpainting model."""
         self._model = model
-        self._seen = seen
+        self._image_cond = image_cond
         self._table = table
         self._embeddings: dict[float, Tensor] = {}
         # The Cond is kept so that its id stays its own.
@@ -33,9 +35,9 @@ class BatchNetwork:
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor:
         unet, device = self._model.unet, self._model.device
         scaled = x / (sigma**2 + 1) ** 0.5
-        if self._seen is not None:
-            seen = self._seen.repeat(len(x) // len(self._seen), 1, 1, 1)
-            scaled = torch.cat([scaled, seen], dim=1)
+        if self._image_cond is not None:
+            image_cond = self._image_cond.repeat(len(x) // len(self._image_cond), 1, 1, 1)
+            scaled = torch.cat([scaled, image_cond], dim=1)
         scaled = device.place(scaled)
         keys, label = self._text(cond, len(x))
         emb = self._embedding(sigma).expand(len(x), -1)

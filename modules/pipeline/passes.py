@@ -14,13 +14,13 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.params import GenerationParams, Init
 from modules.pipeline.generate import Start, batch_noise
 from modules.pipeline.hires import LATENT_MODES, crop_latents, resize_latents
-from modules.pipeline.picture import Picture, is_rounded
-from modules.pipeline.plan import Batch, Second
+from modules.pipeline.picture import InitImage, is_rounded
+from modules.pipeline.plan import Batch, HiresPass
 from modules.pixels import to_images, to_tensor
 from modules.resize import Enlarge, resized
 
 
-def encode(model: LatentDiffusion, batch: Batch, pictures: Sequence[Picture], init: Init) -> Start:
+def encode(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage], init: Init) -> Start:
     """The start of a run over ``pictures``, one for all images or one each; masked parts filled as ``init`` says."""
     size = (batch.params.height // 8, batch.params.width // 8)
     latents = torch.cat([_encoded(model, picture, size) for picture in pictures])
@@ -41,14 +41,14 @@ def encode(model: LatentDiffusion, batch: Batch, pictures: Sequence[Picture], in
     )
 
 
-def _encoded(model: LatentDiffusion, picture: Picture, size: tuple[int, int]) -> Tensor:
+def _encoded(model: LatentDiffusion, picture: InitImage, size: tuple[int, int]) -> Tensor:
     latents = model.encode(to_tensor(picture.image)[None]).to(model.device.device)
     if tuple(latents.shape[2:]) == size:
         return latents
     return resize_latents(latents, "Latent", size[1], size[0])
 
 
-def _latent_masks(pictures: Sequence[Picture], device: torch.device) -> Tensor | None:
+def _latent_masks(pictures: Sequence[InitImage], device: torch.device) -> Tensor | None:
     """(n or 1, 1, h, w). A picture of several whose own mask is empty is kept whole."""
     found = [picture.latent_mask for picture in pictures]
     known = next((mask for mask in found if mask is not None), None)
@@ -63,25 +63,25 @@ def mask_weight(params: GenerationParams) -> float:
     return params.init.mask.conditioning if params.init and params.init.mask else 1.0
 
 
-def seen_beside(model: LatentDiffusion, batch: Batch, pictures: Sequence[Picture]) -> Tensor:
-    """What a 9-channel model sees beside the latents: the mask, and the picture without its masked part (spec 5.7).
+def inpaint_conditioning(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage]) -> Tensor:
+    """What a 9-channel model sees beside the latents: the mask, and the picture without its masked part.
 
     (n or 1, 5, h, w). Without a picture the mask is white and the picture grey.
     """
     height, width = batch.params.height // 8, batch.params.width // 8
     white = torch.ones(1, height * 8, width * 8)
     if not pictures:
-        return _seen(model, torch.zeros(3, height * 8, width * 8), white, 1.0)
+        return _conditioning(model, torch.zeros(3, height * 8, width * 8), white, 1.0)
     weight, wanted = mask_weight(batch.params), batch.params.init and batch.params.init.mask
     rows = []
     for picture in pictures:
         image = to_tensor(resized(picture.image, resize.JUST, width * 8, height * 8))
         mask = (to_tensor(picture.mask)[:1] + 1).div(2) if picture.mask else white
-        rows.append(_seen(model, image, mask.round() if wanted and is_rounded(wanted) else mask, weight))
+        rows.append(_conditioning(model, image, mask.round() if wanted and is_rounded(wanted) else mask, weight))
     return torch.cat(rows)
 
 
-def _seen(model: LatentDiffusion, image: Tensor, mask: Tensor, weight: float) -> Tensor:
+def _conditioning(model: LatentDiffusion, image: Tensor, mask: Tensor, weight: float) -> Tensor:
     """One picture's (1, 5, h, w), from (3, 8 h, 8 w) in [-1, 1] and (1, 8 h, 8 w)."""
     device = model.device.device
     shown = image + weight * (image * (1 - mask) - image)
@@ -89,14 +89,16 @@ def _seen(model: LatentDiffusion, image: Tensor, mask: Tensor, weight: float) ->
     return torch.cat([small.to(device), model.encode(shown[None]).to(device)], dim=1)
 
 
-def moved(latents: Tensor, start: Start, i: int) -> NDArray[np.float32]:
+def latent_distance(latents: Tensor, start: Start, i: int) -> NDArray[np.float32]:
     """How far image ``i``'s latents (h, w) are from those of its start: the length of the way over the channels."""
     before = start.latents[i % len(start.latents)]
     distance: NDArray[np.float32] = (latents[i] - before).float().norm(dim=0).cpu().numpy()
     return distance
 
 
-def enlarge(model: LatentDiffusion, batch: Batch, second: Second, latents: Tensor, enlarger: Enlarge | None) -> Tensor:
+def enlarge(
+    model: LatentDiffusion, batch: Batch, second: HiresPass, latents: Tensor, enlarger: Enlarge | None
+) -> Tensor:
     """Latents of the first pass in the size of the second; through pixels, with ``enlarger``, where need be."""
     assert batch.params.hires
     width, height = second.size.upscaled

@@ -1,4 +1,4 @@
-"""A start picture made ready for sampling, and the result laid back into it (spec 5.3 to 5.6). Pillow and numpy."""
+"""A start picture made ready for sampling, and the result laid back into it. Pillow and numpy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALLEST, LARGEST = 64, 4096
 
 
 @dataclass(frozen=True)
-class Picture:
+class InitImage:
     """What a run starts from, and what its results become."""
 
     unchanged: Image.Image
@@ -31,7 +31,7 @@ class Picture:
     latent_mask: NDArray[np.float32] | None = None
     """(h / 8, w / 8) of the size asked for, 1 = repaint."""
     soft: SoftInpainting | None = None
-    """How greys of the mask and what changed decide what is seen of the result."""
+    """How greys of the mask and what changed decide what is shown of the result."""
     overlay: Image.Image | None = None
     """RGBA: what is laid over the result."""
     box: Box | None = None
@@ -44,18 +44,18 @@ class Picture:
         """The mask is black: there is nothing to paint."""
         return self.mask is not None and self.mask.getbbox() is None
 
-    def finished(self, image: Image.Image, moved: NDArray[np.float32] | None = None) -> Image.Image:
+    def finished(self, image: Image.Image, distance: NDArray[np.float32] | None = None) -> Image.Image:
         """A decoded picture with its colours corrected and what the mask protects laid over it.
 
-        ``moved`` (h / 8, w / 8): how far its latents are from those of the start, which soft inpainting asks.
+        ``distance`` (h / 8, w / 8): how far its latents are from those of the start, which soft inpainting asks.
         """
         if self.like is not None:
             image = corrected(image, self.like)
         if self.overlay is None:
             return image
         whole, overlay = self._placed(image.convert("RGBA")), self.overlay
-        if self.soft and self.latent_mask is not None and moved is not None:
-            new = self._placed(soft.changed(moved, self.latent_mask, self.soft, *image.size))
+        if self.soft and self.latent_mask is not None and distance is not None:
+            new = self._placed(soft.changed(distance, self.latent_mask, self.soft, *image.size))
             overlay = overlay.copy()
             overlay.putalpha(ImageChops.lighter(overlay.getchannel("A"), ImageOps.invert(new)))
         whole.alpha_composite(overlay)
@@ -73,13 +73,13 @@ class Picture:
 
 def prepare(
     init: Init, image: Image.Image, mask: Image.Image | None, width: int, height: int, enlarge: Enlarge | None = None
-) -> Picture:
+) -> InitImage:
     """``image`` and ``mask`` as ``init`` wants them for a run of ``width`` x ``height``."""
     image = flattened(image, init.background)
     whole = _within(resized(image, init.resize_mode, width, height, enlarge))
     if init.mask is None or mask is None:
         unchanged = whole if whole.size == (width, height) else resized(image, resize.JUST, width, height)
-        return Picture(unchanged, whole, like=whole if init.colour_correction else None)
+        return InitImage(unchanged, whole, like=whole if init.colour_correction else None)
     mask = _prepared_mask(init.mask, mask, image.size)
     if init.mask.only_masked:
         return _region(init, init.mask, image, mask, width, height, enlarge)
@@ -117,10 +117,10 @@ def _prepared_mask(wanted: Mask, mask: Image.Image, size: tuple[int, int]) -> Im
 
 def _region(
     init: Init, wanted: Mask, image: Image.Image, mask: Image.Image, width: int, height: int, enlarge: Enlarge | None
-) -> Picture:
+) -> InitImage:
     box = masks.region(mask, wanted.padding)
     if box is None:
-        return Picture(image, image, mask)
+        return InitImage(image, image, mask)
     box = masks.in_shape(box, width, height, image.size)
     part = resized(image.crop(box), resize.FILL, width, height, enlarge)
     part_mask = resized(mask.crop(box), resize.FILL, width, height)
@@ -135,11 +135,11 @@ def _masked(
     mask: Image.Image,
     shown: Image.Image,
     box: Box | None,
-) -> Picture:
+) -> InitImage:
     """``mask`` lies over ``source``, which is encoded; ``shown`` over ``unchanged``, which is laid over the result."""
     image = source if wanted.content == masks.ORIGINAL else masks.filled(source, mask)
     size = image.width // 8, image.height // 8
-    return Picture(
+    return InitImage(
         unchanged=unchanged,
         image=image,
         mask=mask,

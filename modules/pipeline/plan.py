@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
@@ -19,7 +19,9 @@ from modules.extension import Host
 from modules.options import checked, nested_of, options_of
 from modules.params import MAX_PROMPT, Chosen, GenerationParams, Init, wrapped
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
+from modules.pipeline.prompts import PromptParser, Prompts
 from modules.profile import Profile, profile_named
+from modules.prompt.schedule import Pass
 from modules.registry import Registry
 
 MAX_HIRES = 4096
@@ -44,9 +46,13 @@ class Batch:
     """Number of the batch's first image within the request."""
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
-    hires: Second | None = None
+    prompts: Prompts
+    """Of this pass, as extensions revised them."""
+    hires: HiresPass | None = None
     changed: Changes = field(default_factory=dict)
     """What extensions changed in ``params``."""
+    first_pass_steps: int | None = None
+    """Of the second pass of hires fix: the steps that the prompt's schedule counts in the first. Else None."""
     told_size: tuple[int, int] | None = None
     """Where it is another than that of ``params``: of a second pass, before its picture is cropped."""
 
@@ -57,7 +63,13 @@ class Batch:
         return self.params.steps * (2 if doubled else 1)
 
     @property
-    def again(self) -> Batch | None:
+    def prompt_steps(self) -> Pass:
+        """How the prompts' schedules count the steps of this pass."""
+        second, old = self.first_pass_steps is not None, self.params.use_old_scheduling
+        return Pass(self.schedule_steps, self.first_pass_steps or self.schedule_steps, second=second, old=old)
+
+    @property
+    def hires_batch(self) -> Batch | None:
         """The second pass as a batch of its own."""
         if (second := self.hires) is None:
             return None
@@ -66,9 +78,16 @@ class Batch:
             params=second.params,
             sampler=second.sampler,
             scheduler=second.scheduler,
+            prompts=second.prompts,
             hires=None,
+            first_pass_steps=self.schedule_steps,
             told_size=second.size.upscaled,
         )
+
+    @property
+    def passes(self) -> tuple[Batch, ...]:
+        """The batch itself and, with hires fix, its second pass."""
+        return (self, second) if (second := self.hires_batch) else (self,)
 
     @property
     def shown_size(self) -> tuple[int, int]:
@@ -85,12 +104,13 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Second:
+class HiresPass:
     """The second pass of hires fix, decided: the first pass's request with what changes in it."""
 
     params: GenerationParams
     sampler: SamplerSpec
     scheduler: SchedulerSpec
+    prompts: Prompts
     size: HiresSize
 
 
@@ -224,65 +244,68 @@ def check_colour(text: str) -> None:
         raise UserError(f"Background must look like #rrggbb, not {text[:20]!r}", field="init.background")
 
 
-def make_plan(params: GenerationParams, host: Host, revise: Revise | None = None) -> Plan:
+def make_plan(
+    params: GenerationParams, host: Host, revise: Revise | None = None, parser: PromptParser | None = None
+) -> Plan:
     """Check and resolve ``params``. Seeds of -1 are drawn here if nobody fixed them before.
 
-    Images for which ``revise`` gives different requests are not computed together.
+    Images for which ``revise`` gives different requests are not computed together. ``parser`` keeps the prompts that
+    it has parsed already.
     """
     params, notes = check(params, host)
     params = fix_seeds(params)
+    parser = parser or PromptParser()
     sampler = host.samplers.get(params.sampler)
-    # With a variation the main seed stays and only the variation seed counts on (spec 3.1).
+    # With a variation the main seed stays and only the variation seed counts on, as in A1111.
     varied = params.subseed_strength != 0
     total = params.images
     # A sampler whose step size looks at the whole batch is exact only with one image at a time.
     size = 1 if sampler.couples_batch and params.kernels == "exact" else total // params.batch_count
     seeds = [params.seed if varied else params.seed_after(i) for i in range(total)]
     subseeds = [wrapped(params.subseed + i) for i in range(total)]
+    images = [SeededImage(i, *both) for i, both in enumerate(zip(seeds, subseeds, strict=True))]
     batches = tuple(
-        batch
+        _batch(own, host, parser, group, changes)
         for start in range(0, total, size)
-        for batch in _batches(params, host, start, seeds[start : start + size], subseeds[start : start + size], revise)
+        for own, changes, group in _groups(params, host, images[start : start + size], revise)
     )
     return Plan(params, batches, notes)
 
 
-def _batches(
-    params: GenerationParams,
-    host: Host,
-    first_image: int,
-    seeds: Sequence[int],
-    subseeds: Sequence[int],
-    revise: Revise | None,
-) -> Iterator[Batch]:
-    """One batch, or as many as there are different requests in it."""
+class SeededImage(NamedTuple):
+    """One image of a request: its number, from 0, and its seeds."""
+
+    number: int
+    seed: int
+    subseed: int
+
+
+def _groups(
+    params: GenerationParams, host: Host, images: Sequence[SeededImage], revise: Revise | None
+) -> Iterator[tuple[GenerationParams, Changes, Sequence[SeededImage]]]:
+    """Neighbouring images with one request: all of them, or as many groups as extensions made requests."""
     if revise is None:
-        yield _batch(params, host, first_image, seeds, subseeds, {})
+        yield params, {}, images
         return
-    wanted = [_revised(params, host, *both, revise) for both in zip(seeds, subseeds, strict=True)]
-    for _, group in groupby(enumerate(wanted), key=lambda numbered: numbered[1][0]):
-        numbers, asked = zip(*group, strict=True)
-        own, changes = asked[0]
-        chosen = slice(numbers[0], numbers[-1] + 1)
-        yield _batch(own, host, first_image + numbers[0], seeds[chosen], subseeds[chosen], changes)
+    # Extensions see each image's own seed, so they may want different things of images that would go together. What
+    # they agree on still does: only neighbours are joined, because a batch numbers its images without gaps.
+    revised = [(*_revised(params, host, image, revise), image) for image in images]
+    for (own, changes), group in groupby(revised, key=lambda one: one[:2]):
+        yield own, changes, [image for *_, image in group]
 
 
 def _revised(
-    params: GenerationParams, host: Host, seed: int, subseed: int, revise: Revise
+    params: GenerationParams, host: Host, image: SeededImage, revise: Revise
 ) -> tuple[GenerationParams, Changes]:
-    """An image's request as extensions would have it, but with the seeds and the company that it has anyway."""
-    own, changes = revise(params.changed(seed=seed, subseed=subseed, batch_size=1, batch_count=1))
-    company = {name: getattr(params, name) for name in ("seed", "subseed", "batch_size", "batch_count", "extensions")}
-    return check(own.changed(**company), host)[0], changes
+    """An image's request as extensions would have it, but with the seeds and the batch that it has anyway."""
+    alone = params.changed(seed=image.seed, subseed=image.subseed, batch_size=1, batch_count=1)
+    own, changes = revise(alone)
+    fixed = {name: getattr(params, name) for name in ("seed", "subseed", "batch_size", "batch_count", "extensions")}
+    return check(own.changed(**fixed), host)[0], changes
 
 
 def _batch(
-    params: GenerationParams,
-    host: Host,
-    first_image: int,
-    seeds: Sequence[int],
-    subseeds: Sequence[int],
-    changed: Changes,
+    params: GenerationParams, host: Host, parser: PromptParser, images: Sequence[SeededImage], changed: Changes
 ) -> Batch:
     sampler = host.samplers.get(params.sampler)
     return Batch(
@@ -290,10 +313,11 @@ def _batch(
         profile=profile_named(params.profile),
         sampler=sampler,
         scheduler=_scheduler(params.scheduler, sampler, host),
-        first_image=first_image,
-        seeds=tuple(seeds),
-        subseeds=tuple(subseeds),
-        hires=_second(params, host),
+        first_image=images[0].number,
+        seeds=tuple(image.seed for image in images),
+        subseeds=tuple(image.subseed for image in images),
+        prompts=parser.prompts(params),
+        hires=_hires_pass(params, host, parser),
         changed=changed,
     )
 
@@ -305,7 +329,7 @@ def _scheduler(name: str, sampler: SamplerSpec, host: Host) -> SchedulerSpec:
     return scheduler
 
 
-def _second(params: GenerationParams, host: Host) -> Second | None:
+def _hires_pass(params: GenerationParams, host: Host, parser: PromptParser) -> HiresPass | None:
     hires = params.hires
     if hires is None:
         return None
@@ -324,4 +348,4 @@ def _second(params: GenerationParams, host: Host) -> Second | None:
         width=size.final[0],
         height=size.final[1],
     )
-    return Second(changed, sampler, scheduler, size)
+    return HiresPass(changed, sampler, scheduler, parser.prompts(changed), size)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from modules.params import Init, TiledUpscale, wrapped
-from modules.pipeline.picture import Picture, flattened
+from modules.pipeline.picture import InitImage, flattened
 from modules.pipeline.plan import Batch
 from modules.resize import Enlarge
 from modules.tiles import Grid
@@ -23,11 +23,11 @@ class Tiled:
     grid: Grid
     """Over the picture, which is continued by its edge where it is smaller than a tile."""
 
-    def pictures(self, init: Init) -> list[Picture]:
+    def pictures(self, init: Init) -> list[InitImage]:
         """What each tile starts from, row by row."""
         sheet = _at_least(self.image, *self.grid.tile)
         tiles = [sheet.crop(box) for box in self.grid.boxes]
-        return [Picture(tile, tile, like=tile if init.colour_correction else None) for tile in tiles]
+        return [InitImage(tile, tile, like=tile if init.colour_correction else None) for tile in tiles]
 
     def joined(self, tiles: Iterable[Image.Image]) -> Image.Image:
         return self.grid.joined(tiles).crop((0, 0, *self.image.size))
@@ -49,7 +49,7 @@ def _at_least(image: Image.Image, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.asarray(image)[rows][:, columns])
 
 
-def rounds(batch: Batch, tiles: Sequence[Picture]) -> Iterator[tuple[Batch, Sequence[Picture]]]:
+def rounds(batch: Batch, tiles: Sequence[InitImage]) -> Iterator[tuple[Batch, Sequence[InitImage]]]:
     """The tiles of one picture in batches. As A1111 has it, each batch begins with the seed after the last one's first.
 
     >>> from modules.extension import Host

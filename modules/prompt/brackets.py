@@ -1,6 +1,6 @@
 """One pass over a text decides which of its brackets, colons and bars belong to a well-formed construct.
 
-The rule (spec 1.5): at each ( or [ from the left take the construct that starts there if it is well formed up to its
+The rule: at each ( or [ from the left take the construct that starts there if it is well formed up to its
 closing bracket, with everything inside well formed too; else the character is text. Because a construct's brackets must
 pair up, its closing bracket is known from a stack, and whether it is well formed from what the stack collected. Linear
 in the length, without recursion.

@@ -1,4 +1,4 @@
-"""Weighted text -> chunks of 75 tokens, as the text encoder takes them (spec 2.2 and 2.5).
+"""Weighted text -> chunks of 75 tokens, as the text encoder takes them.
 
 >>> from modules.prompt.tokens import default_tokenizer
 >>> chunked = chunk("a (red:1.3) fox BREAK in snow", default_tokenizer())

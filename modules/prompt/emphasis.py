@@ -1,4 +1,4 @@
-"""Which weight each stretch of a text has (spec 1.6)."""
+"""Which weight each stretch of a text has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds at each step: editing and alternation, expanded (spec 1.5).
+"""What holds at each step: editing and alternation, expanded.
 
 >>> for segment in schedule("a [cat:dog:0.5] in snow", 20): print(segment)
 until 10: a cat in snow

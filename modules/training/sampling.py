@@ -18,7 +18,7 @@ from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import sigmas_for
 from modules.diffusion.types import Cond
 from modules.extension import Host
-from modules.pipeline.network import BatchNetwork
+from modules.pipeline.network import CachedUNet
 from modules.pixels import to_images
 from modules.rng import ImageNoise
 from modules.training.words import token_ids
@@ -73,6 +73,6 @@ class Painter:
         positive, without = (
             _Text(Cond(self.model.encode_text(token_ids(said)).context)) for said in (texts, [negative] * len(texts))
         )
-        guided = Guided(BatchNetwork(self.model, table, sigmas), cfg, [positive], without, cfg_scale)
+        guided = Guided(CachedUNet(self.model, table, sigmas), cfg, [positive], without, cfg_scale)
         start = noise.initial() * sigmas[0]
         return self._sampler.sample(guided, start, sigmas, noise=noise, on_step=lambda *_: None)

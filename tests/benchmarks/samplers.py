@@ -7,7 +7,7 @@ import time
 
 from modules import engine as engines
 from modules.params import GenerationParams
-from modules.pipeline.network import BatchNetwork
+from modules.pipeline.network import CachedUNet
 from tests.benchmarks.clock import Stopwatch
 from tests.benchmarks.image import default_engine
 
@@ -19,7 +19,7 @@ def main() -> None:
     engine = default_engine()
     sampling, network = Stopwatch(), Stopwatch()
     sampling.wrap(engines, "generate")
-    network.wrap(BatchNetwork, "__call__")
+    network.wrap(CachedUNet, "__call__")
     print(f"{engine.store.device.describe()}, seconds an image, share outside the network, milliseconds a step")
     for name in engine.host.samplers.names():
         params = GenerationParams(prompt="a red fox in the snow", sampler=name, steps=STEPS, width=128, height=128)

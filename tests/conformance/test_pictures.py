@@ -101,7 +101,7 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         found.append(generation.generate(*args, **more))
         return found[-1]
 
-    monkeypatch.setattr(generation, "BatchNetwork", network)
+    monkeypatch.setattr(generation, "CachedUNet", network)
     monkeypatch.setattr(engines, "generate", generate)
     monkeypatch.setattr(Engine, "_conditioner", lambda *_: Conditioner())
     monkeypatch.setattr(plan, "check", lambda params, host: (params, ()))  # the reference has smaller pictures

@@ -26,7 +26,7 @@ from modules.checkpoints.fingerprint import digest
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
-from modules.engine import Engine, Result, Watcher
+from modules.engine import Engine, Result, RunCallbacks
 from modules.extension import Host
 from modules.extensions import Extension, Loader
 from modules.modifier import PREFIX, ModifierSpec, flat_of
@@ -53,7 +53,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    made = Host()
+    made = Host(reserved=infotext.RESERVED)
     register(made)
     return made
 
@@ -158,7 +158,7 @@ def test_pictures_are_made_with_it_and_again_and_the_weights_are_as_before(
             results: list[Result] = []
             notes: list[str] = []
             params = PARAMS.changed(extensions=Chosen({spec.name: options}))
-            engine.run(params, results.append, Watcher(on_note=notes.append))
+            engine.run(params, results.append, RunCallbacks(on_note=notes.append))
             assert [note for note in notes if f"extension {spec.name}" in note] == []
             (used,) = [one for one in results[0].recipe.extensions if one.name == spec.name]
             assert (used.version, used.options, used.failed) == (extension.version, options, "")

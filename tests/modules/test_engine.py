@@ -17,7 +17,7 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import SamplerSpec
-from modules.engine import Engine, Progress, Result, Watcher
+from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import Cancelled, OutOfMemory, UnknownName, UserError
 from modules.extension import Host, TagSpec
 from modules.params import GenerationParams, Hires
@@ -150,7 +150,7 @@ def test_generation_text_says_what_was_done(engine: Engine) -> None:
 
 def test_progress_comes_with_every_step_and_a_preview(engine: Engine) -> None:
     seen: list[Progress] = []
-    engine.run(PARAMS.changed(batch_count=2), lambda _: None, Watcher(on_progress=seen.append))
+    engine.run(PARAMS.changed(batch_count=2), lambda _: None, RunCallbacks(on_progress=seen.append))
     assert [(p.first_image, p.step) for p in seen] == [(i, s) for i in (0, 1) for s in (1, 2, 3, 4)]
     assert [p.fraction for p in seen] == [n / 8 for n in range(1, 9)]
     assert seen[0].preview().size == (64, 64)
@@ -159,7 +159,7 @@ def test_progress_comes_with_every_step_and_a_preview(engine: Engine) -> None:
 def test_stopping_ends_at_the_next_step_and_keeps_what_is_made(engine: Engine) -> None:
     results: list[Result] = []
     seen: list[Progress] = []
-    watcher = Watcher(seen.append, cancelled=lambda: len(seen) >= 6)
+    watcher = RunCallbacks(seen.append, cancelled=lambda: len(seen) >= 6)
     with pytest.raises(Cancelled):
         engine.run(PARAMS.changed(batch_count=3), results.append, watcher)
     assert len(seen) == 6
@@ -175,7 +175,7 @@ def skipped_after(step: int, engine: Engine, **changes: Any) -> list[Result]:
         if progress.step == step and not asked:
             asked.append(step)
 
-    engine.run(PARAMS.changed(**changes), results.append, Watcher(on_progress, skips=lambda: len(asked)))
+    engine.run(PARAMS.changed(**changes), results.append, RunCallbacks(on_progress, skips=lambda: len(asked)))
     return results
 
 
@@ -246,12 +246,14 @@ def test_networks_that_nothing_applies_are_said(folder: Path) -> None:
     store = ModelStore(folder, Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny")
     engine, notes = Engine(store, host, version="0.0"), list[str]()
     params = PARAMS.changed(prompt="a fox <lora:ink:1> <lora:ink:2>", negative_prompt="<lora:b:1>", batch_count=2)
-    engine.run(params.changed(hires=Hires(prompt="<lyco:c>", steps=1)), lambda _: None, Watcher(on_note=notes.append))
+    engine.run(
+        params.changed(hires=Hires(prompt="<lyco:c>", steps=1)), lambda _: None, RunCallbacks(on_note=notes.append)
+    )
     said = "these networks of the prompt were not applied, as nothing here handles their kind: lora ink, lyco c"
     assert notes == [said]
     notes.clear()
     host.add_tag(TagSpec("lora", "nobody", lambda tags: {}))
-    engine.run(params, lambda _: None, Watcher(on_note=notes.append))
+    engine.run(params, lambda _: None, RunCallbacks(on_note=notes.append))
     assert notes == []
 
 
@@ -272,5 +274,5 @@ def test_memory_that_runs_out_is_one_sentence_and_the_next_request_is_made(folde
 
 def test_rounded_sizes_are_said(engine: Engine) -> None:
     notes: list[str] = []
-    engine.run(PARAMS.changed(width=70), lambda _: None, Watcher(on_note=notes.append))
+    engine.run(PARAMS.changed(width=70), lambda _: None, RunCallbacks(on_note=notes.append))
     assert notes == ["width 70 was rounded to 64, a multiple of 8"]

@@ -20,7 +20,7 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.checkpoints.vaes import VaeFolders
 from modules.devices import Device
-from modules.engine import Engine, Result, Watcher
+from modules.engine import Engine, Result, RunCallbacks
 from modules.extension import Host
 from modules.metadata import encode
 from modules.params import GenerationParams, Hires
@@ -63,7 +63,7 @@ def vae(models: Path) -> Iterator[Path]:
 def make(engine: Engine, **changes: Any) -> tuple[Result, list[str]]:
     results: list[Result] = []
     notes: list[str] = []
-    engine.run(PARAMS.changed(**changes), results.append, Watcher(on_note=notes.append))
+    engine.run(PARAMS.changed(**changes), results.append, RunCallbacks(on_note=notes.append))
     (result,) = results
     return result, notes
 

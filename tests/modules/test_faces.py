@@ -19,7 +19,7 @@ from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
-from modules.engine import Engine, Result, Watcher
+from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import CheckpointError, UserError
 from modules.extension import Host
 from modules.faces import (
@@ -322,7 +322,7 @@ def engine_in(folder: Path, *, sure: bool) -> Engine:
 
 def made(engine: Engine, params: GenerationParams, notes: list[str] | None = None) -> Result:
     results: list[Result] = []
-    engine.run(params, results.append, Watcher(on_note=(notes if notes is not None else []).append))
+    engine.run(params, results.append, RunCallbacks(on_note=(notes if notes is not None else []).append))
     (result,) = results
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from modules.builtin import register
 from modules.errors import UserError
 from modules.extension import Host
-from modules.infotext import MAX_LENGTH, Paste, params_from, read, unquote, version_number, write
-from modules.options import Option, from_flat, options_of
+from modules.infotext import MAX_LENGTH, RESERVED, Paste, keys, params_from, read, unquote, version_number, write
+from modules.manifest import Refused
+from modules.modifier import Modifier, ModifierSpec
+from modules.options import Option, from_flat, option, options_of
 from modules.options import read as read_options
 from modules.params import MAX_SEED, GenerationParams, Hires, Init, Mask, Refiner, SoftInpainting, TiledUpscale
 from modules.styles import Style
@@ -575,3 +578,42 @@ def test_before_1_8_the_second_pass_had_no_styles_to_agree_with(version: str, fo
     assert parsed["Prompt"] == ("a fox" if found else "a fox, very nice")
     assert parsed["Hires prompt"] == "a fox in snow"
     assert parsed.get("Styles array") == (["nice"] if found else None)
+
+
+# ------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_every_declared_key_is_written_or_is_a_prompt() -> None:
+    groups = [keys.name_of(option) for group in keys.GROUPS for option in options_of(group.cls).values() if option.key]
+    assert set(groups) - {"Prompt", "Negative prompt"} <= keys.RESERVED
+
+
+def test_what_a_missing_key_means_is_said_of_keys_that_there_are() -> None:
+    named = {key.removesuffix("-1").removesuffix("-2") for key in (*keys.DEFAULTS, *keys.OLD_BEHAVIOURS)}
+    assert named <= keys.RESERVED
+
+
+@dataclass(frozen=True)
+class Later:
+    brightness: float = option(0.5, "Brightness", lo=0.0, hi=1.0, key="Brightness")
+    upside_down: bool = option(False, "Upside down", key="Turned", words=("No", "Yes"))
+    silent: int = option(1, "Silent", lo=0, hi=9)
+
+
+def test_an_option_that_no_table_places_is_written_last_where_it_is_not_the_default() -> None:
+    def texts(later: Later) -> list[Any]:
+        table = keys.completed([("First", lambda f: 1)], [keys.Group(Later, lambda params: later)], before=["Before"])
+        assert list(table) == ["First", "Brightness", "Turned"]
+        facts = keys.Facts(GenerationParams(), 1, 1, SAMPLERS.get("Euler"), "Karras")
+        return [value(facts) for value in table.values()]
+
+    assert texts(Later()) == [1, None, None]
+    assert texts(Later(0.75, True, 3)) == [1, 0.75, "Yes"]
+
+
+def test_no_modifier_takes_a_label_that_the_text_uses_for_something_else() -> None:
+    host = Host(reserved=RESERVED)
+    for label in ("Steps", "Mask blur", "Refiner", "Profile", "x"):
+        with pytest.raises(Refused, match="cannot say"):
+            host.add_modifier(ModifierSpec("mine", label, Later, lambda options: Modifier()))
+    host.add_modifier(ModifierSpec("mine", "Steps of mine", Later, lambda options: Modifier()))

@@ -18,7 +18,8 @@ from PIL import Image
 from modules.errors import UserError
 from modules.options import Option, options_of
 from modules.params import MAX_SEED, GenerationParams
-from modules.recipe import File, Recipe, Verdict, check, compare, difference, pixel_hash, read
+from modules.recipe import File, Recipe, pixel_hash, read
+from modules.verdict import Verdict, check, compare, difference
 
 MODEL = File("checkpoint", "mini.safetensors", "ab" * 32)
 RECIPE = Recipe(

@@ -29,10 +29,10 @@ from modules.jobs.history import History
 from modules.jobs.scripting import Scripts
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Emit, Wishes
-from modules.recipe import Verdict
 from modules.script import ScriptContext, axes_of_params
 from modules.settings import SettingsFile
 from modules.users import Accounts
+from modules.verdict import Verdict
 from webui import tabs
 from webui.connections import HEAD_S
 from webui.guard import Guard

@@ -17,9 +17,8 @@ from modules.errors import RepriseError
 from tests.webui.test_files import ask, functions
 from tests.webui.test_i18n import Texts, english
 from webui.canvas import COLOURS, MASK, VIEW, Painting, canvas_html, chosen
-from webui.ownership import Files
-from webui.page import Page
-from webui.send import uploaded
+from webui.context import Page
+from webui.ownership import Files, uploaded
 from webui.services import Services
 
 
@@ -101,7 +100,7 @@ def strangers(given: Services, tmp_path: Path) -> list[str]:
 
 
 def test_a_canvas_names_uploads_alone(client: TestClient, given: Services, tmp_path: Path) -> None:
-    """Gradio checks no path in a text: `send.uploaded` must."""
+    """Gradio checks no path in a text: `ownership.uploaded` must."""
     start = upload(client, picture(), tmp_path)
     for path in strangers(given, tmp_path):
         with pytest.raises(RepriseError, match="no start picture"):

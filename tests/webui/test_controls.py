@@ -11,8 +11,8 @@ import pytest
 from modules.errors import UserError
 from modules.options import option, options_of
 from modules.params import GenerationParams, Hires, Mask, SoftInpainting
+from webui.context import Sent, Target
 from webui.controls import Form, choices_of, control
-from webui.send import Sent, Target
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from modules.extension import TabSpec
 from tests.webui.fake_server import services
-from webui.page import Page
+from webui.context import Page
 from webui.server import create_app
 from webui.services import Services
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from modules.recipe import Verdict
+from modules.verdict import Verdict
 from tests.modules.test_recipe import RECIPE
 from webui import views
 from webui.i18n import Catalogue, language_of, load_catalogues

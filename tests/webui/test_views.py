@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modules.recipe import Difference, Verdict
+from modules.verdict import Difference, Verdict
 from tests.modules.test_recipe import RECIPE
 from webui import views
 from webui.views import Result, Run

@@ -7,6 +7,7 @@ import base64
 from fastapi import APIRouter, Body, Request
 
 from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.errors import NotFound, UserError
 from modules.jobs.protocol import REPLAY, Json, ReplaySpec
 from modules.metadata import read_metadata
@@ -18,7 +19,7 @@ from webui.api.v1.jobs import add_jobs
 from webui.api.v1.lists import add_lists
 from webui.api.v1.openapi import add_docs
 from webui.characters import WholeJSON
-from webui.page import Page
+from webui.context import Page
 from webui.services import Services
 
 
@@ -60,16 +61,16 @@ def submit_replay(services: Services, owner: str, values: Json) -> Json:
     if isinstance(values.get("image"), str):
         data = _decoded(values["image"])
         texts = read_metadata(data)
-        judged = recipes.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
+        judged = verdicts.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
         spec = ReplaySpec(path=str(services.inputs.keep(data)))
     elif isinstance(values.get("recipe"), (str, dict)):
         given = values["recipe"]
         text = given if isinstance(given, str) else recipes.canonical(given)
-        judged = recipes.judge(text)
+        judged = verdicts.judge(text)
         spec = ReplaySpec(recipe=text)
     else:
         raise UserError("there is nothing to make again", hint="send image, in base64, or recipe", field="image")
-    if isinstance(judged, recipes.Verdict):
+    if isinstance(judged, verdicts.Verdict):
         return {"job": None, "verdict": judged.to_json()}
     return {"job": services.submit(owner, spec).id, "verdict": None}
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
 from modules.errors import NotFound
-from webui.page import Page
+from webui.context import Page
 from webui.services import Services
 
 LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authorization"}

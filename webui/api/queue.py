@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from modules.jobs.protocol import Json
-from webui.page import Page
+from webui.context import Page
 from webui.services import Services
 
 AT_WORK = ("queued", "running")

@@ -21,10 +21,10 @@ from modules.jobs.protocol import GenerateSpec, InputImage, Origin
 from modules.params import GenerationParams
 from modules.settings import FORM
 from webui.canvas import Canvas
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE, LONG, QUIET
 from webui.i18n import t
-from webui.page import Page
 from webui.replay import ReplayPanel
 from webui.scripts import ScriptPanel
 from webui.send import send_buttons

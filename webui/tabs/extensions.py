@@ -12,10 +12,10 @@ import gradio as gr
 from modules.errors import RepriseError, UserError
 from modules.extensions import Extension, Loader
 from modules.jobs.watch import read_failures
+from webui.context import Page
 from webui.events import AT_ONCE
 from webui.extension_views import list_html
 from webui.i18n import t
-from webui.page import Page
 from webui.views import Run, status_html
 
 logger = logging.getLogger(__name__)

@@ -20,11 +20,10 @@ from modules.extension import Host
 from modules.jobs.protocol import ExtrasSpec, InputImage, Origin
 from modules.metadata import read_metadata
 from modules.params import BY, TO, ExtrasParams
+from webui.context import Page, Target
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
-from webui.page import Page
-from webui.send import Target
 from webui.services import JobView, Services
 from webui.tabs.common import View, actions, wire_jobs
 from webui.views import Run, status_html

@@ -13,13 +13,13 @@ import gradio as gr
 
 from modules.errors import NotFound, RepriseError
 from modules.metadata import read_metadata
+from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
 from webui.history_views import chosen_html, tiles_html
 from webui.i18n import t
-from webui.page import Page
 from webui.paste import settings_in_file
 from webui.replay import ReplayPanel
-from webui.send import Sent, Source, send_buttons
+from webui.send import send_buttons
 from webui.views import Run, status_html
 
 TAB = "history"

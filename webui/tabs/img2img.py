@@ -18,12 +18,12 @@ from modules.options import options_of
 from modules.params import GenerationParams, SoftInpainting, TiledUpscale
 from modules.resize import request_size
 from webui.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
+from webui.context import Page, Target
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
-from webui.page import Page
 from webui.scripts import ScriptPanel
-from webui.send import Target, shown
+from webui.send import shown
 from webui.tabs.common import View, actions, wire_run, wire_seed
 from webui.tabs.extras import inputs_of, keep, kept_text
 from webui.tabs.prompts import PromptArea

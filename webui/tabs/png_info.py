@@ -8,14 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from modules import recipe as recipes
+from modules import verdict as verdicts
 from modules.errors import RepriseError
 from modules.metadata import read_metadata
+from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
-from webui.page import Page
 from webui.paste import settings_in_file
 from webui.replay import ReplayPanel
-from webui.send import Sent, Source, send_buttons
+from webui.send import send_buttons
 from webui.views import Run, recipe_html, status_html
 
 
@@ -55,7 +55,7 @@ def build(page: Page) -> None:
         except RepriseError as error:
             return ["", "", status_html(Run().failed(str(error)))]
         shown = found["infotext"] or found["stealth_infotext"] or ""
-        told = recipe_html(recipes.judge(found["recipe"], shown or None), found["items"])
+        told = recipe_html(verdicts.judge(found["recipe"], shown or None), found["items"])
         return [shown, told, ""]
 
     async def on_dropped(request: gr.Request, value: Any) -> list[Any]:

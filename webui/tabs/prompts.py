@@ -17,11 +17,11 @@ from modules.params import GenerationParams
 from modules.pipeline.explain import explain_request
 from modules.styles import Style, StyleBook, apply, find, uncommented
 from webui.cards import embeddings_html
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
 from webui.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
-from webui.page import Page
 from webui.tabs.style_editor import StyleEditor
 
 BOXES = {"prompt": "prompt", "negative_prompt": "negative"}

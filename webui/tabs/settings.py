@@ -11,10 +11,10 @@ import gradio as gr
 from modules.errors import RepriseError, UserError
 from modules.options import options_of, values_of
 from modules.settings import Settings
+from webui.context import Page
 from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
-from webui.page import Page
 from webui.views import Run, browser_settings_html, status_html
 
 SHOW_THEME = "(theme) => { window.reprise?.theme(theme) }"

@@ -10,12 +10,11 @@ import gradio as gr
 from modules.modifier import PREFIX
 from modules.options import options_of
 from modules.params import GenerationParams
+from webui.context import Page, Target
 from webui.controls import Form
 from webui.i18n import t
-from webui.page import Page
 from webui.paste import wire_paste
 from webui.scripts import ScriptPanel
-from webui.send import Target
 from webui.sizes import SizeTools
 from webui.tabs.common import View, actions, wire_run, wire_seed
 from webui.tabs.prompts import PromptArea

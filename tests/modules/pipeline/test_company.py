@@ -17,7 +17,7 @@ from modules.diffusion.types import SamplerSpec
 from modules.engine import Engine, Result
 from modules.extension import Host
 from modules.params import GenerationParams
-from modules.pipeline.company import must_go_alone
+from modules.pipeline.company import needs_single_image_batches
 from tests.modules.diffusion.test_guidance import part
 
 MODELS = Path(__file__).parents[3] / "models" / "Stable-diffusion"
@@ -96,11 +96,11 @@ def test_the_recipe_says_which_kernels_were_used(plain: Engine) -> None:
 def test_one_image_needs_no_comparison_and_a_shape_needs_one(plain: Engine) -> None:
     model = plain.store.load()
     texts = [part(1.0, tokens=77)], part(0.0, tokens=77)
-    model.keeps_apart.clear()
-    assert not must_go_alone(model, (8, 8), 1, *texts)
-    assert not model.keeps_apart
-    model.keeps_apart.update({(8, 8, 2, torch.get_num_threads(), conds, 77): True for conds in (1, 2)})
-    assert not must_go_alone(model, (8, 8), 2, *texts)  # what is known is not asked again
-    model.keeps_apart[8, 8, 2, torch.get_num_threads(), 1, 77] = False
-    assert must_go_alone(model, (8, 8), 2, *texts)
-    model.keeps_apart.clear()
+    model.invariant_shapes.clear()
+    assert not needs_single_image_batches(model, (8, 8), 1, *texts)
+    assert not model.invariant_shapes
+    model.invariant_shapes.update({(8, 8, 2, torch.get_num_threads(), conds, 77): True for conds in (1, 2)})
+    assert not needs_single_image_batches(model, (8, 8), 2, *texts)  # what is known is not asked again
+    model.invariant_shapes[8, 8, 2, torch.get_num_threads(), 1, 77] = False
+    assert needs_single_image_batches(model, (8, 8), 2, *texts)
+    model.invariant_shapes.clear()

@@ -23,7 +23,7 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Denoiser, Guidance, Network
-from modules.engine import Engine, Result, Watcher
+from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
 from modules.extension import Host, Owner, TagSpec
 from modules.extensions import Loader
@@ -124,7 +124,7 @@ def plain(broken: Engine) -> list[str]:
 def run(engine: Engine, params: GenerationParams = PARAMS, **changes: Any) -> tuple[list[Result], list[str]]:
     results: list[Result] = []
     notes: list[str] = []
-    engine.run(params.changed(**changes), results.append, Watcher(on_note=notes.append))
+    engine.run(params.changed(**changes), results.append, RunCallbacks(on_note=notes.append))
     return results, notes
 
 

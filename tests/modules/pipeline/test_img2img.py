@@ -18,7 +18,7 @@ from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
-from modules.engine import Engine, Progress, Result, Watcher
+from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import NotFound, UserError
 from modules.extension import Host
 from modules.images import carried_in, open_image, png_bytes
@@ -110,7 +110,7 @@ def test_steps_are_the_strengths_part_or_exactly_those_asked(engine: Engine) -> 
     def steps(**changes: Any) -> list[int]:
         seen: list[Progress] = []
         start = init(engine, noise_picture(), **changes)
-        engine.run(PARAMS.changed(steps=10, init=start), lambda _: None, Watcher(on_progress=seen.append))
+        engine.run(PARAMS.changed(steps=10, init=start), lambda _: None, RunCallbacks(on_progress=seen.append))
         assert seen[-1].fraction == 1.0
         assert {p.steps for p in seen} == {len(seen)}
         return [p.step for p in seen]
@@ -291,7 +291,7 @@ def test_the_second_pass_gives_a_larger_picture(engine: Engine, upscaler: str) -
     seen: list[Progress] = []
     results: list[Result] = []
     params = PARAMS.changed(hires=Hires(scale=1.5, upscaler=upscaler, steps=3))
-    engine.run(params, results.append, Watcher(on_progress=seen.append))
+    engine.run(params, results.append, RunCallbacks(on_progress=seen.append))
     assert results[0].image.size == (96, 96)
     assert [(p.step, p.steps) for p in seen] == [(i, 7) for i in range(1, 8)]
     assert seen[-1].fraction == 1.0
@@ -533,7 +533,7 @@ def test_every_size_comes_out_enlarged_and_batches_of_tiles_change_seeds_alone(
 def test_progress_goes_over_the_tiles(engine: Engine) -> None:
     seen: list[Progress] = []
     start = Init(image=put(engine, noise_picture()), denoising_strength=0.5, tiled=TILES)
-    engine.run(PARAMS.changed(batch_count=2, init=start), lambda _: None, Watcher(on_progress=seen.append))
+    engine.run(PARAMS.changed(batch_count=2, init=start), lambda _: None, RunCallbacks(on_progress=seen.append))
     assert seen[0].steps == 9 * 3  # 128 pixels in tiles of 64 that share 16: three a side, three steps each
     assert [p.step for p in seen] == [*range(1, 28)] * 2
     fractions = [p.fraction for p in seen]
@@ -565,7 +565,7 @@ def test_a_picture_that_carries_its_inputs_is_replayed_where_they_are_not(engine
     assert engine.inputs
     start = init(engine, noise_picture(seed=41), rectangle(64, 64, (5, 9, 44, 60)))
     (result,) = run(engine, init=start)
-    files = engine.carried(result.recipe)
+    files = engine.inventory.carried(result.recipe)
     data, note = encode_file(result.image, result.infotext, str(result.recipe), carried=files)
     assert (carried_in(data), note) == (files, "")
     assert open_image(data).tobytes() == result.image.tobytes()

@@ -22,7 +22,7 @@ STEPS = 10
 
 
 class Plain:
-    """Recursive descent over spec 1.5 for short texts: at each bracket it tries what may start there."""
+    """Recursive descent over the grammar of editing, for short texts: at each bracket it tries what may start there."""
 
     def __init__(self, text: str):
         self.text = text

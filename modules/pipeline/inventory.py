@@ -1,0 +1,58 @@
+"""What of a recipe is at hand: its files by their content, and extensions by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+from modules.checkpoints.embeddings import EmbeddingFolder, Listing
+from modules.checkpoints.store import ModelStore
+from modules.extension import Host
+from modules.inputs import InputStore
+from modules.pipeline.provenance import EMBEDDING, IMAGE, MASK, VAE
+from modules.recipe import File, Recipe
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Looks for files where the engine would take them from."""
+
+    store: ModelStore
+    host: Host
+    inputs: InputStore | None = None
+    embeddings: EmbeddingFolder | None = None
+    absent: Collection[str] = ()
+    """Modifiers that are not at work."""
+    others: dict[str, Callable[[File], bool]] = field(default_factory=dict)
+    """Whether a file is here, by roles that further users of files have."""
+
+    def has(self, file: File) -> bool:
+        """Whether a file of a recipe is at hand."""
+        if file.role in self.others:
+            return self.others[file.role](file)
+        if file.role in (IMAGE, MASK):
+            return self.inputs is not None and file.sha256 in self.inputs
+        if file.role == EMBEDDING:
+            return bool(self.recorded_embeddings((file,)).files)
+        if file.role == VAE:
+            return self.store.vae_with_sha256(file.sha256) is not None
+        faces = [path for spec in self.host.face_restorers for role, path in spec.files if role == file.role]
+        if faces:
+            return any(self.store.sha256(path) == file.sha256 for path in faces)
+        return self.store.with_sha256(file.sha256) is not None
+
+    def recorded_embeddings(self, files: Iterable[File]) -> Listing:
+        """The embeddings among a recipe's files by their content, under the names that they had."""
+        recorded = [file for file in files if file.role == EMBEDDING]
+        here = self.embeddings.list().files if self.embeddings and recorded else ()
+        by_content = {self.store.sha256(embedding.path): embedding for embedding in here}
+        return Listing(tuple(by_content[f.sha256].named_after(f.name) for f in recorded if f.sha256 in by_content))
+
+    def extensions(self) -> set[str]:
+        """The names of those whose part in an image can be made again."""
+        owners = {owner.name for owner in self.host.owners.values()}
+        return owners | ({spec.name for spec in self.host.modifiers} - set(self.absent))
+
+    def carried(self, recipe: Recipe) -> list[bytes]:
+        """The files of the images that ``recipe`` was followed from, to be embedded in the result."""
+        return [self.inputs.read(name) for name in recipe.inputs] if self.inputs else []

@@ -1,0 +1,28 @@
+"""What the person is told of a batch before it is made: things asked for, or at hand, that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modules.checkpoints.model import LatentDiffusion
+from modules.checkpoints.store import ModelStore
+from modules.checkpoints.vaes import AUTOMATIC
+from modules.extension import Host
+from modules.pipeline.named import unapplied_networks
+from modules.pipeline.plan import Batch
+from modules.pipeline.prompt_encoder import PromptEncoder
+
+MOST_NAMED = 8
+"""Networks that one note names."""
+
+
+def notes_on(
+    batch: Batch, model: LatentDiffusion, store: ModelStore, host: Host, encoder: PromptEncoder
+) -> Iterator[str]:
+    """A VAE that is a pickle, embeddings of another width, networks of kinds that nothing handles."""
+    if batch.params.vae == AUTOMATIC and (pickle := store.unconverted_vae(model)):
+        yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
+    yield from encoder.notes(model, batch)
+    if names := unapplied_networks(batch, [spec.name for spec in host.tags]):
+        listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)
+        yield f"these networks of the prompt were not applied, as nothing here handles their kind: {listed}"

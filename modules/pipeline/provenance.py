@@ -1,0 +1,149 @@
+"""Where images come from: the files and facts of a batch, named by whoever uses them, for its recipe and infotext."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from modules import infotext
+from modules.checkpoints.model import LatentDiffusion
+from modules.extension import Host
+from modules.params import GenerationParams
+from modules.pipeline.hooks import Hooks, called_by
+from modules.pipeline.plan import Batch
+from modules.pipeline.results import GeneratedImage, Result
+from modules.recipe import File, Recipe, UsedExtension, pixel_hash
+
+CHECKPOINT, VAE, EMBEDDING, IMAGE, MASK = "checkpoint", "vae", "embedding", "image", "mask"
+"""Roles of files in a recipe."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Files as recipes record them, and further keys of infotexts. Two are added to each other."""
+
+    files: tuple[File, ...] = ()
+    infotext: Mapping[str, object] = field(default_factory=dict)
+
+    def __add__(self, other: Provenance) -> Provenance:
+        return Provenance(tuple(dict.fromkeys((*self.files, *other.files))), {**self.infotext, **other.infotext})
+
+
+NamesFiles = Callable[[LatentDiffusion, Batch], Provenance]
+"""What one user of files takes from the disk for a batch on a model, before the batch is made."""
+
+
+def provenance_of(users: Iterable[NamesFiles], model: LatentDiffusion, batch: Batch) -> Provenance:
+    """All that ``users`` name, in their order."""
+    return sum((names(model, batch) for names in users), Provenance())
+
+
+def model_files(model: LatentDiffusion, batch: Batch) -> Provenance:
+    """The checkpoint, and a VAE that is not its own."""
+    checkpoint = Provenance((File(CHECKPOINT, model.path.name, model.sha256),))
+    if model.vae_path is None:
+        return checkpoint
+    name, sha256 = model.vae_path.name, model.vae_sha256
+    return checkpoint + Provenance((File(VAE, name, sha256),), {"VAE hash": sha256[:10], "VAE": name})
+
+
+def input_files(model: LatentDiffusion, batch: Batch) -> Provenance:
+    """The images that a batch starts from, and its mask."""
+    init = batch.params.init
+    if init is None:
+        return Provenance()
+    files = [File(IMAGE, f"{image[:12]}.png", image) for image in dict.fromkeys(init.images)]
+    if init.mask:
+        files.append(File(MASK, f"{init.mask.image[:12]}.png", init.mask.image))
+    return Provenance(tuple(files))
+
+
+def used_extensions(
+    host: Host, request: GenerationParams, batch: Batch, passes: Sequence[Hooks], absent: Mapping[str, str]
+) -> tuple[UsedExtension, ...]:
+    """Extensions that have part in a batch, in their order, and those that should have had.
+
+    ``passes``: the hooks of each pass; what a modifier is made with in the first one counts. ``absent``: why those
+    that are not at work are not.
+    """
+    active = {one.spec.name: one for hooks in reversed(passes) for one in hooks.active}
+    used = [
+        UsedExtension(one.spec.name, one.version, dict(one.options), dict(batch.changed.get(one.spec.name, {})))
+        for one in (active[spec.name] for spec in host.modifiers_in_order() if spec.name in active)
+    ]
+    used += [UsedExtension(name, version) for name, version in _owners(host, batch)]
+    tags = [tag for each in batch.passes for tag in each.prompts.networks]
+    wanted = {*request.extensions, *(modifier.name for modifier, *_ in called_by(tags, host))}
+    for name, reason in absent.items():
+        if name in wanted:
+            version = host.version_of("modifier", name)
+            used.append(UsedExtension(name, version, request.extensions.get(name), failed=reason))
+    return tuple(used)
+
+
+def _owners(host: Host, batch: Batch) -> Iterable[tuple[str, str]]:
+    """Name and version of the extensions whose samplers, schedules, upscalers and face restorers are used."""
+    names = [(kind, name) for each in batch.passes for kind, name in _tables(each)]
+    if batch.hires and batch.params.hires:
+        names.append(("upscaler", batch.params.hires.upscaler))
+    if batch.params.restore_faces:
+        names.append(("face_restorer", batch.params.face_restorer))
+    return dict.fromkeys(owner for key in names if (owner := host.owner_of(*key)))
+
+
+def _tables(batch: Batch) -> tuple[tuple[str, str], ...]:
+    return ("sampler", batch.sampler.name), ("scheduler", batch.scheduler.label)
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes infotext and recipe for the images of one batch."""
+
+    host: Host
+    program: str
+    """Its name and version."""
+    request: GenerationParams
+    """As recipes record it: before extensions revised it."""
+    model: LatentDiffusion
+    batch: Batch
+    provenance: Provenance
+    extensions: tuple[UsedExtension, ...]
+
+    def result(self, generated: GeneratedImage) -> Result:
+        return Result(generated.image, self._infotext(generated), self._recipe(generated))
+
+    def _infotext(self, generated: GeneratedImage) -> str:
+        batch = self.batch
+        return infotext.write(
+            generated.infotext_params,
+            seed=batch.seeds[generated.number],
+            subseed=batch.subseeds[generated.number],
+            sampler=batch.sampler,
+            scheduler=batch.scheduler.label,
+            model_name=self.model.name,
+            model_hash=self.model.short_hash,
+            version=self.program,
+            extra=self.provenance.infotext,
+            modifiers=self.host.modifiers,
+        )
+
+    def _recipe(self, generated: GeneratedImage) -> Recipe:
+        batch, device = self.batch, self.model.device
+        return Recipe(
+            request=self.request,
+            index=batch.first_image + generated.number,
+            seed=batch.seeds[generated.number],
+            subseed=batch.subseeds[generated.number],
+            files=self.provenance.files,
+            program=self.program,
+            torch=torch.__version__,
+            device=device.kind,
+            dtype=str(device.dtype).removeprefix("torch."),
+            kernels=batch.params.kernels,
+            pixels=pixel_hash(generated.image),
+            processor=device.processor(),
+            skipped=generated.skipped,
+            extensions=self.extensions,
+        )

@@ -1,0 +1,254 @@
+"""A decided batch becomes images: start images are prepared, passes sampled, results decoded and laid back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image
+from torch import Tensor
+
+from modules.checkpoints.model import LatentDiffusion
+from modules.checkpoints.store import ModelStore
+from modules.conditioning import Part
+from modules.diffusion.types import StopSampling
+from modules.errors import Cancelled, UserError
+from modules.extension import Host
+from modules.inputs import InputStore
+from modules.params import GenerationParams
+from modules.pipeline.generate import Refinement, Start, generate, is_inpainting_model
+from modules.pipeline.hires import LATENT_MODES
+from modules.pipeline.hooks import Hooks
+from modules.pipeline.passes import encode, enlarge, inpaint_conditioning, latent_distance, mask_weight
+from modules.pipeline.picture import InitImage, prepare
+from modules.pipeline.plan import Batch
+from modules.pipeline.prompt_encoder import PromptEncoder
+from modules.pipeline.provenance import Provenance
+from modules.pipeline.results import GeneratedImage, Progress, RunCallbacks
+from modules.pipeline.tiled import Tiled, rounds, tiled
+from modules.pixels import to_images
+from modules.previews import Previews
+from modules.recipe import File
+from modules.resize import Enlarge
+from modules.upscale import Work, upscale
+
+InitImages = Sequence[InitImage] | Tiled
+"""Start images made ready: none, one for all images of a request or one each; or the tiles of one."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is at hand while a batch is made."""
+
+    model: LatentDiffusion
+    """Patched by ``hooks``."""
+    images: int
+    """Of the whole request."""
+    callbacks: RunCallbacks
+    hooks: Hooks
+    """Of the pass; those of the second pass of hires fix are ``hires_hooks``."""
+    hires_hooks: Hooks
+    left_modified: Callable[[LatentDiffusion, str], None]
+    """Told of a model that an extension did not put back."""
+    done: int = 0
+    """Of the ``parts`` that one image is made in, those that are made."""
+    parts: int = 1
+
+
+class BatchRunner:
+    """Makes the images of batches on models of a store."""
+
+    def __init__(
+        self,
+        store: ModelStore,
+        host: Host,
+        encoder: PromptEncoder,
+        previews: Previews,
+        inputs: InputStore | None = None,
+    ):
+        self._store = store
+        self._host = host
+        self._encoder = encoder
+        self._previews = previews
+        self._inputs = inputs
+
+    def init_images(self, params: GenerationParams, cancelled: Callable[[], bool] = lambda: False) -> InitImages:
+        """What a request starts from, made ready."""
+        init, size = params.init, (params.width, params.height)
+        if init is None:
+            return ()
+        if self._inputs is None:
+            raise UserError("there is no place for start pictures here", field="init.image")
+        if init.tiled:
+            spec, work = self._host.upscalers.get(init.tiled.upscaler), Work(cancelled=cancelled)
+            image = self._inputs.open(init.images[0])
+            return tiled(init, init.tiled, image, size, lambda image, factor: upscale(spec, image, factor, work))
+        mask = self._inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
+        return [prepare(init, self._inputs.open(image), mask, *size) for image in init.images]
+
+    def images(
+        self, task: Task, batch: Batch, init_images: InitImages, numbers: Iterable[int]
+    ) -> Iterator[GeneratedImage]:
+        """The images of a batch that have these ``numbers`` in it."""
+        if task.callbacks.cancelled():
+            raise Cancelled
+        if isinstance(init_images, Tiled):
+            yield self._tiled(task, batch, init_images)
+            return
+        count = len(init_images)
+        own = [init_images[(batch.first_image + i) % count] for i in range(len(batch.seeds))] if count else []
+        init = batch.params.init
+        if init and (init.denoising_strength == 0 or all(image.is_protected for image in own)):
+            yield from (GeneratedImage(i, own[i].unchanged, batch.params, task.hooks) for i in numbers)
+        else:
+            yield from self._sampled(task, batch, own[:1] if count == 1 else own, numbers)
+
+    def provenance(self, model: LatentDiffusion, batch: Batch) -> Provenance:
+        """The files of other checkpoints and of face restorers."""
+        params = batch.params
+        checkpoints = {
+            "refiner": params.refiner and params.refiner.checkpoint,
+            "hires checkpoint": params.hires and params.hires.checkpoint,
+        }
+        paths = [(role, self._store.find(name).path) for role, name in checkpoints.items() if name]
+        if params.restore_faces:
+            paths += self._host.face_restorer(params.face_restorer).files
+        files = [File(role, path.name, self._store.sha256(path)) for role, path in paths]
+        return Provenance(tuple(files))
+
+    def _tiled(self, task: Task, batch: Batch, source: Tiled) -> GeneratedImage:
+        """SD upscale: the one image of a batch. Where it is cut short, so are the tiles that follow."""
+        init = batch.params.init
+        assert init
+        if init.denoising_strength == 0:
+            return GeneratedImage(0, source.image, batch.params, task.hooks)
+        parts, tiles = list(rounds(batch, source.pictures(init))), list[GeneratedImage]()
+        for i, (part, images) in enumerate(parts):
+            task = replace(task, done=i, parts=len(parts))
+            tiles += self._sampled(task, part, images, range(len(images)))
+        skipped = next((tile.skipped for tile in tiles if tile.skipped), 0)
+        return replace(tiles[0], number=0, image=source.joined(tile.image for tile in tiles), skipped=skipped)
+
+    def _sampled(
+        self, task: Task, batch: Batch, init_images: Sequence[InitImage], numbers: Iterable[int]
+    ) -> Iterator[GeneratedImage]:
+        """Sampled images: from text, over one start image for all, or over one each."""
+        model, init = task.model, batch.params.init
+        start = encode(model, batch, init_images, init) if init_images and init else None
+        latents, params, skipped = self._sample(task, batch, init_images, start)
+        with contextlib.ExitStack() as patched:  # by the second pass, until its images are decoded
+            if batch.hires and not skipped:
+                task, latents, skipped = self._hires_pass(task, batch, latents, patched)
+            for i in numbers:
+                (image,) = to_images(task.model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
+                image = self._with_faces(image, batch.params, task.callbacks)
+                if start:
+                    image = init_images[i % len(init_images)].finished(image, latent_distance(latents, start, i))
+                yield GeneratedImage(i, image, params, task.hooks, skipped)
+
+    def _with_faces(self, image: Image.Image, params: GenerationParams, callbacks: RunCallbacks) -> Image.Image:
+        """``image`` with its faces restored, where that was asked for."""
+        if not params.restore_faces:
+            return image
+        restored = self._host.face_restorer(params.face_restorer).restore(image, params.code_former_weight)
+        if restored is image:
+            callbacks.on_note(f"{params.face_restorer} found no face in the picture")
+        return restored
+
+    def _hires_pass(
+        self, task: Task, batch: Batch, latents: Tensor, patched: contextlib.ExitStack
+    ) -> tuple[Task, Tensor, int]:
+        """Hires fix: the latents enlarged, and sampled again over themselves; ``patched`` takes its patches off."""
+        second, hires, hires_batch, hooks = batch.hires, batch.params.hires, batch.hires_batch, task.hires_hooks
+        assert second and hires and hires_batch
+        larger = enlarge(task.model, batch, second, latents, self._enlarge(hires.upscaler, task.callbacks))
+        if hooks is not task.hooks:
+            # A modifier may be in both with other options, so one pass's patches never lie over the other's.
+            task.hooks.unpatch()
+            patched.enter_context(hooks.patching(task.left_modified))
+        task = replace(task, model=hooks.patched(self._load_sibling(task.model, second.params.checkpoint)), hooks=hooks)
+        start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
+        latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
+        return task, latents, skipped
+
+    def _load_sibling(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
+        """Another checkpoint for the same request; a VAE that is not ``model``'s own holds for both."""
+        return replace(self._store.load(checkpoint, model.vae_name), embeddings=model.embeddings)
+
+    def _enlarge(self, name: str, callbacks: RunCallbacks) -> Enlarge | None:
+        """None for those that work on latents, and for the one that leaves the work to Lanczos."""
+        if name in (*LATENT_MODES, "None"):
+            return None
+        spec, work = self._host.upscalers.get(name), Work(cancelled=callbacks.cancelled)
+        return lambda image, factor: upscale(spec, image, factor, work)
+
+    def _sample(
+        self, task: Task, batch: Batch, init_images: Sequence[InitImage], start: Start | None, done: int = 0
+    ) -> tuple[Tensor, GenerationParams, int]:
+        """One pass: the latents, the request as the infotext tells it, and where it was cut short the step.
+
+        ``done``: steps that came before.
+        """
+        refiner, model, hooks = batch.params.refiner, task.model, task.hooks
+
+        def load() -> tuple[LatentDiffusion, Sequence[Part], Part]:
+            assert refiner
+            other = hooks.patched(self._load_sibling(model, refiner.checkpoint))
+            return other, *self._encoder.encode(other, batch, hooks.scope())[:2]
+
+        image_cond = inpaint_conditioning(model, batch, init_images) if is_inpainting_model(model) else None
+        positive, negative, params = self._encoder.encode(model, batch, hooks.scope())
+        reporter = StepReporter(task, batch, lambda latent: self._previews.draw(model, latent), done)
+        latents = generate(
+            model,
+            batch,
+            positive,
+            negative,
+            on_step=reporter,
+            start=start,
+            image_cond=image_cond,
+            refinement=Refinement(load, refiner.switch_at) if refiner else None,
+            hooks=hooks,
+        )
+        return latents, params, reporter.skipped
+
+
+class StepReporter:
+    """Tells a run's callbacks of each step of a pass, and ends the pass or the run where they ask for it."""
+
+    def __init__(self, task: Task, batch: Batch, preview: Callable[[Tensor], Image.Image], done: int = 0):
+        """``done``: steps of the passes that came before."""
+        self.skipped = 0
+        """The step after which the pass was cut short; 0: it was not."""
+        self._task = task
+        self._batch = batch
+        self._preview = preview
+        own = done + batch.announced_steps + (batch.hires.params.steps if batch.hires else 0)
+        self._before = task.done * own + done
+        self._steps = task.parts * own
+        self._images = 1 if batch.params.init and batch.params.init.tiled else len(batch.seeds)
+
+    def __call__(self, step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
+        callbacks, taken = self._task.callbacks, self._before + step + 1
+        if callbacks.cancelled():
+            raise Cancelled
+        images = self._batch.first_image + self._images * taken / self._steps
+        callbacks.on_progress(
+            Progress(
+                first_image=self._batch.first_image,
+                images=self._task.images,
+                step=taken,
+                steps=self._steps,
+                fraction=min(images / self._task.images, 1.0),
+                preview=lambda: self._preview(denoised[0]),
+            )
+        )
+        if callbacks.skips():
+            self.skipped = taken
+            raise StopSampling
+
+
+def image_conditioning_facts(model: LatentDiffusion, batch: Batch) -> Provenance:
+    """How much of the masked part an inpainting model was not shown."""
+    return Provenance((), {"Conditional mask weight": mask_weight(batch.params)} if is_inpainting_model(model) else {})
