@@ -19,8 +19,8 @@ from webui.api.v1.jobs import add_jobs
 from webui.api.v1.lists import add_lists
 from webui.api.v1.openapi import add_docs
 from webui.characters import WholeJSON
-from webui.context import Page
 from webui.services import Services
+from webui.visitors import owner_of
 
 
 def router(services: Services) -> APIRouter:
@@ -36,12 +36,12 @@ def router(services: Services) -> APIRouter:
     @routes.post("/replay", status_code=202)
     def replay(request: Request, values: Json = Body()) -> Json:
         """Make a picture again: ``{"image": base64}`` or ``{"recipe": ...}``; a job's number, or a verdict at once."""
-        return submit_replay(services, Page.owner(request), values)
+        return submit_replay(services, owner_of(request), values)
 
     @routes.get("/replay/{job_id}")
     def verdict(request: Request, job_id: str) -> Json:
         """How far a replay is, and the verdict once there is one."""
-        job = services.queue.get(job_id, Page.owner(request))
+        job = services.queue.get(job_id, owner_of(request))
         if job.kind != REPLAY:
             raise NotFound("no such replay", hint="POST a picture to /api/v1/replay first", field="job_id")
         return {"job": job.id, "state": job.state, "verdict": (job.output or {}).get("verdict"), "error": job.error}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from modules.jobs.protocol import Json
-from webui.context import Page
 from webui.services import Services
+from webui.visitors import owner_of
 
 AT_WORK = ("queued", "running")
 MOST = 1000
@@ -17,7 +17,7 @@ def add_queue_routes(routes: APIRouter, services: Services) -> None:
 
     def whose(request: Request) -> str | None:
         """None: everybody's."""
-        owner = Page.owner(request)
+        owner = owner_of(request)
         return None if services.is_admin(owner) else owner
 
     @routes.get("/queue")

@@ -13,9 +13,10 @@ from webui.api.sdapi.images import add_images
 from webui.api.sdapi.lists import add_lists, model_item
 from webui.api.sdapi.options import CHECKPOINT, KNOWN, Options, unheeded, untitled
 from webui.api.sdapi.progress import Tasks, add_internal, add_progress
-from webui.api.sdapi.route import Refusal, Route, owner_of
+from webui.api.sdapi.route import Refusal, Route
 from webui.characters import WholeJSON
 from webui.services import Services
+from webui.visitors import owner_of
 
 NOT_HERE = {
     "interrogate": "there is no model here that describes pictures",

@@ -9,7 +9,7 @@ from typing import Any
 
 from modules.diffusion.names import resolve, split_sampler
 from modules.errors import UnknownName
-from modules.infotext import AUTOMATIC
+from modules.infotext.keys import AUTOMATIC
 from modules.jobs.protocol import GenerateSpec, Json, Origin, ScriptSpec
 from modules.options import flat_of, from_flat, options_of, to_flat
 from modules.params import CONTENTS, RESIZE_MODES, Chosen, GenerationParams, Init

@@ -20,8 +20,9 @@ from webui.api.sdapi.fields import READ, Field, read_fields, with_defaults
 from webui.api.sdapi.images import finished
 from webui.api.sdapi.pictures import decoded, encoded
 from webui.api.sdapi.progress import Tasks
-from webui.api.sdapi.route import Refusal, owner_of
+from webui.api.sdapi.route import Refusal
 from webui.services import Services
+from webui.visitors import owner_of
 
 EXTRAS: Mapping[str, Field] = {
     field.name: field

@@ -15,9 +15,9 @@ from modules.jobs.protocol import Json
 from modules.pipeline.hires import LATENT_MODES
 from modules.styles import StyleBook
 from webui.api.sdapi.options import CHECKPOINT, Options, untitled
-from webui.api.sdapi.route import owner_of
 from webui.api.sdapi.scripts import BOTH, titles, told
 from webui.services import Services
+from webui.visitors import owner_of
 
 RHO = {"karras": 7.0, "polyexponential": 1.0}
 ASKS_MODEL = ("uniform", "sgm_uniform", "simple", "normal", "ddim", "beta")

@@ -13,9 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from modules.errors import RepriseError
-from modules.users import LOCAL
 from webui.characters import WholeJSON
-from webui.visitors import visitor_of
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +48,6 @@ class Route(APIRoute):
             return response
 
         return answered
-
-
-def owner_of(request: Request) -> str:
-    """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
-    visitor = visitor_of(request)
-    return visitor.name if visitor else LOCAL
 
 
 def _told(status: int, name: str, detail: Any, errors: str = "", *, retry_s: int = 0) -> Response:

@@ -26,10 +26,11 @@ from modules.jobs.protocol import (
     spec_from_json,
 )
 from webui.api.sdapi.pictures import decoded
-from webui.api.sdapi.route import Refusal, owner_of
+from webui.api.sdapi.route import Refusal
 from webui.api.v1.events import PATH, last_id, stream, told_output
 from webui.api.v1.openapi import REQUEST, TAGS
 from webui.services import JobView, Services
+from webui.visitors import owner_of
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     GENERATE: ("params", "pictures"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from modules.jobs.protocol import Json
-from webui.api.sdapi.route import owner_of
 from webui.api.v1.openapi import TAGS
 from webui.services import Services
+from webui.visitors import owner_of
 
 MOST = 500
 
