@@ -16,6 +16,7 @@ import getpass
 import ipaddress
 import json
 import logging
+import os
 import shlex
 import socket
 import time
@@ -79,7 +80,7 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
     restorers, host.absent_face_restorers = faces.file_restorers(args.models_dir, faces.FaceNetworks(device))
     for restorer in restorers:
         host.add_face_restorer(restorer.name, restorer.restore, restorer.files)
-    if process == "server":
+    if process == "server" and not args.api_only:
         from webui import tabs as builtin_tabs
 
         builtin_tabs.register(host)
@@ -273,6 +274,8 @@ def serve(args: argparse.Namespace) -> int:
     _check_folder(args.data_dir / "outputs")
     if args.no_extensions:
         args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
+    if args.api_only:
+        os.environ["REPRISE_API_ONLY"] = "1"  # before anything of webui is imported, which imports Gradio at once
     from webui import proxy, routes, server
     from webui.tls import tls_of
 
@@ -284,7 +287,8 @@ def serve(args: argparse.Namespace) -> int:
     scripts = build_scripts(args, loader.host, models)
     queue = build_queue(args, scripts)
     if listener is None:
-        print(routes.table(server.create_app(build_services(args, queue, loader, scripts, settings, models))))
+        services = build_services(args, queue, loader, scripts, settings, models)
+        print(routes.table(server.create_app(services, page=not args.api_only)))
         return 0
     days = settings.current().keep_jobs_days
     if days:
@@ -292,7 +296,7 @@ def serve(args: argparse.Namespace) -> int:
     queue.start()
     try:
         services = build_services(args, queue, loader, scripts, settings, models, login=bool(opening))
-        app = server.create_app(services)
+        app = server.create_app(services, page=not args.api_only)
         loader.started()
         url = f"{'https' if tls else 'http'}://{_shown(address)}:{args.port}{below}"
         print(f"Reprise {VERSION} serves {url}", flush=True)

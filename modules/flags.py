@@ -43,6 +43,7 @@ ACCOUNTS = "the page would be open to everybody who knows the address"
 FLAGS: Mapping[str, Foreign] = {
     # the same in other words
     "--server-name": Foreign(values=ONE, ours=("--host", "{}")),
+    "--nowebui": Foreign(ours=("--api-only",)),
     "--no-half": Foreign(ours=("--dtype", "float32")),
     "--use-cpu": Foreign("all of it runs on the CPU", SOME, ours=("--device", "cpu")),
     "--freeze-settings": Foreign(ours=("--lock-settings", "all")),
@@ -55,7 +56,6 @@ FLAGS: Mapping[str, Foreign] = {
     "--api-auth": Foreign(LOGIN, ONE),
     "--disable-tls-verify": Foreign("a self-signed certificate is served like any other: nothing here asks for it"),
     "--api": Foreign("A1111's HTTP API is always served, below /sdapi/v1, and Reprise's own below /api/v1"),
-    "--nowebui": Foreign("the page is always served beside the API"),
     "--api-server-stop": Foreign("no request can stop the server; end it in its terminal"),
     "--add-stop-route": Foreign("no request can stop the server; end it in its terminal"),
     "--xformers": Foreign(ATTENTION),

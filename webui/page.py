@@ -16,10 +16,11 @@ from modules.extension import TabSpec
 from modules.images import open_header
 from modules.users import LOCAL
 from webui.characters import whole
+from webui.choices import wire_choices
 from webui.context import Page, Sent, Source, Target
 from webui.events import AT_ONCE
 from webui.header import Header
-from webui.i18n import Catalogue, t, wire_choices
+from webui.i18n import Catalogue, t
 from webui.ownership import Files
 from webui.services import Services
 from webui.views import account_html, header_html, results_of, trouble_html, worker_html

@@ -14,6 +14,7 @@ from modules.diffusion.types import SamplerSpec
 from modules.jobs.protocol import Json
 from modules.pipeline.hires import LATENT_MODES
 from modules.styles import StyleBook
+from webui import API_ONLY
 from webui.api.sdapi.options import CHECKPOINT, Options, untitled
 from webui.api.sdapi.scripts import BOTH, titles, told
 from webui.services import Services
@@ -186,7 +187,12 @@ def _add_program(routes: APIRouter, services: Services) -> None:
     @routes.get("/cmd-flags")
     def cmd_flags() -> Json:
         """What of the start parameters concerns a client; no paths, no secrets."""
-        return {"api": True, "nowebui": False, "subpath": services.subpath or None, "api_server_stop": False}
+        return {
+            "api": True,
+            "nowebui": API_ONLY in os.environ,
+            "subpath": services.subpath or None,
+            "api_server_stop": False,
+        }
 
     @routes.get("/extensions")
     def extensions() -> Entries:
