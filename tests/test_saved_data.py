@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from modules.extensions import Loader
 from modules.metadata import read_metadata
 from modules.users import Accounts
 from tests.old_model import SHA256, write_old_model
+from tests.server.real_server import free_port
 
 ROOT = Path(__file__).parents[1]
 RECORDED = Path(__file__).parent / "fixtures" / "data-0.1"
@@ -74,9 +74,7 @@ def states(data: Path) -> dict[str, int]:
 
 @pytest.fixture
 def server(home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     with (home / "log").open("wb") as log:
         command = [sys.executable, str(ROOT / "app.py"), *places(home), "--port", port, "--device", "cpu"]
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 from safetensors.torch import save_file
 
 from modules.nn.compact import CompactConfig, CompactNet
+from tests.server.real_server import free_port
 from tests.tiny_vae import write_vae
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ class Server:
     data_dir: Path
 
     def health(self) -> dict[str, str]:
-        with urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.url}/healthz", timeout=30) as answer:
             found = json.load(answer)
         assert isinstance(found, dict)
         return found
@@ -98,9 +98,7 @@ class Visit:
 @contextlib.contextmanager
 def running(command: list[str], data_dir: Path, *, worker: bool) -> Iterator[Server]:
     """Start ``command`` on a free port; ready when it answers and, with ``worker``, can take a job."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = Server(f"http://127.0.0.1:{port}", data_dir)
     arguments = [*command, "--port", str(port), "--data-dir", str(data_dir)]
     data_dir.mkdir(parents=True, exist_ok=True)

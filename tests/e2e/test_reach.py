@@ -23,6 +23,7 @@ PICTURE = Path(__file__).parents[1] / "golden" / "files" / "jpeg_exif.jpg"
 UNFOLD = """() => {
   const closed = [...document.querySelectorAll('button.label-wrap:not(.open)')].filter((one) => one.checkVisibility())
   closed.forEach((one) => one.click())
+  return closed.length
 }"""
 CUT = """() => [...document.querySelectorAll('#rp_tabs button, #rp_tabs input, #rp_tabs textarea, #rp_header > *')]
   .filter((one) => one.checkVisibility({ visibilityProperty: true, opacityProperty: true }) && one.type !== 'file')
@@ -50,9 +51,12 @@ def show(page: Page, tab: str) -> None:
     """Open a tab and unfold all that is folded there."""
     page.evaluate(CLICK_TAB, tab)
     page.wait_for_timeout(400)
-    for _ in range(5):  # folds within folds
-        page.evaluate(UNFOLD)
+    quiet = rounds = 0
+    while quiet < 2:  # folds within folds, and what is only now drawn
+        quiet = 0 if page.evaluate(UNFOLD) else quiet + 1
         page.wait_for_timeout(200)
+        rounds += 1
+        assert rounds < 50, f"a fold of {tab} does not open"
 
 
 def violations(page: Page) -> list[str]:
