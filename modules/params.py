@@ -423,6 +423,7 @@ class GenerationParams:
     sdxl_clip_l_skip: bool = option(
         False,
         "Clip skip for SDXL",
+        key="SDXL clip skip",
         group=GUIDANCE,
         help="its first text encoder follows clip skip; otherwise the layer is fixed",
     )
@@ -473,12 +474,13 @@ class GenerationParams:
 
     # SDXL.
     sdxl_crop_top: int = option(
-        0, "Crop top", lo=0, hi=1024, step=1, group=SDXL, help="pixels cut away, as SDXL is told"
+        0, "Crop top", key="SDXL crop top", lo=0, hi=1024, step=1, group=SDXL, help="pixels cut away, as SDXL is told"
     )
-    sdxl_crop_left: int = option(0, "Crop left", lo=0, hi=1024, step=1, group=SDXL)
+    sdxl_crop_left: int = option(0, "Crop left", key="SDXL crop left", lo=0, hi=1024, step=1, group=SDXL)
     sdxl_refiner_low_aesthetic_score: float = option(
         2.5,
         "Low aesthetic score",
+        key="SDXL low aesthetic score",
         lo=0.0,
         hi=10.0,
         step=0.1,
@@ -488,6 +490,7 @@ class GenerationParams:
     sdxl_refiner_high_aesthetic_score: float = option(
         6.0,
         "High aesthetic score",
+        key="SDXL high aesthetic score",
         lo=0.0,
         hi=10.0,
         step=0.1,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,8 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-
-from modules.checkpoints.model import LatentDiffusion
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,23 @@ def fit(decode: Callable[[Tensor], Tensor], channels: int = 4, size: int = 16, s
     return LinearPreview(solution[:-1], solution[-1])
 
 
+class Decoder(Protocol):
+    """The part of a model that a preview stands in for."""
+
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def vae_sha256(self) -> str: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
 class Previews:
     """The maps of the autoencoders met so far, each fitted when it is first asked for."""
 
     def __init__(self) -> None:
         self._maps: dict[str, LinearPreview] = {}
 
-    def draw(self, model: LatentDiffusion, latent: Tensor) -> Image.Image:
+    def draw(self, model: Decoder, latent: Tensor) -> Image.Image:
         """One image's latents (4, h, w) of ``model`` as an image."""
         key = model.sha256 + model.vae_sha256
         if key not in self._maps:
