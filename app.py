@@ -26,24 +26,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modules import bootstrap, commandline, flags
+from modules import bootstrap
+from modules.cli import a1111_flags as flags
+from modules.cli import parser as commandline
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
-from modules.manifest import flags_in
-from modules.options import flat_of, from_flat, options_of
-from modules.params import TO, ExtrasParams, GenerationParams, wrapped
+from modules.extension.manifest import flags_in
+from modules.params.generation import TO, ExtrasParams, GenerationParams, wrapped
+from modules.params.options import flat_of, from_flat, options_of
 
 if TYPE_CHECKING:
     from modules.checkpoints.catalogue import Catalogue
     from modules.devices import Device
     from modules.engine import Engine, Progress, Result
-    from modules.extension import Host
-    from modules.extensions import Loader
-    from modules.inputs import InputStore
-    from modules.jobs.dispatcher import JobQueue
-    from modules.jobs.scripting import Scripts
+    from modules.extension.host import Host
+    from modules.extension.loader import Loader
+    from modules.gallery.inputs import InputStore
+    from modules.jobs.queue import JobQueue
+    from modules.jobs.runners.script import Scripts
     from modules.jobs.worker import Runner
+    from modules.params.settings import SettingsFile
     from modules.pipeline.hooks import Watch
-    from modules.settings import SettingsFile
     from webui.server import Services
 
 ROOT = Path(__file__).resolve().parent
@@ -64,9 +66,11 @@ def build_host(args: argparse.Namespace) -> Host:
 
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
     """What we ship and what extensions add, in one host; the server's has tabs too."""
-    from modules import builtin, faces, infotext, upscale
-    from modules.extension import Host
-    from modules.extensions import Loader
+    from modules import builtin
+    from modules.extension.host import Host
+    from modules.extension.loader import Loader
+    from modules.metadata import infotext
+    from modules.restoration import faces, upscale
 
     def device() -> Device:
         from modules import devices
@@ -99,7 +103,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     from modules.checkpoints.store import ModelStore
     from modules.checkpoints.vaes import VaeFolders
     from modules.engine import Engine
-    from modules.inputs import InputStore
+    from modules.gallery.inputs import InputStore
 
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
@@ -121,18 +125,18 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
 
 def build_runner(args: argparse.Namespace) -> Runner:
     """What the worker runs. The default model is loaded at once, so that the first click need not wait for it."""
-    from modules import settings
-    from modules.gallery import Gallery
-    from modules.inputs import InputStore
-    from modules.jobs.extras import ExtrasRunner
-    from modules.jobs.generation import GenerationRunner, noted
-    from modules.jobs.grids import with_grid
+    from modules.gallery.filenames import Names
+    from modules.gallery.inputs import InputStore
+    from modules.gallery.outputs import Gallery
     from modules.jobs.protocol import EXTRAS, REPLAY, Json
-    from modules.jobs.replaying import ReplayRunner
-    from modules.jobs.watch import HookWatch
+    from modules.jobs.runners.extras import ExtrasRunner
+    from modules.jobs.runners.generate import GenerationRunner, noted
+    from modules.jobs.runners.grids import with_grid
+    from modules.jobs.runners.replay import ReplayRunner
+    from modules.jobs.watchdog import HookWatch
     from modules.jobs.worker import by_kind
-    from modules.metadata import Encoding
-    from modules.names import Names
+    from modules.metadata.image_text import Encoding
+    from modules.params import settings
 
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
@@ -169,10 +173,10 @@ def build_runner(args: argparse.Namespace) -> Runner:
 
 def build_scripts(args: argparse.Namespace, host: Host, models: Catalogue) -> Scripts:
     """What runs scripts, which make many requests of one."""
-    from modules.gallery import Gallery
-    from modules.inputs import InputStore
-    from modules.jobs.scripting import Scripts
-    from modules.script import ScriptContext
+    from modules.extension.script import ScriptContext
+    from modules.gallery.inputs import InputStore
+    from modules.gallery.outputs import Gallery
+    from modules.jobs.runners.script import Scripts
     from webui.services import tables_of
 
     tables = tables_of(host, models.checkpoints, models.vaes)
@@ -191,9 +195,9 @@ def build_catalogue(args: argparse.Namespace) -> Catalogue:
 
 def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     """The durable queue and the worker process behind it."""
-    from modules.jobs.dispatcher import JobQueue
     from modules.jobs.events import EventHub
-    from modules.jobs.executor import LocalExecutor
+    from modules.jobs.executors.process import LocalExecutor
+    from modules.jobs.queue import JobQueue
     from modules.jobs.store import JobStore
 
     folders = ("data", "models", "extensions")
@@ -208,7 +212,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
 def build_settings(args: argparse.Namespace) -> SettingsFile:
     """The owner's settings; made before a worker starts, so that a broken file is told on the page."""
-    from modules.settings import SettingsFile
+    from modules.params.settings import SettingsFile
 
     fixed = {"theme": args.theme} if args.theme else {}
     settings = SettingsFile(args.data_dir / "settings.json", fixed=fixed, locked=args.lock_settings)
@@ -228,9 +232,9 @@ def build_services(
     login: bool = False,
 ) -> Services:
     """What the front end is given. ``login``: nobody gets in without an account."""
-    from modules.inputs import InputStore
+    from modules.accounts import Accounts
+    from modules.gallery.inputs import InputStore
     from modules.jobs.history import History
-    from modules.users import Accounts
     from webui.server import Services
 
     for sentence in models.told_at_start():
@@ -276,8 +280,9 @@ def serve(args: argparse.Namespace) -> int:
         args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
     if args.api_only:
         os.environ["REPRISE_API_ONLY"] = "1"  # before anything of webui is imported, which imports Gradio at once
-    from webui import proxy, routes, server
-    from webui.tls import tls_of
+    from webui import server
+    from webui.security import proxy, routes
+    from webui.security.tls import tls_of
 
     tls, below = tls_of(args.tls_keyfile, args.tls_certfile), proxy.subpath_of(args.subpath)
     settings = build_settings(args)
@@ -333,7 +338,7 @@ def _names(args: argparse.Namespace) -> tuple[str, ...]:
 
 def _check_accounts(args: argparse.Namespace, opening: str) -> None:
     """Nobody else than this machine is served as long as there are no accounts."""
-    from modules.users import Accounts
+    from modules.accounts import Accounts
 
     path = args.data_dir / "users.db"
     if path.is_file() and Accounts(path).any():
@@ -384,16 +389,17 @@ def generate(args: argparse.Namespace) -> int:
     if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
         bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
-    from modules import atomic, settings
     from modules.checkpoints.detect import native_size
     from modules.checkpoints.files import read_header
     from modules.engine import RunCallbacks
-    from modules.gallery import Gallery
-    from modules.inputs import InputStore
-    from modules.jobs.generation import folder_for
+    from modules.gallery.filenames import Names
+    from modules.gallery.inputs import InputStore
+    from modules.gallery.outputs import Gallery
+    from modules.jobs.runners.generate import folder_for
     from modules.jobs.submit import canonical
-    from modules.metadata import Encoding, encode
-    from modules.names import Names
+    from modules.metadata.image_text import Encoding, encode
+    from modules.params import settings
+    from modules.storage import atomic
 
     engine = build_engine(args)
     path = engine.store.find(params.checkpoint).path
@@ -476,10 +482,10 @@ def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int
         return params
     mask = params.init.mask
     if any(outpaint):
-        from modules.images import open_image
-        from modules.masks import outpainted
-        from modules.params import Mask
-        from modules.resize import request_size
+        from modules.imaging.files import open_image
+        from modules.imaging.masks import outpainted
+        from modules.imaging.resize import request_size
+        from modules.params.generation import Mask
 
         sheet, white = outpainted(open_image(Path(params.init.image)), *outpaint)
         width, height = request_size(sheet.size)
@@ -503,7 +509,7 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     folder = Path(params.init.image) if params.init else Path()
     if params.init is None or not folder.is_dir():
         return [("", params)]
-    from modules import images
+    from modules.imaging import files as images
 
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in images.SUFFIXES]
     if not files:
@@ -526,7 +532,7 @@ def replay(args: argparse.Namespace) -> int:
     """Make a recorded picture again. Exit status 0: identical, 1: it differs or cannot be made."""
     bootstrap.ensure(ROOT)
     from modules.engine import RunCallbacks
-    from modules.recipe import Recipe
+    from modules.metadata.recipe import Recipe
     from modules.replay import recorded_in
     from modules.replay import replay as replayed
 
@@ -547,11 +553,11 @@ def upscale(args: argparse.Namespace) -> int:
     if not args.file.is_file():
         raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
     _check_folder(args.output.parent, "-o")
-    from modules import atomic
-    from modules.extras import check, process
-    from modules.images import open_image, png_bytes
-    from modules.metadata import read_metadata
-    from modules.upscale import Work
+    from modules.imaging.files import open_image, png_bytes
+    from modules.metadata.image_text import read_metadata
+    from modules.pipeline.postprocess import check, process
+    from modules.restoration.upscale import Work
+    from modules.storage import atomic
 
     known = {name: value for name, value in vars(args).items() if name in options_of(ExtrasParams)}
     if {"width", "height"} & known.keys():
@@ -629,8 +635,8 @@ def worker(args: argparse.Namespace) -> int:
 
 def user(args: argparse.Namespace) -> int:
     """Make, list, change and remove accounts."""
+    from modules.accounts import ADMIN, LOCAL, USER, Accounts
     from modules.jobs.store import JobStore
-    from modules.users import ADMIN, LOCAL, USER, Accounts
 
     bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir)
@@ -669,7 +675,7 @@ def _password() -> str:
 
 def new_extension(args: argparse.Namespace) -> int:
     """Write the skeleton of an extension."""
-    from modules.skeleton import write_skeleton
+    from modules.extension.scaffold import write_skeleton
 
     print(write_skeleton(args.extensions_dir, args.name))
     return 0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from modules import upscale
 from modules.diffusion import samplers, schedules
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
-from modules.extension import Host
+from modules.extension.host import Host
+from modules.restoration import upscale
 
 CHURN = {name: name for name in ("s_churn", "s_tmin", "s_tmax", "s_noise")}
 S_NOISE = {"s_noise": "s_noise"}

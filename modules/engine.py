@@ -13,9 +13,10 @@ from modules.checkpoints.embeddings import EmbeddingFolder, Listing
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.errors import out_of_memory
-from modules.extension import Host
-from modules.inputs import InputStore
-from modules.params import Chosen, GenerationParams
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
+from modules.imaging.latent_preview import Previews
+from modules.params.generation import Chosen, GenerationParams
 from modules.pipeline.hooks import HookFailed, NoWatch, RequestHooks, Watch
 from modules.pipeline.inventory import Inventory
 from modules.pipeline.notes import notes_on
@@ -27,7 +28,6 @@ from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
 from modules.pipeline.results import RunCallbacks as RunCallbacks
 from modules.pipeline.run import BatchRunner, InitImages, Task, image_conditioning_facts
-from modules.previews import Previews
 
 log = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from modules import verdict as verdicts
 from modules.checkpoints.vaes import OWN
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import Cancelled
-from modules.images import carried_in, open_header, open_image
-from modules.metadata import is_lossy, read_metadata
+from modules.imaging.files import carried_in, open_header, open_image
+from modules.metadata import verdict as verdicts
+from modules.metadata.image_text import is_lossy, read_metadata
+from modules.metadata.recipe import Recipe
+from modules.metadata.verdict import Verdict
 from modules.pipeline.provenance import VAE
-from modules.recipe import Recipe
-from modules.verdict import Verdict
 
 
 @dataclass(frozen=True)

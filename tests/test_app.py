@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 import app
-from modules import users
+from modules import accounts as users
 from modules.checkpoints.tiny import write_tiny_checkpoint
-from modules.inputs import InputStore
+from modules.gallery.inputs import InputStore
 from modules.jobs.store import JobStore
-from modules.metadata import read_metadata
-from modules.options import options_of
-from modules.params import GenerationParams
-from modules.recipe import read
+from modules.metadata.image_text import read_metadata
+from modules.metadata.recipe import read
+from modules.params.generation import GenerationParams
+from modules.params.options import options_of
 
 ROOT = Path(__file__).parents[1]
 BARE = (sys.executable, "-S", "-E")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import modules
-from modules.extension import Host, TabPage
-from modules.manifest import PERMISSIONS, Manifest
-from modules.modifier import HOOKS, Modifier
-from webui import extending
+from modules.extension.host import Host, TabPage
+from modules.extension.manifest import PERMISSIONS, Manifest
+from modules.extension.modifier import HOOKS, Modifier
+from webui import extension_tabs as extending
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "extensions" / "README.md").read_text(encoding="utf-8")

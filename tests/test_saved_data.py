@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import save_file
 
 import app
-from modules import settings
-from modules.extension import Host
-from modules.extensions import Loader
-from modules.metadata import read_metadata
-from modules.users import Accounts
+from modules.accounts import Accounts
+from modules.extension.host import Host
+from modules.extension.loader import Loader
+from modules.metadata.image_text import read_metadata
+from modules.params import settings
 from tests.old_model import SHA256, write_old_model
 from tests.server.real_server import free_port
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modules.params import GenerationParams
-from modules.resize import request_size
-from modules.users import LOCAL
-from webui.controls import Form
-from webui.ownership import Files, uploaded
+from modules.accounts import LOCAL
+from modules.imaging.resize import request_size
+from modules.params.generation import GenerationParams
+from webui.forms import Form
+from webui.security.auth import visitor_of
+from webui.security.ownership import Files, uploaded
 from webui.services import Services
-from webui.visitors import visitor_of
 
 T = TypeVar("T")
 ALONG = (

@@ -10,12 +10,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from modules.errors import NotFound, RepriseError
-from modules.extension import RouteSpec
+from modules.extension.host import RouteSpec
 from modules.jobs.protocol import Json
-from webui.bodies import object_in
-from webui.characters import whole
+from webui.security.auth import owner_of
+from webui.security.bodies import object_in
+from webui.security.characters import whole
 from webui.services import Services
-from webui.visitors import owner_of
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,14 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI, Request
 
-from webui import extending, sessions
-from webui.guard import MAX_BODY
+from webui import extension_tabs as extending
 from webui.i18n import Catalogue
-from webui.ownership import Claims, Files
 from webui.page import ASSETS, build_page, theme
+from webui.security import sessions
+from webui.security.auth import visitor_of
+from webui.security.guard import MAX_BODY
+from webui.security.ownership import Claims, Files
 from webui.services import Services
-from webui.visitors import visitor_of
 
 HEAD = """<meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">

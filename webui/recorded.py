@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from modules import recipe as recipes
-from modules import verdict as verdicts
 from modules.checkpoints.matching import Candidate, hash_in, match, recognise
 from modules.checkpoints.vaes import AUTOMATIC, OWN
-from modules.infotext import Paste, read
-from modules.metadata import Metadata, settings_in
+from modules.metadata import recipe as recipes
+from modules.metadata import verdict as verdicts
+from modules.metadata.image_text import Metadata, settings_in
+from modules.metadata.infotext import Paste, read
 from webui.services import Services
 
 Told = Callable[[tuple[str | None, str]], str | None]

@@ -17,19 +17,20 @@ from fastapi.exceptions import RequestValidationError
 from starlette.responses import RedirectResponse, Response
 
 from modules.errors import NotFound, RepriseError, UserError
-from modules.gallery import Gallery
-from webui import extension_routes, login
-from webui.access_log import AccessLog
+from modules.gallery.outputs import Gallery
+from webui import extension_routes
 from webui.api import router, sdapi
-from webui.bodies import Bodies, no_events
-from webui.connections import HEAD_S, TimedProtocol, Waiting
-from webui.guard import Guard, refused
 from webui.i18n import load_catalogues
-from webui.ownership import Claims, Files, Ownership
-from webui.proxy import Proxied, network_of
+from webui.security import login
+from webui.security.access_log import AccessLog
+from webui.security.auth import Visitors, visitor_of
+from webui.security.bodies import Bodies, no_events
+from webui.security.connections import HEAD_S, TimedProtocol, Waiting
+from webui.security.guard import Guard, refused
+from webui.security.ownership import Claims, Files, Ownership
+from webui.security.proxy import Proxied, network_of
+from webui.security.tls import Tls
 from webui.services import Services
-from webui.tls import Tls
-from webui.visitors import Visitors, visitor_of
 
 __all__ = ["Services", "create_app", "listen", "serve"]
 

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from modules.accounts import LOCAL, Accounts
 from modules.checkpoints.catalogue import Card
 from modules.checkpoints.embeddings import Suited
 from modules.checkpoints.vaes import AUTOMATIC, OWN
-from modules.extension import Host
-from modules.extensions import Loader
-from modules.inputs import InputStore
+from modules.extension.host import Host
+from modules.extension.loader import Loader
+from modules.extension.script import axis_names
+from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import JobSpec, Json
 from modules.jobs.submit import Queue as Submissions
 from modules.jobs.submit import Submitter, submit
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
+from modules.params.settings import SettingsFile
 from modules.pipeline.plan import hires_upscalers
-from modules.script import axis_names
-from modules.settings import SettingsFile
-from modules.users import LOCAL, Accounts
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
@@ -91,7 +91,7 @@ class Queue(Submissions, Protocol):
 
 
 class ScriptsView(Protocol):
-    """The part of `modules.jobs.scripting.Scripts` that the page uses."""
+    """The part of `modules.jobs.runners.script.Scripts` that the page uses."""
 
     def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int:
         """How many requests there will be; `UserError` for options that make no sense."""

@@ -24,7 +24,7 @@ from modules.checkpoints.files import read_header
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.unpickle import Array, StoredTensor
 from modules.errors import CheckpointError, RepriseError, printable
-from modules.images import BROKEN, open_header
+from modules.imaging.files import BROKEN, open_header
 
 PICTURES = (".png", ".webp", ".avif", ".jxl")
 SUFFIXES = (".pt", ".bin", ".safetensors", *PICTURES)

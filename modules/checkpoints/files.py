@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules import atomic
 from modules.checkpoints.folders import files_below, unlistable
 from modules.checkpoints.matching import Match, ambiguous, match
 from modules.errors import CheckpointError, UnknownName, printable
+from modules.storage import atomic
 
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 20_000

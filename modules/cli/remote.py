@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modules.cli.client import Client, FetchedImage, ServerError
 from modules.errors import NotFound, OutputError, RepriseError, UserError
-from modules.params import GenerationParams, Init
+from modules.params.generation import GenerationParams, Init
 
 TOKEN = "REPRISE_TOKEN"
 """The environment's variable that holds the token of an account."""

@@ -11,10 +11,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules import atomic
 from modules.errors import NotFound, OutputError
-from modules.images import open_image
+from modules.imaging.files import open_image
 from modules.jobs.store import JobStore, Picture
+from modules.storage import atomic
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 from modules.errors import UserError
-from modules.params import ExtrasParams, GenerationParams
+from modules.params.generation import ExtrasParams, GenerationParams
 
 Kind = Literal["generate", "extras", "replay", "script"]
 GENERATE: Kind = "generate"
@@ -36,7 +36,7 @@ class Origin:
     tab: str = ""
     """The tab that asked, an extension's too. It says nothing of the job's kind."""
     page: str = ""
-    """The visitor's page, as `webui.series.page_of` names it."""
+    """The visitor's page, as `webui.components.job_stream.page_of` names it."""
     notes: tuple[str, ...] = ()
     """What was changed in the request when it was checked, in sentences."""
     script: str = ""

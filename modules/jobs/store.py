@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from modules.database import Database
 from modules.errors import NotFound, QueueFull, UserError, WorkerDied
 from modules.jobs.protocol import GENERATE, SCRIPT, Json, upgraded
+from modules.storage.database import Database
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from modules import extras
 from modules.errors import UserError
-from modules.extension import Host
-from modules.inputs import InputStore
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import ExtrasSpec, GenerateSpec, JobSpec, Json, ScriptSpec
 from modules.jobs.store import Job
-from modules.params import Chosen, GenerationParams
+from modules.params.generation import Chosen, GenerationParams
+from modules.pipeline import postprocess as extras
 from modules.pipeline.plan import check, fix_seeds
 
 
@@ -27,7 +27,7 @@ class Queue(Protocol):
 
 
 class Scripts(Protocol):
-    """The part of `modules.jobs.scripting.Scripts` that judges options."""
+    """The part of `modules.jobs.runners.script.Scripts` that judges options."""
 
     def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int: ...
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from modules.checkpoints.embeddings import Suited
-from modules.extension import Host
-from modules.params import GenerationParams
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
+from modules.params.profile import profile_named
 from modules.pipeline.plan import check
-from modules.profile import profile_named
 from modules.prompt.chunks import Embeddings
 from modules.prompt.explain import explain
 from modules.prompt.tokens import default_tokenizer

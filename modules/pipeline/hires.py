@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modules.params import Hires
-from modules.resize import covering
+from modules.imaging.resize import covering
+from modules.params.generation import Hires
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import RepriseError, out_of_memory
-from modules.extension import Host, TagSpec
-from modules.modifier import Modifier, ModifierSpec, overridden
-from modules.params import Chosen, GenerationParams, Value
+from modules.extension.host import Host, TagSpec
+from modules.extension.modifier import Modifier, ModifierSpec, overridden
+from modules.params.generation import Chosen, GenerationParams, Value
 from modules.pipeline.plan import Batch, Changes, Revise
 from modules.pipeline.prompts import PromptParser
 from modules.prompt.tree import NetworkTag

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from modules.checkpoints.embeddings import EmbeddingFolder, Listing
 from modules.checkpoints.store import ModelStore
-from modules.extension import Host
-from modules.inputs import InputStore
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
+from modules.metadata.recipe import File, Recipe
 from modules.pipeline.provenance import EMBEDDING, IMAGE, MASK, VAE
-from modules.recipe import File, Recipe
 
 
 @dataclass(frozen=True)

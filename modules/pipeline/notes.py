@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.vaes import AUTOMATIC
-from modules.extension import Host
-from modules.pipeline.named import unapplied_networks
+from modules.extension.host import Host
 from modules.pipeline.plan import Batch
 from modules.pipeline.prompt_encoder import PromptEncoder
+from modules.pipeline.used_embeddings import unapplied_networks
 
 MOST_NAMED = 8
 """Networks that one note names."""

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
-from modules.extension import Host
-from modules.options import checked, nested_of, options_of
-from modules.params import MAX_PROMPT, Chosen, GenerationParams, Init, wrapped
+from modules.extension.host import Host
+from modules.params.generation import MAX_PROMPT, Chosen, GenerationParams, Init, wrapped
+from modules.params.options import checked, nested_of, options_of
+from modules.params.profile import Profile, profile_named
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.pipeline.prompts import PromptParser, Prompts
-from modules.profile import Profile, profile_named
 from modules.prompt.schedule import Pass
 from modules.registry import Registry
 

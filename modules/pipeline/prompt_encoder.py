@@ -9,15 +9,15 @@ from typing import cast
 from modules.checkpoints.embeddings import EmbeddingFile
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
-from modules.conditioning import Part, TextCache, TextConditioner, pad_parts
-from modules.params import GenerationParams
-from modules.pipeline.named import used_embeddings
+from modules.metadata.recipe import File
+from modules.params.generation import GenerationParams
+from modules.pipeline.conditioning import Part, TextCache, TextConditioner, pad_parts
 from modules.pipeline.plan import Batch
 from modules.pipeline.provenance import EMBEDDING, Provenance
 from modules.pipeline.texts import text_encoders, text_vector
+from modules.pipeline.used_embeddings import used_embeddings
 from modules.prompt.chunks import Emphasis
 from modules.prompt.tokens import default_tokenizer
-from modules.recipe import File
 
 
 class PromptEncoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
 from modules.prompt.parse import parse
 from modules.prompt.tree import NetworkTag, Prompt
 

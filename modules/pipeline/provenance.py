@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from modules import infotext
 from modules.checkpoints.model import LatentDiffusion
-from modules.extension import Host
-from modules.params import GenerationParams
+from modules.extension.host import Host
+from modules.metadata import infotext
+from modules.metadata.recipe import File, Recipe, UsedExtension, pixel_hash
+from modules.params.generation import GenerationParams
 from modules.pipeline.hooks import Hooks, called_by
 from modules.pipeline.plan import Batch
 from modules.pipeline.results import GeneratedImage, Result
-from modules.recipe import File, Recipe, UsedExtension, pixel_hash
 
 CHECKPOINT, VAE, EMBEDDING, IMAGE, MASK = "checkpoint", "vae", "embedding", "image", "mask"
 """Roles of files in a recipe."""

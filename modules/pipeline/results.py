@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from modules.params import GenerationParams
+from modules.metadata.recipe import Recipe
+from modules.params.generation import GenerationParams
 from modules.pipeline.hooks import Hooks
-from modules.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -11,27 +11,27 @@ from torch import Tensor
 
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
-from modules.conditioning import Part
 from modules.diffusion.types import StopSampling
 from modules.errors import Cancelled, UserError
-from modules.extension import Host
-from modules.inputs import InputStore
-from modules.params import GenerationParams
-from modules.pipeline.generate import Refinement, Start, generate, is_inpainting_model
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
+from modules.imaging.latent_preview import Previews
+from modules.imaging.resize import Enlarge
+from modules.imaging.tensors import to_images
+from modules.metadata.recipe import File
+from modules.params.generation import GenerationParams
+from modules.pipeline.conditioning import Part
 from modules.pipeline.hires import LATENT_MODES
 from modules.pipeline.hooks import Hooks
-from modules.pipeline.passes import encode, enlarge, inpaint_conditioning, latent_distance, mask_weight
-from modules.pipeline.picture import InitImage, prepare
+from modules.pipeline.image_conditioning import encode, enlarge, inpaint_conditioning, latent_distance, mask_weight
+from modules.pipeline.init_image import InitImage, prepare
 from modules.pipeline.plan import Batch
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.provenance import Provenance
 from modules.pipeline.results import GeneratedImage, Progress, RunCallbacks
-from modules.pipeline.tiled import Tiled, rounds, tiled
-from modules.pixels import to_images
-from modules.previews import Previews
-from modules.recipe import File
-from modules.resize import Enlarge
-from modules.upscale import Work, upscale
+from modules.pipeline.sample import Refinement, Start, generate, is_inpainting_model
+from modules.pipeline.tiled_upscale import Tiled, rounds, tiled
+from modules.restoration.upscale import Work, upscale
 
 InitImages = Sequence[InitImage] | Tiled
 """Start images made ready: none, one for all images of a request or one each; or the tiles of one."""

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from modules.checkpoints.families.base import Family
 from modules.checkpoints.model import LatentDiffusion
-from modules.conditioning import Encode, Encoder, MakeVector, with_numbers
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
+from modules.pipeline.conditioning import Encode, Encoder, MakeVector, with_numbers
 from modules.prompt.tokens import default_tokenizer
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from modules.profile import A1111, Profile
+from modules.params.profile import A1111, Profile
 from modules.prompt.chunks import LENGTH, Chunk, Chunked, Embeddings, Emphasis, chunk
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes

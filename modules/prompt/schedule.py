@@ -40,7 +40,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from modules.profile import Profile
+from modules.params.profile import Profile
 from modules.prompt.parse import parse_part
 from modules.prompt.tree import Alternate, Break, Edit, Group, Node, Text
 
@@ -108,7 +108,7 @@ def entry_at(segments: Sequence[Segment], call: int, profile: Profile) -> int:
     A1111 compares ``call <= until``, so the first segment lasts a call longer than its number says, and after the last
     segment the first returns. The exact profile counts ``call`` in steps from 0 and switches after step ``until``.
 
-    >>> from modules.profile import A1111, EXACT
+    >>> from modules.params.profile import A1111, EXACT
     >>> cat_dog = schedule("[cat:dog:0.5]", 4)
     >>> [cat_dog[entry_at(cat_dog, call, A1111)].text for call in range(4)]
     ['cat', 'cat', 'cat', 'dog']

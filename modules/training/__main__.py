@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from modules.inputs import InputStore
+from modules.gallery.inputs import InputStore
 from modules.training import autoencoder, captions, config, evaluate, export, judge, latents, loop, sheet, unet
 from modules.training.render import cache
 

@@ -14,13 +14,13 @@ from modules import builtin
 from modules.checkpoints.model import LatentDiffusion, load
 from modules.devices import Device, choose
 from modules.diffusion.guidance import Guided, cfg
+from modules.diffusion.noise import ImageNoise
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import sigmas_for
 from modules.diffusion.types import Cond
-from modules.extension import Host
-from modules.pipeline.network import CachedUNet
-from modules.pixels import to_images
-from modules.rng import ImageNoise
+from modules.extension.host import Host
+from modules.imaging.tensors import to_images
+from modules.pipeline.cached_unet import CachedUNet
 from modules.training.words import token_ids
 
 

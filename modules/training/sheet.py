@@ -13,10 +13,10 @@ from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.devices import choose
 from modules.engine import Engine
-from modules.extension import Host
-from modules.inputs import InputStore
-from modules.masks import outpainted
-from modules.params import GenerationParams, Hires, Init, Mask, SoftInpainting, TiledUpscale
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
+from modules.imaging.masks import outpainted
+from modules.params.generation import GenerationParams, Hires, Init, Mask, SoftInpainting, TiledUpscale
 from modules.training.render.compose import picture
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import Scene, Thing

@@ -11,8 +11,8 @@ from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.devices import choose
 from modules.engine import Engine
-from modules.extension import Host
-from modules.params import GenerationParams
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
 from tests.benchmarks.clock import Stopwatch
 
 ROOT = Path(__file__).parents[2]

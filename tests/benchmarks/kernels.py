@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
 from tests.benchmarks.clock import interleaved
 from tests.benchmarks.image import default_engine
 

@@ -14,9 +14,9 @@ from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.devices import choose
 from modules.engine import Engine, Result
-from modules.extension import Host
-from modules.metadata import Encoding, encode
-from modules.params import GenerationParams
+from modules.extension.host import Host
+from modules.metadata.image_text import Encoding, encode
+from modules.params.generation import GenerationParams
 from modules.replay import replay
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ import statistics
 import time
 
 from modules import engine as engines
-from modules.params import GenerationParams
-from modules.pipeline.network import CachedUNet
+from modules.params.generation import GenerationParams
+from modules.pipeline.cached_unet import CachedUNet
 from tests.benchmarks.clock import Stopwatch
 from tests.benchmarks.image import default_engine
 

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from modules.checkpoints.embeddings import EmbeddingFolder
-from modules.metadata import read_metadata
-from modules.rng import PhiloxGenerator
+from modules.diffusion.noise import PhiloxGenerator
+from modules.metadata.image_text import read_metadata
 
 
 @pytest.mark.golden("files.json", having="infotext")

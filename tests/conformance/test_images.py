@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from modules.colour import corrected
-from modules.images import grid, grid_rows
-from modules.masks import blurred, filled, grey_mask, in_shape, region
-from modules.params import RESIZE_MODES
-from modules.resize import resized
-from modules.upscale import BUILTIN, upscale
+from modules.imaging.color_correction import corrected
+from modules.imaging.files import grid, grid_rows
+from modules.imaging.masks import blurred, filled, grey_mask, in_shape, region
+from modules.imaging.resize import resized
+from modules.params.generation import RESIZE_MODES
+from modules.restoration.upscale import BUILTIN, upscale
 
 
 @pytest.mark.golden("images.json", "grid")

@@ -8,10 +8,10 @@ import pytest
 
 from modules.builtin import register
 from modules.diffusion.names import resolve
-from modules.extension import Host
-from modules.infotext import quote, read, sampler_and_scheduler, unquote, write
-from modules.params import GenerationParams
-from modules.styles import Style, apply
+from modules.extension.host import Host
+from modules.metadata.infotext import quote, read, sampler_and_scheduler, unquote, write
+from modules.params.generation import GenerationParams
+from modules.prompt.styles import Style, apply
 from tests.conformance.conftest import cases_of
 
 Case = dict[str, Any]

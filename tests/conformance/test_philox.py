@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.rng import BrownianPath, ImageNoise, PhiloxGenerator, first_normals, philox, slerp
+from modules.diffusion.noise import BrownianPath, ImageNoise, PhiloxGenerator, first_normals, philox, slerp
 
 Case = dict[str, Any]
 

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from modules import engine as engines
-from modules import infotext
 from modules.builtin import register
 from modules.checkpoints.embeddings import Listing
 from modules.devices import Device
 from modules.diffusion.parameterization import NoiseTable
 from modules.engine import Engine, Result
-from modules.extension import Host
-from modules.inputs import InputStore
-from modules.params import CONTENTS, RESIZE_MODES, GenerationParams, Hires, Init, Mask
-from modules.pipeline import generate as generation
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
+from modules.metadata import infotext
+from modules.params.generation import CONTENTS, RESIZE_MODES, GenerationParams, Hires, Init, Mask
 from modules.pipeline import plan
+from modules.pipeline import sample as generation
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, schedule_nodes
 from tests.conformance.conftest import cases_of

@@ -15,18 +15,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules import conditioning
 from modules.builtin import register
 from modules.diffusion.guidance import Guided, Skip, cfg, keep, keep_input, skip_early, skip_low
+from modules.diffusion.noise import ImageNoise
 from modules.diffusion.parameterization import NoiseTable, denoised
 from modules.diffusion.schedules import ScheduleOptions, image_start, sigmas_for
 from modules.diffusion.types import Cond, Denoiser
-from modules.extension import Host
-from modules.params import GenerationParams
-from modules.profile import A1111
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
+from modules.params.profile import A1111
+from modules.pipeline import conditioning
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
-from modules.rng import ImageNoise
 from tests.conformance.conftest import cases_of
 
 Case = dict[str, Any]

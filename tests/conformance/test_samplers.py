@@ -16,7 +16,7 @@ from torch import Tensor
 from modules.builtin import register
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.types import SamplerSpec
-from modules.extension import Host
+from modules.extension.host import Host
 
 Case = dict[str, Any]
 RENAMED = {"uni_pc_order": "order", "uni_pc_variant": "variant", "uni_pc_lower_order_final": "lower_order_final"}

@@ -11,7 +11,7 @@ from modules.builtin import register
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ScheduleOptions, ddim_timesteps, image_start, sigmas_for
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
-from modules.extension import Host
+from modules.extension.host import Host
 
 Case = dict[str, Any]
 NAMES = {

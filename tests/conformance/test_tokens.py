@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules.conditioning import Encoder, TextConditioner
 from modules.nn.text import Inserted, TextStates
+from modules.pipeline.conditioning import Encoder, TextConditioner
 from modules.prompt.chunks import Embeddings, chunk
 from modules.prompt.tokens import END, START, default_tokenizer
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from modules.params import Init, SoftInpainting
+from modules.params.generation import Init, SoftInpainting
 from tests.e2e.conftest import Visit
 from tests.e2e.test_pictures import asked, done, open_tab, stored
 

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.e2e.conftest import ROOT, Server, Visit, running, visiting
-from tests.modules.test_extensions import write
+from tests.modules.extension.test_loader import write
 
 pytestmark = pytest.mark.browser
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from modules.images import png_bytes
-from modules.metadata import read_metadata
+from modules.imaging.files import png_bytes
+from modules.metadata.image_text import read_metadata
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from modules.metadata import read_metadata
+from modules.metadata.image_text import read_metadata
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit

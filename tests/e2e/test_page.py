@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit

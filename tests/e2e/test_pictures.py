@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from modules.inputs import InputStore
-from modules.params import GenerationParams, Hires, TiledUpscale
+from modules.gallery.inputs import InputStore
+from modules.params.generation import GenerationParams, Hires, TiledUpscale
 from tests.e2e.conftest import Visit
 
 pytestmark = pytest.mark.browser

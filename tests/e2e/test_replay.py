@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from modules.metadata import Encoding, encode, read_metadata
+from modules.metadata.image_text import Encoding, encode, read_metadata
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit

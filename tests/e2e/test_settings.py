@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import Page, expect
 
-from modules.options import values_of
-from modules.settings import Settings
+from modules.params.options import values_of
+from modules.params.settings import Settings
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit

@@ -9,8 +9,8 @@ import pytest
 
 from extensions import loopback, prompt_matrix, prompts_from_file, xyz_grid
 from modules.errors import UserError
-from modules.params import GenerationParams, Hires, Init
-from modules.script import Answer, Made, ScriptContext, Sheet, Steps, axes_of_params
+from modules.extension.script import Answer, Made, ScriptContext, Sheet, Steps, axes_of_params
+from modules.params.generation import GenerationParams, Hires, Init
 
 SAMPLERS = ("Euler a", "Euler", "DPM++ 2M", "DPM++ 2M SDE")
 CONTEXT = ScriptContext(

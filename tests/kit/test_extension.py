@@ -18,8 +18,6 @@ import gradio as gr
 import pytest
 import torch
 
-from modules import infotext
-from modules import recipe as recipes
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.fingerprint import digest
@@ -27,15 +25,17 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.engine import Engine, Result, RunCallbacks
-from modules.extension import Host
-from modules.extensions import Extension, Loader
-from modules.modifier import PREFIX, ModifierSpec, flat_of
-from modules.options import Option, options_of
-from modules.params import Chosen, GenerationParams
+from modules.extension.host import Host
+from modules.extension.loader import Extension, Loader
+from modules.extension.modifier import PREFIX, ModifierSpec, flat_of
+from modules.metadata import infotext
+from modules.metadata import recipe as recipes
+from modules.params.generation import Chosen, GenerationParams
+from modules.params.options import Option, options_of
 from modules.replay import replay_recipe
 from tests.webui.fake_server import services
-from webui.controls import Form, control
-from webui.extending import build_tab
+from webui.extension_tabs import build_tab
+from webui.forms import Form, control
 from webui.page import build_page
 
 ROOT = Path(__file__).parents[2]
@@ -106,8 +106,8 @@ def test_it_loads_in_a_server_that_has_no_torch(place: Path, extension: Extensio
     (tmp_path / "ext").mkdir()
     (tmp_path / "ext" / place.name).symlink_to(place, target_is_directory=True)
     script = (
-        "import sys\nfrom pathlib import Path\nfrom modules.extension import Host\n"
-        "from modules.extensions import Loader\n"
+        "import sys\nfrom pathlib import Path\nfrom modules.extension.host import Host\n"
+        "from modules.extension.loader import Loader\n"
         f"made = Loader(Path({str(tmp_path / 'ext')!r}), Path({str(tmp_path)!r}), Path('.'), process='server')\n"
         f"made.load_all(Host())\nfound = made.extensions[{place.name!r}]\n"
         "print(found.state, found.reason, 'torch' in sys.modules)\n"

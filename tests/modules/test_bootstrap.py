@@ -252,8 +252,8 @@ def test_what_is_written_is_for_its_owner_alone_and_secrets_that_lie_open_are_cl
         (kept / name).chmod(0o644)
     script = (
         "import os, sys; from pathlib import Path; from PIL import Image; from modules import bootstrap\n"
-        "from modules.gallery import Gallery; from modules.jobs.store import JobStore\n"
-        "from modules.settings import SettingsFile\n"
+        "from modules.gallery.outputs import Gallery; from modules.jobs.store import JobStore\n"
+        "from modules.params.settings import SettingsFile\n"
         "os.umask(0o022)\n"
         "for folder in map(Path, sys.argv[1:]):\n"
         "    bootstrap.keep_private(folder)\n"

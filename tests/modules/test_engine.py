@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from modules import infotext
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
@@ -19,9 +18,10 @@ from modules.devices import Device
 from modules.diffusion.types import SamplerSpec
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import Cancelled, OutOfMemory, UnknownName, UserError
-from modules.extension import Host, TagSpec
-from modules.params import GenerationParams, Hires
-from modules.recipe import pixel_hash, read
+from modules.extension.host import Host, TagSpec
+from modules.metadata import infotext
+from modules.metadata.recipe import pixel_hash, read
+from modules.params.generation import GenerationParams, Hires
 from modules.replay import replay_recipe
 
 PARAMS = GenerationParams(prompt="a red fox", negative_prompt="snow", width=64, height=64, steps=4, seed=7, subseed=1)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modules import infotext
 from modules.builtin import register
 from modules.checkpoints.embeddings import EmbeddingFolder
 from modules.checkpoints.families.sd1 import TEXT
@@ -21,9 +20,10 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.checkpoints.vaes import VaeFolders
 from modules.devices import Device
 from modules.engine import Engine, Result, RunCallbacks
-from modules.extension import Host
-from modules.metadata import encode
-from modules.params import GenerationParams, Hires
+from modules.extension.host import Host
+from modules.metadata import infotext
+from modules.metadata.image_text import encode
+from modules.params.generation import GenerationParams, Hires
 from modules.prompt.tokens import default_tokenizer
 from modules.replay import replay
 from tests.tiny_vae import write_vae

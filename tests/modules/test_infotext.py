@@ -12,14 +12,33 @@ from hypothesis import strategies as st
 
 from modules.builtin import register
 from modules.errors import UserError
-from modules.extension import Host
-from modules.infotext import MAX_LENGTH, RESERVED, Paste, keys, params_from, read, unquote, version_number, write
-from modules.manifest import Refused
-from modules.modifier import Modifier, ModifierSpec
-from modules.options import Option, from_flat, option, options_of
-from modules.options import read as read_options
-from modules.params import MAX_SEED, GenerationParams, Hires, Init, Mask, Refiner, SoftInpainting, TiledUpscale
-from modules.styles import Style
+from modules.extension.host import Host
+from modules.extension.manifest import Refused
+from modules.extension.modifier import Modifier, ModifierSpec
+from modules.metadata.infotext import (
+    MAX_LENGTH,
+    RESERVED,
+    Paste,
+    keys,
+    params_from,
+    read,
+    unquote,
+    version_number,
+    write,
+)
+from modules.params.generation import (
+    MAX_SEED,
+    GenerationParams,
+    Hires,
+    Init,
+    Mask,
+    Refiner,
+    SoftInpainting,
+    TiledUpscale,
+)
+from modules.params.options import Option, from_flat, option, options_of
+from modules.params.options import read as read_options
+from modules.prompt.styles import Style
 
 HOST = Host()
 register(HOST)
@@ -43,7 +62,7 @@ def line(text: str) -> str:
     return text.splitlines()[-1]
 
 
-# What A1111's text can carry (tests/modules/test_metadata.py has the rest, which the recipe keeps):
+# What A1111's text can carry (tests/modules/metadata/test_image_text.py has the rest, which the recipe keeps):
 lines = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n#")).map(str.strip), max_size=4)
 prompts = (
     lines.map(lambda found: "\n".join(found).strip())

@@ -16,10 +16,10 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.engine import Engine, Result
-from modules.extension import Host
-from modules.metadata import PNG, Encoding, encode
-from modules.params import GenerationParams
-from modules.recipe import pixel_hash
+from modules.extension.host import Host
+from modules.metadata.image_text import PNG, Encoding, encode
+from modules.metadata.recipe import pixel_hash
+from modules.params.generation import GenerationParams
 from modules.replay import replay, replay_recipe
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=3, seed=5, batch_size=2, batch_count=2)

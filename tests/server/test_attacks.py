@@ -18,19 +18,20 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from modules.accounts import Accounts
 from modules.checkpoints.files import find_model
 from modules.errors import RepriseError
-from modules.jobs.dispatcher import JobQueue
 from modules.jobs.events import EventHub
+from modules.jobs.queue import JobQueue
 from modules.jobs.store import JobStore
-from modules.users import Accounts
-from tests.modules.test_recipe import RECIPE
+from tests.modules.metadata.test_recipe import RECIPE
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
+from tests.webui.html.test_status import HOSTILE, everything, tags
 from tests.webui.test_files import ask, functions, shapes
-from tests.webui.test_views import HOSTILE, everything, tags
-from webui import history_views, views
-from webui.routes import routes_of
+from webui.html import history as history_views
+from webui.html import status as views
+from webui.security.routes import routes_of
 from webui.server import create_app
 from webui.services import Services
 
@@ -219,7 +220,7 @@ def test_a_picture_is_never_fetched_from_an_address(client: TestClient, listener
 
 
 def further(text: str) -> list[str]:
-    """HTML made outside of `webui.views`, with ``text`` wherever a value can come from outside."""
+    """HTML made outside of `webui.html.status`, with ``text`` wherever a value can come from outside."""
     job = SimpleNamespace(
         id=text, spec={"params": {"prompt": text}, "kind": text}, state="failed", output={}, error={"detail": text}
     )

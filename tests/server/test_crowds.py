@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.server.real_server import Process, serving
-from webui.connections import HEAD_S, MOST_WAITING
+from webui.security.connections import HEAD_S, MOST_WAITING
 
 MB = 2**20
 SHORT_S = 3.0

@@ -274,7 +274,7 @@ def is_hex(word: str) -> bool:
 
 def test_the_figures_of_the_list_hold_for_the_program() -> None:
     """The limits themselves, as the documents give them: 32 MB, 30 s for a body."""
-    from webui import guard
+    from webui.security import guard
 
     assert (guard.MAX_BODY, guard.BODY_S) == (32 * MB, 30.0)
 

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from modules.errors import UserError
 from tests.server.real_server import Process, free_port, serving, wait_for
 from tests.server.test_limits import FORM, form, picture
-from webui.proxy import Proxied, subpath_of
+from webui.security.proxy import Proxied, subpath_of
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
 CONFIG = """

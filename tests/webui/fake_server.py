@@ -16,26 +16,26 @@ from typing import Any
 from PIL import Image
 
 from modules import builtin
+from modules.accounts import Accounts
 from modules.checkpoints.catalogue import Card
 from modules.checkpoints.embeddings import EmbeddingFile, Suited
 from modules.errors import Cancelled
-from modules.extension import Host
-from modules.gallery import Gallery
-from modules.inputs import InputStore
-from modules.jobs.dispatcher import JobQueue
+from modules.extension.host import Host
+from modules.extension.script import ScriptContext, axes_of_params
+from modules.gallery.inputs import InputStore
+from modules.gallery.outputs import Gallery
 from modules.jobs.events import EventHub
-from modules.jobs.executor import InlineExecutor
+from modules.jobs.executors.process import InlineExecutor
 from modules.jobs.history import History
-from modules.jobs.scripting import Scripts
+from modules.jobs.queue import JobQueue
+from modules.jobs.runners.script import Scripts
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Emit, Wishes
-from modules.script import ScriptContext, axes_of_params
-from modules.settings import SettingsFile
-from modules.users import Accounts
-from modules.verdict import Verdict
+from modules.metadata.verdict import Verdict
+from modules.params.settings import SettingsFile
 from webui import tabs
-from webui.connections import HEAD_S
-from webui.guard import Guard
+from webui.security.connections import HEAD_S
+from webui.security.guard import Guard
 from webui.services import Services, tables_of
 
 CHECKPOINTS = ("reprise-mini.safetensors", "another.safetensors")

@@ -16,14 +16,14 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from modules.users import Accounts
+from modules.accounts import Accounts
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
-from tests.webui.test_guard import routes
-from webui.guard import OPEN
+from tests.webui.security.test_guard import routes
+from webui.security.auth import COOKIE
+from webui.security.guard import OPEN
 from webui.server import create_app
 from webui.services import Services
-from webui.visitors import COOKIE
 
 PASSWORDS = {"alice": "correct horse", "bob": "battery staple"}
 HTML = {"accept": "text/html,application/xhtml+xml"}

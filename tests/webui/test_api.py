@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from modules.flags import translated
+from modules.cli.a1111_flags import translated
 from modules.jobs.protocol import GenerateSpec, Origin
-from modules.metadata import encode
-from modules.params import GenerationParams
-from tests.modules.test_recipe import RECIPE
-from webui.routes import routes_of
+from modules.metadata.image_text import encode
+from modules.params.generation import GenerationParams
+from tests.modules.metadata.test_recipe import RECIPE
+from webui.security.routes import routes_of
 from webui.services import Services
 
 

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, settings, strategies
 from hypothesis import given as drawn
 from starlette.testclient import TestClient
 
-from modules.options import options_of
-from modules.params import GenerationParams
-from modules.users import Accounts
+from modules.accounts import Accounts
+from modules.params.generation import GenerationParams
+from modules.params.options import options_of
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
 from tests.webui.test_sdapi_fields import picture

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from modules.extension import TabSpec
+from modules.extension.host import TabSpec
 from tests.webui.fake_server import services
 from webui.context import Page
 from webui.server import create_app

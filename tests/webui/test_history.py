@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 from starlette.testclient import TestClient
 
-from webui.history_views import tiles_html
+from webui.html.history import tiles_html
 from webui.services import Services
 
 HOSTILE = '"><img src=x onerror=alert(1)>'

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from modules.verdict import Verdict
-from tests.modules.test_recipe import RECIPE
-from webui import views
+from modules.metadata.verdict import Verdict
+from tests.modules.metadata.test_recipe import RECIPE
+from webui.html import status as views
+from webui.html.status import Result, Run
 from webui.i18n import Catalogue, language_of, load_catalogues
 from webui.page import build_page
 from webui.services import Services
-from webui.views import Result, Run
 
 CATALOGUES = load_catalogues()
 ZH = CATALOGUES["zh"]

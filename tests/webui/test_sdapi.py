@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from modules.users import Accounts
+from modules.accounts import Accounts
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
 from tests.webui.test_sdapi_fields import picture
-from webui.routes import routes_of
+from webui.security.routes import routes_of
 from webui.server import create_app
 from webui.services import Services
 

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from modules.errors import RepriseError
-from modules.options import flat_of, to_flat
-from modules.params import ExtrasParams, GenerationParams
-from modules.styles import Style, StyleBook
+from modules.params.generation import ExtrasParams, GenerationParams
+from modules.params.options import flat_of, to_flat
+from modules.prompt.styles import Style, StyleBook
 from webui.api.sdapi.asking import Asked, read_request
 from webui.api.sdapi.extras import EXTRAS, extras_params
 from webui.api.sdapi.fields import IMG2IMG, TXT2IMG, Field, with_defaults, without_effect

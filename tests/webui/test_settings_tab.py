@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from modules.extension import Owner
-from modules.options import option, options_of, values_of
-from modules.settings import Settings, SettingsFile
-from modules.users import ADMIN, USER, Accounts
+from modules.accounts import ADMIN, USER, Accounts
+from modules.extension.host import Owner
+from modules.params.options import option, options_of, values_of
+from modules.params.settings import Settings, SettingsFile
 from tests.webui.fake_server import services
 from webui.page import build_page
 

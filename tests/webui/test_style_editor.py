@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from modules.styles import StyleBook
+from modules.prompt.styles import StyleBook
 from webui.tabs.style_editor import StyleEditor
 
 

@@ -6,21 +6,21 @@ import base64
 
 from fastapi import APIRouter, Body, Request
 
-from modules import recipe as recipes
-from modules import verdict as verdicts
 from modules.errors import NotFound, UserError
 from modules.jobs.protocol import REPLAY, Json, ReplaySpec
-from modules.metadata import read_metadata
-from modules.params import GenerationParams
+from modules.metadata import recipe as recipes
+from modules.metadata import verdict as verdicts
+from modules.metadata.image_text import read_metadata
+from modules.params.generation import GenerationParams
 from modules.pipeline.explain import explain_request
-from webui.api.history import add_routes
-from webui.api.queue import add_queue_routes
+from webui.api.v1.history import add_routes
 from webui.api.v1.jobs import add_jobs
 from webui.api.v1.lists import add_lists
 from webui.api.v1.openapi import add_docs
-from webui.characters import WholeJSON
+from webui.api.v1.queue import add_queue_routes
+from webui.security.auth import owner_of
+from webui.security.characters import WholeJSON
 from webui.services import Services
-from webui.visitors import owner_of
 
 
 def router(services: Services) -> APIRouter:

@@ -1,4 +1,4 @@
-// A shape of the same area, and the shape that is kept while one side is changed. webui/sizes.py has the buttons.
+// A shape of the same area, and the shape that is kept while one side is changed. webui/components/sizes.py has the buttons.
 (() => {
   'use strict'
   const LEAST = 64, MOST = 2048, GRID = 8

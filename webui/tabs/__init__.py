@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modules.extension import Host, TabSpec
+from modules.extension.host import Host, TabSpec
 from webui.tabs import extensions, extras, history, img2img, png_info, settings, txt2img
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
-from modules.extensions import Extension, Loader
-from modules.jobs.watch import read_failures
+from modules.extension.loader import Extension, Loader
+from modules.jobs.watchdog import read_failures
 from webui.context import Page
 from webui.events import AT_ONCE
-from webui.extension_views import list_html
+from webui.html.extensions import list_html
+from webui.html.status import Run, status_html
 from webui.i18n import t
-from webui.views import Run, status_html
 
 logger = logging.getLogger(__name__)
 

@@ -16,17 +16,17 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
-from modules.extension import Host
+from modules.extension.host import Host
 from modules.jobs.protocol import ExtrasSpec, InputImage, Origin
-from modules.metadata import read_metadata
-from modules.params import BY, TO, ExtrasParams
+from modules.metadata.image_text import read_metadata
+from modules.params.generation import BY, TO, ExtrasParams
 from webui.context import Page, Target
-from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
+from webui.forms import Form
+from webui.html.status import Run, status_html
 from webui.i18n import t
 from webui.services import JobView, Services
-from webui.tabs.common import View, actions, wire_jobs
-from webui.views import Run, status_html
+from webui.tabs.generation import View, actions, wire_jobs
 
 TAB = "extras"
 LABEL = "Upscale"

@@ -1,6 +1,6 @@
 """The tab that shows what was made, newest first: small copies in pages, the chosen picture with all that can be done.
 
-A list holds numbers alone; the pictures come through `webui.api.history`, which knows whose they are.
+A list holds numbers alone; the pictures come through `webui.api.v1.history`, which knows whose they are.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import NotFound, RepriseError
-from modules.metadata import read_metadata
+from modules.metadata.image_text import read_metadata
+from webui.components.paste import settings_in_file
+from webui.components.replay import ReplayPanel
+from webui.components.send import send_buttons
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
-from webui.history_views import chosen_html, tiles_html
+from webui.html.history import chosen_html, tiles_html
+from webui.html.status import Run, status_html
 from webui.i18n import t
-from webui.paste import settings_in_file
-from webui.replay import ReplayPanel
-from webui.send import send_buttons
-from webui.views import Run, status_html
 
 TAB = "history"
 UNMADE = 20

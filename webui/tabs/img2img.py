@@ -11,24 +11,24 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError
-from modules.images import frames, open_image
+from modules.imaging.files import frames, open_image
+from modules.imaging.masks import outpainted
+from modules.imaging.resize import request_size
 from modules.jobs.protocol import InputImage
-from modules.masks import outpainted
-from modules.options import options_of
-from modules.params import GenerationParams, SoftInpainting, TiledUpscale
-from modules.resize import request_size
-from webui.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
+from modules.params.generation import GenerationParams, SoftInpainting, TiledUpscale
+from modules.params.options import options_of
+from webui.components.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
+from webui.components.scripts import ScriptPanel
+from webui.components.send import shown
 from webui.context import Page, Target
-from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
+from webui.forms import Form
+from webui.html.status import Run, status_html
 from webui.i18n import t
-from webui.scripts import ScriptPanel
-from webui.send import shown
-from webui.tabs.common import View, actions, wire_run, wire_seed
 from webui.tabs.extras import inputs_of, keep, kept_text
+from webui.tabs.generation import View, actions, wire_run, wire_seed
 from webui.tabs.prompts import PromptArea
 from webui.tabs.txt2img import parameters
-from webui.views import Run, status_html
 
 OPTIONS = (("blur", "padding"), ("only_masked", "invert"), ("content",))
 """The mask's options, row by row."""

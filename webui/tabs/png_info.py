@@ -8,15 +8,15 @@ from typing import Any
 
 import gradio as gr
 
-from modules import verdict as verdicts
 from modules.errors import RepriseError
-from modules.metadata import read_metadata
+from modules.metadata import verdict as verdicts
+from modules.metadata.image_text import read_metadata
+from webui.components.paste import settings_in_file
+from webui.components.replay import ReplayPanel
+from webui.components.send import send_buttons
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
-from webui.paste import settings_in_file
-from webui.replay import ReplayPanel
-from webui.send import send_buttons
-from webui.views import Run, recipe_html, status_html
+from webui.html.status import Run, recipe_html, status_html
 
 
 def build(page: Page) -> None:

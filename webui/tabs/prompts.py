@@ -13,15 +13,15 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
 from modules.pipeline.explain import explain_request
-from modules.styles import Style, StyleBook, apply, find, uncommented
-from webui.cards import embeddings_html
+from modules.prompt.styles import Style, StyleBook, apply, find, uncommented
 from webui.context import Page
-from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
+from webui.forms import Form
+from webui.html.cards import embeddings_html
+from webui.html.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
 from webui.i18n import t
-from webui.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
 from webui.tabs.style_editor import StyleEditor
 
 BOXES = {"prompt": "prompt", "negative_prompt": "negative"}

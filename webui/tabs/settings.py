@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
-from modules.options import options_of, values_of
-from modules.settings import Settings
+from modules.params.options import options_of, values_of
+from modules.params.settings import Settings
 from webui.context import Page
-from webui.controls import Form
 from webui.events import AT_ONCE, QUIET
+from webui.forms import Form
+from webui.html.status import Run, browser_settings_html, status_html
 from webui.i18n import t
-from webui.views import Run, browser_settings_html, status_html
 
 SHOW_THEME = "(theme) => { window.reprise?.theme(theme) }"
 

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
-from modules.styles import Style, StyleBook
+from modules.prompt.styles import Style, StyleBook
 from webui.events import AT_ONCE
+from webui.html.inspector import note_html
 from webui.i18n import t
-from webui.inspector import note_html
 
 NEW = ""
 """Chosen where no style is: what is saved then is a new one."""

@@ -7,16 +7,16 @@ from typing import Any, cast
 
 import gradio as gr
 
-from modules.modifier import PREFIX
-from modules.options import options_of
-from modules.params import GenerationParams
+from modules.extension.modifier import PREFIX
+from modules.params.generation import GenerationParams
+from modules.params.options import options_of
+from webui.components.paste import wire_paste
+from webui.components.scripts import ScriptPanel
+from webui.components.sizes import SizeTools
 from webui.context import Page, Target
-from webui.controls import Form
+from webui.forms import Form
 from webui.i18n import t
-from webui.paste import wire_paste
-from webui.scripts import ScriptPanel
-from webui.sizes import SizeTools
-from webui.tabs.common import View, actions, wire_run, wire_seed
+from webui.tabs.generation import View, actions, wire_run, wire_seed
 from webui.tabs.prompts import PromptArea
 
 TAB = "txt2img"

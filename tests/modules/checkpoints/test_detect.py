@@ -17,8 +17,8 @@ from modules.checkpoints.model import load
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.parameterization import ZERO_SNR_ALPHA
-from modules.params import GenerationParams
-from modules.pipeline.choices import noise_table
+from modules.params.generation import GenerationParams
+from modules.pipeline.sampling_options import noise_table
 
 V_YAML = """model:
   target: ldm.models.diffusion.ddpm.LatentDiffusion

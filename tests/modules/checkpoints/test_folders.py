@@ -17,9 +17,9 @@ from modules.checkpoints.files import Hashes, find_model, list_models, read_head
 from modules.checkpoints.folders import files_below, unlistable
 from modules.checkpoints.vaes import VaeFolders
 from modules.errors import CheckpointError, RepriseError, UnknownName, UserError, printable
-from modules.faces import DETECTOR
-from modules.upscale import Networks, file_upscalers
-from webui.cards import card_html, embeddings_html
+from modules.restoration.faces import DETECTOR
+from modules.restoration.upscale import Networks, file_upscalers
+from webui.html.cards import card_html, embeddings_html
 
 ODD = os.fsdecode(b"caf\xe9")
 """A name in Latin-1, as an old archive leaves it."""

@@ -16,7 +16,7 @@ from modules.checkpoints.matching import Candidate, match, recognise
 from modules.checkpoints.vaes import VaeFolders
 from modules.errors import UnknownName
 from modules.registry import Registry
-from modules.upscale import Networks, UpscalerSpec, file_upscalers
+from modules.restoration.upscale import Networks, UpscalerSpec, file_upscalers
 
 WORDS = ("model", "Model", "MODEL", "foo [pruned]", "foo", "a [0123456789]", "a", " b ", "b", r"c\model", "x.vae2", "é")
 ENDINGS = (".safetensors", ".SafeTensors", ".ckpt", ".safetensors.safetensors", ".pt", "")

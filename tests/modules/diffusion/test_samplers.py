@@ -16,14 +16,14 @@ from torch import Tensor
 
 from modules.builtin import SAMPLERS, register
 from modules.diffusion import samplers
+from modules.diffusion.noise import ImageNoise
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.samplers.multistep import _vp_time
 from modules.diffusion.samplers.unipc import whole_timesteps
 from modules.diffusion.schedules import sigmas_for
 from modules.diffusion.types import SamplerSpec
 from modules.errors import Cancelled
-from modules.extension import Host
-from modules.rng import ImageNoise
+from modules.extension.host import Host
 
 MEAN, DEVIATION = 0.7, 0.5
 TABLE = NoiseTable.named("scaled_linear")

@@ -13,7 +13,7 @@ from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ScheduleOptions, beta_cdf, beta_quantile, image_start, sigmas_for
 from modules.diffusion.types import SchedulerSpec
 from modules.errors import UserError
-from modules.extension import Host
+from modules.extension.host import Host
 
 TABLE = NoiseTable.named("scaled_linear")
 

@@ -59,9 +59,9 @@ def build(report: Report) -> Runner:
 
 
 def server(database: str, pid_file: str) -> None:
-    from modules.jobs.dispatcher import JobQueue
     from modules.jobs.events import EventHub
-    from modules.jobs.executor import LocalExecutor
+    from modules.jobs.executors.process import LocalExecutor
+    from modules.jobs.queue import JobQueue
     from modules.jobs.store import JobStore
 
     command = [sys.executable, "-S", __file__, pid_file]

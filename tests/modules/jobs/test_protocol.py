@@ -28,7 +28,7 @@ from modules.jobs.protocol import (
     upgraded,
 )
 from modules.jobs.store import JobStore
-from modules.params import ExtrasParams, GenerationParams, Init
+from modules.params.generation import ExtrasParams, GenerationParams, Init
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "data-0.1" / "reprise.sql"
 ORIGIN = Origin("txt2img", "txt2img:0123", ("width 100 was rounded to 96",))

@@ -11,12 +11,12 @@ from PIL import Image
 
 from modules import builtin
 from modules.errors import NotFound, UnknownName, UserError
-from modules.extension import Host
-from modules.inputs import InputStore
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import ExtrasSpec, GenerateSpec, InputImage, JobSpec, Origin, ReplaySpec, ScriptSpec
 from modules.jobs.store import Job, JobStore
 from modules.jobs.submit import Submitter, canonical
-from modules.params import Chosen, ExtrasParams, GenerationParams
+from modules.params.generation import Chosen, ExtrasParams, GenerationParams
 
 
 class Judge:
@@ -121,4 +121,4 @@ def test_nothing_else_puts_jobs_into_the_queue() -> None:
         and node.func.attr == "submit"
         and ast.unparse(node.func.value).endswith(("queue", "store", "jobs"))
     }
-    assert submits == {"modules/jobs/submit.py", "modules/jobs/dispatcher.py"}
+    assert submits == {"modules/jobs/submit.py", "modules/jobs/queue.py"}

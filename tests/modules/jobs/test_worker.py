@@ -130,7 +130,7 @@ def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
 
 
 def test_a_job_whose_settings_could_not_be_read_says_so_at_once_and_at_its_end() -> None:
-    from modules.jobs.generation import noted
+    from modules.jobs.runners.generate import noted
 
     def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
         emit({"type": "step", "step": 1, "steps": 1, "image": 1, "images": 1})

@@ -14,12 +14,12 @@ from modules.builtin import register
 from modules.checkpoints.model import LatentDiffusion, load
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
+from modules.diffusion.noise import PhiloxGenerator
 from modules.diffusion.types import Cond
-from modules.extension import Host
-from modules.params import GenerationParams
-from modules.pipeline.generate import generate
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
 from modules.pipeline.plan import Batch, make_plan
-from modules.rng import PhiloxGenerator
+from modules.pipeline.sample import generate
 from tests.modules.nn.test_against_diffusers import diffusers_unet, random_weights, relative_error
 
 STEPS, SCALE, SEED = 10, 7.0, 5

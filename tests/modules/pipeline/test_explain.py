@@ -8,8 +8,8 @@ import pytest
 
 from modules.builtin import register
 from modules.errors import UserError
-from modules.extension import Host, TagSpec
-from modules.params import GenerationParams, Hires
+from modules.extension.host import Host, TagSpec
+from modules.params.generation import GenerationParams, Hires
 from modules.pipeline.explain import explain_request
 
 

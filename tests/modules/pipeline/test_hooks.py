@@ -14,8 +14,6 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from modules import infotext
-from modules import recipe as recipes
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.fingerprint import digest
@@ -25,11 +23,13 @@ from modules.devices import Device
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
-from modules.extension import Host, Owner, TagSpec
-from modules.extensions import Loader
-from modules.modifier import Modifier, ModifierSpec, from_text, to_text
-from modules.options import option
-from modules.params import Chosen, GenerationParams
+from modules.extension.host import Host, Owner, TagSpec
+from modules.extension.loader import Loader
+from modules.extension.modifier import Modifier, ModifierSpec, from_text, to_text
+from modules.metadata import infotext
+from modules.metadata import recipe as recipes
+from modules.params.generation import Chosen, GenerationParams
+from modules.params.options import option
 from modules.pipeline.hooks import HookFailed
 from modules.pipeline.plan import make_plan
 from modules.replay import replay_recipe

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modules import masks
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
@@ -20,12 +19,14 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import NotFound, UserError
-from modules.extension import Host
-from modules.images import carried_in, open_image, png_bytes
-from modules.inputs import InputStore
-from modules.metadata import MAX_CARRIED, Encoding
-from modules.metadata import encode as encode_file
-from modules.params import (
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
+from modules.imaging import masks
+from modules.imaging.files import carried_in, open_image, png_bytes
+from modules.imaging.resize import resized
+from modules.metadata.image_text import MAX_CARRIED, Encoding
+from modules.metadata.image_text import encode as encode_file
+from modules.params.generation import (
     CONTENTS,
     RESIZE_MODES,
     GenerationParams,
@@ -36,9 +37,8 @@ from modules.params import (
     SoftInpainting,
     TiledUpscale,
 )
-from modules.pipeline.picture import flattened
+from modules.pipeline.init_image import flattened
 from modules.replay import replay
-from modules.resize import resized
 
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=4, seed=7, subseed=1, sampler="Euler")
 SAMPLERS = ("Euler", "Euler a", "DPM++ 2M", "DDIM", "Heun", "DPM++ SDE", "LCM")

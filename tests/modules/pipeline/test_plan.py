@@ -8,8 +8,8 @@ import pytest
 
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UnknownName, UserError
-from modules.extension import Host
-from modules.params import MAX_SEED, GenerationParams
+from modules.extension.host import Host
+from modules.params.generation import MAX_SEED, GenerationParams
 from modules.pipeline.plan import check, fix_seeds, make_plan
 
 

@@ -17,8 +17,8 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
-from modules.extension import Host
-from modules.params import GenerationParams, Hires
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams, Hires
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
 

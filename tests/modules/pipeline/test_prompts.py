@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import modules.conditioning
+import modules.pipeline.conditioning
 import modules.pipeline.prompts
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
@@ -20,14 +20,14 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.engine import Engine, Result
-from modules.extension import Host, TagSpec
-from modules.modifier import Modifier, ModifierSpec
-from modules.options import option
-from modules.params import Chosen, GenerationParams, Hires
+from modules.extension.host import Host, TagSpec
+from modules.extension.modifier import Modifier, ModifierSpec
+from modules.params.generation import Chosen, GenerationParams, Hires
+from modules.params.options import option
 from modules.pipeline.hooks import HookFailed, RequestHooks
-from modules.pipeline.named import unapplied_networks
 from modules.pipeline.plan import Plan, make_plan
 from modules.pipeline.prompts import PromptParser
+from modules.pipeline.used_embeddings import unapplied_networks
 from modules.prompt.parse import parse
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=1, seed=7, subseed=1)
@@ -175,7 +175,7 @@ def test_every_prompt_of_a_job_is_parsed_once(host: Host, store: ModelStore, mon
         parsed[text] += 1
         return parse(text, **options)
 
-    for module in (modules.pipeline.prompts, modules.conditioning):
+    for module in (modules.pipeline.prompts, modules.pipeline.conditioning):
         monkeypatch.setattr(module, "parse", counting)
     results: list[Result] = []
     params = PARAMS.changed(

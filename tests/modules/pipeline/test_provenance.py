@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from modules import infotext
 from modules.builtin import register
 from modules.checkpoints.embeddings import EmbeddingFolder
 from modules.checkpoints.files import Hashes
@@ -20,16 +19,17 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.checkpoints.vaes import VaeFolders
 from modules.devices import Device
-from modules.extension import Host, Owner, TagSpec
-from modules.inputs import InputStore
-from modules.modifier import Modifier, ModifierSpec
-from modules.params import Chosen, GenerationParams, Hires, Init, Mask
+from modules.extension.host import Host, Owner, TagSpec
+from modules.extension.modifier import Modifier, ModifierSpec
+from modules.gallery.inputs import InputStore
+from modules.metadata import infotext
+from modules.metadata.recipe import File, Recipe, pixel_hash
+from modules.params.generation import Chosen, GenerationParams, Hires, Init, Mask
 from modules.pipeline.hooks import RequestHooks
 from modules.pipeline.inventory import Inventory
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.provenance import Provenance, Recorder, input_files, model_files, provenance_of, used_extensions
 from modules.pipeline.results import GeneratedImage
-from modules.recipe import File, Recipe, pixel_hash
 from tests.tiny_vae import write_vae
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")

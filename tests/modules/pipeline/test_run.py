@@ -18,17 +18,17 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import StopSampling
 from modules.errors import Cancelled, UserError
-from modules.extension import Host
-from modules.inputs import InputStore
-from modules.params import Chosen, GenerationParams, Hires, Init, Refiner, TiledUpscale
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
+from modules.imaging.latent_preview import Previews
+from modules.imaging.tensors import to_images
+from modules.params.generation import Chosen, GenerationParams, Hires, Init, Refiner, TiledUpscale
 from modules.pipeline.hooks import RequestHooks
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.provenance import provenance_of
 from modules.pipeline.results import GeneratedImage, Progress, RunCallbacks
 from modules.pipeline.run import BatchRunner, StepReporter, Task, image_conditioning_facts
-from modules.pixels import to_images
-from modules.previews import Previews
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")
 

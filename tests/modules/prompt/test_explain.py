@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modules.profile import A1111, EXACT
+from modules.params.profile import A1111, EXACT
 from modules.prompt.chunks import Embeddings
 from modules.prompt.explain import explain
 from modules.prompt.tokens import default_tokenizer

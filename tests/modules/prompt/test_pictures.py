@@ -16,8 +16,8 @@ from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.devices import Device
 from modules.engine import Engine, Result
-from modules.extension import Host
-from modules.params import GenerationParams
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
 
 MODELS = Path(__file__).parents[3] / "models" / "Stable-diffusion"
 SEEDS = (1, 2)

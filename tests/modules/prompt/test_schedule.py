@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from modules.profile import A1111, EXACT
+from modules.params.profile import A1111, EXACT
 from modules.prompt.emphasis import attention
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Segment, entry_at, schedule

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from modules.pixels import to_images
+from modules.imaging.tensors import to_images
 from modules.training import autoencoder, loop
 from modules.training.config import Config
 from modules.training.render import cache

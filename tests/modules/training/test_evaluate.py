@@ -17,8 +17,8 @@ from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.store import ModelStore
 from modules.devices import Device
 from modules.engine import Engine
-from modules.extension import Host
-from modules.inputs import InputStore
+from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
 from modules.pipeline.plan import make_plan
 from modules.training import autoencoder, evaluate, export, judge, sheet, unet
 from modules.training.captions import QUESTIONS

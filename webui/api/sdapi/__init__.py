@@ -14,9 +14,9 @@ from webui.api.sdapi.lists import add_lists, model_item
 from webui.api.sdapi.options import CHECKPOINT, KNOWN, Options, unheeded, untitled
 from webui.api.sdapi.progress import Tasks, add_internal, add_progress
 from webui.api.sdapi.route import Refusal, Route
-from webui.characters import WholeJSON
+from webui.security.auth import owner_of
+from webui.security.characters import WholeJSON
 from webui.services import Services
-from webui.visitors import owner_of
 
 NOT_HERE = {
     "interrogate": "there is no model here that describes pictures",

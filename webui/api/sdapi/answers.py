@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import RepriseError
-from modules.images import grid, grid_rows, open_image
-from modules.infotext import KEYS, pairs, read, unquote
+from modules.imaging.files import grid, grid_rows, open_image
 from modules.jobs.protocol import Json, Outcome, SavedImage
-from modules.metadata import PNG, encode
-from modules.params import GenerationParams, wrapped
+from modules.metadata.image_text import PNG, encode
+from modules.metadata.infotext import KEYS, pairs, read, unquote
+from modules.params.generation import GenerationParams, wrapped
 from webui.api.sdapi.asking import Asked, table_of
 from webui.api.sdapi.fields import with_defaults
 from webui.api.sdapi.options import encoding_of

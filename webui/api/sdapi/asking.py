@@ -9,11 +9,11 @@ from typing import Any
 
 from modules.diffusion.names import resolve, split_sampler
 from modules.errors import UnknownName
-from modules.infotext.keys import AUTOMATIC
 from modules.jobs.protocol import GenerateSpec, Json, Origin, ScriptSpec
-from modules.options import flat_of, from_flat, options_of, to_flat
-from modules.params import CONTENTS, RESIZE_MODES, Chosen, GenerationParams, Init
-from modules.styles import StyleBook, apply
+from modules.metadata.infotext.keys import AUTOMATIC
+from modules.params.generation import CONTENTS, RESIZE_MODES, Chosen, GenerationParams, Init
+from modules.params.options import flat_of, from_flat, options_of, to_flat
+from modules.prompt.styles import StyleBook, apply
 from webui.api.sdapi.fields import IMG2IMG, TXT2IMG, Field, read_fields, with_defaults, without_effect
 from webui.api.sdapi.options import unheeded, values_from
 from webui.api.sdapi.pictures import decoded

@@ -11,18 +11,18 @@ from typing import Any
 from fastapi import APIRouter, Body, Request
 
 from modules.errors import UserError
-from modules.infotext import read
 from modules.jobs.protocol import ExtrasSpec, InputImage, Json, Origin
-from modules.metadata import read_metadata
-from modules.params import BY, TO, ExtrasParams
+from modules.metadata.image_text import read_metadata
+from modules.metadata.infotext import read
+from modules.params.generation import BY, TO, ExtrasParams
 from webui.api.sdapi.answers import ended
 from webui.api.sdapi.fields import READ, Field, read_fields, with_defaults
 from webui.api.sdapi.images import finished
 from webui.api.sdapi.pictures import decoded, encoded
 from webui.api.sdapi.progress import Tasks
 from webui.api.sdapi.route import Refusal
+from webui.security.auth import owner_of
 from webui.services import Services
-from webui.visitors import owner_of
 
 EXTRAS: Mapping[str, Field] = {
     field.name: field

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules.errors import UserError
-from modules.options import flat_of
-from modules.params import GenerationParams
+from modules.params.generation import GenerationParams
+from modules.params.options import flat_of
 
 READ = "read"
 """Of a field that is no parameter's value alone: `webui.api.sdapi.asking` and its callers read it."""

@@ -16,9 +16,9 @@ from webui.api.sdapi.answers import answer, ended, forget
 from webui.api.sdapi.asking import read_request
 from webui.api.sdapi.options import KNOWN, Options
 from webui.api.sdapi.progress import Tasks
-from webui.characters import WholeJSON
+from webui.security.auth import owner_of
+from webui.security.characters import WholeJSON
 from webui.services import JobView, Services
-from webui.visitors import owner_of
 
 
 async def finished(services: Services, owner: str, spec: JobSpec, tasks: Tasks, task: str = "") -> JobView:

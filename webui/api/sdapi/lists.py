@@ -13,12 +13,12 @@ from fastapi import APIRouter, Request
 from modules.diffusion.types import SamplerSpec
 from modules.jobs.protocol import Json
 from modules.pipeline.hires import LATENT_MODES
-from modules.styles import StyleBook
+from modules.prompt.styles import StyleBook
 from webui import API_ONLY
 from webui.api.sdapi.options import CHECKPOINT, Options, untitled
 from webui.api.sdapi.scripts import BOTH, titles, told
+from webui.security.auth import owner_of
 from webui.services import Services
-from webui.visitors import owner_of
 
 RHO = {"karras": 7.0, "polyexponential": 1.0}
 ASKS_MODEL = ("uniform", "sgm_uniform", "simple", "normal", "ddim", "beta")

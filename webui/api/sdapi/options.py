@@ -16,11 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from modules import atomic
 from modules.errors import OutputError, UserError
-from modules.metadata import Encoding
-from modules.options import flat_of
-from modules.params import GenerationParams
+from modules.metadata.image_text import Encoding
+from modules.params.generation import GenerationParams
+from modules.params.options import flat_of
+from modules.storage import atomic
 
 log = logging.getLogger(__name__)
 

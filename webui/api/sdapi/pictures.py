@@ -7,8 +7,8 @@ import binascii
 from pathlib import Path
 
 from modules.errors import ImageError
-from modules.images import open_header, open_image
-from modules.metadata import Encoding, encode, read_metadata
+from modules.imaging.files import open_header, open_image
+from modules.metadata.image_text import Encoding, encode, read_metadata
 from webui.api.sdapi.route import Refusal
 
 

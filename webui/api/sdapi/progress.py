@@ -12,8 +12,8 @@ from typing import Any
 from fastapi import APIRouter, Body, Request
 
 from modules.jobs.protocol import SCRIPT, Json, Origin
+from webui.security.auth import owner_of
 from webui.services import JobView, Services
-from webui.visitors import owner_of
 
 MOST = 200
 KEPT = 64

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from modules.errors import RepriseError
-from webui.characters import WholeJSON
+from webui.security.characters import WholeJSON
 
 log = logging.getLogger(__name__)
 

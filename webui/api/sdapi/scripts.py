@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from modules.errors import UserError
-from modules.extension import Host
-from modules.options import Option, flat_of, options_of
-from modules.params import GenerationParams
-from modules.script import NO_AXIS, ORDER_AXIS, SEARCH_AXIS, axis_names
+from modules.extension.host import Host
+from modules.extension.script import NO_AXIS, ORDER_AXIS, SEARCH_AXIS, axis_names
+from modules.params.generation import GenerationParams
+from modules.params.options import Option, flat_of, options_of
 from webui.api.sdapi.route import Refusal
 
 TXT2IMG, IMG2IMG = "txt2img", "img2img"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.jobs.protocol import Json
-from webui.characters import whole
+from webui.security.characters import whole
 
 HEARTBEAT_S = 15.0
 """So often a stream says something, lest a proxy takes it for dead."""

@@ -29,8 +29,8 @@ from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
 from webui.api.v1.events import PATH, last_id, stream, told_output
 from webui.api.v1.openapi import REQUEST, TAGS
+from webui.security.auth import owner_of
 from webui.services import JobView, Services
-from webui.visitors import owner_of
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     GENERATE: ("params", "pictures"),

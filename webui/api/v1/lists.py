@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 
 from modules.jobs.protocol import Json
 from webui.api.v1.openapi import TAGS
+from webui.security.auth import owner_of
 from webui.services import Services
-from webui.visitors import owner_of
 
 MOST = 500
 

@@ -11,8 +11,8 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse
 
 from modules.jobs.protocol import Json
-from modules.options import Option, nested_of, options_of
-from modules.params import ExtrasParams, GenerationParams
+from modules.params.generation import ExtrasParams, GenerationParams
+from modules.params.options import Option, nested_of, options_of
 
 
 class TAGS:

@@ -1,0 +1,265 @@
+"""What an extension sees: the tables of a `Host`. Built-in parts come in through the same door."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+from modules.diffusion.types import SamplerSpec, SchedulerSpec
+from modules.errors import UserError
+from modules.extension.manifest import NAME, Refused
+from modules.extension.modifier import ModifierSpec, in_order, key_of
+from modules.extension.script import Axis, ScriptSpec, axes_of_params
+from modules.params.generation import GenerationParams, Value
+from modules.params.options import Option, options_of
+from modules.prompt.tree import NetworkTag
+from modules.registry import Registry
+from modules.restoration.faces import FaceRestorer, FaceRestorerSpec
+from modules.restoration.upscale import UpscalerSpec
+
+T = TypeVar("T")
+
+
+class TabPage(Protocol):
+    """What ``TabSpec.build`` of an extension is given, within the tab."""
+
+    def form(self, cls: type, /) -> Any:
+        """A form of a frozen dataclass of ``option(...)`` fields. ``form.add(name)`` makes the control of one at this
+        place of the page, ``form.options`` names them."""
+
+    def params(self, **changes: Any) -> GenerationParams:
+        """A request of the default model's size, with ``changes``."""
+
+    def generate(self, form: Any, request: Callable[[Any], GenerationParams], *, label: str = "Generate") -> None:
+        """A button, and the place of the result: a click makes what ``request`` gives for the form's values, as a job
+        of whoever clicked. Raise `UserError` for what cannot be made."""
+
+
+@dataclass(frozen=True)
+class TabSpec:
+    """A tab of the page. ``build`` makes its components with what it is given: a `TabPage`."""
+
+    name: str
+    label: str
+    build: Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class RouteSpec:
+    """An HTTP route below ``/api/ext/NAME/``, behind the same guard as all others."""
+
+    path: str
+    """ "colours": small letters, digits, - and _."""
+    answer: Callable[[Mapping[str, Any], str], Any]
+    """``(values, owner) -> answer``, JSON both: the query's values, for POST the body's object; and whose request it
+    is. A `UserError` becomes its status and sentence."""
+    method: Literal["GET", "POST"] = "GET"
+
+
+@dataclass(frozen=True)
+class TagSpec:
+    """Tags in prompts, ``<name:...>``, which let a modifier take part."""
+
+    name: str
+    modifier: str
+    options: Callable[[Sequence[NetworkTag]], Mapping[str, Value]]
+    """The modifier's options, given all tags of that name in the prompt, in their order."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The extension that a host is filled by, and what it was allowed."""
+
+    name: str
+    version: str
+    folder: Path = Path()
+    permissions: frozenset[str] = frozenset()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Its part of the settings file."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """What the command line said, by the names of the manifest."""
+
+
+_PATH = re.compile(r"[a-z0-9_-]{1,60}")
+
+
+class Host:
+    """Filled once at start, then only read."""
+
+    def __init__(self, owner: Owner | None = None, reserved: Collection[str] = ()) -> None:
+        """``owner``: whose part this is; None: the program's own, which may add everything.
+        ``reserved``: labels that no modifier can have, because the generation text says something else by them."""
+        self.owner = owner
+        self.reserved = reserved
+        self.samplers: Registry[SamplerSpec] = Registry("sampler")
+        self.schedulers: Registry[SchedulerSpec] = Registry("schedule type", field="scheduler")
+        self.upscalers: Registry[UpscalerSpec] = Registry("upscaler")
+        self.face_restorers: Registry[FaceRestorerSpec] = Registry("face restorer")
+        self.absent_face_restorers: dict[str, str] = {}
+        """Those that would be there if their files were: by name, what is missing."""
+        self.tabs: Registry[TabSpec] = Registry("tab")
+        self.scripts: Registry[ScriptSpec] = Registry("script")
+        self.modifiers: Registry[ModifierSpec] = Registry("modifier", field="extensions")
+        self.tags: Registry[TagSpec] = Registry("tag")
+        self.settings: Registry[type] = Registry("group of settings")
+        self.routes: Registry[RouteSpec] = Registry("route")
+        self.assets: Registry[Path] = Registry("asset")
+        self.owners: dict[tuple[str, str], Owner] = {}
+        """Which extension added what, by table and name; what is not here is the program's own."""
+
+    def tables(self) -> dict[str, Registry[Any]]:
+        """By the words that stand in a manifest's permissions (`modules.extension.manifest.PERMISSIONS`)."""
+        return {
+            "sampler": self.samplers,
+            "scheduler": self.schedulers,
+            "upscaler": self.upscalers,
+            "face_restorer": self.face_restorers,
+            "tab": self.tabs,
+            "script": self.scripts,
+            "modifier": self.modifiers,
+            "tag": self.tags,
+            "setting": self.settings,
+            "route": self.routes,
+            "asset": self.assets,
+        }
+
+    # -- what register() calls
+
+    def add_sampler(self, spec: SamplerSpec) -> None:
+        self._add("sampler", spec.name, spec, spec.aliases)
+
+    def add_scheduler(self, spec: SchedulerSpec) -> None:
+        self._add("scheduler", spec.label, spec, (spec.name, *spec.aliases))
+
+    def add_upscaler(self, spec: UpscalerSpec) -> None:
+        self._add("upscaler", spec.name, spec, spec.aliases)
+
+    def add_face_restorer(self, name: str, restorer: FaceRestorer, files: tuple[tuple[str, Path], ...] = ()) -> None:
+        """``files``: what it reads, each after its role in a recipe."""
+        self._add("face_restorer", name, FaceRestorerSpec(name, restorer, files))
+
+    def face_restorer(self, name: str, *, field: str = "face_restorer") -> FaceRestorerSpec:
+        """The one called ``name``; raises a `UserError` that says which file is missing."""
+        if name in self.face_restorers:
+            return self.face_restorers.get(name)
+        if name in self.absent_face_restorers:
+            missing = self.absent_face_restorers[name]
+            raise UserError(f"{name} is not installed: {missing}", hint="put it there and start again", field=field)
+        error = self.face_restorers.unknown(name)
+        raise type(error)(error.message, hint=error.hint, field=field)
+
+    def add_tab(self, spec: TabSpec) -> None:
+        self._add("tab", spec.name, spec)
+
+    def add_modifier(self, spec: ModifierSpec) -> None:
+        if not NAME.fullmatch(spec.name):
+            raise Refused(f"the modifier name {spec.name!r} is not of small letters, digits and _", hint="rename it")
+        key = key_of(spec)
+        if len(key) < 2 or key in self.reserved:
+            raise Refused(f"the generation text cannot say {spec.label!r} of a modifier", hint="give it another label")
+        self._add("modifier", spec.name, spec)
+
+    def add_tag(self, spec: TagSpec) -> None:
+        self._add("tag", spec.name, spec)
+
+    def add_settings(self, cls: type[T]) -> T:
+        """Declare the extension's settings, a frozen dataclass of ``option(...)`` fields; gives what the owner of the
+        program chose. They are read when the extension is loaded, so a change holds from the next start on."""
+        owner = self.owner or Owner("", "")
+        self._add("setting", owner.name, cls)
+        good = {}
+        for name, declared in options_of(cast(Hashable, cls)).items():
+            try:
+                good[name] = declared.cast(owner.settings[name]) if name in owner.settings else declared.default
+            except UserError:
+                good[name] = declared.default
+        return cls(**good)
+
+    def add_route(self, spec: RouteSpec) -> None:
+        if not _PATH.fullmatch(spec.path):
+            raise Refused(f"the route {spec.path!r} is not of small letters, digits, - and _", hint="rename it")
+        self._add("route", f"{self.owner.name if self.owner else ''}/{spec.path} {spec.method}", spec)
+
+    def add_asset(self, file: str) -> None:
+        """A script or style sheet of the extension's folder, which goes onto the page."""
+        folder = self.owner.folder if self.owner else Path()
+        path = (folder / file).resolve()
+        if path.suffix not in (".js", ".css") or not path.is_relative_to(folder.resolve()) or not path.is_file():
+            raise Refused(f"the asset {file!r} is no .js or .css file of its folder", hint="check the name")
+        self._add("asset", f"{self.owner.name if self.owner else ''}/{file}", path)
+
+    def flag(self, name: str) -> str:
+        """What the command line says for a flag of the manifest."""
+        if self.owner is None or name not in self.owner.flags:
+            raise Refused(f"there is no flag {name!r} in its manifest", hint="declare it under [[flags]]")
+        return self.owner.flags[name]
+
+    def _add(self, kind: str, name: str, value: Any, aliases: Iterable[str] = ()) -> None:
+        if self.owner is not None:
+            if kind not in self.owner.permissions:
+                raise Refused(
+                    f"it adds a {kind}, which its manifest does not name",
+                    hint=f'write "{kind}" into permissions in extension.toml',
+                )
+            self.owners[kind, name] = self.owner
+        self.tables()[kind].add(name, value, aliases)
+
+    # -- what the program does with it
+
+    def take(self, part: Host) -> None:
+        """Add all of an extension's part, or nothing: a name that is taken already is `Refused`."""
+        tables, parts = self.tables(), part.tables()
+        for kind, table in parts.items():
+            for name in table.names():
+                if name in tables[kind]:
+                    owner = self.owners.get((kind, tables[kind].canonical(name)))
+                    whose = f"extension {owner.name}" if owner else "the program"
+                    raise Refused(f"it adds the {kind} {name!r}, which {whose} has already", hint="rename it")
+        for kind, table in parts.items():
+            tables[kind].take(table)
+        self.owners |= part.owners
+
+    def drop(self, extension: str) -> None:
+        """Take out all that an extension added."""
+        tables = self.tables()
+        for kind, name in [key for key, owner in self.owners.items() if owner.name == extension]:
+            tables[kind].remove(name)
+            del self.owners[kind, name]
+
+    def owner_of(self, kind: str, name: str) -> tuple[str, str] | None:
+        """Name and version of the extension that added it; None: it is the program's own."""
+        owner = self.owners.get((kind, name))
+        return (owner.name, owner.version) if owner else None
+
+    def version_of(self, kind: str, name: str) -> str:
+        """Of the extension that added it; empty: it is the program's own."""
+        owner = self.owners.get((kind, name))
+        return owner.version if owner else ""
+
+    def axes(self) -> dict[str, Axis]:
+        """Every declared option along which requests can differ, by label: those of a request, then those of
+        modifiers, as "Do twice: amount"."""
+        found = axes_of_params()
+        for spec in self.modifiers_in_order():
+            for name, option in options_of(cast(Hashable, spec.options)).items():
+                label = f"{spec.label}: {option.label[:1].lower()}{option.label[1:]}"
+                found[label] = Axis(label, option, _setter(spec, name, option))
+        return found
+
+    def modifiers_in_order(self) -> list[ModifierSpec]:
+        return in_order(self.modifiers)
+
+    def add_script(self, spec: ScriptSpec) -> None:
+        self._add("script", spec.name, spec, (spec.label,))
+
+
+def _setter(spec: ModifierSpec, name: str, option: Option) -> Callable[[GenerationParams, Any], GenerationParams]:
+    def changed(params: GenerationParams, value: Any) -> GenerationParams:
+        """With the modifier taking part, its other options as they are."""
+        options = {**params.extensions.get(spec.name, {}), name: option.cast(value)}
+        return params.changed(extensions=params.extensions.having(spec.name, spec.chosen(options)))
+
+    return changed

@@ -1,0 +1,306 @@
+"""The extensions of a folder: what they say of themselves, whether they are let in, and what became of each.
+
+A manifest is read and judged before anything is imported. What an extension adds is collected in a `Host` of its own
+and taken over whole, so that one that fails half-way leaves nothing behind. No torch here: the server loads the same
+folders as the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.util
+import json
+import logging
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, Literal
+
+from modules.bootstrap import installed, pins
+from modules.errors import NotFound, OutputError
+from modules.extension.host import Host, Owner
+from modules.extension.manifest import Manifest, Refused, check_requirements, folders_in, read_manifest
+from modules.storage import atomic
+
+log = logging.getLogger(__name__)
+
+State = Literal["loaded", "disabled", "refused", "broken", "left out"]
+PRIVATE = "reprise_extension_"
+"""Before the name under which an extension is imported, so that it can be no other module's."""
+MAX_STARTS = 2
+"""Starts in a row that did not come to an end; after these no extension is loaded."""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A folder and what became of it."""
+
+    name: str
+    folder: Path
+    state: State
+    manifest: Manifest | None = None
+    reason: str = ""
+    """One sentence on why it is not at work."""
+    traceback: str = ""
+    added: tuple[str, ...] = ()
+    """What it registered: "sampler My Euler"."""
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version if self.manifest else ""
+
+
+# --------------------------------------------------------------------------------------------------------- loading
+
+
+class Loader:
+    """Loads the extensions of one folder into a host, and knows what became of each."""
+
+    def __init__(
+        self,
+        folder: Path,
+        data_dir: Path,
+        root: Path,
+        *,
+        process: Literal["server", "worker", "command"],
+        name: str = "",
+        flags: Mapping[str, Mapping[str, str]] | None = None,
+    ):
+        """``root``: where requirements.txt lies. In the ``server`` an extension cannot import torch; starts of a
+        ``command`` are not counted. ``name``: of this worker among several, each of which counts its own starts.
+        ``flags``: what the command line said, by extension and name."""
+        self.folder = folder
+        self.host = Host()
+        self.extensions: dict[str, Extension] = {}
+        self.safe_mode = False
+        self._choices = data_dir / "extensions.json"
+        self._settings = data_dir / "settings.json"
+        self._starts = data_dir / "extensions" / f"{name or process}.json"
+        self._root = root
+        self._process = process
+        self._flags = flags or {}
+
+    def load_all(self, host: Host) -> None:
+        """Let in what can be. After `MAX_STARTS` starts that ended before `started` was called: nothing."""
+        self.host = host
+        before = self._last_start()
+        starts = before.get("starts", 0) if isinstance(before.get("starts"), int) else 0
+        self.safe_mode = starts >= MAX_STARTS and self._process != "command"
+        for place in folders_in(self.folder):
+            if self.safe_mode:
+                last = before.get("loading")
+                reason = f"the last {starts} starts did not come to an end" + (f", within {last}" if last else "")
+                self.extensions[place.name] = Extension(place.name, place, "left out", _manifest_or_none(place), reason)
+            else:
+                self._note_start(starts + 1, place.name)
+                self.extensions[place.name] = self._load(place)
+        self._note_start(0 if self.safe_mode else starts + 1, "")
+
+    def started(self) -> None:
+        """The start came to an end."""
+        if not self.safe_mode and self.extensions:
+            self._note_start(0, "")
+
+    def reload(self, name: str) -> Extension:
+        """Take out what the extension added, and import it anew."""
+        place = next((place for place in folders_in(self.folder) if place.name == name), None)
+        if place is None:
+            raise NotFound(f"no extension named {name!r}", hint="look into the folder", field="extension")
+        self.host.drop(name)
+        for module in [key for key in sys.modules if key == PRIVATE + name or key.startswith(f"{PRIVATE}{name}.")]:
+            del sys.modules[module]
+        self.extensions[name] = self._load(place)
+        return self.extensions[name]
+
+    def enable(self, name: str, enabled: bool) -> Extension:
+        """Kept for the next starts too, and done at once."""
+        try:
+            disabled = _disabled_in(_object_in(self._choices, mend=True)) - {name} | (set() if enabled else {name})
+            atomic.make_folder(self._choices.parent)
+            atomic.write(self._choices, json.dumps({"disabled": sorted(disabled)}, indent=1).encode())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OutputError(f"the choice could not be saved ({reason})", hint=atomic.way_out(error)) from error
+        return self.reload(name)
+
+    def disabled(self) -> set[str]:
+        """Those that are switched off; `OSError` where that cannot be known now."""
+        return _disabled_in(_object_in(self._choices))
+
+    def absent(self) -> dict[str, str]:
+        """Why each that is not at work is not, by name: what jobs that ask for it are told."""
+        words: dict[State, str] = {"disabled": "it is switched off", "broken": "it is broken"}
+        return {
+            one.name: one.reason or words.get(one.state, one.state)
+            for one in self.extensions.values()
+            if one.state != "loaded"
+        }
+
+    def _load(self, place: Path) -> Extension:
+        with _interrupts() as interrupted:
+            return self._let_in(place, interrupted)
+
+    def _let_in(self, place: Path, interrupted: Callable[[], bool]) -> Extension:
+        name, manifest = place.name, None
+        try:
+            manifest = read_manifest(place)
+            try:
+                off, owner = name in self.disabled(), self._owner(place, manifest)
+            except OSError as error:  # it may be switched off
+                log.warning("extension %s is left out: %s", name, error)
+                return Extension(name, place, "left out", manifest, _unread(error))
+            if off:
+                return Extension(name, place, "disabled", manifest, "it is switched off")
+            pinned = pins([self._root / "requirements.txt"])
+            check_requirements(manifest.requirements, pinned, installed(sys.path) if manifest.requirements else {})
+            part = Host(owner, self.host.reserved)
+            with _without_torch() if self._process == "server" else contextlib.nullcontext():
+                module = _imported(place)
+                module.register(part)
+            self.host.take(part)
+        except Refused as error:
+            log.warning("extension %s is refused: %s", name, error)
+            return Extension(name, place, "refused", manifest, str(error))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and interrupted():
+                raise
+            log.warning("extension %s is broken", name, exc_info=True)
+            return Extension(name, place, "broken", manifest, _sentence(error), _own_traceback(error))
+        added = tuple(f"{kind} {title}" for kind, title in part.owners)
+        log.info("extension %s %s: %s", name, manifest.version, ", ".join(added) or "nothing registered")
+        return Extension(name, place, "loaded", manifest, added=added)
+
+    def _owner(self, place: Path, manifest: Manifest) -> Owner:
+        settings = _object_in(self._settings).get(manifest.name)
+        said = self._flags.get(manifest.name, {})
+        flags = {name: said.get(name, declared.default) for name, declared in manifest.flags.items()}
+        settings = settings if isinstance(settings, dict) else {}
+        return Owner(manifest.name, manifest.version, place, manifest.permissions, settings, flags)
+
+    def _last_start(self) -> dict[str, Any]:
+        try:
+            return _object_in(self._starts)
+        except OSError as error:
+            log.warning("%s cannot be read: %s", self._starts, error)
+            return {}
+
+    def _note_start(self, starts: int, loading: str) -> None:
+        """What a start that ends here leaves behind."""
+        if self._process == "command":
+            return
+        with contextlib.suppress(OSError):
+            self._starts.parent.mkdir(parents=True, exist_ok=True)
+            self._starts.write_text(json.dumps({"starts": starts, "loading": loading}), encoding="utf-8")
+
+
+def _imported(place: Path) -> ModuleType:
+    init = place / "__init__.py"
+    if not init.exists():
+        raise Refused("it has no __init__.py", hint="write one with register(host)")
+    name = PRIVATE + place.name
+    spec = importlib.util.spec_from_file_location(name, init, submodule_search_locations=[str(place)])
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    importlib.invalidate_caches()
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    if not callable(getattr(module, "register", None)):
+        raise Refused("it has no function register", hint="write register(host) into its __init__.py")
+    return module
+
+
+class _NoTorch(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "torch":
+            raise ImportError("torch is not for the server process: import it within the hooks that need it")
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether a person has pressed Ctrl+C meanwhile: a KeyboardInterrupt without that is an extension's own."""
+    pressed: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        if callable(before):
+            before(number, frame)
+
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: False  # signals reach the main thread alone, and in a worker they are ignored
+        return
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """The server must not load torch, for an extension neither."""
+    finder = _NoTorch()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+def _manifest_or_none(place: Path) -> Manifest | None:
+    with contextlib.suppress(Refused):
+        return read_manifest(place)
+    return None
+
+
+def _object_in(path: Path, *, mend: bool = False) -> dict[str, Any]:
+    """The object in a file; none where there is no file, or where it holds none: ``mend`` then sets it aside.
+
+    `OSError` where the file cannot be read, which says nothing of what it holds.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        log.warning("%s is not understood: %s", path, error)
+        found = None
+    if isinstance(found, dict):
+        return found
+    if mend:
+        atomic.set_aside(path)
+    return {}
+
+
+def _disabled_in(choices: Mapping[str, Any]) -> set[str]:
+    found = choices.get("disabled")
+    return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
+
+
+def _unread(error: OSError) -> str:
+    name, reason = Path(str(error.filename or "a file")).name, error.strerror or str(error)
+    return f"{name} cannot be read ({reason}), so that it may be switched off; {atomic.way_out(error)}"
+
+
+def _sentence(error: BaseException) -> str:
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+def _own_traceback(error: BaseException) -> str:
+    """The traceback from the extension's own lines on."""
+    lines = traceback.TracebackException.from_exception(error)
+    ours = str(Path(__file__).parents[2] / "modules")
+    own = [frame for frame in lines.stack if not frame.filename.startswith((ours, "<frozen"))]
+    lines.stack = traceback.StackSummary.from_list(own)
+    return "".join(lines.format())

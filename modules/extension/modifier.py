@@ -1,0 +1,201 @@
+"""Modifiers: what extensions do to a generation. One is made for each request, from the options chosen in it.
+
+The declaration of its options alone gives a modifier its place in requests: controls, flags, keys in the generation
+text, axes of a grid. Here are the names under which they go there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from modules.diffusion.types import Denoiser, Guidance, Network
+from modules.errors import UserError
+from modules.params.generation import Chosen, GenerationParams, Value
+from modules.params.options import Option, options_of, read, values_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from modules.checkpoints.model import LatentDiffusion
+
+PREFIX = "ext."
+HOOKS = ("revise", "patch", "network", "guidance", "denoiser", "finish")
+
+
+class Modifier:
+    """What takes part in a generation: overrides one or more of these. It lives for one request."""
+
+    def revise(self, params: GenerationParams) -> GenerationParams:
+        """The request of one image, changed, before anything is decided: ``params.seed`` is that image's own. Called
+        once an image, on no model; the same ``params`` must give the same answer, or replay is lost."""
+        return params
+
+    def patch(self, model: LatentDiffusion) -> AbstractContextManager[object]:
+        """Change ``model`` (``model.unet``, ``model.vae``, ``model.text``) while a batch is made, and put back exactly
+        what was found."""
+        return nullcontext()
+
+    def network(self, network: Network) -> Network:
+        """``(x, sigma, cond) -> x0``: one evaluation of the model under one condition. Latents x (n, 4, h, w)."""
+        return network
+
+    def guidance(self, guidance: Guidance) -> Guidance:
+        """``(positive, negative, scale) -> x0``: how two answers become one, (n, 4, h, w) each."""
+        return guidance
+
+    def denoiser(self, denoiser: Denoiser) -> Denoiser:
+        """``(x, sigma, step) -> x0``: what a sampler calls, with its own step from 0."""
+        return denoiser
+
+    def finish(self, image: Image) -> Image:
+        """A finished picture, before it is saved."""
+        return image
+
+
+def overridden(modifier: Modifier) -> tuple[str, ...]:
+    """The hooks that a modifier has of its own."""
+    return tuple(name for name in HOOKS if getattr(type(modifier), name) is not getattr(Modifier, name))
+
+
+@dataclass(frozen=True)
+class ModifierSpec:
+    """A modifier, and all that there is to know of it before one is made."""
+
+    name: str
+    """In requests, recipes and flags: small letters, digits and _."""
+    label: str
+    """What people read on the page and in the generation text."""
+    options: type
+    """A frozen dataclass of ``option(...)`` fields."""
+    make: Callable[[Any], Modifier]
+    """Called with an instance of ``options`` for each request in which it takes part."""
+    order: int = 100
+    """Of those that take part the lowest comes first, and so stands nearest to the network; equal ones by name."""
+    help: str = ""
+    """One sentence beside the switch."""
+
+    def chosen(self, values: Mapping[str, Any]) -> dict[str, Value]:
+        """All options as JSON, those that ``values`` lacks at their defaults. Raises `UserError`."""
+        if foreign := sorted(values.keys() - options_of(cast(Hashable, self.options)).keys()):
+            known = ", ".join(options_of(cast(Hashable, self.options))) or "none"
+            raise UserError(
+                f"{self.label} has no option {foreign[0][:40]!r}",
+                hint=f"it has {known}",
+                field=f"extensions.{self.name}.{foreign[0][:40]}",
+            )
+        try:
+            return values_of(read(self.options, values))
+        except UserError as error:
+            field = f"extensions.{self.name}.{error.field}"
+            raise type(error)(f"{self.label}: {error.message}", hint=error.hint, field=field) from None
+
+    def made(self, values: Mapping[str, Any]) -> Modifier:
+        return self.make(read(self.options, values))
+
+
+def in_order(specs: Iterable[ModifierSpec]) -> list[ModifierSpec]:
+    """As they are applied: by their order, then by their name."""
+    return sorted(specs, key=lambda spec: (spec.order, spec.name))
+
+
+# ------------------------------------------------------------------------------- options beside those of a request
+
+
+def flat_of(spec: ModifierSpec) -> dict[str, Option]:
+    """Its options as they stand beside those of a request: ``ext.twice.amount``."""
+    declared = options_of(cast(Hashable, spec.options))
+    return {f"{PREFIX}{spec.name}.{name}": replace(option, name=name) for name, option in declared.items()}
+
+
+def from_flat(specs: Iterable[ModifierSpec], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """``{"ext.twice": True, "ext.twice.amount": 2}`` -> ``{"twice": {"amount": 2}}``.
+
+    One takes part as soon as one of its options is given, unless its switch ``ext.twice`` says otherwise.
+    """
+    found = {}
+    for spec in specs:
+        own = {name: values[flat] for flat in flat_of(spec) if flat in values for name in [flat.rpartition(".")[2]]}
+        if values.get(PREFIX + spec.name, bool(own)):
+            found[spec.name] = own
+    return found
+
+
+def to_flat(specs: Iterable[ModifierSpec], chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The inverse: a switch for each, and the options of those that take part."""
+    found: dict[str, Any] = {}
+    for spec in specs:
+        found[PREFIX + spec.name] = spec.name in chosen
+        found |= {f"{PREFIX}{spec.name}.{name}": value for name, value in chosen.get(spec.name, {}).items()}
+    return found
+
+
+# --------------------------------------------------------------------------------------------- the generation text
+
+_NO_KEY = re.compile(r"[^\w /-]+")
+_PLAIN = re.compile(r"[^\W_][\w .+-]*(?<! )")
+_SIZE = re.compile(r"\d+x\d+")
+
+
+def key_of(spec: ModifierSpec, option: Option | None = None) -> str:
+    """The key of an option in the generation text; without one that which says that the modifier took part.
+
+    >>> key_of(ModifierSpec("twice", "Do twice!", object, Modifier))
+    'Do twice'
+    """
+    words = f"{spec.label} {option.label.lower()}" if option else spec.label
+    return " ".join(_NO_KEY.sub(" ", words).split())
+
+
+def to_text(specs: Iterable[ModifierSpec], chosen: Chosen) -> dict[str, object]:
+    """Keys and values for the generation text: of each that takes part, and of its options that are not the default."""
+    found: dict[str, object] = {}
+    for spec in in_order(specs):
+        if spec.name in chosen:
+            found[key_of(spec)] = True
+            for name, option in options_of(cast(Hashable, spec.options)).items():
+                value = chosen[spec.name].get(name, option.default)
+                if value != option.default:
+                    found[key_of(spec, option)] = _told(value)
+    return found
+
+
+def from_text(
+    specs: Iterable[ModifierSpec], parsed: Mapping[str, Any], notes: list[str]
+) -> tuple[dict[str, dict[str, Value]], set[str]]:
+    """What a generation text says of them, and the keys that it says it with; what cannot be read is noted."""
+    found: dict[str, dict[str, Value]] = {}
+    keys: set[str] = set()
+    for spec in specs:
+        options = {key_of(spec, option): option for option in options_of(cast(Hashable, spec.options)).values()}
+        if key_of(spec) in parsed:
+            told = {}
+            for key, option in options.items():
+                if key in parsed:
+                    try:
+                        told[option.name] = option.cast(_read(parsed[key]))
+                    except UserError as error:
+                        notes.append(f"{spec.label}: {error.message}; the default stands for it")
+            found[spec.name] = spec.chosen(told)
+            keys |= {key_of(spec), *options}
+    return found, keys
+
+
+def _told(value: Value) -> object:
+    """Words and numbers as they are; what a reader could take for something else in brackets, as JSON."""
+    if isinstance(value, str) and (not _PLAIN.fullmatch(value) or _SIZE.fullmatch(value)):
+        return json.dumps([value], ensure_ascii=False)
+    return "[]" if value is None else value
+
+
+def _read(text: Any) -> Any:
+    if not (isinstance(text, str) and text.startswith("[")):
+        return text
+    try:
+        return next(iter(json.loads(text)), None)
+    except (ValueError, TypeError):
+        return text

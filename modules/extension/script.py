@@ -1,0 +1,149 @@
+"""Scripts: one request that becomes many, each a job of its own. X/Y/Z plots, prompt matrices and loopback are some.
+
+A script is a generator. It yields requests, gets back what each of them made, and in the end returns sheets:
+
+    def twice(params, options, context):
+        first, second = yield Turn([params, params.changed(steps=options.steps)])
+        return [Sheet(("as asked", "other steps"), ("",), ((first, second),))]
+
+What it does must follow from its arguments alone: after a restart of the server it is run again from the start, and the
+jobs that it had finished before are answered from the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modules.params.generation import GenerationParams
+from modules.params.options import Option, flat_of, from_flat, nested_of
+
+MOST_REQUESTS = 1000
+"""Of one script."""
+NO_AXIS, SEARCH_AXIS, ORDER_AXIS = "Nothing", "Prompt S/R", "Prompt order"
+"""Axes that are no option; A1111's names."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that a request of a script gave."""
+
+    path: str
+    infotext: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request gave: its pictures, or why there are none."""
+
+    made: tuple[Made, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Requests that need nothing of each other. The answers come in their order."""
+
+    requests: Sequence[GenerationParams]
+    of: int = 0
+    """How many requests the script will make in all, as far as it knows; 0: no more than these."""
+    names: Sequence[str] = ()
+    """What a person calls each of them, for the remark on one that failed."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Answers in a table: ``cells[row][column]``, with words above each column and before each row."""
+
+    columns: Sequence[str]
+    rows: Sequence[str]
+    cells: Sequence[Sequence[Answer]]
+    title: str = ""
+    legend: bool = True
+    margin: int = 0
+    """Pixels between the pictures."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What its generation text says of it: ``{"X Type": "Steps", ...}``."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A declared option along which requests can differ."""
+
+    label: str
+    option: Option
+    set: Callable[[GenerationParams, Any], GenerationParams]
+    """``(params, value) -> params``; the value is cast and judged. Raises `UserError`."""
+
+
+def axes_of_params() -> dict[str, Axis]:
+    """The options of a request by label; those within a group have its name before theirs. Pictures are none."""
+    found: dict[str, Axis] = {}
+    groups = nested_of(GenerationParams)
+    for name, option in flat_of(GenerationParams).items():
+        if name in ("image", "mask_image"):
+            continue
+        label = option.label
+        if label in found:  # "Denoising strength" of the start picture, and that of hires fix
+            group = next((g.label for g in groups.values() if g.prefix and name.startswith(g.prefix)), "")
+            label = f"{group}: {option.label[:1].lower()}{option.label[1:]}"
+        found[label] = Axis(label, option, _setter(name))
+    return found
+
+
+def axis_names(axes: Mapping[str, Axis]) -> tuple[str, ...]:
+    """All that an axis may be, for a choice."""
+    return (NO_AXIS, SEARCH_AXIS, ORDER_AXIS, *axes)
+
+
+def _setter(name: str) -> Callable[[GenerationParams, Any], GenerationParams]:
+    def changed(params: GenerationParams, value: Any) -> GenerationParams:
+        option = flat_of(GenerationParams)[name]
+        return GenerationParams.from_json(
+            _merged(params.to_json(), from_flat(GenerationParams, {name: option.cast(value)}))
+        )
+
+    return changed
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """``old`` with the values of ``new``, objects within merged likewise."""
+    inner = {
+        key: _merged(old[key], value)
+        for key, value in new.items()
+        if isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
+    }
+    return {**old, **new, **inner}
+
+
+@dataclass(frozen=True)
+class ScriptContext:
+    """What a script may ask for."""
+
+    axes: Callable[[], Mapping[str, Axis]]
+    """Every declared option by its label."""
+    choices: Callable[[str], Sequence[str]]
+    """The values in one of the host's tables: "samplers", "checkpoints"."""
+    keep: Callable[[Path], str]
+    """Puts a picture where requests can start from it, and gives its name there."""
+
+
+Steps = Generator[Turn, Sequence[Answer], Sequence[Sheet]]
+Run = Callable[[GenerationParams, Any, ScriptContext], Steps]
+"""``(params, options, context)``. Raises `UserError` where the options make no sense, before it yields."""
+
+
+@dataclass(frozen=True)
+class ScriptSpec:
+    """A script as the host lists it. ``options`` is a frozen dataclass of declared options: its controls."""
+
+    name: str
+    label: str
+    options: type
+    run: Run
+    help: str = ""
+    tabs: tuple[str, ...] = ("txt2img", "img2img", "inpaint")
+    """Where it is offered."""

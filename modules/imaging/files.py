@@ -1,0 +1,234 @@
+"""Pictures in and out, with Pillow alone: what we accept, what we write, grids."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
+
+from modules.errors import ImageError, NotFound
+from modules.imaging.containers import PNG_SIGNATURE, Exif, chunks, read_exif, unpack
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
+ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF, BMP and TIFF are accepted"
+MAX_PIXELS = 32_000_000
+MAX_BYTES = 512_000_000
+"""Of a file: so many pixels, of the widest kind, as they stand."""
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises on files that are not as they should be."""
+
+
+def open_image(source: bytes | Path) -> Image.Image:
+    """The picture in ``source``, upright, as RGB or, where something shows through, RGBA; the first of an animation.
+
+    The content decides what it is, never the name, and its size is known before anything is decoded.
+    """
+    image, orientation = _decoded(source)
+    image = _upright(image, orientation)
+    return _as_rgb(_to_srgb(image))
+
+
+def _decoded(source: bytes | Path) -> tuple[Image.Image, int]:
+    """The picture as it lies in the file, and EXIF's orientation."""
+    opened = unpacked(source)
+    load(opened.image)
+    return opened.image, opened.exif.orientation if opened.exif else _xmp_orientation(opened.image)
+
+
+def load(image: Image.Image) -> None:
+    """Decode the pixels, or raise an `ImageError`."""
+    try:
+        image.load()
+    except BROKEN as error:
+        raise ImageError("this picture is damaged or cut off", hint="send it again, or another copy") from error
+
+
+def frames(source: bytes | Path) -> int:
+    """How many pictures a file holds; `open_image` gives the first. GIF and TIFF are not counted beyond two."""
+    opened = unpacked(source)
+    if opened.image.format == "GIF":
+        return 1 + int(getattr(opened.image, "is_animated", False))
+    return 2 if opened.further else int(getattr(opened.image, "n_frames", 1))
+
+
+def open_header(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The picture with its texts and size, its pixels not yet decoded."""
+    return unpacked(source, formats).image
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A picture whose pixels are not yet decoded. The texts of a PNG are in ``image.info``, its EXIF is not."""
+
+    image: Image.Image
+    exif: Exif | None
+    further: bool
+
+
+def unpacked(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Opened:
+    """`open_header` with what else the file carries."""
+    try:
+        file = unpack(source if isinstance(source, bytes) else _file(source))
+        image = Image.open(io.BytesIO(file.pixels), formats=formats)
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {source!s}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(error) from error
+    except BROKEN as error:
+        raise ImageError("this is not a picture that can be read", hint=ACCEPTED) from error
+    _limit(image)
+    raw = image.info.pop("exif", None)
+    image.info.update(file.texts)
+    return Opened(image, file.exif or (read_exif(raw) if isinstance(raw, bytes) else None), file.further)
+
+
+def _file(path: Path) -> bytes:
+    if path.stat().st_size > MAX_BYTES:
+        raise ImageError(f"this file has more than {MAX_BYTES // 1_000_000} MB", hint="make the picture smaller first")
+    return path.read_bytes()
+
+
+def _limit(image: Image.Image) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError("this picture has no pixels", hint="send another one")
+    if width * height > MAX_PIXELS:
+        raise _too_large(f"{width} x {height}")
+
+
+def _too_large(what: object) -> ImageError:
+    log.info("picture refused: %s", what)
+    return ImageError(f"this picture has more than {MAX_PIXELS // 1_000_000} megapixels", hint="make it smaller first")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by EXIF's orientation."""
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation not in _TURNS or image.format == "TIFF":  # Pillow turns TIFF itself
+        return image
+    return image.transpose(_TURNS[orientation])
+
+
+_XMP = re.compile(r"""tiff:Orientation(?:="|>)([1-8])""")
+
+
+def _xmp_orientation(image: Image.Image) -> int:
+    """Where a file has no EXIF, XMP may say it."""
+    raw = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or ""
+    found = _XMP.search(raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw))
+    return int(found[1]) if found else 1
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Colours of a picture with a profile of its own as sRGB has them; a profile that cannot be used is left aside."""
+    data = image.info.get("icc_profile")
+    if not data or image.mode not in ("RGB", "RGBA", "L", "CMYK"):
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        if "sRGB" in ImageCms.getProfileDescription(profile):
+            return image  # a transform from sRGB to itself would still move some levels
+        colours = image.convert("RGB") if image.mode == "RGBA" else image
+        plain = ImageCms.profileToProfile(colours, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, *BROKEN) as error:
+        log.info("colour profile that cannot be used: %s", error)
+        return image
+    assert plain is not None
+    if image.mode == "RGBA":
+        plain.putalpha(image.getchannel("A"))
+    return plain
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion cuts off what is above 255
+        grey = np.asarray(image).clip(0, 65535) // 256
+        image = Image.fromarray(grey.astype(np.uint8))
+    if image.mode == "F":  # 0 to 1, or to 255
+        grey = np.nan_to_num(np.asarray(image))
+        image = Image.fromarray((grey * (255 if grey.max() <= 1 else 1)).clip(0, 255).astype(np.uint8))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+CARRIED = b"rpIn"
+"""A chunk of our own in a PNG, which others may copy and need not know: a whole PNG file that it was made from."""
+
+
+def png_bytes(image: Image.Image, texts: Mapping[str, str] | None = None, carried: Sequence[bytes] = ()) -> bytes:
+    """A PNG file with text chunks, tEXt, or iTXt where the text is not Latin-1, and with the files that it carries."""
+    info = PngInfo()
+    for file in carried:
+        info.add(CARRIED, file)
+    for key, text in (texts or {}).items():
+        name = key.encode("latin-1", "replace")[:79]  # what the standard allows
+        info.add_text(name, text.encode("utf-8", "replace").decode())  # a lone surrogate has no bytes
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def carried_in(data: bytes) -> list[bytes]:
+    """The files that a PNG carries; none for anything else."""
+    found = chunks(data) if data.startswith(PNG_SIGNATURE) else ()
+    return [data[start:end] for name, start, end in found if name == CARRIED]
+
+
+def preview_jpeg(image: Image.Image, quality: int = 80) -> bytes:
+    """A small file to look at."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def grid_rows(count: int, *, rows: int = -1, batch_size: int = 1, no_gaps: bool = False) -> int:
+    """How many rows a grid of ``count`` pictures has. ``rows`` -1: about as many as columns; 0: the batch size."""
+    if rows < 0:
+        rows = round(math.sqrt(count))
+        if no_gaps:
+            rows = next(n for n in range(math.isqrt(count), 0, -1) if count % n == 0)
+    return min(rows or batch_size, count)
+
+
+def grid(images: Sequence[Image.Image], rows: int) -> Image.Image:
+    """The pictures in ``rows`` rows, row by row, on white. Cells are as large as the largest picture."""
+    columns = math.ceil(len(images) / rows)
+    width, height = (max(image.size[side] for image in images) for side in (0, 1))
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
+    return sheet

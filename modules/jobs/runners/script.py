@@ -1,0 +1,274 @@
+"""A script's job: it takes no worker but submits jobs of its own, waits for them, and draws what came of them.
+
+The jobs within are named by the script's job and their number, so that a script which is run again after a restart
+finds those that had ended before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from PIL import Image
+
+from modules.errors import Cancelled, QueueFull, RepriseError, UserError
+from modules.extension.host import Host
+from modules.extension.script import MOST_REQUESTS, Answer, Made, ScriptContext, ScriptSpec, Sheet, Steps, Turn
+from modules.gallery.outputs import Gallery
+from modules.imaging.image_grid import table
+from modules.jobs.events import Event
+from modules.jobs.executors.process import CancelFlag, OnEvent, Stopped
+from modules.jobs.protocol import GenerateSpec, ImageEvent, Json, NoteEvent, Origin, Outcome, SavedImage, Step
+from modules.jobs.protocol import ScriptSpec as JobSpec
+from modules.jobs.store import DONE, FAILED, Job
+from modules.jobs.submit import Queue, generation, submit
+from modules.metadata.infotext import quote
+from modules.params.generation import GenerationParams
+from modules.params.options import read
+from modules.pipeline.plan import check
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 3
+"""So many jobs of one script wait or run at once: the queue stays free for its owner's other wishes."""
+POLL_S = 0.1
+LOOK_S = 1.0
+"""How often the database is asked of a job of which nothing was heard."""
+MAX_CELL = 512
+"""Sides of a picture in a sheet of more than `MANY` cells."""
+MANY = 16
+
+
+class Jobs(Queue, Protocol):
+    """The part of the queue that a script uses."""
+
+    def get(self, job_id: str, owner: str | None = None) -> Job: ...
+    def cancel(self, owner: str | None, job_id: str) -> Job: ...
+    def heard(self, job_id: str, after: int) -> list[Event]: ...
+
+
+@dataclass(frozen=True)
+class Scripts:
+    """Runs scripts of ``host``. One object for all; a run's own state is in `_Running`."""
+
+    host: Host
+    gallery: Gallery
+    context: ScriptContext
+
+    def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int:
+        """How many requests the script will make, as far as it can be told; raises `UserError` for bad options."""
+        spec = self.host.scripts.get(name)
+        steps = self._steps(spec, options, params)
+        try:
+            turn = next(steps)
+        except StopIteration:
+            return 0
+        finally:
+            steps.close()
+        for request in turn.requests:
+            check(request, self.host)
+        return max(turn.of, len(turn.requests))
+
+    def __call__(self, job: Job, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent) -> Json:
+        """The job's output. `Stopped` with what there is, when its owner stops it."""
+        asked = JobSpec.from_json(job.spec)
+        spec = self.host.scripts.get(asked.name)
+        running = _Running(job, asked.origin, self.host, jobs, cancel, on_event)
+        begin = time.monotonic()
+        try:
+            sheets = self._played(self._steps(spec, asked.options, asked.params), running)
+            drawn = [self._drawn(job, spec, sheet, asked.params) for sheet in sheets]
+        except Cancelled:
+            raise Stopped(running.outcome().to_json()) from None
+        for picture, _ in drawn:
+            on_event(ImageEvent(picture).to_json())
+        outcome = running.outcome()
+        return replace(
+            outcome,
+            images=(*(picture for picture, _ in drawn), *outcome.images),
+            sheets=tuple(matrix for _, matrix in drawn),
+            seconds=time.monotonic() - begin,
+        ).to_json()
+
+    def _steps(self, spec: ScriptSpec, options: Mapping[str, Any], params: GenerationParams) -> Steps:
+        return spec.run(params, read(spec.options, options), self.context)
+
+    def _played(self, steps: Steps, running: _Running) -> Sequence[Sheet]:
+        try:
+            turn = next(steps)
+            while True:
+                turn = steps.send(running.answers(turn))
+        except StopIteration as end:
+            return end.value or ()
+        finally:
+            steps.close()
+
+    def _drawn(self, job: Job, spec: ScriptSpec, sheet: Sheet, params: GenerationParams) -> tuple[SavedImage, Json]:
+        """A sheet's picture, saved, and the same as data: paths in rows and columns, for the page."""
+        words = (sheet.columns, sheet.rows) if sheet.legend else ((), ())
+        cells = [[_picture(answer, sheet) for answer in row] for row in sheet.cells]
+        picture = table(cells, *words, title=sheet.title, margin=sheet.margin)
+        first = next((made for row in sheet.cells for answer in row for made in answer.made), None)
+        facts = ", ".join(f"{key}: {quote(text)}" for key, text in {"Script": spec.label, **sheet.facts}.items())
+        infotext = f"{first.infotext}, {facts}" if first else facts
+        folder = ("img2img" if params.init else "txt2img") + "-grids"
+        saved = self.gallery.save(picture, folder=folder, infotext=infotext, job=job.id)
+        image = SavedImage(str(saved.path), infotext, *picture.size, first.seed if first else None)
+        matrix = {
+            "title": sheet.title,
+            "columns": list(sheet.columns),
+            "rows": list(sheet.rows),
+            "cells": [[_told(answer) for answer in row] for row in sheet.cells],
+        }
+        return image, matrix
+
+
+class _Running:
+    """One run: the jobs it has submitted, what they made, and what is told of it."""
+
+    def __init__(self, job: Job, origin: Origin, host: Host, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent):
+        self._job = job
+        self._origin = Origin(tab=origin.tab or "txt2img", script=job.id)
+        self._host = host
+        self._jobs = jobs
+        self._cancel = cancel
+        self._on_event = on_event
+        self._made: list[SavedImage] = []
+        self._notes = list(origin.notes)
+        self._asked = 0
+        self._ended = 0
+        self._of = 0
+        self._begin = time.monotonic()
+
+    def outcome(self) -> Outcome:
+        return Outcome(tuple(self._made), tuple(self._notes))
+
+    def answers(self, turn: Turn) -> Sequence[Answer]:
+        """What the requests of one turn made. A few at a time wait in the queue or run."""
+        first, self._asked = self._asked, self._asked + len(turn.requests)
+        self._of = max(self._of, turn.of, self._asked)
+        if self._asked > MOST_REQUESTS:
+            raise RepriseError(f"the script asks for more than {MOST_REQUESTS} requests", hint="ask for fewer values")
+        found: dict[int, Answer] = {}
+        waiting: dict[int, _Child] = {}
+        rest = list(enumerate(turn.requests))
+        try:
+            while rest or waiting:
+                if self._cancel.is_set():
+                    raise Cancelled
+                found |= self._fill(waiting, rest, first, turn.names)
+                for number, child in list(waiting.items()):
+                    for event in child.news():
+                        self._tell(event)
+                    if (ended := child.ended()) is not None:
+                        del waiting[number]
+                        found[number] = self._answer(ended, turn.names[number] if turn.names else "")
+                if waiting:
+                    time.sleep(POLL_S)
+        except BaseException:
+            for child in waiting.values():
+                child.stop()
+            raise
+        return [found[number] for number in range(len(turn.requests))]
+
+    def _fill(
+        self,
+        waiting: dict[int, _Child],
+        rest: list[tuple[int, GenerationParams]],
+        first: int,
+        names: Sequence[str],
+    ) -> dict[int, Answer]:
+        """Submit as many as may wait; the answers of those that cannot be done."""
+        refused: dict[int, Answer] = {}
+        while rest and len(waiting) < AHEAD:
+            number, params = rest[0]
+            name = hashlib.sha256(f"{self._job.id} {first + number}".encode()).hexdigest()[:32]
+            try:
+                spec = generation(GenerateSpec(params, origin=self._origin), self._host, absent=True)
+                waiting[number] = _Child(self._jobs, submit(self._jobs, self._job.owner, spec, name))
+            except QueueFull:
+                if not waiting:
+                    time.sleep(LOOK_S)
+                break
+            except UserError as error:
+                self._ended += 1
+                self._fail(names[number] if names else "", str(error))
+                refused[number] = Answer((), str(error))
+            del rest[0]
+        return refused
+
+    def _answer(self, job: Job, name: str) -> Answer:
+        self._ended += 1
+        images = Outcome.from_json(job.output or {}).images
+        for image in images:
+            self._made.append(image)
+            self._on_event(ImageEvent(image).to_json())
+        error = "" if job.state == DONE else str((job.error or {}).get("detail") or "it was stopped")
+        if job.state == FAILED or (error and not images):
+            self._fail(name, error)
+        return Answer(tuple(Made(image.path, image.infotext, image.seed or 0) for image in images), error)
+
+    def _fail(self, name: str, error: str) -> None:
+        note = f"{name or f'request {self._ended}'} failed: {error}"
+        self._notes.append(note)
+        self._on_event(NoteEvent(note).to_json())
+
+    def _tell(self, event: Event) -> None:
+        """A step of one of the jobs as a step of the script: its requests count as pictures."""
+        if event["type"] != "step":
+            return
+        step = Step.from_json(event)
+        done = self._ended + step.step / max(step.steps, 1)
+        left = (time.monotonic() - self._begin) / done * (self._of - done) if done else None
+        self._on_event(replace(step, image=self._ended + 1, images=self._of, eta_s=left).to_json())
+
+
+class _Child:
+    """A job within, and how far its events were read."""
+
+    def __init__(self, jobs: Jobs, job: Job):
+        self._jobs = jobs
+        self._job = job
+        self._seen = 0
+        self._look_at = 0.0
+
+    def news(self) -> list[Event]:
+        events = self._jobs.heard(self._job.id, self._seen)
+        if events:
+            self._seen = events[-1]["seq"]
+            self._look_at = 0.0
+        return events
+
+    def ended(self) -> Job | None:
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            self._job = self._jobs.get(self._job.id)
+        return self._job if self._job.is_finished else None
+
+    def stop(self) -> None:
+        try:
+            self._jobs.cancel(self._job.owner, self._job.id)
+        except RepriseError as error:
+            logger.warning("a job of a script could not be stopped: %s", error)
+
+
+def _picture(answer: Answer, sheet: Sheet) -> Image.Image | None:
+    """The first picture of a cell; small where there are many cells."""
+    if not answer.made:
+        return None
+    with Image.open(answer.made[0].path) as image:
+        image.load()
+        picture = image.convert("RGB")
+    if sum(map(len, sheet.cells)) > MANY:
+        picture.thumbnail((MAX_CELL, MAX_CELL))
+    return picture
+
+
+def _told(answer: Answer) -> Json:
+    made = answer.made[0] if answer.made else None
+    return {"path": made.path if made else "", "infotext": made.infotext if made else "", "error": answer.error}

@@ -1,0 +1,190 @@
+"""In whose hands the worker is: so that a crash, a hang or an error within an extension's hook is laid at its door.
+
+Who is at work stands in a small file before a hook begins. It survives the process, whatever ends it; the next worker
+reads it, and does the job that was in hand without that extension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.jobs.protocol import Json
+from modules.jobs.worker import Emit, Runner, Wishes
+from modules.pipeline.hooks import HookFailed
+from modules.storage import atomic
+
+log = logging.getLogger(__name__)
+
+LIMIT_S = 60.0
+"""Of an extension's own time within one call of a hook. No hook of a picture that a person waits for takes longer."""
+SLOW_EXIT = 75
+_SIZE = 512
+_JOBS_KEPT = 20
+_REASON, _TRACE = 500, 20_000
+"""The most characters of a failure that are kept."""
+
+
+@dataclass
+class _Frame:
+    name: str
+    """Empty: the engine."""
+    hook: str
+    since: float
+    spent: float = 0.0
+
+
+class HookWatch:
+    """`modules.pipeline.hooks.Watch` for the worker of that name: keeps the marker, the clock and the list of failures.
+
+    Each worker has a marker of its own, and all have one list.
+    """
+
+    def __init__(self, folder: Path, worker: str = "worker", *, limit_s: float = LIMIT_S):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._failures = folder / "failures.json"
+        self._unwritten: list[tuple[str, Json, str]] = []  # name, failure, job
+        self._quitting: Callable[[], bool] = lambda: False
+        self._over = False  # the process ends, through no fault of whoever is at work
+        self._limit_s = limit_s
+        self._job = ""
+        self._frames: list[_Frame] = []
+        self._lock = threading.Lock()
+        self._file = os.open(folder / f"{worker}.hook", os.O_RDWR | os.O_CREAT, 0o600)
+        self._bury()
+        threading.Thread(target=self._look, name="extension watch", daemon=True).start()
+
+    def watched(self, runner: Runner) -> Runner:
+        """``runner``, whose jobs are known by name here while they run."""
+
+        def run(job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Json:
+            self._job, self._quitting = job_id, wishes.quitting
+            try:
+                return runner(job_id, spec, emit, wishes)
+            finally:
+                self._job = ""
+
+        return run
+
+    def enter(self, name: str, hook: str) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if self._frames:
+                self._frames[-1].spent += now - self._frames[-1].since
+            self._frames.append(_Frame(name, hook, now))
+        self._mark()
+
+    def leave(self) -> None:
+        with self._lock:
+            self._frames.pop()
+            if self._frames:
+                self._frames[-1].since = time.monotonic()
+        self._mark()
+
+    def failed(self, failure: HookFailed) -> None:
+        self._record(failure.name, failure.hook, failure.reason, "".join(traceback.format_exception(failure.error)))
+
+    def fallen(self) -> Mapping[str, str]:
+        """Those within which the job in hand ended a worker before, and how."""
+        if not self._job:
+            return {}
+        found = [(name, one, one["jobs"]) for name, one in read_failures(self._failures).items()]
+        found += [(name, one, [job]) for name, one, job in self._unwritten]
+        return {
+            name: f"it ended the worker in {one['hook']} ({one['reason']})"
+            for name, one, jobs in found
+            if self._job in jobs
+        }
+
+    def _mark(self) -> None:
+        with self._lock:
+            top = self._frames[-1] if self._frames and not self._over else None
+            told = {"job": self._job, "name": top.name, "hook": top.hook} if top and top.name else None
+            os.pwrite(self._file, json.dumps(told).encode().ljust(_SIZE)[:_SIZE] if told else b" " * _SIZE, 0)
+
+    def _bury(self) -> None:
+        """What the last worker was at when it ended, if it was within a hook."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = json.loads(os.pread(self._file, _SIZE, 0))
+            log.warning("extension %s ended the last worker in %s", found["name"], found["hook"])
+            self._record(found["name"], found["hook"], "the process ended", "", found["job"])
+        self._mark()
+
+    def _look(self) -> None:
+        """End a process that does not come back from an extension: nothing else stops code that is not Python."""
+        while True:
+            time.sleep(min(1.0, self._limit_s / 4))
+            if self._quitting():  # the server is gone: who happens to be at work now did not end this process
+                self._over = True
+                self._mark()
+                return
+            with self._lock:
+                top = self._frames[-1] if self._frames else None
+                if not top or not top.name or top.spent + time.monotonic() - top.since < self._limit_s:
+                    continue
+            log.error("extension %s does not come back from %s; the worker is started anew", top.name, top.hook)
+            reason = f"it took longer than {self._limit_s:g} s"
+            self._record(top.name, top.hook, reason, _stack_of_main(), self._job)
+            os.pwrite(self._file, b" " * _SIZE, 0)
+            os._exit(SLOW_EXIT)
+
+    def _record(self, name: str, hook: str, reason: str, trace: str, job: str = "") -> None:
+        """Keep a failure; as long as the file cannot be read or written, in this process alone."""
+        one = {"hook": hook, "reason": reason[:_REASON], "traceback": trace[-_TRACE:], "when": time.time()}
+        self._unwritten.append((name, one, job))
+        try:
+            with atomic.exclusive(self._failures):
+                failures = _failures_in(self._failures)
+                for name, one, job in self._unwritten:
+                    jobs = [*failures.get(name, {}).get("jobs", ()), *([job] if job else [])][-_JOBS_KEPT:]
+                    failures[name] = {**one, "jobs": jobs}
+                atomic.write(self._failures, json.dumps(failures).encode())
+        except OSError as error:
+            log.warning("what went wrong in extension %s cannot be kept in %s: %s", name, self._failures, error)
+        else:
+            self._unwritten.clear()
+
+
+def read_failures(path: Path) -> dict[str, Json]:
+    """The last failure of each extension in the worker: ``hook``, ``reason``, ``traceback``, ``when``, ``jobs``."""
+    try:
+        return _judged(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return {}
+
+
+def _failures_in(path: Path) -> dict[str, Json]:
+    """The same for whoever will replace the file: a bad one is set aside, `OSError` where it cannot be read."""
+    try:
+        return _judged(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        atomic.set_aside(path)
+        return {}
+
+
+def _judged(found: object) -> dict[str, Json]:
+    good = found.items() if isinstance(found, dict) else ()
+    return {
+        name: one
+        for name, one in good
+        if isinstance(one, dict) and {"hook", "reason", "jobs"} <= one.keys() and isinstance(one["jobs"], list)
+    }
+
+
+def _stack_of_main() -> str:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return "".join(traceback.format_stack(frame)) if frame else ""

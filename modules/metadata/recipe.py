@@ -1,0 +1,168 @@
+"""The record of one picture: all that is needed to make it again, and the proof that it is the same.
+
+Canonical JSON: sorted keys, ASCII, no blanks, every number with all its digits. Equal recipes are equal bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any
+
+from PIL import Image
+
+from modules.errors import UserError
+from modules.params.generation import GenerationParams
+from modules.params.options import options_of
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, order=True)
+class File:
+    """A file that the picture depends on, known by its content."""
+
+    role: str
+    """ "checkpoint", "refiner", "hires checkpoint", "vae", "embedding", "image", "mask"."""
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class UsedExtension:
+    """An extension that had part in the picture, or should have had."""
+
+    name: str
+    version: str
+    options: Mapping[str, Any] | None = None
+    """None: it gave the sampler or the like that the request names."""
+    changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What it made of the request, by the names of the parameters."""
+    failed: str = ""
+    """Why it had no part, where it was asked for."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One picture: what was asked, and from ``files`` on the facts of the run that made it."""
+
+    request: GenerationParams
+    """As submitted, seeds fixed."""
+    index: int
+    """Number of the picture within the request, from 0."""
+    seed: int
+    subseed: int
+    files: tuple[File, ...]
+    program: str
+    """ "Reprise 0.1.0"."""
+    torch: str
+    """ "2.13.0+cpu"."""
+    device: str
+    """ "cpu", "cuda"."""
+    dtype: str
+    """Of the networks: "float32", "bfloat16", "float16"."""
+    kernels: str
+    """ "exact" or "fast": whether a picture may depend on its company in the batch."""
+    pixels: str
+    """`pixel_hash` of the picture."""
+    processor: str = ""
+    """ "AVX512 with AMX, 8 threads", "NVIDIA H200"; empty in recipes of before it was recorded."""
+    skipped: int = 0
+    """Steps after which the picture was made from what there was, on its owner's wish; 0: it was finished."""
+    extensions: tuple[UsedExtension, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The stored pictures that it was made from, by SHA-256."""
+        return tuple(file.sha256 for file in self.files if file.role in ("image", "mask"))
+
+    def to_json(self) -> dict[str, Any]:
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if not self.skipped:
+            del plain["skipped"]
+        files = [dataclasses.asdict(file) for file in sorted(self.files)]
+        plain |= {"schema": SCHEMA, "request": self.request.to_json(), "files": files}
+        used = [dataclasses.asdict(one) for one in self.extensions]
+        # Left out where there are none: such recipes are those of before there were extensions.
+        return plain | {"extensions": used} if used else {k: v for k, v in plain.items() if k != "extensions"}
+
+    def __str__(self) -> str:
+        return canonical(self.to_json())
+
+
+def canonical(value: Any) -> str:
+    """
+    >>> canonical({"b": 0.1, "a": "é"})
+    '{"a":"\\\\u00e9","b":0.1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def read(text: str) -> Recipe:
+    """The recipe in a picture's `recipe` chunk."""
+    try:
+        values = json.loads(text)
+        schema = values.pop("schema")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable() from error
+    if schema != SCHEMA:
+        raise UserError(
+            f"this recipe has schema {str(schema)[:20]} and this version reads schema {SCHEMA}",
+            hint="use the version that made the picture, or a newer one",
+            field="recipe",
+        )
+    try:
+        _check_names(values)
+        # Before 0.2 there was one eta for all samplers, and the kernels were not chosen.
+        older = {"eta_ddim": values["request"].get("eta"), "kernels": values["kernels"]}
+        values["request"] = GenerationParams.from_json({**older, **values["request"]})
+        seeds = options_of(GenerationParams)["seed"]
+        # As text too: what JavaScript rewrites keeps whole numbers only up to 2^53.
+        values |= {name: seeds.cast(values[name]) for name in ("seed", "subseed") if isinstance(values[name], str)}
+        values["files"] = tuple(File(**file) for file in values["files"])
+        values["extensions"] = tuple(UsedExtension(**used) for used in values.get("extensions", ()))
+        recipe = Recipe(**values)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise _unreadable() from error
+    _check(recipe)
+    return recipe
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    """A parameter that we do not know would be left out in silence, and with it what made the picture."""
+    foreign = sorted(values["request"].keys() - {field.name for field in dataclasses.fields(GenerationParams)})
+    if foreign:
+        raise UserError(
+            f"this recipe asks for {', '.join(foreign)[:60]}, which this version does not know",
+            hint="use the version that made the picture, or a newer one",
+            field="recipe",
+        )
+
+
+def _check(recipe: Recipe) -> None:
+    if not 0 <= recipe.index < recipe.request.images:
+        raise _unreadable()
+    if not any(file.role == "checkpoint" for file in recipe.files):
+        raise _unreadable()
+    parts: tuple[Recipe | File | UsedExtension, ...] = (recipe, *recipe.files, *recipe.extensions)
+    maps = [(one.options, one.changed) for one in recipe.extensions]
+    if not all(isinstance(options, (dict, NoneType)) and isinstance(changed, dict) for options, changed in maps):
+        raise _unreadable()
+    for part in parts:
+        for field in dataclasses.fields(part):
+            wanted = {"str": str, "int": int}.get(str(field.type))
+            if wanted and type(getattr(part, field.name)) is not wanted:
+                raise _unreadable()
+
+
+def _unreadable() -> UserError:
+    return UserError("this is not a recipe that can be read", hint="paste the generation text instead", field="recipe")
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """SHA-256 of the pixels row by row, in hex: what ``Image.open(file).tobytes()`` gives, whatever the file format."""
+    return hashlib.sha256(image.tobytes()).hexdigest()

@@ -1,0 +1,360 @@
+"""Text -> tensors per step: the schedule of a prompt through tokenizers and text encoders."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modules.diffusion.types import Cond
+from modules.nn.text import Inserted, TextStates
+from modules.nn.unet import timestep_embedding
+from modules.params.profile import A1111, Profile
+from modules.prompt.chunks import EMPTY, Chunk, Embeddings, Emphasis, Mark, chunk
+from modules.prompt.parse import parse
+from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
+from modules.prompt.tokens import END, Tokenizer
+from modules.prompt.tree import Part as PromptPart
+from modules.prompt.tree import Prompt
+
+Encode = Callable[[Tensor, Sequence[Inserted]], TextStates]
+"""Ids (b, 77) and the vectors to insert -> states (b, 77, width), clip skip and final norm included, and pooled."""
+MakeVector = Callable[[Tensor, bool], Tensor]
+"""Pooled text (1, width), and whether it is the negative prompt's -> the UNet's vector (1, wider)."""
+
+_ROWS = 16
+"""Chunks that go through the encoder together: enough to keep it busy, few enough for a small card."""
+_HEAVIEST = 1e6
+"""Larger weights, from hundreds of nested brackets, would overflow float32."""
+
+
+class Embedding(Protocol):
+    """A textual inversion: ``count`` vectors for a name, read when a text needs them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def read(self) -> NDArray[np.float32]:
+        """(count, width), in the width of the text encoder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One of a model's text encoders as a `TextConditioner` asks it. What several say stands side by side."""
+
+    encode: Encode
+    tokenizer: Tokenizer
+    zero_padding: bool = False
+    """Ids behind the end are 0 (SD2 and bigG)."""
+    columns: tuple[int, int] | None = None
+    """From where to where an embedding's vectors are its own; None: all of them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the texts that AND joins, or a negative prompt: which condition holds at which network call."""
+
+    weight: float
+    segments: tuple[Segment, ...]
+    conds: tuple[Cond, ...]
+    """One per segment; equal texts share one object. Contexts are (1, 77 chunks, width)."""
+    profile: Profile
+
+    def at(self, call: int, step: int | None = None) -> Cond:
+        """The condition for the network's call number ``call`` of this pass, from 0; ``step`` is the sampler's.
+
+        A1111 counts calls, the exact profile steps: they differ for samplers that call twice a step.
+        """
+        counted = call if self.profile.double_steps or step is None else step
+        return self.conds[entry_at(self.segments, counted, self.profile)]
+
+
+class TextCache:
+    """Encoded texts by content, the least recently used let go. One for all jobs; its key holds what the texts met."""
+
+    def __init__(self, max_bytes: int = 64 * 2**20):
+        self._max_bytes = max_bytes
+        self._size = 0
+        self._entries: OrderedDict[Hashable, tuple[tuple[TextStates, ...], object]] = OrderedDict()
+
+    def get(self, key: Hashable) -> tuple[TextStates, ...] | None:
+        if key not in self._entries:
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
+
+    def put(self, key: Hashable, states: tuple[TextStates, ...], keep: object = None) -> None:
+        """``keep``: objects whose ids are in the key, held so that no others can take those ids."""
+        self._entries[key] = states, keep
+        self._size += _bytes(states)
+        while self._size > self._max_bytes:
+            _, (dropped, _) = self._entries.popitem(last=False)
+            self._size -= _bytes(dropped)
+
+
+class TextConditioner:
+    """Encodes prompts for one model. ``scope`` names everything that changes what the encoders answer (checkpoint hash,
+    clip skip, networks at work on them); with a ``cache`` it must be complete.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[Encoder],
+        *,
+        embeddings: Sequence[Embedding] = (),
+        emphasis: Emphasis = "Original",
+        backtrack: int = 20,
+        profile: Profile = A1111,
+        cache: TextCache | None = None,
+        scope: Hashable = None,
+        vector: MakeVector | None = None,
+    ):
+        """``vector``: of models whose UNet is told the pooled text and sizes. To them a negative prompt that is empty
+        throughout is zeros, as their authors trained them.
+        """
+        self._named = {embedding.name: embedding for embedding in embeddings}
+        lengths = [(embedding.name, embedding.count) for embedding in embeddings]
+        self._encoders = [(encoder, Embeddings(encoder.tokenizer, lengths)) for encoder in encoders]
+        self._emphasis: Emphasis = emphasis
+        self._backtrack = backtrack
+        self._vector = vector
+        self._profile = profile
+        self._cache = cache if cache is not None else TextCache()
+        known = frozenset(map(id, embeddings))
+        self._scope = (scope, emphasis, backtrack, profile.batch_mean, known)
+
+    def prompt(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
+        """The AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
+
+        Parts of different length are made equal by repeating the last token's state of the shorter.
+        """
+        tree = parse(prompt, comments=comments).tree if isinstance(prompt, str) else prompt
+        parts = []
+        for part in tree.parts:
+            segments = _segments(part, run)
+            conds = self._conds(self._states(segments), negative=False)
+            parts.append(Part(part.weight, segments, conds, self._profile))
+        return equal_lengths(parts)
+
+    def negative(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> Part:
+        """A negative prompt over a run: AND and network tags are text in it."""
+        tree = parse(prompt, negative=True, comments=comments).tree if isinstance(prompt, str) else prompt
+        (part,) = tree.parts
+        segments = _segments(part, run)
+        states = self._states(segments)
+        if self._vector and not any(segment.text for segment in segments):
+            states = tuple(map(_zeros, states))
+        return Part(1.0, segments, self._conds(states, negative=True), self._profile)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """States (texts, 77 chunks, width) of texts that belong together, emphasis applied."""
+        states = self._encode_together(texts)
+        return torch.cat([states[text].context for text in texts])
+
+    def empty(self) -> Tensor:
+        """States (1, 77, width) of the empty prompt."""
+        rows = [self._rows(encoder, [EMPTY])[_key(EMPTY)].context for encoder, _ in self._encoders]
+        return torch.cat(rows, dim=-1)[None]
+
+    def _states(self, segments: Sequence[Segment]) -> tuple[TextStates, ...]:
+        """The states of each segment, all encoded together; equal texts share one object."""
+        texts = tuple(segment.text for segment in segments)
+        states = self._cache.get((self._scope, texts))
+        if states is None:
+            shared = self._encode_together(texts)
+            states = tuple(shared[text] for text in texts)
+            self._cache.put((self._scope, texts), states, keep=self._named)
+        return states
+
+    def _conds(self, states: Sequence[TextStates], *, negative: bool) -> tuple[Cond, ...]:
+        """As the network wants them; equal ones stay one object."""
+        shared = {id(one): self._cond(one, negative) for one in states}
+        return tuple(shared[id(one)] for one in states)
+
+    def _cond(self, states: TextStates, negative: bool) -> Cond:
+        if self._vector is None or states.pooled is None:
+            return Cond(states.context)
+        return Cond(states.context, self._vector(states.pooled, negative))
+
+    def _encode_together(self, texts: Sequence[str]) -> dict[str, TextStates]:
+        """States (1, 77 chunks, width) of each different text, those of all encoders side by side."""
+        told = [self._encode_with(encoder, embeddings, texts) for encoder, embeddings in self._encoders]
+        return {text: _beside([states[text] for states in told]) for text in dict.fromkeys(texts)}
+
+    def _encode_with(self, encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]) -> dict[str, TextStates]:
+        """The same of one encoder. A text that comes twice counts twice in emphasis's mean; pooled states are those of
+        the first chunk, and emphasis leaves them as they are.
+        """
+        times = Counter(texts)
+        chunked = [self._chunks(text, encoder, embeddings) for text in times]
+        length = max(len(chunks) for chunks in chunked)
+        columns = [[chunks[k] if k < len(chunks) else EMPTY for chunks in chunked] for k in range(length)]
+        states = self._rows(encoder, (row for column in columns for row in column))
+        weighted = []
+        for column in columns:
+            z = torch.stack([states[_key(row)].context for row in column])
+            weighted.append(self._emphasised(z, column, list(times.values())))
+        contexts = [torch.cat(rows)[None] for rows in zip(*weighted, strict=True)]
+        pooled = [states[_key(row)].pooled for row in columns[0]]
+        return {text: TextStates(z, p) for text, z, p in zip(times, contexts, pooled, strict=True)}
+
+    def _chunks(self, text: str, encoder: Encoder, embeddings: Embeddings) -> tuple[Chunk, ...]:
+        return chunk(
+            text,
+            encoder.tokenizer,
+            embeddings=embeddings,
+            emphasis=self._emphasis,
+            backtrack=self._backtrack,
+        ).chunks
+
+    def _rows(self, encoder: Encoder, rows: Iterable[Chunk]) -> dict[_Key, TextStates]:
+        """Encoder states (77, width) and (1, width) by the ids and marks of a chunk. Equal ones are encoded once."""
+        distinct = list({_key(row): row for row in rows}.values())
+        found: dict[_Key, TextStates] = {}
+        for start in range(0, len(distinct), _ROWS):
+            group = distinct[start : start + _ROWS]
+            inserted = self._inserted(group, slice(*(encoder.columns or (None,))))
+            states = encoder.encode(_ids(group, encoder.zero_padding), inserted)
+            for i, row in enumerate(group):
+                pooled = None if states.pooled is None else states.pooled[i : i + 1]
+                found[_key(row)] = TextStates(states.context[i], pooled)
+        return found
+
+    def _inserted(self, rows: Sequence[Chunk], columns: slice) -> list[Inserted]:
+        marks = [(i, mark) for i, row in enumerate(rows) for mark in row.marks]
+        names = {mark.name for _, mark in marks}
+        vectors = {name: torch.tensor(self._named[name].read())[:, columns] for name in names}
+        return [Inserted(i, mark.offset + 1, vectors[mark.name]) for i, mark in marks]  # + 1: the start token
+
+    def _emphasised(self, z: Tensor, rows: Sequence[Chunk], times: Sequence[int]) -> Tensor:
+        """One chunk of all texts: states (texts, 77, width) times weights."""
+        if self._emphasis in ("Ignore", "None"):
+            return z
+        weights = torch.tensor([row.weights for row in rows], dtype=torch.float64).clamp(-_HEAVIEST, _HEAVIEST)
+        weighted = z * weights.to(z)[..., None]
+        if self._emphasis == "No norm":
+            return weighted
+        before, after = z.mean((1, 2)), weighted.mean((1, 2))  # (texts,)
+        if self._profile.batch_mean:
+            share = torch.tensor(times).to(z) / sum(times)
+            before, after = (before * share).sum(), (after * share).sum()
+        ratio = torch.where(after == 0, 1.0, before / after)  # a mean of exactly 0 cannot be restored
+        return weighted * ratio.reshape(-1, 1, 1)
+
+
+def _segments(part: PromptPart, run: int | Pass) -> tuple[Segment, ...]:
+    return schedule_nodes(part.items, Pass(run, run) if isinstance(run, int) else run)
+
+
+_Key = tuple[tuple[int, ...], tuple[Mark, ...]]
+
+
+def _key(row: Chunk) -> _Key:
+    """What the encoder sees of a chunk."""
+    return row.ids, row.marks
+
+
+def _ids(rows: Sequence[Chunk], zero_padding: bool) -> Tensor:
+    ids = torch.tensor([row.ids for row in rows])
+    if zero_padding:
+        ends = (ids == END).int()
+        ids[ends.cumsum(1) - ends > 0] = 0
+    return ids
+
+
+def _beside(states: Sequence[TextStates]) -> TextStates:
+    """What several encoders say of one text: widths add up, and the last pooled state counts."""
+    if len(states) == 1:
+        return states[0]
+    # Tokenizers differ in a word or two, so that one encoder may need a chunk more than the other.
+    length = max(one.context.shape[1] for one in states)
+    context = torch.cat([repeat_last(one.context, length) for one in states], dim=-1)
+    return TextStates(context, next((one.pooled for one in reversed(states) if one.pooled is not None), None))
+
+
+def _zeros(states: TextStates) -> TextStates:
+    pooled = None if states.pooled is None else torch.zeros_like(states.pooled)
+    return TextStates(torch.zeros_like(states.context), pooled)
+
+
+def with_numbers(pooled: Tensor, numbers: Sequence[float]) -> Tensor:
+    """Pooled text (1, width), and behind it each number as 256 sinusoids: (1, width + 256 n).
+
+    Podell et al. (2023), arXiv:2307.01952, sec. 2.2: sizes in pixels, crop offsets, an aesthetic score.
+    """
+    angles = timestep_embedding(torch.tensor(numbers, device=pooled.device), 256)
+    return torch.cat([pooled, angles.reshape(1, -1).to(pooled)], dim=1)
+
+
+def _bytes(states: tuple[TextStates, ...]) -> int:
+    return sum(one.context.nbytes for one in {id(one): one for one in states}.values())
+
+
+def equal_lengths(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts with contexts of one length."""
+    length = max(cond.context.shape[1] for part in parts for cond in part.conds)
+    return tuple(_padded(part, length) for part in parts)
+
+
+def _padded(part: Part, length: int) -> Part:
+    if all(cond.context.shape[1] == length for cond in part.conds):
+        return part
+    return _mapped(part, lambda context: repeat_last(context, length))
+
+
+def repeat_last(context: Tensor, length: int) -> Tensor:
+    """``context`` (n, tokens, width) with ``length`` tokens: the last one is repeated, or those beyond are cut."""
+    n, tokens, width = context.shape
+    return torch.cat([context, context[:, -1:].expand(n, max(length - tokens, 0), width)], dim=1)[:, :length]
+
+
+def pad_with_empty(cond: Tensor, uncond: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+    """A1111's ``pad_cond_uncond``: the shorter is extended by the empty prompt's states (1, 77, width)."""
+
+    def extended(context: Tensor, length: int) -> Tensor:
+        n, tokens, _ = context.shape
+        return torch.cat([context, *[empty.expand(n, -1, -1)] * ((length - tokens) // empty.shape[1])], dim=1)
+
+    return extended(cond, uncond.shape[1]), extended(uncond, cond.shape[1])
+
+
+def pad_uncond(cond: Tensor, uncond: Tensor) -> Tensor:
+    """A1111's ``pad_cond_uncond_v0``: ``uncond`` in the length of ``cond``, its last state repeated or its end cut."""
+    return repeat_last(uncond, cond.shape[1])
+
+
+def pad_parts(
+    positive: Sequence[Part], negative: Part, empty: Tensor, *, v0: bool = False
+) -> tuple[tuple[Part, ...], Part, bool]:
+    """Both sides in one length, and whether they had different ones: `pad_with_empty`, or with ``v0`` `pad_uncond`."""
+    cond, uncond = positive[0].conds[0].context, negative.conds[0].context
+    if cond.shape[1] == uncond.shape[1]:
+        return tuple(positive), negative, False
+    if v0:
+        return tuple(positive), _mapped(negative, lambda context: pad_uncond(cond, context)), True
+    longer = tuple(_mapped(part, lambda context: pad_with_empty(context, uncond, empty)[0]) for part in positive)
+    return longer, _mapped(negative, lambda context: pad_with_empty(cond, context, empty)[1]), True
+
+
+def _mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
+    """``part`` with its contexts changed; equal ones stay one object."""
+    shared = {id(cond): Cond(change(cond.context), cond.vector) for cond in part.conds}
+    return Part(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
+
+
+def stack(conds: Sequence[Cond]) -> Cond:
+    """Conditions (1, tokens, width) of several images as one (n, tokens, width); shorter ones repeat their last."""
+    length = max(cond.context.shape[1] for cond in conds)
+    vectors = [cond.vector for cond in conds if cond.vector is not None]
+    context = torch.cat([repeat_last(cond.context, length) for cond in conds])
+    return Cond(context, torch.cat(vectors) if vectors else None)

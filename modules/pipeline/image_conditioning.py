@@ -1,0 +1,111 @@
+"""What stands between pictures and a run: latents to begin with, and what an inpainting model sees beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from modules.checkpoints.model import LatentDiffusion
+from modules.imaging import masks, resize
+from modules.imaging.resize import Enlarge, resized
+from modules.imaging.tensors import to_images, to_tensor
+from modules.params.generation import GenerationParams, Init
+from modules.pipeline.hires import LATENT_MODES, crop_latents, resize_latents
+from modules.pipeline.init_image import InitImage, is_rounded
+from modules.pipeline.plan import Batch, HiresPass
+from modules.pipeline.sample import Start, batch_noise
+
+
+def encode(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage], init: Init) -> Start:
+    """The start of a run over ``pictures``, one for all images or one each; masked parts filled as ``init`` says."""
+    size = (batch.params.height // 8, batch.params.width // 8)
+    latents = torch.cat([_encoded(model, picture, size) for picture in pictures])
+    mask = _latent_masks(pictures, latents.device)
+    if mask is not None and init.mask:
+        if init.mask.content == masks.LATENT_NOISE:
+            latents = latents * (1 - mask) + batch_noise(model, batch, size, varied=False).initial() * mask
+        elif init.mask.content == masks.LATENT_NOTHING:
+            latents = latents * (1 - mask)
+    return Start(
+        latents,
+        init.denoising_strength,
+        exact_steps=init.exact_steps,
+        noise_multiplier=init.noise_multiplier,
+        extra_noise=init.extra_noise,
+        mask=mask,
+        soft=init.mask.soft if init.mask else None,
+    )
+
+
+def _encoded(model: LatentDiffusion, picture: InitImage, size: tuple[int, int]) -> Tensor:
+    latents = model.encode(to_tensor(picture.image)[None]).to(model.device.device)
+    if tuple(latents.shape[2:]) == size:
+        return latents
+    return resize_latents(latents, "Latent", size[1], size[0])
+
+
+def _latent_masks(pictures: Sequence[InitImage], device: torch.device) -> Tensor | None:
+    """(n or 1, 1, h, w). A picture of several whose own mask is empty is kept whole."""
+    found = [picture.latent_mask for picture in pictures]
+    known = next((mask for mask in found if mask is not None), None)
+    if known is None:
+        return None
+    stacked = np.stack([np.zeros_like(known) if mask is None else mask for mask in found])
+    return torch.from_numpy(stacked)[:, None].to(device)
+
+
+def mask_weight(params: GenerationParams) -> float:
+    """How much of the masked part is hidden from such a model."""
+    return params.init.mask.conditioning if params.init and params.init.mask else 1.0
+
+
+def inpaint_conditioning(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage]) -> Tensor:
+    """What a 9-channel model sees beside the latents: the mask, and the picture without its masked part.
+
+    (n or 1, 5, h, w). Without a picture the mask is white and the picture grey.
+    """
+    height, width = batch.params.height // 8, batch.params.width // 8
+    white = torch.ones(1, height * 8, width * 8)
+    if not pictures:
+        return _conditioning(model, torch.zeros(3, height * 8, width * 8), white, 1.0)
+    weight, wanted = mask_weight(batch.params), batch.params.init and batch.params.init.mask
+    rows = []
+    for picture in pictures:
+        image = to_tensor(resized(picture.image, resize.JUST, width * 8, height * 8))
+        mask = (to_tensor(picture.mask)[:1] + 1).div(2) if picture.mask else white
+        rows.append(_conditioning(model, image, mask.round() if wanted and is_rounded(wanted) else mask, weight))
+    return torch.cat(rows)
+
+
+def _conditioning(model: LatentDiffusion, image: Tensor, mask: Tensor, weight: float) -> Tensor:
+    """One picture's (1, 5, h, w), from (3, 8 h, 8 w) in [-1, 1] and (1, 8 h, 8 w)."""
+    device = model.device.device
+    shown = image + weight * (image * (1 - mask) - image)
+    small = torch.nn.functional.interpolate(mask[None], size=(mask.shape[1] // 8, mask.shape[2] // 8))
+    return torch.cat([small.to(device), model.encode(shown[None]).to(device)], dim=1)
+
+
+def latent_distance(latents: Tensor, start: Start, i: int) -> NDArray[np.float32]:
+    """How far image ``i``'s latents (h, w) are from those of its start: the length of the way over the channels."""
+    before = start.latents[i % len(start.latents)]
+    distance: NDArray[np.float32] = (latents[i] - before).float().norm(dim=0).cpu().numpy()
+    return distance
+
+
+def enlarge(
+    model: LatentDiffusion, batch: Batch, second: HiresPass, latents: Tensor, enlarger: Enlarge | None
+) -> Tensor:
+    """Latents of the first pass in the size of the second; through pixels, with ``enlarger``, where need be."""
+    assert batch.params.hires
+    width, height = second.size.upscaled
+    if batch.params.hires.upscaler in LATENT_MODES:
+        larger = resize_latents(latents, batch.params.hires.upscaler, width // 8, height // 8)
+    else:
+        images = [to_images(model.decode(latent[None]), floor=batch.profile.floor_pixels)[0] for latent in latents]
+        pixels = [to_tensor(resized(image, resize.JUST, width, height, enlarger)) for image in images]
+        larger = torch.cat([model.encode(picture[None]) for picture in pixels]).to(latents.device)
+    return crop_latents(larger, *second.size.cropped)

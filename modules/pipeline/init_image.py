@@ -1,0 +1,152 @@
+"""A start picture made ready for sampling, and the result laid back into it. Pillow and numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageOps
+
+from modules.imaging import masks, resize
+from modules.imaging import soft_inpainting as soft
+from modules.imaging.color_correction import corrected
+from modules.imaging.masks import Box
+from modules.imaging.resize import Enlarge, resized
+from modules.params.generation import Init, Mask, SoftInpainting
+
+SMALLEST, LARGEST = 64, 4096
+"""Sides in pixels of a picture that is encoded as it is."""
+
+
+@dataclass(frozen=True)
+class InitImage:
+    """What a run starts from, and what its results become."""
+
+    unchanged: Image.Image
+    """What comes out where nothing is to be changed."""
+    image: Image.Image
+    """RGB, to be encoded: resized, cropped, and filled under the mask."""
+    mask: Image.Image | None = None
+    """Of the size of ``image``; white is repainted."""
+    latent_mask: NDArray[np.float32] | None = None
+    """(h / 8, w / 8) of the size asked for, 1 = repaint."""
+    soft: SoftInpainting | None = None
+    """How greys of the mask and what changed decide what is shown of the result."""
+    overlay: Image.Image | None = None
+    """RGBA: what is laid over the result."""
+    box: Box | None = None
+    """Where the result goes in the overlay; None: everywhere."""
+    like: Image.Image | None = None
+    """Whose colours the result takes on."""
+
+    @property
+    def is_protected(self) -> bool:
+        """The mask is black: there is nothing to paint."""
+        return self.mask is not None and self.mask.getbbox() is None
+
+    def finished(self, image: Image.Image, distance: NDArray[np.float32] | None = None) -> Image.Image:
+        """A decoded picture with its colours corrected and what the mask protects laid over it.
+
+        ``distance`` (h / 8, w / 8): how far its latents are from those of the start, which soft inpainting asks.
+        """
+        if self.like is not None:
+            image = corrected(image, self.like)
+        if self.overlay is None:
+            return image
+        whole, overlay = self._placed(image.convert("RGBA")), self.overlay
+        if self.soft and self.latent_mask is not None and distance is not None:
+            new = self._placed(soft.changed(distance, self.latent_mask, self.soft, *image.size))
+            overlay = overlay.copy()
+            overlay.putalpha(ImageChops.lighter(overlay.getchannel("A"), ImageOps.invert(new)))
+        whole.alpha_composite(overlay)
+        return whole.convert("RGB")
+
+    def _placed(self, image: Image.Image) -> Image.Image:
+        """``image`` in its box, on an empty sheet of the whole picture's size."""
+        if self.box is None or self.overlay is None:
+            return image
+        left, top, right, bottom = self.box
+        sheet = Image.new(image.mode, self.overlay.size)
+        sheet.paste(resized(image, resize.CROP, right - left, bottom - top), (left, top))
+        return sheet
+
+
+def prepare(
+    init: Init, image: Image.Image, mask: Image.Image | None, width: int, height: int, enlarge: Enlarge | None = None
+) -> InitImage:
+    """``image`` and ``mask`` as ``init`` wants them for a run of ``width`` x ``height``."""
+    image = flattened(image, init.background)
+    whole = _within(resized(image, init.resize_mode, width, height, enlarge))
+    if init.mask is None or mask is None:
+        unchanged = whole if whole.size == (width, height) else resized(image, resize.JUST, width, height)
+        return InitImage(unchanged, whole, like=whole if init.colour_correction else None)
+    mask = _prepared_mask(init.mask, mask, image.size)
+    if init.mask.only_masked:
+        return _region(init, init.mask, image, mask, width, height, enlarge)
+    mode = resize.JUST if init.resize_mode == resize.LATENT else init.resize_mode
+    whole, mask = resized(image, mode, width, height, enlarge), resized(mask, mode, width, height)
+    return _masked(init, init.mask, whole, whole, mask, masks.doubled(mask), None)
+
+
+def _within(image: Image.Image) -> Image.Image:
+    """A picture that is encoded in its own size, as far as the autoencoder can take it."""
+    width, height = (min(max(side, SMALLEST), LARGEST) for side in image.size)
+    return resized(image, resize.JUST, width, height)
+
+
+def flattened(image: Image.Image, background: str = "#ffffff") -> Image.Image:
+    """RGB: what is transparent shows the background."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    sheet = Image.new("RGBA", image.size, background)
+    sheet.alpha_composite(image)
+    return sheet.convert("RGB")
+
+
+def is_rounded(wanted: Mask) -> bool:
+    """Whether a place is either painted anew or kept."""
+    return wanted.round and wanted.soft is None
+
+
+def _prepared_mask(wanted: Mask, mask: Image.Image, size: tuple[int, int]) -> Image.Image:
+    mask = masks.grey_mask(mask, rounded=is_rounded(wanted))
+    if mask.size != size:
+        mask = mask.resize(size, resize.LANCZOS)
+    return masks.blurred(ImageOps.invert(mask) if wanted.invert else mask, wanted.blur)
+
+
+def _region(
+    init: Init, wanted: Mask, image: Image.Image, mask: Image.Image, width: int, height: int, enlarge: Enlarge | None
+) -> InitImage:
+    box = masks.region(mask, wanted.padding)
+    if box is None:
+        return InitImage(image, image, mask)
+    box = masks.in_shape(box, width, height, image.size)
+    part = resized(image.crop(box), resize.FILL, width, height, enlarge)
+    part_mask = resized(mask.crop(box), resize.FILL, width, height)
+    return _masked(init, wanted, image, part, part_mask, mask, box)
+
+
+def _masked(
+    init: Init,
+    wanted: Mask,
+    unchanged: Image.Image,
+    source: Image.Image,
+    mask: Image.Image,
+    shown: Image.Image,
+    box: Box | None,
+) -> InitImage:
+    """``mask`` lies over ``source``, which is encoded; ``shown`` over ``unchanged``, which is laid over the result."""
+    image = source if wanted.content == masks.ORIGINAL else masks.filled(source, mask)
+    size = image.width // 8, image.height // 8
+    return InitImage(
+        unchanged=unchanged,
+        image=image,
+        mask=mask,
+        latent_mask=masks.latent_mask(mask, *size, rounded=is_rounded(wanted)),
+        soft=wanted.soft,
+        overlay=masks.overlay(unchanged, masks.widest(shown) if wanted.soft else shown) if wanted.overlay else None,
+        box=box if wanted.overlay else None,
+        like=image if init.colour_correction else None,
+    )

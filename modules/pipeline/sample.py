@@ -1,0 +1,201 @@
+"""Compute after: a decided batch and a loaded model give latents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from modules.checkpoints.model import LatentDiffusion
+from modules.diffusion.guidance import Guided, Part, Refined, keep, keep_input, keep_softly
+from modules.diffusion.noise import ImageNoise
+from modules.diffusion.parameterization import NoiseTable
+from modules.diffusion.schedules import ImageStart, ScheduleOptions, image_start, sigmas_for
+from modules.diffusion.types import Denoiser, Network, OnStep, StopSampling
+from modules.params.generation import SoftInpainting
+from modules.pipeline import sampling_options as choices
+from modules.pipeline.batch_invariance import needs_single_image_batches
+from modules.pipeline.cached_unet import CachedUNet
+from modules.pipeline.hooks import Hooks
+from modules.pipeline.plan import Batch
+
+
+@dataclass(frozen=True)
+class Start:
+    """The picture that a run begins with; text to image has none, and begins with noise at full strength."""
+
+    latents: Tensor
+    """(n or 1, 4, h, w), scaled."""
+    strength: float
+    exact_steps: bool = False
+    noise_multiplier: float = 1.0
+    extra_noise: float = 0.0
+    mask: Tensor | None = None
+    """(n or 1, 1, h, w), 1 = repaint. Where it is 0 the latents come out as they went in."""
+    soft: SoftInpainting | None = None
+    """How greys of the mask are meant; None: as parts of the answer and of the picture."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Another model that finishes the run."""
+
+    load: Callable[[], tuple[LatentDiffusion, Sequence[Part], Part]]
+    """The model, with the prompts as it reads them; called when it takes over."""
+    switch_at: float
+    """The part of the noise levels, from the highest down, that is the first model's."""
+
+
+def generate(
+    model: LatentDiffusion,
+    batch: Batch,
+    positive: Sequence[Part],
+    negative: Part,
+    *,
+    on_step: OnStep,
+    start: Start | None = None,
+    image_cond: Tensor | None = None,
+    refinement: Refinement | None = None,
+    hooks: Hooks | None = None,
+) -> Tensor:
+    """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device.
+
+    ``image_cond`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
+    """
+    params, sampler = batch.params, batch.sampler
+    trained = model.config.schedule
+    levels = choices.noise_table(params, trained, zero_terminal_snr=model.config.zero_terminal_snr)
+    table = sampler.table_for(levels)
+    options = choices.schedule_options(params, sdxl=model.config.family.sdxl_schedules)
+    begin = _begin(batch, table, start, options)
+    size: tuple[int, int] = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)  # type: ignore[assignment]
+    noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
+
+    def guidance(model: LatentDiffusion, positive: Sequence[Part], negative: Part, calls: int = 0) -> Guided:
+        network: Network = CachedUNet(model, table, begin.sigmas, image_cond if is_inpainting_model(model) else None)
+        guide = choices.guidance(params)
+        return Guided(
+            hooks.network(network) if hooks else network,
+            hooks.guidance(guide) if hooks else guide,
+            positive,
+            negative,
+            params.cfg_scale * sampler.cfg_factor,
+            skips=choices.skips(params, sampler, table, begin.t_enc + 1),
+            alone=params.kernels == "exact"
+            and needs_single_image_batches(model, size, len(batch.seeds), positive, negative),
+            always_negative=sampler.cfg_factor != 1,
+            calls=calls,
+        )
+
+    first = guidance(model, positive, negative)
+    guided: Guided | Refined = first
+    if refinement:
+        second = refinement.load
+        guided = Refined(first, lambda calls: guidance(*second(), calls), switch_test(refinement.switch_at, table))
+    denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
+    denoise = hooks.denoiser(denoise) if hooks else denoise
+    if start and start.mask is not None:
+        denoise = _masked(denoise, start, start.mask, unit_start=sampler.unit_start)
+    # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.
+    whole = {"sigma_min": table.sigma_min, "sigma_max": table.sigma_max, "steps": params.steps}
+    arguments = sampler.arguments(
+        **choices.given(params, sampler),
+        table=table,
+        direction=guided.direction,
+        prediction=model.config.prediction,
+        **({} if start else whole),
+    )
+    x = noised(batch, begin, noise.initial(), start)
+    try:
+        latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **arguments)
+    except StopSampling:
+        latents = guided.estimate()
+    if start and start.mask is not None and not start.soft:
+        latents = latents * start.mask + start.latents * (1 - start.mask)
+    return latents
+
+
+def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) -> Denoiser:
+    """The denoiser that keeps what the mask protects."""
+    if soft := start.soft:
+        bias, preservation, boost = soft.schedule_bias, soft.preservation, soft.contrast_boost
+        return keep_softly(denoise, start.latents, mask, bias=bias, preservation=preservation, boost=boost)
+    return (keep_input if unit_start else keep)(denoise, start.latents, mask)
+
+
+def switch_test(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
+    """Whether, at a sigma, the nearest level of the table is in the refiner's part."""
+    levels = table.log_sigmas
+
+    def is_due(sigma: float) -> bool:
+        nearest = int(np.abs(levels - math.log(max(sigma, 1e-9))).argmin())
+        return 1 - (nearest + 1) / len(levels) >= switch_at
+
+    return is_due
+
+
+def is_inpainting_model(model: LatentDiffusion) -> bool:
+    """Whether the model was trained to see the picture that it paints into."""
+    return model.config.unet.in_channels == 9
+
+
+def batch_noise(
+    model: LatentDiffusion,
+    batch: Batch,
+    size: tuple[int, ...],
+    brownian: Sequence[float] = (),
+    *,
+    varied: bool = True,
+) -> ImageNoise:
+    """The noise of a batch over latents of ``size`` (h, w); not ``varied``: of the main seeds alone."""
+    params = batch.params
+    return ImageNoise(
+        batch.seeds,
+        (model.config.vae.z_channels, *size),
+        source=params.rng,
+        subseeds=batch.subseeds,
+        subseed_strength=params.subseed_strength if varied else 0.0,
+        resize_from=(params.seed_resize_from_h, params.seed_resize_from_w),
+        ensd=params.ensd,
+        brownian=brownian,
+        profile=batch.profile,
+        device=model.device.device,
+    )
+
+
+def noised(batch: Batch, begin: ImageStart, noise: Tensor, start: Start | None) -> Tensor:
+    """What the sampler starts from: noise at full strength, or the picture with as much of it as it may lose."""
+    first = begin.sigmas[0]
+    if start is None:
+        return noise * choices.start_scale(batch.params, batch.sampler, first)
+    x = start.latents + noise * start.noise_multiplier * (begin.noised_to + start.extra_noise)
+    if batch.sampler.unit_start:  # A1111 noises to one level and samples as if it were the next lower one
+        x = x * math.sqrt((1 + first**2) / (1 + begin.noised_to**2))
+    return x
+
+
+def _begin(batch: Batch, table: NoiseTable, start: Start | None, options: ScheduleOptions) -> ImageStart:
+    params = batch.params
+    if start is None:
+        sigmas = sigmas_for(batch.sampler, batch.scheduler, params.steps, table, options)
+        return ImageStart(sigmas, sigmas[0], params.steps, params.steps - 1)
+    return image_start(
+        batch.sampler,
+        batch.scheduler,
+        params.steps,
+        start.strength,
+        table,
+        options,
+        fix_steps=start.exact_steps,
+        short_ddim=batch.profile.short_ddim,
+    )
+
+
+def _full(batch: Batch, begin: ImageStart, table: NoiseTable, options: ScheduleOptions) -> Sequence[float]:
+    """The schedule of which a run is the end: Brownian noise is that of the whole, however little of it is run."""
+    if not batch.sampler.brownian or begin.schedule_steps == 0:
+        return ()
+    return sigmas_for(batch.sampler, batch.scheduler, begin.schedule_steps, table, options)

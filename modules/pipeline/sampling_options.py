@@ -1,0 +1,66 @@
+"""What a request's parameters mean for the parts that sample: noise levels, schedule, guidance."""
+
+from __future__ import annotations
+
+from modules.diffusion.guidance import Skip, cfg, rescaled, skip_early, skip_low
+from modules.diffusion.parameterization import NoiseTable
+from modules.diffusion.schedules import ScheduleOptions
+from modules.diffusion.types import Guidance, SamplerSpec
+from modules.params.generation import GenerationParams
+
+
+def noise_table(params: GenerationParams, schedule: str, *, zero_terminal_snr: bool = False) -> NoiseTable:
+    """The noise levels of a model trained on ``schedule``, as the model was trained or the request would have them."""
+    table = NoiseTable.named(schedule)
+    if zero_terminal_snr or params.sd_noise_schedule == "Zero Terminal SNR":
+        table = table.zero_terminal_snr()
+    if params.use_downcasted_alpha_bar:
+        table = table.half()
+    return table.quantize() if params.enable_quantization else table
+
+
+def schedule_options(params: GenerationParams, *, sdxl: bool = False) -> ScheduleOptions:
+    """``sdxl``: schedules that have levels of their own for SDXL take those."""
+    return ScheduleOptions(
+        sigma_min=params.sigma_min,
+        sigma_max=params.sigma_max,
+        rho=params.rho,
+        alpha=params.beta_dist_alpha,
+        beta=params.beta_dist_beta,
+        old_sigmas=params.use_old_karras_scheduler_sigmas,
+        discard_next_to_last=params.always_discard_next_to_last_sigma,
+        sdxl=sdxl,
+        skip_type=params.uni_pc_skip_type,
+    )
+
+
+def guidance(params: GenerationParams) -> Guidance:
+    return rescaled(cfg, params.cfg_rescale) if params.cfg_rescale else cfg
+
+
+def skips(params: GenerationParams, sampler: SamplerSpec, table: NoiseTable, steps: int) -> list[Skip]:
+    """When the negative prompt is left out, in a pass of ``steps`` steps."""
+
+    def timestep(sigma: float) -> float:
+        return round(table.sigma_to_t(sigma), 3)  # a sigma is a float32, its timestep a whole number
+
+    return [
+        skip_early(params.skip_early_cond, steps * (2 if sampler.second_order else 1)),
+        skip_low(
+            params.s_min_uncond,
+            every=params.s_min_uncond_all,
+            of=timestep if sampler.own_schedule else float,  # A1111's DDIM family knows no sigmas
+        ),
+    ]
+
+
+def start_scale(params: GenerationParams, sampler: SamplerSpec, sigma: float) -> float:
+    """What the start noise of a run from ``sigma`` is multiplied by."""
+    exact = sampler.unit_start or params.sgm_noise_multiplier
+    return float((1 + sigma**2) ** 0.5) if exact else sigma
+
+
+def given(params: GenerationParams, sampler: SamplerSpec) -> dict[str, object]:
+    """The sampler's own parameters, by its own names."""
+    chosen = {own: getattr(params, name) for name, own in sampler.takes.items()}
+    return {"eta": params.eta_for(sampler.eta), **chosen}

@@ -1,0 +1,200 @@
+"""Extensions on the page: their tabs, controls, routes and files; and the tab that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from starlette.testclient import TestClient
+
+from modules.extension.loader import Loader
+from modules.extension.modifier import Modifier, ModifierSpec
+from modules.metadata.recipe import File, Recipe, UsedExtension
+from modules.params.generation import Chosen, GenerationParams
+from modules.params.options import option
+from tests.modules.extension.test_loader import write
+from tests.webui.conftest import ORIGIN
+from tests.webui.fake_server import services
+from webui.forms import Form
+from webui.html.extensions import list_html
+from webui.html.status import recipe_html
+from webui.page import build_page
+from webui.server import create_app
+from webui.services import Services
+
+ROOT = Path(__file__).parents[2]
+GOOD = """
+from dataclasses import dataclass
+from modules import Modifier, ModifierSpec, RouteSpec, TabSpec, UserError, option
+
+@dataclass(frozen=True)
+class Options:
+    amount: float = option(0.5, "Amount", lo=0.0, hi=1.0, step=0.1)
+
+def hello(values, owner):
+    if values.get("name") == "nobody":
+        raise UserError("there is nobody", field="name")
+    return {"hello": values["name"], "owner": owner}
+
+def build(page):
+    form = page.form(Options)
+    form.add("amount")
+    page.generate(form, lambda options: page.params(prompt=f"amount {options.amount}", steps=2), label="Go")
+
+def register(host):
+    host.add_modifier(ModifierSpec("good", "Good one", Options, lambda options: Modifier()))
+    host.add_route(RouteSpec("hello", hello))
+    host.add_route(RouteSpec("hello", hello, "POST"))
+    host.add_tab(TabSpec("good", "Good tab", build))
+    host.add_asset("good.js")
+    host.add_asset("good.css")
+"""
+BAD = """
+import gradio as gr
+from modules import TabSpec
+
+def build(page):
+    with gr.Row():
+        button = gr.Button("a button of the broken tab", elem_id="of_the_broken")
+        button.click(lambda: None)
+    raise KeyError("<i>half a tab</i>")
+
+def register(host):
+    host.add_tab(TabSpec("bad", "Bad tab", build))
+"""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    folder = tmp_path_factory.mktemp("extensions")
+    place = write(folder, "good", GOOD, '"modifier", "route", "tab", "asset"')
+    (place / "good.js").write_text("window.good = 'from an extension'")
+    (place / "good.css").write_text(".good-one { color: red }")
+    write(folder, "bad", BAD, '"tab"')
+    write(folder, "ugly", "raise RuntimeError('<script>alert(1)</script>')")
+    data = tmp_path_factory.mktemp("data")
+    with services(data) as made:
+        loader = Loader(folder, data, ROOT, process="server")
+        loader.load_all(made.host)
+        yield replace(made, extensions=loader)
+
+
+@pytest.fixture(scope="module")
+def client(given: Services) -> Iterator[TestClient]:
+    with TestClient(create_app(given), base_url=ORIGIN, raise_server_exceptions=False) as made:
+        yield made
+
+
+def config_of(client: TestClient) -> dict[str, Any]:
+    found = client.get("/config").json()
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_tab_that_cannot_be_built_leaves_a_sentence_and_nothing_else(client: TestClient) -> None:
+    config = config_of(client)
+    ids = {c["props"].get("elem_id") for c in config["components"]}
+    assert "tab_bad" in ids
+    assert "of_the_broken" not in ids
+    html = [str(c["props"].get("value")) for c in config["components"] if c["type"] == "html"]
+    (said,) = [text for text in html if "This tab could not be built" in text]
+    assert "&lt;i&gt;half a tab&lt;/i&gt;" in said
+    known = {c["id"] for c in config["components"]}
+    for dependency in config["dependencies"]:
+        # What happens when the page is loaded has the page itself for its target, which is no component.
+        targets = {target for target, event in dependency["targets"] if event != "load" and target is not None}
+        assert {*dependency["inputs"], *dependency["outputs"], *targets} <= known
+
+
+def test_every_tab_that_makes_pictures_has_the_controls_of_a_modifier(client: TestClient) -> None:
+    found = {c["props"].get("elem_id"): c for c in config_of(client)["components"]}
+    for tab in ("txt2img", "img2img", "inpaint"):
+        assert found[f"{tab}_ext_good_on"]["type"] == "checkbox"
+        slider = found[f"{tab}_ext_good_amount"]
+        assert (slider["type"], slider["props"]["minimum"], slider["props"]["maximum"]) == ("slider", 0.0, 1.0)
+    assert found["good_generate"]["props"]["value"] == "Go"
+    assert found["good_gallery"]["type"] == "gallery"
+
+
+def test_routes_answer_json_and_their_faults_are_sentences(client: TestClient) -> None:
+    assert client.get("/api/ext/good/hello", params={"name": "fox"}).json() == {"hello": "fox", "owner": "local"}
+    assert client.post("/api/ext/good/hello", json={"name": "hen"}).json()["hello"] == "hen"
+    nobody = client.get("/api/ext/good/hello", params={"name": "nobody"})
+    assert (nobody.status_code, nobody.json()["field"]) == (422, "name")
+    broken = client.get("/api/ext/good/hello")
+    assert (broken.status_code, broken.json()["detail"]) == (500, "extension good failed (KeyError: 'name')")
+    assert client.get("/api/ext/good/other").status_code == 404
+    assert client.post("/api/ext/good/hello", json=[1]).status_code == 422
+    assert client.get("/api/ext/good/hello", headers={"Host": "evil.example"}).status_code in (403, 421)
+
+
+def test_scripts_and_style_sheets_are_on_the_page(client: TestClient) -> None:
+    page = client.get("/").text
+    assert "from an extension" in page
+    assert ".good-one" in page
+
+
+def test_list_shows_each_extension_and_what_it_says_as_text(given: Services) -> None:
+    assert given.extensions
+    failures = {"good": {"hook": "finish", "reason": "<b>bad</b>", "traceback": "<tb>", "jobs": []}}
+    html = list_html(given.extensions.extensions.values(), failures, given.host.modifiers_in_order(), safe_mode=True)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "<script>" not in html
+    assert 'data-state="loaded" data-name="good"' in html
+    assert 'data-state="broken" data-name="ugly"' in html
+    assert "modifier good, route good/hello GET" in html
+    assert "good, finish: &lt;b&gt;bad&lt;/b&gt;" in html
+    assert "&lt;tb&gt;" in html
+    assert 'role="alert">Safe mode' in html
+    assert "Good one" in html
+
+
+def test_recipe_of_a_picture_tells_of_extensions() -> None:
+    files = (File("checkpoint", "tiny.safetensors", "0" * 64),)
+    used = (UsedExtension("softer", "1.0", {"amount": 0.4}), UsedExtension("hard", "2", {}, failed="<it> failed"))
+    recipe = Recipe(GenerationParams(), 0, 1, 1, files, "Reprise", "2", "cpu", "float32", "exact", "0", "", 0, used)
+    html = recipe_html(recipe, {})
+    assert "softer 1.0, amount 0.4" in html
+    assert "hard 2, &lt;it&gt; failed" in html
+
+
+def test_page_without_extensions_says_so(tmp_path: Path) -> None:
+    with services(tmp_path) as made:
+        blocks = build_page(made)
+    values = [str(getattr(block, "value", "")) for block in blocks.blocks.values()]
+    assert any("There is no extension in the folder." in value for value in values)
+
+
+@dataclass(frozen=True)
+class Options:
+    amount: float = option(0.5, "Amount", lo=0.0, hi=1.0, step=0.1)
+    words: str = option("", "Words")
+
+
+SPEC = ModifierSpec("twice", "Twice", Options, lambda options: Modifier())
+
+
+def test_options_go_through_the_form_and_back() -> None:
+    with gr.Blocks():
+        form = Form(GenerationParams, {}, [SPEC])
+        form.add("prompt")
+        form.adopt("ext.twice", gr.Checkbox())
+        form.add("ext.twice.amount")
+        form.add("ext.twice.words")
+    on = form.read(["a fox", True, 0.3, "x"])
+    assert on.extensions == Chosen({"twice": {"amount": 0.3, "words": "x"}})
+    assert form.read(["a fox", False, 0.3, "x"]).extensions == Chosen()
+    assert form.show(on.to_json()) == ["a fox", True, 0.3, "x"]
+    assert form.show({"prompt": "a hen", "extensions": {}})[:2] == ["a hen", False]
+    assert form.show({"prompt": "a hen"})[1] == gr.skip()
+    assert form.read(form.show(on.to_json())) == on
+
+
+def test_axes_have_the_options_of_modifiers(given: Services) -> None:
+    axis = given.host.axes()["Good one: amount"]
+    assert axis.set(GenerationParams(), "0.2").extensions == Chosen({"good": {"amount": 0.2}})
+    assert "Good one: amount" in given.tables()["axes"]()

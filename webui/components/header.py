@@ -1,0 +1,123 @@
+"""What stands above the tabs and holds for all that make images: the checkpoint, quick settings, the model card."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import gradio as gr
+
+from modules.params.generation import GenerationParams
+from modules.params.options import Option, options_of
+from webui.events import AT_ONCE
+from webui.forms import Form, control
+from webui.html.cards import card_html
+from webui.i18n import t
+from webui.services import Services
+
+logger = logging.getLogger(__name__)
+
+CARD_SAYS = "() => document.dispatchEvent(new CustomEvent('reprise:card'))"
+"""Tells models.js to look whether the card is open."""
+
+
+class Header:
+    """Lays the controls out where it is made; `wire` is for when all forms are there."""
+
+    def __init__(self, services: Services):
+        self._services = services
+        self.shared: dict[str, Any] = {"checkpoint": self._checkpoint()}
+        """The components that all forms share, by the option's name."""
+        self._refresh = gr.Button("⟳", elem_id="refresh_checkpoints", elem_classes="rp-tool", min_width=40, scale=0)
+        self._about = gr.Button("i", elem_id="model_card_button", elem_classes="rp-tool", min_width=40, scale=0)
+        for option in quick(services.settings.current().quick_settings):
+            self.shared[option.name] = self._quick(option)
+
+    def _checkpoint(self) -> Any:
+        return control(
+            options_of(GenerationParams)["checkpoint"],
+            self._services.tables(),
+            elem_id="checkpoint",
+            info=None,
+            scale=1,
+            min_width=120,
+        )
+
+    def _quick(self, option: Option) -> Any:
+        """Small: a number is typed here rather than slid."""
+        facts: dict[str, Any] = {
+            "elem_id": f"quick_{option.name}",
+            "elem_classes": "rp-quick",
+            "info": None,
+            "scale": 0,
+            "min_width": 110,
+        }
+        if option.type in (int, float) and not (option.optional or option.has_long_numbers):
+            whole = {"precision": 0} if option.type is int else {}
+            return gr.Number(
+                label=t(option.label),
+                value=option.default,
+                minimum=option.lo,
+                maximum=option.hi,
+                step=option.step,
+                **whole,
+                **facts,
+            )
+        return control(option, self._services.tables(), **facts)
+
+    def card(self) -> None:
+        """The place of the model card, below the header."""
+        self._card = gr.HTML("", elem_id="model_card", padding=False)
+
+    def wire(self, blocks: Any, forms: Iterable[Form[Any]]) -> None:
+        listed = {id(component): (component, table) for form in forms for component, table in form.listed(LISTS)}
+        components, tables = zip(*listed.values(), strict=True)
+        checkpoint = self.shared["checkpoint"]
+
+        def refreshed(*chosen: Any) -> list[Any]:
+            """The folders as they are now; what is gone gives way to the first of its list."""
+            now = {table: list(self._services.tables()[table]()) for table in set(tables)}
+            answers = []
+            for value, table in zip(chosen, tables, strict=True):
+                names = now[table]
+                changed = {} if value in names else {"value": next(iter(names), None)}
+                answers.append(gr.update(choices=names, **changed))
+            return answers
+
+        def toggled(name: Any, shown: Any) -> str:
+            return "" if shown else self._described(name)
+
+        def changed(name: Any, shown: Any) -> Any:
+            return self._described(name) if shown else gr.skip()
+
+        for event in (self._refresh.click, blocks.load):
+            event(refreshed, list(components), list(components), **AT_ONCE)
+        about = [checkpoint, self._card]
+        opened = self._about.click(toggled, about, self._card, **AT_ONCE)
+        opened.then(None, None, None, js=CARD_SAYS, api_visibility="private")
+        checkpoint.change(changed, about, self._card, **AT_ONCE)
+        self._refresh.click(changed, about, self._card, **AT_ONCE)
+
+    def _described(self, name: Any) -> str:
+        return card_html(self._services.card(name if isinstance(name, str) else ""))
+
+
+LISTS = ("checkpoints", "hires_checkpoints", "vaes")
+"""Tables of files, which are read anew."""
+
+
+def quick(names: str) -> list[Option]:
+    """The options that an owner names, divided by commas; what cannot stand above the tabs is left out.
+
+    >>> [option.name for option in quick("vae, clip_skip, vae, prompt, nonsense")]
+    ['vae', 'clip_skip']
+    """
+    found: dict[str, Option] = {}
+    options = options_of(GenerationParams)
+    for name in (name.strip() for name in names.split(",") if name.strip()):
+        if name in options and not options[name].multiline and name not in ("checkpoint", "seed"):
+            found[name] = options[name]
+        elif name != "checkpoint":
+            logger.warning("quick_settings names %r, which cannot be a quick setting", name)
+    return list(found.values())

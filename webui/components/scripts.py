@@ -1,0 +1,88 @@
+"""Scripts on the page: the choice of one below a tab's parameters, its options, and the table of what it made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from modules.errors import NotFound
+from modules.extension.script import ScriptSpec
+from modules.jobs.protocol import Origin
+from modules.jobs.protocol import ScriptSpec as ScriptJob
+from modules.params.generation import GenerationParams
+from modules.params.options import values_of
+from webui.context import Page
+from webui.events import AT_ONCE
+from webui.forms import Form
+from webui.html.status import sheets_html
+from webui.i18n import t
+
+NONE = ""
+
+
+class ScriptPanel:
+    """Laid out where it is made; ``table`` is placed by `place_table` beside the results."""
+
+    def __init__(self, page: Page, tab: str):
+        self._page, self._tab = page, tab
+        self._specs = [spec for spec in page.services.host.scripts if tab in spec.tabs]
+        choices = [(t("None"), NONE), *((t(spec.label), spec.name) for spec in self._specs)]
+        self._choice = gr.Dropdown(
+            choices, value=NONE, label=t("Script"), elem_id=f"{tab}_script", visible=bool(self._specs)
+        )
+        self._forms: dict[str, Form[Any]] = {}
+        self._columns = [self._column(spec) for spec in self._specs]
+        names = [spec.name for spec in self._specs]
+        self._choice.change(
+            lambda chosen: [gr.update(visible=name == chosen) for name in names], self._choice, self._columns, **AT_ONCE
+        )
+
+    def _column(self, spec: ScriptSpec) -> Any:
+        form = self._forms[spec.name] = Form(spec.options, self._page.services.tables())
+        with gr.Column(visible=False, elem_id=f"{self._tab}_script_{spec.name}", elem_classes="rp-script") as column:
+            if spec.help:
+                gr.Markdown(t(spec.help))
+            ticks = [name for name, option in form.options.items() if option.type is bool]
+            others = [name for name in form.options if name not in ticks]
+            rows = [others[start : start + 2] for start in range(0, len(others), 2)]
+            for row in (*rows, *([name] for name in ticks)):
+                with gr.Row():
+                    for name in row:
+                        form.add(name, min_width=150, elem_id=f"{self._tab}_{spec.name}_{name}")
+        return column
+
+    def place_table(self) -> None:
+        """Where the table of a script's pictures is to stand."""
+        self.table = gr.HTML("", elem_id=f"{self._tab}_sheets", padding=False)
+
+    @property
+    def components(self) -> list[Any]:
+        """What a handler takes besides the tab's own form."""
+        return [self._choice, *(component for form in self._forms.values() for component in form.components)]
+
+    def chosen(self, values: Sequence[Any]) -> tuple[ScriptSpec, Any] | None:
+        """The script and its options in the values of ``components``; None where none is chosen."""
+        name, rest = values[0], list(values[1:])
+        for spec in self._specs:
+            form = self._forms[spec.name]
+            own, rest = rest[: len(form.names)], rest[len(form.names) :]
+            if spec.name == name:
+                return spec, form.read(own)
+        return None
+
+    def job(self, chosen: tuple[ScriptSpec, Any], params: GenerationParams, origin: Origin) -> ScriptJob:
+        """The spec of the script's job."""
+        spec, options = chosen
+        return ScriptJob(spec.name, values_of(options), params, origin)
+
+    async def shown(self, request: gr.Request, job_id: Any) -> Any:
+        """The table of a job that has ended."""
+        queue, owner = self._page.services.queue, self._page.owner(request)
+        try:
+            job = await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=owner)
+        except NotFound:
+            return gr.skip()
+        return sheets_html((job.output or {}).get("sheets") or ())

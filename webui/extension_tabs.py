@@ -1,0 +1,103 @@
+"""Extensions on the page: what their tabs are built with, their routes, their scripts and style sheets.
+
+A tab that fails to build leaves nothing on the page but a sentence, and the others as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+from gradio.context import Context
+
+from modules.errors import UserError
+from modules.extension.host import TabSpec
+from modules.jobs.protocol import GenerateSpec, Origin
+from modules.params.generation import GenerationParams
+from webui.context import Page
+from webui.forms import Form
+from webui.html.extensions import failed_tab_html
+from webui.services import JobView, Services
+from webui.tabs.generation import View, actions, picture, wire_jobs
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class TabPage:
+    """What an extension's ``TabSpec.build`` receives, `modules.extension.host.TabPage`."""
+
+    def __init__(self, page: Page, tab: str):
+        self._page = page
+        self._tab = tab
+        self._made = 0
+
+    def form(self, cls: type[T]) -> Form[T]:
+        """A form of a frozen dataclass of options: ``form.add(name)`` makes the control at this place of the page."""
+        return self._page.form(cls)
+
+    def params(self, **changes: Any) -> GenerationParams:
+        """A request of the model's native size, with ``changes``."""
+        size = self._page.services.native_size("")
+        return GenerationParams(width=size, height=size).changed(**changes)
+
+    def generate(self, form: Form[T], request: Callable[[T], GenerationParams], *, label: str = "Generate") -> None:
+        """A button and the place of the result. A click makes what ``request`` gives for the form's values."""
+        page, services = self._page, self._page.services
+        self._made += 1
+        tab = self._tab if self._made == 1 else f"{self._tab}{self._made}"
+        view = View(services, tab, actions(tab, label), label=label)
+        page.views[tab] = view
+
+        async def submit(who: Any, name: str, values: Sequence[Any]) -> JobView:
+            wanted = await asyncio.to_thread(lambda: request(form.read(values)))
+            if not isinstance(wanted, GenerationParams):
+                raise UserError(f"the tab {tab} gave no request", hint="tell its author")
+            spec = GenerateSpec(wanted, origin=Origin(tab=tab, page=name))
+            return await asyncio.to_thread(services.submit, page.owner(who), spec)
+
+        async def shown_path(who: Any, job_id: Any, chosen: Any) -> Path | None:
+            found = await picture(page, who, job_id, chosen)
+            return Path(found.path) if found else None
+
+        wire_jobs(page, view, submit, form.components)
+        if view.replay:
+            view.replay.wire(page, shown_path, [view.shown, view.chosen])
+
+
+def build_tab(page: Page, spec: TabSpec) -> None:
+    """The tab of ``spec``: one of our own as it is, an extension's held to its place."""
+    if ("tab", spec.name) not in page.services.host.owners:
+        spec.build(page)
+        return
+    config, parent = page.blocks.default_config, Context.block
+    blocks, functions = set(config.blocks), set(config.fns)
+    try:
+        with gr.Column(elem_classes="rp-tab-page"):
+            spec.build(TabPage(page, spec.name))
+    except Exception as error:
+        logger.warning("the tab %s of an extension cannot be built", spec.name, exc_info=True)
+        _forget(config, parent, blocks, functions)
+        page.views.pop(spec.name, None)
+        gr.HTML(failed_tab_html(spec.label, str(error) or type(error).__name__, traceback.format_exc()), padding=False)
+
+
+def _forget(config: Any, parent: Any, blocks: set[int], functions: set[int]) -> None:
+    """What was put on the page since it had these blocks and functions."""
+    for kind, before in ((config.blocks, blocks), (config.fns, functions)):
+        for number in set(kind) - before:
+            del kind[number]
+    config.fn_id = max(config.fns, default=-1) + 1
+    if parent is not None:
+        parent.children = [child for child in parent.children if child._id in blocks]
+
+
+def assets(services: Services, suffix: str) -> list[Path]:
+    """The scripts or style sheets of extensions."""
+    return [path for path in services.host.assets if path.suffix == suffix]

@@ -1,0 +1,113 @@
+"""Who a request comes from: a session's cookie for browsers, a token or name and password for scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.types import Scope
+
+from modules.accounts import ADMIN, LOCAL, Account, Accounts
+from modules.errors import NotLoggedIn
+
+COOKIE = "reprise_session"
+IN_SCOPE = "reprise.visitor"
+"""Where the guard leaves the visitor for those behind it."""
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Someone who was let in."""
+
+    name: str
+    role: str
+    session: str = ""
+    """The secret of the session, where a cookie showed one."""
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == ADMIN
+
+    @property
+    def is_alone(self) -> bool:
+        """There are no accounts: all visitors are the one person at this machine."""
+        return self.name == LOCAL
+
+
+ALONE = Visitor(LOCAL, ADMIN)
+
+
+class Visitors:
+    """Finds out who a request comes from. As long as there are no accounts, everybody is the person at this machine,
+    unless ``always``: then nobody gets in without one."""
+
+    def __init__(self, accounts: Accounts | None = None, *, always: bool = False):
+        self.accounts = accounts
+        self.always = always
+
+    def need_login(self) -> bool:
+        return self.always or (self.accounts is not None and self.accounts.any())
+
+    async def of(self, scope: Scope) -> Visitor | None:
+        """None: nobody we know. Raises `NotLoggedIn` or `TooManyTries` for credentials that are wrong."""
+        if not self.need_login():
+            return ALONE
+        if self.accounts is None:
+            return None
+        headers = Headers(scope=scope)
+        kind, _, value = headers.get("authorization", "").strip().partition(" ")
+        if kind.lower() == "bearer":
+            return _known(self.accounts.token(value.strip()))
+        if kind.lower() == "basic":
+            name, password = _decoded(value)
+            return _known(await asyncio.to_thread(self.accounts.log_in, name, password, address_of(scope)))
+        secret = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        found = self.accounts.session(secret) if secret else None
+        return Visitor(found.name, found.role, secret) if found else None
+
+    def is_still_in(self, visitor: Visitor) -> bool:
+        """For streams, which outlast a log-out."""
+        if visitor.is_alone:
+            return not self.need_login()
+        if self.accounts is None:
+            return False
+        if visitor.session:
+            return self.accounts.session(visitor.session) is not None
+        return self.accounts.find(visitor.name) is not None
+
+
+def visitor_of(request: Any) -> Visitor | None:
+    """Whom the guard let in with this request; None on an open path, for someone who is not logged in."""
+    found = request.scope.get(IN_SCOPE)
+    assert found is None or isinstance(found, Visitor)
+    return found
+
+
+def owner_of(request: Any) -> str:
+    """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
+    visitor = visitor_of(request)
+    return visitor.name if visitor else LOCAL
+
+
+def address_of(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def _known(account: Account | None) -> Visitor:
+    if account is None:
+        raise NotLoggedIn("the token is not known", hint="make one with: python3 app.py user token NAME")
+    return Visitor(account.name, account.role)
+
+
+def _decoded(value: str) -> tuple[str, str]:
+    try:
+        name, _, password = base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        raise NotLoggedIn("the Authorization header cannot be read") from None
+    return name, password

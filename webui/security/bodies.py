@@ -1,0 +1,261 @@
+"""What a request's body may be, judged once for all routes behind: ours, those of extensions, Gradio's.
+
+They read JSON with Python's parser, which lets through what is no JSON (NaN), numbers that no one can write down again
+(1e999) and halves of characters ("\\ud800"), and then fail somewhere within: as they compute, or as they say what was
+wrong. This ASGI middleware answers such bodies with one sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from python_multipart.exceptions import FormParserError, MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modules.errors import NotFound, UserError
+from webui.security.characters import whole
+from webui.security.guard import path_of, refused
+
+API = "/gradio_api"
+FORMS = re.compile(rf"/(login|logout)/?|{API}/upload/?")
+"""Routes that take forms; all others take JSON."""
+UPLOAD = re.compile(rf"{API}/upload/?")
+EVENTS = re.compile(rf"{API}/(?:queue/join|(?:run|api|call|call/v2)/([^/]*))/?")
+"""Routes that begin an event of the page, by its number or its name."""
+IN_SCOPE = "reprise.json"
+"""Where the object that a body holds is left for those behind."""
+NAME_BYTES = 255
+"""The longest name that a file can have, on every file system that we meet."""
+
+Events = Callable[[int | str], int | None]
+"""How many values an event of the page takes, by its number or name; None: there is no such event."""
+
+
+def no_events(which: int | str) -> int | None:
+    """Where there is no page."""
+    return None
+
+
+class Bodies:
+    """404, 415 and 422 for what no route can use."""
+
+    def __init__(self, app: ASGIApp, *, events: Events = no_events):
+        self.app = app
+        self.events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        path = path_of(scope)
+        form = FORMS.fullmatch(path)
+        try:
+            check_path(path)
+            if form:
+                check_form(scope)
+            elif scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+                scope, receive = await self._judged(scope, path, receive)
+        except UserError as error:
+            return await refused(error)(scope, receive, send)
+        except ConnectionError:
+            return None  # the client went away before its body was here, or was sent away
+        if scope["method"] == "POST" and UPLOAD.fullmatch(path):
+            return await self._uploaded(scope, receive, send)
+        return await self.app(scope, receive, send)
+
+    async def _judged(self, scope: Scope, path: str, receive: Receive) -> tuple[Scope, Receive]:
+        if _kind(scope) == "multipart/form-data":
+            raise UserError("this route takes JSON and no form", hint="send an object, as application/json")
+        body = await whole_body(receive)
+        if not body:
+            return scope, again(body, receive)
+        values = object_in(body, mended=path.startswith(f"{API}/"))
+        if path.startswith(f"{API}/"):
+            self._check_event(values, path)
+            body = json.dumps(values).encode()
+            scope = {**scope, "headers": [*_without(scope, b"content-length"), (b"content-length", b"%d" % len(body))]}
+        return {**scope, IN_SCOPE: values}, again(body, receive)
+
+    async def _uploaded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Gradio takes each part of an upload for a file. Parts are judged as they pass; at one that is none, the route
+        sees a client that went away."""
+        parts = Parts(_boundary(scope))
+
+        async def judged() -> Message:
+            message: Message = {"type": "http.disconnect"} if parts.fault else await receive()
+            if message["type"] == "http.request":
+                parts.read(message.get("body", b""), ended=not message.get("more_body", False))
+            return {"type": "http.disconnect"} if parts.fault else message
+
+        async def unless_refused(message: Message) -> None:
+            if not parts.fault:
+                await send(message)
+
+        try:
+            if not parts.fault:  # a boundary that is none
+                await self.app(scope, judged, unless_refused)
+        except ClientDisconnect:
+            if not parts.fault:
+                raise
+        if parts.fault:
+            await refused(UserError(parts.fault, hint="send files alone, as files", field="files"))(
+                scope, receive, send
+            )
+
+    def _check_event(self, values: Mapping[str, Any], path: str) -> None:
+        """What Gradio takes for granted of those who use its routes."""
+        for name in ("session_hash", "event_id"):
+            if not isinstance(values.get(name), (str, type(None))):
+                raise UserError(f"{name} is no text", hint="load the page again", field=name)
+        number: Any = values.get("fn_index")
+        if not isinstance(number, (int, type(None))) or isinstance(number, bool):
+            raise UserError("fn_index is no whole number", hint="load the page again", field="fn_index")
+        begun = EVENTS.fullmatch(path)
+        if begun is None:
+            return
+        if number is None or path.startswith(f"{API}/call/"):
+            number = begun[1] or ""
+        takes = self.events(number)
+        if takes is None:
+            raise NotFound("the page has no such event", hint="load the page again", field="fn_index")
+        data = values.get("data")
+        if not path.startswith(f"{API}/call/v2/") and not (isinstance(data, list) and len(data) >= takes):
+            raise NotFound(f"the page has no such event of so few values; it takes {takes}", field="data")
+
+
+class Parts:
+    """A multipart body as it goes by. ``fault`` says what is wrong with it so far."""
+
+    def __init__(self, boundary: bytes):
+        self.fault = ""
+        self._files = 0
+        self._name, self._value, self._headers = b"", b"", dict[bytes, bytes]()
+        callbacks: Any = {
+            "on_part_begin": self._headers.clear,
+            "on_header_field": self._on_name,
+            "on_header_value": self._on_value,
+            "on_header_end": self._on_header,
+            "on_headers_finished": self._on_headers,
+        }
+        try:
+            self._parser = MultipartParser(boundary, callbacks)
+        except FormParserError as error:
+            self.fault = f"the form cannot be read: {error}"
+
+    def read(self, data: bytes, *, ended: bool) -> None:
+        if self.fault:
+            return
+        try:
+            self._parser.write(data)
+        except MultipartParseError as error:
+            self.fault = f"the form cannot be read: {error}"
+        if ended and not self._files:
+            self.fault = self.fault or "there is no file in the form"
+
+    def _on_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name = self._value = b""
+
+    def _on_headers(self) -> None:
+        options = parse_options_header(self._headers.get(b"content-disposition", b""))[1]
+        self._files += 1
+        if options.get(b"name") != b"files" or not options.get(b"filename"):
+            self.fault = "a part of the form is no file, or has no filename"
+
+
+def check_form(scope: Scope) -> None:
+    """`UserError` for a form in another encoding than UTF-8: Python knows some that make halves of characters."""
+    options = parse_options_header(_header(scope, b"content-type"))[1]
+    charset = options.get(b"charset", b"utf-8").lower()
+    if charset not in (b"utf-8", b"utf8"):
+        raise UserError("a form is sent in UTF-8", hint="leave the charset out", field="body")
+
+
+def check_path(path: str) -> None:
+    """`NotFound` for what can be no file's name: system calls would raise on it."""
+    if "\0" in path or any(len(part.encode("utf-8", "replace")) > NAME_BYTES for part in path.split("/")):
+        raise NotFound("there is nothing here")
+
+
+def object_in(body: bytes, *, mended: bool = False) -> dict[str, Any]:
+    """The JSON object that ``body`` holds; a `UserError` says what else it is. ``mended``: halves of characters, which
+    browsers send where a person deleted the other half, become U+FFFD."""
+    try:
+        values = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite)
+        if not isinstance(values, dict):
+            raise UserError("the body is not an object", hint="send {...}", field="body")
+        clean = whole(values)
+        if not mended and clean != values:
+            raise UserError(
+                "a text holds half a character (a lone surrogate)", hint="send UTF-8 or both halves", field="body"
+            )
+    except UnicodeDecodeError:
+        raise UserError("the body is not UTF-8", hint="send JSON in UTF-8", field="body") from None
+    except RecursionError:
+        raise UserError("the body is nested too deeply", hint="send fewer levels", field="body") from None
+    except ValueError as error:
+        raise UserError(f"the body is not JSON: {error}", hint="send an object", field="body") from None
+    assert isinstance(clean, dict)
+    return clean
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is out of range")
+    return number
+
+
+async def whole_body(receive: Receive) -> bytes:
+    """A body, which the guard has limited; raises `ConnectionError` if the client went away."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ConnectionError
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def again(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read to the next reader."""
+    unread = [body]
+
+    async def replayed() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        return await receive()
+
+    return replayed
+
+
+def _kind(scope: Scope) -> str:
+    return _header(scope, b"content-type").partition(b";")[0].strip().lower().decode("latin-1")
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
+    return next((bytes(value) for name, value in scope["headers"] if name.lower() == wanted), b"")
+
+
+def _boundary(scope: Scope) -> bytes:
+    return parse_options_header(_header(scope, b"content-type"))[1].get(b"boundary", b"") or b"-"
+
+
+def _without(scope: Scope, header: bytes) -> Sequence[tuple[bytes, bytes]]:
+    return [pair for pair in scope["headers"] if pair[0].lower() not in (header, b"transfer-encoding")]

@@ -1,0 +1,298 @@
+"""The one gate in front of everything the server answers: Gradio, our routes and those of extensions.
+
+Stock Gradio answers any Host (DNS rebinding), takes bodies of any size, sends no security headers, and asks for a
+login on some of its routes only. This ASGI middleware stands outside of it and lets through what a page of ours would
+ask, for those who are logged in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Iterable
+from urllib.parse import quote, urlsplit
+
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modules.errors import NotLoggedIn, RepriseError
+from webui.security.auth import IN_SCOPE, Visitor, Visitors
+from webui.security.characters import WholeJSON
+
+OPEN = frozenset({"/login", "/healthz", "/manifest.json", "/robots.txt"})
+"""All that is answered without a login. Browsers ask for the manifest without their cookies."""
+MAX_BODY = 32 * 2**20
+BODY_S = 30.0
+"""How long a client may take to send a body."""
+MAX_STRANGERS_BODY = 65536
+"""Of those who are not logged in: enough for a name and a password."""
+RECHECK_S = 1.0
+"""A stream that runs longer looks whether its reader is still logged in."""
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+BODY_TYPES = frozenset({"application/json", "multipart/form-data"})
+STREAMS = re.compile(r".*/gradio_api/(queue/data|heartbeat/|upload_progress|call/|stream/)")
+
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "x-frame-options": "SAMEORIGIN",
+    # Gradio writes inline scripts and styles and compiles the js= of its events; nothing is loaded from elsewhere.
+    "content-security-policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+        "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+        "frame-ancestors 'self'"
+    ),
+}
+
+CLOSED = re.compile(
+    r".*/gradio_api/(proxy=|file=\s*https?:|deep_link|dev/|vibe-|undo-vibe|process_recording|component_server|runs|run-history|profiling)"
+    r"|.*/monitoring(/|$)",
+    re.IGNORECASE,
+)
+"""Routes of Gradio that nothing here uses; the first two would fetch addresses from the network for anyone. Nor is a
+page ever asked for by a deep link, whose name is part of a path on the disk."""
+
+
+class Guard:
+    """Host (421), origin (403), login (401), closed routes (404), content type (415), body size and time (413, 408),
+    headers."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Iterable[str] = (),
+        visitors: Visitors | None = None,
+        max_body: int = MAX_BODY,
+        body_s: float = BODY_S,
+    ):
+        self.app = app
+        self.hosts = LOCAL_HOSTS | {host.strip("[]").lower() for host in hosts}
+        self.visitors = visitors or Visitors()
+        self.max_body = max_body
+        self.body_s = body_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        answer = await self._judge(scope)
+        if answer is None and scope["type"] == "http":
+            return await self._http(scope, receive, send)
+        if answer is None:
+            return await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await receive()
+            return await send({"type": "websocket.close", "code": 1008})
+        return await answer(scope, receive, with_headers(send))
+
+    async def _judge(self, scope: Scope) -> Response | None:
+        """The answer to a request that is not let in; leaves in ``scope`` who the others come from."""
+        if stranger := self.foreign(scope):
+            return _answer(*stranger)
+        path = path_of(scope)
+        try:
+            visitor = await self.visitors.of(scope)
+        except RepriseError as error:
+            if path not in OPEN:
+                return refused(error)
+            visitor = None
+        scope[IN_SCOPE] = visitor
+        if visitor is None and path not in OPEN:
+            return _to_login(scope)
+        refusal = self.unfit(scope, MAX_STRANGERS_BODY if visitor is None else self.max_body)
+        return _answer(*refusal) if refusal else None
+
+    def foreign(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and sentence for a request that another site made, or that was led here under another name."""
+        headers = _Headers(scope)
+        netloc = headers.only("host")
+        if netloc is None or not self._is_ours(_hostname(netloc), scope):
+            return 421, "this server is not known by that host name; add it with --allowed-host"
+        path, method = scope["path"], scope.get("method", "GET")
+        streams = scope["type"] == "websocket" or STREAMS.match(path) or "text/event-stream" in headers.all("accept")
+        if (method != "GET" or streams) and not _same_origin(headers, netloc):
+            return 403, "requests from other sites are not answered"
+        return None
+
+    def _is_ours(self, name: str | None, scope: Scope) -> bool:
+        """A name of this server, or the address at which the connection came in: no name was looked up for that."""
+        if name in self.hosts:
+            return True
+        try:
+            return name is not None and ipaddress.ip_address(name) == ipaddress.ip_address(scope["server"][0])
+        except (ValueError, KeyError, TypeError):
+            return False
+
+    def unfit(self, scope: Scope, max_body: int) -> tuple[int, str] | None:
+        """Status and sentence for a request of someone we know that is not taken all the same."""
+        headers, method = _Headers(scope), scope.get("method", "GET")
+        if CLOSED.match(scope["path"]) or b"deep_link=" in scope.get("query_string", b""):
+            return 404, "there is nothing here"
+        kind = headers.all("content-type").partition(";")[0].strip().lower()
+        if method != "GET" and kind and kind not in BODY_TYPES:
+            return 415, "send JSON or a multipart form"
+        length = headers.all("content-length")
+        if length and not (length.isascii() and length.isdigit()):
+            return 400, "Content-Length is not a number"
+        if length and int(length) > max_body:
+            return _too_large(max_body)
+        return None
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application, counting and timing what it reads; past a limit it sees a client that went away."""
+        deadline = asyncio.get_running_loop().time() + self.body_s
+        size, started = 0, False
+        headers = _Headers(scope)
+        # Without a body there is nothing to wait for; an event stream may then last for hours.
+        complete = not (headers.has("content-length") or headers.has("transfer-encoding"))
+        refusal: tuple[int, str] | None = None
+        visitor: Visitor | None = scope[IN_SCOPE]
+        max_body = self.max_body if visitor else MAX_STRANGERS_BODY
+        send = with_headers(send)
+        if visitor:
+            send, receive = self._watched(visitor, send, receive)
+
+        async def counted() -> Message:
+            nonlocal size, complete, refusal
+            if refusal is not None:
+                return {"type": "http.disconnect"}
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                refusal = 408, "the request took too long to arrive"
+                return {"type": "http.disconnect"}
+            size += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if size > max_body:
+                refusal = _too_large(max_body)
+                return {"type": "http.disconnect"}
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            nonlocal started
+            if refusal is None or started:
+                started = True
+                await send(message)
+
+        try:
+            await self.app(scope, counted, unless_refused)
+        except Exception:
+            if refusal is None or started:
+                raise
+        if refusal is not None and not started:
+            await _answer(*refusal)(scope, receive, send)
+
+    def _watched(self, visitor: Visitor, send: Send, receive: Receive) -> tuple[Send, Receive]:
+        """An event stream ends when its reader logs out, here or elsewhere."""
+        streams, look_at, ended = False, 0.0, asyncio.Event()
+
+        async def checked(message: Message) -> None:
+            nonlocal streams, look_at
+            if message["type"] == "http.response.start":
+                kinds = [value for name, value in message.get("headers", []) if name.lower() == b"content-type"]
+                streams = any(kind.startswith(b"text/event-stream") for kind in kinds)
+            elif streams and not ended.is_set() and asyncio.get_running_loop().time() >= look_at:
+                look_at = asyncio.get_running_loop().time() + RECHECK_S
+                if not self.visitors.is_still_in(visitor):
+                    ended.set()
+                    await send({"type": "http.response.body", "body": b""})
+            if not ended.is_set():
+                await send(message)
+
+        async def until_ended() -> Message:
+            return {"type": "http.disconnect"} if ended.is_set() else await receive()
+
+        return checked, until_ended
+
+
+def path_of(scope: Scope) -> str:
+    """The path below the one that ``--subpath`` names."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def refused(error: RepriseError) -> Response:
+    """An error of ours as the answer to a request."""
+    headers = {"retry-after": str(error.retry_s)} if error.retry_s else {}
+    if isinstance(error, NotLoggedIn):
+        headers["www-authenticate"] = "Bearer"  # not Basic: a browser would ask in a window of its own
+    return WholeJSON(error.as_json(), error.status, headers)
+
+
+def _to_login(scope: Scope) -> Response:
+    """Pages lead to the login page, everything else is told what is missing."""
+    headers = _Headers(scope)
+    if scope.get("method") == "GET" and "text/html" in headers.all("accept") and not headers.has("authorization"):
+        asked = path_of(scope)
+        after = "" if asked == "/" else f"?next={quote(asked)}"
+        return RedirectResponse(f"{scope.get('root_path', '')}/login{after}", 303, {"cache-control": "no-store"})
+    return refused(NotLoggedIn("nobody is logged in", hint="send a token: Authorization: Bearer ..."))
+
+
+def _too_large(max_body: int) -> tuple[int, str]:
+    return 413, f"the request is larger than {max_body / 2**20:g} MB"
+
+
+def with_headers(send: Send) -> Send:
+    """Add the security headers and take away any CORS header that an inner layer wrote."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [
+                (name, value)
+                for name, value in message.get("headers", [])
+                if name.lower().decode("latin-1") not in HEADERS and not name.lower().startswith(b"access-control-")
+            ]
+            ours = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            message = {**message, "headers": kept + ours}
+        await send(message)
+
+    return send_with_headers
+
+
+def _same_origin(headers: _Headers, netloc: str) -> bool:
+    """Browsers tell where a request comes from; programs that tell nothing are not a browser's foreign page."""
+    if headers.all("sec-fetch-site") not in ("", "same-origin", "none"):
+        return False
+    if not headers.has("origin"):
+        return True
+    origin = headers.only("origin") or "null"
+    return origin.lower() in (f"http://{netloc.lower()}", f"https://{netloc.lower()}")
+
+
+def _hostname(netloc: str) -> str | None:
+    """The name in a Host header, None where it is not one: ``[::1]:7860`` is ``::1``."""
+    try:
+        parts = urlsplit(f"//{netloc}")
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts.hostname if parts.netloc == netloc and "@" not in netloc else None
+
+
+def _answer(status: int, sentence: str) -> JSONResponse:
+    body = {"error": "Refused", "detail": sentence, "field": "", "hint": ""}
+    return JSONResponse(body, status, {"connection": "close"} if status in (408, 413) else None)
+
+
+class _Headers:
+    def __init__(self, scope: Scope):
+        self._pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
+
+    def has(self, name: str) -> bool:
+        return any(key == name for key, _ in self._pairs)
+
+    def all(self, name: str) -> str:
+        return ", ".join(value for key, value in self._pairs if key == name)
+
+    def only(self, name: str) -> str | None:
+        """The value of a header that came exactly once."""
+        values = [value for key, value in self._pairs if key == name]
+        return values[0] if len(values) == 1 else None
