@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from modules.cli.client import Client, FetchedImage, ServerError
 from modules.errors import NotFound, OutputError, RepriseError, UserError
@@ -57,9 +58,9 @@ def _bytes(path: str) -> bytes:
         raise NotFound(f"{path} cannot be read: {error.strerror}", hint="give one picture", field="init") from error
 
 
-def _followed(client: Client, job: str) -> dict[str, object]:
+def _followed(client: Client, job: str) -> dict[str, Any]:
     """The last event of a job; the others are told on the terminal."""
-    event: dict[str, object] = {"type": "failed"}
+    event: dict[str, Any] = {"type": "failed"}
     for event in client.follow(job):
         if event["type"] == "note":
             print(event["text"], file=sys.stderr)
