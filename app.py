@@ -67,6 +67,7 @@ def build_host(args: argparse.Namespace) -> Host:
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
     """What we ship and what extensions add, in one host; the server's has tabs too."""
     from modules import builtin
+    from modules.checkpoints.networks.shelf import NetworkShelf
     from modules.extension.host import Host
     from modules.extension.loader import Loader
     from modules.metadata import infotext
@@ -78,7 +79,7 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         return devices.choose(args.device, "float32")
 
     host = Host(reserved=infotext.RESERVED)
-    builtin.register(host)
+    builtin.register(host, NetworkShelf(args.models_dir, args.data_dir))
     for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
         host.add_upscaler(upscaler)
     restorers, host.absent_face_restorers = faces.file_restorers(args.models_dir, faces.FaceNetworks(device))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.diffusion import samplers, schedules
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.extension.host import Host
+from modules.pipeline import networks
 from modules.restoration import upscale
 
 CHURN = {name: name for name in ("s_churn", "s_tmin", "s_tmax", "s_noise")}
@@ -127,8 +129,12 @@ SCHEDULERS = (
 )
 
 
-def register(host: Host) -> None:
-    """Add the built-in samplers, schedulers and upscalers to ``host``."""
+def register(host: Host, shelf: NetworkShelf | None = None) -> None:
+    """Add the built-in samplers, schedulers and upscalers to ``host``, and the tags for networks of a ``shelf``."""
+    host.shelf = shelf or host.shelf
+    host.add_modifier(networks.spec(host.shelf))
+    for tag in networks.TAGS:
+        host.add_tag(tag)
     for sampler in SAMPLERS:
         host.add_sampler(sampler)
     for scheduler in SCHEDULERS:

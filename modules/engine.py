@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from modules.checkpoints.embeddings import EmbeddingFolder, Listing
 from modules.checkpoints.model import LatentDiffusion
+from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
 from modules.errors import out_of_memory
 from modules.extension.host import Host
+from modules.extension.modifier import UsedFile
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import Previews
+from modules.metadata.recipe import File
 from modules.params.generation import Chosen, GenerationParams
 from modules.pipeline.hooks import HookFailed, NoWatch, RequestHooks, Watch
 from modules.pipeline.inventory import Inventory
@@ -23,7 +26,7 @@ from modules.pipeline.notes import notes_on
 from modules.pipeline.plan import check_extensions, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.prompts import PromptParser
-from modules.pipeline.provenance import Recorder, input_files, model_files, provenance_of, used_extensions
+from modules.pipeline.provenance import Recorder, input_files, model_files, provenance_of, reported, used_extensions
 from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
 from modules.pipeline.results import RunCallbacks as RunCallbacks
@@ -58,7 +61,8 @@ class Engine:
         self.program = f"Reprise {version}"
         self.encoder = PromptEncoder(store)
         self.runner = BatchRunner(store, host, self.encoder, Previews(), inputs)
-        self.inventory = Inventory(store, host, inputs, embeddings, self.absent)
+        networks = dict.fromkeys(ROLES, self._has_network)
+        self.inventory = Inventory(store, host, inputs, embeddings, self.absent, networks)
         self.file_users = [
             image_conditioning_facts,
             model_files,
@@ -67,6 +71,9 @@ class Engine:
             self.runner.provenance,
         ]
         """Who says what a batch takes from the disk; whoever uses more files is added."""
+
+    def _has_network(self, file: File) -> bool:
+        return bool(self.host.shelf.recorded(file.role, [(file.name, file.sha256)]).files)
 
     def warm_up(self) -> LatentDiffusion:
         """Load the default model and take one step and a preview with it, so that the first request need not."""
@@ -85,15 +92,17 @@ class Engine:
         *,
         made: int = 0,
         embeddings: Listing | None = None,
+        recorded: Sequence[File] = (),
         without: Mapping[str, str] | None = None,
     ) -> None:
         """Make the images of ``params``, handing each to ``on_result`` as soon as it is finished.
 
         The first ``made`` images exist already and are left out. Prompts may name ``embeddings``, or else what lies in
-        the folder. Raises `UserError` before anything is computed when the request cannot be done, and `Cancelled` at
-        the next step once ``callbacks.cancelled()`` is true; images handed over before stay made. Where
-        ``callbacks.skips()`` grows, the batch at hand is made from what there is. What extensions in ``without`` would
-        do is left out, and so is from then on what one does that fails; notes and recipes say so.
+        the folder; in a replay they mean the networks among the ``recorded`` files. Raises `UserError` before anything
+        is computed when the request cannot be done, and `Cancelled` at the next step once ``callbacks.cancelled()`` is
+        true; images handed over before stay made. Where ``callbacks.skips()`` grows, the batch at hand is made from
+        what there is. What extensions in ``without`` would do is left out, and so is from then on what one does that
+        fails; notes and recipes say so.
         """
         if params.kernels == "auto":
             params = params.changed(kernels=self.store.device.kernels)
@@ -106,7 +115,7 @@ class Engine:
             try:
                 # Closed at once, whatever happens: a model must not stay patched while a traceback holds this.
                 with contextlib.closing(
-                    self._results(params, callbacks, note_once, made, absent, embeddings)
+                    self._results(params, callbacks, note_once, made, absent, embeddings, recorded)
                 ) as results:
                     for result in results:
                         made += 1
@@ -131,6 +140,7 @@ class Engine:
         made: int,
         absent: Mapping[str, str],
         embeddings: Listing | None,
+        recorded: Sequence[File],
     ) -> Generator[Result, None, None]:
         """The images behind the first ``made``, as those extensions make them that are not ``absent``."""
         able = Chosen({name: options for name, options in params.extensions.items() if name not in absent})
@@ -154,14 +164,18 @@ class Engine:
                 if start not in ready:
                     ready = {start: self.runner.init_images(batch.params, callbacks.cancelled)}
                 loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
-                model = passes[0].patched(replace(loaded, embeddings=embeddings))
+                model = replace(loaded, embeddings=embeddings)
+                reports = modifiers.prepare(batch, model, [UsedFile(f.role, f.name, f.sha256) for f in recorded])
+                model = passes[0].patched(model)
                 for note in notes_on(batch, model, self.store, self.host, self.encoder):
                     note_once(note)
-                provenance = provenance_of(self.file_users, model, batch)
+                provenance = provenance_of(self.file_users, model, batch) + reported(reports)
                 extensions = used_extensions(self.host, request, batch, passes, absent)
                 recorder = Recorder(self.host, self.program, request, model, batch, provenance, extensions)
                 task = Task(model, plan.images, callbacks.from_now(), passes[0], passes[-1], left_modified)
                 for image in self.runner.images(task, batch, ready[start], rest):
+                    for note in (note for hooks in passes for note in hooks.notes()):
+                        note_once(note)
                     yield recorder.result(replace(image, image=image.hooks.finish(image.image)))
 
     def _reloading(self, callbacks: RunCallbacks) -> Callable[[LatentDiffusion, str], None]:

@@ -93,7 +93,15 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, callbacks: RunCallba
     absent = {one.name: one.failed for one in recorded.extensions if one.failed}
     try:
         embeddings = engine.inventory.recorded_embeddings(recorded.files)
-        engine.run(params, take, callbacks, made=recorded.index, embeddings=embeddings, without=absent)
+        engine.run(
+            params,
+            take,
+            callbacks,
+            made=recorded.index,
+            embeddings=embeddings,
+            recorded=recorded.files,
+            without=absent,
+        )
     except Cancelled:
         if not results:
             raise

@@ -63,7 +63,7 @@ class Form(Generic[T]):
     def __init__(self, cls: type[T], tables: Tables, modifiers: Iterable[ModifierSpec] = ()):
         """``modifiers``: those of extensions, whose options stand beside those of a request as ``ext.NAME.option``."""
         self.cls = cls
-        self.modifiers = tuple(in_order(modifiers))
+        self.modifiers = tuple(spec for spec in in_order(modifiers) if not spec.by_tag)
         self.options = flat_of(cast(Hashable, cls))
         for spec in self.modifiers:
             self.options = {**self.options, **modifier.flat_of(spec)}

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from modules.accounts import LOCAL, Accounts
 from modules.checkpoints.catalogue import Card
 from modules.checkpoints.embeddings import Suited
+from modules.checkpoints.networks.metadata import family_named
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.extension.host import Host
 from modules.extension.loader import Loader
@@ -154,6 +155,10 @@ class Services:
     """The path below which a reverse proxy serves this server."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies that are believed about the visitor's address, scheme and host name."""
+
+    def network_family(self, checkpoint: str) -> str:
+        """The family of networks that fit a checkpoint; empty: none is known."""
+        return family_named(self.card(checkpoint).family)
 
     def is_admin(self, owner: str) -> bool:
         """Whether the visitor whom `Page.owner` names may change what holds for everybody."""

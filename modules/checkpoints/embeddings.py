@@ -61,6 +61,25 @@ class EmbeddingFile:
             raise CheckpointError(f"the embedding {self.name} cannot be read: {error}", hint="copy it again") from error
 
 
+@dataclass(frozen=True, eq=False)
+class BundledEmbedding(EmbeddingFile):
+    """One that came along in a network's file."""
+
+    vectors: Array = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def read(self) -> Array:
+        return self.vectors
+
+
+def bundled(name: str, path: Path, table: Mapping[str, Any]) -> BundledEmbedding:
+    """The embedding in the parts of a network's file; raises `ValueError` with the reason where it is none."""
+    prefix = "string_to_param."
+    inner = {key.removeprefix(prefix): value for key, value in table.items() if key.startswith(prefix)}
+    vectors = _content({"string_to_param": inner} if inner else table, named=False).vectors
+    count, width = vectors.shape
+    return BundledEmbedding(name, path, count, width, vectors=vectors)
+
+
 @dataclass(frozen=True)
 class Broken:
     """A file that cannot be used, and why."""

@@ -232,8 +232,7 @@ class Hashes:
             if key not in self._known:
                 self._known |= _load_json(self._cache)
             if key not in self._known:
-                with path.open("rb") as file:
-                    self._known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+                self._known[key] = self._digest(path)
                 self._save()
             return self._known[key]
 
@@ -252,6 +251,10 @@ class Hashes:
             except OSError:
                 found[path] = ""
         return found
+
+    def _digest(self, path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def _save(self) -> None:
         if self._cache is None:

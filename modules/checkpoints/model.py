@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modules.checkpoints.detect import detect, detect_vae
 from modules.checkpoints.embeddings import NONE, Listing, Suited
-from modules.checkpoints.families.base import TRAINING, VAE, ModelConfig, Places
+from modules.checkpoints.families.base import TRAINING, VAE, Family, ModelConfig, Places
 from modules.checkpoints.files import Header, read_header
 from modules.checkpoints.vaes import OWN
 from modules.devices import Device
@@ -154,6 +154,14 @@ def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
     places = {key: ("vae", rest) for key in keys if not (rest := key.removeprefix(VAE)).startswith(TRAINING)}
     _fill(path.name, path, header, places, {"vae": vae}, device, field="vae")
     return vae
+
+
+def read_again(path: Path, family: Family, device: Device, part: str, own: str) -> Tensor:
+    """One weight of a checkpoint as `load` reads it: ``own`` is its name within a part of `LatentDiffusion.parts`."""
+    keys = read_header(path).tensors
+    key = next(key for key, place in family.places(keys).items() if place == (part, own))
+    with safe_open(path, framework="pt") as file:
+        return device.weight(file.get_tensor(key))
 
 
 def _fill(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
+from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension.manifest import NAME, Refused
@@ -100,6 +101,8 @@ class Host:
         self.face_restorers: Registry[FaceRestorerSpec] = Registry("face restorer")
         self.absent_face_restorers: dict[str, str] = {}
         """Those that would be there if their files were: by name, what is missing."""
+        self.shelf = NetworkShelf()
+        """The LoRAs and hypernetworks that prompts may name."""
         self.tabs: Registry[TabSpec] = Registry("tab")
         self.scripts: Registry[ScriptSpec] = Registry("script")
         self.modifiers: Registry[ModifierSpec] = Registry("modifier", field="extensions")

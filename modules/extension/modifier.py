@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import UserError
 from modules.params.generation import Chosen, GenerationParams, Value
 from modules.params.options import Option, options_of, read, values_of
+from modules.prompt.clock import Clock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +25,38 @@ if TYPE_CHECKING:
     from modules.checkpoints.model import LatentDiffusion
 
 PREFIX = "ext."
-HOOKS = ("revise", "patch", "network", "guidance", "denoiser", "finish")
+HOOKS = ("revise", "prepare", "patch", "begin", "network", "guidance", "denoiser", "finish")
+
+
+@dataclass(frozen=True)
+class SamplingPass:
+    """One pass of a batch, decided."""
+
+    number: int
+    """0, or 1 for that of hires fix."""
+    prompt: str
+    """The positive one, network tags and all."""
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class UsedFile:
+    """A file that a picture depends on, as its recipe records it."""
+
+    role: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a modifier tells of a batch."""
+
+    notes: tuple[str, ...] = ()
+    """Sentences for the job."""
+    files: tuple[UsedFile, ...] = ()
+    told: Mapping[str, object] = field(default_factory=dict)
+    """Keys of the generation text with their values."""
 
 
 class Modifier:
@@ -35,10 +67,26 @@ class Modifier:
         once an image, on no model; the same ``params`` must give the same answer, or replay is lost."""
         return params
 
+    def prepare(self, passes: Sequence[SamplingPass], model: LatentDiffusion, recorded: Sequence[UsedFile]) -> None:
+        """Once a batch, before anything is patched: what those of its passes will do in which it takes part, and the
+        model of the first. ``recorded``: in a replay, the files of the recipe that are to be used, whatever they are
+        called now."""
+
     def patch(self, model: LatentDiffusion) -> AbstractContextManager[object]:
         """Change ``model`` (``model.unet``, ``model.vae``, ``model.text``) while a batch is made, and put back exactly
         what was found."""
         return nullcontext()
+
+    def begin(self, run: SamplingPass) -> None:
+        """A pass begins, patches on: its texts are encoded next."""
+
+    def state(self) -> Hashable:
+        """What else than the options decides what the patched model makes of a text now."""
+        return None
+
+    def report(self) -> Report:
+        """What there is to tell of the batch: files and keys once it is prepared, notes again with each image."""
+        return Report()
 
     def network(self, network: Network) -> Network:
         """``(x, sigma, cond) -> x0``: one evaluation of the model under one condition. Latents x (n, 4, h, w)."""
@@ -78,6 +126,8 @@ class ModifierSpec:
     """Of those that take part the lowest comes first, and so stands nearest to the network; equal ones by name."""
     help: str = ""
     """One sentence beside the switch."""
+    by_tag: bool = False
+    """Tags in prompts alone call it: it has no switch, and recipes do not name it beside the prompt."""
 
     def chosen(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """All options as JSON, those that ``values`` lacks at their defaults. Raises `UserError`."""

@@ -176,6 +176,8 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
+        self.changes = 0
+        """How often its weights changed while it was in use: what was computed from them before no longer holds."""
         base, groups = config.model_channels, config.norm_groups
         emb = base * 4
         self.time_embed = nn.Sequential(nn.Linear(base, emb), nn.SiLU(), nn.Linear(emb, emb))

@@ -17,7 +17,7 @@ class CachedUNet:
     """``(x, sigma, cond) -> x0`` for the steps of one batch.
 
     Time embeddings of all known sigmas are made together, before the first step; keys and values of each text when it
-    is first met. Both are kept until the batch ends.
+    is first met. Both are kept until the batch ends, or until something changes the UNet's weights.
     """
 
     def __init__(
@@ -30,10 +30,15 @@ class CachedUNet:
         self._embeddings: dict[float, Tensor] = {}
         # The Cond is kept so that its id stays its own.
         self._texts: dict[int, tuple[Cond, TextKeys, Tensor | None]] = {}
+        self._changes = model.unet.changes
         self._embed([sigma for sigma in dict.fromkeys(sigmas) if sigma > 0])
 
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor:
         unet, device = self._model.unet, self._model.device
+        if unet.changes != self._changes:
+            self._changes = unet.changes
+            self._embeddings.clear()
+            self._texts.clear()
         scaled = x / (sigma**2 + 1) ** 0.5
         if self._image_cond is not None:
             image_cond = self._image_cond.repeat(len(x) // len(self._image_cond), 1, 1, 1)

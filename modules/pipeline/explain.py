@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from modules.checkpoints.embeddings import Suited
 from modules.extension.host import Host
 from modules.params.generation import GenerationParams
 from modules.params.profile import profile_named
+from modules.pipeline.explained_networks import networks_told
+from modules.pipeline.networks import NAME
 from modules.pipeline.plan import check
 from modules.prompt.chunks import Embeddings
+from modules.prompt.clock import Clock
 from modules.prompt.explain import explain
+from modules.prompt.schedule import Pass
 from modules.prompt.tokens import default_tokenizer
 
 NO_EMBEDDINGS = Suited()
 
 
-def explain_request(params: GenerationParams, host: Host, embeddings: Suited = NO_EMBEDDINGS) -> dict[str, Any]:
+def explain_request(
+    params: GenerationParams, host: Host, embeddings: Suited = NO_EMBEDDINGS, family: str = ""
+) -> dict[str, Any]:
     """``prompt`` and ``negative_prompt`` as `modules.prompt.explain.explain` has them, and ``notes`` on the request.
 
-    ``embeddings`` are those that the request's model can use.
+    ``embeddings`` are those that the request's model can use, and ``family`` is its own, as `networks.metadata` names
+    them. Networks have beside their tags what `explained_networks` tells of them.
 
     Raises `UserError` as planning would. Needs no model and no torch.
     """
@@ -39,8 +47,31 @@ def explain_request(params: GenerationParams, host: Host, embeddings: Suited = N
     }
     if own:
         notes = (*notes, "the second pass of hires fix has prompts of its own, which are not shown here")
+    told = explain(params.prompt, **facts)
+    _add_networks(told, params, facts, host, family)
     return {
-        "prompt": explain(params.prompt, **facts),
+        "prompt": told,
         "negative_prompt": explain(params.negative_prompt, negative=True, **facts),
         "notes": list(notes),
     }
+
+
+def _add_networks(
+    told: dict[str, Any], params: GenerationParams, facts: Mapping[str, Any], host: Host, family: str
+) -> None:
+    """Put what is known of the networks beside their tags, and what is odd about them among the warnings."""
+    calls = facts["calls_per_step"] if facts["profile"].double_steps else 1
+    base, old = params.steps * calls, params.use_old_scheduling
+    clocks = [("first pass", Clock(Pass(base, base, old=old), params.steps, facts["profile"]), calls)]
+    if hires := facts["hires_steps"]:
+        run = Pass(hires * calls, base, second=True, old=old)
+        clocks.append(("hires pass", Clock(run, hires, facts["profile"]), calls))
+    kinds = [spec.name for spec in host.tags if spec.modifier == NAME]
+    found, warnings = networks_told(params.prompt, clocks, host.shelf, kinds, family)
+    for network in told["networks"]:
+        if network["applied"] and network["column"] in found:
+            network |= found[network["column"]]
+            network["applied"] = not network["problem"]
+    known = [{"column": warning.column, "message": warning.message} for warning in warnings]
+    placed = sorted([*(w for w in told["warnings"] if w["column"]), *known], key=lambda warning: warning["column"])
+    told["warnings"] = [*placed, *(w for w in told["warnings"] if not w["column"])]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import RepriseError, out_of_memory
 from modules.extension.host import Host, TagSpec
-from modules.extension.modifier import Modifier, ModifierSpec, overridden
+from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, overridden
 from modules.params.generation import Chosen, GenerationParams, Value
 from modules.pipeline.plan import Batch, Changes, Revise
 from modules.pipeline.prompts import PromptParser
@@ -180,6 +180,17 @@ class RequestHooks:
         """Those of each pass of a batch."""
         return [self.of(each.prompts.networks) for each in batch.passes]
 
+    def prepare(self, batch: Batch, model: LatentDiffusion, recorded: Sequence[UsedFile]) -> list[Report]:
+        """Tell modifiers of the passes of a batch in which they take part, and hear what there is to tell of it."""
+        told: dict[str, tuple[Active, list[SamplingPass]]] = {}
+        for each, hooks in zip(batch.passes, self.passes(batch), strict=True):
+            for one in hooks.active:
+                told.setdefault(f"{id(one)}", (one, []))[1].append(each.sampling_pass)
+        for one, runs in told.values():
+            with self._border.within(one.spec.name, "prepare"):
+                one.modifier.prepare(runs, model, recorded)
+        return [one.modifier.report() for one, _ in told.values()]
+
     def reviser(self, prompt: str) -> Revise | None:
         """What changes requests with this prompt, if anything does."""
         revises = self.of().has("revise") or self.of(self._parser.networks(prompt)).has("revise")
@@ -219,7 +230,16 @@ class Hooks:
 
     def scope(self) -> tuple[object, ...]:
         """What else than the model decides what the patched model answers."""
-        return tuple((a.spec.name, a.version, repr(a.options)) for a in self._having("patch"))
+        return tuple((a.spec.name, a.version, repr(a.options), a.modifier.state()) for a in self._having("patch"))
+
+    def begin(self, run: SamplingPass) -> None:
+        for one in self._having("begin"):
+            with self._border.within(one.spec.name, "begin"):
+                one.modifier.begin(run)
+
+    def notes(self) -> list[str]:
+        """What modifiers have to tell of the batch so far."""
+        return [note for one in self.active for note in one.modifier.report().notes]
 
     def revise(self, params: GenerationParams) -> tuple[GenerationParams, dict[str, dict[str, Any]]]:
         """The request of one image as all want it, and by name what each changed."""
@@ -294,9 +314,11 @@ class Hooks:
         return inner
 
     def _wrap(self, one: Active, hook: str, inner: T) -> T:
-        name = one.spec.name
+        name, inside = one.spec.name, self._border.outside(inner)
         with self._border.within(name, hook):
-            outer = getattr(one.modifier, hook)(self._border.outside(inner))
+            outer = getattr(one.modifier, hook)(inside)
+            if outer is inside:
+                return inner  # nothing to do this time
             if not callable(outer):
                 raise TypeError(f"it must give a function, not {type(outer).__name__}")
 

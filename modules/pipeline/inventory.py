@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from modules.checkpoints.embeddings import EmbeddingFolder, Listing
@@ -23,7 +23,7 @@ class Inventory:
     embeddings: EmbeddingFolder | None = None
     absent: Collection[str] = ()
     """Modifiers that are not at work."""
-    others: dict[str, Callable[[File], bool]] = field(default_factory=dict)
+    others: Mapping[str, Callable[[File], bool]] = field(default_factory=dict)
     """Whether a file is here, by roles that further users of files have."""
 
     def has(self, file: File) -> bool:

@@ -16,11 +16,13 @@ from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension.host import Host
+from modules.extension.modifier import SamplingPass
 from modules.params.generation import MAX_PROMPT, Chosen, GenerationParams, Init, wrapped
 from modules.params.options import checked, nested_of, options_of
 from modules.params.profile import Profile, profile_named
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
 from modules.pipeline.prompts import PromptParser, Prompts
+from modules.prompt.clock import Clock
 from modules.prompt.schedule import Pass
 from modules.registry import Registry
 
@@ -88,6 +90,12 @@ class Batch:
     def passes(self) -> tuple[Batch, ...]:
         """The batch itself and, with hires fix, its second pass."""
         return (self, second) if (second := self.hires_batch) else (self,)
+
+    @property
+    def sampling_pass(self) -> SamplingPass:
+        """This pass as modifiers are told of it."""
+        clock = Clock(self.prompt_steps, self.announced_steps, self.profile)
+        return SamplingPass(int(self.first_pass_steps is not None), self.params.prompt, clock)
 
     @property
     def shown_size(self) -> tuple[int, int]:

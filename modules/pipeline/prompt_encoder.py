@@ -6,7 +6,7 @@ import re
 from collections.abc import Hashable, Iterator
 from typing import cast
 
-from modules.checkpoints.embeddings import EmbeddingFile
+from modules.checkpoints.embeddings import BundledEmbedding, EmbeddingFile
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.metadata.recipe import File
@@ -63,7 +63,7 @@ class PromptEncoder:
     def _embeddings(self, model: LatentDiffusion, batch: Batch) -> list[EmbeddingFile]:
         own = {file.name: file for file in model.own_embeddings.files}
         names = used_embeddings(batch, [(file.name, file.count) for file in own.values()], self._tokenizer)
-        return [own[name] for name in names]
+        return [own[name] for name in names if not isinstance(own[name], BundledEmbedding)]
 
     def _conditioner(self, model: LatentDiffusion, batch: Batch, patches: Hashable) -> TextConditioner:
         params = batch.params

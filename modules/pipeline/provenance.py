@@ -9,6 +9,7 @@ import torch
 
 from modules.checkpoints.model import LatentDiffusion
 from modules.extension.host import Host
+from modules.extension.modifier import Report
 from modules.metadata import infotext
 from modules.metadata.recipe import File, Recipe, UsedExtension, pixel_hash
 from modules.params.generation import GenerationParams
@@ -38,6 +39,13 @@ NamesFiles = Callable[[LatentDiffusion, Batch], Provenance]
 def provenance_of(users: Iterable[NamesFiles], model: LatentDiffusion, batch: Batch) -> Provenance:
     """All that ``users`` name, in their order."""
     return sum((names(model, batch) for names in users), Provenance())
+
+
+def reported(reports: Iterable[Report]) -> Provenance:
+    """What modifiers tell of a batch."""
+    files = [File(used.role, used.name, used.sha256) for report in reports for used in report.files]
+    facts = {key: value for report in reports for key, value in report.told.items()}
+    return Provenance(tuple(files), facts)
 
 
 def model_files(model: LatentDiffusion, batch: Batch) -> Provenance:
@@ -72,6 +80,7 @@ def used_extensions(
     used = [
         UsedExtension(one.spec.name, one.version, dict(one.options), dict(batch.changed.get(one.spec.name, {})))
         for one in (active[spec.name] for spec in host.modifiers_in_order() if spec.name in active)
+        if not one.spec.by_tag
     ]
     used += [UsedExtension(name, version) for name, version in _owners(host, batch)]
     tags = [tag for each in batch.passes for tag in each.prompts.networks]

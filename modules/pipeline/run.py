@@ -191,6 +191,7 @@ class BatchRunner:
         ``done``: steps that came before.
         """
         refiner, model, hooks = batch.params.refiner, task.model, task.hooks
+        hooks.begin(batch.sampling_pass)
 
         def load() -> tuple[LatentDiffusion, Sequence[Part], Part]:
             assert refiner

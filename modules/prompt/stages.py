@@ -9,12 +9,15 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import count
 
 from modules.prompt.tree import NetworkTag
 
 _LINE_COMMENT = re.compile(r"(?:^|\n)#[^\n]*(?:\n|$)")
 _COMMENT = re.compile(r"#[^\n]*(?:\n|$)")
 _NETWORK = re.compile(r"<(\w+):([^>]+)>")
+_FIRST_MARK = 0xF0000
+"""Characters from here on have no meaning of their own."""
 _AND = re.compile(r"\bAND\b")
 _WEIGHT = re.compile(r"\s*([-+]?(?:\d+\.?|\d*\.\d+))")
 
@@ -65,7 +68,22 @@ def take_networks(source: Source) -> tuple[Source, tuple[NetworkTag, ...]]:
 def _tag(match: re.Match[str], column: int) -> NetworkTag:
     arguments = match[2].split(":")
     named = tuple((key, value) for key, _, value in (a.partition("=") for a in arguments if a.count("=") == 1))
-    return NetworkTag(match[1], tuple(a for a in arguments if a.count("=") != 1), named, column)
+    return NetworkTag(match[1], tuple(a for a in arguments if a.count("=") != 1), named, column, match[2])
+
+
+def mark_networks(text: str) -> str:
+    """``text`` without comments, each network tag replaced by `network_mark` of its number: its place in the brackets.
+
+    >>> mark_networks("[<lora:ink:1>:fox:5]") == f"[{network_mark(0)}:fox:5]"
+    True
+    """
+    source, numbers = remove_comments(Source(text)), count()
+    return _NETWORK.sub(lambda _: network_mark(next(numbers)), source.text)
+
+
+def network_mark(number: int) -> str:
+    """A character that no text has."""
+    return chr(_FIRST_MARK + number)
 
 
 def and_parts(text: str) -> list[tuple[int, str, float]]:

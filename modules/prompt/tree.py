@@ -73,6 +73,8 @@ class NetworkTag:
     positional: tuple[str, ...]
     named: tuple[tuple[str, str], ...]
     column: int = 1
+    arguments: str = ""
+    """All of them as written: brackets may hold colons that part nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from tests.benchmarks import image, kernels, page, prompt, replay, samplers, start, unet
+from tests.benchmarks import image, kernels, networks, page, prompt, replay, samplers, start, unet
 
 PARTS: dict[str, Callable[[], None]] = {
     "image": image.main,
     "kernels": kernels.main,
+    "networks": networks.main,
     "page": page.main,
     "prompt": prompt.main,
     "samplers": samplers.main,

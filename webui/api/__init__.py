@@ -31,7 +31,9 @@ def router(services: Services) -> APIRouter:
     def explain(values: Json = Body()) -> Json:
         """What the prompts of a request mean, step by step: texts, tokens with weights, networks, warnings."""
         params = GenerationParams.from_json(values)
-        return explain_request(params, services.host, services.embeddings(params.checkpoint))
+        return explain_request(
+            params, services.host, services.embeddings(params.checkpoint), services.network_family(params.checkpoint)
+        )
 
     @routes.post("/replay", status_code=202)
     def replay(request: Request, values: Json = Body()) -> Json:

@@ -351,8 +351,8 @@ def _token(token: Told) -> str:
 
 
 def _networks(networks: Sequence[Told]) -> str:
-    """Those that are applied, then those that nothing handles."""
-    headings = {True: "Extra networks, active in every step", False: "Extra networks, not applied"}
+    """Those that are applied, then those that are not."""
+    headings = {True: "Extra networks", False: "Extra networks, not applied"}
     told = {applied: [n for n in networks if n["applied"] == applied] for applied in headings}
     return "".join(
         f'<h4>{headings[applied]}</h4><div class="rp-chips" translate="no">{_chips(those)}</div>'
@@ -366,9 +366,23 @@ def _chips(networks: Sequence[Told]) -> str:
         f'<span class="rp-chip"><b>{escape(n["kind"])}</b> {escape(_cut(n["name"] or "(no name)", 60))}'
         + "".join(f" · {escape(_cut(value, 20))}" for value in n["positional"][1:4])
         + "".join(f" · {escape(_cut(f'{key}={value}', 30))}" for key, value in list(n["named"].items())[:4])
+        + "".join(_strengths(run) for run in n.get("passes", ()) if len(run["segments"]) > 1)
         + "</span>"
         for n in networks[:_MAX_WARNINGS]
     )
+
+
+def _strengths(run: Told) -> str:
+    """How strong a network is over the steps of a pass, as bars under each other's widths."""
+    segments = run["segments"]
+    most = max(abs(segment["weight"]) for segment in segments) or 1
+    bars = "".join(
+        f'<i style="--n:{s["to"] - s["from"] + 1};--h:{100 * abs(s["weight"]) / most:.0f}%"'
+        f' title="{escape(_ranges([(s["from"], s["to"])], run["steps"]))}: {s["weight"]:.3g}"></i>'
+        for s in segments[:_MAX_BLOCKS]
+    )
+    spans = [f"{_ranges([(s['from'], s['to'])], run['steps'])}: {s['weight']:.3g}" for s in segments[:_MAX_BLOCKS]]
+    return f'<span class="rp-strengths" role="img" aria-label="{escape("; ".join(spans))}">{bars}</span>'
 
 
 def _plural(number: int, noun: str) -> str:

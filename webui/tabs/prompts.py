@@ -128,7 +128,8 @@ class PromptArea:
         try:
             params = self._read(fields)
             merged = self.styled(params, names)
-            told = explain_request(merged, self._services.host, self._services.embeddings(merged.checkpoint))
+            services, name = self._services, merged.checkpoint
+            told = explain_request(merged, services.host, services.embeddings(name), services.network_family(name))
         except RepriseError as error:
             at_fault = error.field if error.field in self._boxes else "prompt"
             lines = [trouble_html(str(error) if field == at_fault else "") for field in self._boxes]

@@ -64,7 +64,7 @@ _WHOLE: dict[str, Any] = {
 }
 """What a text with a parameter line means where it says nothing."""
 
-_SILENT = {"Version", "Model hash", "VAE hash", "TI hashes", "User"}
+_SILENT = {"Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "User"}
 """Keys that ask for nothing that we do not do."""
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from modules.builtin import register
+from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.errors import UserError
 from modules.extension.host import Host, TagSpec
 from modules.params.generation import GenerationParams, Hires
@@ -76,3 +80,63 @@ def test_old_prompt_editing_and_emphasis_are_those_of_the_request(host: Host) ->
         for mode in ("Original", "None")
     )
     assert (read, literal) == (2, 8)  # "(", "cat", ":", "1", ".", "5", ")"
+
+
+def write_lora(models: Path, name: str, key: str = "lora_unet_mid_block_attentions_0_proj_in.diff") -> None:
+    (models / "Lora").mkdir(exist_ok=True)
+    save_file({key: np.zeros((4, 768), np.float32)}, models / "Lora" / f"{name}.safetensors")
+
+
+@pytest.fixture
+def with_networks(tmp_path: Path) -> Host:
+    write_lora(tmp_path, "ink")
+    write_lora(tmp_path, "xl", "lora_te2_text_model_encoder_layers_0_mlp_fc1.diff")
+    shelf = NetworkShelf(tmp_path)
+    shelf.read()
+    host = Host()
+    register(host, shelf)
+    return host
+
+
+def messages(host: Host, prompt: str, **changes: object) -> list[str]:
+    params = GenerationParams(prompt, steps=8, sampler="Euler").changed(**changes)
+    return [warning["message"] for warning in explain_request(params, host, family="SD1")["prompt"]["warnings"]]
+
+
+def test_networks_that_do_nothing_are_told_with_the_reason(with_networks: Host) -> None:
+    assert messages(with_networks, "<lora:ink:1>") == []
+    assert messages(with_networks, "<lora:inc:1>") == ["there is no LoRA named inc; did you mean ink?"]
+    assert messages(with_networks, "<hypernet:x>") == ["there is no hypernetwork named x"]
+    assert messages(with_networks, "<lora:xl:1>") == ["the LoRA xl is for SDXL, and the model is SD1"]
+    (message,) = messages(with_networks, "<lora:ink:1> <lora:xl:x>")
+    assert message == "no lora is applied: <lora:xl:x> cannot be read: 'x' is not a number"
+
+
+def test_the_strength_of_a_network_is_told_over_the_steps(with_networks: Host) -> None:
+    def segments(tag: str, **changes: object) -> list[tuple[int, int, float]]:
+        params = GenerationParams(f"a fox {tag}", steps=8, sampler="Euler").changed(**changes)
+        (network,) = explain_request(params, with_networks)["prompt"]["networks"]
+        assert network["file"] == "ink.safetensors" and network["applied"]
+        return [(s["from"], s["to"], s["weight"]) for s in network["passes"][0]["segments"]]
+
+    assert segments("<lora:ink:0.8>") == [(1, 8, 0.8)]
+    assert segments("<lora:ink:[0:1:0.5]>") == [(1, 5, 0.0), (6, 8, 1.0)]  # A1111 switches one call late
+    assert segments("<lora:ink:[0:1:0.5]>", profile="exact") == [(1, 4, 0.0), (5, 8, 1.0)]
+    assert segments("<lora:ink:[0@0,1@0.25]>") == [(1, 1, 0.0), (2, 2, 0.5), (3, 8, 1.0)]
+    assert segments("[<lora:ink:1>::0.5]", profile="exact") == [(1, 4, 1.0), (5, 8, 0.0)]
+
+
+def test_what_a1111_does_otherwise_than_it_looks_is_told(with_networks: Host) -> None:
+    late = ["lora ink holds all along, as in A1111: tags in brackets switch in the profile exact"]
+    assert messages(with_networks, "[<lora:ink:1>::0.5]") == late
+    assert messages(with_networks, "[<lora:ink:1>::0.5]", profile="exact") == []
+    twice = ["ink is named 2 times: as in A1111 the last strength holds for each"]
+    assert messages(with_networks, "<lora:ink:1> <lora:ink:0.5>") == twice
+    assert messages(with_networks, "<lora:ink:1> <lora:ink:0.5>", profile="exact") == []
+
+
+def test_thousands_of_tags_are_told_in_time(with_networks: Host) -> None:
+    prompt = "".join(f"[<lora:n{i}:[0:1:0.5]>:a:{i % 9}]" for i in range(500))
+    for profile in ("a1111", "exact"):
+        told = explain_request(GenerationParams(prompt[:20000], steps=150, profile=profile), with_networks)["prompt"]
+        assert len(told["warnings"]) <= 200

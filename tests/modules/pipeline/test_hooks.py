@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
 from modules.extension.host import Host, Owner, TagSpec
 from modules.extension.loader import Loader
-from modules.extension.modifier import Modifier, ModifierSpec, from_text, to_text
+from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, from_text, to_text
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
-from modules.params.generation import Chosen, GenerationParams
+from modules.params.generation import Chosen, GenerationParams, Hires
 from modules.params.options import option
 from modules.pipeline.hooks import HookFailed
 from modules.pipeline.plan import make_plan
@@ -334,3 +334,40 @@ def test_ctrl_c_on_the_command_line_ends_the_request(broken: Engine) -> None:
 def test_the_reason_of_a_failure_has_an_end() -> None:
     failure = HookFailed("mine", "finish", ValueError("x" * 10_000_000))
     assert len(failure.reason) < 400 and len(str(failure)) < 500
+
+
+class Told(Modifier):
+    """Writes down what it is told of a batch, and tells of it."""
+
+    def __init__(self, calls: list[object]):
+        self.calls = calls
+
+    def prepare(self, passes: Sequence[SamplingPass], model: Any, recorded: Sequence[UsedFile]) -> None:
+        self.calls.append([(one.number, one.prompt, one.clock.steps) for one in passes])
+
+    def patch(self, model: Any) -> AbstractContextManager[object]:
+        self.calls.append("patch")
+        return nullcontext()
+
+    def begin(self, run: SamplingPass) -> None:
+        self.calls.append(("begin", run.number))
+
+    def report(self) -> Report:
+        return Report(("it was so",), (UsedFile("mine", "a.bin", "0" * 64),), {"My key": "a: 1"})
+
+
+def test_a_modifier_is_told_of_the_passes_and_tells_of_the_batch(store: ModelStore) -> None:
+    calls: list[object] = []
+    told = ModifierSpec("told", "Be told", Nothing, lambda _: Told(calls))
+    hires = Hires(upscaler="Latent", scale=2.0, steps=1, prompt="two foxes", denoising_strength=0.5)
+    params = PARAMS.changed(hires=hires, extensions=Chosen({"told": {}}))
+    (result,), notes = run(engine_of(store, told), params)
+    assert calls == [[(0, "a red fox", 2), (1, "two foxes", 1)], "patch", ("begin", 0), ("begin", 1)]
+    assert notes == ["it was so"]
+    assert [file.role for file in result.recipe.files] == ["checkpoint", "mine"]
+    assert 'My key: "a: 1"' in result.infotext
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modules.builtin import register
+from modules.checkpoints.networks.shelf import NetworkShelf
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
 from modules.params.profile import EXACT
+from modules.pipeline.explain import explain_request
 from modules.prompt.explain import explain
 from tests.webui.html.test_status import HOSTILE, tags
 from webui.html.inspector import (
@@ -172,3 +178,16 @@ def test_ticks_leave_each_other_room() -> None:
     assert ticks(150, list(range(1, 151)))[0] == 1
     gaps = [b - a for a, b in zip(ticks(150, range(1, 151)), ticks(150, range(1, 151))[1:], strict=False)]
     assert min(gaps) >= 21
+
+
+def test_a_strength_that_changes_is_drawn_over_the_steps(tmp_path: Path) -> None:
+    (tmp_path / "Lora").mkdir()
+    header = b'{"lora_unet_mid_block_attentions_0_proj_in.diff":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "Lora" / "ink.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    shelf, host = NetworkShelf(tmp_path), Host()
+    shelf.read()
+    register(host, shelf)
+    params = GenerationParams("a fox <lora:ink:[0:1:0.5]>", steps=8, profile="exact")
+    told = explain_request(params, host)
+    html = inspector_html(told, BOXES, {"prompt": (0, 99), "negative_prompt": (0, 0)})
+    assert 'aria-label="steps 1 to 4: 0; steps 5 to 8: 1"' in html

@@ -1,0 +1,223 @@
+"""Cards of networks for the page: what is known of each, what a click on it writes, and how cards are found.
+
+>>> texts = clicked(("a cat", "lowres"), Insertion("<lora:ink:0.7> brush", "(blurry:1)"))
+>>> texts
+('a cat <lora:ink:0.7> brush', 'lowres (blurry:1)')
+>>> clicked(texts, Insertion("<lora:ink:0.7> brush", "(blurry:1)"))
+('a cat', 'lowres')
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.checkpoints.networks.listing import NetworkFile, NetworkListing
+from modules.checkpoints.networks.metadata import FAMILIES, UNKNOWN
+from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
+from modules.checkpoints.networks.side_files import (
+    Downloaded,
+    UserMetadata,
+    preview_name,
+    read_description,
+    read_downloaded,
+    read_user,
+)
+
+SEPARATOR = " "
+_TAG = re.compile(r"<([^:^>]+:[^:]+):[\d.]+>")
+"""Its group is the tag without its weight, which a second click does not look at."""
+_NEGATIVE = re.compile(r"\(([^:^>]+:[\d.]+)\)")
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """What a click on a card writes into the prompt and the negative prompt."""
+
+    text: str
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A network, and all that is told of it."""
+
+    file: NetworkFile
+    name: str
+    """What prompts call it."""
+    folder: str
+    """Below the root folder, empty at its top."""
+    family: str
+    user: UserMetadata
+    downloaded: Downloaded
+    description: str
+    preview: Path | None
+    insertion: Insertion
+    terms: str
+    """What a search looks at, in small letters."""
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        """What the person wrote, else what the downloader knows."""
+        own = self.user.activation_text.strip()
+        return (own,) if own else self.downloaded.trained_words
+
+
+class Cards:
+    """The cards of a shelf. Side files are read when they are new or changed."""
+
+    def __init__(self, shelf: NetworkShelf, *, default_weight: float = 1.0, by_file: bool = False):
+        """``default_weight``: for cards that state none. ``by_file``: tags name files rather than aliases."""
+        self._shelf = shelf
+        self._default_weight = default_weight
+        self._by_file = by_file
+        self._sides: dict[Path, tuple[object, _Side]] = {}
+
+    def list(self, role: str = LORA) -> list[Card]:
+        """Those of a role, in the order of their paths; files whose headers nobody has read yet as far as is known."""
+        listing = self._shelf.listed(role)
+        folders = _names({file.path.parent for file in listing.files})
+        hashes = self._shelf.known_hashes(listing.files)
+        return [
+            self._card(file, digest, listing, role, self._side(file.path, folders[file.path.parent]))
+            for file, digest in zip(listing.files, hashes, strict=True)
+        ]
+
+    def _card(self, file: NetworkFile, digest: str, listing: NetworkListing, role: str, side: _Side) -> Card:
+        name = listing.prompt_name(file, by_file=self._by_file)
+        family = side.user.family if side.user.family in FAMILIES[:-1] else ""
+        family = family or file.described.family or file.described.stated_family
+        description = side.description if side.user.description is None else side.user.description
+        relative = file.path.relative_to(file.folder)
+        words = (*file.described.tags, *side.downloaded.trained_words, side.user.activation_text, side.user.notes)
+        terms = (str(file.folder.name / relative), digest, name, description, *words)
+        return Card(
+            file=file,
+            name=name,
+            folder=relative.parent.as_posix() if relative.parent != Path() else "",
+            family=family,
+            user=side.user,
+            downloaded=side.downloaded,
+            description=description,
+            preview=file.path.with_name(side.preview) if side.preview else None,
+            insertion=insertion(name, side.user, self._default_weight, role=role),
+            terms=" ".join(terms).lower(),
+        )
+
+    def _side(self, model: Path, names: Mapping[str, int]) -> _Side:
+        """What lies beside a model, by the names of its folder with their times."""
+        stem = model.stem
+        stamp = tuple(names.get(f"{stem}{suffix}", 0) for suffix in _READ)
+        known = self._sides.get(model)
+        if known is None or known[0] != stamp:
+            texts = any(stamp)
+            user = read_user(model) if texts else UserMetadata()
+            downloaded = read_downloaded(model) if texts else Downloaded()
+            known = stamp, _Side(user, downloaded, read_description(model) if texts else "")
+            self._sides[model] = known
+        side = known[1]
+        return _Side(side.user, side.downloaded, side.description, preview_name(stem, names))
+
+
+@dataclass(frozen=True)
+class _Side:
+    user: UserMetadata
+    downloaded: Downloaded
+    description: str
+    preview: str = ""
+
+
+_READ = (".json", ".civitai.info", ".cm-info.json", ".txt", ".description.txt")
+
+
+def _names(folders: Iterable[Path]) -> dict[Path, dict[str, int]]:
+    """The files of each folder with their times, each folder read once."""
+    found: dict[Path, dict[str, int]] = defaultdict(dict)
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                text = entry.name.endswith(_READ)
+                found[folder][entry.name] = entry.stat().st_mtime_ns if text else 1
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ a click
+
+
+def insertion(name: str, user: UserMetadata, default_weight: float = 1.0, *, role: str = LORA) -> Insertion:
+    """What a click on a card writes: the tag, the activation text behind it, and the negative text.
+
+    >>> insertion("ink", UserMetadata(preferred_weight=0.7, activation_text="brush", negative_text="blurry"))
+    Insertion(text='<lora:ink:0.7> brush', negative='(blurry:1)')
+    """
+    if role == HYPERNETWORK:
+        return Insertion(f"<hypernet:{name}:{as_javascript(default_weight)}>")
+    tag = f"<lora:{name}:{as_javascript(user.preferred_weight or default_weight)}>"
+    behind = f" {user.activation_text}" if user.activation_text else ""
+    return Insertion(tag + behind, f"({user.negative_text}:1)" if user.negative_text else "")
+
+
+def as_javascript(number: float) -> str:
+    """
+    >>> as_javascript(1.0), as_javascript(0.7), as_javascript(-0.25)
+    ('1', '0.7', '-0.25')
+    """
+    return str(int(number)) if number == int(number) else repr(float(number))
+
+
+def clicked(texts: tuple[str, str], inserted: Insertion, separator: str = SEPARATOR) -> tuple[str, str]:
+    """Prompt and negative prompt after a click on a card: what it writes is added, or taken out where it stands."""
+    prompt, negative = texts
+    if inserted.negative:
+        negative = _toggled(negative, inserted.negative, _NEGATIVE, separator)
+    return _toggled(prompt, inserted.text, _TAG, separator), negative
+
+
+def _toggled(text: str, inserted: str, weighted: re.Pattern[str], separator: str) -> str:
+    removed = _without(text, inserted, weighted, separator)
+    return text + separator + inserted if removed is None else removed
+
+
+def _without(text: str, inserted: str, weighted: re.Pattern[str], separator: str) -> str | None:
+    """``text`` without what a click wrote, at any weight; at the last place also without the text behind it and the
+    separator before it. None: it is not there."""
+    tag = weighted.match(inserted)
+    if tag is None:
+        removed = re.sub(f"(?:{re.escape(separator)})?{re.escape(inserted)}", "", text)
+        return removed if removed != text else None
+    places = [found for found in weighted.finditer(text) if found[1] == tag[1]]
+    if not places:
+        return None
+    behind = inserted[tag.end() :]
+    *others, last = places
+    end = last.end() + (len(behind) if text.startswith(behind, last.end()) else 0)
+    start = last.start() - (len(separator) if text[: last.start()].endswith(separator) else 0)
+    text = text[:start] + text[end:]
+    for place in reversed(others):
+        text = text[: place.start()] + text[place.end() :]
+    return text
+
+
+# ------------------------------------------------------------------------------------------------------- a search
+
+SORTS: Mapping[str, Callable[[Card], object]] = {
+    "Path": lambda card: 0,
+    "Name": lambda card: card.name.lower(),
+    "Newest": lambda card: -card.file.mtime_ns,
+}
+
+
+def chosen(cards: Iterable[Card], search: str = "", family: str = "", sort: str = "Path") -> list[Card]:
+    """The cards that have every word of a search, for a family of models (empty: all), sorted."""
+    words = search.lower().split()
+    found = [card for card in cards if fits(card, family) and all(word in card.terms for word in words)]
+    return sorted(found, key=SORTS.get(sort, SORTS["Path"]))  # type: ignore[arg-type]
+
+
+def fits(card: Card, family: str) -> bool:
+    """Whether a network can be for a family of models: one that nothing is known of can."""
+    return not family or card.family in ("", UNKNOWN, family)

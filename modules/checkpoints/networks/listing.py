@@ -1,0 +1,308 @@
+"""Which networks lie in the folders, and which one a name in a prompt means.
+
+A LoRA is known by its stem and by the alias in its metadata. An alias that two files share counts for neither, as
+A1111 has it. What headers say is kept in a file of its own, by path, size and time, so that thousands of files are
+listed at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from modules.checkpoints import unpickle
+from modules.checkpoints.files import Header, read_header
+from modules.checkpoints.folders import files_below
+from modules.checkpoints.networks import metadata as told
+from modules.checkpoints.networks.hashes import stated_hash
+from modules.checkpoints.networks.keys import BUNDLED
+from modules.errors import CheckpointError, OutputError
+from modules.storage import atomic
+
+log = logging.getLogger(__name__)
+LORA_SUFFIXES = (".pt", ".ckpt", ".safetensors")
+MAX_PICKLE = 8 * 2**30
+_FORBIDDEN = frozenset({"none"})
+_DIGITS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a file says of itself."""
+
+    alias: str = ""
+    """Empty: it states none, and its stem is its alias."""
+    stated_family: str = told.UNKNOWN
+    """As A1111 guesses it from the metadata."""
+    family: str = ""
+    """As its layers say; empty: they do not."""
+    hash: str = ""
+    """That it states."""
+    embeddings: tuple[str, ...] = ()
+    """Textual inversions that come with it."""
+    tags: tuple[str, ...] = ()
+    """The commonest words of its training set."""
+    problem: str = ""
+    """Why it cannot be used."""
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """A file in one of the folders."""
+
+    path: Path
+    folder: Path
+    """The root that it was found in."""
+    size: int
+    mtime_ns: int
+    described: Described = Described()
+
+    @property
+    def stem(self) -> str:
+        return self.path.stem
+
+    @property
+    def alias(self) -> str:
+        return self.described.alias or self.stem
+
+
+@dataclass(frozen=True)
+class NetworkListing:
+    """The files in their order, and what names in prompts mean."""
+
+    files: tuple[NetworkFile, ...] = ()
+    unread: int = 0
+    """Files whose headers nobody has read yet: their aliases are not known."""
+
+    @cached_property
+    def _stems(self) -> Mapping[str, NetworkFile]:
+        return {file.stem: file for file in self.files}
+
+    @cached_property
+    def _aliases(self) -> tuple[Mapping[str, NetworkFile], frozenset[str]]:
+        """Files by stem and alias, a later one over an earlier; and the aliases that do not count, in small letters."""
+        names: dict[str, NetworkFile] = {}
+        forbidden = set(_FORBIDDEN)
+        for file in self.files:
+            if file.alias in names:
+                forbidden.add(file.alias.lower())
+            names[file.stem] = names[file.alias] = file
+        return names, frozenset(forbidden)
+
+    def find(self, name: str) -> NetworkFile | None:
+        """The file that a name in a prompt means."""
+        names, forbidden = self._aliases
+        return (self._stems if name.lower() in forbidden else names).get(name)
+
+    def prompt_name(self, file: NetworkFile, *, by_file: bool = False) -> str:
+        """What to write in a prompt. ``by_file``: A1111's setting to prefer file names to aliases."""
+        _, forbidden = self._aliases
+        return file.stem if by_file or file.alias.lower() in forbidden else file.alias
+
+    def near(self, name: str) -> str:
+        """The name most like one that is not there; empty: none is."""
+        names = {known.casefold(): known for known in self._aliases[0] if abs(len(known) - len(name)) < 8}
+        found = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
+        return names[found[0]] if found else ""
+
+    def recorded(self, files: Iterable[tuple[str, NetworkFile]]) -> NetworkListing:
+        """Only these, each under the file name that it had."""
+        return replace(self, files=tuple(_renamed(file, name) for name, file in files))
+
+
+def _renamed(file: NetworkFile, name: str) -> NetworkFile:
+    return _Renamed(file.path, file.folder, file.size, file.mtime_ns, file.described, Path(name).stem)
+
+
+@dataclass(frozen=True)
+class _Renamed(NetworkFile):
+    old_stem: str = ""
+
+    @property
+    def stem(self) -> str:
+        return self.old_stem
+
+
+class NetworkFolders:
+    """The networks below some folders; in a later folder a file of the same name counts more."""
+
+    def __init__(self, folders: Sequence[Path], suffixes: tuple[str, ...] = LORA_SUFFIXES, cache: Path | None = None):
+        """``cache``: where what headers say is kept between starts."""
+        self.folders = tuple(folders)
+        self._suffixes = suffixes
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._reader: threading.Thread | None = None
+        self._known: dict[str, Described] = _load(cache)
+
+    def read(self) -> NetworkListing:
+        """All files, those that are new read first."""
+        self._read(self._stamped())
+        return self.listed()
+
+    def listed(self) -> NetworkListing:
+        """All files at once, with what is known of them."""
+        files = [replace(file, described=self._known.get(_key(file), _UNREAD)) for file in self._stamped()]
+        return NetworkListing(tuple(files), sum(file.described is _UNREAD for file in files))
+
+    def read_in_background(self) -> None:
+        """Read what is new while the page goes on; a second call while that goes on does nothing."""
+        if self._reader is None or not self._reader.is_alive():
+            self._reader = threading.Thread(target=self.read, name="network headers", daemon=True)
+            self._reader.start()
+
+    def _stamped(self) -> list[NetworkFile]:
+        found = []
+        for folder in self.folders:
+            own = sorted(files_below(folder, self._suffixes), key=lambda path: natural(str(path)))
+            found += [made for path in own if (made := _stamped(path, folder))]
+        return found
+
+    def _read(self, files: Iterable[NetworkFile]) -> None:
+        new = [file for file in files if _key(file) not in self._known]
+        if not new:
+            return
+        described = {_key(file): describe(file.path) for file in new}
+        with self._lock:
+            self._known = {**self._known, **described}
+            self._save()
+
+    def _save(self) -> None:
+        if self._cache is None:
+            return
+        try:
+            atomic.make_folder(self._cache.parent)
+            entries = {key: asdict(value) for key, value in self._known.items()}
+            atomic.write(self._cache, json.dumps(entries, separators=(",", ":")).encode())
+        except (OSError, OutputError) as error:
+            log.warning("%s cannot be written, so networks are read again at the next start: %s", self._cache, error)
+
+
+_UNREAD = Described()
+
+
+def describe(path: Path) -> Described:
+    """What a file's header says; a pickle has only the names and shapes of its tensors."""
+    if path.suffix.lower() != ".safetensors":
+        return _described_pickle(path)
+    try:
+        header = read_header(path, field="prompt")
+    except CheckpointError as error:
+        return Described(problem=error.message)
+    return described(header)
+
+
+def _described_pickle(path: Path) -> Described:
+    try:
+        with unpickle.opened(path, MAX_PICKLE) as table:
+            while isinstance(table, Mapping) and isinstance(table.get("state_dict"), Mapping):
+                table = table["state_dict"]
+            tensors = unpickle.tensors_in(table, MAX_PICKLE) if isinstance(table, Mapping) else {}
+    except (OSError, unpickle.Refused) as error:
+        return Described(problem=f"{path.name} cannot be read: {error}")
+    return Described(family=told.family_of_shapes({key: tensor.shape for key, tensor in tensors.items()}))
+
+
+def described(header: Header) -> Described:
+    """
+    >>> from modules.checkpoints.files import TensorInfo
+    >>> found = described(Header({"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": TensorInfo("F32", (), 4)}, {}))
+    >>> found.family, found.stated_family
+    ('SDXL', 'Unknown')
+    """
+    facts = told.decoded(header.metadata)
+    shapes = {key: info.shape for key, info in header.tensors.items()}
+    bundled = dict.fromkeys(key.split(".")[1] for key in shapes if key.startswith(BUNDLED))
+    return Described(
+        alias=str(facts.get("ss_output_name", "")),
+        stated_family=told.stated_family(facts),
+        family=told.family_of_shapes(shapes),
+        hash=stated_hash(facts),
+        embeddings=tuple(bundled),
+        tags=tuple(tag for tag, _ in told.training_tags(facts)[:24]),
+    )
+
+
+def natural(text: str) -> list[tuple[int, int | str]]:
+    """A key that puts 2 before 10.
+
+    >>> sorted(["b10", "B2", "a"], key=natural)
+    ['a', 'B2', 'b10']
+    """
+    words = _DIGITS.split(text)
+    return [(0, int(word)) if word.isdigit() else (1, word.lower()) for word in words]
+
+
+def _stamped(path: Path, folder: Path) -> NetworkFile | None:
+    try:
+        stat = path.stat()
+    except OSError:  # gone since the folder was read, or a link to nothing
+        return None
+    return NetworkFile(path, folder, stat.st_size, stat.st_mtime_ns)
+
+
+def _key(file: NetworkFile) -> str:
+    return f"{file.path}|{file.size}|{file.mtime_ns}"
+
+
+def _load(cache: Path | None) -> dict[str, Described]:
+    """A cache that cannot be read is an empty one."""
+    if cache is None or not cache.is_file():
+        return {}
+    try:
+        entries = json.loads(cache.read_text(encoding="utf-8"))
+        return {key: _read_entry(entry) for key, entry in entries.items()}
+    except (ValueError, TypeError, AttributeError, OSError):
+        log.warning("%s cannot be read; the networks' headers are read again", cache)
+        return {}
+
+
+def _read_entry(entry: Mapping[str, Any]) -> Described:
+    values: dict[str, Any] = {one.name: entry[one.name] for one in fields(Described) if one.name in entry}
+    for name in ("embeddings", "tags"):
+        values[name] = tuple(values.get(name, ()))
+    return Described(**values)
+
+
+# ------------------------------------------------------------------------------------------- generation texts
+
+
+def hashes_text(used: Iterable[tuple[str, str]]) -> str:
+    """Names in a prompt and their hashes, as "Lora hashes" has them.
+
+    >>> hashes_text([("ink, v1: b", "58dda328598e2f7f"), ("wet", "ab0c3e400e45629c")])
+    'ink v1 b: 58dda328598e, wet: ab0c3e400e45'
+    """
+    return ", ".join(f"{name.replace(':', '').replace(',', '')}: {digest[:12]}" for name, digest in used)
+
+
+def read_hashes(text: str) -> dict[str, str]:
+    """The inverse, as far as it goes.
+
+    >>> read_hashes("ink v1 b: 58dda328598e, wet: ab0c3e400e45")
+    {'ink v1 b': '58dda328598e', 'wet': 'ab0c3e400e45'}
+    """
+    pairs = (pair.partition(":") for pair in text.split(","))
+    return {name.strip(): digest.strip() for name, colon, digest in pairs if colon}
+
+
+def with_local_names(prompt: str, hashes: Mapping[str, str], local: Mapping[str, str]) -> str:
+    """A prompt from elsewhere with its ``<lora:`` names as they are here. ``local``: names here by short hash.
+
+    >>> with_local_names("a <lora:ink:0.8> fox", {"ink": "58dda328598e"}, {"58dda328598e": "brush"})
+    'a <lora:brush:0.8> fox'
+    """
+
+    def renamed(match: re.Match[str]) -> str:
+        name = match[1].replace(",", "")
+        return f"<lora:{local.get(hashes.get(name, ''), match[1])}{match[2]}"
+
+    return re.sub(r"<lora:([^:>]+)([:>])", renamed, prompt)
