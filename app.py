@@ -36,6 +36,7 @@ from modules.params.options import flat_of, from_flat, options_of
 
 if TYPE_CHECKING:
     from modules.checkpoints.catalogue import Catalogue
+    from modules.checkpoints.places import ModelFolders
     from modules.devices import Device
     from modules.engine import Engine, Progress, Result
     from modules.extension.host import Host
@@ -79,10 +80,11 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         return devices.choose(args.device, "float32")
 
     host = Host(reserved=infotext.RESERVED)
-    builtin.register(host, NetworkShelf(args.models_dir, args.data_dir))
-    for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
+    places = model_places(args)
+    builtin.register(host, NetworkShelf(places.root, args.data_dir, extra=places.loras))
+    for upscaler in upscale.file_upscalers(places.root, upscale.Networks(device)):
         host.add_upscaler(upscaler)
-    restorers, host.absent_face_restorers = faces.file_restorers(args.models_dir, faces.FaceNetworks(device))
+    restorers, host.absent_face_restorers = faces.file_restorers(places.root, faces.FaceNetworks(device))
     for restorer in restorers:
         host.add_face_restorer(restorer.name, restorer.restore, restorer.files)
     if process == "server" and not args.api_only:
@@ -94,6 +96,25 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
     loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, name=name, flags=flags)
     loader.load_all(host)
     return loader
+
+
+def model_places(args: argparse.Namespace) -> ModelFolders:
+    """Where models lie, as the command line has it."""
+    from modules.checkpoints.places import model_folders
+
+    return model_folders(
+        args.models_dir,
+        installation=args.models_from,
+        checkpoints=args.ckpt_dir,
+        vaes=args.vae_dir,
+        embeddings=args.embeddings_dir,
+        loras=args.lora_dir or (),
+    )
+
+
+def default_model(args: argparse.Namespace) -> str:
+    """The checkpoint of those who choose none, by its name."""
+    return Path(args.ckpt).stem if args.ckpt else DEFAULT_MODEL
 
 
 def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: Watch | None = None) -> Engine:
@@ -108,11 +129,11 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
 
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
-    folder = args.models_dir / "Stable-diffusion"
-    vaes = VaeFolders(args.models_dir / "VAE", folder)
-    store = ModelStore(folder, device, hashes, default=DEFAULT_MODEL, vaes=vaes)
+    places = model_places(args)
+    vaes = VaeFolders(places.vaes, places.checkpoints)
+    store = ModelStore(places.checkpoints, device, hashes, default=default_model(args), vaes=vaes)
     loader = loader or build_loader(args, "command")
-    inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(args.models_dir / "embeddings")
+    inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(places.embeddings)
     return Engine(
         store,
         loader.host,
@@ -191,7 +212,7 @@ def build_catalogue(args: argparse.Namespace) -> Catalogue:
     from modules.checkpoints.catalogue import Catalogue
     from modules.checkpoints.files import Hashes
 
-    return Catalogue(args.models_dir, Hashes(args.data_dir / "hashes.json"), default=DEFAULT_MODEL)
+    return Catalogue(model_places(args), Hashes(args.data_dir / "hashes.json"), default=default_model(args))
 
 
 def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
@@ -203,6 +224,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
     folders = ("data", "models", "extensions")
     places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
+    places += commandline.said_places(args)
     own_flags = {} if args.no_extensions else commandline.extension_flags(args)
     for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]

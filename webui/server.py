@@ -24,7 +24,7 @@ from webui.i18n import load_catalogues
 from webui.security import login
 from webui.security.access_log import AccessLog
 from webui.security.auth import Visitors, visitor_of
-from webui.security.bodies import Bodies, no_events
+from webui.security.bodies import Bodies, Events, no_events
 from webui.security.connections import HEAD_S, TimedProtocol, Waiting
 from webui.security.guard import Guard, refused
 from webui.security.ownership import Claims, Files, Ownership
@@ -66,7 +66,8 @@ def create_app(services: Services, *, page: bool = True) -> FastAPI:
     app.include_router(router(services))
     app.include_router(sdapi.router(services))
     app.include_router(extension_routes.router(services))
-    claims, events = Claims(), no_events
+    claims = Claims()
+    events: Events = no_events
     if page:
         from webui import mount
 

@@ -10,6 +10,7 @@ from modules.checkpoints.detect import family_label, has_vae, native_size, predi
 from modules.checkpoints.embeddings import SUFFIXES, EmbeddingFolder, Suited
 from modules.checkpoints.files import PICKLES, Hashes, Header, find_model, list_models, old_hash, read_header
 from modules.checkpoints.folders import unlistable
+from modules.checkpoints.places import ModelFolders, model_folders
 from modules.checkpoints.vaes import VaeFolders
 from modules.errors import CheckpointError, RepriseError, printable
 
@@ -43,10 +44,11 @@ class Card:
 class Catalogue:
     """The checkpoints, VAEs and embeddings below a models folder, as they are whenever somebody asks."""
 
-    def __init__(self, folder: Path, hashes: Hashes, *, default: str = ""):
-        self._checkpoints = folder / "Stable-diffusion"
-        self._vaes = VaeFolders(folder / "VAE", self._checkpoints)
-        self._embeddings = EmbeddingFolder(folder / "embeddings")
+    def __init__(self, folder: Path | ModelFolders, hashes: Hashes, *, default: str = ""):
+        places = folder if isinstance(folder, ModelFolders) else model_folders(folder)
+        self._checkpoints = places.checkpoints
+        self._vaes = VaeFolders(places.vaes, self._checkpoints)
+        self._embeddings = EmbeddingFolder(places.embeddings)
         self._hashes = hashes
         self._default = default
         self._headers: dict[tuple[Path, int], Header] = {}

@@ -27,7 +27,7 @@ class Foreign:
 
 MEMORY = "memory is seen to without flags"
 ATTENTION = "attention is computed by torch's own kernels"
-FOLDER = "files lie in the folders of --models-dir, which may be A1111's models folder; a link in them is followed"
+FOLDER = "files lie in the folders of --models-dir or --models-from, which may be A1111's; a link in them is followed"
 QUEUE = "jobs always queue"
 UI_FILES = "settings are in settings.json and styles in styles.csv, in --data-dir; the Settings tab changes them"
 CHECKS = "there is no such check at start"
@@ -85,12 +85,7 @@ FLAGS: Mapping[str, Foreign] = {
     "--device-id": Foreign("CUDA_VISIBLE_DEVICES in the environment chooses the card", ONE),
     "--disable-nan-check": Foreign("a picture that is not a number is an error"),
     "--no-hashing": Foreign("hashes are what replay is built on; each file is read for it once"),
-    "--ckpt": Foreign("the checkpoint is chosen on the page", ONE),
     "--vae-path": Foreign("the VAE is chosen on the page", ONE),
-    "--ckpt-dir": Foreign(FOLDER, ONE),
-    "--vae-dir": Foreign(FOLDER, ONE),
-    "--lora-dir": Foreign(FOLDER, ONE),
-    "--embeddings-dir": Foreign(FOLDER, ONE),
     "--hypernetwork-dir": Foreign(FOLDER, ONE),
     "--esrgan-models-path": Foreign(FOLDER, ONE),
     "--realesrgan-models-path": Foreign(FOLDER, ONE),

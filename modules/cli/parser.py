@@ -46,7 +46,7 @@ def build_parser(
     _add_serving(parser.add_argument_group("serving"))
     _add_places(parser)
     _add_extension_flags(parser, flags or {})
-    parser.set_defaults(run=commands["serve"], **defaults)
+    parser.set_defaults(run=commands["serve"], **UNSAID, **defaults)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (meaning, add) in COMMANDS.items():
         listed: dict[str, Any] = {"help": meaning} if meaning else {}  # without help= it is not listed
@@ -172,6 +172,27 @@ def _add_user(people: argparse.ArgumentParser) -> None:
         _add_places(one)
 
 
+FOLDERS: Mapping[str, str] = {
+    "--models-from": "an installation of A1111, Forge or ComfyUI, whose models stand in for --models-dir",
+    "--ckpt-dir": "checkpoints, instead of models/Stable-diffusion",
+    "--vae-dir": "VAEs, instead of models/VAE",
+    "--embeddings-dir": "embeddings, instead of models/embeddings",
+    "--lora-dir": "LoRAs beside those of models/Lora; can be given again",
+}
+"""Where models lie, in A1111's words where it has some."""
+UNSAID: Mapping[str, Any] = {flag[2:].replace("-", "_"): None for flag in (*FOLDERS, "--ckpt")}
+
+
+def said_places(args: argparse.Namespace) -> list[str]:
+    """What was said of where models lie, in the words of the command line, for a process that is to know it too."""
+    words = ["--ckpt", args.ckpt] if args.ckpt else []
+    for flag in FOLDERS:
+        value = getattr(args, flag[2:].replace("-", "_"))
+        for folder in value if isinstance(value, list) else [value]:
+            words += [flag, str(folder)] if folder else []
+    return words
+
+
 def _add_places(parser: argparse.ArgumentParser) -> None:
     """Flags that may stand before a command or behind it; their defaults are the main parser's."""
     places = parser.add_argument_group("folders and device")
@@ -181,6 +202,10 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
     add("--data-dir", "what is written (default data/)", type=_folder, metavar="DIR")
     add("--models-dir", "checkpoints (default models/)", type=_folder, metavar="DIR")
+    for flag, meaning in FOLDERS.items():
+        repeated: dict[str, Any] = {"action": "append"} if flag == "--lora-dir" else {}
+        add(flag, meaning, type=_folder, metavar="DIR", **repeated)
+    add("--ckpt", "the checkpoint of those who choose none", metavar="FILE")
     add("--extensions-dir", "extensions (default extensions/)", type=_folder, metavar="DIR")
     add("--device", "auto, cpu or cuda")
     add("--dtype", "auto, float32, bfloat16 or float16")

@@ -224,12 +224,13 @@ def test_options_choose_the_model_and_are_given_back(api: WebUIApi) -> None:
         api.set_options({"samples_format": "png", "sd_model_checkpoint": "first.safetensors"})
 
 
-def test_progress_is_told_while_it_works_and_interrupt_ends_it(api: WebUIApi) -> None:
+def test_progress_is_told_while_it_works_and_interrupt_ends_it(api: WebUIApi, port: int) -> None:
     long = {**SIZE, "steps": 150, "n_iter": 20}
     results: list[Any] = []
     worker = threading.Thread(target=lambda: results.append(api.txt2img(prompt="a fox", **long)))
     worker.start()
-    asking, seen = WebUIApi(port=int(api.baseurl.split(":")[2].split("/")[0])), {}
+    asking = WebUIApi(port=port)
+    seen: dict[str, Any] = {}
     end = time.monotonic() + 120
     while time.monotonic() < end and not (seen.get("current_image") and seen["progress"] > 0.01):
         seen = asking.get_progress()

@@ -152,9 +152,9 @@ def test_settings_that_may_not_be_changed_stay_and_unknown_ones_are_kept_and_nam
 
 
 def test_what_a_request_asks_for_in_vain_is_named_in_its_answer(client: TestClient) -> None:
-    body = {**QUICK, "disable_extra_networks": True, "override_settings": {"font": "x"}}
+    body = {**QUICK, "do_not_save_grid": True, "override_settings": {"font": "x"}}
     notes = json.loads(post(client, "txt2img", **body).json()["info"])["notes"]
-    assert [note.partition(" has no effect")[0] for note in notes] == ["disable_extra_networks", "the setting font"]
+    assert [note.partition(" has no effect")[0] for note in notes] == ["do_not_save_grid", "the setting font"]
 
 
 def test_start_parameters_tell_no_paths_and_no_secrets(client: TestClient, given: Services) -> None:

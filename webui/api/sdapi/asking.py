@@ -3,6 +3,7 @@ settings, the ``infotext``, the fields of the request, its scripts, ``override_s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ INIT = frozenset(flat_of(Init))
 NUMBERED = {"resize_mode": RESIZE_MODES, "inpainting_fill": CONTENTS}
 """Fields that count A1111's choices."""
 STRENGTH = 0.75
+TAG = re.compile(r"<\w+:[^>]+>")
+"""Of a network in a prompt."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
     values |= dict(call.values) | values_from(given.get("override_settings", {}))
     styles = (*map(str, given.get("styles", ())), *styles)
     values |= _styled(services, styles, values)
+    if given.get("disable_extra_networks"):
+        values |= {name: TAG.sub("", str(values[name])) for name in ("prompt", "negative_prompt")}
     extensions = Chosen.from_json({**(told.get("extensions") or {}), **call.modifiers})
     said = without_effect(table, given)
     if given.get("mask_blur_x", 4) != given.get("mask_blur_y", 4) and "mask_blur" not in given:

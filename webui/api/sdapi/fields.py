@@ -104,7 +104,7 @@ _SIGMAS = (
     Field("override_settings_restore_afterwards", bool, True, READ),
     Field("refiner_checkpoint", str, None, "refiner_checkpoint"),
     Field("refiner_switch_at", float, None, "refiner_switch_at"),
-    Field("disable_extra_networks", bool, False, without="networks are named by the prompt alone; leave the tag out"),
+    Field("disable_extra_networks", bool, False, READ),
     Field("firstpass_image", str, None, without=_OLD_FORM),
     Field("comments", dict, None, without=_OLD_FORM),
 )

@@ -10,7 +10,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from modules.checkpoints.files import read_header
+from modules.checkpoints.networks.listing import NetworkFile
+from modules.checkpoints.networks.shelf import HYPERNETWORK
 from modules.diffusion.types import SamplerSpec
+from modules.errors import RepriseError
 from modules.jobs.protocol import Json
 from modules.pipeline.hires import LATENT_MODES
 from modules.prompt.styles import StyleBook
@@ -131,11 +135,19 @@ def _add_files(routes: APIRouter, services: Services, options: Options) -> None:
 
     @routes.get("/hypernetworks")
     def hypernetworks() -> Entries:
-        return []
+        return [{"name": file.stem, "path": _place(file)} for file in services.host.shelf.listed(HYPERNETWORK).files]
 
     @routes.get("/loras")
     def loras() -> Entries:
-        return []
+        return [
+            {
+                "name": file.stem,
+                "alias": file.described.alias or file.stem,
+                "path": _place(file),
+                "metadata": _metadata(file.path),
+            }
+            for file in services.host.shelf.listed().files
+        ]
 
     @routes.get("/embeddings")
     def embeddings(request: Request) -> Json:
@@ -167,6 +179,19 @@ def _add_files(routes: APIRouter, services: Services, options: Options) -> None:
 
     for what in ("embeddings", "checkpoints", "vae", "loras"):
         routes.add_api_route(f"/refresh-{what}", refresh, methods=["POST"], name=f"refresh_{what}")
+
+
+def _place(file: NetworkFile) -> str:
+    """Its path from the folder's own name on: more is nobody's business."""
+    return file.path.relative_to(file.folder.parent).as_posix()
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says."""
+    try:
+        return dict(read_header(path).metadata) if path.suffix == ".safetensors" else {}
+    except RepriseError:
+        return {}
 
 
 def model_item(services: Services, name: str) -> Json:

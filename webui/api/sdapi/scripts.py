@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from modules.errors import UserError
 from modules.extension.host import Host
+from modules.extension.modifier import ModifierSpec
 from modules.extension.script import NO_AXIS, ORDER_AXIS, SEARCH_AXIS, axis_names
 from modules.params.generation import GenerationParams
 from modules.params.options import Option, flat_of, options_of
@@ -203,7 +204,7 @@ class Call:
 def titles(host: Host, tab: str) -> list[str]:
     """The names of all scripts of a tab, in small letters."""
     on = [title for title, known in ALWAYS_ON.items() if tab in known.tabs]
-    on += [spec.label.lower() for spec in host.modifiers_in_order()]
+    on += [spec.label.lower() for spec in _modifiers(host)]
     return [*on, *selectable(host, tab)]
 
 
@@ -211,6 +212,11 @@ def selectable(host: Host, tab: str) -> list[str]:
     ours = {known.name for known in SELECTABLE.values()}
     found = [title for title, known in SELECTABLE.items() if tab in known.tabs and _is_there(host, known)]
     return found + [spec.label.lower() for spec in host.scripts if tab in spec.tabs and spec.name not in ours]
+
+
+def _modifiers(host: Host) -> list[ModifierSpec]:
+    """Those of extensions: our own take part by other fields, or by tags in the prompt."""
+    return [spec for spec in host.modifiers_in_order() if host.owner_of("modifier", spec.name)]
 
 
 def _is_there(host: Host, known: Known) -> bool:
@@ -252,7 +258,7 @@ def _declared(host: Host, title: str) -> list[dict[str, Any]]:
 
 
 def _modifier(host: Host, title: str) -> Any:
-    return next((spec for spec in host.modifiers_in_order() if title in (spec.label.lower(), spec.name.lower())), None)
+    return next((spec for spec in _modifiers(host) if title in (spec.label.lower(), spec.name.lower())), None)
 
 
 def called(host: Host, tab: str, given: Mapping[str, Any]) -> Call:
