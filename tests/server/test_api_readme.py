@@ -13,7 +13,7 @@ import pytest
 from tests.server.real_server import ROOT, serving
 
 README = (ROOT / "webui" / "api" / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```(shell|python)\n(.*?)```", README, re.DOTALL)
 
 
 def run(command: list[str], url: str, place: Path) -> str:
@@ -25,7 +25,7 @@ def run(command: list[str], url: str, place: Path) -> str:
 
 
 def test_the_requests_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
-    shell = "\n".join(code for language, code in BLOCKS if language == "sh").replace("curl -sS", "curl -sS --fail")
+    shell = "\n".join(code for language, code in BLOCKS if language == "shell").replace("curl -sS", "curl -sS --fail")
     assert shell.count("curl") >= 10
     with serving(tmp_path / "data") as server:
         url = f"http://127.0.0.1:{server.port}"
