@@ -282,6 +282,7 @@ def build_services(
         allowed_hosts=(*args.allowed_host, *_names(args)),
         accounts=Accounts(args.data_dir / "users.db"),
         login=login,
+        styles_file=args.styles_file,
         subpath=args.subpath,
         trusted_proxies=tuple(args.trusted_proxy),
     )

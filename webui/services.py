@@ -151,10 +151,17 @@ class Services:
     login: bool = False
     """Nobody gets in without an account, even as long as there is none: the server can be reached from elsewhere."""
 
+    styles_file: Path | None = None
+    """The styles, where they do not lie in ``data_dir``."""
     subpath: str = ""
     """The path below which a reverse proxy serves this server."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies that are believed about the visitor's address, scheme and host name."""
+
+    @property
+    def styles_path(self) -> Path:
+        """The file of the styles."""
+        return self.styles_file or self.data_dir / "styles.csv"
 
     def network_family(self, checkpoint: str) -> str:
         """The family of networks that fit a checkpoint; empty: none is known."""

@@ -29,7 +29,7 @@ MEMORY = "memory is seen to without flags"
 ATTENTION = "attention is computed by torch's own kernels"
 FOLDER = "files lie in the folders of --models-dir or --models-from, which may be A1111's; a link in them is followed"
 QUEUE = "jobs always queue"
-UI_FILES = "settings are in settings.json and styles in styles.csv, in --data-dir; the Settings tab changes them"
+UI_FILES = "settings are in settings.json, in --data-dir; the Settings tab changes them"
 CHECKS = "there is no such check at start"
 LOGS = "the log goes to the terminal, errors and what the worker says"
 UPDATES = "nothing is downloaded or updated behind your back"
@@ -123,7 +123,6 @@ FLAGS: Mapping[str, Foreign] = {
     ),
     "--ui-settings-file": Foreign(UI_FILES, ONE),
     "--ui-config-file": Foreign(UI_FILES, ONE),
-    "--styles-file": Foreign(UI_FILES, ONE),
     "--hide-ui-dir-config": Foreign("the page shows no folders"),
     "--no-prompt-history": Foreign("the History tab lists what was made, and can delete it"),
     "--no-progressbar-hiding": Foreign("progress has a place of its own"),

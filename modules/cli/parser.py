@@ -71,6 +71,7 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--lock-settings", type=_names, default=(), metavar="NAME,NAME", help="settings that the page cannot change"
     )
+    serving.add_argument("--styles-file", type=_folder, metavar="FILE", help="styles.csv, instead of the one in data/")
     serving.add_argument("--tls-keyfile", type=_folder, metavar="FILE", help="key for https, PEM")
     serving.add_argument("--tls-certfile", type=_folder, metavar="FILE", help="certificate and its chain, PEM")
     serving.add_argument("--subpath", default="", metavar="PATH", help="path below which a reverse proxy serves this")

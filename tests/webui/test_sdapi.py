@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from modules.accounts import Accounts
+from modules.checkpoints.networks.shelf import NetworkShelf
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
 from tests.webui.test_sdapi_fields import picture
@@ -155,6 +156,40 @@ def test_what_a_request_asks_for_in_vain_is_named_in_its_answer(client: TestClie
     body = {**QUICK, "do_not_save_grid": True, "override_settings": {"font": "x"}}
     notes = json.loads(post(client, "txt2img", **body).json()["info"])["notes"]
     assert [note.partition(" has no effect")[0] for note in notes] == ["do_not_save_grid", "the setting font"]
+
+
+def test_styles_come_from_the_file_that_the_command_line_names(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("name,prompt,negative_prompt\nink,ink drawing,colour\n", encoding="utf-8")
+    with (
+        services(tmp_path / "data", styles_file=tmp_path / "mine.csv") as given,
+        TestClient(create_app(given), base_url=ORIGIN) as client,
+    ):
+        told = client.get("/sdapi/v1/prompt-styles").json()
+        assert told == [{"name": "ink", "prompt": "ink drawing", "negative_prompt": "colour"}]
+        info = json.loads(post(client, "txt2img", styles=["ink"], **QUICK).json()["info"])
+        assert (info["prompt"], info["negative_prompt"]) == ("a fox, ink drawing", "colour")
+
+
+def test_loras_are_listed_with_their_alias_and_what_their_header_says(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "Lora" / "sub"
+    folder.mkdir(parents=True)
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    header = json.dumps({"__metadata__": {"ss_output_name": "Ink"}, "lora_unet_x.alpha": tensor}).encode()
+    (folder / "ink.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with (
+        services(tmp_path / "data") as given,
+        TestClient(create_app(given), base_url=ORIGIN) as client,
+    ):
+        given.host.shelf = NetworkShelf(tmp_path / "models")
+        given.host.shelf.read()
+        (told,) = client.get("/sdapi/v1/loras").json()
+        assert told == {
+            "name": "ink",
+            "alias": "Ink",
+            "path": "Lora/sub/ink.safetensors",
+            "metadata": {"ss_output_name": "Ink"},
+        }
+        assert client.get("/sdapi/v1/hypernetworks").json() == []
 
 
 def test_start_parameters_tell_no_paths_and_no_secrets(client: TestClient, given: Services) -> None:

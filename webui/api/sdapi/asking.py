@@ -164,7 +164,7 @@ def _start(services: Services, given: Mapping[str, Any]) -> dict[str, Any]:
 def _styled(services: Services, names: tuple[str, ...], values: Mapping[str, Any]) -> dict[str, str]:
     if not names:
         return {}
-    found = StyleBook(services.data_dir / "styles.csv").chosen(names)
+    found = StyleBook(services.styles_path).chosen(names)
     prompt, negative = apply(found, str(values["prompt"]), str(values["negative_prompt"]))
     return {"prompt": prompt, "negative_prompt": negative}
 

@@ -171,7 +171,7 @@ def _add_files(routes: APIRouter, services: Services, options: Options) -> None:
 
     @routes.get("/prompt-styles")
     def prompt_styles() -> Entries:
-        found = StyleBook(services.data_dir / "styles.csv").styles()
+        found = StyleBook(services.styles_path).styles()
         return [{"name": s.name, "prompt": s.prompt, "negative_prompt": s.negative_prompt} for s in found]
 
     def refresh() -> None:
