@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,3 +100,20 @@ def test_the_client_needs_nothing_but_python(tmp_path: Path) -> None:
     (tmp_path / "client.py").write_text(text, encoding="utf-8")
     done = subprocess.run([sys.executable, "-I", "-S", str(tmp_path / "client.py")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_whoever_goes_away_before_a1111s_answer_finds_the_result_in_the_history(server: Process) -> None:
+    client = Client(f"http://127.0.0.1:{server.port}")
+    before = client.ask("/api/v1/history")["count"]
+    body = json.dumps({"prompt": "a fox", "steps": 20, "seed": 3}).encode()
+    head = f"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as gone:
+        gone.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        end = time.monotonic() + 30
+        while time.monotonic() < end and not client.ask("/api/v1/jobs?state=running")["jobs"]:
+            time.sleep(0.02)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and client.ask("/api/v1/jobs?state=running,queued")["jobs"]:
+        time.sleep(0.02)
+    time.sleep(0.5)  # for the answer, which nobody reads
+    assert client.ask("/api/v1/history")["count"] == before + 1
