@@ -19,7 +19,7 @@ from modules.extension.modifier import UsedFile
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import Previews
 from modules.metadata.recipe import File
-from modules.params.generation import Chosen, GenerationParams
+from modules.params.generation import GenerationParams, ModifierOptions
 from modules.pipeline.hooks import HookFailed, NoWatch, RequestHooks, Watch
 from modules.pipeline.inventory import Inventory
 from modules.pipeline.notes import notes_on
@@ -106,7 +106,7 @@ class Engine:
         """
         if params.kernels == "auto":
             params = params.changed(kernels=self.store.device.kernels)
-        absent = {**self.absent, **self.watch.fallen(), **(without or {})}
+        absent = {**self.absent, **self.watch.crashed(), **(without or {})}
         for name in params.extensions:
             if name in absent:
                 callbacks.on_note(f"made without extension {name}: {absent[name]}")
@@ -143,7 +143,7 @@ class Engine:
         recorded: Sequence[File],
     ) -> Generator[Result, None, None]:
         """The images behind the first ``made``, as those extensions make them that are not ``absent``."""
-        able = Chosen({name: options for name, options in params.extensions.items() if name not in absent})
+        able = ModifierOptions({name: options for name, options in params.extensions.items() if name not in absent})
         parser = PromptParser()
         modifiers = RequestHooks(self.host, check_extensions(able, self.host), self.watch, absent=absent, parser=parser)
         plan = make_plan(params.changed(extensions=able), self.host, modifiers.reviser(params.prompt), parser)
@@ -151,7 +151,7 @@ class Engine:
             note_once(note)
         if embeddings is None:
             embeddings = self.embeddings.list() if self.embeddings else Listing()
-        request = plan.params.changed(extensions=Chosen({**params.extensions, **plan.params.extensions}))
+        request = plan.params.changed(extensions=ModifierOptions({**params.extensions, **plan.params.extensions}))
         ready: dict[object, InitImages] = {}
         for batch in plan.batches:
             if batch.first_image + len(batch.seeds) <= made:
@@ -164,7 +164,8 @@ class Engine:
                 if start not in ready:
                     ready = {start: self.runner.init_images(batch.params, callbacks.cancelled)}
                 loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
-                model = replace(loaded, embeddings=embeddings)
+                config = loaded.config.predicting(batch.params.prediction)
+                model = replace(loaded, embeddings=embeddings, config=config)
                 reports = modifiers.prepare(batch, model, [UsedFile(f.role, f.name, f.sha256) for f in recorded])
                 model = passes[0].patched(model)
                 for note in notes_on(batch, model, self.store, self.host, self.encoder):

@@ -54,6 +54,11 @@ def test_every_public_name_is_there(name: str) -> None:
     assert getattr(importlib.import_module("modules"), name) is not None
 
 
+@pytest.mark.parametrize(("former", "now"), [("Answer", "Outcome"), ("Made", "GeneratedImage"), ("Turn", "Round")])
+def test_what_a_public_name_was_called_before_still_means_it(former: str, now: str) -> None:
+    assert getattr(modules, former) is getattr(modules, now)
+
+
 def test_no_name_is_public_by_accident() -> None:
     assert sorted(modules.__all__) == sorted(modules._HOMES)
     with pytest.raises(AttributeError, match="no public name 'Engine'"):

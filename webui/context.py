@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modules.accounts import LOCAL
+from modules.extension.modifier import with_modifiers
 from modules.imaging.resize import request_size
 from modules.params.generation import GenerationParams
+from modules.params.options import Shape
 from webui.forms import Form
 from webui.security.auth import visitor_of
 from webui.security.ownership import Files, uploaded
@@ -116,8 +118,9 @@ class Page:
         """A form of a dataclass's options. One for a request has those of all extensions too, and what stands above the
         tabs."""
         if cls is not GenerationParams:
-            return Form(cls, self.services.tables())
-        made = Form(cls, self.services.tables(), self.services.host.modifiers)
+            return Form(Shape(cls), self.services.tables())
+        shape: Shape[Any] = with_modifiers(self.services.host.modifiers)
+        made: Form[T] = Form(shape, self.services.tables())
         made.share(self.shared)
         self.forms.append(made)
         return made

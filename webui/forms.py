@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import gradio as gr
 
-from modules.extension import modifier
-from modules.extension.modifier import PREFIX, ModifierSpec, in_order
-from modules.params.options import Option, flat_of, from_flat, groups_of, read, to_flat
+from modules.params.options import Option, Shape
 from webui.i18n import t
 
 T = TypeVar("T")
@@ -54,20 +52,15 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
 
 
 class Form(Generic[T]):
-    """The components of a dataclass's options, in the order in which a handler receives their values.
+    """The components of a shape's options, in the order in which a handler receives their values.
 
     Handlers take them with ``preprocess=False``: then no value is judged by Gradio, in a pop-up, but all of them by
     `modules.params.options`, in a sentence that names the field.
     """
 
-    def __init__(self, cls: type[T], tables: Tables, modifiers: Iterable[ModifierSpec] = ()):
-        """``modifiers``: those of extensions, whose options stand beside those of a request as ``ext.NAME.option``."""
-        self.cls = cls
-        self.modifiers = tuple(spec for spec in in_order(modifiers) if not spec.by_tag)
-        self.options = flat_of(cast(Hashable, cls))
-        for spec in self.modifiers:
-            self.options = {**self.options, **modifier.flat_of(spec)}
-        self._groups = groups_of(cast(Hashable, cls))
+    def __init__(self, shape: Shape[T], tables: Tables):
+        self.shape = shape
+        self.options = shape.options
         self._tables = tables
         self._components: dict[str, Any] = {}
         self.shared: frozenset[str] = frozenset()
@@ -92,15 +85,14 @@ class Form(Generic[T]):
 
     def adopt(self, name: str, component: Any) -> Any:
         """Take a component that stands elsewhere on the page as the one for ``name``."""
-        switches = (*self._groups, *(f"{PREFIX}{spec.name}" for spec in self.modifiers))
-        if name in self._components or name not in (*self.options, *switches):
-            raise ValueError(f"{name!r} is there twice or is no option of {self.cls.__name__}")
+        if name in self._components or name not in (*self.options, *self.shape.groups):
+            raise ValueError(f"{name!r} is there twice or is no option of {self.shape.cls.__name__}")
         self._components[name] = component
         return component
 
     def switch(self, name: str, **overrides: Any) -> Any:
         """A checkbox for a group of options, however deep within: not ticked, they are all absent."""
-        return self.adopt(name, gr.Checkbox(**{"label": self._groups[name].label, "value": False, **overrides}))
+        return self.adopt(name, gr.Checkbox(**{"label": self.shape.groups[name].label, "value": False, **overrides}))
 
     def __getitem__(self, name: str) -> Any:
         return self._components[name]
@@ -119,25 +111,11 @@ class Form(Generic[T]):
 
     def read_named(self, named: Mapping[str, Any]) -> T:
         """The same from values by name, of which some may have no component."""
-        named = dict(named)
-        for name, group in self._groups.items():
-            if not named.pop(name, True):
-                absent = {group.prefix + inner for inner in flat_of(cast(Hashable, group.cls))}
-                named = {name: value for name, value in named.items() if name not in absent}
-        for name, value in named.items():
-            if value is None and name in self.options and self.options[name].type is str:  # an empty dropdown
-                named[name] = self.options[name].default
-        nested = from_flat(self.cls, named)
-        if self.modifiers:
-            own = modifier.from_flat(self.modifiers, named)
-            nested["extensions"] = {
-                spec.name: spec.chosen(own[spec.name]) for spec in self.modifiers if spec.name in own
-            }
-        return read(self.cls, nested)
+        empty = {name for name, value in named.items() if value is None and name in self.options}
+        chosen = {name: self.options[name].default for name in empty if self.options[name].type is str}  # dropdowns
+        return self.shape.read({**named, **chosen})
 
     def show(self, values: Mapping[str, Any], *, leave: Sequence[str] = ()) -> list[Any]:
         """What a handler returns to fill the form with ``values``; others, and those in ``leave``, stay as they are."""
-        flat = to_flat(cast(Hashable, self.cls), values)
-        if isinstance(chosen := values.get("extensions", {} if "steps" in values else None), Mapping):
-            flat |= modifier.to_flat(self.modifiers, chosen)
+        flat = self.shape.flat(values)
         return [flat[name] if name in flat and name not in leave else gr.skip() for name in self.names]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modules import Answer, GenerationParams, Host, ScriptContext, ScriptSpec, Sheet, Steps, Turn, UserError, option
+from modules import GenerationParams, Host, Outcome, Round, ScriptContext, ScriptSpec, Sheet, Steps, UserError, option
 
 CURVES: dict[str, Callable[[float], float]] = {
     "Linear": lambda part: part,
@@ -39,17 +39,19 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
     """One turn after another, each with the next seed; the sheet has them in a row."""
     if params.init is None:
         raise UserError("loopback starts from a picture", hint="use it in img2img", field="init")
-    start, answers = params.init, list[Answer]()
+    start, outcomes = params.init, list[Outcome]()
     for turn in range(options.loops):
         init = replace(start, denoising_strength=strength(params.init.denoising_strength, options, turn))
         request = params.changed(init=init, seed=params.seed_after(turn), batch_size=1, batch_count=1)
-        (answer,) = yield Turn([request], of=options.loops, names=[f"turn {turn + 1}"])
-        answers.append(answer)
-        if not answer.made:
-            raise UserError(f"turn {turn + 1} made no picture ({answer.error})", hint="the turns before it are kept")
-        start = replace(start, image=context.keep(Path(answer.made[0].path)))
-    names = [f"{turn + 1}: {strength(params.init.denoising_strength, options, turn):g}" for turn in range(len(answers))]
-    return [Sheet(names, ("",), (answers,))] if len(answers) > 1 else []
+        (outcome,) = yield Round([request], of=options.loops, names=[f"turn {turn + 1}"])
+        outcomes.append(outcome)
+        if not outcome.images:
+            raise UserError(f"turn {turn + 1} made no picture ({outcome.error})", hint="the turns before it are kept")
+        start = replace(start, image=context.keep(Path(outcome.images[0].path)))
+    names = [
+        f"{turn + 1}: {strength(params.init.denoising_strength, options, turn):g}" for turn in range(len(outcomes))
+    ]
+    return [Sheet(names, ("",), (outcomes,))] if len(outcomes) > 1 else []
 
 
 def register(host: Host) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules import GenerationParams, Host, ScriptContext, ScriptSpec, Sheet, Steps, Turn, UserError, option
+from modules import GenerationParams, Host, Round, ScriptContext, ScriptSpec, Sheet, Steps, UserError, option
 
 MOST_PARTS = 8
 
@@ -47,9 +47,9 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
         if number % 2**across == 0:
             rows.append(_words(chosen, ""))
     names = [request.negative_prompt if options.negative else request.prompt for request in requests]
-    answers = yield Turn(requests, names=names)
+    outcomes = yield Round(requests, names=names)
     width = 2**across
-    cells = [answers[start : start + width] for start in range(0, len(answers), width)]
+    cells = [outcomes[start : start + width] for start in range(0, len(outcomes), width)]
     return [Sheet(columns, rows, cells, margin=options.margin)]
 
 

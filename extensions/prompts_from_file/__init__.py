@@ -12,7 +12,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from modules import GenerationParams, Host, ScriptContext, ScriptSpec, Steps, Turn, UserError, option
+from modules import GenerationParams, Host, Round, ScriptContext, ScriptSpec, Steps, UserError, option
 
 NAMES = {"sampler_name": "sampler", "n_iter": "batch_count", "cfg": "cfg_scale", "sd_model": "checkpoint"}
 """A1111's names of parameters that have another one here."""
@@ -52,7 +52,7 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
     if not lines:
         raise UserError("there are no prompts", hint="write one on each line", field="lines")
     requests = [_request(params, options, line, number) for number, line in enumerate(lines)]
-    yield Turn(requests, names=[f"line {number + 1}" for number in range(len(lines))])
+    yield Round(requests, names=[f"line {number + 1}" for number in range(len(lines))])
     return []
 
 

@@ -24,15 +24,15 @@ from modules import (
     NO_AXIS,
     ORDER_AXIS,
     SEARCH_AXIS,
-    Answer,
     Axis,
     GenerationParams,
     Host,
+    Outcome,
+    Round,
     ScriptContext,
     ScriptSpec,
     Sheet,
     Steps,
-    Turn,
     UserError,
     option,
 )
@@ -103,13 +103,13 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
         each = params.batch_size * params.batch_count
         requests = [request.changed(seed=request.seed_after(n * each)) for n, request in enumerate(requests)]
     names = [", ".join(filter(None, (axes[i].labels[place[i]] for i in (0, 1, 2)))) for place in places]
-    answers: dict[tuple[int, ...], Answer] = dict(zip(places, (yield Turn(requests, names=names)), strict=True))
+    outcomes: dict[tuple[int, ...], Outcome] = dict(zip(places, (yield Round(requests, names=names)), strict=True))
     x, y, z = axes
     return [
         Sheet(
             x.labels,
             y.labels,
-            [[answers[i, j, k] for i in range(len(x.names))] for j in range(len(y.names))],
+            [[outcomes[i, j, k] for i in range(len(x.names))] for j in range(len(y.names))],
             title=z.labels[k],
             legend=options.legend,
             margin=options.margin,

@@ -6,9 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules.checkpoints.detect import family_label, has_vae, native_size, prediction, shapes_of, text_width
+from modules.checkpoints.detect import (
+    family_label,
+    has_vae,
+    native_size,
+    only_seen,
+    prediction,
+    shapes_of,
+    text_width,
+)
 from modules.checkpoints.embeddings import SUFFIXES, EmbeddingFolder, Suited
-from modules.checkpoints.files import PICKLES, Hashes, Header, find_model, list_models, old_hash, read_header
+from modules.checkpoints.files import (
+    PICKLES,
+    PREDICTION,
+    Hashes,
+    Header,
+    find_model,
+    list_models,
+    old_hash,
+    read_header,
+)
 from modules.checkpoints.folders import unlistable
 from modules.checkpoints.places import ModelFolders, model_folders
 from modules.checkpoints.vaes import VaeFolders
@@ -25,7 +42,7 @@ class Card:
     file_name: str = ""
     family: str = ""
     prediction: str = ""
-    """ "eps" or "v"."""
+    """ "eps" or "v"; empty as long as it has to be seen when the file is first loaded."""
     native_size: int = 512
     nbytes: int = 0
     sha256: str = ""
@@ -87,7 +104,7 @@ class Catalogue:
         """Side in pixels that a checkpoint was trained for."""
         try:
             path, header = self._header(checkpoint)
-            return native_size(header, path)
+            return native_size(header, path, self._seen(path, header))
         except RepriseError:  # no model at all: the job will say so
             return 512
 
@@ -101,19 +118,26 @@ class Catalogue:
         except OSError as error:  # gone since it was listed
             return Card(printable(checkpoint), problem=f"the file cannot be read: {error.strerror}")
         shapes, predicts = shapes_of(header), prediction(header, path)
+        seen = self._seen(path, header)
         return Card(
             name=path.relative_to(self._checkpoints).with_suffix("").as_posix(),
             file_name=path.name,
             family=family_label(shapes),
-            prediction=predicts.kind,
+            prediction=seen if only_seen(shapes, predicts) else predicts.kind,
             zero_terminal_snr=predicts.zero_terminal_snr,
             own_vae=has_vae(shapes),
-            native_size=native_size(header, path),
+            native_size=native_size(header, path, seen),
             nbytes=nbytes,
             sha256=sha256,
             old_hash=old_hash(path),
             metadata=_told(header.metadata),
         )
+
+    def _seen(self, path: Path, header: Header) -> str:
+        """What the worker saw a checkpoint predict that does not say it itself; else empty."""
+        if not only_seen(shapes_of(header), prediction(header, path)):
+            return ""
+        return self._hashes.noted(path, PREDICTION)
 
     def _header(self, checkpoint: str) -> tuple[Path, Header]:
         path = find_model(self._checkpoints, checkpoint, self._default).path

@@ -85,13 +85,16 @@ def text_width(shapes: Shapes) -> int:
         return 0
 
 
-def native_size(header: Header, path: Path | None = None) -> int:
-    """Side in pixels that a checkpoint was trained for, as the file itself says it, else its family's."""
+def native_size(header: Header, path: Path | None = None, kind: str = "") -> int:
+    """Side in pixels that a checkpoint was trained for, as the file itself says it, else its family's.
+
+    ``kind``: what it predicts, where that was seen.
+    """
     size = stated(header).get("native_size")
     if isinstance(size, int) and 64 <= size <= 2048:
         return size
     family = family_of(shapes_of(header))
-    return family.side(prediction(header, path).kind) if family else 512
+    return family.side(kind or prediction(header, path).kind) if family else 512
 
 
 # ------------------------------------------------------------------------------------------------------- prediction
@@ -105,6 +108,8 @@ class Prediction:
     """ "eps", the noise, or "v" (Salimans and Ho 2022, arXiv:2202.00512)."""
     zero_terminal_snr: bool = False
     """Trained with a last step of pure noise (Lin et al. 2023, arXiv:2305.08891)."""
+    said: bool = True
+    """Whether somebody says what kind it is; else it is the usual one."""
 
 
 def prediction(header: Header, path: Path | None = None) -> Prediction:
@@ -116,9 +121,15 @@ def prediction(header: Header, path: Path | None = None) -> Prediction:
         or _kind(own.get("prediction"))
         or ("v" if "v_pred" in header.tensors else "")
         or _kind(header.metadata.get("modelspec.prediction_type"))
-        or "eps"
     )
-    return Prediction(kind, own.get("zero_terminal_snr") is True or "ztsnr" in header.tensors)
+    zero_snr = own.get("zero_terminal_snr") is True or "ztsnr" in header.tensors
+    return Prediction(kind or "eps", zero_snr, said=bool(kind))
+
+
+def only_seen(shapes: Shapes, predicts: Prediction) -> bool:
+    """Whether nothing but the UNet's answers can tell what a model predicts (`probe.answers_with`)."""
+    family = family_of(shapes)
+    return not predicts.said and family is not None and not family.tells_prediction and _in_channels(shapes) == 4
 
 
 def _kind(told: object) -> str:
@@ -204,6 +215,7 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         schedule=schedule if isinstance(schedule, str) else family.schedule,
         zero_terminal_snr=predicts.zero_terminal_snr,
         own_vae=own_vae,
+        only_seen=only_seen(shapes, predicts),
     )
 
 

@@ -218,6 +218,10 @@ def old_hash(path: Path) -> str:
         return ""
 
 
+PREDICTION = "prediction"
+"""What `Hashes.note` remembers of checkpoints that do not say it."""
+
+
 class Hashes:
     """SHA-256 of files, remembered by path, size and modification time in one JSON file, which processes share."""
 
@@ -251,6 +255,19 @@ class Hashes:
             except OSError:
                 found[path] = ""
         return found
+
+    def note(self, path: Path, what: str, value: str) -> None:
+        """Remember what was found out about a file's content, for other processes too."""
+        key = f"{what}|{self.sha256(path)}"
+        with self._lock:
+            self._known[key] = value
+            self._save()
+
+    def noted(self, path: Path, what: str) -> str:
+        """What `note` remembered of a file whose hash is known; else empty."""
+        sha256 = self.known(path)
+        with self._lock:
+            return {**_load_json(self._cache), **self._known}.get(f"{what}|{sha256}", "") if sha256 else ""
 
     def _digest(self, path: Path) -> str:
         with path.open("rb") as file:

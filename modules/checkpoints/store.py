@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from modules.checkpoints.files import Hashes, ModelFile, find_model, list_models
+from modules.checkpoints.detect import native_size
+from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models, read_header
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
+from modules.checkpoints.probe import answers_with
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device
 from modules.errors import CheckpointError
@@ -101,9 +103,20 @@ class ModelStore:
         self._make_room(file.path.stat().st_size)
         start = time.perf_counter()
         model = load(file.path, self.device, name=file.stem, sha256=self._hashes.sha256(file.path))
+        if model.config.only_seen:
+            self._ask(model)
         log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, self.device.describe())
         self._loaded[file.path] = (stamp, model)
         return model
+
+    def _ask(self, model: LatentDiffusion) -> None:
+        """Find out what a model predicts, once for each content of a file."""
+        kind = self._hashes.noted(model.path, PREDICTION)
+        if not kind:
+            kind = answers_with(model)
+            self._hashes.note(model.path, PREDICTION, kind)
+        side = native_size(read_header(model.path), model.path, kind)
+        model.config = replace(model.config.predicting(kind), native_size=side, only_seen=False)
 
     def forget(self, model: LatentDiffusion) -> None:
         """Let go of a model that is no longer what its file says, and of the autoencoder that stood beside it."""

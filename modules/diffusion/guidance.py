@@ -173,15 +173,15 @@ class Guided:
 
 class Refined:
     """The `Denoiser` of a batch that another network finishes (A1111's refiner): from the first call on at which
-    ``due(sigma)``, ``second`` takes over. It is made then, and told how many calls there were before."""
+    ``switch_test(sigma)``, ``second`` takes over. It is made then, and told how many calls there were before."""
 
-    def __init__(self, first: Guided, second: Callable[[int], Guided], due: Callable[[float], bool]):
+    def __init__(self, first: Guided, second: Callable[[int], Guided], switch_test: Callable[[float], bool]):
         self._guided = first
         self._second: Callable[[int], Guided] | None = second
-        self._due = due
+        self._switch_test = switch_test
 
     def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor:
-        if self._second and self._due(sigma):
+        if self._second and self._switch_test(sigma):
             self._guided, self._second = self._second(self._guided.calls), None
         return self._guided(x, sigma, step)
 

@@ -10,13 +10,13 @@ import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import UserError
-from modules.params.generation import Chosen, GenerationParams, Value
-from modules.params.options import Option, options_of, read, values_of
+from modules.params.generation import GenerationParams, ModifierOptions, Value
+from modules.params.options import Nested, Option, Shape, options_of, read, values_of
 from modules.prompt.clock import Clock
 
 if TYPE_CHECKING:
@@ -153,35 +153,15 @@ def in_order(specs: Iterable[ModifierSpec]) -> list[ModifierSpec]:
     return sorted(specs, key=lambda spec: (spec.order, spec.name))
 
 
-# ------------------------------------------------------------------------------- options beside those of a request
-
-
-def flat_of(spec: ModifierSpec) -> dict[str, Option]:
-    """Its options as they stand beside those of a request: ``ext.twice.amount``."""
-    declared = options_of(cast(Hashable, spec.options))
-    return {f"{PREFIX}{spec.name}.{name}": replace(option, name=name) for name, option in declared.items()}
-
-
-def from_flat(specs: Iterable[ModifierSpec], values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """``{"ext.twice": True, "ext.twice.amount": 2}`` -> ``{"twice": {"amount": 2}}``.
-
-    One takes part as soon as one of its options is given, unless its switch ``ext.twice`` says otherwise.
-    """
-    found = {}
-    for spec in specs:
-        own = {name: values[flat] for flat in flat_of(spec) if flat in values for name in [flat.rpartition(".")[2]]}
-        if values.get(PREFIX + spec.name, bool(own)):
-            found[spec.name] = own
-    return found
-
-
-def to_flat(specs: Iterable[ModifierSpec], chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The inverse: a switch for each, and the options of those that take part."""
-    found: dict[str, Any] = {}
-    for spec in specs:
-        found[PREFIX + spec.name] = spec.name in chosen
-        found |= {f"{PREFIX}{spec.name}.{name}": value for name, value in chosen.get(spec.name, {}).items()}
-    return found
+def with_modifiers(specs: Iterable[ModifierSpec]) -> Shape[GenerationParams]:
+    """A request's options with those of ``specs`` beside them: ``ext.twice.amount``, switched by ``ext.twice``. What
+    tags alone call is not among them."""
+    groups = [
+        Nested(spec.name, spec.label, spec.options, f"{PREFIX}{spec.name}.", help=spec.help, take=spec.chosen)
+        for spec in in_order(specs)
+        if not spec.by_tag
+    ]
+    return Shape(GenerationParams, {"extensions": groups})
 
 
 # --------------------------------------------------------------------------------------------- the generation text
@@ -201,7 +181,7 @@ def key_of(spec: ModifierSpec, option: Option | None = None) -> str:
     return " ".join(_NO_KEY.sub(" ", words).split())
 
 
-def to_text(specs: Iterable[ModifierSpec], chosen: Chosen) -> dict[str, object]:
+def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str, object]:
     """Keys and values for the generation text: of each that takes part, and of its options that are not the default."""
     found: dict[str, object] = {}
     for spec in in_order(specs):

@@ -1,9 +1,9 @@
 """Scripts: one request that becomes many, each a job of its own. X/Y/Z plots, prompt matrices and loopback are some.
 
-A script is a generator. It yields requests, gets back what each of them made, and in the end returns sheets:
+A script is a generator. It yields rounds of requests, gets the outcome of each, and in the end returns sheets:
 
     def twice(params, options, context):
-        first, second = yield Turn([params, params.changed(steps=options.steps)])
+        first, second = yield Round([params, params.changed(steps=options.steps)])
         return [Sheet(("as asked", "other steps"), ("",), ((first, second),))]
 
 What it does must follow from its arguments alone: after a restart of the server it is run again from the start, and the
@@ -27,8 +27,8 @@ NO_AXIS, SEARCH_AXIS, ORDER_AXIS = "Nothing", "Prompt S/R", "Prompt order"
 
 
 @dataclass(frozen=True)
-class Made:
-    """A picture that a request of a script gave."""
+class GeneratedImage:
+    """An image that a request of a script gave."""
 
     path: str
     infotext: str
@@ -36,16 +36,21 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one request gave: its pictures, or why there are none."""
+class Outcome:
+    """What one request gave: its images, or why there are none."""
 
-    made: tuple[Made, ...] = ()
+    images: tuple[GeneratedImage, ...] = ()
     error: str = ""
+
+    @property
+    def made(self) -> tuple[GeneratedImage, ...]:
+        """What ``images`` was called before."""
+        return self.images
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Requests that need nothing of each other. The answers come in their order."""
+class Round:
+    """Requests that need nothing of each other. The outcomes come in their order."""
 
     requests: Sequence[GenerationParams]
     of: int = 0
@@ -56,15 +61,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Answers in a table: ``cells[row][column]``, with words above each column and before each row."""
+    """Outcomes in a table: ``cells[row][column]``, with words above each column and before each row."""
 
     columns: Sequence[str]
     rows: Sequence[str]
-    cells: Sequence[Sequence[Answer]]
+    cells: Sequence[Sequence[Outcome]]
     title: str = ""
     legend: bool = True
     margin: int = 0
-    """Pixels between the pictures."""
+    """Pixels between the images."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What its generation text says of it: ``{"X Type": "Steps", ...}``."""
 
@@ -131,7 +136,7 @@ class ScriptContext:
     """Puts a picture where requests can start from it, and gives its name there."""
 
 
-Steps = Generator[Turn, Sequence[Answer], Sequence[Sheet]]
+Steps = Generator[Round, Sequence[Outcome], Sequence[Sheet]]
 Run = Callable[[GenerationParams, Any, ScriptContext], Steps]
 """``(params, options, context)``. Raises `UserError` where the options make no sense, before it yields."""
 

@@ -274,7 +274,7 @@ class NoteEvent:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """What a job has made. ``verdict`` is a replay's, ``sheets`` are a script's tables of images."""
 
     images: tuple[SavedImage, ...] = ()

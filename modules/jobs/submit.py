@@ -15,7 +15,7 @@ from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import ExtrasSpec, GenerateSpec, JobSpec, Json, ScriptSpec
 from modules.jobs.store import Job
-from modules.params.generation import Chosen, GenerationParams
+from modules.params.generation import GenerationParams, ModifierOptions
 from modules.pipeline import postprocess as extras
 from modules.pipeline.plan import check, fix_seeds
 
@@ -75,10 +75,10 @@ def canonical(
     ``absent``: modifiers that the host lacks stay as they were asked for, and the engine says why they take no part.
     """
     unknown = {name: chosen for name, chosen in params.extensions.items() if absent and name not in host.modifiers}
-    known = Chosen({name: chosen for name, chosen in params.extensions.items() if name not in unknown})
+    known = ModifierOptions({name: chosen for name, chosen in params.extensions.items() if name not in unknown})
     params, notes = check(params.changed(extensions=known), host)
     params = fix_seeds(params)
-    return params.changed(extensions=Chosen({**params.extensions, **unknown})), notes
+    return params.changed(extensions=ModifierOptions({**params.extensions, **unknown})), notes
 
 
 def generation(spec: GenerateSpec, host: Host, *, absent: bool = False) -> GenerateSpec:

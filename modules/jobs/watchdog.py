@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.jobs.protocol import Json
-from modules.jobs.worker import Emit, Runner, Wishes
+from modules.jobs.worker import Emit, JobControl, Runner
 from modules.pipeline.hooks import HookFailed
 from modules.storage import atomic
 
@@ -66,10 +66,10 @@ class HookWatch:
     def watched(self, runner: Runner) -> Runner:
         """``runner``, whose jobs are known by name here while they run."""
 
-        def run(job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Json:
-            self._job, self._quitting = job_id, wishes.quitting
+        def run(job_id: str, spec: Json, emit: Emit, control: JobControl) -> Json:
+            self._job, self._quitting = job_id, control.quitting
             try:
-                return runner(job_id, spec, emit, wishes)
+                return runner(job_id, spec, emit, control)
             finally:
                 self._job = ""
 
@@ -93,7 +93,7 @@ class HookWatch:
     def failed(self, failure: HookFailed) -> None:
         self._record(failure.name, failure.hook, failure.reason, "".join(traceback.format_exception(failure.error)))
 
-    def fallen(self) -> Mapping[str, str]:
+    def crashed(self) -> Mapping[str, str]:
         """Those within which the job in hand ended a worker before, and how."""
         if not self._job:
             return {}

@@ -34,7 +34,7 @@ Emit = Callable[[Json], None]
 
 
 @dataclass(frozen=True)
-class Wishes:
+class JobControl:
     """What may be asked of a job while it runs. Each may be read at any time."""
 
     cancelled: Callable[[], bool] = lambda: False
@@ -44,8 +44,8 @@ class Wishes:
     """Whether the process is about to end, whatever the job does."""
 
 
-Runner = Callable[[str, Json, Emit, Wishes], Json]
-"""``(job_id, spec, emit, wishes) -> output``. Raises `Cancelled` when it stops because it was asked to."""
+Runner = Callable[[str, Json, Emit, JobControl], Json]
+"""``(job_id, spec, emit, control) -> output``. Raises `Cancelled` when it stops because it was asked to."""
 Report = Callable[[str, str], None]
 """``(state, detail)``, as in `WorkerStatus`."""
 Build = Callable[[Report], Runner]
@@ -80,13 +80,13 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
 def by_kind(runners: Mapping[str, Runner], otherwise: Runner) -> Runner:
     """The runner that a spec's ``kind`` names."""
 
-    def run(job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Json:
-        return runners.get(str(spec.get("kind")), otherwise)(job_id, spec, emit, wishes)
+    def run(job_id: str, spec: Json, emit: Emit, control: JobControl) -> Json:
+        return runners.get(str(spec.get("kind")), otherwise)(job_id, spec, emit, control)
 
     return run
 
 
-def run_job(runner: Runner, job_id: str, spec: Json, emit: Emit, wishes: Wishes) -> Message:
+def run_job(runner: Runner, job_id: str, spec: Json, emit: Emit, control: JobControl) -> Message:
     """Run one job to its last message: done, failed or cancelled. What it gives is JSON, whatever the runner does."""
     images: list[Json] = []
 
@@ -99,7 +99,7 @@ def run_job(runner: Runner, job_id: str, spec: Json, emit: Emit, wishes: Wishes)
         emit(event)
 
     try:
-        output = _as_json(runner(job_id, spec, emit_json, wishes))
+        output = _as_json(runner(job_id, spec, emit_json, control))
     except Cancelled:
         return {"type": "cancelled", "job": job_id, "output": {"images": images}}
     except BaseException as error:  # noqa: BLE001 - a job may fail in any way, the worker goes on
@@ -178,15 +178,15 @@ class _Worker:
             def emit(event: Json, job_id: str = job_id) -> None:
                 self.send({"type": "event", "job": job_id, "event": event})
 
-            last = run_job(runner, job_id, message["spec"], emit, self._wishes(job_id))
+            last = run_job(runner, job_id, message["spec"], emit, self._control(job_id))
             # Before the server hears of the end: it may send that job again, and stop it.
             self._cancelled.discard(job_id)
             self._skips.pop(job_id, None)
             self.send(last)
             self.report("ready", "")
 
-    def _wishes(self, job_id: str) -> Wishes:
-        return Wishes(
+    def _control(self, job_id: str) -> JobControl:
+        return JobControl(
             lambda: self._quit.is_set() or job_id in self._cancelled,
             lambda: self._skips[job_id],
             self._quit.is_set,

@@ -227,11 +227,11 @@ class Refiner:
 Value = bool | int | float | str | None
 
 
-class Chosen(Mapping[str, Mapping[str, Value]]):
+class ModifierOptions(Mapping[str, Mapping[str, Value]]):
     """Which modifiers of extensions take part in a request, each by its name with its options. Frozen: equal ones are
     equal by content, and what is not named does not take part.
 
-    >>> Chosen({"twice": {"amount": 2}})["twice"]["amount"]
+    >>> ModifierOptions({"twice": {"amount": 2}})["twice"]["amount"]
     2
     """
 
@@ -239,9 +239,9 @@ class Chosen(Mapping[str, Mapping[str, Value]]):
         self._values = {name: dict(sorted(options.items())) for name, options in sorted((values or {}).items())}
 
     @classmethod
-    def from_json(cls, values: Any) -> Chosen:
+    def from_json(cls, values: Any) -> ModifierOptions:
         """From JSON: an object of objects of plain values; null is nothing. Raises `UserError`."""
-        if values is None or isinstance(values, Chosen):
+        if values is None or isinstance(values, ModifierOptions):
             return values or cls()
         if not isinstance(values, Mapping):
             raise UserError("Extensions must be an object of objects", field="extensions")
@@ -260,11 +260,11 @@ class Chosen(Mapping[str, Mapping[str, Value]]):
     def to_json(self) -> dict[str, dict[str, Value]]:
         return {name: dict(options) for name, options in self._values.items()}
 
-    def having(self, name: str, options: Mapping[str, Value]) -> Chosen:
-        return Chosen({**self._values, name: options})
+    def having(self, name: str, options: Mapping[str, Value]) -> ModifierOptions:
+        return ModifierOptions({**self._values, name: options})
 
-    def without(self, name: str) -> Chosen:
-        return Chosen({other: options for other, options in self._values.items() if other != name})
+    def without(self, name: str) -> ModifierOptions:
+        return ModifierOptions({other: options for other, options in self._values.items() if other != name})
 
     def __getitem__(self, name: str) -> Mapping[str, Value]:
         return dict(self._values[name])
@@ -276,13 +276,13 @@ class Chosen(Mapping[str, Mapping[str, Value]]):
         return len(self._values)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Chosen) and self._key() == other._key()
+        return isinstance(other, ModifierOptions) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
 
     def __repr__(self) -> str:
-        return f"Chosen({self._values!r})"
+        return f"ModifierOptions({self._values!r})"
 
     def _key(self) -> str:
         return json.dumps(self._values)  # true and 1 are not the same option value
@@ -302,6 +302,14 @@ class GenerationParams:
         choices="vaes",
         group=MODEL,
         help="Automatic: the one named like the checkpoint; None: the checkpoint's own",
+    )
+    prediction: str = option(
+        "auto",
+        "Prediction",
+        key="Prediction",
+        choices=("auto", "eps", "v"),
+        group=MODEL,
+        help="what the network answers: eps, the noise, or v, the velocity; auto: as the file says",
     )
     sampler: str = option("Euler a", "Sampler", key="Sampler", choices="samplers")
     scheduler: str = option("Automatic", "Schedule type", key="Schedule type", choices="schedulers")
@@ -538,7 +546,7 @@ class GenerationParams:
     init: Init | None = nested("Start picture")
     hires: Hires | None = nested("Hires fix", prefix="hires_")
     refiner: Refiner | None = nested("Refiner", prefix="refiner_")
-    extensions: Chosen = loose(Chosen(), Chosen.from_json)
+    extensions: ModifierOptions = loose(ModifierOptions(), ModifierOptions.from_json)
     """The modifiers that take part. `pipeline.plan.check` gives them all their options."""
 
     def to_json(self) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from modules.errors import UserError
 
@@ -181,6 +181,15 @@ class Nested:
     """Where all options stand side by side, on the command line or in a form, this stands before their names."""
     key: str | None = None
     """The key in A1111's generation text that says that they are there, where there is one."""
+    help: str = ""
+    """One sentence beside the switch."""
+    take: Callable[[Mapping[str, Any]], Any] | None = None
+    """Within a `loose` field: what makes the group's value of those of its options that are given."""
+
+    @property
+    def flat(self) -> dict[str, Option]:
+        """Its options, as they stand beside others."""
+        return {self.prefix + name: option for name, option in flat_of(cast(Hashable, self.cls)).items()}
 
 
 def nested(label: str, *, prefix: str = "", key: str | None = None) -> Any:
@@ -310,3 +319,54 @@ def to_flat(cls: Hashable, values: Mapping[str, Any]) -> dict[str, Any]:
             inner = to_flat(cast(Hashable, declared.cls), values[name] or {})
             found |= {name: values[name] is not None} | {declared.prefix + key: value for key, value in inner.items()}
     return found
+
+
+class Shape(Generic[T]):
+    """The options of a dataclass side by side, those of its groups under their prefixes, as a form shows them.
+
+    What a `loose` field holds is known only at run time: ``within`` lists the groups in it. Such a group is switched by
+    its prefix without the dot: those of ``ext.twice.amount`` are there where ``ext.twice`` is true.
+    """
+
+    def __init__(self, cls: type[T], within: Mapping[str, Sequence[Nested]] | None = None):
+        self.cls = cls
+        self.within = {
+            field: {group.prefix.removesuffix("."): group for group in groups}
+            for field, groups in (within or {}).items()
+        }
+        self.groups = dict(groups_of(cast(Hashable, cls)))
+        """Each that may be absent, by the name of its switch."""
+        self.options = dict(flat_of(cast(Hashable, cls)))
+        for groups in self.within.values():
+            self.groups |= groups
+            for group in groups.values():
+                self.options |= group.flat
+
+    def read(self, named: Mapping[str, Any]) -> T:
+        """The dataclass from values by name; raises `UserError` with the field's name. A group is there if one of its
+        values is given, unless its switch is given and says otherwise."""
+        off = [group for switch, group in self.groups.items() if not named.get(switch, True)]
+        absent = {name for group in off for name in group.flat}
+        given = {name: value for name, value in named.items() if name not in absent}
+        values = from_flat(self.cls, given)
+        for field, groups in self.within.items():
+            values[field] = {}
+            for switch, group in groups.items():
+                own = {name.removeprefix(group.prefix): given[name] for name in group.flat if name in given}
+                if own or given.get(switch):
+                    inner = from_flat(group.cls, own)
+                    values[field][group.name] = group.take(inner) if group.take else inner
+        return read(self.cls, values)
+
+    def flat(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse, as far as ``values`` go, which are JSON; a switch says whether its group is there. Where all
+        options are given, a group that is not is absent."""
+        if options_of(cast(Hashable, self.cls)).keys() <= values.keys():
+            values = {**dict.fromkeys((*nested_of(cast(Hashable, self.cls)), *self.within)), **values}
+        flat = to_flat(cast(Hashable, self.cls), values)
+        for field in self.within.keys() & values.keys():
+            for switch, group in self.within[field].items():
+                inner = (values[field] or {}).get(group.name)
+                flat[switch] = inner is not None
+                flat |= {group.prefix + name: v for name, v in to_flat(cast(Hashable, group.cls), inner or {}).items()}
+        return flat

@@ -18,7 +18,7 @@ from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import RepriseError, out_of_memory
 from modules.extension.host import Host, TagSpec
 from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, overridden
-from modules.params.generation import Chosen, GenerationParams, Value
+from modules.params.generation import GenerationParams, ModifierOptions, Value
 from modules.pipeline.plan import Batch, Changes, Revise
 from modules.pipeline.prompts import PromptParser
 from modules.prompt.tree import NetworkTag
@@ -58,7 +58,7 @@ class Watch(Protocol):
         """It is left out of the request from here on."""
         ...
 
-    def fallen(self) -> Mapping[str, str]:
+    def crashed(self) -> Mapping[str, str]:
         """What must not be tried again for what is done now, with the reason."""
         ...
 
@@ -72,7 +72,7 @@ class NoWatch:
 
     def failed(self, failure: HookFailed) -> None: ...
 
-    def fallen(self) -> Mapping[str, str]:
+    def crashed(self) -> Mapping[str, str]:
         return {}
 
 
@@ -149,7 +149,7 @@ class RequestHooks:
     def __init__(
         self,
         host: Host,
-        chosen: Chosen,
+        chosen: ModifierOptions,
         watch: Watch | None = None,
         *,
         absent: Container[str] = (),
@@ -161,8 +161,8 @@ class RequestHooks:
         self._absent = absent
         self._parser = parser or PromptParser()
         self._border = Border(watch or NoWatch())
-        self._made: dict[tuple[str, Chosen], Active] = {}
-        self._hooks: dict[Chosen, Hooks] = {}
+        self._made: dict[tuple[str, ModifierOptions], Active] = {}
+        self._hooks: dict[ModifierOptions, Hooks] = {}
 
     def of(self, networks: Sequence[NetworkTag] = ()) -> Hooks:
         """Those that take part where a prompt has the tags ``networks``. Equal ones are one object."""
@@ -207,7 +207,7 @@ class RequestHooks:
         return called.revise(params)
 
     def _active(self, spec: ModifierSpec, options: Mapping[str, Value]) -> Active:
-        key = spec.name, Chosen({spec.name: options})
+        key = spec.name, ModifierOptions({spec.name: options})
         if key not in self._made:
             with self._border.within(spec.name, "make"):
                 modifier = spec.made(options)
@@ -276,12 +276,12 @@ class Hooks:
         return image
 
     @contextlib.contextmanager
-    def patching(self, spoilt: Callable[[LatentDiffusion, str], None]) -> Iterator[None]:
+    def patching(self, left_modified: Callable[[LatentDiffusion, str], None]) -> Iterator[None]:
         """While a pass is made: models that `patched` is told of are what they were before when it ends.
 
-        ``spoilt(model, name)`` hears of a model that an extension did not put back.
+        ``left_modified(model, name)`` hears of a model that an extension did not put back.
         """
-        patches = self._patches = Patches(self._having("patch"), self._border.within, spoilt)
+        patches = self._patches = Patches(self._having("patch"), self._border.within, left_modified)
         try:
             yield
         except BaseException:
@@ -348,11 +348,11 @@ class Patches:
         self,
         active: Sequence[Active],
         within: Callable[[str, str], AbstractContextManager[None]],
-        spoilt: Callable[[LatentDiffusion, str], None],
+        left_modified: Callable[[LatentDiffusion, str], None],
     ):
         self._active = active
         self._within = within
-        self._spoilt = spoilt
+        self._left_modified = left_modified
         self._models: dict[int, LatentDiffusion] = {}
         self._blamed: set[int] = set()
         self._undo: list[tuple[Active, LatentDiffusion, object, AbstractContextManager[object]]] = []
@@ -396,4 +396,4 @@ class Patches:
 
         if id(model.unet) not in self._blamed and fingerprint(model) != before:
             self._blamed.add(id(model.unet))
-            self._spoilt(model, one.spec.name)
+            self._left_modified(model, one.spec.name)

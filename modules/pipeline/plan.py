@@ -17,7 +17,7 @@ from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension.host import Host
 from modules.extension.modifier import SamplingPass
-from modules.params.generation import MAX_PROMPT, Chosen, GenerationParams, Init, wrapped
+from modules.params.generation import MAX_PROMPT, GenerationParams, Init, ModifierOptions, wrapped
 from modules.params.options import checked, nested_of, options_of
 from modules.params.profile import Profile, profile_named
 from modules.pipeline.hires import LATENT_MODES, HiresSize, hires_size
@@ -175,10 +175,10 @@ def check(params: GenerationParams, host: Host) -> tuple[GenerationParams, tuple
     return _check_passes(params, host), tuple(notes)
 
 
-def check_extensions(chosen: Chosen, host: Host) -> Chosen:
+def check_extensions(chosen: ModifierOptions, host: Host) -> ModifierOptions:
     """``chosen`` with canonical names and all options of each, in range."""
     specs = {name: host.modifiers.get(name) for name in chosen}
-    return Chosen({spec.name: spec.chosen(chosen[name]) for name, spec in specs.items()})
+    return ModifierOptions({spec.name: spec.chosen(chosen[name]) for name, spec in specs.items()})
 
 
 def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
@@ -353,6 +353,7 @@ def _hires_pass(params: GenerationParams, host: Host, parser: PromptParser) -> H
         prompt=hires.prompt or params.prompt,
         negative_prompt=hires.negative_prompt or params.negative_prompt,
         checkpoint=hires.checkpoint or params.checkpoint,
+        prediction="auto" if hires.checkpoint else params.prediction,
         width=size.final[0],
         height=size.final[1],
     )

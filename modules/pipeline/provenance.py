@@ -15,7 +15,7 @@ from modules.metadata.recipe import File, Recipe, UsedExtension, pixel_hash
 from modules.params.generation import GenerationParams
 from modules.pipeline.hooks import Hooks, called_by
 from modules.pipeline.plan import Batch
-from modules.pipeline.results import GeneratedImage, Result
+from modules.pipeline.results import BatchImage, Result
 
 CHECKPOINT, VAE, EMBEDDING, IMAGE, MASK = "checkpoint", "vae", "embedding", "image", "mask"
 """Roles of files in a recipe."""
@@ -120,10 +120,10 @@ class Recorder:
     provenance: Provenance
     extensions: tuple[UsedExtension, ...]
 
-    def result(self, generated: GeneratedImage) -> Result:
+    def result(self, generated: BatchImage) -> Result:
         return Result(generated.image, self._infotext(generated), self._recipe(generated))
 
-    def _infotext(self, generated: GeneratedImage) -> str:
+    def _infotext(self, generated: BatchImage) -> str:
         batch = self.batch
         return infotext.write(
             generated.infotext_params,
@@ -138,7 +138,7 @@ class Recorder:
             modifiers=self.host.modifiers,
         )
 
-    def _recipe(self, generated: GeneratedImage) -> Recipe:
+    def _recipe(self, generated: BatchImage) -> Recipe:
         batch, device = self.batch, self.model.device
         return Recipe(
             request=self.request,

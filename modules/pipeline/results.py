@@ -57,7 +57,7 @@ class RunCallbacks:
 
 
 @dataclass(frozen=True)
-class GeneratedImage:
+class BatchImage:
     """An image of a batch, and how it came about."""
 
     number: int

@@ -28,7 +28,7 @@ from modules.pipeline.init_image import InitImage, prepare
 from modules.pipeline.plan import Batch
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.provenance import Provenance
-from modules.pipeline.results import GeneratedImage, Progress, RunCallbacks
+from modules.pipeline.results import BatchImage, Progress, RunCallbacks
 from modules.pipeline.sample import Refinement, Start, generate, is_inpainting_model
 from modules.pipeline.tiled_upscale import Tiled, rounds, tiled
 from modules.restoration.upscale import Work, upscale
@@ -87,9 +87,7 @@ class BatchRunner:
         mask = self._inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
         return [prepare(init, self._inputs.open(image), mask, *size) for image in init.images]
 
-    def images(
-        self, task: Task, batch: Batch, init_images: InitImages, numbers: Iterable[int]
-    ) -> Iterator[GeneratedImage]:
+    def images(self, task: Task, batch: Batch, init_images: InitImages, numbers: Iterable[int]) -> Iterator[BatchImage]:
         """The images of a batch that have these ``numbers`` in it."""
         if task.callbacks.cancelled():
             raise Cancelled
@@ -100,7 +98,7 @@ class BatchRunner:
         own = [init_images[(batch.first_image + i) % count] for i in range(len(batch.seeds))] if count else []
         init = batch.params.init
         if init and (init.denoising_strength == 0 or all(image.is_protected for image in own)):
-            yield from (GeneratedImage(i, own[i].unchanged, batch.params, task.hooks) for i in numbers)
+            yield from (BatchImage(i, own[i].unchanged, batch.params, task.hooks) for i in numbers)
         else:
             yield from self._sampled(task, batch, own[:1] if count == 1 else own, numbers)
 
@@ -117,13 +115,13 @@ class BatchRunner:
         files = [File(role, path.name, self._store.sha256(path)) for role, path in paths]
         return Provenance(tuple(files))
 
-    def _tiled(self, task: Task, batch: Batch, source: Tiled) -> GeneratedImage:
+    def _tiled(self, task: Task, batch: Batch, source: Tiled) -> BatchImage:
         """SD upscale: the one image of a batch. Where it is cut short, so are the tiles that follow."""
         init = batch.params.init
         assert init
         if init.denoising_strength == 0:
-            return GeneratedImage(0, source.image, batch.params, task.hooks)
-        parts, tiles = list(rounds(batch, source.pictures(init))), list[GeneratedImage]()
+            return BatchImage(0, source.image, batch.params, task.hooks)
+        parts, tiles = list(rounds(batch, source.pictures(init))), list[BatchImage]()
         for i, (part, images) in enumerate(parts):
             task = replace(task, done=i, parts=len(parts))
             tiles += self._sampled(task, part, images, range(len(images)))
@@ -132,7 +130,7 @@ class BatchRunner:
 
     def _sampled(
         self, task: Task, batch: Batch, init_images: Sequence[InitImage], numbers: Iterable[int]
-    ) -> Iterator[GeneratedImage]:
+    ) -> Iterator[BatchImage]:
         """Sampled images: from text, over one start image for all, or over one each."""
         model, init = task.model, batch.params.init
         start = encode(model, batch, init_images, init) if init_images and init else None
@@ -145,7 +143,7 @@ class BatchRunner:
                 image = self._with_faces(image, batch.params, task.callbacks)
                 if start:
                     image = init_images[i % len(init_images)].finished(image, latent_distance(latents, start, i))
-                yield GeneratedImage(i, image, params, task.hooks, skipped)
+                yield BatchImage(i, image, params, task.hooks, skipped)
 
     def _with_faces(self, image: Image.Image, params: GenerationParams, callbacks: RunCallbacks) -> Image.Image:
         """``image`` with its faces restored, where that was asked for."""
@@ -167,7 +165,9 @@ class BatchRunner:
             # A modifier may be in both with other options, so one pass's patches never lie over the other's.
             task.hooks.unpatch()
             patched.enter_context(hooks.patching(task.left_modified))
-        task = replace(task, model=hooks.patched(self._load_sibling(task.model, second.params.checkpoint)), hooks=hooks)
+        other = self._load_sibling(task.model, second.params.checkpoint)
+        other = replace(other, config=other.config.predicting(second.params.prediction))
+        task = replace(task, model=hooks.patched(other), hooks=hooks)
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
         latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
         return task, latents, skipped

@@ -9,7 +9,7 @@ import pytest
 
 from extensions import loopback, prompt_matrix, prompts_from_file, xyz_grid
 from modules.errors import UserError
-from modules.extension.script import Answer, Made, ScriptContext, Sheet, Steps, axes_of_params
+from modules.extension.script import GeneratedImage, Outcome, ScriptContext, Sheet, Steps, axes_of_params
 from modules.params.generation import GenerationParams, Hires, Init
 
 SAMPLERS = ("Euler a", "Euler", "DPM++ 2M", "DPM++ 2M SDE")
@@ -29,13 +29,13 @@ def played(steps: Steps) -> tuple[list[GenerationParams], Sequence[Sheet]]:
         while True:
             first = len(asked)
             asked += turn.requests
-            turn = steps.send([answer(n) for n in range(first, len(asked))])
+            turn = steps.send([outcome(n) for n in range(first, len(asked))])
     except StopIteration as end:
         return asked, end.value
 
 
-def answer(number: int) -> Answer:
-    return Answer((Made(f"/o/{number:08}.png", "", number),))
+def outcome(number: int) -> Outcome:
+    return Outcome((GeneratedImage(f"/o/{number:08}.png", "", number),))
 
 
 def plot(**options: Any) -> tuple[list[GenerationParams], Sequence[Sheet]]:
@@ -44,7 +44,7 @@ def plot(**options: Any) -> tuple[list[GenerationParams], Sequence[Sheet]]:
 
 def at(sheet: Sheet, asked: Sequence[GenerationParams]) -> list[list[GenerationParams]]:
     """The request behind each cell."""
-    return [[asked[cell.made[0].seed] for cell in row] for row in sheet.cells]
+    return [[asked[cell.images[0].seed] for cell in row] for row in sheet.cells]
 
 
 def test_a_plot_makes_every_pair_and_each_cell_is_under_its_words() -> None:
@@ -235,4 +235,4 @@ def test_loopback_needs_a_picture_and_stops_where_none_comes() -> None:
     steps = loopback.run(ASKED.changed(init=Init(image="f" * 64)), loopback.Options(), CONTEXT)
     next(steps)
     with pytest.raises(UserError, match="turn 1 made no picture"):
-        steps.send([Answer(error="no memory")])
+        steps.send([Outcome(error="no memory")])

@@ -27,10 +27,10 @@ from modules.devices import Device
 from modules.engine import Engine, Result, RunCallbacks
 from modules.extension.host import Host
 from modules.extension.loader import Extension, Loader
-from modules.extension.modifier import PREFIX, ModifierSpec, flat_of
+from modules.extension.modifier import ModifierSpec, with_modifiers
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
-from modules.params.generation import Chosen, GenerationParams
+from modules.params.generation import GenerationParams, ModifierOptions
 from modules.params.options import Option, options_of
 from modules.replay import replay_recipe
 from tests.webui.fake_server import services
@@ -135,17 +135,18 @@ def test_options_are_frozen_and_each_has_a_control(extension: Extension, host: H
 def test_options_come_back_from_json_text_and_form(extension: Extension, host: Host) -> None:
     for spec in modifiers_of(extension, host):
         for options in (spec.chosen({}), changed(spec)):
-            params = PARAMS.changed(extensions=Chosen({spec.name: options}))
+            params = PARAMS.changed(extensions=ModifierOptions({spec.name: options}))
             assert GenerationParams.from_json(json.loads(json.dumps(params.to_json()))) == params
             sampler = host.samplers.get(params.sampler)
             text = infotext.write(params, seed=7, subseed=1, sampler=sampler, scheduler="Uniform", modifiers=[spec])
             paste = infotext.params_from(infotext.read(text), host.samplers, host.schedulers, modifiers=[spec])
-            assert Chosen(paste.changes["extensions"]) == params.extensions
+            assert ModifierOptions(paste.changes["extensions"]) == params.extensions
             with gr.Blocks():
-                form = Form(GenerationParams, {}, [spec])
-                form.adopt(f"{PREFIX}{spec.name}", gr.Checkbox())
-                for name in flat_of(spec):
-                    form.adopt(name, gr.Textbox())
+                form = Form(with_modifiers([spec]), {})
+                for switch, group in form.shape.within["extensions"].items():
+                    form.switch(switch)
+                    for name in group.flat:
+                        form.adopt(name, gr.Textbox())
             assert form.read(form.show(params.to_json())).extensions == params.extensions
 
 
@@ -157,7 +158,7 @@ def test_pictures_are_made_with_it_and_again_and_the_weights_are_as_before(
         for options in (spec.chosen({}), changed(spec)):
             results: list[Result] = []
             notes: list[str] = []
-            params = PARAMS.changed(extensions=Chosen({spec.name: options}))
+            params = PARAMS.changed(extensions=ModifierOptions({spec.name: options}))
             engine.run(params, results.append, RunCallbacks(on_note=notes.append))
             assert [note for note in notes if f"extension {spec.name}" in note] == []
             (used,) = [one for one in results[0].recipe.extensions if one.name == spec.name]

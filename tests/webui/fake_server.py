@@ -30,7 +30,7 @@ from modules.jobs.history import History
 from modules.jobs.queue import JobQueue
 from modules.jobs.runners.script import Scripts
 from modules.jobs.store import JobStore
-from modules.jobs.worker import Emit, Wishes
+from modules.jobs.worker import Emit, JobControl
 from modules.metadata.verdict import Verdict
 from modules.params.settings import SettingsFile
 from webui import tabs
@@ -48,7 +48,7 @@ class Painter:
     def __init__(self, gallery: Gallery):
         self.gallery = gallery
 
-    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
         if spec.get("kind") == "replay":
             verdict = Verdict("identical") if "path" not in spec or Path(spec["path"]).is_file() else Verdict("cannot")
             return {"verdict": verdict.to_json(), "images": []}
@@ -58,11 +58,11 @@ class Painter:
             raise RuntimeError("<b>boom</b>")
         total, images = params["batch_size"] * params["batch_count"], []
         for number in range(total):
-            seed, skips = params["seed"] + number, wishes.skips()
+            seed, skips = params["seed"] + number, control.skips()
             for step in range(1, params["steps"] + 1):
-                if wishes.cancelled():
+                if control.cancelled():
                     raise Cancelled
-                if wishes.skips() > skips:
+                if control.skips() > skips:
                     break
                 time.sleep(pause)
                 left = (params["steps"] * (total - number) - step) * pause

@@ -12,9 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from modules.extension.loader import Loader
-from modules.extension.modifier import Modifier, ModifierSpec
+from modules.extension.modifier import Modifier, ModifierSpec, with_modifiers
 from modules.metadata.recipe import File, Recipe, UsedExtension
-from modules.params.generation import Chosen, GenerationParams
+from modules.params.generation import GenerationParams, ModifierOptions
 from modules.params.options import option
 from tests.modules.extension.test_loader import write
 from tests.webui.conftest import ORIGIN
@@ -180,14 +180,14 @@ SPEC = ModifierSpec("twice", "Twice", Options, lambda options: Modifier())
 
 def test_options_go_through_the_form_and_back() -> None:
     with gr.Blocks():
-        form = Form(GenerationParams, {}, [SPEC])
+        form = Form(with_modifiers([SPEC]), {})
         form.add("prompt")
-        form.adopt("ext.twice", gr.Checkbox())
+        form.switch("ext.twice")
         form.add("ext.twice.amount")
         form.add("ext.twice.words")
     on = form.read(["a fox", True, 0.3, "x"])
-    assert on.extensions == Chosen({"twice": {"amount": 0.3, "words": "x"}})
-    assert form.read(["a fox", False, 0.3, "x"]).extensions == Chosen()
+    assert on.extensions == ModifierOptions({"twice": {"amount": 0.3, "words": "x"}})
+    assert form.read(["a fox", False, 0.3, "x"]).extensions == ModifierOptions()
     assert form.show(on.to_json()) == ["a fox", True, 0.3, "x"]
     assert form.show({"prompt": "a hen", "extensions": {}})[:2] == ["a hen", False]
     assert form.show({"prompt": "a hen"})[1] == gr.skip()
@@ -196,5 +196,5 @@ def test_options_go_through_the_form_and_back() -> None:
 
 def test_axes_have_the_options_of_modifiers(given: Services) -> None:
     axis = given.host.axes()["Good one: amount"]
-    assert axis.set(GenerationParams(), "0.2").extensions == Chosen({"good": {"amount": 0.2}})
+    assert axis.set(GenerationParams(), "0.2").extensions == ModifierOptions({"good": {"amount": 0.2}})
     assert "Good one: amount" in given.tables()["axes"]()

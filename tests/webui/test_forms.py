@@ -10,7 +10,7 @@ import pytest
 
 from modules.errors import UserError
 from modules.params.generation import GenerationParams, Hires, Mask, SoftInpainting
-from modules.params.options import option, options_of
+from modules.params.options import Shape, option, options_of
 from webui.context import Sent, Target
 from webui.forms import Form, choices_of, control
 
@@ -33,7 +33,7 @@ TABLES = {"words": lambda: ("one", "two")}
 @pytest.fixture
 def form() -> Form[Thing]:
     with gr.Blocks():
-        made = Form(Thing, TABLES)
+        made = Form(Shape(Thing), TABLES)
         for name in made.options:
             made.add(name)
     return made
@@ -63,7 +63,7 @@ def test_a_component_says_what_its_option_says(form: Form[Thing]) -> None:
 
 def test_a_seed_is_text_for_the_page_has_no_numbers_of_20_digits() -> None:
     with gr.Blocks():
-        made = Form(GenerationParams, {})
+        made = Form(Shape(GenerationParams), {})
         seed = made.add("seed")
         made.add("ensd")
     assert (type(seed).__name__, seed.value, seed.max_lines) == ("Textbox", "-1", 1)
@@ -83,7 +83,7 @@ def test_every_declared_parameter_has_a_component() -> None:
     }
     tables["upscalers"] = lambda: ["Lanczos"]
     with gr.Blocks():
-        made = Form(GenerationParams, tables)
+        made = Form(Shape(GenerationParams), tables)
         values = [made.add(name).value for name in made.options]
         values += [made.switch(name).value for name in ("init", "hires", "refiner")]
     assert made.read(values) == GenerationParams(checkpoint="m")
@@ -91,7 +91,7 @@ def test_every_declared_parameter_has_a_component() -> None:
 
 def test_what_is_switched_on_is_read_and_shown() -> None:
     with gr.Blocks():
-        made = Form(GenerationParams, {})
+        made = Form(Shape(GenerationParams), {})
         made.switch("hires")
         made.add("hires_scale")
         made.add("hires_steps")
@@ -103,7 +103,7 @@ def test_what_is_switched_on_is_read_and_shown() -> None:
 
 def test_what_is_switched_on_may_lie_within_another_group() -> None:
     with gr.Blocks():
-        made = Form(GenerationParams, {})
+        made = Form(Shape(GenerationParams), {})
         made.switch("mask_soft")
         made.add("mask_blur")
         made.add("mask_soft_preservation")
@@ -158,14 +158,14 @@ def test_an_empty_dropdown_is_the_default(form: Form[Thing]) -> None:
 
 
 def test_a_default_that_is_not_there_gives_way_to_the_first_choice() -> None:
-    options = Form(Thing, {"words": lambda: ("six", "seven")}).options
+    options = Form(Shape(Thing), {"words": lambda: ("six", "seven")}).options
     assert control(options["word"], {"words": lambda: ("six", "seven")}).value == "six"
     assert control(options["word"], {"words": tuple}).value is None
 
 
 def test_choices_are_looked_up_each_time() -> None:
     words = ["one"]
-    options = Form(Thing, TABLES).options
+    options = Form(Shape(Thing), TABLES).options
     assert choices_of(options["word"], {"words": lambda: words}) == ("one",)
     words.append("two")
     assert choices_of(options["word"], {"words": lambda: words}) == ("one", "two")
@@ -188,7 +188,7 @@ def test_showing_values_leaves_the_rest_alone(form: Form[Thing]) -> None:
 def test_what_stands_above_the_tabs_is_not_made_twice_and_is_read_with_the_rest() -> None:
     with gr.Blocks():
         above = control(options_of(Thing)["word"], TABLES)
-        one, other = Form(Thing, TABLES), Form(Thing, TABLES)
+        one, other = Form(Shape(Thing), TABLES), Form(Shape(Thing), TABLES)
         for made in (one, other):
             made.share({"word": above})
             assert made.add("word") is above
@@ -206,7 +206,7 @@ def test_what_stands_above_the_tabs_is_not_made_twice_and_is_read_with_the_rest(
 def test_a_picture_of_any_size_gives_a_request_that_can_be_done(size: tuple[int, int], asked: tuple[int, int]) -> None:
     """Where it is sent to a tab that starts from it, width and height follow, within their limits."""
     with gr.Blocks():
-        form = Form(GenerationParams, {})
+        form = Form(Shape(GenerationParams), {})
         sides = [form.add(side) for side in ("width", "height")]
         target = Target(form, gr.Textbox())
     values = target.shown(Sent(Path("a.png"), {}), size)

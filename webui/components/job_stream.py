@@ -22,9 +22,9 @@ from webui.services import JobView, Queue
 
 ACTIVE = ("queued", "running")
 MOST = 100
-"""Jobs of a series; earlier ones are in the history."""
+"""Jobs of one page; earlier ones are in the history."""
 MOST_SHOWN = 60
-"""Pictures of a series on the page."""
+"""Images of them on the page."""
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -57,7 +57,7 @@ def shown_of(job: JobView) -> tuple[Shown, ...]:
     return tuple(Shown(job.id, index, result) for index, result in enumerate(results_of(job)))
 
 
-class Series:
+class JobStream:
     """Reads and asks for the jobs of one ``owner``."""
 
     def __init__(self, queue: Queue, owner: str):

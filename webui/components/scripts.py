@@ -13,7 +13,7 @@ from modules.extension.script import ScriptSpec
 from modules.jobs.protocol import Origin
 from modules.jobs.protocol import ScriptSpec as ScriptJob
 from modules.params.generation import GenerationParams
-from modules.params.options import values_of
+from modules.params.options import Shape, values_of
 from webui.context import Page
 from webui.events import AT_ONCE
 from webui.forms import Form
@@ -41,7 +41,7 @@ class ScriptPanel:
         )
 
     def _column(self, spec: ScriptSpec) -> Any:
-        form = self._forms[spec.name] = Form(spec.options, self._page.services.tables())
+        form = self._forms[spec.name] = Form(Shape(spec.options), self._page.services.tables())
         with gr.Column(visible=False, elem_id=f"{self._tab}_script_{spec.name}", elem_classes="rp-script") as column:
             if spec.help:
                 gr.Markdown(t(spec.help))

@@ -14,11 +14,12 @@ def card_html(card: Card) -> str:
     if card.problem:
         return f'<div class="rp-card" role="region" aria-label="{_t("Model card")}"><p>{escape(card.problem)}</p></div>'
     hashes = f"{card.sha256[:10]} · SHA-256 {card.sha256}" if card.sha256 else t("known once the model was used")
+    predictions = {"eps": t("eps (the noise)"), "v": t("v (velocity)"), "": t("seen at first load")}
     facts = {
         t("File"): f"{card.file_name}, {size(card.nbytes)}",
         t("Family"): card.family,
         t("Native size"): f"{card.native_size} x {card.native_size}",
-        t("Prediction"): {"eps": t("eps (the noise)"), "v": t("v (velocity)")}.get(card.prediction, card.prediction),
+        t("Prediction"): predictions.get(card.prediction, card.prediction),
         t("Hash"): hashes,
     }
     if not card.own_vae:

@@ -20,6 +20,7 @@ from modules.extension.host import Host
 from modules.jobs.protocol import ExtrasSpec, InputImage, Origin
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import BY, TO, ExtrasParams
+from modules.params.options import Shape
 from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
@@ -38,7 +39,7 @@ FACES = {"GFPGAN": ("gfpgan_visibility",), "CodeFormer": ("codeformer_visibility
 
 def build(page: Page) -> None:
     """Lay out the tab and wire it."""
-    form = Form(ExtrasParams, page.services.tables())
+    form = Form(Shape(ExtrasParams), page.services.tables())
     with gr.Row(elem_id="extras_body"):
         with gr.Column(scale=5, min_width=300, elem_id="extras_parameters"):
             sources = _Sources()

@@ -21,7 +21,7 @@ from modules.jobs.protocol import GenerateSpec, InputImage, Origin
 from modules.params.generation import GenerationParams
 from modules.params.settings import FORM
 from webui.components.canvas import Canvas
-from webui.components.job_stream import ACTIVE, MOST_SHOWN, Series, Shown, awake, ids_of, page_of, shown_of
+from webui.components.job_stream import ACTIVE, MOST_SHOWN, JobStream, Shown, awake, ids_of, page_of, shown_of
 from webui.components.replay import ReplayPanel
 from webui.components.scripts import ScriptPanel
 from webui.components.send import send_buttons
@@ -110,7 +110,7 @@ class View:
                 for button in self.send.values():
                     button.render()
         # Hidden fields rather than gr.State, which makes every open page hold a second connection; a browser has six.
-        self.series = gr.Textbox(visible="hidden", elem_id=f"{tab}_series")
+        self.job_ids = gr.Textbox(visible="hidden", elem_id=f"{tab}_job_ids")
         self.job = gr.Textbox(visible="hidden", elem_id=f"{tab}_job")
         self.shown = gr.Textbox(visible="hidden", elem_id=f"{tab}_shown")
         self.chosen = gr.Number(visible="hidden", elem_id=f"{tab}_chosen", precision=0)
@@ -162,25 +162,25 @@ class View:
         return [gr.update(value=t(self.label)), *[gr.update(interactive=False)] * 2]
 
 
-async def follow(view: View, series: Series, ids: list[str], page: str) -> AsyncIterator[list[Any]]:
+async def follow(view: View, stream: JobStream, ids: list[str], page: str) -> AsyncIterator[list[Any]]:
     """The jobs of ``ids`` as changes of the page, one after the other, and those that are queued behind them."""
     earlier: tuple[Shown, ...] = ()
     done = 0
     while done < len(ids):
-        job = await asyncio.to_thread(series.get, ids[done])
+        job = await asyncio.to_thread(stream.get, ids[done])
         done += 1
         if job is None or (job.state not in ACTIVE and done < len(ids)):  # only the last one is shown as it ended
             earlier += shown_of(job) if job else ()
             continue
-        async for update in _one(view, series, job, earlier, ids, page):
+        async for update in _one(view, stream, job, earlier, ids, page):
             yield update
-        job = await asyncio.to_thread(series.get, job.id)
+        job = await asyncio.to_thread(stream.get, job.id)
         earlier += shown_of(job) if job else ()
-        ids[:] = await asyncio.to_thread(series.joined, ids, page)
+        ids[:] = await asyncio.to_thread(stream.joined, ids, page)
 
 
 async def _one(
-    view: View, series: Series, job: JobView, earlier: Sequence[Shown], ids: list[str], page: str
+    view: View, stream: JobStream, job: JobView, earlier: Sequence[Shown], ids: list[str], page: str
 ) -> AsyncIterator[list[Any]]:
     """A job from the first event to the last; a step in haste is left out. ``ids`` grows with what is queued."""
     run = Run("waiting", notes=Origin.from_json(job.spec).notes)
@@ -192,13 +192,13 @@ async def _one(
         if time.monotonic() - looked_at < LINE_S:
             return None
         looked_at = time.monotonic()
-        ids[:] = await asyncio.to_thread(series.joined, ids, page)
-        told = line_html(await asyncio.to_thread(series.waiting, [i for i in ids if i != job.id]))
+        ids[:] = await asyncio.to_thread(stream.joined, ids, page)
+        told = line_html(await asyncio.to_thread(stream.waiting, [i for i in ids if i != job.id]))
         before, said = said, told
         return told if told != before else None
 
     yield view.show(run, None, job.id, earlier, await line())
-    async for event in series.queue.follow(series.owner, job.id, after=0):
+    async for event in stream.queue.follow(stream.owner, job.id, after=0):
         run = run.after(event)
         now = time.monotonic()
         if event["type"] == "step" and now - drawn_at < FRAME_S:
@@ -251,9 +251,9 @@ def wire_jobs(
     fields = form.components if form else []
 
     async def on_submit(request: gr.Request, ids: Any, *values: Any) -> list[Any]:
-        series = Series(queue, page.owner(request))
+        stream = JobStream(queue, page.owner(request))
         before = ids_of(ids)
-        before = before if await asyncio.to_thread(series.is_active, before) else []
+        before = before if await asyncio.to_thread(stream.is_active, before) else []
         try:
             job = await submit(request, page_of(request, tab), values)
         except RepriseError as error:
@@ -263,7 +263,7 @@ def wire_jobs(
             return _refused("something unexpected went wrong; the server's log has the details", "", bool(before))
         now = [*before, job.id]
         status = gr.skip() if before else status_html(Run("waiting"))
-        line = line_html(await asyncio.to_thread(series.waiting, now[1:])) if before else gr.skip()
+        line = line_html(await asyncio.to_thread(stream.waiting, now[1:])) if before else gr.skip()
         return [status, line, " ".join(now), awake(now)]
 
     def _refused(sentence: str, field: str, busy: bool) -> list[Any]:
@@ -274,19 +274,19 @@ def wire_jobs(
         return [failed, gr.skip(), gr.skip(), gr.skip()]
 
     async def on_wake(request: gr.Request, woken: Any) -> AsyncIterator[list[Any]]:
-        series = Series(queue, page.owner(request))
-        async for update in spoken(view, follow(view, series, ids_of(woken), page_of(request, tab))):
+        stream = JobStream(queue, page.owner(request))
+        async for update in spoken(view, follow(view, stream, ids_of(woken), page_of(request, tab))):
             yield update
 
     async def on_rest(request: gr.Request, ids: Any, job_id: Any) -> list[Any]:
         """When following has ended: what was queued in that very moment is followed too."""
-        jobs = await asyncio.to_thread(Series(queue, page.owner(request)).jobs, ids_of(ids))
+        jobs = await asyncio.to_thread(JobStream(queue, page.owner(request)).jobs, ids_of(ids))
         if any(job.state in ACTIVE and job.id != job_id for job in jobs):
             return [*[gr.skip()] * 3, gr.skip(), awake(ids_of(ids))]
         return [*view.idle(), line_html(()), gr.skip()]
 
     async def on_load(request: gr.Request, ids: Any) -> list[Any]:
-        jobs = await asyncio.to_thread(Series(queue, page.owner(request)).jobs, ids_of(ids))
+        jobs = await asyncio.to_thread(JobStream(queue, page.owner(request)).jobs, ids_of(ids))
         found = [job.id for job in jobs]
         if not found:  # forgotten, or of another server: the page is simply new
             chosen = page.services.settings.current()
@@ -317,33 +317,33 @@ def wire_jobs(
         except RepriseError as error:
             return status_html(Run().failed(str(error)))
         waiting = [i for i in ids_of(ids) if i != current]
-        return line_html(await asyncio.to_thread(Series(queue, owner).waiting, waiting))
+        return line_html(await asyncio.to_thread(JobStream(queue, owner).waiting, waiting))
 
     async def on_select(request: gr.Request, event: gr.SelectData, ids: Any) -> list[Any]:
-        pictures = await Series(queue, page.owner(request)).pictures(ids_of(ids))
+        pictures = await JobStream(queue, page.owner(request)).pictures(ids_of(ids))
         if not (isinstance(event.index, int) and 0 <= event.index < len(pictures)):
             return [gr.skip()] * 3
         found = pictures[event.index]
         return [found.result.infotext, found.job, found.index]
 
-    submitted = [view.status, view.line, view.series, view.wake]
-    asked = [view.series, *inputs]
+    submitted = [view.status, view.line, view.job_ids, view.wake]
+    asked = [view.job_ids, *inputs]
     view.generate.click(on_submit, asked, submitted, js=canvas.settled(asked) if canvas else None, **AT_ONCE)
     followed = view.wake.change(on_wake, view.wake, view.outputs, **LONG)
-    followed.then(on_rest, [view.series, view.job], [*view.buttons, view.line, view.wake], **AT_ONCE)
-    page.blocks.load(on_load, view.series, [*fields, view.series, view.wake], js=KEPT.format(tab=tab), **AT_ONCE)
-    view.series.change(None, view.series, js=KEEP.format(tab=tab), **QUIET)
+    followed.then(on_rest, [view.job_ids, view.job], [*view.buttons, view.line, view.wake], **AT_ONCE)
+    page.blocks.load(on_load, view.job_ids, [*fields, view.job_ids, view.wake], js=KEPT.format(tab=tab), **AT_ONCE)
+    view.job_ids.change(None, view.job_ids, js=KEEP.format(tab=tab), **QUIET)
     view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
     view.skip.click(on_skip, view.job, view.status, **AT_ONCE)
     taken = gr.Textbox(visible="hidden", elem_id=f"{tab}_unqueued")
     view.unqueue.click(
         on_unqueue,
-        [taken, view.series, view.job],
+        [taken, view.job_ids, view.job],
         view.line,
         js=f"(...args) => [({OUT_OF_LINE})(), ...args.slice(1)]",
         **AT_ONCE,
     )
-    view.gallery.select(on_select, view.series, [view.infotext, view.shown, view.chosen], **AT_ONCE)
+    view.gallery.select(on_select, view.job_ids, [view.infotext, view.shown, view.chosen], **AT_ONCE)
     return followed
 
 

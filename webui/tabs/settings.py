@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError, UserError
-from modules.params.options import options_of, values_of
+from modules.params.options import Shape, options_of, values_of
 from modules.params.settings import Settings
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
@@ -22,7 +22,7 @@ SHOW_THEME = "(theme) => { window.reprise?.theme(theme) }"
 
 def build(page: Page) -> None:
     """Lay out the tab and wire it."""
-    settings, form = page.services.settings, Form(Settings, page.services.tables())
+    settings, form = page.services.settings, Form(Shape(Settings), page.services.tables())
     options = options_of(Settings)
     with gr.Column(elem_id="settings_body"):
         with gr.Row(elem_id="settings_tools"):
@@ -106,7 +106,7 @@ def _add(form: Form[Settings], name: str, *, locked: bool) -> None:
 def _part(page: Page, name: str, cls: type) -> Form[Any]:
     """The settings that an extension declared, under its name."""
     tables = page.services.tables()
-    form: Form[Any] = Form(cls, tables)
+    form: Form[Any] = Form(Shape(cls), tables)
     gr.Markdown(f"#### {name}")
     gr.Markdown(t("Of an extension; a change holds from the next start on."))
     for option, declared in form.options.items():

@@ -14,7 +14,7 @@ from webui.html.inspector import note_html
 from webui.i18n import t
 
 NEW = ""
-"""Chosen where no style is: what is saved then is a new one."""
+"""ModifierOptions where no style is: what is saved then is a new one."""
 
 
 class StyleEditor:

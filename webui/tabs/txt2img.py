@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
-from modules.extension.modifier import PREFIX
 from modules.params.generation import GenerationParams
-from modules.params.options import options_of
 from webui.components.paste import wire_paste
 from webui.components.scripts import ScriptPanel
 from webui.components.sizes import SizeTools
@@ -90,14 +88,14 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
 
 def modifiers(form: Form[GenerationParams], tab: str) -> None:
     """One fold for each modifier of an extension, with a switch and its options, in the order in which they work."""
-    for spec in form.modifiers:
-        own = f"{PREFIX}{spec.name}"
-        with gr.Accordion(t(spec.label), open=False, elem_id=f"{tab}_ext_{spec.name}", elem_classes="rp-extension"):
-            label = t(spec.help) or f"{t('Let it take part')}: {t(spec.label)}"
-            form.adopt(own, gr.Checkbox(False, label=label, elem_id=f"{tab}_ext_{spec.name}_on"))
+    for switch, group in form.shape.within.get("extensions", {}).items():
+        place = f"{tab}_ext_{group.name}"
+        with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
+            label = t(group.help) or f"{t('Let it take part')}: {t(group.label)}"
+            form.switch(switch, label=label, elem_id=f"{place}_on")
             with gr.Row():
-                for name in options_of(cast(Hashable, spec.options)):
-                    form.add(f"{own}.{name}", min_width=200, elem_id=f"{tab}_ext_{spec.name}_{name}")
+                for name, option in group.flat.items():
+                    form.add(name, min_width=200, elem_id=f"{place}_{option.name}")
 
 
 def second_pass(form: Form[GenerationParams], tab: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modules.nn.configs import CLIP, TextConfig, UNetConfig, VAEConfig
 
@@ -117,6 +117,13 @@ class ModelConfig:
     zero_terminal_snr: bool = False
     own_vae: bool = True
     """False for a "noVAE" file, which works with an autoencoder in a file of its own; ``vae`` is then its shape."""
+
+    only_seen: bool = False
+    """Nobody says what it predicts: ``prediction`` is a guess until the UNet was asked."""
+
+    def predicting(self, kind: str) -> ModelConfig:
+        """With another prediction, "eps" or "v"; "auto" leaves it as it is."""
+        return self if kind in ("auto", self.prediction) else replace(self, prediction=kind)
 
     @property
     def variant(self) -> str:

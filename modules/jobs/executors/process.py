@@ -17,7 +17,7 @@ from typing import IO, Literal, Protocol, cast
 
 from modules.errors import Cancelled, RepriseError, WorkerDied
 from modules.jobs.protocol import Json
-from modules.jobs.worker import Message, Runner, Wishes, run_job
+from modules.jobs.worker import JobControl, Message, Runner, run_job
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class InlineExecutor:
 
     def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         with self._busy:
-            return _outcome(run_job(self._runner, job_id, spec, on_event, Wishes(cancel.is_set, cancel.skips)))
+            return _outcome(run_job(self._runner, job_id, spec, on_event, JobControl(cancel.is_set, cancel.skips)))
 
     def status(self) -> WorkerStatus:
         return WorkerStatus("busy" if self._busy.locked() else "ready")

@@ -11,8 +11,8 @@ from modules.errors import ImageError, NotFound
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.gallery.outputs import Gallery, Saved
-from modules.jobs.protocol import ExtrasSpec, ImageEvent, InputImage, Json, NoteEvent, Outcome, SavedImage, Step
-from modules.jobs.worker import Emit, Wishes
+from modules.jobs.protocol import ExtrasSpec, ImageEvent, InputImage, JobOutcome, Json, NoteEvent, SavedImage, Step
+from modules.jobs.worker import Emit, JobControl
 from modules.metadata.image_text import read_metadata
 from modules.pipeline.postprocess import Extra, check, process
 from modules.restoration.upscale import Work
@@ -28,7 +28,7 @@ class ExtrasRunner:
         self._gallery = gallery
         self._inputs = inputs
 
-    def __call__(self, job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
+    def __call__(self, job_id: str, data: Json, emit: Emit, control: JobControl) -> Json:
         spec = ExtrasSpec.from_json(data)
         check(spec.params, self._host)
         begin = time.monotonic()
@@ -52,7 +52,7 @@ class ExtrasRunner:
             readable += 1
             if readable <= made:  # by an earlier try of this job
                 continue
-            extra = process(picture, spec.params, self._host, _work(emit, wishes, number, len(spec.inputs)))
+            extra = process(picture, spec.params, self._host, _work(emit, control, number, len(spec.inputs)))
             for text in extra.notes:
                 note(f"{source.name or 'a picture'}: {text}")
             saved = self._save(extra, source, job_id)
@@ -60,21 +60,21 @@ class ExtrasRunner:
                 note(saved.note)
             images.append(_entry(saved.path, source.infotext, extra.infotext, extra.image.size))
             emit(ImageEvent(images[-1]).to_json())
-        return Outcome(tuple(images), tuple(notes), seconds=time.monotonic() - begin).to_json()
+        return JobOutcome(tuple(images), tuple(notes), seconds=time.monotonic() - begin).to_json()
 
     def _save(self, extra: Extra, source: InputImage, job_id: str) -> Saved:
         texts = {"extras": extra.infotext, "postprocessing": extra.infotext} if extra.infotext else {}
         return self._gallery.save(extra.image, folder=FOLDER, infotext=source.infotext, job=job_id, texts=texts)
 
 
-def _work(emit: Emit, wishes: Wishes, number: int, images: int) -> Work:
+def _work(emit: Emit, control: JobControl, number: int, images: int) -> Work:
     """Each tile is a step of its picture."""
 
     def on_tile(done: int, tiles: int) -> None:
         if tiles:
             emit(Step(done, tiles, number + 1, images).to_json())
 
-    return Work(on_tile=on_tile, cancelled=wishes.cancelled)
+    return Work(on_tile=on_tile, cancelled=control.cancelled)
 
 
 def _entry(path: Path, infotext: str, extras: str, size: tuple[int, int]) -> SavedImage:

@@ -15,8 +15,8 @@ from pathlib import Path
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.gallery.outputs import Gallery
 from modules.imaging.files import open_header, preview_jpeg
-from modules.jobs.protocol import GenerateSpec, ImageEvent, Json, NoteEvent, Outcome, SavedImage, Step
-from modules.jobs.worker import Emit, Runner, Wishes
+from modules.jobs.protocol import GenerateSpec, ImageEvent, JobOutcome, Json, NoteEvent, SavedImage, Step
+from modules.jobs.worker import Emit, JobControl, Runner
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import GenerationParams
 
@@ -43,7 +43,7 @@ class GenerationRunner:
         self._embed_inputs = embed_inputs
         """Whether a picture carries those that it was made from."""
 
-    def __call__(self, job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
+    def __call__(self, job_id: str, data: Json, emit: Emit, control: JobControl) -> Json:
         spec = GenerateSpec.from_json(data)
         turns = turns_of(spec)
         folder, each = folder_for(turns[0].params), turns[0].params.images
@@ -81,19 +81,19 @@ class GenerationRunner:
             made = before - number * each
             if made < each:
                 tell = _among(steps, number, len(turns), each)
-                watcher = RunCallbacks(tell, on_note, wishes.cancelled, wishes.skips)
+                watcher = RunCallbacks(tell, on_note, control.cancelled, control.skips)
                 take = partial(on_result, stem=turn.stem)
                 self._engine.run(turn.params, take, watcher, made=max(made, 0))
         infotext = images[0].infotext if images else ""
-        return Outcome(tuple(images), tuple(notes), infotext, time.monotonic() - begin).to_json()
+        return JobOutcome(tuple(images), tuple(notes), infotext, time.monotonic() - begin).to_json()
 
 
 def noted(run: Runner, note: str) -> Runner:
     """``run``, whose jobs are told ``note`` before they begin."""
 
-    def run_with_note(job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
+    def run_with_note(job_id: str, data: Json, emit: Emit, control: JobControl) -> Json:
         emit(NoteEvent(note).to_json())
-        output = run(job_id, data, emit, wishes)
+        output = run(job_id, data, emit, control)
         return {**output, "notes": [note, *(output.get("notes") or ())]}
 
     return run_with_note

@@ -8,15 +8,15 @@ from pathlib import Path
 from modules.errors import ImageError, OutputError
 from modules.gallery.outputs import Gallery
 from modules.imaging.files import grid, grid_rows, open_image
-from modules.jobs.protocol import GenerateSpec, Json, Outcome
-from modules.jobs.worker import Emit, Runner, Wishes
+from modules.jobs.protocol import GenerateSpec, JobOutcome, Json
+from modules.jobs.worker import Emit, JobControl, Runner
 
 
 def with_grid(run: Runner, gallery: Gallery, rows: int) -> Runner:
     """``run``, and then the grid of what it made, where there is more than one. ``rows`` as in `grid_rows`."""
 
-    def run_and_lay_out(job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
-        outcome = Outcome.from_json(run(job_id, data, emit, wishes))
+    def run_and_lay_out(job_id: str, data: Json, emit: Emit, control: JobControl) -> Json:
+        outcome = JobOutcome.from_json(run(job_id, data, emit, control))
         paths, note = [Path(image.path) for image in outcome.images], ""
         if len(paths) > 1:
             params = GenerateSpec.from_json(data).params

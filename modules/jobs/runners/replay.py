@@ -10,9 +10,9 @@ from pathlib import Path
 
 from modules.engine import Engine, RunCallbacks
 from modules.gallery.outputs import Gallery
-from modules.jobs.protocol import Json, Outcome, ReplaySpec, SavedImage
+from modules.jobs.protocol import JobOutcome, Json, ReplaySpec, SavedImage
 from modules.jobs.runners.generate import Steps
-from modules.jobs.worker import Emit, Wishes
+from modules.jobs.worker import Emit, JobControl
 from modules.metadata import verdict as verdicts
 from modules.replay import recorded_in, replay_recipe
 
@@ -30,11 +30,11 @@ class ReplayRunner:
         self._gallery = gallery
         self._preview_every = preview_every
 
-    def __call__(self, job_id: str, data: Json, emit: Emit, wishes: Wishes) -> Json:
+    def __call__(self, job_id: str, data: Json, emit: Emit, control: JobControl) -> Json:
         begin, spec = time.monotonic(), ReplaySpec.from_json(data)
         path = Path(spec.path) if spec.path else None
         recorded = recorded_in(path) if path else verdicts.judge(spec.recipe)
-        watcher = RunCallbacks(Steps(emit, time.monotonic, self._preview_every), lambda _: None, wishes.cancelled)
+        watcher = RunCallbacks(Steps(emit, time.monotonic, self._preview_every), lambda _: None, control.cancelled)
         came = replay_recipe(self._engine, recorded, path, watcher)
         images: list[SavedImage] = []
         if came.result is not None and came.verdict.kind == "differs":
@@ -48,4 +48,4 @@ class ReplayRunner:
             )
             images.append(SavedImage(str(saved.path), result.infotext, *result.image.size, result.recipe.seed))
         seconds = time.monotonic() - begin
-        return Outcome(tuple(images), seconds=seconds, verdict=came.verdict.to_json()).to_json()
+        return JobOutcome(tuple(images), seconds=seconds, verdict=came.verdict.to_json()).to_json()

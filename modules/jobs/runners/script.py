@@ -17,12 +17,21 @@ from PIL import Image
 
 from modules.errors import Cancelled, QueueFull, RepriseError, UserError
 from modules.extension.host import Host
-from modules.extension.script import MOST_REQUESTS, Answer, Made, ScriptContext, ScriptSpec, Sheet, Steps, Turn
+from modules.extension.script import (
+    MOST_REQUESTS,
+    GeneratedImage,
+    Outcome,
+    Round,
+    ScriptContext,
+    ScriptSpec,
+    Sheet,
+    Steps,
+)
 from modules.gallery.outputs import Gallery
 from modules.imaging.image_grid import table
 from modules.jobs.events import Event
 from modules.jobs.executors.process import CancelFlag, OnEvent, Stopped
-from modules.jobs.protocol import GenerateSpec, ImageEvent, Json, NoteEvent, Origin, Outcome, SavedImage, Step
+from modules.jobs.protocol import GenerateSpec, ImageEvent, JobOutcome, Json, NoteEvent, Origin, SavedImage, Step
 from modules.jobs.protocol import ScriptSpec as JobSpec
 from modules.jobs.store import DONE, FAILED, Job
 from modules.jobs.submit import Queue, generation, submit
@@ -64,14 +73,14 @@ class Scripts:
         spec = self.host.scripts.get(name)
         steps = self._steps(spec, options, params)
         try:
-            turn = next(steps)
+            current = next(steps)
         except StopIteration:
             return 0
         finally:
             steps.close()
-        for request in turn.requests:
+        for request in current.requests:
             check(request, self.host)
-        return max(turn.of, len(turn.requests))
+        return max(current.of, len(current.requests))
 
     def __call__(self, job: Job, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent) -> Json:
         """The job's output. `Stopped` with what there is, when its owner stops it."""
@@ -99,9 +108,9 @@ class Scripts:
 
     def _played(self, steps: Steps, running: _Running) -> Sequence[Sheet]:
         try:
-            turn = next(steps)
+            current = next(steps)
             while True:
-                turn = steps.send(running.answers(turn))
+                current = steps.send(running.outcomes(current))
         except StopIteration as end:
             return end.value or ()
         finally:
@@ -110,9 +119,9 @@ class Scripts:
     def _drawn(self, job: Job, spec: ScriptSpec, sheet: Sheet, params: GenerationParams) -> tuple[SavedImage, Json]:
         """A sheet's picture, saved, and the same as data: paths in rows and columns, for the page."""
         words = (sheet.columns, sheet.rows) if sheet.legend else ((), ())
-        cells = [[_picture(answer, sheet) for answer in row] for row in sheet.cells]
+        cells = [[_picture(outcome, sheet) for outcome in row] for row in sheet.cells]
         picture = table(cells, *words, title=sheet.title, margin=sheet.margin)
-        first = next((made for row in sheet.cells for answer in row for made in answer.made), None)
+        first = next((made for row in sheet.cells for outcome in row for made in outcome.images), None)
         facts = ", ".join(f"{key}: {quote(text)}" for key, text in {"Script": spec.label, **sheet.facts}.items())
         infotext = f"{first.infotext}, {facts}" if first else facts
         folder = ("img2img" if params.init else "txt2img") + "-grids"
@@ -122,7 +131,7 @@ class Scripts:
             "title": sheet.title,
             "columns": list(sheet.columns),
             "rows": list(sheet.rows),
-            "cells": [[_told(answer) for answer in row] for row in sheet.cells],
+            "cells": [[_told(outcome) for outcome in row] for row in sheet.cells],
         }
         return image, matrix
 
@@ -144,36 +153,36 @@ class _Running:
         self._of = 0
         self._begin = time.monotonic()
 
-    def outcome(self) -> Outcome:
-        return Outcome(tuple(self._made), tuple(self._notes))
+    def outcome(self) -> JobOutcome:
+        return JobOutcome(tuple(self._made), tuple(self._notes))
 
-    def answers(self, turn: Turn) -> Sequence[Answer]:
-        """What the requests of one turn made. A few at a time wait in the queue or run."""
-        first, self._asked = self._asked, self._asked + len(turn.requests)
-        self._of = max(self._of, turn.of, self._asked)
+    def outcomes(self, current: Round) -> Sequence[Outcome]:
+        """What the requests of one round gave. A few at a time wait in the queue or run."""
+        first, self._asked = self._asked, self._asked + len(current.requests)
+        self._of = max(self._of, current.of, self._asked)
         if self._asked > MOST_REQUESTS:
             raise RepriseError(f"the script asks for more than {MOST_REQUESTS} requests", hint="ask for fewer values")
-        found: dict[int, Answer] = {}
+        found: dict[int, Outcome] = {}
         waiting: dict[int, _Child] = {}
-        rest = list(enumerate(turn.requests))
+        rest = list(enumerate(current.requests))
         try:
             while rest or waiting:
                 if self._cancel.is_set():
                     raise Cancelled
-                found |= self._fill(waiting, rest, first, turn.names)
+                found |= self._fill(waiting, rest, first, current.names)
                 for number, child in list(waiting.items()):
                     for event in child.news():
                         self._tell(event)
                     if (ended := child.ended()) is not None:
                         del waiting[number]
-                        found[number] = self._answer(ended, turn.names[number] if turn.names else "")
+                        found[number] = self._outcome_of(ended, current.names[number] if current.names else "")
                 if waiting:
                     time.sleep(POLL_S)
         except BaseException:
             for child in waiting.values():
                 child.stop()
             raise
-        return [found[number] for number in range(len(turn.requests))]
+        return [found[number] for number in range(len(current.requests))]
 
     def _fill(
         self,
@@ -181,9 +190,9 @@ class _Running:
         rest: list[tuple[int, GenerationParams]],
         first: int,
         names: Sequence[str],
-    ) -> dict[int, Answer]:
-        """Submit as many as may wait; the answers of those that cannot be done."""
-        refused: dict[int, Answer] = {}
+    ) -> dict[int, Outcome]:
+        """Submit as many as may wait; the outcomes of those that cannot be done."""
+        refused: dict[int, Outcome] = {}
         while rest and len(waiting) < AHEAD:
             number, params = rest[0]
             name = hashlib.sha256(f"{self._job.id} {first + number}".encode()).hexdigest()[:32]
@@ -197,20 +206,20 @@ class _Running:
             except UserError as error:
                 self._ended += 1
                 self._fail(names[number] if names else "", str(error))
-                refused[number] = Answer((), str(error))
+                refused[number] = Outcome((), str(error))
             del rest[0]
         return refused
 
-    def _answer(self, job: Job, name: str) -> Answer:
+    def _outcome_of(self, job: Job, name: str) -> Outcome:
         self._ended += 1
-        images = Outcome.from_json(job.output or {}).images
+        images = JobOutcome.from_json(job.output or {}).images
         for image in images:
             self._made.append(image)
             self._on_event(ImageEvent(image).to_json())
         error = "" if job.state == DONE else str((job.error or {}).get("detail") or "it was stopped")
         if job.state == FAILED or (error and not images):
             self._fail(name, error)
-        return Answer(tuple(Made(image.path, image.infotext, image.seed or 0) for image in images), error)
+        return Outcome(tuple(GeneratedImage(image.path, image.infotext, image.seed or 0) for image in images), error)
 
     def _fail(self, name: str, error: str) -> None:
         note = f"{name or f'request {self._ended}'} failed: {error}"
@@ -257,11 +266,11 @@ class _Child:
             logger.warning("a job of a script could not be stopped: %s", error)
 
 
-def _picture(answer: Answer, sheet: Sheet) -> Image.Image | None:
+def _picture(outcome: Outcome, sheet: Sheet) -> Image.Image | None:
     """The first picture of a cell; small where there are many cells."""
-    if not answer.made:
+    if not outcome.images:
         return None
-    with Image.open(answer.made[0].path) as image:
+    with Image.open(outcome.images[0].path) as image:
         image.load()
         picture = image.convert("RGB")
     if sum(map(len, sheet.cells)) > MANY:
@@ -269,6 +278,6 @@ def _picture(answer: Answer, sheet: Sheet) -> Image.Image | None:
     return picture
 
 
-def _told(answer: Answer) -> Json:
-    made = answer.made[0] if answer.made else None
-    return {"path": made.path if made else "", "infotext": made.infotext if made else "", "error": answer.error}
+def _told(outcome: Outcome) -> Json:
+    made = outcome.images[0] if outcome.images else None
+    return {"path": made.path if made else "", "infotext": made.infotext if made else "", "error": outcome.error}

@@ -308,6 +308,7 @@ OTHERS: dict[str, Value] = completed(
         _taken("uni_pc_order"),
         _taken("uni_pc_lower_order_final"),
         _REQUEST.where_changed("cfg_rescale"),
+        _REQUEST.where_changed("prediction"),
         _INIT.where_changed("resize_mode"),
         _INIT.where_changed("exact_steps"),
         _INIT.where_changed("colour_correction"),

@@ -15,10 +15,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from modules.errors import Cancelled, UserError
-from modules.jobs.worker import Emit, Report, Runner, Wishes, serve
+from modules.jobs.worker import Emit, JobControl, Report, Runner, serve
 
 
-def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+def runner(job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
     print("a library prints to stdout")
     sys.stdout.flush()
     if "fail" in spec:
@@ -34,7 +34,7 @@ def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dic
     names = []
     for image in range(spec.get("images", 1)):
         for step in range(1, spec.get("steps", 2) + 1):
-            if wishes.cancelled():
+            if control.cancelled():
                 raise Cancelled
             emit({"type": "step", "step": step, "steps": spec.get("steps", 2), "image": image, "preview": b"\xff\xd8"})
         names.append(f"{spec.get('seed', 0) + image}.png")
@@ -44,10 +44,10 @@ def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dic
     if "die" in spec:
         os.kill(os.getpid(), getattr(signal, spec["die"]))
     while "hold" in spec and not Path(spec["hold"]).exists():
-        if wishes.cancelled():
+        if control.cancelled():
             raise Cancelled
         time.sleep(0.002)
-    while wishes.skips() < spec.get("skips", 0):
+    while control.skips() < spec.get("skips", 0):
         time.sleep(0.002)
     return {"images": names}
 

@@ -16,7 +16,7 @@ from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import ExtrasSpec, GenerateSpec, InputImage, JobSpec, Origin, ReplaySpec, ScriptSpec
 from modules.jobs.store import Job, JobStore
 from modules.jobs.submit import Submitter, canonical
-from modules.params.generation import Chosen, ExtrasParams, GenerationParams
+from modules.params.generation import ExtrasParams, GenerationParams, ModifierOptions
 
 
 class Judge:
@@ -76,7 +76,7 @@ def test_a_script_is_judged_by_the_request_that_is_queued(submitter: Submitter) 
     ("spec", "error"),
     [
         (GenerateSpec(ROUGH.changed(sampler="Eule")), UserError),
-        (GenerateSpec(ROUGH.changed(extensions=Chosen({"absent": {}}))), UnknownName),
+        (GenerateSpec(ROUGH.changed(extensions=ModifierOptions({"absent": {}}))), UnknownName),
         (ScriptSpec("grid", {}, ROUGH.changed(steps=1000)), UserError),
         (ScriptSpec("other", {}, ROUGH), UnknownName),
         (ExtrasSpec(ExtrasParams(), ()), UserError),
@@ -101,8 +101,10 @@ def test_pictures_to_enlarge_and_replays_are_queued_as_they_are(submitter: Submi
 
 def test_a_script_goes_on_without_an_extension_that_was_switched_off_since(submitter: Submitter) -> None:
     """The engine makes the images without it and says so; here it only stays in the request."""
-    params, _ = canonical(ROUGH.changed(extensions=Chosen({"absent": {"amount": 1}})), submitter.host, absent=True)
-    assert params.extensions == Chosen({"absent": {"amount": 1}})
+    params, _ = canonical(
+        ROUGH.changed(extensions=ModifierOptions({"absent": {"amount": 1}})), submitter.host, absent=True
+    )
+    assert params.extensions == ModifierOptions({"absent": {"amount": 1}})
     assert params.sampler == "Euler a"
 
 

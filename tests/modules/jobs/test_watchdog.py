@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modules.jobs.watchdog import SLOW_EXIT, HookWatch, read_failures
-from modules.jobs.worker import Wishes
+from modules.jobs.worker import JobControl
 from modules.pipeline.hooks import HookFailed
 
 ROOT = Path(__file__).parents[3]
@@ -20,11 +20,11 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from modules.jobs.watchdog import HookWatch
-from modules.jobs.worker import Wishes
+from modules.jobs.worker import JobControl
 
 watch = HookWatch(Path(sys.argv[1]), limit_s=0.3)
 
-def job(job_id, spec, emit, wishes):
+def job(job_id, spec, emit, control):
     if spec.get("calls"):
         watch.enter("patient", "network")
         watch.enter("", "")
@@ -40,7 +40,7 @@ def job(job_id, spec, emit, wishes):
     while True:
         time.sleep(0.01)
 
-print(watch.watched(job)("job1", {"how": sys.argv[2], "calls": sys.argv[2] == "calls"}, print, Wishes()))
+print(watch.watched(job)("job1", {"how": sys.argv[2], "calls": sys.argv[2] == "calls"}, print, JobControl()))
 """
 
 
@@ -56,10 +56,10 @@ def test_extension_that_ended_the_worker_is_left_out_of_that_job_alone(tmp_path:
     failure = read_failures(tmp_path / "failures.json")["deadly"]
     assert (failure["hook"], failure["jobs"]) == ("finish", ["job1"])
     assert ("longer than 0.3 s" in failure["reason"]) == (how == "hang")
-    told = watch.watched(lambda job_id, spec, emit, wishes: dict(watch.fallen()))
-    assert list(told("job1", {}, lambda event: None, Wishes())) == ["deadly"]
-    assert told("job2", {}, lambda event: None, Wishes()) == {}
-    assert watch.fallen() == {}
+    told = watch.watched(lambda job_id, spec, emit, control: dict(watch.crashed()))
+    assert list(told("job1", {}, lambda event: None, JobControl())) == ["deadly"]
+    assert told("job2", {}, lambda event: None, JobControl()) == {}
+    assert watch.crashed() == {}
 
 
 def test_time_that_the_engine_takes_within_a_hook_is_not_the_extensions(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_failures_in_a_hook_are_kept_with_their_traceback(tmp_path: Path) -> Non
         watch.failed(HookFailed("mine", "revise", error))
     kept = read_failures(tmp_path / "failures.json")["mine"]
     assert kept["reason"] == "ZeroDivisionError: by nothing"
-    assert "test_watch.py" in kept["traceback"]
+    assert "test_watchdog.py" in kept["traceback"]
     assert kept["jobs"] == []
 
 
@@ -89,7 +89,7 @@ from modules.jobs.worker import serve
 
 def build(report):
     watch = HookWatch(Path(sys.argv[1]))
-    def job(job_id, spec, emit, wishes):
+    def job(job_id, spec, emit, control):
         watch.enter("innocent", "finish")
         emit({"type": "note", "text": "within"})
         time.sleep(60)
@@ -124,8 +124,8 @@ def test_failures_that_cannot_be_read_now_are_kept_and_joined_later(
 
     monkeypatch.setattr(Path, "read_bytes", fail)
     watch._record("second", "patch", "it fell", "", "job1")
-    told = watch.watched(lambda job_id, spec, emit, wishes: dict(watch.fallen()))
-    assert list(told("job1", {}, print, Wishes())) == ["second"]
+    told = watch.watched(lambda job_id, spec, emit, control: dict(watch.crashed()))
+    assert list(told("job1", {}, print, JobControl())) == ["second"]
     monkeypatch.setattr(Path, "read_bytes", read)
     assert list(read_failures(path)) == ["first"]
     watch._record("first", "finish", "it fell again", "", "job2")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modules.errors import CheckpointError
-from modules.jobs.worker import Emit, Report, Runner, Wishes, by_kind, run_job, serve
+from modules.jobs.worker import Emit, JobControl, Report, Runner, by_kind, run_job, serve
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 
@@ -77,17 +77,17 @@ def test_model_that_cannot_be_loaded_is_said_before_the_end() -> None:
 
 
 def test_output_that_is_not_json_fails_the_job_alone() -> None:
-    def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def runner(job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
         return {"image": object()}
 
-    message = run_job(runner, "a", {}, lambda event: None, Wishes())
+    message = run_job(runner, "a", {}, lambda event: None, JobControl())
     assert message["type"] == "failed" and "TypeError" in message["error"]["detail"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has the thresholds")
 def test_large_blocks_are_reused_instead_of_mapped_anew() -> None:
     code = (
-        "import resource, sys; from modules.jobs.worker import Wishes, keep_freed_memory\n"
+        "import resource, sys; from modules.jobs.worker import JobControl, keep_freed_memory\n"
         "if sys.argv[1] == 'keep': assert keep_freed_memory()\n"
         "bytearray(40 << 20)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -104,27 +104,27 @@ def test_large_blocks_are_reused_instead_of_mapped_anew() -> None:
 def test_a_job_goes_to_the_runner_of_its_kind() -> None:
     runner = by_kind({"replay": lambda *_: {"by": "replay"}}, lambda *_: {"by": "all others"})
     for spec, expected in (({"kind": "replay"}, "replay"), ({"kind": "txt2img"}, "all others"), ({}, "all others")):
-        assert runner("job", spec, lambda _: None, Wishes()) == {"by": expected}
+        assert runner("job", spec, lambda _: None, JobControl()) == {"by": expected}
 
 
 def test_what_is_not_a_number_is_nothing_when_it_leaves_the_worker() -> None:
     """Browsers and SQLite read no NaN, which Python writes."""
 
-    def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def runner(job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
         emit({"type": "step", "eta_s": float("inf")})
         return {"images": [{"path": "1.png", "seconds": float("nan")}]}
 
     events: list[dict[str, Any]] = []
-    last = run_job(runner, "job", {}, events.append, Wishes())
+    last = run_job(runner, "job", {}, events.append, JobControl())
     assert events == [{"type": "step", "eta_s": None}]
     assert last["output"] == {"images": [{"path": "1.png", "seconds": None}]}
 
 
 def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
-    def runner(job: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def runner(job: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
         raise RuntimeError("CUDA out of memory. Tried to allocate 96.00 GiB. GPU 0 has a total capacity of 79.19 GiB")
 
-    last = run_job(runner, "a", {}, lambda event: None, Wishes())
+    last = run_job(runner, "a", {}, lambda event: None, JobControl())
     assert last["error"]["error"] == "OutOfMemory"
     assert last["error"]["detail"] == "the card has too little memory for this; make the picture or the batch smaller"
 
@@ -132,11 +132,11 @@ def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
 def test_a_job_whose_settings_could_not_be_read_says_so_at_once_and_at_its_end() -> None:
     from modules.jobs.runners.generate import noted
 
-    def runner(job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def runner(job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
         emit({"type": "step", "step": 1, "steps": 1, "image": 1, "images": 1})
         return {"images": [], "notes": ["another"]}
 
     events: list[dict[str, Any]] = []
-    output = noted(runner, "settings.json cannot be read")("job", {}, events.append, Wishes())
+    output = noted(runner, "settings.json cannot be read")("job", {}, events.append, JobControl())
     assert events[0] == {"type": "note", "text": "settings.json cannot be read"}
     assert output["notes"] == ["settings.json cannot be read", "another"]

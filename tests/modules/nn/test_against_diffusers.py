@@ -55,7 +55,8 @@ def by_level(depths: Sequence[int], blocks: int) -> list[list[int]]:
     return [list(depths[i : i + blocks]) for i in range(0, len(depths), blocks)]
 
 
-def diffusers_unet(config: UNetConfig, state: dict[str, Tensor]) -> UNet2DConditionModel:
+def diffusers_unet(config: UNetConfig, state: dict[str, Tensor], *, numbers: int = 4) -> UNet2DConditionModel:
+    """``numbers``: sinusoids of each size in SDXL's vector."""
     channels = tuple(config.model_channels * m for m in config.channel_mult)
     heads: Any = tuple(c // config.head_channels for c in channels) if config.head_channels else config.num_heads
     down = by_level(config.depths_down, config.num_res_blocks)
@@ -63,11 +64,12 @@ def diffusers_unet(config: UNetConfig, state: dict[str, Tensor]) -> UNet2DCondit
     middle: dict[int, Any] = {ONE_BLOCK: "UNetMidBlock2D", NO_MIDDLE: None}
     vector: dict[str, Any] = {
         "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 4,
+        "addition_time_embed_dim": numbers,
         "projection_class_embeddings_input_dim": config.vector_dim,
     }
     reference = UNet2DConditionModel(
         in_channels=config.in_channels,
+        sample_size=64,
         block_out_channels=channels,
         layers_per_block=config.num_res_blocks,
         down_block_types=tuple("CrossAttnDownBlock2D" if any(depths) else "DownBlock2D" for depths in down),

@@ -28,7 +28,7 @@ from modules.extension.loader import Loader
 from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, from_text, to_text
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
-from modules.params.generation import Chosen, GenerationParams, Hires
+from modules.params.generation import GenerationParams, Hires, ModifierOptions
 from modules.params.options import option
 from modules.pipeline.hooks import HookFailed
 from modules.pipeline.plan import make_plan
@@ -128,8 +128,8 @@ def run(engine: Engine, params: GenerationParams = PARAMS, **changes: Any) -> tu
     return results, notes
 
 
-def chosen(**values: Any) -> Chosen:
-    return Chosen(values)
+def chosen(**values: Any) -> ModifierOptions:
+    return ModifierOptions(values)
 
 
 def test_all_hooks_are_called_in_the_order_that_is_told(store: ModelStore) -> None:
@@ -308,10 +308,10 @@ def test_extensions_of_a_request_are_objects_of_plain_values(values: Any) -> Non
 
 
 def test_chosen_is_compared_by_content() -> None:
-    one, same = Chosen({"b": {"y": 1, "x": 2}, "a": {}}), Chosen({"a": {}, "b": {"x": 2, "y": 1}})
+    one, same = ModifierOptions({"b": {"y": 1, "x": 2}, "a": {}}), ModifierOptions({"a": {}, "b": {"x": 2, "y": 1}})
     assert (one, hash(one)) == (same, hash(same))
-    assert one != Chosen({"a": {}, "b": {"x": 2, "y": True}})
-    assert one.without("b") == Chosen({"a": {}})
+    assert one != ModifierOptions({"a": {}, "b": {"x": 2, "y": True}})
+    assert one.without("b") == ModifierOptions({"a": {}})
 
 
 def test_an_interrupt_that_no_person_can_have_sent_is_laid_at_the_extensions_door(
@@ -360,7 +360,7 @@ def test_a_modifier_is_told_of_the_passes_and_tells_of_the_batch(store: ModelSto
     calls: list[object] = []
     told = ModifierSpec("told", "Be told", Nothing, lambda _: Told(calls))
     hires = Hires(upscaler="Latent", scale=2.0, steps=1, prompt="two foxes", denoising_strength=0.5)
-    params = PARAMS.changed(hires=hires, extensions=Chosen({"told": {}}))
+    params = PARAMS.changed(hires=hires, extensions=ModifierOptions({"told": {}}))
     (result,), notes = run(engine_of(store, told), params)
     assert calls == [[(0, "a red fox", 2), (1, "two foxes", 1)], "patch", ("begin", 0), ("begin", 1)]
     assert notes == ["it was so"]

@@ -22,7 +22,7 @@ from modules.devices import Device
 from modules.engine import Engine, Result
 from modules.extension.host import Host, TagSpec
 from modules.extension.modifier import Modifier, ModifierSpec
-from modules.params.generation import Chosen, GenerationParams, Hires
+from modules.params.generation import GenerationParams, Hires, ModifierOptions
 from modules.params.options import option
 from modules.pipeline.hooks import HookFailed, RequestHooks
 from modules.pipeline.plan import Plan, make_plan
@@ -98,7 +98,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
 
 
 def planned(host: Host, **changes: Any) -> tuple[RequestHooks, Plan]:
-    params, parser = PARAMS.changed(extensions=Chosen({"wildcards": {}}), **changes), PromptParser()
+    params, parser = PARAMS.changed(extensions=ModifierOptions({"wildcards": {}}), **changes), PromptParser()
     hooks = RequestHooks(host, params.extensions, parser=parser)
     return hooks, make_plan(params, host, hooks.reviser(params.prompt), parser)
 
@@ -144,7 +144,7 @@ def test_a_modifier_that_a_tag_calls_revises_in_its_place(host: Host) -> None:
 
     host.add_modifier(ModifierSpec("louder", "Louder", Names, Louder, order=1))
     host.add_tag(TagSpec("loud", "louder", names_of))
-    for chosen in (Chosen(), Chosen({"wildcards": {}})):
+    for chosen in (ModifierOptions(), ModifierOptions({"wildcards": {}})):
         params = PARAMS.changed(prompt="a fox <loud:x> {__net__|y}", extensions=chosen)
         plan = make_plan(params, host, RequestHooks(host, chosen).reviser(params.prompt))
         assert plan.batches[0].params.prompt == "a fox <loud:x> " + ("<net:odd:1>" if chosen else "{__net__|y}") + " x"
@@ -164,7 +164,7 @@ def test_options_that_a_tag_cannot_give_are_the_extension_s_fault(host: Host) ->
 
 
 def test_absent_modifiers_are_not_called(host: Host) -> None:
-    hooks = RequestHooks(host, Chosen(), absent={"nets"})
+    hooks = RequestHooks(host, ModifierOptions(), absent={"nets"})
     assert hooks.of(parse("<net:a>").tree.networks).active == ()
 
 
@@ -179,7 +179,10 @@ def test_every_prompt_of_a_job_is_parsed_once(host: Host, store: ModelStore, mon
         monkeypatch.setattr(module, "parse", counting)
     results: list[Result] = []
     params = PARAMS.changed(
-        prompt="a {fox|dog} <net:a>", negative_prompt="snow", extensions=Chosen({"wildcards": {}}), batch_count=2
+        prompt="a {fox|dog} <net:a>",
+        negative_prompt="snow",
+        extensions=ModifierOptions({"wildcards": {}}),
+        batch_count=2,
     )
     hires = Hires(scale=1.0, upscaler="Latent", prompt="a hen <net:b>", negative_prompt="rain", steps=1)
     Engine(store, host, version="0.0").run(params.changed(hires=hires), results.append)

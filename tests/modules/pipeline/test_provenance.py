@@ -24,12 +24,12 @@ from modules.extension.modifier import Modifier, ModifierSpec
 from modules.gallery.inputs import InputStore
 from modules.metadata import infotext
 from modules.metadata.recipe import File, Recipe, pixel_hash
-from modules.params.generation import Chosen, GenerationParams, Hires, Init, Mask
+from modules.params.generation import GenerationParams, Hires, Init, Mask, ModifierOptions
 from modules.pipeline.hooks import RequestHooks
 from modules.pipeline.inventory import Inventory
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.provenance import Provenance, Recorder, input_files, model_files, provenance_of, used_extensions
-from modules.pipeline.results import GeneratedImage
+from modules.pipeline.results import BatchImage
 from tests.tiny_vae import write_vae
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")
@@ -100,20 +100,20 @@ def test_start_images_are_named_once_each_with_their_mask(store: ModelStore, hos
 def test_extensions_of_either_pass_and_those_that_are_absent_are_told(host: Host) -> None:
     params = PARAMS.changed(prompt="<one:1>", hires=Hires(prompt="<one:1> <two:1>"))
     batch = batch_of(host, params)
-    passes = RequestHooks(host, Chosen()).passes(batch)
+    passes = RequestHooks(host, ModifierOptions()).passes(batch)
     used = used_extensions(host, params, batch, passes, {})
     assert [(one.name, one.version, one.failed) for one in used] == [("one", "2.0", ""), ("two", "2.0", "")]
-    passes = RequestHooks(host, Chosen(), absent={"two"}).passes(batch)
+    passes = RequestHooks(host, ModifierOptions(), absent={"two"}).passes(batch)
     used = used_extensions(host, params, batch, passes, {"two": "it fell", "nobody": "asked for it"})
     assert [(one.name, one.failed) for one in used] == [("one", ""), ("two", "it fell")]
 
 
 def test_infotext_and_recipe_are_of_the_image_s_own_seed(store: ModelStore, host: Host) -> None:
     batch, model = batch_of(host, PARAMS.changed(batch_size=2)), store.load()
-    image, hooks = Image.new("RGB", (64, 64), "red"), RequestHooks(host, Chosen()).of()
+    image, hooks = Image.new("RGB", (64, 64), "red"), RequestHooks(host, ModifierOptions()).of()
     facts = Provenance((File("lora", "ink.safetensors", "0" * 64),), {"Lora hashes": "ink: 0000"})
     recorder = Recorder(host, "Reprise 1.0", PARAMS, model, batch, model_files(model, batch) + facts, ())
-    result = recorder.result(GeneratedImage(1, image, batch.params, hooks, skipped=1))
+    result = recorder.result(BatchImage(1, image, batch.params, hooks, skipped=1))
     parsed = infotext.read(result.infotext)
     assert (parsed["Seed"], parsed["Lora hashes"], parsed["Model"]) == ("8", "ink: 0000", "tiny")
     assert (result.recipe.index, result.recipe.seed, result.recipe.skipped) == (1, 8, 1)
@@ -172,9 +172,9 @@ def test_files_that_a_result_carries_are_those_its_recipe_was_followed_from(
 
 
 def _recorded(model: LatentDiffusion, host: Host, params: GenerationParams) -> Recipe:
-    batch, hooks = batch_of(host, params), RequestHooks(host, Chosen()).of()
+    batch, hooks = batch_of(host, params), RequestHooks(host, ModifierOptions()).of()
     recorder = Recorder(host, "Reprise 1.0", params, model, batch, input_files(model, batch), ())
-    return recorder.result(GeneratedImage(0, Image.new("RGB", (64, 64)), params, hooks)).recipe
+    return recorder.result(BatchImage(0, Image.new("RGB", (64, 64)), params, hooks)).recipe
 
 
 def _png() -> bytes:

@@ -22,12 +22,12 @@ from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import Previews
 from modules.imaging.tensors import to_images
-from modules.params.generation import Chosen, GenerationParams, Hires, Init, Refiner, TiledUpscale
+from modules.params.generation import GenerationParams, Hires, Init, ModifierOptions, Refiner, TiledUpscale
 from modules.pipeline.hooks import RequestHooks
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.provenance import provenance_of
-from modules.pipeline.results import GeneratedImage, Progress, RunCallbacks
+from modules.pipeline.results import BatchImage, Progress, RunCallbacks
 from modules.pipeline.run import BatchRunner, StepReporter, Task, image_conditioning_facts
 
 PARAMS = GenerationParams(prompt="a fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")
@@ -71,9 +71,9 @@ def images(
     params: GenerationParams,
     numbers: Sequence[int] = (0,),
     callbacks: RunCallbacks = RunCallbacks(),
-) -> list[GeneratedImage]:
+) -> list[BatchImage]:
     (batch,) = make_plan(params, host).batches
-    hooks = RequestHooks(host, Chosen()).of()
+    hooks = RequestHooks(host, ModifierOptions()).of()
     with torch.inference_mode(), hooks.patching(lambda model, name: None):
         model = hooks.patched(store.load(params.checkpoint))
         task = Task(model, params.images, callbacks, hooks, hooks, lambda model, name: None)
@@ -136,7 +136,7 @@ def test_other_checkpoints_are_named_after_their_use(store: ModelStore, host: Ho
 
 
 def reporter(callbacks: RunCallbacks, batch: Batch, host: Host, store: ModelStore, done: int = 0) -> StepReporter:
-    hooks = RequestHooks(host, Chosen()).of()
+    hooks = RequestHooks(host, ModifierOptions()).of()
     task = Task(store.load(), 2, callbacks, hooks, hooks, lambda model, name: None)
     return StepReporter(task, batch, lambda latent: to_images(latent[None, :3], floor=True)[0], done)
 

@@ -14,7 +14,7 @@ import pytest
 
 from modules.params.generation import GenerationParams
 from tests.webui.fake_server import services
-from webui.components.job_stream import Series, awake, ids_of, page_of
+from webui.components.job_stream import JobStream, awake, ids_of, page_of
 from webui.services import Services
 from webui.tabs.generation import View, actions, follow
 
@@ -45,7 +45,7 @@ def watch(given: Services, view: View, ids: list[str], *, then: Any = lambda upd
 
     async def all_of() -> list[list[Any]]:
         updates: list[list[Any]] = []
-        async for update in follow(view, Series(given.queue, "local"), ids, PAGE):
+        async for update in follow(view, JobStream(given.queue, "local"), ids, PAGE):
             updates.append(update)
             await asyncio.to_thread(then, updates)
         return updates
@@ -82,10 +82,10 @@ def test_a_page_that_comes_back_finds_everything_that_was_made(given: Services, 
         time.sleep(0.01)
     updates = watch(given, view, list(ids))
     assert set(galleries(updates)) == {3}
-    shown = asyncio.run(Series(given.queue, "local").pictures(ids))
+    shown = asyncio.run(JobStream(given.queue, "local").pictures(ids))
     assert [(one.job, one.index) for one in shown] == [(ids[0], 0), (ids[0], 1), (ids[2], 0)]
     assert watch(given, view, ["0" * 32]) == []
-    assert asyncio.run(Series(given.queue, "somebody").pictures(ids)) == []
+    assert asyncio.run(JobStream(given.queue, "somebody").pictures(ids)) == []
 
 
 def test_ids_from_a_page_are_read_with_care() -> None:

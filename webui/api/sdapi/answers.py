@@ -12,7 +12,7 @@ from typing import Any
 
 from modules.errors import RepriseError
 from modules.imaging.files import grid, grid_rows, open_image
-from modules.jobs.protocol import Json, Outcome, SavedImage
+from modules.jobs.protocol import JobOutcome, Json, SavedImage
 from modules.metadata.image_text import PNG, encode
 from modules.metadata.infotext import KEYS, pairs, read, unquote
 from modules.params.generation import GenerationParams, wrapped
@@ -51,9 +51,9 @@ def answer(tab: str, asked: Asked, params: GenerationParams, job: JobView) -> Js
     return {"images": shown, "parameters": parameters, "info": json.dumps(info)}
 
 
-def ended(job: JobView) -> Outcome:
+def ended(job: JobView) -> JobOutcome:
     """What a job made, one that was stopped too; `Refusal` for one that failed."""
-    outcome = Outcome.from_json(job.output or {})
+    outcome = JobOutcome.from_json(job.output or {})
     if job.state == "failed":
         error = job.error or {}
         theirs = str(error.get("error", "")) in ("UserError", "UnknownName", "CheckpointError", "ImageError")

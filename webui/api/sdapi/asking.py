@@ -12,7 +12,7 @@ from modules.diffusion.names import resolve, split_sampler
 from modules.errors import UnknownName
 from modules.jobs.protocol import GenerateSpec, Json, Origin, ScriptSpec
 from modules.metadata.infotext.keys import AUTOMATIC
-from modules.params.generation import CONTENTS, RESIZE_MODES, Chosen, GenerationParams, Init
+from modules.params.generation import CONTENTS, RESIZE_MODES, GenerationParams, Init, ModifierOptions
 from modules.params.options import flat_of, from_flat, options_of, to_flat
 from modules.prompt.styles import StyleBook, apply
 from webui.api.sdapi.fields import IMG2IMG, TXT2IMG, Field, read_fields, with_defaults, without_effect
@@ -77,7 +77,7 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
     values |= _styled(services, styles, values)
     if given.get("disable_extra_networks"):
         values |= {name: TAG.sub("", str(values[name])) for name in ("prompt", "negative_prompt")}
-    extensions = Chosen.from_json({**(told.get("extensions") or {}), **call.modifiers})
+    extensions = ModifierOptions.from_json({**(told.get("extensions") or {}), **call.modifiers})
     said = without_effect(table, given)
     if given.get("mask_blur_x", 4) != given.get("mask_blur_y", 4) and "mask_blur" not in given:
         said.append("mask_blur_y has no effect where it differs: a mask is blurred alike in both directions")

@@ -16,7 +16,7 @@ from modules.gallery.inputs import InputStore
 from modules.gallery.outputs import Gallery
 from modules.imaging.files import png_bytes
 from modules.jobs.runners.extras import ExtrasRunner
-from modules.jobs.worker import Wishes, by_kind
+from modules.jobs.worker import JobControl, by_kind
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import ExtrasParams
 from modules.restoration.upscale import UpscalerSpec, Work, in_tiles
@@ -55,7 +55,7 @@ def place(tmp_path: Path) -> Place:
 
 def test_each_picture_is_saved_with_its_texts_and_told_tile_by_tile(place: Place) -> None:
     events: list[dict[str, Any]] = []
-    output = place.runner("job1", place.spec(2), events.append, Wishes())
+    output = place.runner("job1", place.spec(2), events.append, JobControl())
     assert [e["type"] for e in events] == ["step", "step", "image"] * 2
     assert events[1] == {"type": "step", "step": 2, "steps": 2, "image": 1, "images": 2}
     first, second = (Path(image["path"]) for image in output["images"])
@@ -73,21 +73,21 @@ def test_each_picture_is_saved_with_its_texts_and_told_tile_by_tile(place: Place
 def test_a_picture_that_is_gone_is_left_out_of_many_and_fails_alone(place: Place) -> None:
     spec = place.spec(2)
     spec["inputs"][0]["key"] = "0" * 64
-    output = place.runner("job", spec, lambda _: None, Wishes())
+    output = place.runner("job", spec, lambda _: None, JobControl())
     assert len(output["images"]) == 1
     assert output["notes"] == ["0.png was left out: there is no stored picture 000000000000; choose the picture again"]
     with pytest.raises(NotFound):
-        place.runner("other", {**spec, "inputs": spec["inputs"][:1]}, lambda _: None, Wishes())
+        place.runner("other", {**spec, "inputs": spec["inputs"][:1]}, lambda _: None, JobControl())
 
 
 def test_a_job_that_is_stopped_keeps_what_it_made_and_goes_on_behind_it(place: Place) -> None:
     events: list[dict[str, Any]] = []
     with pytest.raises(Cancelled):
-        place.runner("job", place.spec(3), events.append, Wishes(lambda: any(e["type"] == "image" for e in events)))
+        place.runner("job", place.spec(3), events.append, JobControl(lambda: any(e["type"] == "image" for e in events)))
     made = [e for e in events if e["type"] == "image"]
     assert len(made) == 1
     again: list[dict[str, Any]] = []
-    output = place.runner("job", place.spec(3), again.append, Wishes())
+    output = place.runner("job", place.spec(3), again.append, JobControl())
     assert again[0] == made[0]
     assert len(output["images"]) == 3
     assert len(list(place.outputs.rglob("*.png"))) == 3
@@ -96,4 +96,4 @@ def test_a_job_that_is_stopped_keeps_what_it_made_and_goes_on_behind_it(place: P
 def test_a_runner_is_chosen_by_the_kind_of_the_spec() -> None:
     run = by_kind({"extras": lambda *_: {"who": "extras"}}, lambda *_: {"who": "engine"})
     for spec, who in (({"kind": "extras"}, "extras"), ({"kind": "txt2img"}, "engine"), ({}, "engine")):
-        assert run("job", spec, lambda _: None, Wishes()) == {"who": who}
+        assert run("job", spec, lambda _: None, JobControl()) == {"who": who}

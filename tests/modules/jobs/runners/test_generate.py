@@ -25,7 +25,7 @@ from modules.gallery.outputs import Gallery
 from modules.imaging.files import carried_in
 from modules.jobs.runners.generate import GenerationRunner, Steps
 from modules.jobs.runners.grids import with_grid
-from modules.jobs.worker import Wishes
+from modules.jobs.worker import JobControl
 from modules.metadata.image_text import read_metadata
 from modules.metadata.recipe import pixel_hash, read
 from modules.params.generation import GenerationParams, Init
@@ -47,7 +47,7 @@ def runner(tmp_path: Path) -> GenerationRunner:
 
 def test_job_saves_every_image_with_its_texts_and_tells_of_it(runner: GenerationRunner) -> None:
     events: list[dict[str, Any]] = []
-    output = runner("job1", SPEC, events.append, Wishes())
+    output = runner("job1", SPEC, events.append, JobControl())
     assert [e["type"] for e in events] == ["step", "step", "step", "image"] * 3
     assert [e["image"] for e in events if e["type"] == "step"] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert "preview" in events[0]
@@ -68,7 +68,7 @@ def test_previews_come_as_often_as_the_owner_wishes(
     monkeypatch.setattr("modules.jobs.runners.generate.PREVIEW_S", 0.0)
     events: list[dict[str, Any]] = []
     GenerationRunner(runner._engine, runner._gallery, preview_every=every)(
-        f"every{every}", {"params": {**SPEC["params"], "batch_count": 1}}, events.append, Wishes()
+        f"every{every}", {"params": {**SPEC["params"], "batch_count": 1}}, events.append, JobControl()
     )
     assert [event["step"] for event in events if "preview" in event] == shown
 
@@ -80,15 +80,15 @@ def test_job_tried_again_goes_on_behind_what_it_had_saved(runner: GenerationRunn
         return any(e["type"] == "image" for e in events)
 
     with pytest.raises(Cancelled):
-        runner("job2", SPEC, events.append, Wishes(stop_after_first))
+        runner("job2", SPEC, events.append, JobControl(stop_after_first))
     made = [e for e in events if e["type"] == "image"]
     assert len(made) == 1
     again: list[dict[str, Any]] = []
-    output = runner("job2", SPEC, again.append, Wishes())
+    output = runner("job2", SPEC, again.append, JobControl())
     assert again[0] == made[0]
     assert [i["seed"] for i in output["images"]] == [5, 6, 7]
     assert len({i["path"] for i in output["images"]}) == 3
-    other = runner("job3", SPEC, lambda _: None, Wishes())
+    other = runner("job3", SPEC, lambda _: None, JobControl())
     assert [read(read_metadata(Path(i["path"]))["recipe"] or "").pixels for i in output["images"]] == [
         read(read_metadata(Path(i["path"]))["recipe"] or "").pixels for i in other["images"]
     ]
@@ -107,7 +107,7 @@ def test_a_job_over_many_pictures_makes_each_in_turn_and_keeps_its_name(runner: 
     inputs = runner._engine.inputs
     assert inputs
     spec, events = over_many(inputs), list[dict[str, Any]]()
-    output = runner("many", spec, events.append, Wishes())
+    output = runner("many", spec, events.append, JobControl())
     assert [Path(item["path"]).stem.split("-", 1)[1] for item in output["images"]] == [
         f"{seed}-{name}" for name in ("one", "my_two", "three") for seed in (5, 6)
     ]
@@ -123,8 +123,8 @@ def test_a_job_over_many_pictures_that_is_tried_again_goes_on_where_it_was(runne
     assert inputs
     spec, events = over_many(inputs), list[dict[str, Any]]()
     with pytest.raises(Cancelled):
-        runner("again", spec, events.append, Wishes(lambda: sum(e["type"] == "image" for e in events) == 3))
-    output = runner("again", spec, list[dict[str, Any]]().append, Wishes())
+        runner("again", spec, events.append, JobControl(lambda: sum(e["type"] == "image" for e in events) == 3))
+    output = runner("again", spec, list[dict[str, Any]]().append, JobControl())
     assert [item["seed"] for item in output["images"]] == [5, 6] * 3
     assert len({item["path"] for item in output["images"]}) == 6
 
@@ -136,7 +136,7 @@ def test_a_picture_carries_those_it_was_made_from_where_the_owner_wants_it(runne
         carrying = GenerationRunner(runner._engine, runner._gallery, embed_inputs=wanted)
         spec = over_many(inputs)
         spec["pictures"] = spec["pictures"][:1]
-        output = carrying(f"carry{wanted}", spec, list[dict[str, Any]]().append, Wishes())
+        output = carrying(f"carry{wanted}", spec, list[dict[str, Any]]().append, JobControl())
         found = carried_in(Path(output["images"][0]["path"]).read_bytes())
         assert found == ([inputs.read(spec["pictures"][0]["key"])] if wanted else [])
 
@@ -148,9 +148,9 @@ def test_pictures_named_by_another_pattern_are_found_after_a_crash_and_laid_out_
     named = GenerationRunner(runner._engine, gallery)
     events: list[dict[str, Any]] = []
     with pytest.raises(Cancelled):
-        named("job4", SPEC, events.append, Wishes(lambda: any(e["type"] == "image" for e in events)))
+        named("job4", SPEC, events.append, JobControl(lambda: any(e["type"] == "image" for e in events)))
     run = with_grid(named, runner._gallery, rows=1)
-    output = run("job4", SPEC, lambda _: None, Wishes())
+    output = run("job4", SPEC, lambda _: None, JobControl())
     paths = [Path(image["path"]) for image in output["images"]]
     assert [f"{path.parent.name}/{path.name}" for path in paths] == [f"64/0000{n}-a fox.png" for n in (1, 2, 3)]
     assert [image["seed"] for image in output["images"]] == [5, 6, 7]
@@ -200,7 +200,7 @@ def test_pictures_are_kept_where_their_grid_cannot_be_saved(
         return save(gallery, image, folder=folder, **more)
 
     monkeypatch.setattr(Gallery, "save", full)
-    output = with_grid(runner, runner._gallery, rows=1)("job5", SPEC, lambda _: None, Wishes())
+    output = with_grid(runner, runner._gallery, rows=1)("job5", SPEC, lambda _: None, JobControl())
     assert len(output["images"]) == 3
     assert output["notes"] == [
         "the grid is missing: the picture could not be saved: there is no room left; free some space"

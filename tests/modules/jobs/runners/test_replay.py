@@ -19,7 +19,7 @@ from modules.errors import Cancelled
 from modules.extension.host import Host
 from modules.gallery.outputs import Gallery
 from modules.jobs.runners.replay import ReplayRunner
-from modules.jobs.worker import Wishes
+from modules.jobs.worker import JobControl
 from modules.metadata.image_text import encode
 from modules.metadata.recipe import pixel_hash
 from modules.params.generation import GenerationParams
@@ -55,7 +55,7 @@ def save(path: Path, result: Result) -> dict[str, Any]:
 
 def test_a_picture_is_made_again_step_by_step_and_judged(runner: ReplayRunner, made: Result, tmp_path: Path) -> None:
     events: list[dict[str, Any]] = []
-    output = runner("job", save(tmp_path / "a.png", made), events.append, Wishes())
+    output = runner("job", save(tmp_path / "a.png", made), events.append, JobControl())
     assert [(event["type"], event["step"]) for event in events] == [("step", 1), ("step", 2), ("step", 3)]
     assert (output["verdict"]["kind"], output["verdict"]["text"]) == ("identical", "identical")
     assert output["images"] == []
@@ -63,7 +63,7 @@ def test_a_picture_is_made_again_step_by_step_and_judged(runner: ReplayRunner, m
 
 
 def test_a_recipe_alone_is_made_again(runner: ReplayRunner, made: Result) -> None:
-    output = runner("job", {"recipe": str(made.recipe)}, lambda _: None, Wishes())
+    output = runner("job", {"recipe": str(made.recipe)}, lambda _: None, JobControl())
     assert output["verdict"]["kind"] == "identical"
 
 
@@ -71,7 +71,7 @@ def test_a_picture_that_differs_is_kept_beside_the_others(runner: ReplayRunner, 
     darker = made.image.point(lambda level: level // 2)
     forged = dataclasses.replace(made.recipe, pixels=pixel_hash(darker), device="tpu")
     spec = save(tmp_path / "a.png", Result(darker, made.infotext, forged))
-    output = runner("job", spec, lambda _: None, Wishes())
+    output = runner("job", spec, lambda _: None, JobControl())
     assert output["verdict"]["kind"] == "differs"
     assert output["verdict"]["reasons"] == ["device tpu became cpu"]
     assert output["verdict"]["difference"]["largest"] > 1
@@ -82,4 +82,4 @@ def test_a_picture_that_differs_is_kept_beside_the_others(runner: ReplayRunner, 
 
 def test_a_replay_stops_when_asked(runner: ReplayRunner, made: Result, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
-        runner("job", save(tmp_path / "a.png", made), lambda _: None, Wishes(lambda: True))
+        runner("job", save(tmp_path / "a.png", made), lambda _: None, JobControl(lambda: True))

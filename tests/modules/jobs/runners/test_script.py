@@ -15,7 +15,7 @@ from PIL import Image
 from modules import builtin
 from modules.errors import UserError
 from modules.extension.host import Host
-from modules.extension.script import Answer, ScriptContext, ScriptSpec, Sheet, Steps, Turn
+from modules.extension.script import Outcome, Round, ScriptContext, ScriptSpec, Sheet, Steps
 from modules.gallery.outputs import Gallery
 from modules.jobs.events import EventHub
 from modules.jobs.executors.process import InlineExecutor
@@ -25,7 +25,7 @@ from modules.jobs.queue import JobQueue
 from modules.jobs.runners.script import AHEAD, Scripts
 from modules.jobs.store import SCRIPTS_EACH, Job, JobStore
 from modules.jobs.submit import submit as queue_up
-from modules.jobs.worker import Emit, Wishes
+from modules.jobs.worker import Emit, JobControl
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import GenerationParams
 from modules.params.options import option, values_of
@@ -38,22 +38,22 @@ class Count:
 
 def doubling(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
     """Each turn's steps are the seed that the last one gave."""
-    answers: list[Answer] = []
+    outcomes: list[Outcome] = []
     for turn in range(options.turns):
-        (answer,) = yield Turn([params.changed(seed=params.seed + turn)], of=options.turns)
-        answers.append(answer)
-    return [Sheet([f"turn {n + 1}" for n in range(options.turns)], ("",), (answers,), facts={"Turns": "a: b"})]
+        (outcome,) = yield Round([params.changed(seed=params.seed + turn)], of=options.turns)
+        outcomes.append(outcome)
+    return [Sheet([f"turn {n + 1}" for n in range(options.turns)], ("",), (outcomes,), facts={"Turns": "a: b"})]
 
 
 def beside(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
     names = [f"steps {n + 1}" for n in range(options.turns)]
-    answers = yield Turn([params.changed(steps=n + 1) for n in range(options.turns)], names=names)
-    return [Sheet(names, ("",), (answers,))]
+    outcomes = yield Round([params.changed(steps=n + 1) for n in range(options.turns)], names=names)
+    return [Sheet(names, ("",), (outcomes,))]
 
 
 def sulking(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
     raise UserError("there is nothing to do", field="turns")
-    yield Turn([params])
+    yield Round([params])
 
 
 class Painter:
@@ -63,7 +63,7 @@ class Painter:
         self.gallery = gallery
         self.calls: list[tuple[int, int]] = []
 
-    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, wishes: Wishes) -> dict[str, Any]:
+    def __call__(self, job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
         params = GenerationParams.from_json(spec["params"])
         self.calls.append((params.seed, params.steps))
         emit({"type": "step", "step": 1, "steps": 2, "image": 1, "images": 1})
@@ -81,7 +81,7 @@ class Painter:
 
 def interrupting(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
     raise KeyboardInterrupt
-    yield Turn([params])
+    yield Round([params])
 
 
 def a_host() -> Host:
@@ -239,8 +239,8 @@ def test_a_request_of_a_script_that_cannot_be_done_is_told_and_the_others_are_ma
     """What a script makes of its options is checked like everybody's: steps end at 150."""
 
     def far(params: GenerationParams, options: Count, context: ScriptContext) -> Steps:
-        answers = yield Turn([params.changed(steps=n) for n in (1, 151, 2)], names=("one", "too many", "two"))
-        return [Sheet([answer.error for answer in answers], ("",), (answers,))]
+        outcomes = yield Round([params.changed(steps=n) for n in (1, 151, 2)], names=("one", "too many", "two"))
+        return [Sheet([outcome.error for outcome in outcomes], ("",), (outcomes,))]
 
     with a_queue(tmp_path) as queue:
         assert isinstance(queue._scripts, Scripts)
