@@ -1,4 +1,5 @@
-"""Reprise: pictures from prompts with latent diffusion models, the same again, for everybody on the LAN.
+"""Reprise: a web UI for Stable Diffusion with reproducible images. This file is the entry point and the composition
+root.
 
 This file is the one place where objects are built and handed to each other. What it imports at the top is the standard
 library and what needs no more than that: the rest is imported once `bootstrap` has seen to the environment.
@@ -53,7 +54,7 @@ ROOT = Path(__file__).resolve().parent
 VERSION = "0.1.0"
 DEFAULT_MODEL = "reprise-mini"
 SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
-"""Of the pictures that we write."""
+"""Suffixes of the image formats that we write."""
 TEST_FILES = ("requirements.txt", "tests/requirements.txt")
 
 
@@ -61,12 +62,14 @@ TEST_FILES = ("requirements.txt", "tests/requirements.txt")
 
 
 def build_host(args: argparse.Namespace) -> Host:
-    """The tables of samplers, schedulers and upscalers, with what extensions add to them."""
+    """Create the host: the tables of samplers, schedulers and upscalers, with the extensions' additions."""
     return build_loader(args, "command").host
 
 
 def build_loader(args: argparse.Namespace, process: Literal["server", "worker", "command"]) -> Loader:
-    """What we ship and what extensions add, in one host; the server's has tabs too."""
+    """Create the extension loader and fill a host with built-in parts and extensions; the server's host has tabs
+    too.
+    """
     from modules import builtin
     from modules.checkpoints.networks.shelf import NetworkShelf
     from modules.extension.host import Host
@@ -118,7 +121,7 @@ def default_model(args: argparse.Namespace) -> str:
 
 
 def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: Watch | None = None) -> Engine:
-    """The engine on the chosen device. Loads torch."""
+    """Create the engine on the chosen device. Imports torch."""
     from modules import devices
     from modules.checkpoints.embeddings import EmbeddingFolder
     from modules.checkpoints.files import Hashes
@@ -146,7 +149,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
 
 
 def build_runner(args: argparse.Namespace) -> Runner:
-    """What the worker runs. The default model is loaded at once, so that the first click need not wait for it."""
+    """Create the worker's runner. Loads the default model at once, so that the first request is fast."""
     from modules.gallery.filenames import Names
     from modules.gallery.inputs import InputStore
     from modules.gallery.outputs import Gallery
@@ -194,7 +197,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
 
 
 def build_scripts(args: argparse.Namespace, host: Host, models: Catalogue) -> Scripts:
-    """What runs scripts, which make many requests of one."""
+    """Create the runner of scripts, which turn one request into many."""
     from modules.extension.script import ScriptContext
     from modules.gallery.inputs import InputStore
     from modules.gallery.outputs import Gallery
@@ -208,7 +211,7 @@ def build_scripts(args: argparse.Namespace, host: Host, models: Catalogue) -> Sc
 
 
 def build_catalogue(args: argparse.Namespace) -> Catalogue:
-    """What can be told of the models folder without torch."""
+    """Create the catalogue of the models folder, which needs no torch."""
     from modules.checkpoints.catalogue import Catalogue
     from modules.checkpoints.files import Hashes
 
@@ -216,7 +219,7 @@ def build_catalogue(args: argparse.Namespace) -> Catalogue:
 
 
 def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
-    """The durable queue and the worker process behind it."""
+    """Create the durable queue and the worker process behind it."""
     from modules.jobs.events import EventHub
     from modules.jobs.executors.process import LocalExecutor
     from modules.jobs.queue import JobQueue
@@ -234,7 +237,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
 
 def build_settings(args: argparse.Namespace) -> SettingsFile:
-    """The owner's settings; made before a worker starts, so that a broken file is told on the page."""
+    """Read the owner's settings, before a worker starts, so that a broken file is reported on the page."""
     from modules.params.settings import SettingsFile
 
     fixed = {"theme": args.theme} if args.theme else {}
@@ -254,7 +257,7 @@ def build_services(
     *,
     login: bool = False,
 ) -> Services:
-    """What the front end is given. ``login``: nobody gets in without an account."""
+    """Create the services of the front end. ``login``: nobody gets in without an account."""
     from modules.accounts import Accounts
     from modules.gallery.inputs import InputStore
     from modules.jobs.history import History
@@ -338,7 +341,7 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def _opening(args: argparse.Namespace, address: str) -> str:
-    """What lets others than this machine reach the server, "" for nothing."""
+    """The flag or address that lets other machines reach the server; "" if there is none."""
     if not _is_loopback(address):
         return f"listening on {address}"
     flags = {"--allowed-host": args.allowed_host, "--subpath": args.subpath, "--trusted-proxy": args.trusted_proxy}
@@ -353,7 +356,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _names(args: argparse.Namespace) -> tuple[str, ...]:
-    """Under which this machine is known to others."""
+    """The names under which this machine is known to others."""
     if not args.listen and args.host not in ("0.0.0.0", "::"):
         return (args.host,)
     name = socket.gethostname()
@@ -361,7 +364,7 @@ def _names(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _check_accounts(args: argparse.Namespace, opening: str) -> None:
-    """Nobody else than this machine is served as long as there are no accounts."""
+    """Refuse to serve other machines as long as there are no accounts."""
     from modules.accounts import Accounts
 
     path = args.data_dir / "users.db"
@@ -375,7 +378,7 @@ def _check_accounts(args: argparse.Namespace, opening: str) -> None:
 
 
 def _shown(host: str) -> str:
-    """For an address in a sentence: a name of this machine in the place of "all addresses"."""
+    """An address for messages: this machine's name instead of "all addresses"."""
     return socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
 
 
@@ -414,7 +417,7 @@ def generate(args: argparse.Namespace) -> int:
         bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
     from modules.checkpoints.detect import native_size
-    from modules.checkpoints.files import read_header
+    from modules.checkpoints.source import open_source
     from modules.engine import RunCallbacks
     from modules.gallery.filenames import Names
     from modules.gallery.inputs import InputStore
@@ -427,7 +430,7 @@ def generate(args: argparse.Namespace) -> int:
 
     engine = build_engine(args)
     path = engine.store.find(params.checkpoint).path
-    size = native_size(read_header(path), path)
+    size = native_size(open_source(path).header, path)
     params = params.changed(**{side: size for side in ("width", "height") if side not in chosen})
 
     wanted, message = settings.load(args.data_dir / "settings.json")
@@ -481,7 +484,7 @@ def generate(args: argparse.Namespace) -> int:
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
-    """What was said of a request on the command line."""
+    """The request given on the command line."""
     said = {name: value for name, value in vars(args).items() if name in flat_of(GenerationParams)}
     if "mask_image" in said and "image" not in said:
         raise UserError("--mask needs a picture to lie on", hint="give it with --init", field="mask")
@@ -489,7 +492,7 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _modifiers(said: Sequence[str]) -> dict[str, dict[str, str]]:
-    """``twice.amount=2``, or ``twice`` for its defaults."""
+    """Parse ``--ext``: ``twice.amount=2``, or ``twice`` for its defaults."""
     found: dict[str, dict[str, str]] = {}
     for text in said:
         path, equals, value = text.partition("=")
@@ -501,7 +504,7 @@ def _modifiers(said: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:
-    """The request with its files put where requests name them by content; outpainting makes both of them new."""
+    """The request with its files stored and named by content; outpainting replaces both image and mask."""
     if params.init is None:
         return params
     mask = params.init.mask
@@ -520,7 +523,7 @@ def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int
 
 
 def _next_turn(params: GenerationParams, result: Result, inputs: InputStore, decay: float) -> GenerationParams:
-    """Loopback: the result is the next start, with the next seed, and may change less each time."""
+    """The next request of a loopback: the result as init image, the next seed, and a decayed denoising strength."""
     if params.init is None:
         return params
     strength = params.init.denoising_strength * decay
@@ -529,7 +532,7 @@ def _next_turn(params: GenerationParams, result: Result, inputs: InputStore, dec
 
 
 def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
-    """The request itself or, where its start picture is a folder, one for each picture there with its name."""
+    """The requests to run: one or, if the init image is a folder, one for each image there, with its name."""
     folder = Path(params.init.image) if params.init else Path()
     if params.init is None or not folder.is_dir():
         return [("", params)]
@@ -542,7 +545,7 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
 
 
 def _numbered(path: Path, index: int) -> Path:
-    """fox.png, fox-2.png, fox-3.png ..."""
+    """File names fox.png, fox-2.png, fox-3.png ..."""
     return path if index == 0 else path.with_stem(f"{path.stem}-{index + 1}")
 
 
@@ -553,7 +556,7 @@ def _tell_progress(progress: Progress) -> None:
 
 
 def replay(args: argparse.Namespace) -> int:
-    """Make a recorded picture again. Exit status 0: identical, 1: it differs or cannot be made."""
+    """Replay a recorded image. Exit status 0: identical, 1: it differs or cannot be made."""
     bootstrap.ensure(ROOT)
     from modules.engine import RunCallbacks
     from modules.metadata.recipe import Recipe
@@ -570,7 +573,7 @@ def replay(args: argparse.Namespace) -> int:
 
 
 def upscale(args: argparse.Namespace) -> int:
-    """Make a picture larger without a server."""
+    """Upscale an image without a server."""
     if args.output.suffix.lower() != ".png":
         raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
     bootstrap.ensure(ROOT)
@@ -611,15 +614,18 @@ def explain(args: argparse.Namespace) -> int:
     """Print what a prompt means, step by step, as JSON."""
     params = GenerationParams.from_json(_chosen(args))
     bootstrap.ensure(ROOT)
+    from modules.checkpoints.networks.metadata import family_named
     from modules.pipeline.explain import explain_request
 
-    embeddings = build_catalogue(args).embeddings(params.checkpoint)
-    print(json.dumps(explain_request(params, build_host(args), embeddings), indent=1, ensure_ascii=False))
+    catalogue, host = build_catalogue(args), build_host(args)
+    host.shelf.read()
+    embeddings, family = catalogue.embeddings(params.checkpoint), family_named(catalogue.card(params.checkpoint).family)
+    print(json.dumps(explain_request(params, host, embeddings, family), indent=1, ensure_ascii=False))
     return 0
 
 
 def convert(args: argparse.Namespace) -> int:
-    """Make a safetensors copy of a pickle, which is never opened in this process."""
+    """Convert a pickled checkpoint to safetensors, in a child process."""
     bootstrap.ensure(ROOT)
     from modules.checkpoints.convert import convert as converted
 
@@ -628,7 +634,7 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def _in_models(file: Path, models_dir: Path) -> Path:
-    """``file``, or what has that name in the models folder, as messages about it say the name alone."""
+    """``file``, or the file of that name in the models folder, since messages give names alone."""
     if file.exists() or file.name != str(file):
         return file
     from modules.checkpoints.folders import files_below
@@ -650,7 +656,7 @@ def make_tiny_checkpoint(args: argparse.Namespace) -> int:
 
 
 def worker(args: argparse.Namespace) -> int:
-    """The process that owns the engine; the server starts it."""
+    """Run the worker process, which owns the engine; started by the server."""
     from modules.jobs.worker import serve as serve_jobs
 
     bootstrap.keep_private(args.data_dir)
@@ -658,7 +664,7 @@ def worker(args: argparse.Namespace) -> int:
 
 
 def user(args: argparse.Namespace) -> int:
-    """Make, list, change and remove accounts."""
+    """Create, list, change and remove accounts."""
     from modules.accounts import ADMIN, LOCAL, USER, Accounts
     from modules.jobs.store import JobStore
 
@@ -688,7 +694,7 @@ def user(args: argparse.Namespace) -> int:
 
 
 def _password() -> str:
-    """Asked for twice at a terminal; else the first line of what comes in."""
+    """Ask twice at a terminal; otherwise read the first line of stdin."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")
@@ -706,8 +712,9 @@ def new_extension(args: argparse.Namespace) -> int:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests with pytest, which gets ``arguments``; with ``--extension PATH`` those of the kit. Unless
-    ``arguments`` name a path, files of tests run side by side, one for each core and at most four."""
+    """Run the tests with pytest, passing on ``arguments``; with ``--extension PATH`` the kit's tests of one
+    extension. Unless ``arguments`` name a path, test files run in parallel, one process per core and at most four.
+    """
     bootstrap.ensure(ROOT, TEST_FILES)
     import pytest
 
@@ -720,7 +727,7 @@ def test(arguments: Sequence[str]) -> int:
 
 
 def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """What can be said on the command line, and what is then called. ``given`` says whose extensions have flags too."""
+    """Build the argument parser, with the function of each command. ``given`` tells whose extensions have flags too."""
     places: dict[str, Any] = {f"{name}_dir": ROOT / name for name in ("data", "models", "extensions")}
     places |= {"device": "auto", "dtype": "auto"}
     commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, user, new_extension, worker)
@@ -729,7 +736,7 @@ def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; what goes wrong is one sentence on stderr and exit status 2."""
+    """Run a command; an error becomes one sentence on stderr and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:

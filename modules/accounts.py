@@ -1,4 +1,4 @@
-"""Accounts: who may use the server, and how they show who they are.
+"""Accounts, login sessions and API tokens, stored in SQLite.
 
 A password is kept as scrypt's hash of it. Sessions and tokens are 256 random bits each, of which the file keeps the
 SHA-256: whoever reads the file can log in with nothing that is in it.
@@ -30,15 +30,15 @@ LOCAL = "local"
 """The owner of everything as long as there are no accounts; no account can have this name."""
 
 SCRYPT_LOG_N, SCRYPT_R, SCRYPT_P = 15, 8, 3
-"""32 MiB and about 0.3 s of a CPU for a try: one of the settings that OWASP's cheat sheet on passwords holds equal."""
+"""32 MiB and about 0.3 s of CPU per attempt: one of the parameter sets that OWASP's password cheat sheet recommends."""
 HASHING_AT_ONCE = 2
 MIN_PASSWORD, MAX_PASSWORD = 8, 1024
 SESSION_S = 30 * 86400
 SESSIONS_KEPT = 50
-"""Of an account; the oldest are forgotten."""
+"""Sessions kept per account; the oldest are dropped."""
 TRIES, TRIES_S = 10, 300.0
 KNOWN_S = 600.0
-"""How long a password that was right is known without hashing it again: scripts send theirs with every request."""
+"""How long a verified password is remembered without hashing it again: scripts send theirs with every request."""
 TOKEN_PREFIX = "rp_"
 NAME = re.compile(r"[^\W_][\w.-]{0,31}")
 
@@ -84,7 +84,7 @@ class Account:
 
 
 class Tries:
-    """Failed logins of late, by address and by account. In memory: a restart forgets them."""
+    """Counter of recent failed logins, by address and by account. In memory: a restart forgets them."""
 
     def __init__(self, limit: int = TRIES, window_s: float = TRIES_S, clock: Callable[[], float] = time.monotonic):
         self.limit = limit
@@ -94,7 +94,9 @@ class Tries:
         self._failed: dict[str, deque[float]] = {}
 
     def begin(self, *keys: str) -> None:
-        """Count a try as failed, before it is judged, so that many at once cannot slip through; or refuse it."""
+        """Count an attempt as failed before it is checked, so that parallel attempts cannot slip through; raise at the
+        limit.
+        """
         now = self._clock()
         with self._lock:
             self._forget(now)
@@ -105,7 +107,7 @@ class Tries:
                 self._failed.setdefault(key, deque(maxlen=self.limit)).append(now)
 
     def forgive(self, *keys: str) -> None:
-        """The try that began last was right after all."""
+        """Take back the last failure: the attempt turned out to be right."""
         with self._lock:
             for key in keys:
                 if self._failed.get(key):
@@ -123,7 +125,7 @@ class Tries:
 
 
 class Accounts:
-    """The accounts of one file, which several processes may have open: the server, and the command that changes it."""
+    """The accounts in one file, which several processes may have open: the server and the ``user`` command."""
 
     def __init__(self, path: Path, tries: Tries | None = None):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +144,7 @@ class Accounts:
             return db.execute("SELECT 1 FROM users LIMIT 1").fetchone() is not None
 
     def all(self) -> list[Account]:
-        """By name."""
+        """All accounts, sorted by name."""
         with self._db.reading() as db:
             return [_account(row) for row in db.execute("SELECT * FROM users ORDER BY key")]
 
@@ -152,7 +154,7 @@ class Accounts:
             return _account(row) if row else None
 
     def add(self, name: str, password: str, role: str = USER) -> Account:
-        """A new account; the first of all is an admin's."""
+        """Create an account. The first one becomes an administrator."""
         name = unicodedata.normalize("NFKC", name)
         if not NAME.fullmatch(name) or _key(name) == LOCAL:
             raise UserError(
@@ -175,13 +177,13 @@ class Accounts:
             return _account(db.execute("SELECT * FROM users WHERE key = ?", (_key(name),)).fetchone())
 
     def remove(self, name: str) -> None:
-        """With its sessions and tokens. Its jobs and pictures stay with the name."""
+        """Delete an account with its sessions and tokens. Its jobs and images stay under its name."""
         with self._db.transaction() as db:
             _row(db, name)
             db.execute("DELETE FROM users WHERE key = ?", (_key(name),))
 
     def set_password(self, name: str, password: str) -> None:
-        """Whoever was logged in as ``name`` no longer is, scripts included."""
+        """Change a password, ending all sessions and tokens of the account."""
         hashed = hash_password(_judged(password))
         with self._db.transaction() as db:
             user = _row(db, name)["id"]
@@ -192,8 +194,10 @@ class Accounts:
     # -- showing who one is
 
     def log_in(self, name: str, password: str, address: str) -> Account:
-        """The account of that name and password. `NotLoggedIn` says the same and takes as long for an unknown name as
-        for a wrong password; `TooManyTries` after ten failed ones in five minutes from an address or for an account."""
+        """Return the account with that name and password. `NotLoggedIn` is raised with the same text after the same
+        time for an unknown name and for a wrong password; `TooManyTries` after ten failures in five minutes from an
+        address or for an account.
+        """
         with self._db.reading() as db:
             row = db.execute("SELECT * FROM users WHERE key = ?", (_key(name),)).fetchone()
         stored = str(row["password"]) if row else self._nobody
@@ -211,7 +215,7 @@ class Accounts:
         return _account(row)
 
     def open_session(self, name: str) -> str:
-        """A secret to be shown again by `session`, for `SESSION_S` from now."""
+        """Create a session of `SESSION_S` seconds and return its secret, which `session` accepts."""
         secret, now = secrets.token_urlsafe(32), time.time()
         with self._db.transaction() as db:
             user = _row(db, name)["id"]
@@ -225,7 +229,7 @@ class Accounts:
         return secret
 
     def session(self, secret: str) -> Account | None:
-        """Whose session it is; None where it ended."""
+        """The account of a session's secret; None if it has ended."""
         return self._owner("sessions", secret, time.time() - SESSION_S)
 
     def close_session(self, secret: str) -> None:
@@ -233,12 +237,14 @@ class Accounts:
             db.execute("DELETE FROM sessions WHERE hash = ?", (_hashed(secret),))
 
     def close_sessions(self, name: str) -> None:
-        """On all devices."""
+        """End all sessions of an account, on all devices."""
         with self._db.transaction() as db:
             db.execute("DELETE FROM sessions WHERE user = ?", (_row(db, name)["id"],))
 
     def new_token(self, name: str) -> str:
-        """A secret for scripts, which is told once. It holds until the password is changed or the account removed."""
+        """Create an API token and return it; only its hash is stored. Valid until the password changes or the account
+        is removed.
+        """
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         with self._db.transaction() as db:
             db.execute("INSERT INTO tokens VALUES (?, ?, ?)", (_hashed(secret), _row(db, name)["id"], time.time()))
@@ -266,7 +272,7 @@ class Accounts:
 
 
 def hash_password(password: str) -> str:
-    """``scrypt$log_n$r$p$salt$hash``."""
+    """Hash a password with scrypt: ``scrypt$log_n$r$p$salt$hash``."""
     salt = secrets.token_bytes(16)
     numbers = (SCRYPT_LOG_N, SCRYPT_R, SCRYPT_P)
     digest = _scrypt(password, salt, *numbers)
@@ -274,7 +280,7 @@ def hash_password(password: str) -> str:
 
 
 def is_password(password: str, stored: str) -> bool:
-    """Whether ``stored`` is a hash of it, in a time that does not tell how nearly."""
+    """Whether a password matches the ``stored`` hash, compared in constant time."""
     _, log_n, r, p, salt, digest = stored.split("$")
     found = _scrypt(password, base64.b64decode(salt), int(log_n), int(r), int(p))
     return hmac.compare_digest(found, base64.b64decode(digest))
@@ -293,17 +299,17 @@ def _judged(password: str) -> str:
 
 
 def _hashed(secret: str) -> str:
-    """Enough for 256 random bits; a password needs more."""
+    """SHA-256 of a secret. Enough for 256 random bits; passwords need scrypt."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _key(name: str) -> str:
-    """Names that look the same are the same."""
+    """The name in the form in which names are compared: names that look alike are equal."""
     return unicodedata.normalize("NFKC", name).casefold()
 
 
 def network_of_client(address: str) -> str:
-    """An IPv6 client has a whole /64 to itself."""
+    """The address or, for IPv6, its /64 network, since one client has all of it."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,5 +1,5 @@
-"""The first start: an environment in ``.venv`` with the pinned packages, then the same program again inside it; and at
-every start, that what is written stays its owner's.
+"""First start: create ``.venv`` with the pinned packages and restart inside it. Also sets the umask that keeps written
+files private.
 
 Standard library only, for it runs before anything is installed. `ensure` returns at once where the interpreter already
 has every pinned package. Otherwise it builds ``.venv`` beside the program; the file ``.venv/reprise.json`` is written
@@ -43,11 +43,13 @@ _OFFLINE = re.compile(
 
 
 class SetupError(RepriseError):
-    """The environment could not be made, and why."""
+    """The virtual environment could not be created, and why."""
 
 
 def ensure(root: Path, files: Sequence[str] = ("requirements.txt",)) -> None:
-    """Return when this interpreter has what ``files`` (below ``root``) pin; else make ``.venv`` and restart in it."""
+    """Return if this interpreter has the packages that ``files`` (below ``root``) pin; else create ``.venv`` and
+    restart in it.
+    """
     wanted = pins(root / name for name in files)
     environment = Environment(root / ".venv")
     if not missing(wanted, sys.path) and not (environment.is_current() and environment.is_unfinished()):
@@ -63,16 +65,17 @@ def ensure(root: Path, files: Sequence[str] = ("requirements.txt",)) -> None:
 
 
 SECRETS = ("settings.json", "settings.json.bad", "reprise.db*", "users.db*", "hashes.json")
-"""Files of the data folder that hold passwords' hashes, prompts or what extensions were told; closed even where an
-older version, or a copy, left them open."""
+"""Files of the data folder with password hashes, prompts or extensions' secrets; made private even if an older version,
+or a copy, left them open."""
 
 
 def keep_private(data_dir: Path) -> None:
-    """Whatever this process and its children write from now on is for its own user alone: the data folder when it is
-    made (0700), files in it (0600), and pictures. Folders that are there keep the modes that their owner gave them, so
-    one who shares the outputs with others of the machine can; an ACL by default (``setfacl -d``) outweighs the umask.
+    """Set the umask so that what this process and its children write is readable by its own user alone: a new data
+    folder gets 0700, files in it 0600. Existing folders keep their modes, so an owner can share the outputs with other
+    users; a default ACL (``setfacl -d``) overrides the umask.
 
-    After `ensure`, for the packages in ``.venv`` hold no secret and may serve others."""
+    After `ensure`, for the packages in ``.venv`` hold no secret and may serve others.
+    """
     os.umask(0o077)
     if os.name == "nt":
         return  # modes are Unix's; there a user's own folder is closed to others
@@ -102,7 +105,7 @@ def pins(files: Iterable[Path]) -> dict[str, str]:
 
 
 def _applies(marker: str) -> bool:
-    """The two environment markers that our files use; `packaging`, which knows all, is not installed yet."""
+    """Evaluate the two environment markers that our files use; `packaging`, which knows all, is not installed yet."""
     match = _MARKER.fullmatch(marker.strip())
     if not match:
         raise ValueError(f"marker not understood: {marker}")
@@ -118,8 +121,9 @@ def _normal(name: str) -> str:
 
 
 def installed(folders: Iterable[str]) -> dict[str, str]:
-    """Package -> version, from the names of the ``*.dist-info`` folders: a few ms where `importlib.metadata`,
-    which opens each, takes a hundred."""
+    """Installed packages and versions, from the names of the ``*.dist-info`` folders. This takes a few ms;
+    `importlib.metadata`, which opens each folder, takes a hundred.
+    """
     found: dict[str, str] = {}
     for folder in folders:
         try:
@@ -134,7 +138,7 @@ def installed(folders: Iterable[str]) -> dict[str, str]:
 
 
 def missing(wanted: Mapping[str, str], folders: Iterable[str]) -> list[str]:
-    """The pins that ``folders`` lack. A pinned 2.13.0 is met by the local build 2.13.0+cpu, as PEP 440 says."""
+    """The pins that ``folders`` do not meet. A pin of 2.13.0 is met by the local build 2.13.0+cpu, as PEP 440 says."""
     have = installed(folders)
     return [
         f"{name}=={version}"
@@ -144,7 +148,7 @@ def missing(wanted: Mapping[str, str], folders: Iterable[str]) -> list[str]:
 
 
 class Environment:
-    """A virtual environment of ours."""
+    """The virtual environment in ``.venv``."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -159,7 +163,7 @@ class Environment:
         return self._marker() == {}
 
     def is_ready(self, root: Path, files: Sequence[str], wanted: Mapping[str, str]) -> bool:
-        """Whether the marker says that ``files`` were installed, as they read now, and the packages are there."""
+        """Whether the marker records an installation of ``files`` as they read now, and the packages are there."""
         marker = self._marker()
         if marker is None:  # made by its owner: used when it has all, never changed
             return self.python.exists() and not missing(wanted, [self.packages])
@@ -170,7 +174,7 @@ class Environment:
         )
 
     def build(self, root: Path, files: Sequence[str], wanted: Mapping[str, str], lock: int | None = None) -> None:
-        """Make the environment, or bring it up to date, and write the marker when all is there."""
+        """Create or update the environment, and write the marker when everything is installed."""
         progress = Progress("Setting up Reprise (only once)")
         try:
             finished = self._start_marker()
@@ -188,7 +192,7 @@ class Environment:
             progress.close()
 
     def _marker(self) -> dict[str, str] | None:
-        """What was installed; {} when that was not finished; None for an environment that is not ours."""
+        """The marker's content; {} if the installation did not finish, None if the environment is not ours."""
         try:
             text = (self.path / MARKER).read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -273,7 +277,7 @@ class Environment:
             raise _failed("".join(output), self.path, "pip could not install the packages", self._see_log())
 
     def _count(self, coming: int) -> Callable[[], str]:
-        """What pip, which is silent while it installs, has put in place so far."""
+        """Number of packages installed so far, since pip itself prints nothing while it installs."""
         before = len(installed([self.packages]))
         return lambda: f"installing ({len(installed([self.packages])) - before} of {coming})"
 
@@ -282,7 +286,7 @@ class Environment:
 
 
 class Progress:
-    """One line on stderr with the time that has passed; on a terminal it is rewritten, elsewhere seldom repeated."""
+    """A progress line on stderr with the elapsed time: rewritten on a terminal, elsewhere repeated rarely."""
 
     def __init__(self, title: str, *, every: float = 15.0):
         self._title, self._every = title, every
@@ -295,7 +299,7 @@ class Progress:
         self._thread.start()
 
     def say(self, text: str | Callable[[], str]) -> None:
-        """From now on ``text``, or what it gives at each moment."""
+        """Show ``text`` from now on; a callable is evaluated each time."""
         self._text = text if callable(text) else lambda: text
 
     def close(self) -> None:
@@ -323,7 +327,7 @@ class Progress:
 
 @contextmanager
 def _one_at_a_time(root: Path) -> Iterator[int | None]:
-    """Hold the lock on ``root`` and give its descriptor. Windows has no such lock; there a second start fails."""
+    """Lock ``root`` and return the descriptor. Windows has no such lock; there a second start fails."""
     if os.name == "nt":
         yield None
         return
@@ -342,7 +346,7 @@ def _one_at_a_time(root: Path) -> Iterator[int | None]:
 
 
 def restart(python: Path) -> NoReturn:
-    """Run this very command with ``python`` instead."""
+    """Run this same command again with the interpreter ``python``."""
     command = [str(python), *sys.argv]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -363,7 +367,7 @@ def _explained(error: OSError, path: Path) -> SetupError:
 
 
 def _failed(output: str, path: Path, what: str, hint: str) -> SetupError:
-    """One sentence from what ``venv`` or ``pip`` printed."""
+    """A `SetupError` with one sentence from the output of ``venv`` or ``pip``."""
     if _FULL.search(output):
         return _disk_full(path)
     if "ensurepip is not available" in output:

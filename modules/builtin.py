@@ -1,4 +1,4 @@
-"""Registers what we ship, through the same `Host` that extensions use."""
+"""Registers the built-in samplers, schedulers and upscalers, through the same `Host` that extensions use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where networks run, in which numbers, and how weights are made ready for it. The only file that says "cuda"."""
+"""Devices, number formats and memory: where networks run and how their weights are prepared. The only file that says
+"cuda".
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Device:
-    """A place to compute. ``dtype`` is that of the networks; latents, sigmas and guidance are float32 everywhere."""
+    """A compute device. ``dtype`` is that of the networks; latents, sigmas and guidance are float32 everywhere."""
 
     device: torch.device
     dtype: torch.dtype
@@ -28,7 +30,7 @@ class Device:
 
     @property
     def kernels(self) -> str:
-        """What "auto" means for a request's kernels: "exact" where it costs nothing.
+        """What kernels "auto" means on this device: "exact" where that costs nothing.
 
         In bfloat16 on a CPU a batch of the default model is, byte for byte, its images one by one, so they go together
         either way. In float32 they have to go one by one, which takes 1.4 times as long in batches of 4 at 128x128.
@@ -40,7 +42,7 @@ class Device:
         return f"{name}, {str(self.dtype).removeprefix('torch.')}"
 
     def processor(self) -> str:
-        """What an image may depend on besides torch: the card, or the CPU's instructions and how many threads share."""
+        """What an image may depend on besides torch: the GPU, or the CPU's instruction set and number of threads."""
         if self.kind == "cuda":
             return str(torch.cuda.get_device_name(self.device))
         units = " with AMX" if torch.cpu.get_capabilities().get("amx_bf16") else ""
@@ -48,18 +50,18 @@ class Device:
         return f"{torch.backends.cpu.get_cpu_capability()}{units}, {threads} thread{'s' if threads > 1 else ''}"
 
     def place(self, x: Tensor) -> Tensor:
-        """An activation (b, c, h, w) at the network's door: moved, cast, and in the layout that its kernels like."""
+        """An activation (b, c, h, w) moved, cast and laid out for a network's input."""
         if x.dim() == 4 and self.channels_last:
             return x.to(self.device, self.dtype, memory_format=torch.channels_last)
         return x.to(self.device, self.dtype)
 
     def weight(self, tensor: Tensor) -> Tensor:
-        """A weight as a network keeps it: always a copy, so that nothing refers to the file any more."""
+        """A weight as the network stores it: always a copy, so that nothing refers to the file any more."""
         layout = torch.channels_last if tensor.dim() == 4 and self.channels_last else torch.contiguous_format
         return tensor.to(self.device, self.dtype, copy=True, memory_format=layout)
 
     def prepare(self, module: M) -> M:
-        """Weights and buffers of ``module`` as `weight` makes them."""
+        """Convert the weights and buffers of ``module`` as `weight` does."""
         module = module.to(self.device, self.dtype)
         for parameter in module.parameters() if self.channels_last else ():
             if parameter.dim() == 4:
@@ -71,7 +73,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose(name: str = "auto", dtype: str = "auto") -> Device:
-    """The device to run on: "auto" takes a CUDA card where there is one."""
+    """The device to run on: "auto" takes a CUDA GPU if there is one."""
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"no device named {name!r}", hint="there are auto, cpu and cuda", field="device")
     if dtype not in ("auto", *DTYPES):
@@ -93,7 +95,7 @@ def _best_dtype(device: torch.device) -> torch.dtype:
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in bytes; 0 where the system does not tell."""
+    """Peak resident memory of this process in bytes; 0 where the system does not report it."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

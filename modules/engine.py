@@ -1,4 +1,4 @@
-"""Params in, images out: no disk, no user interface. The rooms are in `pipeline/`; here they are put together."""
+"""The engine: params in, images out, without disk or user interface. It composes the parts in `pipeline/`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Runs requests on the models of a store, with the samplers of a host. One at a time."""
+    """Runs requests on the models of a `ModelStore`, with the samplers of a `Host`. One at a time."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Engine:
         absent: Mapping[str, str] | None = None,
         watch: Watch | None = None,
     ):
-        """``inputs``: where the images lie that requests start from. ``absent``: modifiers that requests may ask for
-        and that are not at work now, with the reason; requests are done without them. ``watch`` hears of hooks.
+        """Compose the engine. ``inputs``: the store of init images. ``absent``: modifiers that requests may name and
+        that are unavailable, with the reason; requests run without them. ``watch`` is told when hooks run.
         """
         self.store = store
         self.host = host
@@ -70,13 +70,13 @@ class Engine:
             input_files,
             self.runner.provenance,
         ]
-        """Who says what a batch takes from the disk; whoever uses more files is added."""
+        """Functions that name the files a batch uses; extend it with every new user of files."""
 
     def _has_network(self, file: File) -> bool:
         return bool(self.host.shelf.recorded(file.role, [(file.name, file.sha256)]).files)
 
     def warm_up(self) -> LatentDiffusion:
-        """Load the default model and take one step and a preview with it, so that the first request need not."""
+        """Load the default model and run one step and a preview with it, so that the first request is fast."""
         model = self.store.load()
         side = model.config.native_size
         once = GenerationParams(steps=1, width=side, height=side, seed=0, subseed=0)
@@ -180,7 +180,7 @@ class Engine:
                     yield recorder.result(replace(image, image=image.hooks.finish(image.image)))
 
     def _reloading(self, callbacks: RunCallbacks) -> Callable[[LatentDiffusion, str], None]:
-        """What is done with a model that an extension left changed: it is let go, and loaded anew at the next use."""
+        """A callback for a model that an extension left modified: drops it, so that it is reloaded at its next use."""
 
         def left_modified(model: LatentDiffusion, name: str) -> None:
             self.store.forget(model)

@@ -1,4 +1,4 @@
-"""The exception tree. Every message is one sentence for the person at the browser; `hint` is a way out."""
+"""The exception tree. Every message is one sentence for the user; `hint` is a way out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    r"""``text`` with lone surrogates written out: names of files and JSON may hold them, and UTF-8 cannot.
+    r"""``text`` with lone surrogates escaped: file names and JSON may contain them, and UTF-8 cannot.
 
     >>> print(printable("caf\udce9"), printable("café"))
     caf\udce9 café
@@ -16,12 +16,12 @@ def printable(text: str) -> str:
 
 
 class RepriseError(Exception):
-    """Something went wrong that we understand. ``str(error)`` is the whole sentence, way out included."""
+    """An expected error. ``str(error)`` is the whole sentence, way out included."""
 
     status = 500
     """The HTTP status that answers it."""
     retry_s = 0
-    """When it is worth trying again, in seconds; 0: nothing is known of that."""
+    """Seconds after which a retry makes sense; 0: unknown."""
 
     def __init__(self, message: str, *, hint: str = "", field: str = ""):
         message, hint = printable(message), printable(hint)
@@ -32,7 +32,7 @@ class RepriseError(Exception):
         """The name of the parameter at fault, where there is one."""
 
     def as_json(self) -> dict[str, Any]:
-        """What the HTTP API answers and what a failed job keeps."""
+        """The error as the HTTP API returns it and a failed job stores it."""
         return {
             "error": type(self).__name__,
             "detail": str(self),
@@ -42,7 +42,7 @@ class RepriseError(Exception):
 
 
 class UserError(RepriseError):
-    """The request cannot be done as it stands: a value out of range, an unknown name."""
+    """The request is invalid: a value out of range, an unknown name."""
 
     status = 422
 
@@ -54,11 +54,11 @@ class NotFound(UserError):
 
 
 class UnknownName(UserError):
-    """A name that is in no table; the hint suggests the nearest."""
+    """A name that is not in its table; the hint suggests the nearest."""
 
 
 class NotLoggedIn(UserError):
-    """Nobody is known by what was shown."""
+    """The request carries no valid credentials."""
 
     status = 401
 
@@ -74,42 +74,42 @@ class TooManyTries(UserError):
 
 
 class CheckpointError(UserError):
-    """A model file that cannot be used, and why."""
+    """A model file cannot be used, and why."""
 
 
 class ImageError(UserError):
-    """A picture that cannot be read or is not accepted."""
+    """An image cannot be read or is not accepted."""
 
 
 class OutputError(RepriseError):
-    """A result could not be written."""
+    """A result could not be saved."""
 
     status = 507
 
 
 class QueueFull(RepriseError):
-    """Too many jobs wait."""
+    """Too many jobs are waiting."""
 
     status = 503
     retry_s = 30
 
 
 class WorkerDied(RepriseError):
-    """The process that runs the model ended before the job did."""
+    """The worker process ended before the job did."""
 
 
 class OutOfMemory(RepriseError):
-    """The card or the machine has not the room that a request needs."""
+    """The GPU or the machine has too little memory for the request."""
 
     status = 507
 
 
 _NO_ROOM = re.compile(r"out of memory|(?:can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED", re.IGNORECASE)
-"""How torch, the libraries under it, and the system say so."""
+"""Messages of torch, its libraries and the system when memory runs out."""
 
 
 def out_of_memory(error: BaseException) -> OutOfMemory | None:
-    """``error`` as a sentence where memory ran out, on a card or in the machine; else None. Needs no torch."""
+    """``error`` as an `OutOfMemory` if it means that GPU or main memory ran out; else None. Needs no torch."""
     if isinstance(error, OutOfMemory):
         return error
     if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and _NO_ROOM.search(str(error))):
@@ -120,7 +120,7 @@ def out_of_memory(error: BaseException) -> OutOfMemory | None:
 
 
 class Cancelled(RepriseError):
-    """The job's owner stopped it. Not a failure."""
+    """The job's owner cancelled it. Not a failure."""
 
     status = 409
 

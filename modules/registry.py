@@ -1,4 +1,4 @@
-"""An ordered table of named things, with lookups that help."""
+"""An ordered table of named things, with helpful lookups."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to values in the order in which they were added; aliases and letter case are forgiven in lookups."""
+    """Maps names to values in the order of registration; lookups accept aliases and any letter case."""
 
     def __init__(self, noun: str, *, field: str = ""):
         self.noun = noun
@@ -21,7 +21,7 @@ class Registry(Generic[T]):
         self._keys: dict[str, str] = {}
 
     def add(self, name: str, value: T, aliases: Iterable[str] = ()) -> None:
-        """Add ``value``; a name that is taken is an error of the program, not of a person."""
+        """Register ``value``; a name that is taken is a programming error."""
         if name in self._values:
             raise ValueError(f"there is already a {self.noun} named {name!r}")
         self._values[name] = value
@@ -29,12 +29,12 @@ class Registry(Generic[T]):
             self._keys.setdefault(key.casefold(), name)
 
     def take(self, other: Registry[T]) -> None:
-        """Add all that is in ``other``, aliases too."""
+        """Register everything that is in ``other``, aliases included."""
         for name, value in other.items():
             self.add(name, value, [key for key, owner in other._keys.items() if owner == name])
 
     def remove(self, name: str) -> None:
-        """Take out what is listed under ``name``, with its aliases."""
+        """Unregister ``name`` and its aliases."""
         del self._values[name]
         self._keys = {key: owner for key, owner in self._keys.items() if owner != name}
 
@@ -42,7 +42,7 @@ class Registry(Generic[T]):
         return self._values[self.canonical(name)]
 
     def canonical(self, name: str) -> str:
-        """The name under which ``name`` or its alias is listed, or an `UnknownName` with the nearest one."""
+        """The name under which ``name`` or its alias is registered; raises `UnknownName` with the nearest one."""
         if name in self._values:
             return name
         try:
@@ -51,7 +51,7 @@ class Registry(Generic[T]):
             raise self.unknown(name) from None
 
     def unknown(self, name: str) -> UnknownName:
-        """The error for a name that is not there."""
+        """The error for a name that is not registered."""
         return UnknownName(f"no {self.noun} named {name!r}", hint=self._hint(name), field=self.field)
 
     def _hint(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""The promise, checked: make a recorded picture again and say in one verdict what came of it."""
+"""Replay: make a recorded image again, compare the pixels, and return a verdict."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from modules.pipeline.provenance import VAE
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of it; ``result`` is the new picture, None where it could not be made."""
+    """The outcome of a replay; ``result`` is the new image, None if it could not be made."""
 
     verdict: Verdict
     result: Result | None
 
 
 def replay(engine: Engine, path: Path, callbacks: RunCallbacks = RunCallbacks()) -> Replay:
-    """Run the recipe in the picture at ``path`` again, with the same company in its batch, and compare the pixels.
+    """Run the recipe in the image at ``path`` again, with the same batch around it, and compare the pixels.
 
     Pictures that it was made from and carries itself are stored first.
     """
@@ -47,7 +47,7 @@ def _unpack(engine: Engine, recorded: Recipe, path: Path) -> None:
 
 
 def recorded_in(path: Path) -> Recipe | Verdict:
-    """The recipe that a picture carries, or why it cannot be made again."""
+    """The recipe in an image file, or a verdict that says why it cannot be replayed."""
     texts = read_metadata(path)
     return verdicts.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
 
@@ -55,7 +55,7 @@ def recorded_in(path: Path) -> Recipe | Verdict:
 def replay_recipe(
     engine: Engine, recorded: Recipe | Verdict, path: Path | None = None, callbacks: RunCallbacks = RunCallbacks()
 ) -> Replay:
-    """The same for a recipe by itself; without a picture at ``path`` there is its pixel hash to compare."""
+    """Replay a recipe on its own; without an image at ``path``, its recorded pixel hash is compared."""
     if isinstance(recorded, Verdict):
         return Replay(recorded, None)
     names = {file: engine.store.with_sha256(file.sha256) for file in recorded.files if file.role == "checkpoint"}
@@ -79,7 +79,7 @@ def _verdict(recorded: Recipe, again: Recipe, path: Path | None, new: Image.Imag
 
 
 def _one(engine: Engine, recorded: Recipe, checkpoint: str, callbacks: RunCallbacks) -> Result:
-    """The picture with the recipe's index, and none behind it."""
+    """Generate only the image with the recipe's index, and stop."""
     results: list[Result] = []
 
     def take(result: Result) -> None:
@@ -110,7 +110,7 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, callbacks: RunCallba
 
 
 def _cut_short(callbacks: RunCallbacks, step: int) -> RunCallbacks:
-    """Asks for the image at hand to be made from what there is after ``step``, as the person did then."""
+    """Callbacks that stop sampling after ``step``, as the user did when the image was made (skip or interrupt)."""
     reached = False
 
     def on_progress(progress: Progress) -> None:

@@ -23,18 +23,19 @@ OURS = {
 API_ONLY = "REPRISE_API_ONLY"
 """In the environment, where `app.py` puts it: the page will not be served, and Gradio is not imported."""
 CERTIFICATES = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"})
-"""A file among them that is not there ends a client as it is made."""
+"""Certificate variables: naming a missing file makes HTTP clients fail on creation."""
 
 
 def is_for_clients(name: str) -> bool:
-    """Whether a variable says how others on the network are reached. A proxy's may have any name that ends so, says
-    `urllib.request.getproxies`; Hugging Face's have numbers that are read at import."""
+    """Whether an environment variable configures HTTP clients (proxies, certificates). Any name with a proxy suffix
+    counts, as in `urllib.request.getproxies`; some of Hugging Face's hold numbers that are read at import.
+    """
     return name.lower().endswith("_proxy") or name in CERTIFICATES or name.startswith("HF_")
 
 
 @contextmanager
 def no_clients() -> Iterator[None]:
-    """Without the variables for clients, until the end of the block."""
+    """Remove the variables for HTTP clients within the block."""
     hidden = {name: os.environ.pop(name) for name in list(os.environ) if is_for_clients(name) and name not in OURS}
     try:
         yield

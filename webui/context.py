@@ -1,4 +1,4 @@
-"""What a tab and the components within it are built with: `Page`.
+"""`Page`, the context in which tabs and components are built, and the sources and targets of sent images.
 
 A picture can be sent from anywhere to anywhere: a `Source` has buttons and says which picture is meant, a `Target` is a
 tab that takes one. Each source's buttons lead to every target.
@@ -32,12 +32,12 @@ ALONG = (
     "clip_skip",
     "vae",
 )
-"""What goes along with a picture."""
+"""The settings sent along with an image."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A picture that is sent, and the settings that made it, as far as they are known."""
+    """An image being sent, with the settings that made it, as far as known."""
 
     path: Path
     params: Mapping[str, Any]
@@ -45,7 +45,9 @@ class Sent:
 
 @dataclass(frozen=True)
 class Source:
-    """``find(request, *values) -> Sent`` for the values of ``inputs``; None where there is no picture."""
+    """A place to send from. ``find(request, *values) -> Sent`` for the values of ``inputs``; None if there is no
+    image.
+    """
 
     buttons: Mapping[str, Any]
     find: Callable[..., Awaitable[Sent | None]]
@@ -54,7 +56,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Target:
-    """A tab that takes a picture into ``component``, as ``value(path)``, or its settings alone."""
+    """A tab to send to: the image goes into ``component`` as ``value(path)``, or only its settings are taken."""
 
     form: Form[GenerationParams] | None = None
     component: Any = None
@@ -65,7 +67,7 @@ class Target:
         return [*([self.component] if self.component else []), *(self.form.components if self.form else [])]
 
     def shown(self, sent: Sent, size: tuple[int, int]) -> list[Any]:
-        """What ``outputs`` become: all settings where the picture itself is not taken, else those that suit it."""
+        """The values of ``outputs``: all settings if the image itself is not taken, else those that suit it."""
         taken = [self.value(str(sent.path))] if self.component else []
         if self.form is None:
             return taken
@@ -78,7 +80,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Page:
-    """What a tab is built with: the services, the page it stands on and the choices above the tabs."""
+    """The context in which a tab is built: services, the Gradio blocks and the shared header controls."""
 
     services: Services
     blocks: Any
@@ -87,9 +89,9 @@ class Page:
     dropped: Any
     """A hidden button that takes what is dropped anywhere on the page; drop.js gives it the file."""
     frame: Any
-    """What holds the tabs; ``gr.update(selected=name)`` shows one."""
+    """The tabs component; ``gr.update(selected=name)`` shows one."""
     views: dict[str, Any] = field(default_factory=dict)
-    """The result's side of each tab that makes images, by the tab's name; filled while the tabs are built."""
+    """The results side of each generation tab, by the tab's name; filled while the tabs are built."""
     sources: list[Source] = field(default_factory=list)
     """Further places with pictures that can be sent on."""
     targets: dict[str, Target] = field(default_factory=dict)
@@ -98,14 +100,15 @@ class Page:
     """The tabs themselves, for those that fill when they are first looked at."""
 
     forms: list[Form[Any]] = field(default_factory=list)
-    """Those for requests, which `form` made."""
+    """The request forms made by `form`."""
 
     files: Files | None = None
-    """Whose each file is; None: nobody asks."""
+    """The visitors' files; None: no access checks."""
 
     def uploads(self, request: Any) -> Callable[[Any], Path | None]:
-        """Finds the file behind a component's value, if this visitor uploaded it or was shown it. This is where a path
-        is used; what is asked before, when the data comes in, knows only the shapes that it looks for."""
+        """A function that finds the file behind a component's value, if this visitor uploaded it or was shown it.
+        Checks are made here, where a path is used; earlier checks of incoming data only know certain shapes.
+        """
         name = self.owner(request)
 
         def found(value: Any) -> Path | None:
@@ -115,8 +118,9 @@ class Page:
         return found
 
     def form(self, cls: type[T]) -> Form[T]:
-        """A form of a dataclass's options. One for a request has those of all extensions too, and what stands above the
-        tabs."""
+        """Create a form for a dataclass of options. One for a request includes the options of all extensions and the
+        header's controls.
+        """
         if cls is not GenerationParams:
             return Form(Shape(cls), self.services.tables())
         shape: Shape[Any] = with_modifiers(self.services.host.modifiers)
@@ -127,7 +131,7 @@ class Page:
 
     @staticmethod
     def owner(request: Any) -> str:
-        """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
+        """The account whose jobs a visitor sees; without accounts all visitors are one person."""
         name = getattr(request, "username", None)
         if name is None and (visitor := visitor_of(request)):
             name = visitor.name

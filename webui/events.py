@@ -1,4 +1,4 @@
-"""Arguments of Gradio's events, said once."""
+"""Shared keyword arguments of Gradio events, with the reason for each."""
 
 from __future__ import annotations
 

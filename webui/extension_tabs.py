@@ -1,4 +1,4 @@
-"""Extensions on the page: what their tabs are built with, their routes, their scripts and style sheets.
+"""Extensions on the page: their tabs, routes, scripts and style sheets.
 
 A tab that fails to build leaves nothing on the page but a sentence, and the others as they are.
 """
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class TabPage:
-    """What an extension's ``TabSpec.build`` receives, `modules.extension.host.TabPage`."""
+    """The page context that an extension's ``TabSpec.build`` receives (see `modules.extension.host.TabPage`)."""
 
     def __init__(self, page: Page, tab: str):
         self._page = page
@@ -39,16 +39,16 @@ class TabPage:
         self._made = 0
 
     def form(self, cls: type[T]) -> Form[T]:
-        """A form of a frozen dataclass of options: ``form.add(name)`` makes the control at this place of the page."""
+        """Create a form for a frozen dataclass of options: ``form.add(name)`` renders a control here."""
         return self._page.form(cls)
 
     def params(self, **changes: Any) -> GenerationParams:
-        """A request of the model's native size, with ``changes``."""
+        """A request at the model's native size, with ``changes``."""
         size = self._page.services.native_size("")
         return GenerationParams(width=size, height=size).changed(**changes)
 
     def generate(self, form: Form[T], request: Callable[[T], GenerationParams], *, label: str = "Generate") -> None:
-        """A button and the place of the result. A click makes what ``request`` gives for the form's values."""
+        """Add a button and a result area. A click generates what ``request`` returns for the form's values."""
         page, services = self._page, self._page.services
         self._made += 1
         tab = self._tab if self._made == 1 else f"{self._tab}{self._made}"
@@ -72,7 +72,7 @@ class TabPage:
 
 
 def build_tab(page: Page, spec: TabSpec) -> None:
-    """The tab of ``spec``: one of our own as it is, an extension's held to its place."""
+    """Build the tab of ``spec``; errors in an extension's tab are contained."""
     if ("tab", spec.name) not in page.services.host.owners:
         spec.build(page)
         return
@@ -89,7 +89,7 @@ def build_tab(page: Page, spec: TabSpec) -> None:
 
 
 def _forget(config: Any, parent: Any, blocks: set[int], functions: set[int]) -> None:
-    """What was put on the page since it had these blocks and functions."""
+    """Remove what was added to the page since it had these blocks and functions."""
     for kind, before in ((config.blocks, blocks), (config.fns, functions)):
         for number in set(kind) - before:
             del kind[number]
@@ -99,5 +99,5 @@ def _forget(config: Any, parent: Any, blocks: set[int], functions: set[int]) -> 
 
 
 def assets(services: Services, suffix: str) -> list[Path]:
-    """The scripts or style sheets of extensions."""
+    """The scripts or style sheets of all extensions."""
     return [path for path in services.host.assets if path.suffix == suffix]

@@ -1,4 +1,4 @@
-"""Options become Gradio components, and what the components say becomes a request again."""
+"""Forms: options become Gradio components, and the components' values become a request again."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
 def choices_of(option: Option, tables: Tables) -> tuple[str, ...] | None:
-    """The values an option can take, looked up where it names a table; None where it is not a choice."""
+    """The values an option can take, looked up if it names a table; None if it is not a choice."""
     if isinstance(option.choices, str):
         return tuple(tables[option.choices]())
     return option.choices
 
 
 def control(option: Option, tables: Tables, **overrides: Any) -> Any:
-    """The component for an option: checkbox, dropdown, textbox, slider or number; ``overrides`` are its arguments."""
+    """Create the component for an option: checkbox, dropdown, textbox, slider or number; ``overrides`` are its
+    arguments.
+    """
     facts: dict[str, Any] = {"label": option.label, "value": option.default, "info": option.help or None}
     choices = choices_of(option, tables)
     if choices is not None:
@@ -67,7 +69,7 @@ class Form(Generic[T]):
         """Options whose components stand above the tabs."""
 
     def share(self, components: Mapping[str, Any]) -> None:
-        """Take what stands above the tabs: `add` then makes no second one."""
+        """Use the header's components: `add` then creates no second one for these options."""
         for name, component in components.items():
             self.adopt(name, component)
         self.shared = frozenset(components)
@@ -78,7 +80,7 @@ class Form(Generic[T]):
         return [(self._components[name], str(table)) for name, table in found.items() if table in tables]
 
     def add(self, name: str, **overrides: Any) -> Any:
-        """Make the component for option ``name`` at this place of the page, unless it stands above the tabs."""
+        """Render the component for option ``name`` here, unless it is in the header."""
         if name in self.shared:
             return self._components[name]
         return self.adopt(name, control(self.options[name], self._tables, **overrides))

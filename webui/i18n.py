@@ -1,4 +1,4 @@
-"""The page in other languages, from catalogues: `locales/zh.json` gives Chinese for English texts.
+"""Translations of the page, from catalogues such as `locales/zh.json` for Chinese; the keys are the English texts.
 
 The page is built in English. In a browser that asks for a language that has a catalogue, ``assets/i18n.js`` puts the
 catalogue's words in the place of every English text that comes onto the page, whoever made it: a component's label,
@@ -19,16 +19,16 @@ from pathlib import Path
 LOCALES = Path(__file__).parent / "locales"
 _PLACE = re.compile(r"\{(\w+)\}")
 LINE, HINT = " · ", "; "
-"""Where a text is made of parts that each have an entry: between the parts of a line, and before a way out."""
+"""Separators of texts whose parts are translated one by one: in a line, and before a hint."""
 
 
 def t(text: str) -> str:
-    """``text``, which a person reads: marked, so that a test finds what no catalogue knows."""
+    """Mark ``text`` as visible to people, so that a test finds missing translations."""
     return text
 
 
 class Catalogue:
-    """A language's words for English ones."""
+    """The translations into one language, by English text."""
 
     def __init__(self, entries: Mapping[str, str]):
         self.entries = dict(entries)
@@ -46,7 +46,7 @@ class Catalogue:
         return self.find(text) or text
 
     def find(self, text: str) -> str | None:
-        """The same, None where there is no translation."""
+        """The translation, or None if there is none."""
         if not text:
             return None
         for same in (text, text[0].lower() + text[1:], text[0].upper() + text[1:]):
@@ -72,7 +72,7 @@ def _regex(key: str) -> re.Pattern[str]:
 
 
 def load_catalogues(folders: Iterable[Path] = (LOCALES,)) -> dict[str, Catalogue]:
-    """The catalogues of all ``folders`` by language; a later folder adds to an earlier one."""
+    """Load the catalogues of all ``folders`` by language; later folders add to earlier ones."""
     entries: dict[str, dict[str, str]] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
@@ -81,7 +81,7 @@ def load_catalogues(folders: Iterable[Path] = (LOCALES,)) -> dict[str, Catalogue
 
 
 def language_of(accepted: str, known: Iterable[str]) -> str | None:
-    """The first language of an Accept-Language header that is ``known``; None for English, and where there is none.
+    """The first language of an Accept-Language header that is ``known``; None for English or without a header.
 
     >>> language_of("zh-CN,zh;q=0.9,en;q=0.8", ["zh"]), language_of("en-GB,zh;q=0.5", ["zh"]), language_of("fr", ["zh"])
     ('zh', None, None)

@@ -1,4 +1,4 @@
-"""The page: a header with what holds for every tab, and the tabs of the host below."""
+"""Builds the page: the header, and below it the tabs of the host."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ SAFE_MODE = "two starts did not come to an end, so no extension was loaded; the 
 
 
 class LocalBlocks(gr.Blocks):  # type: ignore[misc]
-    """Blocks whose clients cannot make the server fetch addresses: Gradio downloads a ``FileData`` whose path is one,
-    whatever component it was sent to. Nor can they name a file that is another's."""
+    """Gradio Blocks hardened against clients: no value can make the server fetch a URL (Gradio downloads any
+    ``FileData`` whose path is one), or name another visitor's file.
+    """
 
     files: Files | None = None
-    """Whose each is; None: nobody asks."""
+    """The visitors' files; None: no access checks."""
 
     async def process_api(
         self, block_fn: Any, inputs: list[Any], state: Any = None, request: Any = None, *args: Any, **kwargs: Any
@@ -52,8 +53,7 @@ class LocalBlocks(gr.Blocks):  # type: ignore[misc]
         return answer
 
     def get_config_file(self) -> Any:
-        """What the page is made of. A file's name that is not UTF-8 is shown as far as it is: else the page could be
-        sent to nobody."""
+        """The page's configuration. Lone surrogates in file names are replaced, or the page could not be encoded."""
         return whole(super().get_config_file())
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +62,7 @@ class LocalBlocks(gr.Blocks):  # type: ignore[misc]
 
 
 def refuse_addresses(value: Any) -> None:
-    """Raise for a file in a client's data that lies elsewhere than on this machine's disk."""
+    """Raise if a client's data names a file that is not on this machine's disk."""
     if isinstance(value, Mapping):
         path = value.get("path")
         if "meta" in value and isinstance(path, str) and "://" in path:
@@ -79,7 +79,7 @@ def build_page(
     files: Files | None = None,
     build_tab: Callable[[Page, TabSpec], None] = lambda page, spec: spec.build(page),
 ) -> Any:
-    """All tabs of the host on one page; ``build_tab`` makes the components of one."""
+    """Build all tabs of the host; ``build_tab`` creates the components of one."""
     with LocalBlocks(
         title="Reprise", analytics_enabled=False, delete_cache=(TMP_SWEEP_S, TMP_AGE_S), fill_width=True
     ) as blocks:
@@ -108,7 +108,7 @@ def build_page(
 
 
 def wire_sends(page: Page) -> None:
-    """Every source's buttons to every target."""
+    """Connect every source's buttons to every target."""
     views = [Source(view.send, _result(page), [view.shown, view.chosen]) for view in page.views.values()]
     for source in (*views, *page.sources):
         for name, button in source.buttons.items():
@@ -132,7 +132,7 @@ def _sender(source: Source, target: Target, name: str) -> Any:
 
 
 def _result(page: Page) -> Any:
-    """The picture in view of a tab that makes them: a job and the number of one of its results."""
+    """The image in view of a generation tab: a job, and the index of one of its results."""
 
     async def find(request: Any, job_id: Any, chosen: Any) -> Sent | None:
         try:
@@ -151,7 +151,7 @@ def _result(page: Page) -> Any:
 
 
 def theme() -> Any:
-    """Quiet colours on the system's own fonts. Layout is in style.css, which takes its colours from here."""
+    """The Gradio theme: quiet colours, system fonts. Layout is in style.css, which uses these colours."""
     base = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,
         neutral_hue=gr.themes.colors.stone,

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from modules.checkpoints.matching import Candidate, hash_in, match, recognise
+from modules.checkpoints.networks.hashes import short
+from modules.checkpoints.networks.listing import read_hashes, with_local_names
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.metadata import recipe as recipes
 from modules.metadata import verdict as verdicts
@@ -16,12 +18,13 @@ from modules.metadata.infotext import Paste, read
 from webui.services import Services
 
 Told = Callable[[tuple[str | None, str]], str | None]
-"""Takes what `recognise` answered, keeps its sentence and gives the name."""
+"""Takes the result of `recognise`: keeps its note and returns the name."""
 
 
 def settings_of(services: Services, found: Metadata) -> Paste:
-    """What a picture's texts ask for, with the names of our own samplers, checkpoints and VAEs; what is missing here
-    is told."""
+    """The settings in an image's metadata, with our names for samplers, checkpoints and VAEs; missing ones are
+    noted.
+    """
     notes: list[str] = []
 
     def told(recognised: tuple[str | None, str]) -> str | None:
@@ -42,11 +45,12 @@ def settings_of(services: Services, found: Metadata) -> Paste:
     host = services.host
     paste = settings_in(found, host.samplers, host.schedulers, find_checkpoint, find_vae, host.modifiers)
     changes = _with_other_checkpoints(services, found, paste.changes, told)
+    changes = _with_local_networks(services, found, changes)
     return replace(paste, changes=changes, notes=(*notes, *paste.notes, *_lost_embeddings(services, found, paste)))
 
 
 def _checkpoints(services: Services, name: str, digits: str) -> list[Candidate]:
-    """Ours with their hashes, where a hash is asked for; the one that is called so alone, where it has it."""
+    """Our checkpoints, with their hashes if a hash is looked for; only the one of that name if its hash matches."""
     names = services.checkpoints()
     digits = digits or hash_in(name)
     if not digits:
@@ -79,8 +83,9 @@ def _with_other_checkpoints(
     changes: Mapping[str, Any],
     told: Callable[[tuple[str | None, str]], str | None],
 ) -> dict[str, Any]:
-    """``changes`` with our names for the checkpoints of hires fix and the refiner, which a recipe knows by hash and
-    A1111's text by ``name [hash]``; what is not here is taken out."""
+    """``changes`` with our names for the checkpoints of hires fix and the refiner, which a recipe gives by hash and
+    infotext as ``name [hash]``; missing ones are removed.
+    """
     recorded = verdicts.judge(found["recipe"]) if found["recipe"] else None
     files = recorded.files if isinstance(recorded, recipes.Recipe) else ()
     digits = {file.role: file.sha256[:10] for file in files}
@@ -99,7 +104,7 @@ def _with_other_checkpoints(
 
 
 def kept(services: Services, paste: Paste) -> Paste:
-    """As the owner will have it: without the checkpoint, where texts shall not change the chosen one."""
+    """The changes without the checkpoint, if the owner's settings say that pasting does not change it."""
     if not services.settings.current().disable_weights_auto_swap or "checkpoint" not in paste.changes:
         return paste
     rest = {name: value for name, value in paste.changes.items() if name != "checkpoint"}
@@ -107,8 +112,22 @@ def kept(services: Services, paste: Paste) -> Paste:
     return replace(paste, changes=rest, notes=(note, *paste.notes))
 
 
+def _with_local_networks(services: Services, found: Metadata, changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` with the LoRAs of its prompt as they are called here, where their hashes are known."""
+    text = found["infotext"] or found["stealth_infotext"] or ""
+    prompt = changes.get("prompt")
+    hashes = read_hashes(str(read(text).get("Lora hashes", ""))) if "Lora hashes" in text else {}
+    if not hashes or not isinstance(prompt, str):
+        return changes
+    shelf = services.host.shelf
+    listing = shelf.listed()
+    known = zip(listing.files, shelf.known_hashes(listing.files), strict=True)
+    local = {short(digest).lower(): listing.prompt_name(file) for file, digest in known if digest}
+    return {**changes, "prompt": with_local_names(prompt, hashes, local)}
+
+
 def _lost_embeddings(services: Services, found: Metadata, paste: Paste) -> Iterator[str]:
-    """On each embedding that the text names and the model has not."""
+    """Notes on embeddings that the infotext names and the model lacks."""
     told = str(read(found["infotext"] or found["stealth_infotext"] or "").get("TI hashes", ""))
     suited = services.embeddings(str(paste.changes.get("checkpoint", "")))
     here = {re.sub("[:,]", "", file.name).casefold() for file in suited.files}
@@ -122,7 +141,7 @@ def settings_of_text(services: Services, text: str) -> Paste:
 
 
 def settings_in_file(services: Services, found: Metadata) -> dict[str, Any]:
-    """The settings that a picture's texts tell, none where they tell nothing."""
+    """The settings in an image file's metadata; empty if there are none."""
     if not (found["infotext"] or found["recipe"] or found["stealth_infotext"]):
         return {}
     return dict(kept(services, settings_of(services, found)).changes)

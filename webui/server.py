@@ -1,4 +1,4 @@
-"""FastAPI with Gradio mounted, behind the guard. Nothing here leaves the machine, at start or later."""
+"""The web server: FastAPI with Gradio mounted, behind the guard. It never contacts another machine."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _ownership_of_pictures(services: Services) -> Callable[[str, Path], bool]:
 
 
 def _use_private_temp(data_dir: Path) -> Path:
-    """Gradio's temporary folder, inside the data folder and closed to other users of the machine."""
+    """Move Gradio's temporary folder into the data folder, closed to other users of the machine."""
     temp = data_dir.resolve() / "tmp" / "gradio"
     temp.mkdir(parents=True, exist_ok=True, mode=0o700)
     temp.chmod(0o700)
@@ -117,8 +117,9 @@ async def _as_json(request: Request, error: Exception) -> Response:
 
 
 async def _misfit(request: Request, error: Exception) -> Response:
-    """A value that a route's declaration does not take, in the words of all other errors; without the value, which may
-    be nothing that JSON can say."""
+    """The response to a request that fails a route's validation, as one of our errors; without the value, which may
+    not be valid JSON.
+    """
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = str(first["loc"][-1])
@@ -133,8 +134,9 @@ def serve(
     trusted: Iterable[str] = (),
     head_s: float = HEAD_S,
 ) -> None:
-    """Answer on ``listener`` until interrupted. ``trusted``: proxies, through which many come; ``head_s``: how long a
-    connection may take to say what it wants."""
+    """Serve on ``listener`` until interrupted. ``trusted``: proxies, through which many visitors come; ``head_s``:
+    the timeout for a request head.
+    """
     waiting = Waiting(map(network_of, trusted), head_s=head_s)
     protocol: Any = partial(TimedProtocol, waiting)
     with contextlib.closing(listener):
@@ -153,7 +155,7 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket, or one sentence on why there is none."""
+    """Open the listening socket, or raise one sentence on why that fails."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     if os.name == "posix":

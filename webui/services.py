@@ -1,4 +1,4 @@
-"""What the front end is given by whoever builds the program. It builds nothing itself."""
+"""The services that the front end receives from the composition root; it builds none itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
 class JobView(Protocol):
-    """A job as `modules.jobs` keeps it; the page reads these."""
+    """The fields of a `modules.jobs` job that the page reads."""
 
     @property
     def id(self) -> str: ...
@@ -50,7 +50,7 @@ class JobView(Protocol):
 
 
 class PictureView(Protocol):
-    """A picture as the database lists it."""
+    """An image as the database lists it."""
 
     @property
     def number(self) -> int: ...
@@ -77,8 +77,9 @@ class WorkerView(Protocol):
 
 
 class Queue(Submissions, Protocol):
-    """The part of `modules.jobs.JobQueue` that the page uses. Jobs of another owner are `NotFound`; owner None means
-    everybody's."""
+    """The part of `modules.jobs.JobQueue` that the page uses. Another owner's jobs are `NotFound`; owner None means
+    everybody's.
+    """
 
     def cancel(self, owner: str | None, job_id: str) -> object: ...
     def skip(self, owner: str, job_id: str) -> object: ...
@@ -95,12 +96,12 @@ class ScriptsView(Protocol):
     """The part of `modules.jobs.runners.script.Scripts` that the page uses."""
 
     def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int:
-        """How many requests there will be; `UserError` for options that make no sense."""
+        """The number of requests of a script; raises `UserError` for invalid options."""
         ...
 
 
 class History(Protocol):
-    """The part of `modules.jobs.history.History` that the page uses. Pictures of another owner are `NotFound`."""
+    """The part of `modules.jobs.history.History` that the page uses. Another owner's images are `NotFound`."""
 
     def page(self, owner: str, *, before: int = ..., after: int = ..., limit: int = ...) -> Sequence[PictureView]: ...
     def count(self, owner: str) -> int: ...
@@ -118,17 +119,17 @@ class Services:
     queue: Queue
     host: Host
     data_dir: Path
-    """Where a private temporary folder may be made."""
+    """The data folder, in which a private temporary folder may be made."""
     outputs_dir: Path
-    """The only folder whose files the page shows."""
+    """The only folder whose files the page serves."""
     inputs: InputStore
-    """Where the pictures go that requests start from."""
+    """The store of init images."""
     scripts: ScriptsView
     """Runs scripts; asked before a job is made of one."""
     history: History
-    """What was made."""
+    """The images that were made."""
     settings: SettingsFile
-    """What the owner configured."""
+    """The owner's settings."""
     version: str
     checkpoints: Callable[[], Sequence[str]]
     """The names of the models that can be chosen now, the default first."""
@@ -137,13 +138,13 @@ class Services:
     vaes: Callable[[], Sequence[str]] = tuple
     """The file names of the VAEs that can be chosen now."""
     vae_sha256: Callable[[str], str] = lambda name: ""
-    """Of a VAE, empty until the worker has read the file."""
+    """SHA-256 of a VAE; empty until the worker has read the file."""
     embeddings: Callable[[str], Suited] = lambda checkpoint: Suited()
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
-    """What is to be told of a checkpoint."""
+    """The model card of a checkpoint."""
     extensions: Loader | None = None
-    """What became of each extension; None: there are none here."""
+    """The extensions with their states; None: there are none here."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides this machine's own under which the server is reached."""
     accounts: Accounts | None = None
@@ -168,7 +169,7 @@ class Services:
         return family_named(self.card(checkpoint).family)
 
     def is_admin(self, owner: str) -> bool:
-        """Whether the visitor whom `Page.owner` names may change what holds for everybody."""
+        """Whether a visitor, as named by `Page.owner`, may change what affects everybody."""
         if owner == LOCAL:
             return True  # the guard lets nobody in under this name once there are accounts
         account = self.accounts.find(owner) if self.accounts else None
@@ -184,14 +185,16 @@ class Services:
         return Submitter(self.queue, self.host, self.inputs, self.scripts).prepared(spec)
 
     def tables(self) -> Tables:
-        """The choices that options name."""
+        """The tables of choices that options refer to."""
         return tables_of(self.host, self.checkpoints, self.vaes)
 
 
 def tables_of(
     host: Host, checkpoints: Callable[[], Sequence[str]], vaes: Callable[[], Sequence[str]] = tuple
 ) -> Tables:
-    """The choices that options name. An empty one leaves the first pass's choice to the second."""
+    """The tables of choices that options refer to. An empty choice means that the second pass uses the first pass's
+    value.
+    """
     return {
         "samplers": host.samplers.names,
         "schedulers": host.schedulers.names,

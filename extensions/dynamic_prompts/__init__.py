@@ -1,4 +1,4 @@
-"""Prompts that differ from picture to picture: ``{red|blue}``, ``{2$$cat|dog|hen}`` and ``__animal__``.
+"""Dynamic prompts: a different prompt for each image, from ``{red|blue}``, ``{2$$cat|dog|hen}`` and ``__animal__``.
 
 What is chosen follows from the picture's seed alone, so the same seed gives the same words, alone or in a batch. The
 words that were chosen stand in the picture's generation text and in its recipe.
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "wildcards"
 
 @dataclass(frozen=True)
 class Options:
-    """How the choices are drawn."""
+    """Options: how the choices are drawn."""
 
     shift: int = option(0, "Shift", lo=0, hi=1_000_000, step=1, help="other words for the same seeds")
     negative: bool = option(True, "Negative prompt too")
@@ -30,7 +30,7 @@ class DynamicPrompts(Modifier):
         self.wildcards = wildcards
 
     def revise(self, params: GenerationParams) -> GenerationParams:
-        """With a variation all pictures have one seed; then the variation seed tells them apart."""
+        """Fill the templates by seed; images of one variation share the seed, so the variation seed is used there."""
         own = params.subseed if params.subseed_strength else params.seed
         seed = f"{own}/{self.options.shift}"
         prompt = fill(params.prompt, f"{seed}/prompt", self.wildcards)

@@ -1,4 +1,4 @@
-"""The templates: text with ``{a|b}``, ``{2$$a|b|c}``, ``{1-2$$ and $$a|b}`` and ``__name__``, nested at will.
+"""Prompt templates: ``{a|b}``, ``{2$$a|b|c}``, ``{1-2$$ and $$a|b}`` and ``__name__``, nested at will.
 
 >>> words = Wildcards(Path("/nowhere"))
 >>> fill("a {red|blue} fox", "1", words) in ("a red fox", "a blue fox")
@@ -18,12 +18,11 @@ from pathlib import Path
 from modules import UserError, files_below
 
 DEEPEST = 20
-"""Choices within choices, and wildcards whose lines name wildcards."""
+"""Nesting limit of choices, and of wildcards whose lines name wildcards."""
 MOST = 5_000
-"""Draws of one prompt: lines that name wildcards may multiply."""
+"""Limit of draws per prompt: lines that name wildcards may multiply."""
 LONGEST = 1_000_000
-"""Characters that are gone through for one prompt: those of choices once at each depth, those of lines as they are
-drawn."""
+"""Limit of characters processed per prompt: choices count once per depth, wildcard lines when drawn."""
 _MARK = re.compile(r"__([^\W_][\w./-]*?)__|\{")
 _COUNT = re.compile(r"(\d+)(?:-(\d+))?\$\$")
 _WEIGHT = re.compile(r"(\d+(?:\.\d+)?)::")
@@ -34,13 +33,13 @@ _HEAVIEST = 10**9
 
 
 class Wildcards:
-    """Files of a folder, one choice a line; ``#`` begins a remark. ``animal`` is ``animal.txt``."""
+    """Wildcard files of a folder, one choice per line; ``#`` begins a comment. ``animal`` is ``animal.txt``."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def lines(self, name: str) -> list[str]:
-        """The choices of a wildcard. `UserError` where there is no such file."""
+        """The choices of a wildcard. Raises `UserError` if there is no such file."""
         text = self._text(name)
         if text is None:
             files = files_below(self.folder, (".txt",))
@@ -67,7 +66,7 @@ class Wildcards:
 
 
 class Draws:
-    """Numbers that follow from a seed alone, in every version of Python: SHA-256 in counter mode."""
+    """A random generator that depends on a seed alone, in every version of Python: SHA-256 in counter mode."""
 
     def __init__(self, seed: str):
         self._seed = seed
@@ -75,7 +74,7 @@ class Draws:
         self.read = 0
 
     def part(self) -> float:
-        """From 0 to below 1."""
+        """A number from 0 to below 1."""
         self._count += 1
         if self._count > MOST:
             raise UserError(f"this prompt asks for more than {MOST:,} choices", hint="simplify it", field="prompt")
@@ -86,7 +85,7 @@ class Draws:
         return int(self.part() * n)
 
     def through(self, text: str) -> str:
-        """``text``, which is about to be gone through."""
+        """Account for ``text``, which is about to be expanded."""
         self.read += len(text)
         if self.read > LONGEST:
             raise UserError(
@@ -96,8 +95,9 @@ class Draws:
 
 
 class Urn:
-    """Things by their weights, drawn and not put back, each in O(log n): the sums of Fenwick (1994), "A new data
-    structure for cumulative frequency tables". Whole weights above 0."""
+    """Weighted sampling without replacement in O(log n) per draw: the sums of Fenwick (1994), "A new data structure
+    for cumulative frequency tables". Weights are positive integers.
+    """
 
     def __init__(self, weights: Sequence[int]):
         self.left = sum(weights)
@@ -108,7 +108,7 @@ class Urn:
                 self._sums[above] += self._sums[i]
 
     def take(self, part: float) -> int:
-        """The number of the thing that lies at ``part``, from 0 to below 1, of those that are left side by side."""
+        """Draw the item at ``part``, from 0 to below 1, of the remaining weights laid end to end."""
         place, at = min(int(part * self.left), self.left - 1), 0
         for bit in reversed(range(len(self._weights).bit_length())):
             further = at + (1 << bit)
@@ -124,7 +124,7 @@ class Urn:
 
 @dataclass
 class _Filling:
-    """One prompt while its choices are made."""
+    """The expansion of one prompt."""
 
     draws: Draws
     wildcards: Wildcards
@@ -156,8 +156,9 @@ class _Filling:
         return "".join([*pieces, text[at:]])
 
     def chosen(self, inner: str, depth: int) -> str:
-        """``2$$a|b|c``: two of them, no one twice, joined by a comma; ``2$$ and $$a|b`` by "and"; ``3::a|b``: a thrice
-        as often as b."""
+        """Expand a choice. ``2$$a|b|c``: two different ones, joined by a comma; ``2$$ and $$a|b`` by "and";
+        ``3::a|b``: a three times as often as b.
+        """
         least = most = 1
         joint = ", "
         if count := _COUNT.match(inner):
@@ -179,7 +180,7 @@ def fill(text: str, seed: str, wildcards: Wildcards) -> str:
 
 
 def _closings(text: str) -> dict[int, int]:
-    """Where each bracket is closed; one that is not is text."""
+    """The closing offset of each bracket; an unclosed one is text."""
     found, opened = {}, []
     for mark in _BARS.finditer(text):
         if mark[0] == "{":
@@ -190,7 +191,7 @@ def _closings(text: str) -> dict[int, int]:
 
 
 def _split(inner: str) -> list[str]:
-    """At the bars that are in no inner bracket."""
+    """Split at the bars that are outside inner brackets."""
     found, depth, start = [], 0, 0
     for mark in _BARS.finditer(inner):
         depth += {"{": 1, "}": -1, "|": 0}[mark[0]]
@@ -201,7 +202,7 @@ def _split(inner: str) -> list[str]:
 
 
 def _whole(digits: str) -> int:
-    """No prompt has a billion choices, and Python reads no number of thousands of digits."""
+    """A count as an integer, within limits: Python refuses numbers of thousands of digits."""
     return int(digits) if len(digits) < 10 else 10**9
 
 

@@ -1,4 +1,4 @@
-"""A tab that makes postcards of a place: the example of the author's guide."""
+"""The example of the author's guide: a tab that makes postcards of a place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Postcard:
-    """What the form asks: each option becomes a control, and is cast and judged before it gets here."""
+    """The form's options: each becomes a control, and is cast and checked before it gets here."""
 
     place: str = option("a red house by the sea", "Place", help="what the postcard shows")
     style: str = option("drawing", "Style", choices=tuple(STYLES))
@@ -23,7 +23,7 @@ class Postcard:
 
 
 def build(page: TabPage) -> None:
-    """The components of the tab: a form, a button, and the place of the result."""
+    """Build the tab: a form, a button, and the result area."""
     form = page.form(Postcard)
     for name in form.options:
         form.add(name)

@@ -14,12 +14,12 @@ CURVES: dict[str, Callable[[float], float]] = {
     "Aggressive": lambda part: math.sin(part * math.pi / 2),
     "Lazy": lambda part: 1 - math.cos(part * math.pi / 2),
 }
-"""How soon the last strength is reached, of the part of the turns that is over. A1111's names and curves."""
+"""Curves of the strength over the turns, with A1111's names."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How many turns, and where the strength goes."""
+    """Options: the number of turns, and the final strength."""
 
     loops: int = option(4, "Loops", lo=1, hi=64, step=1)
     final_strength: float = option(0.5, "Final denoising strength", lo=0.0, hi=1.0, step=0.01)
@@ -36,7 +36,7 @@ def strength(first: float, options: Options, turn: int) -> float:
 
 
 def run(params: GenerationParams, options: Options, context: ScriptContext) -> Steps:
-    """One turn after another, each with the next seed; the sheet has them in a row."""
+    """Run one turn after another, each with the next seed; the sheet shows them in a row."""
     if params.init is None:
         raise UserError("loopback starts from a picture", hint="use it in img2img", field="init")
     start, outcomes = params.init, list[Outcome]()
@@ -55,6 +55,6 @@ def run(params: GenerationParams, options: Options, context: ScriptContext) -> S
 
 
 def register(host: Host) -> None:
-    """A script for the tabs that have a start picture."""
+    """Register the script for the tabs that have an init image."""
     spec = ScriptSpec("loopback", "Loopback", Options, run, help="each picture is the start of the next")
     host.add_script(replace(spec, tabs=("img2img", "inpaint")))

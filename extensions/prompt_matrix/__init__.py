@@ -15,7 +15,7 @@ MOST_PARTS = 8
 
 @dataclass(frozen=True)
 class Options:
-    """Where the parts stand, and how the sheet is drawn."""
+    """Options: where the parts are, and how the sheet is drawn."""
 
     at_start: bool = option(False, "Put variable parts at start of prompt")
     new_seeds: bool = option(False, "Use different seed for each picture")
@@ -25,7 +25,7 @@ class Options:
 
 
 def run(params: GenerationParams, options: Options, context: ScriptContext) -> Steps:
-    """All combinations at once, in one sheet: half of the parts lie along the columns, the others along the rows."""
+    """Generate all combinations in one sheet: half of the parts along the columns, the others along the rows."""
     text = params.negative_prompt if options.negative else params.prompt
     always, *parts = (part.strip() for part in text.split("|"))
     field = "negative_prompt" if options.negative else "prompt"
@@ -68,5 +68,5 @@ def _request(params: GenerationParams, options: Options, field: str, text: str, 
 
 
 def register(host: Host) -> None:
-    """One script for all tabs that make pictures."""
+    """Register the script for all tabs that generate images."""
     host.add_script(ScriptSpec("prompt_matrix", "Prompt matrix", Options, run, help=(__doc__ or "").partition("\n")[0]))

@@ -15,7 +15,7 @@ from typing import Any
 from modules import GenerationParams, Host, Round, ScriptContext, ScriptSpec, Steps, UserError, option
 
 NAMES = {"sampler_name": "sampler", "n_iter": "batch_count", "cfg": "cfg_scale", "sd_model": "checkpoint"}
-"""A1111's names of parameters that have another one here."""
+"""A1111's parameter names that differ from ours."""
 IGNORED = (
     "outpath_samples",
     "outpath_grids",
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """The lines, and how seeds go on."""
+    """Options: the lines, and how seeds continue."""
 
     lines: str = option("", "Prompts", multiline=True, help="one on each line")
     next_seed: bool = option(False, "Iterate seed every line")
@@ -47,7 +47,7 @@ class Options:
 
 
 def run(params: GenerationParams, options: Options, context: ScriptContext) -> Steps:
-    """All lines at once. There is no sheet: they need have nothing in common."""
+    """Generate all lines at once. There is no sheet: they need have nothing in common."""
     lines = [line.strip() for line in options.lines.splitlines() if line.strip()]
     if not lines:
         raise UserError("there are no prompts", hint="write one on each line", field="lines")
@@ -76,7 +76,7 @@ def _request(params: GenerationParams, options: Options, line: str, number: int)
 
 
 def parsed(line: str) -> dict[str, Any]:
-    """The settings of a line. Raises `ValueError` where there are others in it.
+    """Parse the settings of a line. Raises `ValueError` for unknown ones.
 
     >>> parsed('--prompt a red fox --steps 9 --sampler_name "Euler a"')
     {'prompt': 'a red fox', 'steps': '9', 'sampler': 'Euler a'}
@@ -102,7 +102,7 @@ def parsed(line: str) -> dict[str, Any]:
 
 
 def register(host: Host) -> None:
-    """One script for all tabs that make pictures."""
+    """Register the script for all tabs that generate images."""
     host.add_script(
         ScriptSpec("prompts_from_file", "Prompts from file or textbox", Options, run, help="a picture for every line")
     )

@@ -38,7 +38,7 @@ from modules import (
 )
 
 COSTLY = ("Checkpoint", "VAE")
-"""Changing these takes longer than a picture: they change in the outermost loop."""
+"""Options that take longer to change than an image takes to make: they vary in the outermost loop."""
 MOST = 1000
 
 RANGE = re.compile(
@@ -48,7 +48,7 @@ RANGE = re.compile(
 
 @dataclass(frozen=True)
 class Options:
-    """Three axes and how they are drawn."""
+    """Options: three axes, and how they are drawn."""
 
     x_type: str = option("Seed", "X type", choices="axes")
     x_values: str = option("", "X values", help="1-5 · 1-9 (+2) · 1-100 [5] · a, b · *")
@@ -63,7 +63,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Values:
-    """An axis with its values: how each changes a request, and what a person calls it."""
+    """An axis with its values: how each changes a request, and its label."""
 
     kind: str
     changes: Sequence[Callable[[GenerationParams], GenerationParams]]
@@ -71,7 +71,7 @@ class Values:
 
     @property
     def labels(self) -> list[str]:
-        """``Steps: 20``; the words themselves where the axis is the prompt; nothing where there is no axis."""
+        """The labels: ``Steps: 20``; the words themselves for prompt axes; empty without an axis."""
         if self.kind == NO_AXIS:
             return [""]
         return (
@@ -82,7 +82,7 @@ class Values:
 
 
 def run(params: GenerationParams, options: Options, context: ScriptContext) -> Steps:
-    """All cells at once; a sheet for each value of Z."""
+    """Generate all cells; one sheet for each value of Z."""
     axes = [
         values_of(kind, text, letter, params, context)
         for letter, kind, text in (
@@ -126,7 +126,7 @@ def _request(params: GenerationParams, axes: Sequence[Values], place: Sequence[i
 
 
 def _facts(options: Options, z: str) -> dict[str, str]:
-    """As A1111 writes them."""
+    """The infotext keys of a grid, as A1111 writes them."""
     found: dict[str, str] = {}
     for letter in "xyz":
         kind, text = getattr(options, f"{letter}_type"), getattr(options, f"{letter}_values")
@@ -136,7 +136,7 @@ def _facts(options: Options, z: str) -> dict[str, str]:
 
 
 def values_of(kind: str, text: str, letter: str, params: GenerationParams, context: ScriptContext) -> Values:
-    """What an axis says; raises `UserError` with its field."""
+    """Parse the values of an axis; raises `UserError` with its field."""
     field = f"{letter}_values"
     if kind == NO_AXIS:
         return Values(kind, [lambda params: params], [""])
@@ -185,7 +185,7 @@ def _choice(name: str, table: Sequence[str], label: str, field: str) -> str:
 
 
 def listed(text: str, *, empty: bool = False) -> list[str]:
-    """The values, those that say nothing too where ``empty``.
+    """Split a list of values; empty ones are kept if ``empty``.
 
     >>> listed('a, "b, c" ,d,'), listed('a, "",', empty=True)
     (['a', 'b, c', 'd'], ['a', '', ''])
@@ -196,7 +196,8 @@ def listed(text: str, *, empty: bool = False) -> list[str]:
 
 
 def numbers(text: str, *, whole: bool) -> list[Any]:
-    """
+    """Expand numbers and ranges in A1111's notation.
+
     >>> numbers("1-3", whole=True), numbers("9-1 (-4)", whole=True), numbers("1-100 [5]", whole=True)
     ([1, 2, 3], [9, 5, 1], [1, 26, 50, 75, 100])
     >>> numbers("0.5-1 (+0.25)", whole=False), numbers("-3", whole=True), numbers("x", whole=True)
@@ -227,12 +228,12 @@ def numbers(text: str, *, whole: bool) -> list[Any]:
 
 
 def _number(text: str) -> int | float:
-    """Whole where it can be: seeds have more digits than a float keeps."""
+    """Parse a number, as an integer where possible: seeds have more digits than a float keeps."""
     return int(text) if re.fullmatch(r"[+-]?\d{1,20}", text) else float(text)
 
 
 def _search(words: Sequence[str], params: GenerationParams, field: str) -> Values:
-    """The first text is looked for in both prompts, and each of them stands in its place in turn."""
+    """Prompt S/R: search the first text in both prompts, and replace it by each of them in turn."""
     sought = words[0]
     if not sought:
         raise UserError("Prompt S/R has nothing to look for", hint="begin with a text of the prompt", field=field)
@@ -248,7 +249,7 @@ def _search(words: Sequence[str], params: GenerationParams, field: str) -> Value
 
 
 def _order(words: Sequence[str], params: GenerationParams, field: str) -> Values:
-    """All orders of texts that the prompt has."""
+    """Prompt order: all permutations of texts in the prompt."""
     for word in words:
         if word not in params.prompt:
             raise UserError(f"the prompt has no {word!r}", hint="Prompt order rearranges what is there", field=field)
@@ -271,5 +272,5 @@ def _order(words: Sequence[str], params: GenerationParams, field: str) -> Values
 
 
 def register(host: Host) -> None:
-    """One script for all tabs that make pictures."""
+    """Register the script for all tabs that generate images."""
     host.add_script(ScriptSpec("xyz_grid", "X/Y/Z plot", Options, run, help=(__doc__ or "").partition("\n")[0]))

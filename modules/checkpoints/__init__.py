@@ -1,1 +1,1 @@
-"""Files to networks: reading, judging, recognising and keeping checkpoints."""
+"""Model files: listing, identifying, loading and caching checkpoints."""

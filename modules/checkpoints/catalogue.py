@@ -1,4 +1,4 @@
-"""What lies in the models folder, as the server tells of it: names, sizes, what files say of themselves. No torch."""
+"""Catalogue of the models folder for the server: names, sizes, metadata. Reads headers only; no torch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from modules.checkpoints.detect import (
 )
 from modules.checkpoints.embeddings import SUFFIXES, EmbeddingFolder, Suited
 from modules.checkpoints.files import (
+    INDEX,
     PICKLES,
     PREDICTION,
     Hashes,
     Header,
+    contents,
     find_model,
     list_models,
     old_hash,
-    read_header,
 )
 from modules.checkpoints.folders import unlistable
 from modules.checkpoints.places import ModelFolders, model_folders
+from modules.checkpoints.source import open_source
 from modules.checkpoints.vaes import VaeFolders
 from modules.errors import CheckpointError, RepriseError, printable
 
@@ -36,7 +38,7 @@ _MAX_VALUE, _MAX_ENTRIES = 600, 60
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a checkpoint without loading it."""
+    """What is known of a checkpoint without loading it (the model card)."""
 
     name: str
     file_name: str = ""
@@ -48,18 +50,18 @@ class Card:
     sha256: str = ""
     """Empty until the worker has read the file."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Texts of the file's header, those that describe it first; long ones are cut."""
+    """Texts of the file's header, descriptive ones first; long ones are cut."""
     problem: str = ""
-    """Why there is nothing to tell."""
+    """Why the card is empty."""
     old_hash: str = ""
-    """A1111's of 2022, of 8 digits."""
+    """A1111's 8-digit hash from before 2022."""
     zero_terminal_snr: bool = False
     own_vae: bool = True
-    """False: it works with an autoencoder in a file of its own."""
+    """False: it needs a standalone VAE file."""
 
 
 class Catalogue:
-    """The checkpoints, VAEs and embeddings below a models folder, as they are whenever somebody asks."""
+    """The checkpoints, VAEs and embeddings below a models folder, listed anew at every call."""
 
     def __init__(self, folder: Path | ModelFolders, hashes: Hashes, *, default: str = ""):
         places = folder if isinstance(folder, ModelFolders) else model_folders(folder)
@@ -71,7 +73,7 @@ class Catalogue:
         self._headers: dict[tuple[Path, int], Header] = {}
 
     def told_at_start(self) -> list[str]:
-        """What somebody should know of the folders, in sentences."""
+        """Warnings about the folders to log at startup."""
         return [
             f"{name} in {folder.name} is left out because its name is not UTF-8: rename it"
             for folder in (self._checkpoints, self._vaes.folder, self._embeddings.folder)
@@ -79,21 +81,21 @@ class Catalogue:
         ]
 
     def checkpoints(self) -> list[str]:
-        """Names, the default first."""
+        """Names of all checkpoints, the default first."""
         names = (model.name for model in list_models(self._checkpoints))
         return sorted(names, key=lambda name: name != self._default)
 
     def vae_sha256(self, name: str) -> str:
-        """Of a VAE by its listed name, once the worker has read the file."""
+        """SHA-256 of a VAE by its listed name; empty until the worker has read the file."""
         path = self._vaes.list().get(name)
         return self._hashes.all_known([path])[path] if path else ""
 
     def vaes(self) -> list[str]:
-        """File names."""
+        """File names of all VAEs."""
         return list(self._vaes.list())
 
     def embeddings(self, checkpoint: str) -> Suited:
-        """Those that a checkpoint can use, and the others; without a checkpoint that can be read, none."""
+        """The embeddings, sorted into usable and unusable for a checkpoint; empty if the checkpoint cannot be read."""
         try:
             _, header = self._header(checkpoint)
         except RepriseError:
@@ -101,7 +103,7 @@ class Catalogue:
         return self._embeddings.list().for_width(text_width(shapes_of(header)))
 
     def native_size(self, checkpoint: str) -> int:
-        """Side in pixels that a checkpoint was trained for."""
+        """The image size in pixels (side of a square) that a checkpoint was trained for."""
         try:
             path, header = self._header(checkpoint)
             return native_size(header, path, self._seen(path, header))
@@ -109,10 +111,11 @@ class Catalogue:
             return 512
 
     def card(self, checkpoint: str) -> Card:
-        """What is to be told of a checkpoint."""
+        """The model card of a checkpoint."""
         try:
             path, header = self._header(checkpoint)
-            nbytes, sha256 = path.stat().st_size, self._hashes.known(path)
+            nbytes = sum(file.stat().st_size for file in contents(path))
+            sha256 = self._hashes.known(path)
         except RepriseError as error:
             return Card(printable(checkpoint), problem=str(error))
         except OSError as error:  # gone since it was listed
@@ -120,8 +123,8 @@ class Catalogue:
         shapes, predicts = shapes_of(header), prediction(header, path)
         seen = self._seen(path, header)
         return Card(
-            name=path.relative_to(self._checkpoints).with_suffix("").as_posix(),
-            file_name=path.name,
+            name=self._name(path),
+            file_name=path.parent.name if path.name == INDEX else path.name,
             family=family_label(shapes),
             prediction=seen if only_seen(shapes, predicts) else predicts.kind,
             zero_terminal_snr=predicts.zero_terminal_snr,
@@ -139,6 +142,10 @@ class Catalogue:
             return ""
         return self._hashes.noted(path, PREDICTION)
 
+    def _name(self, path: Path) -> str:
+        whole = path.relative_to(self._checkpoints)
+        return (whole.parent if path.name == INDEX else whole.with_suffix("")).as_posix()
+
     def _header(self, checkpoint: str) -> tuple[Path, Header]:
         path = find_model(self._checkpoints, checkpoint, self._default).path
         try:
@@ -146,7 +153,7 @@ class Catalogue:
         except OSError as error:  # gone since it was listed
             raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
         if key not in self._headers:
-            self._headers = {key: read_header(path)}  # one: asked for again and again while its prompt is typed
+            self._headers = {key: open_source(path).header}  # one: asked for again and again while its prompt is typed
         return path, self._headers[key]
 
 
@@ -154,7 +161,7 @@ _FIRST = ("title", "author", "description", "license", "date", "usage_hint", "ta
 
 
 def _told(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Texts for people: pictures in base64 and our own configuration are left out."""
+    """The metadata worth showing to people, without base64 images and our own configuration."""
     rank = {f"modelspec.{name}": i for i, name in enumerate(_FIRST)} | {name: i for i, name in enumerate(_FIRST)}
     texts = {k: v for k, v in metadata.items() if v.strip() and not v.startswith("data:")}
     texts = {k: v for k, v in texts.items() if k not in ("format", "reprise.config")}

@@ -1,4 +1,4 @@
-"""Pickled checkpoints to safetensors, without ever trusting the pickle.
+"""Converts pickled checkpoints to safetensors without executing the pickle.
 
 The file is opened in a child process that has limits on time and memory, by `unpickle`: what it names is never looked
 up, and a call of a function is refused. One tensor after the other is read and written. There is no fallback.
@@ -28,7 +28,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def convert(path: Path, *, seconds: float = SECONDS) -> Path:
-    """Write ``path``'s tensors to a .safetensors file beside it and give its path.
+    """Write the tensors of ``path`` to a .safetensors file beside it and return its path.
 
     Raises `CheckpointError` with the file's name and the reason; then nothing is written.
     """
@@ -85,7 +85,7 @@ def _limit_memory(path: Path) -> None:
 
 
 def _tensors_of(loaded: Any, max_bytes: int) -> dict[str, StoredTensor]:
-    """The named tensors of a state dict, however deeply it lies under "state_dict"; the rest is left out."""
+    """The named tensors of a state dict, which may be nested under "state_dict"; everything else is dropped."""
     while isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping):
@@ -106,8 +106,9 @@ def _child(source: Path, part: Path) -> None:
 
 
 def _write(part: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:
-    """A safetensors file: the length of its header, the header padded to eight bytes, the values; wide ones first, so
-    that each lies at a multiple of its size."""
+    """Write a safetensors file: header length, header padded to eight bytes, values. Wide types come first, so that
+    each value is aligned to its size.
+    """
     header: dict[str, Any] = {"__metadata__": metadata}
     ordered = sorted(tensors.items(), key=lambda item: (-ITEM[item[1].dtype], item[0]))
     end = 0
@@ -123,7 +124,7 @@ def _write(part: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[st
 
 
 def main(source: str, part: str) -> int:
-    """Exit status 3 with the reason as the last line of stderr."""
+    """Entry point of the child process. Exit status 3 means an error, with the reason as the last line of stderr."""
     try:
         _child(Path(source), Path(part))
     except MemoryError:

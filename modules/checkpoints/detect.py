@@ -1,4 +1,5 @@
-"""What a checkpoint is, from its header and the files beside it: family, text width, native size, prediction. No torch.
+"""Identifies a checkpoint from its header and the files beside it: family, text width, native size, prediction type.
+No torch.
 
 The server's card and the worker's loader both ask here, so that they never tell two stories about one file.
 """
@@ -24,7 +25,7 @@ from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
 log = logging.getLogger(__name__)
 
 _MAX_YAML = 256 * 2**10
-"""Bytes; A1111's own have 2 to 4 kB."""
+"""Size limit in bytes; A1111's own files have 2 to 4 kB."""
 
 
 def shapes_of(header: Header) -> Shapes:
@@ -32,7 +33,7 @@ def shapes_of(header: Header) -> Shapes:
 
 
 def stated(header: Header) -> dict[str, Any]:
-    """What a file says of itself under ``reprise.config``; nothing where that cannot be read."""
+    """The configuration that a file states under ``reprise.config``; empty if there is none or it is unreadable."""
     try:
         found = json.loads(header.metadata.get("reprise.config", "{}"))
     except (ValueError, RecursionError):
@@ -44,12 +45,12 @@ def stated(header: Header) -> dict[str, Any]:
 
 
 def family_of(shapes: Shapes) -> Family | None:
-    """None: it is no whole diffusion model."""
+    """The family of a checkpoint; None if it is no whole diffusion model."""
     return next((family for family in FAMILIES if family.matches(shapes)), None)
 
 
 def family_label(shapes: Shapes) -> str:
-    """As people read it.
+    """The family's name for people.
 
     >>> family_label({"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)})
     'Stable Diffusion 1.x, inpainting'
@@ -66,18 +67,20 @@ def _in_channels(shapes: Shapes) -> int:
 
 
 def _pruned(family: Family, shapes: Shapes) -> str:
-    """SSD-1B, Vega and their like have no attention in the middle."""
+    """ "pruned" if the UNet has no attention in its middle block (SSD-1B, Vega and other distilled models), else
+    empty.
+    """
     middle = f"{UNET}middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     return "pruned" if family.supported and middle not in shapes and f"{UNET}out.2.weight" in shapes else ""
 
 
 def has_vae(shapes: Shapes) -> bool:
-    """Whether a checkpoint has an autoencoder of its own; "noVAE" files have none, or only leftovers of one."""
+    """Whether a checkpoint contains an autoencoder; "noVAE" files have none, or only leftovers of one."""
     return any(key.startswith((f"{VAE}encoder.", f"{VAE}decoder.")) for key in shapes)
 
 
 def text_width(shapes: Shapes) -> int:
-    """Width of a checkpoint's token embeddings; of two encoders' together. 0: it has none that is known."""
+    """Width of a checkpoint's token embeddings, summed over two encoders; 0 if no known encoder is there."""
     family = family_of(shapes)
     try:
         return sum(text_config(spec, shapes).width for spec in family.encoders) if family else 0
@@ -102,7 +105,7 @@ def native_size(header: Header, path: Path | None = None, kind: str = "") -> int
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a UNet answers with."""
+    """What a UNet predicts: noise (eps) or velocity (v), and whether its schedule ends at zero terminal SNR."""
 
     kind: str = "eps"
     """ "eps", the noise, or "v" (Salimans and Ho 2022, arXiv:2202.00512)."""
@@ -113,8 +116,9 @@ class Prediction:
 
 
 def prediction(header: Header, path: Path | None = None) -> Prediction:
-    """Who says it first is believed: A1111's yaml beside the file, our own metadata, the marks ``v_pred`` and
-    ``ztsnr`` among the tensors, ModelSpec."""
+    """The prediction type of a checkpoint. The first source that states it wins: A1111's yaml beside the file, our
+    own metadata, the marker tensors ``v_pred`` and ``ztsnr``, ModelSpec.
+    """
     own = stated(header)
     kind = (
         (_in_yaml(path.with_suffix(".yaml")) if path else "")
@@ -133,7 +137,8 @@ def only_seen(shapes: Shapes, predicts: Prediction) -> bool:
 
 
 def _kind(told: object) -> str:
-    """
+    """The prediction type in our spelling.
+
     >>> _kind("v_prediction"), _kind("epsilon"), _kind(None)
     ('v', 'eps', '')
     """
@@ -142,7 +147,8 @@ def _kind(told: object) -> str:
 
 
 def _in_yaml(path: Path) -> str:
-    """What A1111's configuration beside a checkpoint says; empty where there is none or it does not say it.
+    """The prediction type in A1111's configuration file beside a checkpoint; empty if there is none or it does not
+    say.
 
     The file is taken apart and never built: YAML's merge keys could make gigabytes of a few lines.
     """
@@ -160,7 +166,7 @@ def _in_yaml(path: Path) -> str:
 
 
 def _scalar(node: Any, keys: tuple[str, ...]) -> str:
-    """The text at the end of a path of keys; empty where the path ends before."""
+    """The value at a path of keys in a yaml tree; empty where the path does not exist."""
     for key in keys:
         node = next((value for name, value in _entries(node) if getattr(name, "value", None) == key), None)
     return node.value if isinstance(node, yaml.ScalarNode) else ""
@@ -174,7 +180,7 @@ def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
 
 C = TypeVar("C", UNetConfig, VAEConfig, TextConfig)
 MOST = 1_000_000
-"""Of anything that a configuration counts."""
+"""Upper limit of any integer in a configuration."""
 ACTIVATIONS = ("quick_gelu", "gelu")
 
 
@@ -220,10 +226,8 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
 
 
 def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
-    """The configuration of an autoencoder in a file of its own, to stand in for a checkpoint's ``own``."""
+    """The configuration of a standalone VAE file that replaces a checkpoint's ``own``."""
     shapes: Shapes = {f"{VAE}{key.removeprefix(VAE)}": info.shape for key, info in header.tensors.items()}
-    if any(key.startswith(f"{VAE}encoder.down_blocks.") for key in shapes):
-        raise _no_vae(name, "it is laid out as diffusers does it, which is not read")
     try:
         found = _merge(name, vae_config(shapes), stated(header).get("vae"))
     except (LookupError, ValueError, ArithmeticError) as error:
@@ -240,7 +244,7 @@ def _no_vae(name: str, reason: str) -> CheckpointError:
 
 
 def _supported(name: str, shapes: Shapes) -> Family:
-    """The family, or what the file is when it is not one we run."""
+    """The family of a file; raises a `CheckpointError` that says what the file is if it cannot be run."""
     family = family_of(shapes)
     if family and family.supported:
         channels = _in_channels(shapes)
@@ -260,7 +264,9 @@ def _supported(name: str, shapes: Shapes) -> Family:
 
 
 def _merge(name: str, found: C, own: object) -> C:
-    """What the file states about itself wins over the family's habit; what its shapes say must agree on loading."""
+    """Combine the family's defaults with what the file states; whatever tensor shapes determine must match on
+    loading.
+    """
     if not isinstance(own, Mapping):
         return found
     values = {field.name: getattr(found, field.name) for field in fields(found)}
@@ -274,7 +280,7 @@ def _merge(name: str, found: C, own: object) -> C:
 
 
 def _fits(key: str, given: object, known: object) -> bool:
-    """Whether a stated value is of the kind of the one it replaces."""
+    """Whether a stated value has the type and range of the default it replaces."""
     if key in ("layout", "middle_depth"):
         return given == known  # the tensors tell, and nobody else
     if key == "activation":

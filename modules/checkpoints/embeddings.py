@@ -1,4 +1,4 @@
-"""Textual-inversion files in every form that people have, read without torch.
+"""Reads textual-inversion embeddings in every common file format, without torch.
 
 So the server lists and inspects what the worker will use. Where a file says how many vectors it has only in its midst
 it is read whole, which takes a millisecond or so; what was found is kept until the file changes.
@@ -29,14 +29,14 @@ from modules.imaging.files import BROKEN, open_header
 PICTURES = (".png", ".webp", ".avif", ".jxl")
 SUFFIXES = (".pt", ".bin", ".safetensors", *PICTURES)
 MAX_BYTES = 64 * 2**20
-"""Of a file, and of what is packed in it."""
+"""Size limit of a file, and of its unpacked content."""
 CHUNK = "sd-ti-embedding"
-"""The text of a picture that holds an embedding."""
+"""The PNG text chunk that holds an embedding."""
 
 
 @dataclass(frozen=True)
 class EmbeddingFile:
-    """A textual inversion: ``count`` vectors of ``width`` values that stand for a name in a prompt."""
+    """A textual inversion: ``count`` vectors of ``width`` values, inserted where a prompt has its name."""
 
     name: str
     path: Path
@@ -46,15 +46,15 @@ class EmbeddingFile:
     step: int | None = None
     checkpoint_hash: str = ""
     checkpoint_name: str = ""
-    """How long and on what it was trained, where the file says so."""
+    """Training steps and base checkpoint, if the file states them."""
 
     def named_after(self, file_name: str) -> EmbeddingFile:
-        """As if its file had another name; a picture carries its own."""
+        """The same embedding as if its file were called ``file_name``; one in an image keeps the name stored there."""
         path = Path(file_name)
         return self if path.suffix.lower() in PICTURES else replace(self, name=path.stem)
 
     def read(self) -> Array:
-        """The vectors (count, width)."""
+        """Read the vectors (count, width)."""
         try:
             return _read(self.path).vectors
         except (ValueError, RepriseError) as error:  # changed since it was listed
@@ -82,7 +82,7 @@ def bundled(name: str, path: Path, table: Mapping[str, Any]) -> BundledEmbedding
 
 @dataclass(frozen=True)
 class Broken:
-    """A file that cannot be used, and why."""
+    """A file that is no usable embedding, and why."""
 
     name: str
     path: Path
@@ -91,7 +91,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Suited:
-    """What one model can use, and by name why it cannot use the others."""
+    """The embeddings that a model can use, and for each other name why it cannot."""
 
     files: tuple[EmbeddingFile, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -99,13 +99,13 @@ class Suited:
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in the folder."""
+    """The embeddings in a folder."""
 
     files: tuple[EmbeddingFile, ...] = ()
     broken: tuple[Broken, ...] = ()
 
     def for_width(self, width: int) -> Suited:
-        """For a model whose text encoder is so wide."""
+        """Sort the embeddings by whether they fit a text encoder of that width."""
         skipped = {file.name: file.reason for file in self.broken}
         for file in self.files:
             if file.width != width:
@@ -125,7 +125,7 @@ class EmbeddingFolder:
         self._known: dict[tuple[Path, int, int], EmbeddingFile | Broken | None] = {}
 
     def list(self) -> Listing:
-        """All files as they are now, sorted by name; of two with one name the first counts."""
+        """All files as they are now, sorted by name; if two have the same name, the first is used."""
         known = self._known
         self._known = {key: known[key] if key in known else _described(key[0]) for key in self._stamps()}
         all_files = [found for found in self._known.values() if found]
@@ -151,7 +151,7 @@ class EmbeddingFolder:
 
 
 def _described(path: Path) -> EmbeddingFile | Broken | None:
-    """None for a picture that is only a picture, as people lay them beside their files."""
+    """The embedding in a file; None for an ordinary image, such as a preview beside an embedding."""
     try:
         found = _read(path)
     except _OnlyPicture:
@@ -174,11 +174,11 @@ class _Content:
 
 
 class _OnlyPicture(ValueError):
-    """There is nothing hidden in it."""
+    """An image without a hidden embedding."""
 
 
 def _read(path: Path) -> _Content:
-    """Raises `ValueError` with the reason where it is no embedding."""
+    """Read an embedding file; raises `ValueError` with the reason if it is none."""
     suffix = path.suffix.lower()
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -194,7 +194,7 @@ def _read(path: Path) -> _Content:
 
 
 def _content(table: Any, *, named: bool) -> _Content:
-    """The embedding in what a file holds: A1111's table, the vectors of two encoders, or one tensor."""
+    """The embedding in a file's content: A1111's dict, the vectors of two encoders, or a single tensor."""
     if not isinstance(table, Mapping):
         raise ValueError("it holds no table")
     if isinstance(params := table.get("string_to_param"), Mapping):
@@ -213,19 +213,19 @@ def _content(table: Any, *, named: bool) -> _Content:
 
 
 def _text(value: Any) -> str:
-    """What a file says in words, as it can be shown."""
+    """A text value from a file, truncated and printable; empty if it is no text."""
     return printable(value[:200]) if isinstance(value, str) else ""
 
 
 def _step(value: Any) -> int | None:
-    """A number, or a tensor of one, as some trainers write it."""
+    """The training step: an integer, or a one-element tensor, as some trainers write it."""
     if isinstance(value, StoredTensor) and value.dtype in ("I64", "I32") and math.prod(value.shape) == 1:
         return int.from_bytes(value.raw(), "little", signed=True)
     return value if type(value) is int and abs(value) < 2**53 else None
 
 
 def _rows(vectors: Any) -> Array:
-    """(n, width) of what may be a single vector."""
+    """Vectors as (n, width); a single vector becomes one row."""
     if isinstance(vectors, StoredTensor):
         vectors = vectors.numbers()
     if not isinstance(vectors, np.ndarray) or vectors.ndim not in (1, 2) or not vectors.size:
@@ -255,7 +255,7 @@ def _in_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _in_picture(path: Path) -> Any:
-    """The table in a picture's text chunk, or hidden in its pixels."""
+    """The embedding in an image's text chunk, or hidden in its pixels."""
     try:
         image = open_header(path, ("PNG", "WEBP", "AVIF"))
         image.load()  # texts may stand behind the pixels
@@ -269,7 +269,7 @@ def _in_picture(path: Path) -> Any:
 
 
 def _with_tensors(value: Any) -> Any:
-    """JSON whose ``{"TORCHTENSOR": lists}`` are tensors."""
+    """Parse JSON whose ``{"TORCHTENSOR": lists}`` objects are tensors."""
     if not isinstance(value, dict):
         return value
     if "TORCHTENSOR" in value:
@@ -278,7 +278,7 @@ def _with_tensors(value: Any) -> Any:
 
 
 def hidden(pixels: NDArray[np.uint8]) -> bytes:
-    """What the low halves of the bytes of a picture (h, w, 3) carry.
+    """The data in the low four bits of the bytes of an image (h, w, 3).
 
     Inside its black frame the picture has two blocks with black columns between them: the low and the high halves of
     the bytes of a zlib stream, each scrambled by a fixed sequence.
@@ -309,7 +309,7 @@ def _unscrambled(block: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _sequence(count: int) -> NDArray[np.uint8]:
-    """x <- 1664525 x + 1013904223 mod 2^32 from 0, each x mod 255; in doubling runs rather than one by one."""
+    """The first numbers of x <- 1664525 x + 1013904223 mod 2^32 from 0, each mod 255; computed in doubling runs."""
     factor, shift, mask = 1664525, 1013904223, 2**32 - 1
     x = np.array([shift], np.uint64)
     while len(x) < count:

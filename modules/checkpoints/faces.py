@@ -1,4 +1,6 @@
-"""Files of networks that find faces and restore them: read without running code, recognised by their tensors' names."""
+"""Loads face detectors and face restorers from files: no code is run, and the network is identified by its tensors'
+names.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ from modules.nn import codeformer, gfpgan, retinaface
 
 FIELD = "face_restorer"
 SIDES = range(32, 1025)
-"""Of the faces that a network may ask for, in pixels."""
+"""Allowed sizes, in pixels, of a network's face crops."""
 
 
 def load_detector(path: Path, device: Device) -> retinaface.RetinaFace:
-    """The detector in ``path``, ready on ``device``; raises `CheckpointError` with one sentence where it is none."""
+    """Load the face detector in ``path`` onto ``device``; raises `CheckpointError` if it is none."""
     network = _load(path, device)
     if not isinstance(network, retinaface.RetinaFace):
         raise unusable(path, "it finds no faces", FIELD)
@@ -23,7 +25,7 @@ def load_detector(path: Path, device: Device) -> retinaface.RetinaFace:
 
 
 def load_restorer(path: Path, device: Device) -> gfpgan.GFPGAN | codeformer.CodeFormer:
-    """The restorer in ``path``, ready on ``device``; raises `CheckpointError` with one sentence where it is none."""
+    """Load the face restorer in ``path`` onto ``device``; raises `CheckpointError` if it is none."""
     network = _load(path, device)
     if isinstance(network, retinaface.RetinaFace):
         raise unusable(path, "it restores no faces", FIELD)

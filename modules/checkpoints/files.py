@@ -1,4 +1,4 @@
-"""Model files on disk: listing a folder, checking a safetensors header before anything is mapped, hashes.
+"""Model files on disk: listing a folder, validating safetensors headers, file hashes.
 
 No torch here: the server lists and describes models without it.
 """
@@ -24,6 +24,9 @@ from modules.storage import atomic
 MAX_HEADER = 16 * 2**20
 MAX_TENSORS = 20_000
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+INDEX = "model_index.json"
+"""The file that makes a folder a model of diffusers, and stands for it."""
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _SIZES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
@@ -41,7 +44,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself."""
+    """The header of a safetensors file: tensor shapes and metadata."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
@@ -52,7 +55,8 @@ class Header:
 
 
 def read_header(path: Path, *, field: str = "checkpoint") -> Header:
-    """Read and check the header of a safetensors file; raises `CheckpointError` with the file's name and the reason.
+    """Read and validate the header of a safetensors file; raises `CheckpointError` with the file's name and the
+    reason.
 
     The limits keep a hostile file from filling the memory: 16 MB of header, 20,000 tensors.
     """
@@ -160,16 +164,42 @@ class ModelFile:
 
     @property
     def stem(self) -> str:
-        return self.path.stem
+        return self.path.parent.name if self.path.name == INDEX else self.path.stem
+
+    @property
+    def nbytes(self) -> int:
+        return sum(path.stat().st_size for path in contents(self.path))
+
+
+def contents(path: Path) -> list[Path]:
+    """The files that make a model: itself, or the weights of the folder whose index it is."""
+    if path.name != INDEX:
+        return [path]
+    parts = (path.parent / part for part in PARTS)
+    return [file for part in parts for file in weight_files(part)]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of one part of a diffusers folder, in full precision where there are several kinds."""
+    files = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
+    plain = [path for path in files if not any(kind in path.name for kind in (".fp16", ".bf16", ".non_ema"))]
+    return plain or [path for path in files if ".non_ema" not in path.name]
 
 
 def list_models(folder: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> list[ModelFile]:
-    """The model files below ``folder``, sorted by name without regard to case. A missing folder is an empty one.
+    """The model files below ``folder``, sorted by name, ignoring case. A missing folder counts as empty.
 
-    VAEs that lie beside them are none. Of files that differ in their endings alone all but the first keep them.
+    VAEs that lie beside them are none. Of files that differ in their endings alone all but the first keep them. A
+    folder as diffusers lays it out is one model.
     """
     found: dict[str, ModelFile] = {}
+    indexes = [path for path in files_below(folder, (INDEX,)) if path.name == INDEX and path.parent != folder]
+    if ".safetensors" in suffixes:
+        found = {name: ModelFile(name, p) for p in indexes if (name := p.parent.relative_to(folder).as_posix())}
+    within = {path.parent for path in indexes}
     for path in sorted(path for path in files_below(folder, suffixes) if not path.stem.lower().endswith(".vae")):
+        if not within.isdisjoint(path.parents):
+            continue
         whole = path.relative_to(folder)
         short = whole.with_suffix("").as_posix()
         name = whole.as_posix() if short in found else short
@@ -178,7 +208,7 @@ def list_models(folder: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> 
 
 
 def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
-    """The file that ``wanted`` names, as `matching.match` reads it; empty: ``default``, else the first."""
+    """The file that ``wanted`` names, as `matching.match` finds it; if empty, ``default``, else the first file."""
     models = list_models(folder)
     if not models:
         pickles = list_models(folder, PICKLES)
@@ -205,11 +235,18 @@ def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
 
 def _meant(wanted: str, models: Sequence[ModelFile], folder: Path) -> Match[ModelFile]:
     by_name = {model.name: model for model in models}
-    return match(wanted, by_name, lambda model: model.path.relative_to(folder).as_posix())
+
+    def place(model: ModelFile) -> str:
+        path = model.path.parent if model.path.name == INDEX else model.path
+        return path.relative_to(folder).as_posix()
+
+    return match(wanted, by_name, place)
 
 
 def old_hash(path: Path) -> str:
-    """A1111's hash of a checkpoint until 2022, 8 digits: of 64 KB from the end of the first megabyte on."""
+    """A1111's checkpoint hash before 2022, 8 digits: SHA-256 of 64 KB starting at 1 MB."""
+    if path.name == INDEX:
+        return ""
     try:
         with path.open("rb") as file:
             file.seek(0x100000)
@@ -223,7 +260,7 @@ PREDICTION = "prediction"
 
 
 class Hashes:
-    """SHA-256 of files, remembered by path, size and modification time in one JSON file, which processes share."""
+    """Cache of SHA-256 by path, size and modification time, in one JSON file shared by processes."""
 
     def __init__(self, cache: Path | None = None):
         self._cache = cache
@@ -241,11 +278,11 @@ class Hashes:
             return self._known[key]
 
     def known(self, path: Path) -> str:
-        """The SHA-256 where somebody, in another process too, has computed it; else empty. Reads no model."""
+        """The SHA-256 if any process has computed it already; else empty. Reads no model file."""
         return self.all_known([path])[path]
 
     def all_known(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """The same for several files; a file that is gone has none."""
+        """`known` for several files; a missing file has none."""
         with self._lock:
             known = {**_load_json(self._cache), **self._known}
         found = {}
@@ -270,8 +307,12 @@ class Hashes:
             return {**_load_json(self._cache), **self._known}.get(f"{what}|{sha256}", "") if sha256 else ""
 
     def _digest(self, path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """Of a file; of a folder that of its weights' digests, part by part."""
+        digests = []
+        for part in contents(path):
+            with part.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return digests[0] if path.name != INDEX else hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def _save(self) -> None:
         if self._cache is None:
@@ -283,12 +324,14 @@ class Hashes:
 
 
 def _key(path: Path) -> str:
-    found = path.stat()
-    return printable(f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}")
+    found = [file.stat() for file in contents(path)]
+    return printable(
+        f"{path.resolve()}|{sum(f.st_size for f in found)}|{max((f.st_mtime_ns for f in found), default=0)}"
+    )
 
 
 def _load_json(path: Path | None) -> dict[str, str]:
-    """A cache that cannot be read is an empty one."""
+    """Read the cache file; an unreadable one counts as empty."""
     if path is None or not path.exists():
         return {}
     try:

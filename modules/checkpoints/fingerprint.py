@@ -1,4 +1,4 @@
-"""Whether a model is still the one that was loaded: quickly, after somebody changed it or to the last bit."""
+"""Fingerprints of a loaded model, to verify that an extension restored it: a fast sampled one and an exact one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from modules.checkpoints.model import LatentDiffusion
 
 _SAMPLES = 64
-"""Of a tensor, evenly spread: adding something and subtracting it again leaves rounding behind in most of them."""
+"""Samples per tensor, evenly spread: adding and subtracting a value again leaves rounding errors in most of them."""
 
 
 def fingerprint(model: LatentDiffusion) -> Hashable:
-    """Where each tensor lies, its shape and a sample of its bits; which modules there are and what hangs on them."""
+    """Fast fingerprint: address, shape and a sample of the bits of each tensor; the modules, their hooks and
+    overrides.
+    """
     tensors = dict(_tensors(model))
     places = tuple((name, t.data_ptr(), tuple(t.shape), t.dtype) for name, t in tensors.items())
     bits = torch.cat([_sample(t) for t in tensors.values()]).cpu().numpy().tobytes()
@@ -23,7 +25,7 @@ def fingerprint(model: LatentDiffusion) -> Hashable:
 
 
 def digest(model: LatentDiffusion) -> str:
-    """SHA-256 of every bit of every tensor, with names."""
+    """Exact fingerprint: SHA-256 of every bit of every tensor, with names."""
     found = hashlib.sha256()
     for name, tensor in _tensors(model):
         found.update(name.encode())
@@ -53,7 +55,7 @@ def _dense(tensor: Tensor) -> bool:
 
 
 def _hangings(model: LatentDiffusion) -> Iterator[tuple[str, Hashable]]:
-    """Modules by class, with the number of their hooks and with methods that were put over the class's own."""
+    """Modules by class, with the number of their hooks and with methods overridden on the instance."""
     for part, whole in _parts(model):
         for name, module in whole.named_modules():
             hooks = len(module._forward_hooks), len(module._forward_pre_hooks)

@@ -1,4 +1,4 @@
-"""Folders that people fill: which files lie in them, whatever else does. No torch here."""
+"""Lists files in the model folders, robust against broken links and odd names. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """The regular files with one of these endings, in any case; none where there is no folder.
+    """The regular files with one of these suffixes, ignoring case; none if the folder is missing.
 
     Links are followed, but no folder is looked into twice: a real folder is found by its own name, and after it what
     only a link leads to. Links to nothing, pipes, devices and unreadable folders are passed over, and so are names
@@ -25,12 +25,12 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 
 def unlistable(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """The names of files that cannot be listed because they are not UTF-8, as they can be shown."""
+    """The names, made printable, of files that are not listed because their names are not UTF-8."""
     return sorted(printable(str(path.relative_to(folder))) for path, whole in _walk(folder, suffixes) if not whole)
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool]]:
-    """Files, and whether their names below ``folder`` can be written as text."""
+    """Yield each file, and whether its path below ``folder`` is valid text."""
     seen: set[tuple[int, int]] = set()
     real, linked = [folder], list[Path]()
     while real or linked:
@@ -57,7 +57,7 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool]
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """The folders, and links to such, that lie in a folder, by name; none where it cannot be read."""
+    """The subfolders of a folder, and links to folders, by name; none if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(folder / entry.name for entry in entries if _is(entry, folder=True))
@@ -66,7 +66,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def _is(entry: os.DirEntry[str], *, folder: bool) -> bool:
-    """Whether it is, behind its links, a folder or a regular file; False where that cannot be found out."""
+    """Whether an entry is, following links, a folder or a regular file; False if that cannot be determined."""
     try:
         return entry.is_dir() if folder else entry.is_file()
     except OSError:  # a link to itself, say

@@ -1,4 +1,4 @@
-"""Names of files, as people, old texts and other programs write them, and the files they mean. No torch here."""
+"""Finds the file that a name means, in the spellings of people, infotext and other programs. No torch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Match(Generic[T]):
-    """The file that a name means; or, where it may mean several, the names of those."""
+    """The file that a name means; if several are possible, their names."""
 
     file: T | None = None
     several: tuple[str, ...] = ()
 
 
 def match(wanted: str, files: Mapping[str, T], path_of: Callable[[T], str]) -> Match[T]:
-    r"""The one of ``files``, by the names under which they are listed, that ``wanted`` means.
+    r"""Find the one among ``files`` (by listed name) that ``wanted`` means.
 
     ``path_of`` gives a file's path below its folder, with ``/``. Whatever is listed is found by just that name; then
     comes the path with its ending; then both in any case, with ``\`` for ``/``; the path
@@ -65,7 +65,8 @@ def _plain(name: str) -> str:
 
 
 def hash_in(wanted: str) -> str:
-    """
+    """The hash in brackets at the end of a model name, as A1111 shows it; empty if there is none.
+
     >>> hash_in("model [0123ABCDEF]"), hash_in("foo [pruned]"), hash_in("foo")
     ('0123abcdef', '', '')
     """
@@ -81,13 +82,13 @@ def ambiguous(wanted: str, several: Sequence[str], field: str) -> UnknownName:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file as a text may tell of it."""
+    """A file that an infotext may refer to."""
 
     name: str
     path: str
-    """Below its folder, with its ending, if that is known; else its name."""
+    """Path below its folder, with the suffix, if known; else its name."""
     hashes: tuple[str, ...] = ()
-    """Whole hashes in hex that are known of it: SHA-256, A1111's old one."""
+    """Known full hashes in hex: SHA-256, A1111's old one."""
 
     def has(self, digits: str) -> bool:
         return bool(digits) and any(known.startswith(digits) for known in self.hashes)
@@ -96,8 +97,9 @@ class Candidate:
 def recognise(
     kind: str, name: str, digits: str, files: Sequence[Candidate], otherwise: str = "it was left as it is"
 ) -> tuple[str | None, str]:
-    """The listed name of the file that a text means by a name and the first digits of a hash; and a sentence where
-    there is something to be told. ``otherwise`` says in it what happens without the file.
+    """Find the file that an infotext refers to by a name and the first digits of a hash. Returns its listed name or
+    None, and a note for the user if something is missing or ambiguous; ``otherwise`` says in that note what happens
+    instead.
 
     Who has both comes first, then who has the hash, whatever it is called; then who has the name, at last in another
     folder.

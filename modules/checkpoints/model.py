@@ -1,11 +1,13 @@
-"""A loaded checkpoint: its networks on their device, and what they do with pictures and texts."""
+"""A loaded checkpoint: UNet, autoencoder and text encoders on their device."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 from modules.checkpoints.detect import detect, detect_vae
 from modules.checkpoints.embeddings import NONE, Listing, Suited
 from modules.checkpoints.families.base import TRAINING, VAE, Family, ModelConfig, Places
-from modules.checkpoints.files import Header, read_header
+from modules.checkpoints.files import Header
+from modules.checkpoints.source import Place, Source, open_source
 from modules.checkpoints.vaes import OWN
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
@@ -27,12 +30,12 @@ from modules.nn.unet import UNet
 
 log = logging.getLogger(__name__)
 _GROUP = 128 * 2**20
-"""Bytes mapped at a time while loading: what is converted is let go before more is touched."""
+"""Bytes mapped at a time while loading; each group is released before the next is touched."""
 
 
 @dataclass
 class LatentDiffusion:
-    """UNet, autoencoder and text encoders of one file, in evaluation mode, without gradients."""
+    """The networks of one checkpoint, in evaluation mode, without gradients."""
 
     name: str
     path: Path
@@ -41,18 +44,18 @@ class LatentDiffusion:
     device: Device
     unet: UNet
     vae: vae_nn.VAE
-    """Without weights as long as the file has none of its own and no other stands in for it (`config.own_vae`)."""
+    """Without weights if the file has no autoencoder and no other replaces it (`config.own_vae`)."""
     text: nn.ModuleList
     """One for each of ``config.family.encoders``."""
     nbytes: int = 0
     vae_path: Path | None = None
-    """Of an autoencoder that is not the file's own, its hash, and its name as a request says it."""
+    """A standalone VAE: its file, hash and requested name."""
     vae_sha256: str = ""
     vae_name: str = OWN
     embeddings: Listing = NONE
-    """The textual inversions that its texts may name, if they are as wide as its text encoders together."""
+    """The textual inversions that prompts may name, if they have the width of the text encoders."""
     invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
-    """What `pipeline.company` found out about the UNet's kernels, by shape."""
+    """The results of `pipeline.batch_invariance` for the UNet's kernels, by shape."""
 
     @property
     def short_hash(self) -> str:
@@ -64,7 +67,7 @@ class LatentDiffusion:
         return self.embeddings.for_width(self.config.text_width)
 
     def parts(self) -> dict[str, nn.Module]:
-        """Its networks by name: "unet", "vae", "text", and "text_2" for a second text encoder."""
+        """The networks by name: "unet", "vae", "text", and "text_2" for a second text encoder."""
         texts = {spec.part: text for spec, text in zip(self.config.family.encoders, self.text, strict=True)}
         return {"unet": self.unet, "vae": self.vae, **texts}
 
@@ -77,22 +80,22 @@ class LatentDiffusion:
         encoder: int = 0,
         skip_anyway: bool = False,
     ) -> TextStates:
-        """Token ids (b, 77) -> float32 states of one text encoder, from the layer that the family takes.
+        """Token ids (b, 77) -> float32 states of one text encoder, from the layer that the family uses.
 
         ``skip_anyway``: clip skip counts for SDXL's first encoder too.
         """
         spec = self.config.family.encoders[encoder]
-        layer = spec.layer(clip_skip, asked=skip_anyway)
+        layer = spec.layer(clip_skip, self.config.texts[encoder].layers, asked=skip_anyway)
         found: TextStates = self.text[encoder](ids.to(self.device.device), layer, inserted, norm=spec.final_norm)
         return TextStates(found.context.float(), None if found.pooled is None else found.pooled.float())
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h / f, w / f) float32, one picture at a time."""
+        """Images (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h / f, w / f) float32, one image at a time."""
         means = [self.vae.encode(self._to_vae(image[None]))[0] for image in images]
         return (torch.cat(means).float() - self.config.latent.shift) * self.config.latent.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (n, c, h, w) -> pictures (n, 3, f h, f w) in [-1, 1], float32, one picture at a time.
+        """Scaled latents (n, c, h, w) -> images (n, 3, f h, f w) in [-1, 1], float32, one image at a time.
 
         An autoencoder that overflows in half precision is moved to float32 once and for all.
         """
@@ -122,58 +125,58 @@ class LatentDiffusion:
 
 
 def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> LatentDiffusion:
-    """Read a safetensors checkpoint onto ``device``; raises `CheckpointError` with the file and the reason.
+    """Load a safetensors checkpoint onto ``device``; raises `CheckpointError` with the file and the reason.
 
     Networks are built without storage, then each tensor is taken from the mapped file, converted and put in its place,
     so the peak stays near the size of the model itself.
     """
     name = name or path.stem
-    header = read_header(path)
-    config = detect(name, header, path)
+    source = open_source(path)
+    config = detect(name, source.header, path)
     with torch.device("meta"):
         unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
     model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts)
     parts = {part: module for part, module in model.parts().items() if part != "vae" or config.own_vae}
-    _fill(name, path, header, config.family.places(header.tensors), parts, device)
+    _fill(name, source, config.family.places(source.header.tensors), parts, device)
     model.nbytes = sum(p.nbytes for module in parts.values() for p in module.parameters())
     return model
 
 
 def new_text(config: TextConfig) -> TextEncoder:
-    """With fresh weights."""
+    """Create a text encoder with fresh weights."""
     return CLIPText(config) if config.layout == CLIP else OpenCLIPText(config)
 
 
 def load_vae(path: Path, device: Device, own: VAEConfig) -> vae_nn.VAE:
-    """The autoencoder in a file of its own, for a checkpoint whose autoencoder is ``own``."""
-    header = read_header(path, field="vae")
+    """Load a standalone VAE file, for a checkpoint whose autoencoder is ``own``."""
+    source = open_source(path, field="vae")
     with torch.device("meta"):
-        vae = vae_nn.VAE(detect_vae(path.name, header, own))
-    prefixed = any(key.startswith(VAE) for key in header.tensors)
-    keys = [key for key in header.tensors if key.startswith(VAE) or not prefixed]
+        vae = vae_nn.VAE(detect_vae(path.name, source.header, own))
+    prefixed = any(key.startswith(VAE) for key in source.header.tensors)
+    keys = [key for key in source.header.tensors if key.startswith(VAE) or not prefixed]
     places = {key: ("vae", rest) for key in keys if not (rest := key.removeprefix(VAE)).startswith(TRAINING)}
-    _fill(path.name, path, header, places, {"vae": vae}, device, field="vae")
+    _fill(path.name, source, places, {"vae": vae}, device, field="vae")
     return vae
 
 
 def read_again(path: Path, family: Family, device: Device, part: str, own: str) -> Tensor:
     """One weight of a checkpoint as `load` reads it: ``own`` is its name within a part of `LatentDiffusion.parts`."""
-    keys = read_header(path).tensors
-    key = next(key for key, place in family.places(keys).items() if place == (part, own))
-    with safe_open(path, framework="pt") as file:
-        return device.weight(file.get_tensor(key))
+    source = open_source(path)
+    key = next(key for key, place in family.places(source.header.tensors).items() if place == (part, own))
+    with ExitStack() as files:
+        return device.weight(_tensor(source, key, _opened(source, [key], files)))
 
 
 def _fill(
     name: str,
-    path: Path,
-    header: Header,
+    source: Source,
     places: Places,
     modules: Mapping[str, nn.Module],
     device: Device,
     field: str = "checkpoint",
 ) -> None:
-    """Give networks that were built without storage the file's tensors, in evaluation mode and without gradients.
+    """Fill networks that were built on the meta device with the file's tensors; sets evaluation mode, disables
+    gradients.
 
     What no network knows is logged and left out, as A1111 does; what one lacks is fatal.
     """
@@ -181,19 +184,43 @@ def _fill(
     for part, module in modules.items():
         keys = {own: key for key, (p, own) in places.items() if p == part}
         foreign |= {keys[own] for own in keys.keys() - module.state_dict().keys()}
-        _check(name, header, keys, module, field)
+        _check(name, source.header, keys, module, field)
     if foreign:
         log.info("%s: %d tensors belong to no network and are left out: %s", name, len(foreign), min(foreign))
     places = {key: place for key, place in places.items() if key not in foreign and place[0] in modules}
     states: dict[str, dict[str, Tensor]] = {part: {} for part in modules}
-    for group in _groups(header, places):
-        with safe_open(path, framework="pt") as file:
+    for group in _groups(source.header, places):
+        with ExitStack() as files:
+            opened = _opened(source, group, files)
             for key in group:
                 part, own = places[key]
-                states[part][own] = device.weight(file.get_tensor(key))
+                states[part][own] = device.weight(_tensor(source, key, opened))
     for part, module in modules.items():
         module.load_state_dict(states.pop(part), strict=True, assign=True)
         module.requires_grad_(False).eval()
+
+
+def _opened(source: Source, keys: Sequence[str], files: ExitStack) -> dict[Path, Any]:
+    """The files that tensors are in, mapped until ``files`` ends: with it their pages are let go."""
+    paths = {path for key in keys for path in source.origins[key].files}
+    return {path: files.enter_context(safe_open(path, framework="pt")) for path in paths}
+
+
+def _tensor(source: Source, key: str, opened: Mapping[Path, Any]) -> Tensor:
+    """One of a source's tensors, out of files that are open."""
+    origin = source.origins[key]
+
+    def stored(place: Place) -> Tensor:
+        path, name = place
+        found: Tensor = opened[path].get_tensor(name)
+        return found
+
+    pieces = [stored(place) for place in origin.pieces]
+    tensor = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+    tensor = tensor.T if origin.transposed else tensor
+    if origin.scale:
+        tensor = tensor.float() * stored(origin.scale).float()
+    return tensor.reshape(source.header.tensors[key].shape)
 
 
 def _check(name: str, header: Header, keys: Mapping[str, str], module: nn.Module, field: str) -> None:

@@ -1,4 +1,6 @@
-"""Which checkpoints are loaded. The last few stay in memory, within a budget, so that switching back is instant."""
+"""Cache of loaded checkpoints: the most recent ones stay in memory, within a budget, so that switching back is
+instant.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from modules.checkpoints.detect import native_size
-from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models, read_header
+from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
+from modules.checkpoints.source import open_source
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device
 from modules.errors import CheckpointError
@@ -30,7 +33,7 @@ def _no_vae(name: str, others: Sequence[str]) -> CheckpointError:
 
 
 class ModelStore:
-    """Loads checkpoints of one folder by name. Not thread-safe: the worker that owns it runs one job at a time."""
+    """Loads the checkpoints of one folder by name. Not thread-safe: the worker that owns it runs one job at a time."""
 
     def __init__(
         self,
@@ -50,7 +53,7 @@ class ModelStore:
         """Bytes of weights to keep; the newest model stays whatever its size."""
         self._vaes = vaes or VaeFolders(folder / "none", folder)
         self._vae: tuple[tuple[Path, int, VAEConfig], VAE] | None = None
-        """The one that was used last."""
+        """The standalone VAE used last."""
         self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()
 
     def find(self, name: str) -> ModelFile:
@@ -60,21 +63,23 @@ class ModelStore:
         return self._hashes.sha256(path)
 
     def with_sha256(self, sha256: str) -> str | None:
-        """The name of the checkpoint whose file has this hash; None if there is none."""
+        """The name of the checkpoint file with this hash; None if there is none."""
         models = list_models(self.folder)
         return next((model.name for model in models if self._hashes.sha256(model.path) == sha256), None)
 
     def vae_with_sha256(self, sha256: str) -> str | None:
-        """The name of the VAE whose file has this hash; None if there is none."""
+        """The name of the VAE file with this hash; None if there is none."""
         return next((name for name, path in self._vaes.list().items() if self._hashes.sha256(path) == sha256), None)
 
     def unconverted_vae(self, model: LatentDiffusion) -> str:
-        """The name of a pickle beside a model that would be its VAE, were it safetensors; empty where there is none."""
+        """The name of a pickled VAE beside a model that would be used if it were safetensors; empty if there is
+        none.
+        """
         path = self._vaes.unconverted(model.path) if model.vae_path is None else None
         return path.name if path else ""
 
     def load(self, name: str = "", vae: str = AUTOMATIC) -> LatentDiffusion:
-        """The checkpoint called ``name`` (empty: the default) with the autoencoder that ``vae`` says.
+        """Load the checkpoint ``name`` (empty: the default) with the VAE that ``vae`` names.
 
         What is in memory, and whose file has not changed since, is used as it is. Another autoencoder stands beside
         the checkpoint's own, whose networks are left as they are.
@@ -100,7 +105,7 @@ class ModelStore:
             self._loaded.move_to_end(file.path)
             return kept[1]
         self._loaded.pop(file.path, None)
-        self._make_room(file.path.stat().st_size)
+        self._make_room(file.nbytes)
         start = time.perf_counter()
         model = load(file.path, self.device, name=file.stem, sha256=self._hashes.sha256(file.path))
         if model.config.only_seen:
@@ -115,18 +120,18 @@ class ModelStore:
         if not kind:
             kind = answers_with(model)
             self._hashes.note(model.path, PREDICTION, kind)
-        side = native_size(read_header(model.path), model.path, kind)
+        side = native_size(open_source(model.path).header, model.path, kind)
         model.config = replace(model.config.predicting(kind), native_size=side, only_seen=False)
 
     def forget(self, model: LatentDiffusion) -> None:
-        """Let go of a model that is no longer what its file says, and of the autoencoder that stood beside it."""
+        """Drop a model that was modified, together with a separately loaded VAE."""
         self._vae = None
         self._loaded = OrderedDict(
             (path, kept) for path, kept in self._loaded.items() if kept[1].unet is not model.unet
         )
 
     def _make_room(self, size: int) -> None:
-        """Drop the models used longest ago, before the new one is read: two never have to fit at once."""
+        """Drop the least recently used models before a new one is read, so that two need not fit at once."""
         dropped = False
         while self._loaded and size + sum(model.nbytes for _, model in self._loaded.values()) > self._budget:
             _, (_, model) = self._loaded.popitem(last=False)

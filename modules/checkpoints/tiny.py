@@ -1,4 +1,4 @@
-"""Random checkpoints of a few megabytes in every supported layout, for tests and for trying things."""
+"""Writes random checkpoints of a few megabytes in every supported layout, for tests and experiments."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ from modules.nn.unet import UNet
 from modules.nn.vae import VAE
 
 SIZE_NUMBERS = 256
-"""Sinusoids of each number in SDXL's vector."""
+"""Sinusoids per number in SDXL's vector."""
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """A family's layers, only narrower; the vocabulary, which stays whole, makes most of the file."""
+    """The configuration of a tiny model: a family's layers, only narrower. The full vocabulary makes up most of the
+    file.
+    """
 
     family: Family
     unet: UNetConfig
@@ -64,7 +66,7 @@ FAMILIES: Mapping[str, Tiny] = {
     "sdxl-refiner": Tiny(SDXL_REFINER, _REFINER, (_BIG_G,)),
 }
 OLD_NAMES = {"sd15": ("sd1", False), "sd15-inpainting": ("sd1", True)}
-"""As the first version called them, and whether they are inpainting models."""
+"""Family names of the first version, and whether they are inpainting models."""
 
 
 def write_tiny_checkpoint(
@@ -107,7 +109,7 @@ def _weights(tiny: Tiny) -> dict[str, Tensor]:
 
 
 def _stated(tiny: Tiny, prediction: str) -> dict[str, object]:
-    """What no tensor's shape tells."""
+    """The part of the configuration that tensor shapes do not tell."""
     texts = {spec.part: asdict(config) for spec, config in zip(tiny.family.encoders, tiny.texts, strict=True)}
     return {
         "unet": asdict(tiny.unet),

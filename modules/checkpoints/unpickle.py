@@ -1,4 +1,4 @@
-"""Files of ``torch.save`` without torch and without running anything that is in them.
+"""Reads files of ``torch.save`` without torch and without executing anything in them.
 
 A restricted unpickler builds tensors and plain containers of our own. Whatever else a file names is never looked up: an
 inert stand-in takes its place, so that trainers' leavings beside the weights do no harm, and a call of a function is
@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""The types that count as numbers here, by their safetensors names."""
+"""The supported dtypes, by safetensors name."""
 ITEM = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
     **dict.fromkeys(("F32", "I32", "U32"), 4),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
 }
-"""Bytes of a value."""
+"""Bytes per value."""
 _STORAGES = {
     "DoubleStorage": "F64",
     "FloatStorage": "F32",
@@ -60,7 +60,7 @@ _OF_TORCH = {
         for size in (1, 2, 4, 8)
     },
 }
-"""Names of torch's types."""
+"""torch's dtype names."""
 _OF_NUMPY = {
     "f8": "F64",
     "f4": "F32",
@@ -69,12 +69,12 @@ _OF_NUMPY = {
     **{f"{letter.lower()}{size}": f"{letter}{8 * size}" for letter in "IU" for size in (1, 2, 4, 8)},
 }
 _MAX_HEAD = 8 * 2**20
-"""Bytes of the pickle itself, without its tensors; that of a checkpoint of 5,000 tensors has one million."""
+"""Size limit of the pickle itself, without tensors; that of a checkpoint of 5,000 tensors has one million bytes."""
 _MAX_NAMES = 2_000
 _MAX_COUNTS = 64
-"""Sizes and steps of a tensor together."""
+"""Limit of sizes and strides of a tensor together."""
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How ``torch.save`` began its files until 1.6: a pickled number."""
+"""The magic number at the start of ``torch.save`` files before 1.6, pickled."""
 _DAMAGE = (
     pickle.UnpicklingError,
     LookupError,
@@ -89,22 +89,22 @@ _DAMAGE = (
     zlib.error,
     zipfile.BadZipFile,
 )
-"""What reading a file raises that is not as it should be; the unpickler's own failures have no common class."""
+"""Exceptions that reading a damaged file raises; the unpickler's own have no common class."""
 
 
 class Refused(ValueError):
-    """A file that is not read, and why."""
+    """The file is not read, and why."""
 
 
 def numbers(data: bytes, dtype: str) -> Array:
-    """Raw bytes as float32; bfloat16 is the upper half of one."""
+    """Convert raw bytes to float32; bfloat16 is the upper half of a float32."""
     raw = np.frombuffer(data, DTYPES[dtype])
     return (raw.astype("<u4") << 16).view("<f4") if dtype == "BF16" else raw.astype(np.float32)
 
 
 @dataclass
 class _Storage:
-    """Values of one type in a row, ``size`` bytes of them; ``read`` fetches them."""
+    """A storage: ``size`` bytes of values of one type, fetched by ``read``."""
 
     dtype: str
     size: int
@@ -113,7 +113,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as a file has it: a view of a storage, checked when the file was opened."""
+    """A tensor in a file: a view of a storage, validated when the file was opened."""
 
     dtype: str
     """Its safetensors name."""
@@ -127,7 +127,7 @@ class StoredTensor:
         return math.prod(self.shape) * ITEM[self.dtype]
 
     def raw(self) -> bytes:
-        """The values row by row, as they lie in a safetensors file."""
+        """The values row by row, as a safetensors file stores them."""
         item = ITEM[self.dtype]
         try:
             data = np.frombuffer(self.storage.read(), f"<u{item}")
@@ -138,14 +138,14 @@ class StoredTensor:
             raise Refused("it is damaged") from error
 
     def numbers(self) -> Array:
-        """The values as float32; raises `Refused` where they are no floating-point numbers."""
+        """The values as float32; raises `Refused` if they are not floating point."""
         if self.dtype not in DTYPES:
             raise Refused(f"its numbers are {self.dtype}")
         return numbers(self.raw(), self.dtype).reshape(self.shape)
 
 
 def tensors_in(table: Mapping[Any, Any], max_bytes: int) -> dict[str, StoredTensor]:
-    """The named tensors of a table. Views of one storage may be many, so what they hold together is bounded."""
+    """The named tensors of a dict. Many views may share one storage, so their total size is bounded."""
     found = {key: value for key, value in table.items() if isinstance(key, str) and isinstance(value, StoredTensor)}
     if sum(tensor.nbytes for tensor in found.values()) > max_bytes:
         raise Refused("its tensors are far larger than the file")
@@ -154,7 +154,7 @@ def tensors_in(table: Mapping[Any, Any], max_bytes: int) -> dict[str, StoredTens
 
 @contextmanager
 def opened(path: Path, max_bytes: int) -> Iterator[Any]:
-    """What the file holds: plain containers with `StoredTensor` in them, which can be read as long as it is open.
+    """Open a file and give its content: plain containers with `StoredTensor`, readable while the file is open.
 
     Raises `Refused` with the reason; ``max_bytes`` bounds what it may unpack to.
     """
@@ -175,7 +175,7 @@ def opened(path: Path, max_bytes: int) -> Iterator[Any]:
 
 
 def _in_zip(archive: zipfile.ZipFile, max_bytes: int) -> Any:
-    """Of PyTorch since 1.6: one pickle, and each storage in a member of its own."""
+    """Read the format since PyTorch 1.6: a zip file with one pickle and one member per storage."""
     sizes = {info.filename: info.file_size for info in archive.infolist()}
     if sum(sizes.values()) > max_bytes:
         raise Refused(f"it unpacks to more than {max_bytes:,} bytes")
@@ -196,7 +196,7 @@ def _in_zip(archive: zipfile.ZipFile, max_bytes: int) -> Any:
 
 
 class _Last:
-    """Keeps what was read last: tensors that share a storage stand together."""
+    """Caches the storage read last: tensors that share a storage are usually neighbours."""
 
     def __init__(self, read: Callable[[str], bytes]):
         self._read = read
@@ -210,7 +210,9 @@ class _Last:
 
 
 def _in_legacy(file: IO[bytes], size: int) -> Any:
-    """Of PyTorch before 1.6: five pickles in a row, the last the order of the storages that follow."""
+    """Read the format before PyTorch 1.6: five pickles in a row, the last with the order of the storages that
+    follow.
+    """
     file.seek(0)
     head = io.BytesIO(file.read(_MAX_HEAD))
     storages: dict[str, _Storage] = {}
@@ -240,7 +242,7 @@ def _next(head: io.BytesIO, part: Callable[[str, str, int], _Storage]) -> Any:
 
 @dataclass(frozen=True)
 class _Span:
-    """Some bytes of an open file."""
+    """A range of bytes in an open file."""
 
     file: IO[bytes]
     place: int
@@ -252,7 +254,7 @@ class _Span:
 
 
 def _check_memo(head: bytes | io.BytesIO) -> None:
-    """The unpickler makes room for as many places as the highest number says: five bytes could take all memory."""
+    """Bound the memo indices: the unpickler allocates up to the highest one, so five bytes could exhaust memory."""
     length = len(head) if isinstance(head, bytes) else len(head.getbuffer())
     for code, number, _ in pickletools.genops(head):
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(number, int) and number > length:
@@ -263,8 +265,9 @@ def _check_memo(head: bytes | io.BytesIO) -> None:
 
 
 class _Named(type):
-    """Of stand-ins for classes and functions that a file names. Naming one is harmless, and so is an object of it; a
-    call is refused, unless the name is a class's by its capital, or one of `_PLAIN`."""
+    """Metaclass of stand-ins for the classes and functions that a file names. Naming and instantiating one is
+    harmless; a function call is refused. A capital letter marks a class; `_PLAIN` lists the exceptions.
+    """
 
     said: tuple[str, str]
 
@@ -277,7 +280,7 @@ class _Named(type):
 
 
 class _Inert(metaclass=_Named):
-    """An object of a class that is not here: takes whatever it is given, and does nothing."""
+    """An instance of an unknown class: accepts any state and does nothing."""
 
     said = ("", "")
 
@@ -285,7 +288,7 @@ class _Inert(metaclass=_Named):
         return object.__new__(cls)
 
     def _take(self, *_: Any) -> None:
-        """Let go of it."""
+        """Discard a value."""
 
     __setstate__ = __setitem__ = append = extend = add = _take
 
@@ -297,11 +300,11 @@ _PLAIN = {
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("slice", "range", "xrange", "complex")),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("bytearray", "frozenset", "object")),
 }
-"""Modules and names in small letters whose calls trainers write beside the weights; they are as inert as the others."""
+"""Lower-case names whose calls occur beside the weights and are accepted; they become inert objects too."""
 
 
 class _Table(dict[Any, Any]):
-    """Stands for ``OrderedDict``; what hangs on it besides its entries is left out."""
+    """Stand-in for ``OrderedDict``; attributes besides its entries are dropped."""
 
     __slots__ = ()
 
@@ -310,7 +313,7 @@ class _Table(dict[Any, Any]):
 
 
 class _ParameterTable(_Table):
-    """Stands for ``torch.nn.ParameterDict``, in which the first trainers kept their vectors."""
+    """Stand-in for ``torch.nn.ParameterDict``, in which early trainers stored their vectors."""
 
     __slots__ = ()
 
@@ -319,7 +322,7 @@ class _ParameterTable(_Table):
 
 
 class _Function:
-    """A function of ours in the place of one that the file names; nothing can be hung on it."""
+    """Wraps one of our functions that replaces one named by the file; it accepts no attributes."""
 
     __slots__ = ("_run",)
 
@@ -334,7 +337,7 @@ class _Function:
 
 
 class _NumpyType:
-    """Stands for ``numpy.dtype``."""
+    """Stand-in for ``numpy.dtype``."""
 
     def __init__(self, code: str, *_: Any):
         self.dtype = _OF_NUMPY.get(code, "") if isinstance(code, str) else ""
@@ -345,7 +348,7 @@ class _NumpyType:
 
 
 class _NumpyArray:
-    """Stands for ``numpy.ndarray``; its state is (version, shape, type, whether columns stand together, bytes)."""
+    """Stand-in for ``numpy.ndarray``; its state is (version, shape, type, Fortran order, bytes)."""
 
     state: Any = None
 
@@ -360,7 +363,7 @@ class _Unpickler(pickle.Unpickler):
         self._names: dict[tuple[str, str], Any] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Ours for the names that a tensor needs, stand-ins for all others."""
+        """Our replacements for the names that a tensor needs, inert stand-ins for all others."""
         known = self._names.get((module, name))
         if known is None:
             if len(self._names) >= _MAX_NAMES:
@@ -377,8 +380,9 @@ class _Unpickler(pickle.Unpickler):
         return _Named("_Inert", (_Inert,), {"said": (module, name)})
 
     def persistent_load(self, pid: Any) -> Any:
-        """("storage", type, key, device, count), and in old files a view, which none has; they also carry the sources
-        of modules' classes, which nobody looks at."""
+        """Resolve a storage: ("storage", type, key, device, count), and in old files a view, which is never used.
+        Old files also have entries with the source code of modules' classes, which are ignored.
+        """
         if pid[0] == "module":
             return pid[1]
         kind, dtype, key, _, count, *view = pid
@@ -388,7 +392,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: Any, offset: Any, size: Sequence[Any], stride: Sequence[Any], *_: Any) -> StoredTensor:
-    """A view of a storage, its end checked before it is taken."""
+    """Build a view of a storage, checking its bounds first."""
     if not isinstance(storage, _Storage):
         raise ValueError
     _check_place(storage.size // ITEM[storage.dtype], offset, size, stride)
@@ -398,7 +402,7 @@ def _tensor(storage: Any, offset: Any, size: Sequence[Any], stride: Sequence[Any
 def _tensor_of_type(
     storage: Any, offset: Any, size: Sequence[Any], stride: Sequence[Any], grad: Any, hooks: Any, dtype: Any, *_: Any
 ) -> StoredTensor:
-    """The same where the storage is bytes and the tensor says its type."""
+    """Build a tensor whose storage is untyped bytes and that states its own type."""
     module, name = getattr(dtype, "said", ("", ""))
     if not isinstance(storage, _Storage) or module != "torch":
         raise ValueError
@@ -421,7 +425,7 @@ def _check_counts(*values: Any) -> None:
 
 
 def _from_numpy(array: Any, *_: Any) -> StoredTensor:
-    """A tensor of a device whose storages are not saved, such as Apple's MPS: it goes through a numpy array."""
+    """Build a tensor saved through a numpy array, as for devices whose storages are not saved, such as Apple's MPS."""
     if not isinstance(array, _NumpyArray) or array.state is None:
         raise ValueError
     _, shape, kind, columns, data = array.state
@@ -438,12 +442,12 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 
 def _again(build: Any, _: Any, args: Any, *__: Any) -> Any:
-    """A tensor of a subclass: as its base builds it."""
+    """Build a tensor of a subclass as its base class does."""
     return build(*args)
 
 
 def _bytes(text: Any, encoding: Any) -> bytes:
-    """How protocol 2 writes bytes."""
+    """Build bytes as pickle protocol 2 writes them."""
     if not isinstance(text, str) or encoding != "latin1":
         raise ValueError
     return text.encode("latin1")

@@ -1,4 +1,4 @@
-"""Files of networks that make pictures larger: read without running code, recognised by their tensors' names.
+"""Loads upscaler networks from files: no code is run, and the architecture is identified by the tensors' names.
 
 Files come as pickles more often than not: `unpickle` builds tensors and containers alone, and there is no fallback.
 """
@@ -26,12 +26,12 @@ N = TypeVar("N", bound=nn.Module)
 
 FAMILIES = "ESRGAN, Real-ESRGAN with its compact networks, BSRGAN, SwinIR, DAT, and HAT"
 WRAPPERS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
-"""Under which trainers keep the weights; the averaged ones first."""
+"""Keys under which trainers nest the weights; the averaged (EMA) ones first."""
 MAX_SCALE = 16
 MAX_BYTES = 8 * 2**30
-"""That a pickle may unpack to; the largest networks have a tenth of it."""
+"""Limit of a pickle's unpacked size; the largest networks have a tenth of it."""
 VIEWS = 4
-"""How many times a file's size its tensors may have together: some are views of the same numbers."""
+"""Limit of the tensors' total size, as a multiple of the file's: some are views of the same values."""
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -49,11 +49,11 @@ TYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-"""By their safetensors names."""
+"""dtypes by safetensors name."""
 
 
 def load(path: Path, device: Device) -> nn.Module:
-    """The network in ``path``, ready on ``device``: (n, 3, h, w) in [0, 1] -> ``scale`` times the size.
+    """Load the network in ``path`` onto ``device``: (n, 3, h, w) in [0, 1] -> ``scale`` times the size.
 
     Raises `CheckpointError` with one sentence where the file is broken or of another family.
     """
@@ -72,7 +72,9 @@ def load(path: Path, device: Device) -> nn.Module:
 
 
 def _try(path: Path, network: nn.Module, scale: int, device: Device) -> None:
-    """A few pixels through it: a network for grey pictures, say, is found out here and not in the middle of a job."""
+    """Run a few pixels through the network, so that an unusable one (greyscale, say) fails now and not in the middle
+    of a job.
+    """
     with torch.no_grad():
         shape = network(device.place(torch.full((1, 3, 8, 8), 0.5))).shape
     if shape != (1, 3, 8 * scale, 8 * scale):
@@ -104,13 +106,13 @@ def _network_of(path: Path, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def empty(kind: Callable[[C], N], config: C) -> N:
-    """Without memory for its weights: those of the file take their places."""
+    """Build a network on the meta device, without memory for weights; the file's tensors replace them."""
     with torch.device("meta"):
         return kind(config)
 
 
 def read_tensors(path: Path, field: str = "upscaler") -> dict[str, Tensor]:
-    """The weights in a .safetensors, .pth, .pt, .ckpt or .bin file by name, without the trainer's wrapping.
+    """The weights in a .safetensors, .pth, .pt, .ckpt or .bin file by name, without wrappers added by trainers.
 
     ``field`` is the parameter that is at fault where it cannot be read.
     """

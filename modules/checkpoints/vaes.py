@@ -1,4 +1,4 @@
-"""Autoencoders in files of their own: where they lie, and which one a request means. No torch here."""
+"""Standalone VAE files: where they are, and which one a request means. No torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from modules.checkpoints.matching import ambiguous, match
 from modules.errors import UnknownName
 
 AUTOMATIC, OWN = "Automatic", "None"
-"""What a request may say instead of a file's name: the one called like the checkpoint, if there is one; never one."""
+"""Special values of a request: the VAE named like the checkpoint, if there is one; always the checkpoint's own."""
 
 
 class VaeFolders:
-    """VAEs in their own folder, and beside checkpoints as ``NAME.vae.safetensors``. They are called by their files."""
+    """The VAEs in the VAE folder, and beside checkpoints as ``NAME.vae.safetensors``, listed by file name."""
 
     def __init__(self, vaes: Path, checkpoints: Path):
         self.folder = vaes
         self._checkpoints = checkpoints
 
     def list(self, suffixes: tuple[str, ...] = (".safetensors",)) -> dict[str, Path]:
-        """All by name. Of two with one name that in the VAE folder counts; a second one there says its folder."""
+        """All VAEs by name. The VAE folder wins over files beside checkpoints; duplicates within it are listed by
+        path.
+        """
         beside = files_below(self._checkpoints, tuple(f".vae{suffix}" for suffix in suffixes))
         found = {path.name: path for path in sorted(beside, reverse=True)}
         own: dict[str, Path] = {}
@@ -30,7 +32,7 @@ class VaeFolders:
         return dict(sorted((found | own).items(), key=lambda item: (item[0].casefold(), item[0])))
 
     def find(self, wanted: str, checkpoint: Path) -> Path | None:
-        """The file that ``wanted`` means together with ``checkpoint``; None: the checkpoint's own autoencoder."""
+        """The VAE file that ``wanted`` means for ``checkpoint``; None: the checkpoint's own autoencoder."""
         if wanted == OWN:
             return None
         listed = self.list()
@@ -50,9 +52,9 @@ class VaeFolders:
         return path.relative_to(self.folder if path.is_relative_to(self.folder) else self._checkpoints).as_posix()
 
     def name_of(self, path: Path) -> str:
-        """As `list` names it."""
+        """The name under which `list` has the file."""
         return next((name for name, listed in self.list().items() if listed == path), path.name)
 
     def unconverted(self, checkpoint: Path) -> Path | None:
-        """A pickle that Automatic would mean, were it safetensors."""
+        """A pickled VAE that "Automatic" would choose if it were safetensors; None if there is none."""
         return next((path for path in self.list(PICKLES).values() if path.name.startswith(checkpoint.stem)), None)

@@ -1,4 +1,4 @@
-"""A1111's command line: what its people have in their start scripts, read as far as it means something here.
+"""Translates A1111's command line flags, so that existing start scripts work.
 
 A flag of the same meaning is put in our words; one that has nothing to do here is left out with a line that says so;
 one that would open the machine to others is refused.
@@ -17,7 +17,7 @@ NONE, ONE, SOME = 0, 1, 2
 
 @dataclass(frozen=True)
 class Foreign:
-    """A flag that is A1111's. ``ours`` are the arguments that mean the same, ``{}`` standing for its value."""
+    """An A1111 flag. ``ours`` are the equivalent arguments, with ``{}`` standing for its value."""
 
     note: str = ""
     values: int = NONE
@@ -157,11 +157,11 @@ FAMILIES: Mapping[str, Foreign] = {
     "--sub-quad-": Foreign(ATTENTION, ONE),
     "--skip-": Foreign(CHECKS),
 }
-"""By the beginning of a flag's name."""
+"""Flags matched by prefix."""
 
 
 def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """``arguments`` in our words, and a line for each that means nothing here. Raises `UserError` for a refused one.
+    """``arguments`` translated to our flags, and a note for each ignored one. Raises `UserError` for an unsafe one.
 
     >>> translated(["--xformers", "--server-name", "::1", "--port", "80"])[0]
     ['--host', '::1', '--port', '80']
@@ -184,7 +184,7 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _words(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each flag with what stands behind it up to the next; what comes before the first stands alone."""
+    """Group the arguments: each flag with its values; words before the first flag stand alone."""
     group: list[str] = []
     for word in arguments:
         if word.startswith("--") or word in FLAGS:

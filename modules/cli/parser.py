@@ -1,4 +1,4 @@
-"""The command line: what can be said there, and how it is said in `--help`. What a command does is told by `app.py`.
+"""The command line parser: flags, commands and their help texts. `app.py` runs the commands.
 
 Needs the standard library alone, so that help and mistakes can be told before anything is installed.
 """
@@ -14,7 +14,7 @@ from modules.params.generation import ExtrasParams, GenerationParams
 from modules.params.options import Option, flat_of, options_of
 
 Command = Callable[[Any], int]
-"""Takes the flags, gives the exit status."""
+"""A function from parsed flags to an exit status."""
 EXAMPLES = """examples:
   python3 app.py                                      serve http://127.0.0.1:7860
   python3 app.py generate "a red fox in the snow" --steps 20 --seed 1 -o fox.png
@@ -34,8 +34,9 @@ def build_parser(
     commands: Mapping[str, Command],
     flags: Mapping[str, Mapping[str, Option]] | None = None,
 ) -> argparse.ArgumentParser:
-    """Flags and commands; without a command it is ``serve``. ``defaults``: of the folders and the device. ``flags``:
-    those that extensions add, by extension and name."""
+    """Build the argument parser; without a command it is ``serve``. ``defaults``: of the folders and the device.
+    ``flags``: those declared by extensions, by extension and name.
+    """
     parser = argparse.ArgumentParser(
         prog="python3 app.py",
         description="Reprise: pictures from prompts, the same again, for everybody on the LAN. No command: serve.",
@@ -195,7 +196,7 @@ def said_places(args: argparse.Namespace) -> list[str]:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    """Flags that may stand before a command or behind it; their defaults are the main parser's."""
+    """Add the flags that may come before or after a command; their defaults are the main parser's."""
     places = parser.add_argument_group("folders and device")
 
     def add(flag: str, help: str, **more: Any) -> None:
@@ -228,7 +229,7 @@ def _add_extension_flags(parser: argparse.ArgumentParser, flags: Mapping[str, Ma
 
 
 def extension_flags(args: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """What was said to extensions, by their names and those of their flags."""
+    """The values of extensions' flags, by extension and flag name."""
     found: dict[str, dict[str, str]] = {}
     for key, value in vars(args).items():
         if key.startswith(_FLAG):
@@ -238,7 +239,7 @@ def extension_flags(args: argparse.Namespace) -> dict[str, dict[str, str]]:
 
 
 def extensions_dir(given: Sequence[str], default: Path) -> Path:
-    """Where extensions lie, told before the flags are known that they add."""
+    """The extensions folder, parsed ahead of all other flags because extensions add flags."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--extensions-dir", type=_folder, default=default)
     try:
@@ -248,7 +249,7 @@ def extensions_dir(given: Sequence[str], default: Path) -> Path:
 
 
 def _add_option(parser: argparse.ArgumentParser, name: str, declared: Option) -> None:
-    """A flag for a declared option; its value is cast and judged by the declaration, like a value from the page."""
+    """Add a flag for a declared option; the declaration casts and checks its value, like a value from the page."""
     limits = declared.range_text() if declared.lo is not None or declared.hi is not None else ""
     if isinstance(declared.choices, tuple):
         limits = " or ".join(declared.choices)
@@ -316,4 +317,4 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "new-extension": ("write the skeleton of an extension", _add_new_extension),
     "worker": ("", _add_worker),
 }
-"""What `--help` says of each, and what it takes; one without a word is the program's own."""
+"""The commands: help text and positional argument of each; one without help is internal."""

@@ -1,4 +1,6 @@
-"""From a network under two conditions to the denoiser that a sampler calls."""
+"""Classifier-free guidance, AND composition, and the inpainting wrappers: from a `Network` to the `Denoiser` of a
+sampler.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Skip = Callable[[int, float], bool]
-"""``(call, sigma)``: whether the negative prompt is left out of the ``call``-th network call of a run."""
+"""``(call, sigma) -> bool``: whether to skip the negative prompt in network call number ``call`` of a run."""
 
 
 class Part(Protocol):
-    """One AND part of a prompt: its weight, and its condition at the ``call``-th network call."""
+    """One AND part of a prompt: its weight, and its condition at network call number ``call``."""
 
     @property
     def weight(self) -> float: ...
@@ -51,12 +53,13 @@ def rescaled(guidance: Guidance, amount: float) -> Guidance:
 
 
 def skip_early(part: float, total_calls: int) -> Skip:
-    """A1111's "Ignore negative prompt during early sampling": in the first ``part`` (0 to 1) of the calls."""
+    """A1111's "Ignore negative prompt during early sampling": skip it in the first ``part`` (0 to 1) of the calls."""
     return lambda call, sigma: part != 0 and call / total_calls <= part
 
 
 def skip_low(level: float, *, every: bool = False, of: Callable[[float], float] = float) -> Skip:
-    """A1111's negative guidance minimum sigma: below ``level``, in every second call or in ``every`` one.
+    """A1111's negative guidance minimum sigma: skip the negative prompt below ``level``, in every second call or in
+    ``every`` call.
 
     ``of`` gives what is compared, for the DDIM family the timestep of a sigma.
     """
@@ -64,7 +67,8 @@ def skip_low(level: float, *, every: bool = False, of: Callable[[float], float] 
 
 
 class Guided:
-    """The `Denoiser` of a batch: asks the network for every part and for the negative prompt, then guides.
+    """The `Denoiser` of a batch: evaluates the network for every AND part and for the negative prompt, then applies
+    guidance.
 
     It counts its own calls, because A1111 chooses the text by that count; the sampler's step would not do for samplers
     that call twice. Conditions of equal length go through the network in one call with all images; with ``alone`` each
@@ -107,26 +111,28 @@ class Guided:
         conds = [part.at(call, step) for part in self._positive]
         weights = [part.weight for part in self._positive]
         single = weights == [1.0]
+        # The negative prompt costs half of the time: leave it out where A1111 skips it or where it would cancel out.
         if not self._always_negative:
             if any(skip(call, sigma) for skip in self._skips):
                 first, *others = self._evaluate(x, sigma, conds)
                 self._estimate = first if single else compose([first, *others], weights, first)
                 return self._estimate
             if self._scale == 1 and single:
-                (self._estimate,) = self._evaluate(x, sigma, conds)  # the negative prompt would cancel out
+                (self._estimate,) = self._evaluate(x, sigma, conds)
                 return self._estimate
+        # All conditions are evaluated together, in as few network calls as their lengths allow.
         *positive, negative = self._evaluate(x, sigma, [*conds, self._negative.at(call, step)])
         self._last = x, sigma, negative
         self._estimate = positive[0] if single else compose(positive, weights, negative)
         return self._guidance(self._estimate, negative, self._scale)
 
     def estimate(self) -> Tensor:
-        """x0 under the positive prompt alone at the last call: what A1111 makes a picture of that is cut short."""
+        """x0 under the positive prompt alone at the last call: what A1111 decodes when sampling is interrupted."""
         assert self._estimate is not None, "there was no call"
         return self._estimate
 
     def direction(self) -> Tensor:
-        """The derivative dx/dsigma at the last call under the negative prompt alone (CFG++ goes along it)."""
+        """The derivative dx/dsigma at the last call under the negative prompt alone, as CFG++ needs it."""
         assert self._last is not None, "there was no call with the negative prompt"
         x, sigma, negative = self._last
         return (x - negative) / sigma
@@ -155,14 +161,16 @@ class Guided:
         return [answers[i] for i in range(len(conds))]
 
     def _join(self, conds: Sequence[Cond], n: int) -> Cond:
-        """The conditions one behind the other, each for ``n`` images; the same object for the same conditions."""
+        """Concatenate conditions along the batch, each for ``n`` images; cached, so equal input gives the same
+        object.
+        """
         key = (n, *(id(cond) for cond in conds))
         if key not in self._joined:
             self._joined[key] = (tuple(conds), join(conds, n))
         return self._joined[key][1]
 
     def _row(self, cond: Cond, i: int) -> Cond:
-        """Image ``i``'s own condition; the same object each time."""
+        """The condition of image ``i`` alone; cached, so equal input gives the same object."""
         if len(cond.context) == 1:
             return cond
         if (id(cond), i) not in self._rows:
@@ -193,7 +201,7 @@ class Refined:
 
 
 def join(conds: Sequence[Cond], n: int) -> Cond:
-    """Conditions (1 or n, tokens, width) one behind the other, each for ``n`` images."""
+    """Concatenate conditions (1 or n, tokens, width) along the batch, each expanded to ``n`` images."""
     from torch import cat
 
     context = cat([cond.context.expand(n, -1, -1) for cond in conds])
@@ -202,7 +210,7 @@ def join(conds: Sequence[Cond], n: int) -> Cond:
 
 
 def keep(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:
-    """Inpainting: the answer is ``original`` (clean latents) where ``mask`` (1 = repaint, broadcasts) is 0."""
+    """Inpainting: x0 is replaced by ``original`` (clean latents) where ``mask`` (1 = repaint, broadcasts) is 0."""
 
     def kept(x: Tensor, sigma: float, step: int) -> Tensor:
         return denoise(x, sigma, step) * mask + original * (1 - mask)
@@ -211,7 +219,8 @@ def keep(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:
 
 
 def keep_input(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:
-    """Inpainting as A1111's DDIM family does it: the network sees ``original``, without noise, where ``mask`` is 0.
+    """Inpainting as A1111's DDIM family does it: the network's input is ``original``, without noise, where ``mask``
+    is 0.
 
     The predicted noise is left as it is, so the answer moves along with the input.
     """
@@ -226,8 +235,8 @@ def keep_input(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:
 def keep_softly(
     denoise: Denoiser, original: Tensor, mask: Tensor, *, bias: float, preservation: float, boost: float
 ) -> Denoiser:
-    """A1111's soft inpainting (1.8, by CodeHatchling): greys of ``mask`` keep a part of ``original``, more of it the
-    more noise there is. The answer's share is ``mask ** (sigma ** bias * preservation)``.
+    """A1111's soft inpainting (1.8, by CodeHatchling): where ``mask`` is grey, x0 is mixed with ``original``, which
+    weighs more at higher noise. The share of x0 is ``mask ** (sigma ** bias * preservation)``.
 
     Lengths of the latent vectors are mixed apart from their directions, as a power mean of exponent ``boost``: the
     plain mean of two unlike vectors is shorter than both, which looks pale. With every sampler it is the answer that is
@@ -241,7 +250,9 @@ def keep_softly(
 
 
 def mixed(a: Tensor, b: Tensor, share: Tensor, power: float) -> Tensor:
-    """``share`` (n or 1, 1, h, w) of ``b`` and the rest of ``a``, both (n or 1, c, h, w), lengths by power mean."""
+    """Mix ``share`` (n or 1, 1, h, w) of ``b`` with the rest of ``a``, both (n or 1, c, h, w); lengths by power
+    mean.
+    """
     plain = a * (1 - share) + b * share
     # float64: lengths to the power of 32 leave float32's range.
     lengths = [v.double().norm(dim=1, keepdim=True) ** power for v in (a, b)]

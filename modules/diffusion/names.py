@@ -1,4 +1,4 @@
-"""Sampler names of old versions of A1111, which carry the schedule: "DPM++ 2M Karras", `k_dpmpp_2m_ka`."""
+"""Sampler names of old A1111 versions, which include the schedule: "DPM++ 2M Karras", `k_dpmpp_2m_ka`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Samplers = Registry[SamplerSpec]
 Schedulers = Registry[SchedulerSpec]
 
 ENDINGS = {"_ka": "karras", "_exp": "exponential"}
-"""What ended the short names of A1111 before 1.9."""
+"""Schedule suffixes of A1111's short names before 1.9."""
 
 
 def split_sampler(name: str, schedulers: Schedulers) -> tuple[str, str | None]:
-    """Sampler names of before 1.9 carry the schedule: "DPM++ 2M Karras" -> ("DPM++ 2M", "Karras")."""
+    """Split a sampler name from before A1111 1.9: "DPM++ 2M Karras" -> ("DPM++ 2M", "Karras")."""
     found = None
     for label, spec in schedulers.items():
         for ending in (label, spec.name, *spec.aliases):
@@ -24,7 +24,7 @@ def split_sampler(name: str, schedulers: Schedulers) -> tuple[str, str | None]:
 
 
 def resolve(name: str, scheduler: str, samplers: Samplers, schedulers: Schedulers) -> tuple[str, str, tuple[str, ...]]:
-    """The two under their names of today, and a sentence where another was asked for.
+    """Today's names of a sampler and a schedule, and a note if they differ from the ones asked for.
 
     A schedule in the sampler's name wins over ``scheduler``, as in A1111. Raises `UnknownName`.
     """

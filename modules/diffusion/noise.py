@@ -1,4 +1,4 @@
-"""Seeds to noise. Every image has its own generator, so it is the same alone or in a batch, on any device.
+"""Seeded noise. Every image has its own generator, so it is the same alone or in a batch, on any device.
 
 Sources: "NV", a software model of the generator of CUDA cards (Philox 4x32-10, Salmon et al. 2011, "Parallel random
 numbers: as easy as 1, 2, 3"), the same on every machine; "CPU", torch's own generator; "GPU", torch's generator on the
@@ -28,7 +28,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _M0, _M1, _W0, _W1 = map(np.uint64, (0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85))
 _Node = tuple[int, int]
-"""An interval of a Brownian tree: its number among those of its depth, and the depth."""
+"""An interval of a Brownian tree: its index within its depth, and the depth."""
 
 
 def philox(counter: Words, seed: int) -> Words:
@@ -38,7 +38,7 @@ def philox(counter: Words, seed: int) -> Words:
 
 
 def _rounds(c0: Words, c1: Words, c2: Words, c3: Words, keys: Words) -> tuple[Words, Words, Words, Words]:
-    """The words and the keys broadcast: what the first rounds have in common over either is computed once."""
+    """The rounds of Philox. Words and keys broadcast, so what the first rounds share over either is computed once."""
     turn = np.arange(10, dtype=np.uint64).reshape(-1, *[1] * keys.ndim)
     for i, k0, k1 in zip(range(10), (keys + turn * _W0) & _LOW, ((keys >> _HALF) + turn * _W1) & _LOW, strict=True):
         p0, p1 = c0 * _M0, c2 * _M1
@@ -56,7 +56,8 @@ def _rounds(c0: Words, c1: Words, c2: Words, c3: Words, keys: Words) -> tuple[Wo
 
 
 def philox_normals(seeds: Sequence[int], calls: Sequence[int], n: int) -> NDArray[np.float32]:
-    """What fresh generators with ``seeds`` draw at their ``calls``, paired or one of either: (pairs, n) normal numbers.
+    """The normal numbers that fresh generators with ``seeds`` draw at their ``calls`` (paired, or either of length
+    one): (pairs, n).
 
     One counter word an element, Box-Muller's sine branch, as CUDA cards do it.
     """
@@ -82,10 +83,10 @@ class Generator(Protocol):
 
 
 class PhiloxGenerator:
-    """What a CUDA card's generator draws: `philox_normals`, with a counter of its calls."""
+    """The generator of a CUDA GPU: `philox_normals`, with a counter of its calls."""
 
     AHEAD = 4
-    """Draws of one size that are made together: for a small latent, numpy's calls cost more than its arithmetic."""
+    """Number of equal-sized draws made together: for small latents, numpy's call overhead exceeds its arithmetic."""
 
     def __init__(self, seed: int):
         self._seed = seed
@@ -102,7 +103,7 @@ class PhiloxGenerator:
 
 
 class TorchGenerator:
-    """torch's generator, on the CPU or where the networks compute."""
+    """torch's own generator, on the CPU or on the networks' device."""
 
     def __init__(self, seed: int, device: torch.device | str = "cpu"):
         self._device = device
@@ -120,7 +121,7 @@ SOURCES: dict[str, Callable[[int, torch.device | str], Generator]] = {
 
 
 def generator(source: str, seed: int, device: torch.device | str = "cpu") -> Generator:
-    """A fresh generator; ``device`` matters to "GPU" alone."""
+    """Create a generator; ``device`` matters for the source "GPU" only."""
     try:
         make = SOURCES[source]
     except KeyError:
@@ -152,7 +153,7 @@ def slerp(t: float, low: Tensor, high: Tensor, *, rows: bool) -> Tensor:
 
 
 def pasted(noise: Tensor, ground: Tensor) -> Tensor:
-    """``noise`` (c, h, w) in the middle of ``ground`` (c, H, W), cut where it is larger."""
+    """``noise`` (c, h, w) centred in ``ground`` (c, H, W), cropped where it is larger."""
     result = ground.clone()
     there, here = zip(*(_overlap(a, b) for a, b in zip(ground.shape[1:], noise.shape[1:], strict=True)), strict=True)
     result[:, *there] = noise[:, *here]
@@ -160,7 +161,7 @@ def pasted(noise: Tensor, ground: Tensor) -> Tensor:
 
 
 def _overlap(outer: int, inner: int) -> tuple[slice, slice]:
-    """Which part of ``outer`` places is covered by which part of ``inner`` ones in their middle."""
+    """The slices by which ``inner`` places, centred in ``outer`` ones, overlap."""
     offset = (outer - inner) // 2
     if offset >= 0:
         return slice(offset, offset + inner), slice(0, inner)
@@ -169,7 +170,8 @@ def _overlap(outer: int, inner: int) -> tuple[slice, slice]:
 
 
 class BrownianPath:
-    """A Brownian motion over [``low``, ``high``] that a seed determines, and not where or in what order it is asked.
+    """A Brownian motion over [``low``, ``high``], determined by its seed alone, not by where or in what order it is
+    evaluated.
 
     A virtual Brownian tree (Li et al. 2020, arXiv:2001.01328, sec. 4): an interval's increment is split at its middle
     by a Brownian bridge, whose noise has a seed of its own, until the times asked for are boundaries. Seeds, halves and
@@ -178,12 +180,12 @@ class BrownianPath:
     """
 
     DIGITS = 6
-    """Times are rounded to so many digits, which ends the halving."""
+    """Times are rounded to this many digits, which ends the bisection."""
     POOL = 24
-    """Words in which numpy's seed sequence gathers entropy."""
+    """Words in the entropy pool of numpy's seed sequence."""
 
     KEPT = 128
-    """Split intervals that are remembered: those on the way to the last few times asked for."""
+    """Size of the cache of split intervals: those on the way to the most recent times."""
 
     def __init__(self, shape: Shape, low: float, high: float, seed: int, normals: Callable[[list[int], Shape], Tensor]):
         """``normals(seeds, shape)`` draws normal numbers (seeds, *shape), each row from a fresh generator."""
@@ -225,7 +227,7 @@ class BrownianPath:
         return torch.from_numpy(total)
 
     def _way(self, start: float, end: float) -> tuple[list[_Node], list[tuple[_Node, float, float, float]]]:
-        """The largest intervals that make up [start, end], from left to right, and those to be split for them."""
+        """The largest tree intervals that make up [start, end], from left to right, and those to split for them."""
         pieces: list[_Node] = []
         way = []
         waiting = [((0, 0), start, end, *self._ends)]
@@ -244,7 +246,7 @@ class BrownianPath:
         return pieces, way
 
     def _split(self, node: _Node, low: float, middle: float, high: float, bridge: _Floats) -> None:
-        """The increments of an interval's halves."""
+        """Split an interval: the increments of its two halves."""
         reciprocal, before, after = 1 / (high - low), middle - low, high - middle
         whole = self._value(node)
         left = before * whole
@@ -253,7 +255,7 @@ class BrownianPath:
         self._halves[node] = left, whole - left
 
     def _value(self, node: _Node) -> _Floats:
-        """The increment of an interval whose parent is split."""
+        """The increment over an interval whose parent is already split."""
         key, depth = node
         return self._halves[key // 2, depth - 1][key % 2] if depth else self._whole
 

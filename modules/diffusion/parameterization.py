@@ -1,4 +1,6 @@
-"""Noise levels of a model, and how its prediction becomes x0. numpy only; tensors come in through their methods."""
+"""Noise schedules of models (alphas_cumprod), and conversion of predictions to x0. numpy only; tensors are used
+through their methods.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 ZERO_SNR_ALPHA = 4.8973451890853435e-08
-"""What stands in for 0 at the last level of a zero-terminal-SNR table, so that its sigma stays finite."""
+"""Replaces 0 at the last level of a zero-terminal-SNR table, so that its sigma stays finite."""
 
 
 def scaled_linear(n: int = 1000) -> Floats:
@@ -43,7 +45,7 @@ BETAS = {"scaled_linear": scaled_linear, "linear": linear, "cosine": cosine}
 
 @dataclass(frozen=True, eq=False)
 class NoiseTable:
-    """The noise levels a model knows: ``alphas_cumprod`` (levels,), Ho et al. (2020), arXiv:2006.11239.
+    """The noise levels of a model: ``alphas_cumprod`` (levels,), Ho et al. (2020), arXiv:2006.11239.
 
     In sigma space level i has ``sigma_i = sqrt((1 - A_i) / A_i)``; the network is told the timestep ``timesteps[i]``.
     """
@@ -54,7 +56,7 @@ class NoiseTable:
     quantized: bool = False
     """`sigma_to_t` gives the nearest level's timestep rather than one between two levels."""
     dtype: type[np.floating[Any]] = np.float64
-    """In which numbers the table is computed."""
+    """The precision in which the table is computed."""
 
     def __post_init__(self) -> None:
         if not len(self.timesteps):
@@ -62,19 +64,21 @@ class NoiseTable:
 
     @classmethod
     def named(cls, schedule: str, steps: int = 1000) -> NoiseTable:
-        """The table of one of `BETAS`."""
+        """The table of one of `BETAS` by name."""
         if schedule not in BETAS:
             raise UserError(f"no noise schedule named {schedule!r}", hint=f"there are {', '.join(BETAS)}")
         return cls.from_betas(BETAS[schedule](steps))
 
     @classmethod
     def from_betas(cls, betas: Floats) -> NoiseTable:
-        """Betas (levels,) of the forward process."""
+        """The table of given betas (levels,) of the forward process."""
         # Stored as float32 by every checkpoint and program: the last digits of sigma depend on it.
         return cls(np.cumprod(1 - betas).astype(np.float32).astype(np.float64))
 
     def zero_terminal_snr(self) -> NoiseTable:
-        """Lin et al. (2024), arXiv:2305.08891, alg. 1: the last level is (almost) pure noise."""
+        """Rescale to zero terminal SNR: Lin et al. (2024), arXiv:2305.08891, alg. 1. The last level is (almost) pure
+        noise.
+        """
         # float32: next to the end these are differences of nearly equal numbers, and the reference has them so.
         root = np.sqrt(self.alphas_cumprod.astype(np.float32))
         first, last = root[0], root[-1]
@@ -84,14 +88,14 @@ class NoiseTable:
         return replace(self, alphas_cumprod=alphas)
 
     def half(self) -> NoiseTable:
-        """Computed in float16, as old versions of A1111 did ("downcast alphas_cumprod")."""
+        """The table computed in float16, as old versions of A1111 did ("downcast alphas_cumprod")."""
         return replace(self, dtype=np.float16)
 
     def quantize(self) -> NoiseTable:
         return replace(self, quantized=True)
 
     def every(self, stride: int) -> NoiseTable:
-        """Levels ``stride - 1, 2 stride - 1, ...`` alone, and nothing between them: what a distilled model knows."""
+        """Only levels ``stride - 1, 2 stride - 1, ...``: those on which a distilled model was trained."""
         picked = slice(stride - 1, None, stride)
         return replace(
             self, alphas_cumprod=self.alphas_cumprod[picked], timesteps=self.timesteps[picked], quantized=True
@@ -99,7 +103,7 @@ class NoiseTable:
 
     @cached_property
     def sigmas(self) -> Floats:
-        """(levels,), rising."""
+        """All sigmas (levels,), rising."""
         alphas = self.alphas_cumprod.astype(self.dtype)
         return np.sqrt((1 - alphas) / alphas)
 
@@ -116,7 +120,7 @@ class NoiseTable:
         return float(self.sigmas[-1])
 
     def t_to_sigma(self, t: float) -> float:
-        """Log-linear between the table's levels; ``t`` may be fractional."""
+        """The sigma at timestep ``t``, which may be fractional: log-linear between the table's levels."""
         level = np.interp(t, self.timesteps, np.arange(len(self.timesteps)))
         low = min(math.floor(level), len(self.timesteps) - 2)
         w = float(level) - low
@@ -133,7 +137,7 @@ class NoiseTable:
 
 
 def denoised(prediction: Tensor, x: Tensor, sigma: float, kind: str = "eps") -> Tensor:
-    """The network's answer at ``x / sqrt(sigma^2 + 1)`` as x0.
+    """Convert the network's output at ``x / sqrt(sigma^2 + 1)`` to x0.
 
     "eps": Ho et al. (2020), eq. 11 in sigma space. "v": Salimans & Ho (2022), arXiv:2202.00512, sec. 2.4.
     """

@@ -1,4 +1,4 @@
-"""Which noise levels a run visits: ``n`` sigmas from high to low, then 0."""
+"""Noise schedules: the ``n`` sigmas of a run from high to low, then 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from modules.errors import UserError
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """What a person may change about a schedule; 0 leaves the model's or the scheduler's own value."""
+    """User options of a schedule; 0 keeps the model's or the scheduler's own value."""
 
     sigma_min: float = 0.0
     sigma_max: float = 0.0
@@ -120,7 +120,7 @@ def beta(
 
 
 def beta_quantile(p: float, a: float, b: float) -> float:
-    """x with ``beta_cdf(x, a, b) = p``, by bisection."""
+    """The inverse of `beta_cdf`, by bisection: x with ``beta_cdf(x, a, b) = p``."""
     if p in (0.0, 1.0):
         return p
     low, high = 0.0, 1.0
@@ -162,7 +162,7 @@ def sigmas_for(
     table: NoiseTable,
     options: ScheduleOptions | None = None,
 ) -> list[float]:
-    """The sigmas of a whole run, each a float32 value as the reference programs keep them.
+    """The sigmas of a whole run, rounded to float32 as the reference programs keep them.
 
     ``table`` is the model's; a sampler that needs another one (LCM) has it made here.
     """
@@ -203,7 +203,9 @@ def _scheduled(
 
 @dataclass(frozen=True)
 class ImageStart:
-    """How a run over an image begins: which levels it visits, and to which level the image is noised before."""
+    """Where an img2img run enters the schedule: the sigmas it visits, and the sigma to which the image is noised
+    first.
+    """
 
     sigmas: list[float]
     noised_to: float
@@ -225,7 +227,7 @@ def image_start(
     fix_steps: bool = False,
     short_ddim: bool = True,
 ) -> ImageStart:
-    """The end of a schedule, from where ``strength`` (0 to 1) lets the image be changed.
+    """The tail of a schedule for img2img, entered at denoising ``strength`` (0 to 1).
 
     ``fix_steps``: as many steps as asked, of a longer schedule; otherwise about ``steps * strength`` of them.
     ``short_ddim``: the DDIM family makes two steps fewer than the others and starts a level below the noise, as A1111
@@ -252,5 +254,5 @@ def image_start(
 
 
 def own_ddim(timesteps: Sequence[int], table: NoiseTable, **_: Any) -> list[float]:
-    """The DDIM family's levels for ``timesteps`` (rising), from high to low. The last is not 0."""
+    """The DDIM family's own sigmas for ``timesteps`` (rising), from high to low. The last is not 0."""
     return [float(table.sigmas[t]) for t in reversed(timesteps)]

@@ -1,4 +1,4 @@
-"""The contracts of sampling.
+"""The types and protocols of sampling: Network, Guidance, Denoiser, Sampler, Noise.
 
 Everything runs in sigma space: ``x = x0 + sigma * noise`` (Karras et al. 2022, arXiv:2206.00364). Latents are
 float32 tensors (n, c, h, w); sigmas are Python floats from high to low, the last one usually 0. Three nested callables
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cond:
-    """The text as a network sees it: ``context`` (n or 1, tokens, width) and, for SDXL, ``vector`` (n or 1, width)."""
+    """A text condition as the network takes it: ``context`` (n or 1, tokens, width) and, for SDXL, ``vector`` (n or
+    1, width).
+    """
 
     context: Tensor
     vector: Tensor | None = None
@@ -39,16 +41,18 @@ class Guidance(Protocol):
 
 
 class Denoiser(Protocol):
-    """``step`` is the sampler's own step index, from 0: looking it up from sigma fails under churn."""
+    """``(x, sigma, step) -> x0``. ``step`` is the sampler's own step index, from 0: looking it up from sigma fails
+    under churn.
+    """
 
     def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor: ...
 
 
 class Noise(Protocol):
-    """Noise of a batch. Each image draws from its own generator, so it is the same alone or in company."""
+    """The noise source of a batch. Each image draws from its own generator, so it is the same alone or in a batch."""
 
     def initial(self) -> Tensor:
-        """The start noise, deviation 1."""
+        """The initial noise, of standard deviation 1."""
         ...
 
     def __call__(self, sigma: float, sigma_next: float) -> Tensor:
@@ -62,7 +66,7 @@ OnStep = Callable[[int, "Tensor", float, "Tensor"], None]
 
 
 class StopSampling(Exception):
-    """Raised by an `OnStep`: no further step is wanted."""
+    """Raised by an `OnStep` callback to end sampling after this step."""
 
 
 Sampler = Callable[..., "Tensor"]
@@ -75,7 +79,7 @@ Scheduler = Callable[..., "list[float]"]
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """A sampler and what planning must know about it."""
+    """A sampler and its requirements, which planning reads."""
 
     name: str
     sample: Sampler
@@ -86,13 +90,13 @@ class SamplerSpec:
     """Samplers that ignore the scheduler make their own sigmas: ``(timesteps, table, skip_type=, whole=)``, timesteps
     rising; not ``whole`` where a run over an image starts later."""
     levels: Callable[[NoiseTable], NoiseTable] | None = None
-    """A sampler that knows only some of the model's noise levels (LCM) says which."""
+    """Restricts the noise levels, for samplers that use only some of the model's (LCM)."""
     wrap: Callable[[Denoiser, NoiseTable], Denoiser] | None = None
-    """What the sampler puts around guidance (LCM's boundary condition)."""
+    """A wrapper around the denoiser (LCM's boundary condition)."""
     cfg_factor: float = 1.0
     """Multiplies the CFG scale (CFG++ guides by a twelfth or so)."""
     second_order: bool = False
-    """Two network calls a step."""
+    """Makes two network calls per step."""
     discard_next_to_last: bool = False
     brownian: bool = False
     eta: float | None = None
@@ -102,18 +106,20 @@ class SamplerSpec:
     unit_start: bool = False
     """Starts from x / sqrt(1 + sigma^2) of deviation 1 (DDIM family) rather than from sigma * noise."""
     couples_batch: bool = False
-    """Its step size looks at the whole batch, so an image alone differs from the same one in company."""
+    """Its step size depends on the whole batch, so an image alone differs from the same one in a batch."""
     options: Mapping[str, Any] = field(default_factory=dict)
     takes: Mapping[str, str] = field(default_factory=dict)
-    """The request's parameters that it is given, by name, and its own names for them. A1111 passes ``s_noise`` to some
-    of the samplers that could use it."""
+    """The request's parameters that it accepts, and its own names for them. A1111 passes ``s_noise`` only to some of
+    the samplers that could use it."""
 
     def table_for(self, table: NoiseTable) -> NoiseTable:
-        """The noise levels to sample with, of a model trained on ``table``."""
+        """The noise levels that the sampler uses of a model trained on ``table``."""
         return self.levels(table) if self.levels else table
 
     def arguments(self, **offered: Any) -> dict[str, Any]:
-        """The keyword arguments for `sample`: what it takes of ``offered`` (not None), then its `options`."""
+        """The keyword arguments for `sample`: those of ``offered`` that it accepts and that are not None, then its
+        `options`.
+        """
         known = inspect.signature(self.sample).parameters
         taken = {name: value for name, value in offered.items() if name in known and value is not None}
         return taken | dict(self.options)

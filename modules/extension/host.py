@@ -1,4 +1,4 @@
-"""What an extension sees: the tables of a `Host`. Built-in parts come in through the same door."""
+"""The host: tables of samplers, upscalers, tabs and more, filled by extensions and by the built-in parts alike."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ T = TypeVar("T")
 
 
 class TabPage(Protocol):
-    """What ``TabSpec.build`` of an extension is given, within the tab."""
+    """The page context given to ``TabSpec.build`` of an extension."""
 
     def form(self, cls: type, /) -> Any:
-        """A form of a frozen dataclass of ``option(...)`` fields. ``form.add(name)`` makes the control of one at this
-        place of the page, ``form.options`` names them."""
+        """Create a form for a frozen dataclass of ``option(...)`` fields. ``form.add(name)`` places one control
+        here, ``form.options`` lists the names.
+        """
 
     def params(self, **changes: Any) -> GenerationParams:
-        """A request of the default model's size, with ``changes``."""
+        """A request at the default model's native size, with ``changes``."""
 
     def generate(self, form: Any, request: Callable[[Any], GenerationParams], *, label: str = "Generate") -> None:
-        """A button, and the place of the result: a click makes what ``request`` gives for the form's values, as a job
-        of whoever clicked. Raise `UserError` for what cannot be made."""
+        """Add a button and a result area: a click submits what ``request`` returns for the form's values, as a job
+        of whoever clicked. It may raise `UserError`.
+        """
 
 
 @dataclass(frozen=True)
 class TabSpec:
-    """A tab of the page. ``build`` makes its components with what it is given: a `TabPage`."""
+    """A tab of the page. ``build`` receives a `TabPage` and creates the components."""
 
     name: str
     label: str
@@ -62,7 +64,7 @@ class RouteSpec:
 
 @dataclass(frozen=True)
 class TagSpec:
-    """Tags in prompts, ``<name:...>``, which let a modifier take part."""
+    """A kind of prompt tag, ``<name:...>``, that activates a modifier."""
 
     name: str
     modifier: str
@@ -72,27 +74,28 @@ class TagSpec:
 
 @dataclass(frozen=True)
 class Owner:
-    """The extension that a host is filled by, and what it was allowed."""
+    """The extension that fills a host, and its permissions."""
 
     name: str
     version: str
     folder: Path = Path()
     permissions: frozenset[str] = frozenset()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Its part of the settings file."""
+    """The extension's part of the settings file."""
     flags: Mapping[str, str] = field(default_factory=dict)
-    """What the command line said, by the names of the manifest."""
+    """Command line values, by the flag names of the manifest."""
 
 
 _PATH = re.compile(r"[a-z0-9_-]{1,60}")
 
 
 class Host:
-    """Filled once at start, then only read."""
+    """The tables of everything that can be registered. Filled once at startup, then only read."""
 
     def __init__(self, owner: Owner | None = None, reserved: Collection[str] = ()) -> None:
-        """``owner``: whose part this is; None: the program's own, which may add everything.
-        ``reserved``: labels that no modifier can have, because the generation text says something else by them."""
+        """``owner``: the extension that fills this host; None: the program itself, which may add everything.
+        ``reserved``: labels that no modifier may have, because infotext uses them.
+        """
         self.owner = owner
         self.reserved = reserved
         self.samplers: Registry[SamplerSpec] = Registry("sampler")
@@ -111,10 +114,10 @@ class Host:
         self.routes: Registry[RouteSpec] = Registry("route")
         self.assets: Registry[Path] = Registry("asset")
         self.owners: dict[tuple[str, str], Owner] = {}
-        """Which extension added what, by table and name; what is not here is the program's own."""
+        """The extension that added each entry, by table and name; built-in entries are not in it."""
 
     def tables(self) -> dict[str, Registry[Any]]:
-        """By the words that stand in a manifest's permissions (`modules.extension.manifest.PERMISSIONS`)."""
+        """The tables by the permission names of a manifest (`modules.extension.manifest.PERMISSIONS`)."""
         return {
             "sampler": self.samplers,
             "scheduler": self.schedulers,
@@ -141,11 +144,11 @@ class Host:
         self._add("upscaler", spec.name, spec, spec.aliases)
 
     def add_face_restorer(self, name: str, restorer: FaceRestorer, files: tuple[tuple[str, Path], ...] = ()) -> None:
-        """``files``: what it reads, each after its role in a recipe."""
+        """Register a face restorer. ``files``: the files it reads, each with its role in a recipe."""
         self._add("face_restorer", name, FaceRestorerSpec(name, restorer, files))
 
     def face_restorer(self, name: str, *, field: str = "face_restorer") -> FaceRestorerSpec:
-        """The one called ``name``; raises a `UserError` that says which file is missing."""
+        """The face restorer called ``name``; raises a `UserError` that says which file is missing."""
         if name in self.face_restorers:
             return self.face_restorers.get(name)
         if name in self.absent_face_restorers:
@@ -169,8 +172,9 @@ class Host:
         self._add("tag", spec.name, spec)
 
     def add_settings(self, cls: type[T]) -> T:
-        """Declare the extension's settings, a frozen dataclass of ``option(...)`` fields; gives what the owner of the
-        program chose. They are read when the extension is loaded, so a change holds from the next start on."""
+        """Declare the extension's settings, a frozen dataclass of ``option(...)`` fields, and return the current
+        values. They are read when the extension is loaded, so a change takes effect at the next start.
+        """
         owner = self.owner or Owner("", "")
         self._add("setting", owner.name, cls)
         good = {}
@@ -187,7 +191,7 @@ class Host:
         self._add("route", f"{self.owner.name if self.owner else ''}/{spec.path} {spec.method}", spec)
 
     def add_asset(self, file: str) -> None:
-        """A script or style sheet of the extension's folder, which goes onto the page."""
+        """Register a script or style sheet in the extension's folder, to be loaded by the page."""
         folder = self.owner.folder if self.owner else Path()
         path = (folder / file).resolve()
         if path.suffix not in (".js", ".css") or not path.is_relative_to(folder.resolve()) or not path.is_file():
@@ -195,7 +199,7 @@ class Host:
         self._add("asset", f"{self.owner.name if self.owner else ''}/{file}", path)
 
     def flag(self, name: str) -> str:
-        """What the command line says for a flag of the manifest."""
+        """The command line value of a flag of the manifest."""
         if self.owner is None or name not in self.owner.flags:
             raise Refused(f"there is no flag {name!r} in its manifest", hint="declare it under [[flags]]")
         return self.owner.flags[name]
@@ -213,7 +217,7 @@ class Host:
     # -- what the program does with it
 
     def take(self, part: Host) -> None:
-        """Add all of an extension's part, or nothing: a name that is taken already is `Refused`."""
+        """Merge everything that an extension added, or nothing: raises `Refused` if a name is taken."""
         tables, parts = self.tables(), part.tables()
         for kind, table in parts.items():
             for name in table.names():
@@ -226,25 +230,26 @@ class Host:
         self.owners |= part.owners
 
     def drop(self, extension: str) -> None:
-        """Take out all that an extension added."""
+        """Remove everything that an extension added."""
         tables = self.tables()
         for kind, name in [key for key, owner in self.owners.items() if owner.name == extension]:
             tables[kind].remove(name)
             del self.owners[kind, name]
 
     def owner_of(self, kind: str, name: str) -> tuple[str, str] | None:
-        """Name and version of the extension that added it; None: it is the program's own."""
+        """Name and version of the extension that added an entry; None for built-in ones."""
         owner = self.owners.get((kind, name))
         return (owner.name, owner.version) if owner else None
 
     def version_of(self, kind: str, name: str) -> str:
-        """Of the extension that added it; empty: it is the program's own."""
+        """Version of the extension that added an entry; empty for built-in ones."""
         owner = self.owners.get((kind, name))
         return owner.version if owner else ""
 
     def axes(self) -> dict[str, Axis]:
-        """Every declared option along which requests can differ, by label: those of a request, then those of
-        modifiers, as "Do twice: amount"."""
+        """Every declared option as a grid axis, by label: those of a request, then those of modifiers, as "Do twice:
+        amount".
+        """
         found = axes_of_params()
         for spec in self.modifiers_in_order():
             for name, option in options_of(cast(Hashable, spec.options)).items():
@@ -261,7 +266,7 @@ class Host:
 
 def _setter(spec: ModifierSpec, name: str, option: Option) -> Callable[[GenerationParams, Any], GenerationParams]:
     def changed(params: GenerationParams, value: Any) -> GenerationParams:
-        """With the modifier taking part, its other options as they are."""
+        """The request with this option set and the modifier active; its other options are kept."""
         options = {**params.extensions.get(spec.name, {}), name: option.cast(value)}
         return params.changed(extensions=params.extensions.having(spec.name, spec.chosen(options)))
 

@@ -1,4 +1,4 @@
-"""The extensions of a folder: what they say of themselves, whether they are let in, and what became of each.
+"""Loads the extensions of a folder: reads manifests, imports, registers, and keeps each one's state.
 
 A manifest is read and judged before anything is imported. What an extension adds is collected in a `Host` of its own
 and taken over whole, so that one that fails half-way leaves nothing behind. No torch here: the server loads the same
@@ -32,24 +32,24 @@ log = logging.getLogger(__name__)
 
 State = Literal["loaded", "disabled", "refused", "broken", "left out"]
 PRIVATE = "reprise_extension_"
-"""Before the name under which an extension is imported, so that it can be no other module's."""
+"""Prefix of the module names under which extensions are imported, so that they collide with nothing."""
 MAX_STARTS = 2
-"""Starts in a row that did not come to an end; after these no extension is loaded."""
+"""Incomplete starts in a row after which safe mode loads no extension."""
 
 
 @dataclass(frozen=True)
 class Extension:
-    """A folder and what became of it."""
+    """An extension's folder, and whether and why it was loaded."""
 
     name: str
     folder: Path
     state: State
     manifest: Manifest | None = None
     reason: str = ""
-    """One sentence on why it is not at work."""
+    """Why it is not loaded, in one sentence."""
     traceback: str = ""
     added: tuple[str, ...] = ()
-    """What it registered: "sampler My Euler"."""
+    """What it registered, as in "sampler My Euler"."""
 
     @property
     def version(self) -> str:
@@ -60,7 +60,7 @@ class Extension:
 
 
 class Loader:
-    """Loads the extensions of one folder into a host, and knows what became of each."""
+    """Loads the extensions of one folder into a host, and keeps their states."""
 
     def __init__(
         self,
@@ -72,9 +72,10 @@ class Loader:
         name: str = "",
         flags: Mapping[str, Mapping[str, str]] | None = None,
     ):
-        """``root``: where requirements.txt lies. In the ``server`` an extension cannot import torch; starts of a
-        ``command`` are not counted. ``name``: of this worker among several, each of which counts its own starts.
-        ``flags``: what the command line said, by extension and name."""
+        """``root``: the folder of requirements.txt. In the ``server`` an extension cannot import torch; starts of a
+        ``command`` are not counted. ``name``: of this worker, since each counts its own starts. ``flags``: command
+        line values, by extension and name.
+        """
         self.folder = folder
         self.host = Host()
         self.extensions: dict[str, Extension] = {}
@@ -87,7 +88,9 @@ class Loader:
         self._flags = flags or {}
 
     def load_all(self, host: Host) -> None:
-        """Let in what can be. After `MAX_STARTS` starts that ended before `started` was called: nothing."""
+        """Load all valid extensions. Safe mode: after `MAX_STARTS` starts that ended before `started` was called,
+        load none.
+        """
         self.host = host
         before = self._last_start()
         starts = before.get("starts", 0) if isinstance(before.get("starts"), int) else 0
@@ -103,12 +106,12 @@ class Loader:
         self._note_start(0 if self.safe_mode else starts + 1, "")
 
     def started(self) -> None:
-        """The start came to an end."""
+        """Report that the start was completed, which ends the count for safe mode."""
         if not self.safe_mode and self.extensions:
             self._note_start(0, "")
 
     def reload(self, name: str) -> Extension:
-        """Take out what the extension added, and import it anew."""
+        """Remove what the extension added, and import it again."""
         place = next((place for place in folders_in(self.folder) if place.name == name), None)
         if place is None:
             raise NotFound(f"no extension named {name!r}", hint="look into the folder", field="extension")
@@ -119,7 +122,7 @@ class Loader:
         return self.extensions[name]
 
     def enable(self, name: str, enabled: bool) -> Extension:
-        """Kept for the next starts too, and done at once."""
+        """Enable or disable an extension, now and for later starts."""
         try:
             disabled = _disabled_in(_object_in(self._choices, mend=True)) - {name} | (set() if enabled else {name})
             atomic.make_folder(self._choices.parent)
@@ -130,11 +133,11 @@ class Loader:
         return self.reload(name)
 
     def disabled(self) -> set[str]:
-        """Those that are switched off; `OSError` where that cannot be known now."""
+        """Names of disabled extensions; raises `OSError` if the file cannot be read now."""
         return _disabled_in(_object_in(self._choices))
 
     def absent(self) -> dict[str, str]:
-        """Why each that is not at work is not, by name: what jobs that ask for it are told."""
+        """Extensions that are not loaded, with the reason, as told to jobs that ask for them."""
         words: dict[State, str] = {"disabled": "it is switched off", "broken": "it is broken"}
         return {
             one.name: one.reason or words.get(one.state, one.state)
@@ -191,7 +194,7 @@ class Loader:
             return {}
 
     def _note_start(self, starts: int, loading: str) -> None:
-        """What a start that ends here leaves behind."""
+        """Record the start in progress, for the next start to find if this one crashes."""
         if self._process == "command":
             return
         with contextlib.suppress(OSError):
@@ -227,7 +230,7 @@ class _NoTorch(importlib.abc.MetaPathFinder):
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether a person has pressed Ctrl+C meanwhile: a KeyboardInterrupt without that is an extension's own."""
+    """Tell whether Ctrl+C was pressed meanwhile: a KeyboardInterrupt without that was raised by the extension."""
     pressed: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
@@ -248,7 +251,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """The server must not load torch, for an extension neither."""
+    """Make imports of torch fail: the server must not load it, not even for an extension."""
     finder = _NoTorch()
     sys.meta_path.insert(0, finder)
     try:
@@ -264,7 +267,7 @@ def _manifest_or_none(place: Path) -> Manifest | None:
 
 
 def _object_in(path: Path, *, mend: bool = False) -> dict[str, Any]:
-    """The object in a file; none where there is no file, or where it holds none: ``mend`` then sets it aside.
+    """The JSON object in a file; empty if the file is missing or holds none, in which case ``mend`` sets it aside.
 
     `OSError` where the file cannot be read, which says nothing of what it holds.
     """
@@ -298,7 +301,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _own_traceback(error: BaseException) -> str:
-    """The traceback from the extension's own lines on."""
+    """The traceback from the extension's first frame on."""
     lines = traceback.TracebackException.from_exception(error)
     ours = str(Path(__file__).parents[2] / "modules")
     own = [frame for frame in lines.stack if not frame.filename.startswith((ours, "<frozen"))]

@@ -1,4 +1,4 @@
-"""What an extension says of itself in ``extension.toml``, and whether it may come in.
+"""Extension manifests: reads and validates ``extension.toml``.
 
 Standard library only: the command line reads flags from it before any package is there.
 """
@@ -17,7 +17,7 @@ from modules.errors import RepriseError
 from modules.params.options import Option
 
 API = 1
-"""The version of what extensions may rely on. It counts up when something that was promised changes."""
+"""The version of the extension API. It increases when anything promised changes."""
 PERMISSIONS = frozenset(
     (
         "sampler",
@@ -33,19 +33,19 @@ PERMISSIONS = frozenset(
         "asset",
     )
 )
-"""What an extension can add; a manifest names what it does add."""
+"""The tables to which an extension can add; its manifest lists those that it uses."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*((?:(?:[<>=!~]=|[<>])\s*[\w.*+!-]+\s*,?\s*)*)")
 _CLAUSE = re.compile(r"([<>=!~]=|[<>])\s*([\w.*+!-]+)")
 
 
 class Refused(RepriseError):
-    """An extension that is not let in, and why."""
+    """The extension is not loaded, and why."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``extension.toml``."""
+    """The content of ``extension.toml``."""
 
     name: str
     version: str
@@ -58,7 +58,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What an extension says of itself. `Refused` with one sentence where that will not do."""
+    """Read and validate a manifest; raises `Refused` with one sentence."""
     try:
         values = tomllib.loads((folder / "extension.toml").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -109,7 +109,7 @@ def _flag(name: str, help: str = "", default: str = "") -> Option:
 
 
 def check_requirements(wanted: Sequence[str], pinned: Mapping[str, str], have: Mapping[str, str]) -> None:
-    """`Refused` where a package is wanted in another version than ours, or is not there. Nothing is installed."""
+    """Raise `Refused` if a required package is missing or conflicts with our pins. Nothing is installed."""
     for text in wanted:
         match = _REQUIREMENT.fullmatch(text.strip())
         if not match:
@@ -124,7 +124,7 @@ def check_requirements(wanted: Sequence[str], pinned: Mapping[str, str], have: M
 
 
 def _meets(version: str, sign: str, wanted: str) -> bool:
-    """PEP 440 as far as releases go, which is what pins are."""
+    """Whether a version meets a PEP 440 specifier; release numbers only, which is all that pins use."""
     here, there = _release(version), _release(wanted)
     if sign in ("==", "!="):
         length = len(there) if wanted.endswith(".*") else max(len(here), len(there))
@@ -146,7 +146,7 @@ def _padded(numbers: tuple[int, ...], length: int) -> tuple[int, ...]:
 
 
 def flags_in(folder: Path) -> dict[str, dict[str, Option]]:
-    """The flags of all extensions of a folder, by extension and name, for the command line: nothing is imported."""
+    """The command line flags declared by all manifests in a folder, by extension and name. Nothing is imported."""
     found = {}
     for place in folders_in(folder):
         with contextlib.suppress(Refused):
@@ -155,7 +155,7 @@ def flags_in(folder: Path) -> dict[str, dict[str, Option]]:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """What looks like an extension."""
+    """The subfolders that look like extensions."""
     if not folder.is_dir():
         return []
     found = (place for place in folder.iterdir() if place.is_dir() and place.name[0] not in "._")

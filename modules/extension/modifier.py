@@ -1,4 +1,4 @@
-"""Modifiers: what extensions do to a generation. One is made for each request, from the options chosen in it.
+"""Modifiers: how extensions hook into a generation. One is created for each request, from the options chosen in it.
 
 The declaration of its options alone gives a modifier its place in requests: controls, flags, keys in the generation
 text, axes of a grid. Here are the names under which they go there.
@@ -60,11 +60,12 @@ class Report:
 
 
 class Modifier:
-    """What takes part in a generation: overrides one or more of these. It lives for one request."""
+    """Base class: override one or more of these hooks. An instance lives for one request."""
 
     def revise(self, params: GenerationParams) -> GenerationParams:
-        """The request of one image, changed, before anything is decided: ``params.seed`` is that image's own. Called
-        once an image, on no model; the same ``params`` must give the same answer, or replay is lost."""
+        """Return the request of one image, changed, before anything is planned; ``params.seed`` is that image's own.
+        Called once per image, without a model. It must be deterministic, or replay fails.
+        """
         return params
 
     def prepare(self, passes: Sequence[SamplingPass], model: LatentDiffusion, recorded: Sequence[UsedFile]) -> None:
@@ -73,8 +74,9 @@ class Modifier:
         called now."""
 
     def patch(self, model: LatentDiffusion) -> AbstractContextManager[object]:
-        """Change ``model`` (``model.unet``, ``model.vae``, ``model.text``) while a batch is made, and put back exactly
-        what was found."""
+        """Change ``model`` (``model.unet``, ``model.vae``, ``model.text``) for the duration of a batch, and restore
+        it exactly on exit.
+        """
         return nullcontext()
 
     def begin(self, run: SamplingPass) -> None:
@@ -89,30 +91,30 @@ class Modifier:
         return Report()
 
     def network(self, network: Network) -> Network:
-        """``(x, sigma, cond) -> x0``: one evaluation of the model under one condition. Latents x (n, 4, h, w)."""
+        """Wrap the network, ``(x, sigma, cond) -> x0``: one evaluation under one condition. Latents x (n, 4, h, w)."""
         return network
 
     def guidance(self, guidance: Guidance) -> Guidance:
-        """``(positive, negative, scale) -> x0``: how two answers become one, (n, 4, h, w) each."""
+        """Wrap the guidance, ``(positive, negative, scale) -> x0``, which combines two evaluations (n, 4, h, w)."""
         return guidance
 
     def denoiser(self, denoiser: Denoiser) -> Denoiser:
-        """``(x, sigma, step) -> x0``: what a sampler calls, with its own step from 0."""
+        """Wrap the denoiser, ``(x, sigma, step) -> x0``, which the sampler calls with its own step from 0."""
         return denoiser
 
     def finish(self, image: Image) -> Image:
-        """A finished picture, before it is saved."""
+        """Process a finished image before it is saved."""
         return image
 
 
 def overridden(modifier: Modifier) -> tuple[str, ...]:
-    """The hooks that a modifier has of its own."""
+    """The names of the hooks that a modifier overrides."""
     return tuple(name for name in HOOKS if getattr(type(modifier), name) is not getattr(Modifier, name))
 
 
 @dataclass(frozen=True)
 class ModifierSpec:
-    """A modifier, and all that there is to know of it before one is made."""
+    """A modifier as registered: name, options and factory."""
 
     name: str
     """In requests, recipes and flags: small letters, digits and _."""
@@ -121,16 +123,16 @@ class ModifierSpec:
     options: type
     """A frozen dataclass of ``option(...)`` fields."""
     make: Callable[[Any], Modifier]
-    """Called with an instance of ``options`` for each request in which it takes part."""
+    """Called with an instance of ``options`` for each request that activates it."""
     order: int = 100
-    """Of those that take part the lowest comes first, and so stands nearest to the network; equal ones by name."""
+    """The lowest is applied first and is innermost, next to the network; equal ones by name."""
     help: str = ""
     """One sentence beside the switch."""
     by_tag: bool = False
     """Tags in prompts alone call it: it has no switch, and recipes do not name it beside the prompt."""
 
     def chosen(self, values: Mapping[str, Any]) -> dict[str, Value]:
-        """All options as JSON, those that ``values`` lacks at their defaults. Raises `UserError`."""
+        """All options as JSON, missing ones at their defaults. Raises `UserError`."""
         if foreign := sorted(values.keys() - options_of(cast(Hashable, self.options)).keys()):
             known = ", ".join(options_of(cast(Hashable, self.options))) or "none"
             raise UserError(
@@ -149,7 +151,7 @@ class ModifierSpec:
 
 
 def in_order(specs: Iterable[ModifierSpec]) -> list[ModifierSpec]:
-    """As they are applied: by their order, then by their name."""
+    """Sort modifiers as they are applied: by order, then by name."""
     return sorted(specs, key=lambda spec: (spec.order, spec.name))
 
 
@@ -172,7 +174,7 @@ _SIZE = re.compile(r"\d+x\d+")
 
 
 def key_of(spec: ModifierSpec, option: Option | None = None) -> str:
-    """The key of an option in the generation text; without one that which says that the modifier took part.
+    """The infotext key of an option or, without one, the key that says that the modifier took part.
 
     >>> key_of(ModifierSpec("twice", "Do twice!", object, Modifier))
     'Do twice'
@@ -197,7 +199,7 @@ def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str,
 def from_text(
     specs: Iterable[ModifierSpec], parsed: Mapping[str, Any], notes: list[str]
 ) -> tuple[dict[str, dict[str, Value]], set[str]]:
-    """What a generation text says of them, and the keys that it says it with; what cannot be read is noted."""
+    """Read modifiers from infotext: their options, and the keys used; unreadable values are added to ``notes``."""
     found: dict[str, dict[str, Value]] = {}
     keys: set[str] = set()
     for spec in specs:
@@ -216,7 +218,7 @@ def from_text(
 
 
 def _told(value: Value) -> object:
-    """Words and numbers as they are; what a reader could take for something else in brackets, as JSON."""
+    """A value as written to infotext: plain words and numbers as they are, anything ambiguous as JSON in brackets."""
     if isinstance(value, str) and (not _PLAIN.fullmatch(value) or _SIZE.fullmatch(value)):
         return json.dumps([value], ensure_ascii=False)
     return "[]" if value is None else value

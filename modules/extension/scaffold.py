@@ -1,4 +1,4 @@
-"""The first version of an extension: a folder that is loaded, does a little, and says where to go on."""
+"""Writes the skeleton of a new extension, which loads and passes its tests."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def register(host: Host) -> None:
 
 
 def write_skeleton(folder: Path, name: str) -> Path:
-    """A new folder below ``folder``; raises `UserError` where there is one, or the name will not do."""
+    """Create the extension's folder below ``folder``; raises `UserError` if it exists or the name is invalid."""
     if not NAME.fullmatch(name) or len(name) < 2:
         raise UserError(f"{name[:40]!r} is no name for an extension", hint="use small letters, digits and _")
     place = folder / name

@@ -1,4 +1,4 @@
-"""Scripts: one request that becomes many, each a job of its own. X/Y/Z plots, prompt matrices and loopback are some.
+"""Scripts: one request becomes many, each a job of its own (X/Y/Z plots, prompt matrices, loopback).
 
 A script is a generator. It yields rounds of requests, gets the outcome of each, and in the end returns sheets:
 
@@ -21,9 +21,9 @@ from modules.params.generation import GenerationParams
 from modules.params.options import Option, flat_of, from_flat, nested_of
 
 MOST_REQUESTS = 1000
-"""Of one script."""
+"""Limit of requests per script."""
 NO_AXIS, SEARCH_AXIS, ORDER_AXIS = "Nothing", "Prompt S/R", "Prompt order"
-"""Axes that are no option; A1111's names."""
+"""Axes that are not options; A1111's names."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Round:
     of: int = 0
     """How many requests the script will make in all, as far as it knows; 0: no more than these."""
     names: Sequence[str] = ()
-    """What a person calls each of them, for the remark on one that failed."""
+    """A label for each request, used in the note on one that failed."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +71,23 @@ class Sheet:
     margin: int = 0
     """Pixels between the images."""
     facts: Mapping[str, str] = field(default_factory=dict)
-    """What its generation text says of it: ``{"X Type": "Steps", ...}``."""
+    """Further infotext keys of the grid: ``{"X Type": "Steps", ...}``."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A declared option along which requests can differ."""
+    """A declared option that a grid can vary."""
 
     label: str
     option: Option
     set: Callable[[GenerationParams, Any], GenerationParams]
-    """``(params, value) -> params``; the value is cast and judged. Raises `UserError`."""
+    """``(params, value) -> params``; casts and checks the value. Raises `UserError`."""
 
 
 def axes_of_params() -> dict[str, Axis]:
-    """The options of a request by label; those within a group have its name before theirs. Pictures are none."""
+    """The options of a request by label; those of a group are prefixed with its name where needed. Images are
+    excluded.
+    """
     found: dict[str, Axis] = {}
     groups = nested_of(GenerationParams)
     for name, option in flat_of(GenerationParams).items():
@@ -100,7 +102,7 @@ def axes_of_params() -> dict[str, Axis]:
 
 
 def axis_names(axes: Mapping[str, Axis]) -> tuple[str, ...]:
-    """All that an axis may be, for a choice."""
+    """All choices for an axis."""
     return (NO_AXIS, SEARCH_AXIS, ORDER_AXIS, *axes)
 
 
@@ -115,7 +117,7 @@ def _setter(name: str) -> Callable[[GenerationParams, Any], GenerationParams]:
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """``old`` with the values of ``new``, objects within merged likewise."""
+    """``old`` updated with ``new``, recursively."""
     inner = {
         key: _merged(old[key], value)
         for key, value in new.items()
@@ -126,14 +128,14 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ScriptContext:
-    """What a script may ask for."""
+    """Services available to a running script."""
 
     axes: Callable[[], Mapping[str, Axis]]
     """Every declared option by its label."""
     choices: Callable[[str], Sequence[str]]
     """The values in one of the host's tables: "samplers", "checkpoints"."""
     keep: Callable[[Path], str]
-    """Puts a picture where requests can start from it, and gives its name there."""
+    """Stores an image as an init image, and returns its name there."""
 
 
 Steps = Generator[Round, Sequence[Outcome], Sequence[Sheet]]
@@ -143,7 +145,7 @@ Run = Callable[[GenerationParams, Any, ScriptContext], Steps]
 
 @dataclass(frozen=True)
 class ScriptSpec:
-    """A script as the host lists it. ``options`` is a frozen dataclass of declared options: its controls."""
+    """A script as registered. ``options`` is a frozen dataclass of declared options: its controls."""
 
     name: str
     label: str
@@ -151,4 +153,4 @@ class ScriptSpec:
     run: Run
     help: str = ""
     tabs: tuple[str, ...] = ("txt2img", "img2img", "inpaint")
-    """Where it is offered."""
+    """The tabs that offer it."""

@@ -1,4 +1,4 @@
-"""Names of saved pictures, from patterns in A1111's words: ``[seed]-[prompt_words]``.
+"""File and folder names of saved images, from A1111's patterns: ``[seed]-[prompt_words]``.
 
 A word may have arguments: ``[datetime<%H-%M><Europe/Paris>]``. What a pattern asks for and a picture does not have is
 left out; some words then take the text before them away as well, as in A1111. Another word in brackets stays as it is.
@@ -21,13 +21,13 @@ from zoneinfo import ZoneInfo
 log = logging.getLogger(__name__)
 
 PART = 128
-"""The most characters that one word of a pattern gives, as in A1111."""
+"""Longest replacement of one pattern word, in characters, as in A1111."""
 WORDS = 8
-"""Of a prompt in ``[prompt_words]``."""
+"""Words of a prompt used by ``[prompt_words]``."""
 BYTES = 160
-"""Of a whole name; file systems take 255, and number, ending and ``.part`` come to it."""
+"""Length limit of the name, in bytes; file systems take 255, and number, suffix and ``.part`` are added."""
 _PIECE = re.compile(r"(.*?)(?:\[([^\[\]]+)\]|$)", re.DOTALL)
-"""Text and the word behind it."""
+"""Literal text, and the pattern word after it."""
 _WORD = re.compile(r"([^<]*)((?:<[^>]*>)*)")
 """A word's name and its arguments."""
 _NOT_LETTERS = re.compile(rf"[\s{re.escape(string.punctuation)}]+")
@@ -36,27 +36,27 @@ _HALVES = range(0xD800, 0xE000)
 _FORBIDDEN = str.maketrans(
     dict.fromkeys('#<>:"/\\|?*' + "".join(map(chr, range(32))), "_") | dict.fromkeys(map(chr, _HALVES), "_")
 )
-"""What file systems do not take; half an emoji, as cut texts have it, has no bytes."""
+"""Characters that file systems reject; lone surrogates, as in truncated text, cannot be encoded."""
 DATETIME = "%Y%m%d%H%M%S"
 
 
 @dataclass(frozen=True)
 class Names:
-    """The patterns of one job."""
+    """The filename patterns of one job."""
 
     file: str = "[seed]"
-    """Stands behind the picture's number."""
+    """The pattern of the file name after the number."""
     folder: str = "[date]"
     """Below the folder of its kind; ``/`` divides folders."""
     begun: datetime = field(default_factory=datetime.now)
-    """When the job began."""
+    """The time at which the job began."""
 
     def file_for(self, facts: Mapping[str, str]) -> str:
-        """What stands behind the number; may be empty."""
+        """The part of the file name after the number; may be empty."""
         return _short(fill(self.file, facts, self.begun))
 
     def folder_for(self, facts: Mapping[str, str]) -> Path:
-        """A relative path that leads nowhere else."""
+        """The subfolder, a relative path that stays inside the outputs folder."""
         parts = [_short(fill(part, facts, self.begun)).lstrip(".") for part in _divided(self.folder)]
         return Path(*(filter(None, parts))) if any(parts) else today()
 
@@ -66,7 +66,7 @@ def today() -> Path:
 
 
 def _divided(pattern: str) -> list[str]:
-    """Its parts between ``/``, but not those within a word: ``[datetime<%d><Europe/Paris>]``.
+    """Split a pattern at ``/``, except inside a word such as ``[datetime<%d><Europe/Paris>]``.
 
     >>> _divided("a/[datetime<%d><Europe/Paris>]/b")
     ['a', '[datetime<%d><Europe/Paris>]', 'b']
@@ -78,7 +78,7 @@ _SCHEDULE = re.compile(r"\bSchedule type: ([^,\n]+)")
 
 
 def facts_of(recipe: str | None, seed: int | None, size: tuple[int, int], infotext: str = "") -> dict[str, str]:
-    """What patterns may ask of a picture, from its texts where it has them."""
+    """The values that patterns can use for an image, taken from its infotext and recipe if it has them."""
     facts = {"width": str(size[0]), "height": str(size[1])}
     if seed is not None:
         facts["seed"] = str(seed)
@@ -101,7 +101,7 @@ def _read(recipe: str | None) -> dict[str, Any]:
 
 
 def _asked(request: Mapping[str, Any], infotext: str) -> dict[str, str]:
-    """What the request says; the schedule really used stands in the generation text."""
+    """Pattern values from the request; the schedule actually used is taken from the infotext."""
     keys = {"steps": "steps", "cfg": "cfg_scale", "sampler": "sampler", "batch_size": "batch_size"}
     keys |= {"clip_skip": "clip_skip", "prompt": "prompt", "negative_prompt": "negative_prompt"}
     facts = {name: str(request[key]) for name, key in keys.items() if key in request}
@@ -118,7 +118,7 @@ def _asked(request: Mapping[str, Any], infotext: str) -> dict[str, str]:
 
 
 def _counted(request: Mapping[str, Any], index: object) -> dict[str, str]:
-    """Which picture of how many it is, where there are several."""
+    """The index of an image in its batch or job, if there are several."""
     size, count, first = (request.get(name, 1) for name in ("batch_size", "batch_count", "seed"))
     if not (isinstance(size, int) and isinstance(count, int) and isinstance(first, int) and size > 0):
         return {}
@@ -147,7 +147,7 @@ def _files(files: object, facts: dict[str, str]) -> dict[str, str]:
 
 Facts = Mapping[str, str]
 Word = Callable[[Facts, Sequence[str]], str | None]
-"""A word's text from the facts and its arguments; None takes the text before it away."""
+"""Gives a word's text from the facts and its arguments; None also removes the literal text before it."""
 
 
 def _fact(name: str) -> Word:
@@ -159,7 +159,7 @@ def _or_nothing(name: str) -> Word:
 
 
 def _hash_of(*names: str) -> Word:
-    """SHA-256 of texts with a blank between, as many digits as asked for: 8."""
+    """SHA-256 of texts joined by a blank, cut to the number of digits asked for (8)."""
 
     def word(facts: Facts, arguments: Sequence[str]) -> str:
         if not all(name in facts for name in names):
@@ -184,7 +184,7 @@ def _prompt_words(facts: Facts, _: Sequence[str]) -> str:
 
 
 def _hasprompt(facts: Facts, arguments: Sequence[str]) -> str:
-    """Each argument ``a|b`` gives a where the prompt has it, else b, which may be missing."""
+    """``[hasprompt<a|b>]``: for each argument, a if the prompt contains it, else b, which may be missing."""
     prompt, found = facts.get("prompt", "").lower(), ""
     for sought, _, otherwise in (argument.partition("|") for argument in arguments if argument):
         found += sought.lower() if sought.lower() in prompt else otherwise.partition("|")[0]
@@ -192,7 +192,7 @@ def _hasprompt(facts: Facts, arguments: Sequence[str]) -> str:
 
 
 def _datetime(_: Facts, arguments: Sequence[str]) -> str:
-    """Now, as a format and a time zone say it; one that is not known is the system's."""
+    """The current time in a given format and time zone; an unknown zone falls back to the system's."""
     form, zone = (*arguments, "", "")[:2]
     now = datetime.now().astimezone(_zone(zone))
     try:
@@ -228,12 +228,12 @@ _WORDS: Mapping[str, Word] = {
     "hasprompt": _hasprompt,
     "none": lambda *_: "",
 }
-"""A1111's words but ``[job_timestamp]``, which is the job's."""
+"""A1111's words except ``[job_timestamp]``, which belongs to the job."""
 KNOWN = (*_WORDS, "job_timestamp")
 
 
 def fill(pattern: str, facts: Facts, begun: datetime) -> str:
-    """The pattern with its words filled in, fit for a file's name.
+    """Replace the words of a pattern with their values, cleaned for use as a file name.
 
     >>> fill("[seed]-[prompt_words] [x]", {"seed": "7", "prompt": "a red fox"}, datetime(2026, 1, 2))
     '7-a red fox [x]'
@@ -258,10 +258,10 @@ def _said(word: str, facts: Facts, begun: datetime) -> str | None:
 
 
 def clean(text: str, most: int = PART) -> str:
-    """Without what file systems do not take, as A1111 does it."""
+    """Remove characters that file systems reject, as A1111 does."""
     return text.translate(_FORBIDDEN).lstrip(" ")[:most].rstrip(" .")
 
 
 def _short(text: str) -> str:
-    """Not too long, without what stood between words that are missing; a number may be negative."""
+    """Limit the length, and drop separators left by missing words; a number may be negative."""
     return _LOOSE.sub("", text.encode("utf-8", "replace")[:BYTES].decode(errors="ignore"))

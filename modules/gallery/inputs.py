@@ -1,4 +1,4 @@
-"""The pictures that requests start from, stored by content, so that a recipe can name them and be followed again.
+"""Store of init images, addressed by content, so that a recipe can name them and be replayed.
 
 inputs/3f/3f2a….png, named by the SHA-256 of the file. A request carries the name alone.
 """
@@ -21,12 +21,14 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class InputStore:
-    """Pictures below ``folder``. Any number of processes may write at once: equal names are equal files."""
+    """Images below ``folder``, named by SHA-256. Any number of processes may write at once: equal names are equal
+    files.
+    """
 
     folder: Path
 
     def put(self, source: bytes | Path | Image.Image) -> str:
-        """Store a picture, upright and without its texts, and give its name. Raises `ImageError`."""
+        """Store an image, upright and without metadata, and return its name. Raises `ImageError`."""
         image = source if isinstance(source, Image.Image) else open_image(source)
         data = png_bytes(image)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -34,21 +36,23 @@ class InputStore:
         return sha256
 
     def adopt(self, data: bytes) -> str:
-        """Store a file that another picture carried under the name that its content gives; raises `ImageError`."""
+        """Store an image file that was embedded in another image, under the name of its content; raises
+        `ImageError`.
+        """
         open_image(data)
         sha256 = hashlib.sha256(data).hexdigest()
         self._write(self._path(sha256), data)
         return sha256
 
     def keep(self, data: bytes) -> Path:
-        """Store a picture file as it came, texts and all, for a replay; raises `ImageError` for what is no picture."""
+        """Store an image file unchanged, metadata included, for a replay; raises `ImageError` if it is none."""
         open_header(data)
         path = self._path(hashlib.sha256(data).hexdigest()).with_suffix("")
         self._write(path, data)
         return path
 
     def _write(self, path: Path, data: bytes) -> None:
-        """A file that is no longer what its name says is mended by this."""
+        """Write a file; also repairs one whose content no longer matches its name."""
         try:
             if path.is_file() and path.read_bytes() == data:
                 return
@@ -61,11 +65,11 @@ class InputStore:
             ) from error
 
     def open(self, sha256: str, *, field: str = "init.image") -> Image.Image:
-        """The picture of that name; raises `NotFound`, also where the file is no longer what its name says."""
+        """Open the image of that name; raises `NotFound`, also if its content no longer matches its name."""
         return open_image(self.read(sha256, field=field))
 
     def read(self, sha256: str, *, field: str = "init.image") -> bytes:
-        """The file of that name."""
+        """The bytes of the file of that name."""
         try:
             data = self._path(sha256).read_bytes() if sha256 in self else b""
         except FileNotFoundError:  # it went between the two
@@ -84,7 +88,7 @@ class InputStore:
         return isinstance(sha256, str) and bool(_NAME.fullmatch(sha256)) and self._path(sha256).is_file()
 
     def path(self, sha256: str, *, field: str = "init.image") -> Path:
-        """Where the file of that name lies; raises `NotFound`."""
+        """The path of the file of that name; raises `NotFound`."""
         self.read(sha256, field=field)
         return self._path(sha256)
 

@@ -1,4 +1,4 @@
-"""The folder of finished pictures: saved whole or not at all, numbered, with everything known about them inside.
+"""The outputs folder: images are saved atomically, numbered, with their metadata inside.
 
 outputs/txt2img-images/2026-11-20/00001-1234.png, or what the patterns of `Names` say of folder and name.
 """
@@ -28,30 +28,30 @@ log = logging.getLogger(__name__)
 JOBS = ".jobs"
 """In each day's folder: one line "JOB<tab>FILE" for every picture, written before the picture has its name."""
 _SEPARATORS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
-"""What some program takes for the end of a line, and no name needs."""
+"""Characters that some program treats as line ends."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A picture on the disk."""
+    """A saved image file."""
 
     path: Path
     number: int
     job: str
     note: str = ""
-    """Sentences on a text that the file could not take, and on a disk that has yet to confirm it."""
+    """Warnings: metadata that did not fit, a disk that has not confirmed the file."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures below ``root``. Any number of processes may save at once."""
+    """The images below ``root``. Any number of processes may save at once."""
 
     root: Path
     encoding: Encoding = PNG
     names: Names = field(default_factory=Names)
 
     def sweep(self) -> int:
-        """Delete what writers left behind that died while they wrote. Called once at start."""
+        """Delete unfinished files of writers that died. Called once at startup."""
         return atomic.sweep(self.root)
 
     def save(
@@ -67,7 +67,7 @@ class Gallery:
         stem: str = "",
         carried: Sequence[bytes] = (),
     ) -> Saved:
-        """Save ``image`` with its texts, or raise an `OutputError` and leave nothing behind.
+        """Save ``image`` with its metadata; on failure raise `OutputError` and leave nothing behind.
 
         ``texts`` are further ones by their keys and ``carried`` are files to embed, which only a PNG takes. The file is
         named by number, then what `names` says, then ``stem``, the name of the picture that it came from.
@@ -93,7 +93,9 @@ class Gallery:
     def _placed(
         self, data: bytes, day: Path, label: str, stem: str, job: str, *, blame_name: bool = False
     ) -> tuple[Path, int, str]:
-        """As `_save`, raising `OutputError`. With ``blame_name``, what another name may mend is raised as it is."""
+        """`_save`, with errors as `OutputError`. With ``blame_name``, errors that another name may avoid are passed
+        through.
+        """
         day = Path(_SEPARATORS.sub("_", str(day)))
         try:
             atomic.make_folder(day)
@@ -105,14 +107,14 @@ class Gallery:
             raise _sentence(day, error) from error
 
     def of_job(self, job: str, folder: str = "txt2img-images") -> list[Path]:
-        """The pictures that ``job`` has saved, oldest first: what need not be made again after a restart."""
+        """The images that ``job`` has saved, oldest first, which need not be generated again after a restart."""
         found = []
         for notes in (self.root / folder).rglob(JOBS):
             found += [notes.with_name(name) for name, owner in _owners(notes).items() if owner == job]
         return sorted((path for path in found if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
 
     def job_of(self, path: Path) -> str:
-        """The job that saved the picture at ``path``; "" for what no job saved, or what is no picture of ours."""
+        """The job that saved the image at ``path``; "" if no job did, or if it is no image of ours."""
         notes = path.with_name(JOBS)
         if not path.is_relative_to(self.root) or not notes.is_file():
             return ""
@@ -120,20 +122,20 @@ class Gallery:
 
 
 def _owners(notes: Path) -> dict[str, str]:
-    """The jobs of a day's pictures by the names of their files."""
+    """The job of each image of one day, by file name."""
     lines = os.fsdecode(notes.read_bytes()).split("\n")  # splitlines would cut a name at U+2028
     return {name: job for job, _, name in (line.partition("\t") for line in lines)}
 
 
 def _name(label: str, stem: str, suffix: str) -> str:
-    """What follows the number. Of a stem only what every file system and command line takes is left."""
+    """The file name after the number. A stem is reduced to what every file system and shell accepts."""
     plain = re.sub(r"[^\w.-]+", "_", stem).strip("._-").encode()[:64].decode(errors="ignore")
     label = _SEPARATORS.sub("_", label)
     return f"{''.join(f'-{part}' for part in (label, plain) if part)}.{suffix}"
 
 
 def _save(day: Path, data: bytes, name: str, job: str) -> tuple[Path, int, str]:
-    """The picture, its number, and what `atomic.confirmed` says of it."""
+    """Write the image; returns the file, its number, and the warning of `atomic.confirmed`."""
     file, number = _claim_number(day)
     path = day / f"{number:05}{name}"
     try:
@@ -148,7 +150,7 @@ def _save(day: Path, data: bytes, name: str, job: str) -> tuple[Path, int, str]:
 
 
 def _claim_number(day: Path) -> tuple[BinaryIO, int]:
-    """A part file that nobody else has, whose name holds a number that no picture has."""
+    """Create a part file under the next free image number, exclusively."""
     number = _highest(day) + 1
     while True:
         part = day / f".{number:05}{atomic.PART}"
@@ -170,14 +172,14 @@ _NUMBER = re.compile(r"(\d{1,9})[-.]|\.(\d{5,9})\.part$")
 
 
 def _highest(day: Path, pictures_only: bool = False) -> int:
-    """The highest number at the start of a name in ``day``."""
+    """The highest number at the start of a file name in ``day``."""
     with os.scandir(day) as entries:
         found = [match for entry in entries if (match := _NUMBER.match(entry.name))]
     return max((int(m[1] or m[2]) for m in found if m[1] or not pictures_only), default=0)
 
 
 def _note(path: Path, line: str) -> None:
-    """Add a line, on a fresh one where a writer died, or had no more room, in the middle of its own."""
+    """Append a line to the index, on a fresh line in case a writer died, or the disk filled, in the middle of one."""
     with path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))

@@ -1,4 +1,4 @@
-"""Colour correction: a result takes on the colours of the picture it came from."""
+"""Colour correction: gives a result the colours of its init image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LUMA = np.array([0.3, 0.59, 0.11])
 
 
 def corrected(image: Image.Image, like: Image.Image) -> Image.Image:
-    """``image`` with the histograms of ``like`` in 8-bit LAB, but with its own luminosity."""
+    """``image`` with the LAB histograms (8 bits) of ``like``, keeping its own luminosity."""
     ours, theirs = (to_lab(np.asarray(picture.convert("RGB"))) for picture in (image, like))
     matched = np.stack([match(ours[..., i], theirs[..., i]) for i in range(3)], axis=-1)
     colours = from_lab(matched)
@@ -28,7 +28,7 @@ def corrected(image: Image.Image, like: Image.Image) -> Image.Image:
 
 
 def match(values: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Each level becomes the one that stands at the same quantile of ``like``."""
+    """Histogram matching: each level becomes the one at the same quantile of ``like``."""
     counts, wanted = (np.bincount(levels.ravel(), minlength=256) for levels in (values, like))
     present = np.flatnonzero(wanted)
     table = np.interp(counts.cumsum() / values.size, wanted[present].cumsum() / like.size, present)
@@ -37,7 +37,7 @@ def match(values: NDArray[np.uint8], like: NDArray[np.uint8]) -> NDArray[np.uint
 
 
 def to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """CIE 1976 L*a*b*: L in 0 to 255 for 0 to 100, a and b around 128.
+    """RGB -> CIE 1976 L*a*b*: L in 0 to 255 for 0 to 100, a and b around 128.
 
     In OpenCV's whole numbers: a level more or less would move whole bars of a histogram.
     """
@@ -61,7 +61,7 @@ def from_lab(lab: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def with_luminosity(colours: NDArray[np.uint8], of: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Hue and saturation of one picture, luminosity of the other; what leaves the cube is drawn towards grey."""
+    """Hue and saturation of one image, luminosity of the other; out-of-gamut colours are drawn towards grey."""
     base, top = colours / 255.0, of / 255.0
     c = base + ((top - base) @ _LUMA)[..., None]
     luma = (c @ _LUMA)[..., None]

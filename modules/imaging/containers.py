@@ -1,4 +1,5 @@
-"""What picture files carry beside their pixels: text chunks and EXIF, read within bounds.
+"""Parses image containers for metadata: text chunks and EXIF, within bounds, so that Pillow gets a file without
+them.
 
 Pillow unpacks and copies whatever a file names, so 8 MB whose EXIF entries share their bytes become gigabytes, and one
 text that is too long makes a picture unreadable. So Pillow gets a file without these, and they are read here.
@@ -25,12 +26,12 @@ MAX_PROFILE = 1_000_000
 
 @dataclass(frozen=True)
 class Exif:
-    """The three entries that we read, as they stand."""
+    """The three EXIF entries that we use, as raw values."""
 
     orientation: int = 1
     description: bytes = b""
     comment: bytes = b""
-    """Of the directory for EXIF, or where some programs put it, beside the description."""
+    """From the EXIF directory or, as some programs write it, from the main one."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,15 @@ class Unpacked:
     texts: dict[str, str] = field(default_factory=dict)
     """A PNG's text chunks."""
     exif: Exif | None = None
-    """None: there is none, or it is Pillow that hands over its bytes."""
+    """None if there is none, or if Pillow provides it."""
     further: bool = False
-    """Whether there were further pictures, which Pillow does not get to see."""
+    """Whether the file held further images, which are hidden from Pillow."""
 
 
 def unpack(data: bytes) -> Unpacked:
-    """A file of any format, taken apart. Raises `ValueError` for a TIFF file that would need more memory than it has
-    bytes."""
+    """Split a file of any format into pixels and metadata. Raises `ValueError` for a TIFF file that would need more
+    memory than its size.
+    """
     if data.startswith(PNG_SIGNATURE):
         return _png(data)
     if data.startswith(b"\xff\xd8"):
@@ -64,11 +66,11 @@ def unpack(data: bytes) -> Unpacked:
 # -------------------------------------------------------------------------------------------------------------- PNG
 
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT")
-"""Chunks that say which pixels there are; with iCCP, which says what colour they have."""
+"""PNG chunks that define the pixels; and iCCP, which defines their colours."""
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks of a PNG: name, start and end of the content. One that is cut off is not among them."""
+    """The chunks of a PNG: name, start and end of the content. A truncated chunk is left out."""
     place = len(PNG_SIGNATURE)
     while place + 12 <= len(data):
         start, end = place + 8, place + 8 + int.from_bytes(data[place : place + 4])
@@ -107,7 +109,7 @@ def _profile_fits(content: bytes) -> bool:
 
 
 def inflate(data: bytes, most: int) -> bytes | None:
-    """What zlib packed; None where it is broken or longer than ``most`` bytes."""
+    """Decompress zlib data; None if it is damaged or longer than ``most`` bytes."""
     unpacking = zlib.decompressobj()
     try:
         found = unpacking.decompress(data, most + 1)
@@ -120,7 +122,7 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
 def _text(name: bytes, content: bytes) -> tuple[str, str]:
-    """The key and text of a chunk; no key where it is broken or too long."""
+    """Key and text of a text chunk; an empty key if it is damaged or too long."""
     raw_key, _, body = content.partition(b"\0")
     text: bytes | None = body
     if name == b"zTXt":
@@ -136,7 +138,7 @@ def _text(name: bytes, content: bytes) -> tuple[str, str]:
 
 
 def _words(text: bytes) -> str:
-    """Latin-1 by the standard; but many programs write UTF-8, which Latin-1 hardly ever is by chance."""
+    """Decode a tEXt chunk: Latin-1 by the standard, but UTF-8 if valid, since many programs write that."""
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError:
@@ -144,7 +146,7 @@ def _words(text: bytes) -> str:
 
 
 def _raw_profile(texts: dict[str, str]) -> Exif | None:
-    """EXIF in hexadecimal digits, as ImageMagick wrote it before PNG had a chunk for it."""
+    """EXIF in hexadecimal, as ImageMagick wrote it before PNG had an eXIf chunk."""
     lines = texts.get("Raw profile type exif", "").split("\n")[3:]  # behind name and length
     try:
         return read_exif(bytes.fromhex("".join(lines))) if lines else None
@@ -157,11 +159,11 @@ def _raw_profile(texts: dict[str, str]) -> Exif | None:
 
 _JPEG_EXIF = re.compile(rb"\xff\xe1..Exif\0", re.DOTALL)
 _JPEG_HIDDEN = re.compile(rb"(\xff\xe1..Exif\0|\xff\xe2..MPF\0)", re.DOTALL)
-"""Segments from which Pillow builds directories; the second has further pictures, of which we take none."""
+"""Segments that Pillow would parse into directories; the second holds further images, which we do not use."""
 
 
 def _jpeg(data: bytes) -> Unpacked:
-    """Pictures hold no such segment by chance: behind 0xff, compressed pixels have 0."""
+    """Split a JPEG file. The marker cannot occur in compressed pixels, where 0 follows every 0xff."""
     parts, place = [], 0
     while found := _JPEG_EXIF.search(data, place):
         place = found.start() + 2 + max(int.from_bytes(data[found.start() + 2 : found.start() + 4]), 8)
@@ -171,12 +173,12 @@ def _jpeg(data: bytes) -> Unpacked:
 
 
 _AVIF_EXIF = re.compile(rb"(infe(?:\x02.{3}.{2}|\x03.{3}.{4}).{2})Exif", re.DOTALL)
-"""The entry that makes an item of an AVIF file its EXIF."""
+"""The entry that marks an item of an AVIF file as EXIF."""
 _TIFF_HEAD = re.compile(rb"II\*\0|MM\0\*")
 
 
 def _avif(data: bytes) -> Unpacked:
-    """Which way up it is stands elsewhere in the file, and Pillow tells it as EXIF of its own."""
+    """Split an AVIF file. Its orientation is stored elsewhere, and Pillow reports it as EXIF."""
     hidden, count = _AVIF_EXIF.subn(rb"\1exif", data)
     if not count:
         return Unpacked(data)
@@ -195,7 +197,7 @@ MAX_COMMENT = 100_000
 
 
 def _gif(data: bytes) -> bytes:
-    """The file without comments that are too long: 8 MB of them would take 9 s to read."""
+    """The GIF file without overlong comments: 8 MB of them would take 9 s to read."""
     kept: list[memoryview] = []
     view, begin, room = memoryview(data), 0, MAX_COMMENT
     place = 13 + _colours(data[10:11])
@@ -217,12 +219,12 @@ def _gif(data: bytes) -> bytes:
 
 
 def _colours(flags: bytes) -> int:
-    """Bytes of a table of colours."""
+    """Size in bytes of a colour table."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0
 
 
 def _behind_blocks(data: bytes, place: int) -> int:
-    """Behind blocks that begin with their length, the last of which is empty."""
+    """The offset after a series of length-prefixed blocks, the last of which is empty."""
     while place < len(data) and data[place]:
         place += data[place] + 1
     return place + 1
@@ -232,17 +234,17 @@ def _behind_blocks(data: bytes, place: int) -> int:
 
 ORIENTATION, IMAGE_DESCRIPTION, USER_COMMENT, EXIF_IFD = 0x0112, 0x010E, 0x9286, 0x8769
 _FURTHER = (EXIF_IFD, 0x8825, 0xA005)
-"""Entries that lead to further directories which Pillow reads: EXIF, GPS, interoperability."""
+"""Tags that point to further directories which Pillow reads: EXIF, GPS, interoperability."""
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of a value by its type: TIFF 6.0, page 15, and BigTIFF."""
 _BYTES = (1, 2, 7)
 MAX_ENTRIES = 4096
-"""Of one directory; cameras write fewer than 100."""
+"""Entry limit of one directory; cameras write fewer than 100."""
 
 
 @dataclass(frozen=True)
 class _Tiff:
-    """A TIFF file, as which EXIF stands in every format."""
+    """A TIFF structure, which EXIF is in every format."""
 
     data: bytes | memoryview
     order: str
@@ -257,7 +259,7 @@ class _Tiff:
         return self.number(8, 8) if self.big else self.number(4, 4)
 
     def entries(self, start: int) -> Iterator[tuple[int, int, int, int]]:
-        """Tag, type, where the value stands, and its bytes; at most `MAX_ENTRIES`."""
+        """Tag, type, value offset and bytes of each entry; at most `MAX_ENTRIES`."""
         head, word, each = (8, 8, 20) if self.big else (2, 4, 12)
         count = self.number(start, head) if start > 0 else 0
         for i in range(min(count, MAX_ENTRIES)):
@@ -269,7 +271,7 @@ class _Tiff:
             yield tag, kind, place if size <= word else self.number(place, word), size
 
     def behind(self, start: int) -> int:
-        """Where it stands which directory comes next."""
+        """The offset of the pointer to the next directory."""
         head, each = (8, 20) if self.big else (2, 12)
         return start + head + each * max(self.number(start, head), 0)
 
@@ -281,7 +283,7 @@ def _tiff(data: bytes | memoryview) -> _Tiff | None:
 
 
 def read_exif(data: bytes | memoryview) -> Exif | None:
-    """The entries that we know, without a look at the others; None where it is no EXIF."""
+    """The EXIF entries that we know, ignoring all others; None if it is no EXIF."""
     data = data[6:] if bytes(data[:6]) == b"Exif\0\0" else data
     if (tiff := _tiff(data)) is None:
         log.info("EXIF data that cannot be read")
@@ -318,8 +320,9 @@ def _first_of_tiff(data: bytes) -> Unpacked:
 
 
 def _check(tiff: _Tiff) -> None:
-    """Pillow copies the value of every entry of the first directory and of those below it, and makes objects of those
-    that are numbers."""
+    """Bound the size of all entries, since Pillow copies each value of the first directory and those below it, and
+    makes Python objects of numbers.
+    """
     waiting, seen, room, numbers = [tiff.first], 0, len(tiff.data), 0
     while waiting:
         start, seen = waiting.pop(), seen + 1

@@ -1,4 +1,4 @@
-"""Pictures in and out, with Pillow alone: what we accept, what we write, grids."""
+"""Reading and writing image files with Pillow: accepted formats, orientation, colour profiles, grids."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", "
 ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF, BMP and TIFF are accepted"
 MAX_PIXELS = 32_000_000
 MAX_BYTES = 512_000_000
-"""Of a file: so many pixels, of the widest kind, as they stand."""
+"""Size limit of a file: the pixel limit, uncompressed, in the widest format."""
 BROKEN = (
     OSError,
     SyntaxError,
@@ -40,11 +40,11 @@ BROKEN = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
-"""What Pillow raises on files that are not as they should be."""
+"""Exceptions that Pillow raises on damaged files."""
 
 
 def open_image(source: bytes | Path) -> Image.Image:
-    """The picture in ``source``, upright, as RGB or, where something shows through, RGBA; the first of an animation.
+    """Open an image, upright, as RGB or, with transparency, RGBA; the first frame of an animation.
 
     The content decides what it is, never the name, and its size is known before anything is decoded.
     """
@@ -54,7 +54,7 @@ def open_image(source: bytes | Path) -> Image.Image:
 
 
 def _decoded(source: bytes | Path) -> tuple[Image.Image, int]:
-    """The picture as it lies in the file, and EXIF's orientation."""
+    """The image as stored, and its EXIF orientation."""
     opened = unpacked(source)
     load(opened.image)
     return opened.image, opened.exif.orientation if opened.exif else _xmp_orientation(opened.image)
@@ -69,7 +69,7 @@ def load(image: Image.Image) -> None:
 
 
 def frames(source: bytes | Path) -> int:
-    """How many pictures a file holds; `open_image` gives the first. GIF and TIFF are not counted beyond two."""
+    """The number of images in a file; `open_image` gives the first. GIF and TIFF are counted up to two."""
     opened = unpacked(source)
     if opened.image.format == "GIF":
         return 1 + int(getattr(opened.image, "is_animated", False))
@@ -77,13 +77,13 @@ def frames(source: bytes | Path) -> int:
 
 
 def open_header(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """The picture with its texts and size, its pixels not yet decoded."""
+    """Open an image for its metadata and size, without decoding the pixels."""
     return unpacked(source, formats).image
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A picture whose pixels are not yet decoded. The texts of a PNG are in ``image.info``, its EXIF is not."""
+    """An image whose pixels are not decoded yet. PNG text is in ``image.info``, EXIF is not."""
 
     image: Image.Image
     exif: Exif | None
@@ -91,7 +91,7 @@ class Opened:
 
 
 def unpacked(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Opened:
-    """`open_header` with what else the file carries."""
+    """`open_header`, together with the file's metadata."""
     try:
         file = unpack(source if isinstance(source, bytes) else _file(source))
         image = Image.open(io.BytesIO(file.pixels), formats=formats)
@@ -135,7 +135,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets a picture upright, by EXIF's orientation."""
+"""The transposition that undoes each EXIF orientation."""
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -148,14 +148,14 @@ _XMP = re.compile(r"""tiff:Orientation(?:="|>)([1-8])""")
 
 
 def _xmp_orientation(image: Image.Image) -> int:
-    """Where a file has no EXIF, XMP may say it."""
+    """The orientation in XMP, used if a file has no EXIF."""
     raw = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or ""
     found = _XMP.search(raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw))
     return int(found[1]) if found else 1
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Colours of a picture with a profile of its own as sRGB has them; a profile that cannot be used is left aside."""
+    """Convert an image with a colour profile to sRGB; an unusable profile is ignored."""
     data = image.info.get("icc_profile")
     if not data or image.mode not in ("RGB", "RGBA", "L", "CMYK"):
         return image
@@ -186,11 +186,11 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 CARRIED = b"rpIn"
-"""A chunk of our own in a PNG, which others may copy and need not know: a whole PNG file that it was made from."""
+"""Our private PNG chunk: a whole PNG file, embedded as an input of the image. Other programs may copy or ignore it."""
 
 
 def png_bytes(image: Image.Image, texts: Mapping[str, str] | None = None, carried: Sequence[bytes] = ()) -> bytes:
-    """A PNG file with text chunks, tEXt, or iTXt where the text is not Latin-1, and with the files that it carries."""
+    """Encode a PNG with text chunks (tEXt, or iTXt if the text is not Latin-1) and with embedded files."""
     info = PngInfo()
     for file in carried:
         info.add(CARRIED, file)
@@ -203,20 +203,20 @@ def png_bytes(image: Image.Image, texts: Mapping[str, str] | None = None, carrie
 
 
 def carried_in(data: bytes) -> list[bytes]:
-    """The files that a PNG carries; none for anything else."""
+    """The files embedded in a PNG; none for other formats."""
     found = chunks(data) if data.startswith(PNG_SIGNATURE) else ()
     return [data[start:end] for name, start, end in found if name == CARRIED]
 
 
 def preview_jpeg(image: Image.Image, quality: int = 80) -> bytes:
-    """A small file to look at."""
+    """Encode a small JPEG for previews."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def grid_rows(count: int, *, rows: int = -1, batch_size: int = 1, no_gaps: bool = False) -> int:
-    """How many rows a grid of ``count`` pictures has. ``rows`` -1: about as many as columns; 0: the batch size."""
+    """The number of rows of a grid of ``count`` images. ``rows`` -1: roughly square; 0: the batch size."""
     if rows < 0:
         rows = round(math.sqrt(count))
         if no_gaps:
@@ -225,7 +225,7 @@ def grid_rows(count: int, *, rows: int = -1, batch_size: int = 1, no_gaps: bool 
 
 
 def grid(images: Sequence[Image.Image], rows: int) -> Image.Image:
-    """The pictures in ``rows`` rows, row by row, on white. Cells are as large as the largest picture."""
+    """Paste images into a grid of ``rows`` rows, row by row, on white. Cells have the size of the largest image."""
     columns = math.ceil(len(images) / rows)
     width, height = (max(image.size[side] for image in images) for side in (0, 1))
     sheet = Image.new("RGB", (columns * width, rows * height), "white")

@@ -1,4 +1,4 @@
-"""Pictures in a table with words at its sides, drawn with Pillow."""
+"""Draws image grids with column and row labels, with Pillow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 INK, PAPER, FAINT = "#1c1d1a", "#ffffff", "#8a8b84"
 LARGEST_TEXT, SMALLEST_TEXT = 28, 11
 MAX_SIDE = 16_384
-"""Of a whole sheet; a larger one is drawn smaller."""
+"""Pixel limit of a whole grid; a larger one is scaled down."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """A text in lines that fit a width, at the largest size at which they do."""
+    """A label wrapped to a width, at the largest font size that fits."""
 
     lines: tuple[str, ...]
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -31,7 +31,7 @@ class Words:
 
 
 def fitted(text: str, width: int, height: int) -> Words:
-    """``text`` broken into lines of at most ``width`` pixels, small enough for ``height``; what is too much is cut."""
+    """Wrap ``text`` to ``width`` pixels, in a size that fits ``height``; excess text is cut."""
     for size in range(LARGEST_TEXT, SMALLEST_TEXT - 1, -1):
         font = ImageFont.load_default(size)
         words = Words(_broken(text, font, width), font)
@@ -71,7 +71,8 @@ def table(
     title: str = "",
     margin: int = 0,
 ) -> Image.Image:
-    """The pictures row by row on white, ``margin`` pixels apart, with words above the columns and before the rows.
+    """Draw the images row by row on white, ``margin`` pixels apart, with labels above the columns and left of the
+    rows.
 
     A cell is as large as the largest picture; a smaller one stands in its middle, and where there is none it is empty.
     """
@@ -110,7 +111,7 @@ def table(
 
 
 def _side_width(rows: Sequence[str], width: int) -> int:
-    """As wide as the longest word or half the longest text needs, within three quarters of a picture."""
+    """The width of the row labels: the longest word or half the longest text, at most three quarters of an image."""
     if not any(rows):
         return 0
     font = ImageFont.load_default(min(LARGEST_TEXT, 20))
@@ -120,7 +121,7 @@ def _side_width(rows: Sequence[str], width: int) -> int:
 
 
 def _write(draw: ImageDraw.ImageDraw, words: Words, box: tuple[int, int, int, int], ink: str = INK) -> None:
-    """Lines in the middle of a box."""
+    """Draw lines of text centred in a box."""
     left, top, right, bottom = box
     y = top + (bottom - top - words.height) / 2
     for line in words.lines:

@@ -1,4 +1,4 @@
-"""Latents -> a small picture, cheap enough for every step.
+"""Latent previews: a linear map from latents to a small RGB image, cheap enough for every step.
 
 Each latent pixel becomes one pixel through a linear map from 4 channels to RGB. The map is fitted to the checkpoint's
 own autoencoder by least squares, so it suits any of them.
@@ -35,7 +35,7 @@ class LinearPreview:
 
 
 def fit(decode: Callable[[Tensor], Tensor], channels: int = 4, size: int = 16, samples: int = 4) -> LinearPreview:
-    """Fit the map on decoded smooth random latents: ``decode`` takes (n, 4, h, w) to (n, 3, 8 h, 8 w)."""
+    """Fit the linear map on decoded smooth random latents: ``decode`` takes (n, 4, h, w) to (n, 3, 8 h, 8 w)."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(samples, channels, size // 4, size // 4, generator=generator)
     latents = F.interpolate(coarse, size=(size, size), mode="bilinear")
@@ -49,7 +49,7 @@ def fit(decode: Callable[[Tensor], Tensor], channels: int = 4, size: int = 16, s
 
 
 class Decoder(Protocol):
-    """The part of a model that a preview stands in for."""
+    """The part of a model that a preview approximates."""
 
     @property
     def sha256(self) -> str: ...
@@ -59,13 +59,13 @@ class Decoder(Protocol):
 
 
 class Previews:
-    """The maps of the autoencoders met so far, each fitted when it is first asked for."""
+    """The preview maps of all autoencoders used so far, fitted on first use."""
 
     def __init__(self) -> None:
         self._maps: dict[str, LinearPreview] = {}
 
     def draw(self, model: Decoder, latent: Tensor) -> Image.Image:
-        """One image's latents (4, h, w) of ``model`` as an image."""
+        """The preview image of one image's latents (4, h, w)."""
         key = model.sha256 + model.vae_sha256
         if key not in self._maps:
             self._maps[key] = fit(model.decode)

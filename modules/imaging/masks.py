@@ -1,4 +1,4 @@
-"""Masks and what is done under them: blur, crop regions, filling. White, 255, is repainted."""
+"""Masks: blur, crop region ("only masked"), fill modes, outpainting. White, 255, is repainted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILL, ORIGINAL, LATENT_NOISE, LATENT_NOTHING = CONTENTS
 
 
 def grey_mask(image: Image.Image, *, rounded: bool = True) -> Image.Image:
-    """A painted layer or an uploaded mask as greys: where something shows through, its alpha channel is the mask."""
+    """A painted layer or an uploaded mask as greyscale; if it has transparency, its alpha channel is the mask."""
     if image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.getextrema() != (255, 255):
@@ -24,7 +24,7 @@ def grey_mask(image: Image.Image, *, rounded: bool = True) -> Image.Image:
 
 
 def blurred(mask: Image.Image, x: float, y: float | None = None) -> Image.Image:
-    """A Gaussian of that deviation, first along the rows, then along the columns; 8 bits after each."""
+    """Gaussian blur with that standard deviation, rows first, then columns, rounded to 8 bits after each."""
     values = np.asarray(mask.convert("L"))
     for axis, sigma in ((1, x), (0, x if y is None else y)):
         if sigma > 0:
@@ -33,7 +33,7 @@ def blurred(mask: Image.Image, x: float, y: float | None = None) -> Image.Image:
 
 
 def gaussian(sigma: float) -> NDArray[np.int64]:
-    """A kernel in 256ths, its rounding errors carried inwards, so that it is the same everywhere and sums to one."""
+    """A Gaussian kernel in 256ths; rounding errors are carried inwards, so it is deterministic and sums to one."""
     half = int(2.5 * sigma + 0.5)
     exact = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
     exact *= 256 / exact.sum()
@@ -56,7 +56,7 @@ def _blur(values: NDArray[np.uint8], kernel: NDArray[np.int64], axis: int) -> ND
 
 
 def region(mask: Image.Image, padding: int) -> Box | None:
-    """What is around the white of a mask, with ``padding`` pixels more at each side; None where there is no white."""
+    """The bounding box of the white of a mask, grown by ``padding`` pixels; None if there is no white."""
     box = mask.getbbox()
     if box is None:
         return None
@@ -70,7 +70,7 @@ def region(mask: Image.Image, padding: int) -> Box | None:
 
 
 def in_shape(box: Box, width: int, height: int, size: tuple[int, int]) -> Box:
-    """``box`` grown, within a picture of ``size``, towards the shape of ``width`` x ``height``."""
+    """Grow ``box``, within an image of ``size``, to the aspect ratio of ``width`` x ``height``."""
     left, top, right, bottom = box
     shape = width / height
     if (right - left) / (bottom - top) > shape:
@@ -92,11 +92,11 @@ def _grown(start: int, end: int, length: int, limit: int) -> tuple[int, int]:
 
 
 _LAYERS = ((256, 1), (64, 1), (16, 2), (4, 4), (2, 2), (0, 1))
-"""Radius of each blur and how often it is laid on."""
+"""Radius of each blur, and how many times it is applied."""
 
 
 def filled(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """``image`` with the masked part painted over with the colours around it."""
+    """Fill the masked part of ``image`` with the surrounding colours."""
     kept = Image.new("RGBa", image.size)
     kept.paste(image.convert("RGBA").convert("RGBa"), mask=ImageOps.invert(mask.convert("L")))
     result = Image.new("RGBA", image.size)
@@ -108,11 +108,13 @@ def filled(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 SEAM = 8
-"""Pixels of the picture itself that outpainting paints anew, so that old and new grow together."""
+"""Pixels of the original that outpainting repaints, so that old and new blend."""
 
 
 def outpainted(image: Image.Image, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, Image.Image]:
-    """``image`` on a larger sheet, its edge stretched over what is new, and the mask of that."""
+    """Enlarge the canvas of ``image``, stretching its edge pixels over the new area; returns the mask of that area
+    too.
+    """
     width, height = image.size
     size = (left + width + right, top + height + bottom)
     # Positions are clamped to the picture, so that the outermost pixels go on.
@@ -128,38 +130,39 @@ def outpainted(image: Image.Image, left: int, top: int, right: int, bottom: int)
 
 
 def sketched(image: Image.Image, strokes: Image.Image) -> Image.Image:
-    """``image`` with coloured ``strokes`` (RGBA, as large) laid over it by their alpha; RGB or RGBA as it was."""
+    """``image`` with coloured ``strokes`` (RGBA, same size) composited over it; keeps its mode, RGB or RGBA."""
     return Image.alpha_composite(image.convert("RGBA"), strokes.convert("RGBA")).convert(image.mode)
 
 
 def inpaint_sketch(image: Image.Image, strokes: Image.Image, blur: float) -> tuple[Image.Image, Image.Image]:
-    """Start picture and mask of coloured strokes, as A1111's inpaint sketch has them: what is touched is the mask, and
-    the strokes run into the picture over ``blur`` pixels. A1111 finds what is touched by comparing pictures and misses
-    strokes in the colour of their ground; here the strokes themselves are asked."""
+    """Init image and mask from coloured strokes, as A1111's inpaint sketch: the mask is where strokes are, and
+    strokes blend into the image over ``blur`` pixels. A1111 finds strokes by comparing images and misses those in
+    the background's colour; here the strokes themselves are used.
+    """
     mask = strokes.convert("RGBA").getchannel("A").point(lambda v: 255 if v else 0)
     soft = ImageFilter.GaussianBlur(blur)
     return Image.composite(sketched(image, strokes).filter(soft), image, mask.filter(soft)), mask
 
 
 def overlay(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """What is laid over the result: ``image``, opaque where ``mask`` is black."""
+    """The layer pasted over the result: ``image``, opaque where ``mask`` is black."""
     layer = image.convert("RGB").convert("RGBA")
     layer.putalpha(ImageOps.invert(mask.convert("L").resize(image.size) if mask.size != image.size else mask))
     return layer
 
 
 def doubled(mask: Image.Image) -> Image.Image:
-    """Twice as white: half the blurred rim of a mask is taken from the result whole."""
+    """The mask twice as white: half of its blurred rim is then taken from the result entirely."""
     return ImageChops.add(mask, mask)
 
 
 def widest(mask: Image.Image) -> Image.Image:
-    """White but for the faintest greys, which lead to black: where soft inpainting may change pixels at all."""
+    """White except for the faintest greys, which fade to black: the area that soft inpainting may change."""
     return mask.point(lambda v: min(16 * v, 255))
 
 
 def latent_mask(mask: Image.Image, width: int, height: int, *, rounded: bool = True) -> NDArray[np.float32]:
-    """The mask over latents of ``width`` x ``height``: (height, width), 1 = repaint."""
+    """The mask scaled to latents of ``width`` x ``height``: (height, width), 1 = repaint."""
     small = mask.convert("L").resize((width, height), Image.Resampling.BICUBIC)
     values: NDArray[np.float32] = np.asarray(small).astype(np.float32) / np.float32(255)
     return np.rint(values) if rounded else values

@@ -1,4 +1,4 @@
-"""Pictures to another size: A1111's resize modes."""
+"""A1111's resize modes: stretch, crop, fill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Enlarge = Callable[[Image.Image, float], Image.Image]
 
 
 def request_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The width and height of a request for an image of that size: multiples of 8 within the limits.
+    """Width and height of a request for an image of that size: multiples of 8 within the limits.
 
     >>> request_size((40, 517)), request_size((5000, 64))
     ((64, 512), (2048, 64))
@@ -31,7 +31,7 @@ def request_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def resized(image: Image.Image, mode: str, width: int, height: int, enlarge: Enlarge | None = None) -> Image.Image:
-    """``image`` in the size asked for; what has that size already stays as it is, bit for bit."""
+    """``image`` in the size asked for; unchanged, bit for bit, if it has that size already."""
     if mode == LATENT:
         return image
     if mode == JUST:
@@ -47,20 +47,20 @@ def resized(image: Image.Image, mode: str, width: int, height: int, enlarge: Enl
 
 
 def covering(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """The size of that shape which covers the whole target."""
+    """The smallest size of that aspect ratio that covers the target."""
     w, h = size
     return (width, h * width // w) if width / height > w / h else (w * height // h, height)
 
 
 def fitting(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """The size of that shape which lies inside the target."""
+    """The largest size of that aspect ratio that fits into the target."""
     w, h = size
     inside = (width, h * width // w) if width / height < w / h else (w * height // h, height)
     return max(inside[0], 1), max(inside[1], 1)
 
 
 def _scaled(image: Image.Image, width: int, height: int, enlarge: Enlarge | None) -> Image.Image:
-    """Enlarged where it grows, then Lanczos to the exact size."""
+    """Upscale if needed, then resize with Lanczos to the exact size."""
     factor = max(width / image.width, height / image.height)
     if enlarge is not None and factor > 1 and image.mode != "L":
         image = enlarge(image, factor)
@@ -68,7 +68,7 @@ def _scaled(image: Image.Image, width: int, height: int, enlarge: Enlarge | None
 
 
 def _stretch_edges(sheet: Image.Image, inner: Image.Image, left: int, top: int) -> None:
-    """Fill the bands beside the pasted picture with its outermost rows or columns: boxes without extent give those."""
+    """Fill the bands beside the pasted image with its outermost rows or columns, by resizing boxes without extent."""
     width, height = inner.size
     if top > 0:
         below = sheet.height - top - height

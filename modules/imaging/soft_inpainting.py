@@ -1,4 +1,4 @@
-"""Where soft inpainting lays the old pixels back: where the latents hardly changed (A1111 1.8, by CodeHatchling).
+"""Soft inpainting: restores original pixels where the latents hardly changed (A1111 1.8, by CodeHatchling).
 
 Pillow and numpy. The other half, during sampling, is `diffusion.guidance.keep_softly`.
 """
@@ -13,9 +13,9 @@ from modules.imaging import resize
 from modules.params.generation import SoftInpainting
 
 RADIUS = 2
-"""Of the filters' window, in latent pixels."""
+"""Radius of the filters' window, in latent pixels."""
 WIDTH = 1.5
-"""Of the bell that weighs the window: ``exp(-r^2 / WIDTH^2)``, brought to 0 at ``RADIUS + 1``."""
+"""Width of the window's bell-shaped weights: ``exp(-r^2 / WIDTH^2)``, brought to 0 at ``RADIUS + 1``."""
 SMOOTHING = 4
 """Pixels of the blur that takes the steps of 8 pixels out of the mask."""
 
@@ -23,7 +23,7 @@ SMOOTHING = 4
 def changed(
     distance: NDArray[np.float32], mask: NDArray[np.float32], wanted: SoftInpainting, width: int, height: int
 ) -> Image.Image:
-    """Where the new pixels are to be seen: "L" of ``width`` x ``height``, white where they are alone.
+    """The blend mask ("L", ``width`` x ``height``): white where only new pixels are shown.
 
     ``distance`` (h, w) is how far the latents moved, as length over their channels; ``mask`` (h, w), 1 = repaint. First
     what changed most around a place counts, then what is usual around it, so that a single speck counts for nothing.
@@ -45,7 +45,8 @@ def smooth_step(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def between(values: NDArray[np.floating], low: float, high: float) -> NDArray[np.float64]:
-    """Each value's surroundings, sorted and weighted by nearness: the mean of what lies between two quantiles.
+    """A weighted local quantile mean: each value's neighbourhood, sorted and weighted by distance, averaged between
+    two quantiles.
 
     0.9 to 1 is a soft maximum, 0.25 to 0.75 the interquartile mean. At least a weight of 1, the middle pixel's, counts.
     """
@@ -62,7 +63,7 @@ def between(values: NDArray[np.floating], low: float, high: float) -> NDArray[np
 
 
 def _windows(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(h, w, window) twice: what stands around each place, and its weight, which is 0 beyond the edge."""
+    """(h, w, window) twice: the neighbourhood of each place, and its weights, which are 0 beyond the edge."""
     side = np.arange(-RADIUS, RADIUS + 1)
     end = np.exp(-((RADIUS + 1) ** 2) / WIDTH**2)
     bell = (np.exp(-(side[:, None] ** 2 + side**2) / WIDTH**2) - end).clip(0) / (1 - end)

@@ -1,4 +1,4 @@
-"""Decoded tensors to pictures and back."""
+"""Conversion between images and tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modules.errors import RepriseError
 
 
 def to_images(decoded: Tensor, *, floor: bool = True) -> list[Image.Image]:
-    """The autoencoder's output (n, 3, h, w) in [-1, 1] -> n RGB pictures.
+    """The autoencoder's output (n, 3, h, w) in [-1, 1] -> n RGB images.
 
     Levels are floor(255 v), as A1111 has them, or else rounded. Values that are no numbers are an error: as bytes they
     would be a black picture.
@@ -28,6 +28,6 @@ def to_images(decoded: Tensor, *, floor: bool = True) -> list[Image.Image]:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A picture -> (3, h, w) float32 in [-1, 1]."""
+    """An image -> (3, h, w) float32 in [-1, 1]."""
     pixels: NDArray[np.uint8] = np.array(image.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).mul(2).sub(1)

@@ -1,4 +1,4 @@
-"""A picture cut into overlapping tiles and put together again, on A1111's grid rules. Pillow and numpy."""
+"""Splits an image into overlapping tiles and joins them, with A1111's grid rules. Pillow and numpy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Grid:
-    """Tiles of size ``tile`` at even distances over a picture of ``size``; they may overlap by more than asked."""
+    """Tiles of size ``tile`` at even distances over an image of ``size``; they may overlap by more than asked."""
 
     size: tuple[int, int]
     tile: tuple[int, int]
@@ -31,13 +31,14 @@ class Grid:
 
     @property
     def boxes(self) -> list[Box]:
-        """Row by row."""
+        """The boxes of all tiles, row by row."""
         width, height = self.tile
         return [(x, y, x + width, y + height) for y in self.rows for x in self.columns]
 
     def joined(self, pieces: Iterable[Image.Image], scale: int = 1) -> Image.Image:
-        """The picture of its pieces, row by row, each ``scale`` times its tile; one fades in over its first ``overlap``
-        pixels. Rows are joined first, then laid below each other."""
+        """Join tiles into one image. Pieces are given row by row, each ``scale`` times its tile, and fade in over
+        their first ``overlap`` pixels. Each row is joined first, then the rows are.
+        """
         pieces = iter(pieces)
         width, overlap = self.size[0] * scale, self.overlap * scale
         whole = Image.new("RGB", (width, self.size[1] * scale))
@@ -50,7 +51,7 @@ class Grid:
 
 
 def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles of ``size`` begin along ``length`` pixels.
+    """The offsets of tiles of ``size`` along ``length`` pixels.
 
     >>> starts(400, 192, 8)
     [0, 104, 208]
@@ -62,7 +63,7 @@ def starts(length: int, size: int, overlap: int) -> list[int]:
 
 
 def _lay(canvas: Image.Image, piece: Image.Image, at: tuple[int, int], overlap: int) -> None:
-    """Put ``piece`` at ``at`` (one of the two is 0), fading in along the other side over ``overlap`` pixels."""
+    """Paste ``piece`` at ``at`` (one coordinate is 0), fading in along the other axis over ``overlap`` pixels."""
     if not any(at) or not overlap:
         canvas.paste(piece, at)
         return

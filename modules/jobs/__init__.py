@@ -1,1 +1,1 @@
-"""The durable queue: jobs in SQLite, a dispatcher that shares the workers fairly, and the processes that run models."""
+"""The durable job queue: jobs in SQLite, a dispatcher that shares workers fairly, and the worker processes."""

@@ -1,4 +1,4 @@
-"""What happens to jobs, told to whoever listens: a short log per job in memory, and followers on any event loop.
+"""Publishes job events: a short log per job in memory, and followers on any event loop.
 
 A follower is a wake-up flag and a number, not a thread and not a buffer: it reads the job's log when it gets round to
 it. A slow one misses old steps, never an image or the end.
@@ -20,7 +20,9 @@ TERMINAL = frozenset({"done", "failed", "cancelled"})
 
 
 class EventHub:
-    """The logs of all jobs in progress and of the last ``keep_finished``, each at most ``log_limit`` events long."""
+    """The event logs of all jobs in progress and of the last ``keep_finished``, each at most ``log_limit`` events
+    long.
+    """
 
     def __init__(self, *, log_limit: int = 256, keep_finished: int = 256):
         self._lock = threading.Lock()
@@ -31,12 +33,16 @@ class EventHub:
         self._closed = False
 
     def publish(self, job_id: str, event: Event) -> Event:
-        """Append to the job's log and wake its followers. After a terminal event nothing is added. Any thread."""
+        """Append an event to the job's log and wake its followers. Nothing is added after a terminal event.
+        Thread-safe.
+        """
         with self._lock:
             return self._publish(self._channel(job_id), event)
 
     def seed(self, job_id: str, event: Event, after: int = 0) -> None:
-        """Publish, if nothing is known about this job (any more), numbered for someone who knows up to ``after``."""
+        """Publish an event only if the job's log is empty (or forgotten), numbered for a follower that has seen up
+        to ``after``.
+        """
         with self._lock:
             channel = self._channel(job_id)
             if channel.seq == 0:
@@ -44,13 +50,13 @@ class EventHub:
                 self._publish(channel, event)
 
     def snapshot(self, job_id: str, after: int = 0) -> list[Event]:
-        """What a late joiner is told first: place or start, the images, the last step only, and the end if it came."""
+        """The summary that a late follower gets first: position or start, the images, the latest step, the end."""
         with self._lock:
             channel = self._channels.get(job_id)
             return [] if channel is None else channel.summary(after)
 
     async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[Event]:
-        """The job's events with ``seq > after``, first in summary, then as they come; ends after a terminal one.
+        """Yield the job's events with ``seq > after``: first a summary, then live ones; ends after a terminal event.
 
         An ``after`` from before a restart of the server (more than was ever published) starts from the beginning.
         """
@@ -80,12 +86,12 @@ class EventHub:
                     self._channels.pop(job_id, None)
 
     def watched(self) -> set[str]:
-        """The jobs that someone follows."""
+        """The ids of jobs that have followers."""
         with self._lock:
             return {job_id for job_id, channel in self._channels.items() if channel.followers}
 
     def close(self) -> None:
-        """End all followers: the server stops."""
+        """End all followers, because the server stops."""
         with self._lock:
             self._closed = True
             for channel in self._channels.values():
@@ -107,7 +113,7 @@ class EventHub:
 
 
 class _Channel:
-    """One job's log and its followers. The hub's lock guards it."""
+    """One job's log and its followers, guarded by the hub's lock."""
 
     def __init__(self, job_id: str):
         self.job_id = job_id
@@ -143,7 +149,7 @@ class _Channel:
         self.followers = {follower for follower in self.followers if follower.wake()}
 
     def _forget_preview(self) -> None:
-        """Pictures are large: only the newest event keeps its own."""
+        """Drop the preview of all but the newest event: images are large."""
         for i in range(len(self.log) - 1, -1, -1):
             if "preview" in self.log[i]:
                 self.log[i] = {key: value for key, value in self.log[i].items() if key != "preview"}
@@ -151,14 +157,14 @@ class _Channel:
 
 
 class _Follower:
-    """A flag on the event loop of whoever follows."""
+    """A follower: a wake-up flag on its own event loop."""
 
     def __init__(self) -> None:
         self.awake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def wake(self) -> bool:
-        """False when its loop is gone."""
+        """Set the flag; False if the loop is gone."""
         try:
             self._loop.call_soon_threadsafe(self.awake.set)
         except RuntimeError:  # closed

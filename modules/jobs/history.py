@@ -1,4 +1,4 @@
-"""What was made: the pictures of an owner, newest first, with small copies for lists and a way to delete them.
+"""The history: an owner's images, newest first, with thumbnails and deletion.
 
 The database knows the pictures (`JobStore`), the files stay where they were saved. A small copy is made when it is
 first asked for: a grid of full pictures would be hundreds of megabytes.
@@ -25,39 +25,41 @@ QUALITY = 78
 
 @dataclass(frozen=True)
 class History:
-    """The pictures of ``store`` below the folder ``outputs``; small copies go to ``thumbnails``."""
+    """The images of ``store`` below the folder ``outputs``; thumbnails are kept in ``thumbnails``."""
 
     store: JobStore
     outputs: Path
     thumbnails: Path
 
     def page(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> list[Picture]:
-        """At most ``limit`` pictures, newest first: older than number ``before``, or the next newer than ``after``."""
+        """At most ``limit`` images, newest first: older than number ``before``, or the next newer than ``after``."""
         return self.store.pictures(owner, before=before, after=after, limit=limit)
 
     def count(self, owner: str) -> int:
         return self.store.count_pictures(owner)
 
     def owns(self, owner: str, path: Path) -> bool:
-        """Whether the picture at ``path`` is one of the owner's."""
+        """Whether the image at ``path`` belongs to the owner."""
         return self.store.has_picture(owner, str(path))
 
     def find(self, owner: str, number: int) -> Picture:
-        """`NotFound` for an unknown number, for another owner's picture and for one that lies elsewhere alike."""
+        """Look up an image by number; `NotFound` alike for an unknown number, another owner's image and one outside
+        the folder.
+        """
         picture = self.store.picture(owner, number)
         if not Path(picture.path).resolve().is_relative_to(self.outputs.resolve()):
             raise _none()
         return picture
 
     def file(self, owner: str, number: int) -> Path:
-        """The picture's file; `NotFound` where it is gone."""
+        """The image's file; `NotFound` if it is gone."""
         path = Path(self.find(owner, number).path)
         if not path.is_file():
             raise _none()
         return path
 
     def thumbnail(self, owner: str, number: int) -> Path:
-        """A small copy of the picture, made now if it was never asked for."""
+        """A thumbnail of the image, created on first use."""
         path = self.file(owner, number)
         small = self._small(number, path)
         if not small.is_file():
@@ -75,7 +77,7 @@ class History:
         return small
 
     def delete(self, owner: str, number: int) -> None:
-        """Remove the picture's file, its small copies and its entry."""
+        """Delete the image's file, its thumbnails and its entry."""
         path = Path(self.find(owner, number).path)
         try:
             path.unlink(missing_ok=True)
@@ -91,7 +93,7 @@ class History:
         return self.thumbnails / f"{number // 1000:04}"
 
     def _small(self, number: int, path: Path) -> Path:
-        """Named after the file's time too: a file that was replaced has another small copy."""
+        """The thumbnail's path. It contains the file's time, so a replaced file gets a new thumbnail."""
         return self._folder(number) / f"{number}-{path.stat().st_mtime_ns:x}.webp"
 
 

@@ -1,4 +1,4 @@
-"""What crosses the borders between page, queue and worker: job specs, events and outcomes.
+"""The data exchanged between page, queue and worker: job specs, events and outcomes.
 
 Each is a frozen dataclass with ``to_json`` and ``from_json``. The queue, the pipe and the database carry the JSON and
 look no further than a job's ``kind``; whoever makes or runs a job uses the classes.
@@ -31,16 +31,16 @@ Json: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a job comes from: nothing in it changes the images."""
+    """Where a job was submitted. Nothing in it affects the images."""
 
     tab: str = ""
-    """The tab that asked, an extension's too. It says nothing of the job's kind."""
+    """The tab that submitted it, an extension's too. It does not determine the job's kind."""
     page: str = ""
     """The visitor's page, as `webui.components.job_stream.page_of` names it."""
     notes: tuple[str, ...] = ()
-    """What was changed in the request when it was checked, in sentences."""
+    """What was changed in the request when it was checked."""
     script: str = ""
-    """The script's job that submitted this one."""
+    """The id of the script job that submitted this one."""
 
     def noted(self, *notes: str) -> Origin:
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
@@ -51,7 +51,7 @@ class Origin:
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Origin:
-        """Of any spec, as far as it says so."""
+        """Read the origin of any kind of spec."""
         notes = spec.get("notes")
         return cls(
             tab=_text(spec, "tab"),
@@ -63,7 +63,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image of the `InputStore` under ``key``, the name of its file, and the infotext that it came with."""
+    """An image in the `InputStore` under ``key``, with the name of its file and its infotext."""
 
     key: str
     name: str = ""
@@ -79,7 +79,7 @@ class InputImage:
 
 @dataclass(frozen=True)
 class GenerateSpec:
-    """Images for ``params``; with ``inputs``, once over each of these as the init image."""
+    """Generate images for ``params``; with ``inputs``, once for each of these as the init image."""
 
     kind: ClassVar[Kind] = GENERATE
     params: GenerationParams
@@ -98,7 +98,7 @@ class GenerateSpec:
 
 @dataclass(frozen=True)
 class ExtrasSpec:
-    """Each of ``inputs`` made larger."""
+    """Postprocess (Extras) each of ``inputs``."""
 
     kind: ClassVar[Kind] = EXTRAS
     params: ExtrasParams
@@ -117,7 +117,7 @@ class ExtrasSpec:
 
 @dataclass(frozen=True)
 class ReplaySpec:
-    """A recorded image made again: the file at ``path``, or the one that ``recipe`` describes."""
+    """Replay a recorded image: the file at ``path``, or the one that ``recipe`` describes."""
 
     kind: ClassVar[Kind] = REPLAY
     path: str = ""
@@ -137,7 +137,7 @@ class ReplaySpec:
 
 @dataclass(frozen=True)
 class ScriptSpec:
-    """The script of that ``name`` over ``params``. Its jobs are submitted as if ``origin.tab`` had asked."""
+    """Run the script ``name`` over ``params``. Its jobs are submitted as if by ``origin.tab``."""
 
     kind: ClassVar[Kind] = SCRIPT
     name: str
@@ -165,7 +165,7 @@ _SPECS: Mapping[str, type[JobSpec]] = MappingProxyType(
 
 
 def spec_from_json(data: Mapping[str, Any]) -> JobSpec:
-    """The spec that ``to_json`` gave; raises `UserError` where it makes no sense."""
+    """The inverse of ``to_json``; raises `UserError` for an invalid spec."""
     kind = str(data.get("kind"))
     if kind not in _SPECS:
         raise UserError(f"there is no kind of job named {kind[:40]!r}", hint=f"there are {', '.join(KINDS)}")
@@ -173,7 +173,7 @@ def spec_from_json(data: Mapping[str, Any]) -> JobSpec:
 
 
 def upgraded(kind: str, spec: Json) -> Json:
-    """A spec as the database holds it, in the form of today. ``kind`` is that of its row.
+    """Convert a spec stored by an older version to today's form. ``kind`` is that of its database row.
 
     Version 0.1 wrote the tab's name as the kind of a spec, which an extension's tab could take from replays, and the
     script's job under the name that a script has in its own spec.
@@ -194,7 +194,7 @@ def upgraded(kind: str, spec: Json) -> Json:
 
 @dataclass(frozen=True)
 class SavedImage:
-    """An image that a job has saved, as its events and its outcome name it."""
+    """A saved image, as named in events and outcomes."""
 
     path: str
     infotext: str = ""
@@ -220,7 +220,7 @@ class SavedImage:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of image ``image`` of ``images``, both counted from 1; ``preview`` is a JPEG."""
+    """Progress: a step of image ``image`` of ``images``, both counted from 1; ``preview`` is a JPEG."""
 
     type: ClassVar[str] = "step"
     step: int
@@ -245,7 +245,7 @@ class Step:
 
 @dataclass(frozen=True)
 class ImageEvent:
-    """An image was saved."""
+    """Event: an image was saved."""
 
     type: ClassVar[str] = "image"
     image: SavedImage
@@ -260,7 +260,7 @@ class ImageEvent:
 
 @dataclass(frozen=True)
 class NoteEvent:
-    """A sentence on what became of the request."""
+    """Event: a note for the user on how the request was carried out."""
 
     type: ClassVar[str] = "note"
     text: str

@@ -1,4 +1,4 @@
-"""Between those who ask and those who compute: claims jobs fairly while slots are free, and tells what happens."""
+"""The dispatcher: claims queued jobs fairly while executor slots are free, runs them, and publishes their events."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.1
 """How soon a job that waits notices that the executor became ready."""
 MOST_SCRIPTS = 64
-"""At once, of all owners, with `SCRIPTS_EACH` of one; each is a thread that mostly sleeps."""
+"""Scripts that run at once, of all owners, with at most `SCRIPTS_EACH` of one; each is a thread that mostly sleeps."""
 PROGRESS_S = 1.0
-"""Steps are told as they come, but written to the database at most this often."""
+"""Steps are published as they come, but written to the database at most this often."""
 
 ScriptRunner = Callable[[Job, Any, CancelFlag, Callable[[Event], None]], Json]
 """``(job, queue, cancel, on_event) -> output``, see `modules.jobs.runners.script`."""
@@ -64,13 +64,13 @@ class JobQueue:
         self._thread = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
 
     def start(self) -> None:
-        """Queue again what a dead server left running, then begin."""
+        """Requeue what a dead server left running, then start dispatching."""
         self._requeue_stale()
         self.executor.start()
         self._thread.start()
 
     def submit(self, owner: str, spec: Json, kind: str = "generate", job_id: str = "") -> Job:
-        """``spec`` is JSON with its seeds fixed. `QueueFull` when too many wait. A ``job_id`` is queued once only."""
+        """Queue a JSON ``spec`` with fixed seeds. Raises `QueueFull`. The same ``job_id`` is queued only once."""
         with self._changed:
             job = self.store.submit(owner, spec, kind, job_id)
             if job.state == QUEUED:
@@ -79,11 +79,11 @@ class JobQueue:
         return job
 
     def heard(self, job_id: str, after: int = 0) -> list[Event]:
-        """What was told of a job after event ``after``, for those who look now and then instead of following."""
+        """The events of a job after event ``after``, for polling instead of following."""
         return self.hub.snapshot(job_id, after)
 
     def cancel(self, owner: str | None, job_id: str) -> Job:
-        """A queued job ends at once, a running one at its next step; a finished one stays as it is."""
+        """Cancel a job: a queued one at once, a running one at its next step; a finished one is left as it is."""
         with self._changed:
             job = self.store.cancel(owner, job_id)
             running = self._running.get(job_id)
@@ -96,7 +96,9 @@ class JobQueue:
         return job
 
     def skip(self, owner: str | None, job_id: str) -> Job:
-        """A running job makes the image at hand from what there is and goes on with the next; others are left alone."""
+        """Finish the current image of a running job from what has been sampled, and go on; other jobs are
+        unaffected.
+        """
         with self._changed:
             job = self.store.get(job_id, owner)
             running = self._running.get(job_id)
@@ -114,7 +116,9 @@ class JobQueue:
         return self.store.position(job_id)
 
     def follow(self, owner: str | None, job_id: str, after: int = 0) -> AsyncIterator[Event]:
-        """The job's events after number ``after``, to the end. `NotFound` at once for another owner's job."""
+        """Follow the job's events after number ``after`` to the end. Raises `NotFound` at once for another owner's
+        job.
+        """
         with self._changed:
             job = self.store.get(job_id, owner)
             self.hub.seed(job_id, self._where_it_stands(job), after)
@@ -124,11 +128,11 @@ class JobQueue:
         return self.executor.status()
 
     def restart_worker(self) -> None:
-        """Between two jobs, so that it takes up what has changed on the disk."""
+        """Restart the worker between two jobs, so that it loads what changed on disk."""
         self.executor.restart()
 
     def close(self) -> None:
-        """Stop: jobs in hand go back into the queue, for the next start."""
+        """Stop: running jobs go back into the queue for the next start."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -194,7 +198,7 @@ class JobQueue:
                 self._tell_after_death(job)
 
     def _is_gone(self, worker: str) -> bool:
-        """A server of this machine whose process has ended; of others only the lease tells."""
+        """Whether a server on this machine has ended; for other machines only the lease tells."""
         host, _, process = worker.partition(":")
         pid = process.partition(":")[0]
         if worker == self._name or host != socket.gethostname() or not pid.isdigit():
@@ -219,7 +223,7 @@ class JobQueue:
                 self._wake()
 
     def _outcome(self, job: Job, flag: CancelFlag, record: _Record) -> Callable[[], None]:
-        """Run the job; how to write down what came of it."""
+        """Run the job; returns how its result is to be recorded."""
         made: Json = {"images": record.images}
         try:
             if self._scripts and job.id in self._scripting:
@@ -270,7 +274,7 @@ class JobQueue:
         self.hub.publish(job_id, {"type": "queued", "position": position})
 
     def _tell_positions(self) -> None:
-        """The new places of those jobs that someone watches."""
+        """Publish the new queue positions of jobs that have followers."""
         watched = self.hub.watched() & self._told.keys()
         if not watched:
             return
@@ -280,7 +284,7 @@ class JobQueue:
                 self._tell_queued(job_id, positions[job_id])
 
     def _where_it_stands(self, job: Job) -> Event:
-        """The first event about a job of which this process has told nothing yet, or no longer remembers."""
+        """The first event of a job of which this process has published nothing yet, or no longer remembers."""
         if job.is_finished:
             return _last_event(job)
         if job.state == QUEUED:
@@ -290,7 +294,7 @@ class JobQueue:
 
 
 class _Record:
-    """Takes a running job's events: tells them all, writes the last step and the images to the database."""
+    """Receives a running job's events: publishes all, and stores the last step and the images in the database."""
 
     def __init__(self, store: JobStore, hub: EventHub, job_id: str):
         self.images: list[Json] = []
@@ -337,7 +341,7 @@ def _unexpected(error: BaseException) -> Json:
 
 
 def _server_name() -> str:
-    """Who holds a lease: machine, process, and a token, because process numbers come again."""
+    """The holder of a lease: machine, process id, and a random token, because process ids are reused."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 

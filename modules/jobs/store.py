@@ -1,4 +1,4 @@
-"""Jobs in SQLite: what was asked, by whom, how far it is, what came of it. Survives any process.
+"""The job store: jobs, their progress and results, and saved images, in SQLite. Survives any process.
 
 ``queued -> running -> done | failed | cancelled``. A running job carries a lease that its server renews; a job whose
 lease ran out, or whose server is known to be gone, is queued again.
@@ -24,9 +24,9 @@ STATES = (QUEUED, RUNNING, DONE, FAILED, CANCELLED)
 FINISHED = frozenset({DONE, FAILED, CANCELLED})
 MAX_DEATHS = 2
 MAX_LOST = 10
-"""So often a job outlives the server that ran it. One that ends every server must end at some time, too."""
+"""How many times a job survives the death of its server. One that kills every server must end eventually."""
 SCRIPTS_EACH = 2
-"""So many scripts of an owner run at once: one computes while the other draws. More would only hold others' places."""
+"""Scripts of one owner that run at once: one computes while the other draws. More would only block other owners."""
 
 MIGRATIONS = (
     """
@@ -104,7 +104,7 @@ _TAKE_SCRIPT_TURN = "INSERT OR REPLACE INTO script_turns SELECT ?, COALESCE(MAX(
 
 @dataclass(frozen=True)
 class Job:
-    """One row as it was when read. Times are seconds since the epoch."""
+    """A snapshot of a job's row. Times are seconds since the epoch."""
 
     id: str
     owner: str
@@ -136,7 +136,7 @@ Jobs = list[Job]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that a job has saved."""
+    """An image that a job has saved."""
 
     number: int
     """Counts up in the order in which they were saved."""
@@ -152,7 +152,7 @@ Pictures = list[Picture]
 
 
 class JobStore:
-    """The jobs of one database file. Safe to call from any thread; every call is one transaction."""
+    """The jobs in one database file. Thread-safe; every call is one transaction."""
 
     def __init__(self, path: Path, *, limit: int = 1000, limit_per_owner: int = 100):
         self.path = path
@@ -163,7 +163,7 @@ class JobStore:
     # -- for the owner of a job
 
     def submit(self, owner: str, spec: Json, kind: str = GENERATE, job_id: str = "") -> Job:
-        """Queue a job. `QueueFull` when ``limit`` jobs wait in all, or ``limit_per_owner`` of this owner.
+        """Queue a job. Raises `QueueFull` if ``limit`` jobs wait in all, or ``limit_per_owner`` of this owner.
 
         With a ``job_id`` that the owner has already, that job is given and nothing is queued.
         """
@@ -186,8 +186,9 @@ class JobStore:
             return _job(db, job_id)
 
     def cancel(self, owner: str | None, job_id: str) -> Job:
-        """A queued job is cancelled at once; a running one only notes the wish, its worker has to stop. ``owner=None``
-        may cancel anybody's."""
+        """Cancel a queued job at once; for a running one set the flag that its worker polls. ``owner=None`` may
+        cancel anybody's.
+        """
         with self._db.transaction() as db:
             _job(db, job_id, owner)
             db.execute(
@@ -198,12 +199,12 @@ class JobStore:
             return _job(db, job_id)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
-        """`NotFound` for an unknown id and for another owner's alike, so that ids cannot be probed."""
+        """Look up a job; `NotFound` alike for an unknown id and for another owner's, so that ids cannot be probed."""
         with self._db.transaction() as db:
             return _job(db, job_id, owner)
 
     def list(self, owner: str | None = None, limit: int = 50, states: Iterable[str] | None = None) -> Jobs:
-        """Newest first; ``owner=None`` lists everybody's."""
+        """Jobs, newest first; ``owner=None`` lists everybody's."""
         wanted = tuple(STATES if states is None else states)
         for state in wanted:
             if state not in STATES:
@@ -214,11 +215,13 @@ class JobStore:
             return [_from_row(row) for row in db.execute(query, (*wanted, owner, owner, max(0, limit)))]
 
     def position(self, job_id: str) -> int:
-        """Its place in its line: 1 is next, 0 means that it does not wait. Scripts have a line of their own."""
+        """The job's position in its queue: 1 is next, 0 means that it is not waiting. Scripts have a queue of their
+        own.
+        """
         return self.positions().get(job_id, 0)
 
     def positions(self) -> dict[str, int]:
-        """The places of all jobs that wait, in the order in which `claim` will take them.
+        """The positions of all waiting jobs, in the order in which `claim` will take them.
 
         Of scripts that is the order as far as turns go: one whose owner has as many at work as may be waits longer.
         """
@@ -229,7 +232,7 @@ class JobStore:
     # -- what was made
 
     def pictures(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> Pictures:
-        """Newest first: older than number ``before``, or the next newer than ``after``; 0: the newest."""
+        """Images, newest first: older than number ``before``, or the next newer than ``after``; 0: the newest."""
         where, order = ("number > ?", "ASC") if after else ("number < ? OR ? = 0", "DESC")
         bounds = (after,) if after else (before, before)
         query = f"SELECT * FROM pictures WHERE owner = ? AND ({where}) ORDER BY number {order} LIMIT ?"
@@ -247,7 +250,7 @@ class JobStore:
             return db.execute(query, (owner, path)).fetchone() is not None
 
     def picture(self, owner: str, number: int) -> Picture:
-        """`NotFound` for an unknown number and for another owner's alike."""
+        """Look up an image; `NotFound` alike for an unknown number and for another owner's."""
         row = None
         if 0 < number < 2**63:  # SQLite's integers
             with self._db.transaction() as db:
@@ -263,7 +266,7 @@ class JobStore:
     # -- for the server that runs jobs
 
     def claim(self, worker: str, lease_s: float = 30.0, *, script: bool = False) -> Job | None:
-        """Take the next job: of the owner who was served longest ago, the oldest. None when nothing waits.
+        """Take the next job: the oldest of the owner who was served longest ago. None if nothing waits.
 
         ``script``: of those that need no worker, or of the others. Each kind has turns of its own, and of scripts an
         owner has at most ``SCRIPTS_EACH`` at work.
@@ -299,15 +302,15 @@ class JobStore:
         return self._end(job_id, DONE, output, None)
 
     def fail(self, job_id: str, error: Json, output: Json | None = None) -> Job:
-        """``output``: what was made before it failed."""
+        """Record a failure. ``output``: what was made before it."""
         return self._end(job_id, FAILED, output, error)
 
     def stopped(self, job_id: str, output: Json | None = None) -> Job:
-        """Its worker stopped as its owner wished. ``output``: what was made before."""
+        """Record that a job was cancelled while it ran. ``output``: what was made before."""
         return self._end(job_id, CANCELLED, output, None)
 
     def release(self, job_id: str) -> Job:
-        """Queue a running job again through no fault of its own: the server closes."""
+        """Requeue a running job because the server stops; this does not count as a failed attempt."""
         with self._db.transaction() as db:
             db.execute(
                 "UPDATE jobs SET state = CASE stop_asked WHEN 1 THEN 'cancelled' ELSE 'queued' END, worker = NULL,"
@@ -318,12 +321,14 @@ class JobStore:
             return _job(db, job_id)
 
     def died(self, job_id: str) -> Job:
-        """The worker that ran it is gone: queue it again, or fail it the second time."""
+        """Requeue a job whose worker died; the second time, fail it."""
         with self._db.transaction() as db:
             return _again(db, job_id, tries=1)
 
     def requeue_stale(self, is_gone: Callable[[str], bool] = lambda worker: False) -> Jobs:
-        """Queue running jobs again whose lease ran out, or whose server ``is_gone``; fail one that lost many."""
+        """Requeue running jobs whose lease ran out or whose server ``is_gone``; fail one that this happened to many
+        times.
+        """
         now = time.time()
         with self._db.transaction() as db:
             rows = db.execute("SELECT id, worker, lease_until FROM jobs WHERE state = 'running'").fetchall()
@@ -331,14 +336,16 @@ class JobStore:
             return [_again(db, job_id, lost=1) for job_id in stale]
 
     def forget(self, before: float) -> int:
-        """Delete the jobs that ended before that time, in seconds since the epoch, and say how many. Pictures stay."""
+        """Delete jobs that ended before that time, in seconds since the epoch; returns their number. Images are
+        kept.
+        """
         with self._db.transaction() as db:
             return db.execute(
                 "DELETE FROM jobs WHERE finished < ? AND state IN ('done', 'failed', 'cancelled')", (before,)
             ).rowcount
 
     def adopt(self, owner: str, new_owner: str) -> int:
-        """Everything of ``owner`` is ``new_owner``'s from now on; how many jobs that are."""
+        """Transfer everything of ``owner`` to ``new_owner``; returns the number of jobs."""
         with self._db.transaction() as db:
             db.execute("UPDATE pictures SET owner = ? WHERE owner = ?", (new_owner, owner))
             return db.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (new_owner, owner)).rowcount
@@ -358,7 +365,7 @@ class JobStore:
 
 
 def _places(waiting: list[sqlite3.Row]) -> dict[str, int]:
-    """Places in a line whose owners take turns, of rows in the order of their next turn."""
+    """Positions in a queue whose owners take turns, from rows in the order of their owners' next turn."""
     line: list[tuple[int, int, str]] = []  # (round, the owner's place in a round, id)
     place: dict[str, int] = {}
     taken: dict[str, int] = {}
@@ -378,7 +385,9 @@ def _job(db: sqlite3.Connection, job_id: str, owner: str | None = None) -> Job:
 
 
 def _note_pictures(db: sqlite3.Connection, job_id: str, images: Any) -> None:
-    """Those of a job's pictures that are not noted yet. A note of another's is of a file that had this name before."""
+    """Record a job's images that are not recorded yet. An older entry with the same path was of a file since
+    replaced.
+    """
     paths = [image["path"] for image in images or () if isinstance(image, dict) and image.get("path")]
     db.executemany(
         "DELETE FROM pictures WHERE path = ? AND owner != (SELECT owner FROM jobs WHERE id = ?)",
@@ -399,7 +408,7 @@ def _picture(row: sqlite3.Row) -> Picture:
 
 
 def _again(db: sqlite3.Connection, job_id: str, *, tries: int = 0, lost: int = 0) -> Job:
-    """Queue a job whose worker (``tries``) or server (``lost``) ended, or end it with what it had saved."""
+    """Requeue a job whose worker (``tries``) or server (``lost``) ended, or end it with what it had saved."""
     job = _job(db, job_id)
     (stop_asked,) = db.execute("SELECT stop_asked FROM jobs WHERE id = ?", (job_id,)).fetchone()
     if job.kind != SCRIPT:  # it runs in the server itself and harms no process: taken up at every start
@@ -456,7 +465,7 @@ def _from_row(row: sqlite3.Row) -> Job:
 
 
 def _checked_json(spec: Json) -> str:
-    """Python would write NaN, which neither SQLite nor a browser reads."""
+    """Encode JSON without NaN, which Python would write and neither SQLite nor browsers read."""
     try:
         return json.dumps(spec, allow_nan=False)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""The one way of a request into the queue: checked, made canonical, its seeds fixed, and then submitted.
+"""The only way into the queue: checks a request, makes it canonical, fixes its seeds, and submits it.
 
 Tabs, extensions' tabs, scripts, the HTTP API and the command line all come through here, so nothing else is submitted
 than what was checked.
@@ -21,20 +21,20 @@ from modules.pipeline.plan import check, fix_seeds
 
 
 class Queue(Protocol):
-    """The part of `JobQueue` that takes jobs."""
+    """The part of `JobQueue` that accepts jobs."""
 
     def submit(self, owner: str, spec: Json, kind: str = ..., job_id: str = ...) -> Job: ...
 
 
 class Scripts(Protocol):
-    """The part of `modules.jobs.runners.script.Scripts` that judges options."""
+    """The part of `modules.jobs.runners.script.Scripts` that checks options."""
 
     def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int: ...
 
 
 @dataclass(frozen=True)
 class Submitter:
-    """Checks by the tables of ``host``. ``inputs`` holds the images of Extras, ``scripts`` knows the scripts."""
+    """Prepares and submits job specs, checked against the tables of ``host``. ``inputs`` holds the images of Extras."""
 
     queue: Queue
     host: Host
@@ -46,7 +46,7 @@ class Submitter:
         return submit(self.queue, owner, self.prepared(spec))
 
     def prepared(self, spec: JobSpec) -> JobSpec:
-        """``spec`` as it is queued; raises `UserError` for what cannot be done."""
+        """Check ``spec`` and return it as it will be queued; raises `UserError` for what cannot be done."""
         if isinstance(spec, GenerateSpec):
             return generation(spec, self.host)
         if isinstance(spec, ScriptSpec):
@@ -63,14 +63,14 @@ class Submitter:
 
 
 def submit(queue: Queue, owner: str, spec: JobSpec, job_id: str = "") -> Job:
-    """Queue a spec that was prepared."""
+    """Queue a prepared spec."""
     return queue.submit(owner, spec.to_json(), spec.kind, job_id)
 
 
 def canonical(
     params: GenerationParams, host: Host, *, absent: bool = False
 ) -> tuple[GenerationParams, tuple[str, ...]]:
-    """``params`` as they are done: in range, names canonical, seeds fixed; and notes on what was changed.
+    """``params`` in canonical form: in range, names resolved, seeds fixed; and notes on what was changed.
 
     ``absent``: modifiers that the host lacks stay as they were asked for, and the engine says why they take no part.
     """
@@ -82,6 +82,6 @@ def canonical(
 
 
 def generation(spec: GenerateSpec, host: Host, *, absent: bool = False) -> GenerateSpec:
-    """A generation's spec made canonical, the notes on it kept; ``absent`` as in `canonical`."""
+    """A generate spec in canonical form, with its notes; ``absent`` as in `canonical`."""
     params, notes = canonical(spec.params, host, absent=absent)
     return replace(spec, params=params, origin=spec.origin.noted(*notes))

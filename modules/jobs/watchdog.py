@@ -1,4 +1,4 @@
-"""In whose hands the worker is: so that a crash, a hang or an error within an extension's hook is laid at its door.
+"""The extension watchdog: blames a crash, a hang or an error on the extension whose hook was running.
 
 Who is at work stands in a small file before a hook begins. It survives the process, whatever ends it; the next worker
 reads it, and does the job that was in hand without that extension.
@@ -26,25 +26,26 @@ from modules.storage import atomic
 log = logging.getLogger(__name__)
 
 LIMIT_S = 60.0
-"""Of an extension's own time within one call of a hook. No hook of a picture that a person waits for takes longer."""
+"""Time limit of an extension's own code in one hook call. No interactive hook takes longer."""
 SLOW_EXIT = 75
 _SIZE = 512
 _JOBS_KEPT = 20
 _REASON, _TRACE = 500, 20_000
-"""The most characters of a failure that are kept."""
+"""Length limits of a stored failure, in characters."""
 
 
 @dataclass
 class _Frame:
     name: str
-    """Empty: the engine."""
+    """The extension; empty for the engine."""
     hook: str
     since: float
     spent: float = 0.0
 
 
 class HookWatch:
-    """`modules.pipeline.hooks.Watch` for the worker of that name: keeps the marker, the clock and the list of failures.
+    """The watchdog of the worker of that name (see `modules.pipeline.hooks.Watch`): keeps a marker file, a timer and
+    the list of failures.
 
     Each worker has a marker of its own, and all have one list.
     """
@@ -64,7 +65,7 @@ class HookWatch:
         threading.Thread(target=self._look, name="extension watch", daemon=True).start()
 
     def watched(self, runner: Runner) -> Runner:
-        """``runner``, whose jobs are known by name here while they run."""
+        """Wrap ``runner`` so that the watchdog knows the current job."""
 
         def run(job_id: str, spec: Json, emit: Emit, control: JobControl) -> Json:
             self._job, self._quitting = job_id, control.quitting
@@ -112,7 +113,7 @@ class HookWatch:
             os.pwrite(self._file, json.dumps(told).encode().ljust(_SIZE)[:_SIZE] if told else b" " * _SIZE, 0)
 
     def _bury(self) -> None:
-        """What the last worker was at when it ended, if it was within a hook."""
+        """Find the extension whose hook was running when the last worker ended, and record the failure."""
         with contextlib.suppress(ValueError, KeyError, TypeError):
             found = json.loads(os.pread(self._file, _SIZE, 0))
             log.warning("extension %s ended the last worker in %s", found["name"], found["hook"])
@@ -120,7 +121,7 @@ class HookWatch:
         self._mark()
 
     def _look(self) -> None:
-        """End a process that does not come back from an extension: nothing else stops code that is not Python."""
+        """End the process if an extension's hook hangs: nothing else stops code that is not Python."""
         while True:
             time.sleep(min(1.0, self._limit_s / 4))
             if self._quitting():  # the server is gone: who happens to be at work now did not end this process
@@ -138,7 +139,7 @@ class HookWatch:
             os._exit(SLOW_EXIT)
 
     def _record(self, name: str, hook: str, reason: str, trace: str, job: str = "") -> None:
-        """Keep a failure; as long as the file cannot be read or written, in this process alone."""
+        """Store a failure; in memory only, as long as the file cannot be read or written."""
         one = {"hook": hook, "reason": reason[:_REASON], "traceback": trace[-_TRACE:], "when": time.time()}
         self._unwritten.append((name, one, job))
         try:
@@ -166,7 +167,7 @@ def read_failures(path: Path) -> dict[str, Json]:
 
 
 def _failures_in(path: Path) -> dict[str, Json]:
-    """The same for whoever will replace the file: a bad one is set aside, `OSError` where it cannot be read."""
+    """Read the failures before replacing the file: bad content is set aside, `OSError` if it cannot be read."""
     try:
         return _judged(json.loads(path.read_bytes()))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The process that runs models: JSON lines in, JSON lines out, one job at a time.
+"""The worker process, which runs models: JSON lines in, JSON lines out, one job at a time.
 
 In:   ``{"type": "run", "job", "spec"}``, ``{"type": "cancel", "job"}``, ``{"type": "skip", "job"}``,
 ``{"type": "quit"}``; end of input is a quit.
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Message = Json
 Emit = Callable[[Json], None]
-"""Tells an event of the job: ``type`` and JSON values; ``preview`` may be the bytes of a JPEG, sent in base64."""
+"""Reports an event of the job: ``type`` and JSON values; ``preview`` may be JPEG bytes, which are sent in base64."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class JobControl:
 
     cancelled: Callable[[], bool] = lambda: False
     skips: Callable[[], int] = lambda: 0
-    """How often it was asked to make the image at hand from what there is."""
+    """The number of skip requests: finish the current image from what has been sampled."""
     quitting: Callable[[], bool] = lambda: False
     """Whether the process is about to end, whatever the job does."""
 
@@ -54,7 +54,8 @@ QUIT_GRACE_S = 3.0
 
 
 def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None = None) -> int:
-    """Build the runner (which imports torch and loads the model), then run jobs until told to quit; the exit status.
+    """Build the runner (which imports torch and loads the model), then run jobs until told to quit; returns the exit
+    status.
 
     Without streams it speaks over the process's own, and everything else that prints goes to stderr. Commands are read
     by a thread, so a cancel is seen at once; when the server dies, the process ends within ``QUIT_GRACE_S``.
@@ -78,7 +79,7 @@ def serve(build: Build, stdin: BinaryIO | None = None, stdout: BinaryIO | None =
 
 
 def by_kind(runners: Mapping[str, Runner], otherwise: Runner) -> Runner:
-    """The runner that a spec's ``kind`` names."""
+    """A runner that dispatches by the spec's ``kind``."""
 
     def run(job_id: str, spec: Json, emit: Emit, control: JobControl) -> Json:
         return runners.get(str(spec.get("kind")), otherwise)(job_id, spec, emit, control)
@@ -108,12 +109,12 @@ def run_job(runner: Runner, job_id: str, spec: Json, emit: Emit, control: JobCon
 
 
 def _as_json(data: Json) -> Json:
-    """As it will be read. What is not a number is nothing: neither a browser nor SQLite knows NaN."""
+    """The output as JSON readers will see it: NaN becomes null, since neither browsers nor SQLite read it."""
     return cast(Json, json.loads(json.dumps(data), parse_constant=lambda name: None))
 
 
 def keep_freed_memory() -> bool:
-    """Let malloc reuse large blocks: by default each activation is mapped, faulted in page by page and unmapped again.
+    """Let malloc reuse large blocks: by default each activation is mapped, page-faulted and unmapped again.
 
     True where the C library is glibc and took the thresholds.
     """
@@ -129,7 +130,7 @@ def keep_freed_memory() -> bool:
 
 
 class _Worker:
-    """The two ends of the pipe and what was asked over it."""
+    """Both ends of the pipe, and the control requests received over it."""
 
     def __init__(self, commands: BinaryIO, events: BinaryIO):
         self._commands = commands
@@ -194,7 +195,7 @@ class _Worker:
 
 
 def _explain(error: BaseException) -> Json:
-    """The error for its owner; what we did not foresee goes to the log with its traceback and to them as a sentence."""
+    """The error's JSON for the job's owner; an unexpected one is logged with its traceback."""
     if isinstance(error, RepriseError):
         return error.as_json()
     logger.error("unexpected error", exc_info=error)
@@ -206,7 +207,7 @@ def _explain(error: BaseException) -> Json:
 
 
 def _take_standard_streams() -> tuple[BinaryIO, BinaryIO]:
-    """The process's stdin and stdout for the protocol alone: what libraries print goes to stderr from now on."""
+    """Reserve stdin and stdout for the protocol: what libraries print goes to stderr from now on."""
     sys.stdout.flush()
     commands = os.fdopen(os.dup(0), "rb")
     events = os.fdopen(os.dup(1), "wb")

@@ -1,4 +1,5 @@
-"""The texts that a picture file carries: PNG text chunks, EXIF, GIF comments, NovelAI's own, and hidden bits.
+"""Metadata in image files: PNG text chunks, EXIF, GIF comments, NovelAI's format, and stealth text. Reads and
+writes.
 
 Written by us, a PNG has the chunks `parameters` and `recipe`; JPEG and WebP have the first in EXIF's UserComment, where
 A1111 and others look for it, and the second in ImageDescription, which A1111 does not read.
@@ -31,13 +32,13 @@ from modules.metadata.infotext import MAX_LENGTH, FindFile, Paste, find_none, pa
 log = logging.getLogger(__name__)
 
 RECIPE = "recipe:"
-"""Stands before our record in ImageDescription, which holds other people's captions as well."""
+"""Marks our recipe in ImageDescription, a field that holds ordinary captions as well."""
 
 MAX_JPEG_EXIF = 65_533
 """Bytes of the one JPEG segment that holds EXIF: its length has 16 bits and counts itself."""
 
 MAX_CARRIED = 16_000_000
-"""Bytes of all pictures that are embedded in one; a file of twice the size could not be sent to the server again."""
+"""Size limit of all embedded images; a file of twice that size could not be uploaded again."""
 
 NOVELAI_SAMPLERS = {
     "k_euler": "Euler",
@@ -55,7 +56,7 @@ NOVELAI_SAMPLERS = {
     "ddim": "DDIM",
     "plms": "PLMS",
 }
-"""The others are "Euler a"."""
+"""NovelAI's sampler names; unknown ones become "Euler a"."""
 
 
 class Metadata(TypedDict):
@@ -70,7 +71,7 @@ class Metadata(TypedDict):
 
 
 def read_metadata(source: bytes | Path) -> Metadata:
-    """Every text in a picture file of any format that we read. Raises `ImageError` for what is no picture."""
+    """All metadata texts in an image file of any supported format. Raises `ImageError` if it is no image."""
     opened = unpacked(source)
     image = opened.image
     texts = {str(key): value for key, value in image.info.items() if isinstance(value, str)}
@@ -89,7 +90,7 @@ def read_metadata(source: bytes | Path) -> Metadata:
 
 
 def _comment(image: Image.Image, exif: Exif | None) -> str:
-    """EXIF's UserComment, or without EXIF the comment of a GIF or JPEG file."""
+    """EXIF's UserComment or, without EXIF, the comment of a GIF or JPEG file."""
     if exif:
         return _user_comment(exif.comment)
     comment = image.info.get("comment", b"")
@@ -97,18 +98,18 @@ def _comment(image: Image.Image, exif: Exif | None) -> str:
 
 
 def _description(exif: Exif | None) -> str | None:
-    """Our record in EXIF's ImageDescription; a caption of somebody else's is none."""
+    """Our recipe in EXIF's ImageDescription; empty for a foreign caption."""
     text = exif.description.decode("utf-8", "replace").rstrip("\0") if exif else ""
     return text.removeprefix(RECIPE) if text.startswith(RECIPE) else None
 
 
 def _keeps_bits(image: Image.Image, source: bytes | Path) -> bool:
-    """Whether the format leaves the lowest bits of pixels as they were."""
+    """Whether the format preserves the lowest bits of pixels."""
     return image.format in ("PNG", "BMP", "TIFF") or (image.format == "WEBP" and not is_lossy(source))
 
 
 def _user_comment(raw: bytes) -> str:
-    """Eight bytes that name the encoding, then the text."""
+    """Decode UserComment: eight bytes that name the encoding, then the text."""
     code, text = raw[:8].rstrip(b"\0 "), raw[8:]
     if code == b"UNICODE":
         # UTF-16 whose byte order nobody wrote down: Latin letters have their zero byte first or second.
@@ -122,7 +123,7 @@ def _user_comment(raw: bytes) -> str:
 
 
 def _plain(text: str | None, size: tuple[int, int]) -> str | None:
-    """A generation text as it stands; one of NovelAI's, which is JSON, as A1111 would have written it."""
+    """The infotext as it is; NovelAI's JSON is converted to A1111's form."""
     if text is None or not text.lstrip().startswith("{"):
         return text
     try:
@@ -175,7 +176,7 @@ def stealth_text(image: Image.Image) -> str | None:
 
 
 def _bits(image: Image.Image, channels: str, start: int, count: int) -> bytes:
-    """``count`` bytes (or as many as there are, within reason) from byte ``start`` of the stream of lowest bits."""
+    """``count`` bytes (or as many as there are, within a limit) from byte ``start`` of the stream of lowest bits."""
     width, height = image.size
     column = height * len(channels)  # bits in one column of the picture
     first, last = start * 8, min((start + min(count, 4 * MAX_LENGTH)) * 8, width * column // 8 * 8)
@@ -203,7 +204,7 @@ def settings_in(
     find_vae: FindFile = find_none,
     modifiers: Iterable[ModifierSpec] = (),
 ) -> Paste:
-    """What the texts of a picture change in a request that shall make it: its recipe says all, else A1111's text.
+    """The request settings in an image's metadata: from the recipe if there is one, else from A1111's infotext.
 
     A picture of a batch is asked for by its own seed; how many are made at once stays as it is.
     """
@@ -238,7 +239,7 @@ def settings_in(
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a picture becomes a file. ``format`` is its suffix: png, jpg or webp; ``quality`` is from 1 to 100."""
+    """How an image is encoded. ``format`` is the suffix: png, jpg or webp; ``quality`` is from 1 to 100."""
 
     format: str = "png"
     quality: int = 90
@@ -257,7 +258,8 @@ def encode(
     further: Mapping[str, str] | None = None,
     carried: Sequence[bytes] = (),
 ) -> tuple[bytes, str]:
-    """The file with its texts and, where one of them does not fit, a sentence that says so; the picture always is.
+    """Encode an image with its metadata, and return a warning for texts that do not fit; the image is always
+    written.
 
     ``further`` texts by their keys and ``carried`` files, of the pictures that this one was made from, are for PNG
     alone: EXIF has no place for them.
@@ -280,7 +282,7 @@ def encode(
 
 
 def _fitting(carried: Sequence[bytes]) -> tuple[Sequence[bytes], str]:
-    """All files or, where they are too large together, none and a sentence."""
+    """All embedded files or, if they are too large together, none and a warning."""
     size = sum(map(len, carried))
     if size <= MAX_CARRIED:
         return carried, ""
@@ -289,7 +291,7 @@ def _fitting(carried: Sequence[bytes]) -> tuple[Sequence[bytes], str]:
 
 
 def _exif(infotext: str, recipe: str, limit: int | None) -> tuple[bytes, str]:
-    """EXIF with both texts, or with those that fit, the generation text first; and a sentence on the others."""
+    """EXIF with both texts or those that fit, the infotext first; and a warning for the others."""
     kept: dict[str, str] = {}
     lost: list[str] = []
     for name, text in (("generation text", infotext), ("recipe", recipe)):
@@ -304,7 +306,9 @@ def _exif(infotext: str, recipe: str, limit: int | None) -> tuple[bytes, str]:
 
 
 def _exif_bytes(texts: Mapping[str, str]) -> bytes:
-    """EXIF is a TIFF file of two directories. Pillow writes bytes as BYTE, which piexif, and so A1111, cannot read."""
+    """Build EXIF, a TIFF file of two directories. Pillow writes bytes as type BYTE, which piexif, and so A1111,
+    cannot read.
+    """
     inner, outer = [], []
     if text := texts.get("generation text"):
         # As piexif writes it: the encoding's name, then UTF-16 with the high byte first.
@@ -321,7 +325,9 @@ ASCII, LONG, UNDEFINED = 2, 4, 7
 
 
 def _directory(start: int, entries: Sequence[tuple[int, int, bytes]]) -> bytes:
-    """A TIFF directory of (tag, type, value), sorted by tag, at byte ``start``; values of over four bytes follow it."""
+    """Encode a TIFF directory of (tag, type, value), sorted by tag, at byte ``start``; values over four bytes follow
+    it.
+    """
     head, data = len(entries).to_bytes(2), b""
     behind = start + 2 + 12 * len(entries) + 4
     for tag, kind, value in entries:
@@ -333,8 +339,7 @@ def _directory(start: int, entries: Sequence[tuple[int, int, bytes]]) -> bytes:
 
 
 def is_lossy(source: bytes | Path) -> bool:
-    """Whether the file's pixels went through a compression that changes them: JPEG, AVIF, and WebP without a VP8L
-    chunk."""
+    """Whether the file's compression changes pixels: JPEG, AVIF, and WebP without a VP8L chunk."""
     if (kind := open_header(source).format) != "WEBP":
         return kind in ("JPEG", "AVIF")
     data = source if isinstance(source, bytes) else source.read_bytes()

@@ -1,4 +1,4 @@
-"""The record of one picture: all that is needed to make it again, and the proof that it is the same.
+"""Recipes: the complete record of one image, with which it can be generated again and verified.
 
 Canonical JSON: sorted keys, ASCII, no blanks, every number with all its digits. Equal recipes are equal bytes.
 """
@@ -24,7 +24,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, order=True)
 class File:
-    """A file that the picture depends on, known by its content."""
+    """A file that the image depends on, identified by its content."""
 
     role: str
     """ "checkpoint", "refiner", "hires checkpoint", "vae", "embedding", "image", "mask"."""
@@ -34,24 +34,24 @@ class File:
 
 @dataclass(frozen=True)
 class UsedExtension:
-    """An extension that had part in the picture, or should have had."""
+    """An extension that took part in the image, or should have."""
 
     name: str
     version: str
     options: Mapping[str, Any] | None = None
-    """None: it gave the sampler or the like that the request names."""
+    """None for an extension that provides, say, the sampler."""
     changed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What it made of the request, by the names of the parameters."""
+    """What its `revise` changed in the request, by parameter name."""
     failed: str = ""
-    """Why it had no part, where it was asked for."""
+    """Why it did not take part although requested."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One picture: what was asked, and from ``files`` on the facts of the run that made it."""
+    """The recipe of one image: the request, and from ``files`` on the facts of its generation."""
 
     request: GenerationParams
-    """As submitted, seeds fixed."""
+    """The request as submitted, with fixed seeds."""
     index: int
     """Number of the picture within the request, from 0."""
     seed: int
@@ -64,20 +64,20 @@ class Recipe:
     device: str
     """ "cpu", "cuda"."""
     dtype: str
-    """Of the networks: "float32", "bfloat16", "float16"."""
+    """Precision of the networks: "float32", "bfloat16", "float16"."""
     kernels: str
-    """ "exact" or "fast": whether a picture may depend on its company in the batch."""
+    """ "exact" or "fast": whether the image may depend on others in its batch."""
     pixels: str
     """`pixel_hash` of the picture."""
     processor: str = ""
     """ "AVX512 with AMX, 8 threads", "NVIDIA H200"; empty in recipes of before it was recorded."""
     skipped: int = 0
-    """Steps after which the picture was made from what there was, on its owner's wish; 0: it was finished."""
+    """The step after which the image was finished early (skip); 0: it was not."""
     extensions: tuple[UsedExtension, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The stored pictures that it was made from, by SHA-256."""
+        """The SHA-256 of its init images and masks."""
         return tuple(file.sha256 for file in self.files if file.role in ("image", "mask"))
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +95,8 @@ class Recipe:
 
 
 def canonical(value: Any) -> str:
-    """
+    """Encode as canonical JSON, so that equal recipes are equal bytes.
+
     >>> canonical({"b": 0.1, "a": "é"})
     '{"a":"\\\\u00e9","b":0.1}'
     """
@@ -103,7 +104,7 @@ def canonical(value: Any) -> str:
 
 
 def read(text: str) -> Recipe:
-    """The recipe in a picture's `recipe` chunk."""
+    """Read the recipe in an image's `recipe` chunk."""
     try:
         values = json.loads(text)
         schema = values.pop("schema")
@@ -133,7 +134,7 @@ def read(text: str) -> Recipe:
 
 
 def _check_names(values: Mapping[str, Any]) -> None:
-    """A parameter that we do not know would be left out in silence, and with it what made the picture."""
+    """Reject unknown parameters: dropping them silently would change the image."""
     foreign = sorted(values["request"].keys() - {field.name for field in dataclasses.fields(GenerationParams)})
     if foreign:
         raise UserError(
@@ -164,5 +165,5 @@ def _unreadable() -> UserError:
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """SHA-256 of the pixels row by row, in hex: what ``Image.open(file).tobytes()`` gives, whatever the file format."""
+    """SHA-256 of the pixels row by row, in hex, as in ``Image.open(file).tobytes()``, whatever the file format."""
     return hashlib.sha256(image.tobytes()).hexdigest()

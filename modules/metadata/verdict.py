@@ -1,4 +1,4 @@
-"""What came of making a picture again: whether it is the same, and if not, why.
+"""Replay verdicts: whether a replayed image is identical and, if not, why.
 
 What differs is told from the two recipes, and from the pictures where both are there.
 """
@@ -19,19 +19,19 @@ from modules.metadata.recipe import File, Recipe, pixel_hash, read
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two pictures of one size are apart, in levels of 0 to 255."""
+    """The pixel difference of two images of one size, in levels of 0 to 255."""
 
     largest: int
     mean: float
     share: float
-    """Of the pixels that differ at all."""
+    """Share of pixels that differ."""
 
     def __str__(self) -> str:
         return f"{self.share:.1%} of the pixels differ, by at most {self.largest} of 255 and {self.mean:.3g} on average"
 
 
 def difference(old: Image.Image, new: Image.Image) -> Difference | None:
-    """None if they have not the same size and mode."""
+    """Compare the pixels; None if size or mode differ."""
     if old.size != new.size or old.mode != new.mode:
         return None
     apart = np.abs(np.asarray(old, np.int16) - np.asarray(new, np.int16))
@@ -41,15 +41,15 @@ def difference(old: Image.Image, new: Image.Image) -> Difference | None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of making a picture again."""
+    """The outcome of a replay: identical, differs or cannot, with reasons."""
 
     kind: Literal["identical", "differs", "cannot"]
     reasons: tuple[str, ...] = ()
-    """Each differing fact, or each thing that is missing."""
+    """Each fact that differs, or each thing that is missing."""
     difference: Difference | None = None
     """Between the picture in the file and the one made again."""
     remark: str = ""
-    """What a person should know besides."""
+    """A further note for the user."""
 
     def __str__(self) -> str:
         """
@@ -68,7 +68,7 @@ class Verdict:
 
 
 def judge(recipe: str | None, infotext: str | None = None) -> Recipe | Verdict:
-    """The recipe in a picture's texts; or "cannot", where there is none that this version can follow."""
+    """The recipe in an image's metadata, or a "cannot" verdict if there is none that this version can replay."""
     if not recipe:
         remark = "its generation text can be used for a new picture" if infotext else ""
         return Verdict("cannot", ("the picture carries no recipe",), remark=remark)
@@ -81,11 +81,28 @@ def judge(recipe: str | None, infotext: str | None = None) -> Recipe | Verdict:
 def check(recorded: Recipe, available: Container[str], extensions: Container[str] = ()) -> Verdict | None:
     """A verdict before anything is computed: "cannot", where a file of the recipe is not among these SHA-256, or an
     extension that had part not among these names."""
-    missing = [_label(file) for file in recorded.files if file.sha256 not in available]
+    reasons = [f"{_label(file)} is missing{_way_back(file)}" for file in recorded.files if file.sha256 not in available]
     used = [one for one in recorded.extensions if not one.failed and one.name not in extensions]
-    missing += [f"extension {one.name} {one.version}" for one in used]
-    reasons = tuple(f"{what} is missing" for what in missing)
-    return Verdict("cannot", reasons) if reasons else None
+    reasons += [f"extension {one.name} {one.version} is missing" for one in used]
+    return Verdict("cannot", tuple(reasons)) if reasons else None
+
+
+EARLIER: Mapping[str, tuple[str, str]] = {
+    "56f0e7989e4208dfbe55715a5c2144628d5cc74423a63b784e02e969d1ff2eb1": ("1", "a512795"),
+    "6d56a636686471660e2930557ad1c7267608a6ca56144be197ff992711bf4501": ("2", "663fc8b"),
+}
+"""Versions of the default model, by SHA-256: the number, and the commit in this program's history that has the file."""
+
+
+def _way_back(file: File) -> str:
+    """Where a missing file is to be had, if it is one of ours."""
+    if file.sha256 not in EARLIER:
+        return ""
+    (version, commit), folder = EARLIER[file.sha256], "models/Stable-diffusion"
+    return (
+        f"; it is version {version} of the default model, and commit {commit} has it: "
+        f"git show {commit}:{folder}/reprise-mini.safetensors > {folder}/reprise-mini-{version}.safetensors"
+    )
 
 
 FACTS: Mapping[str, str] = {
@@ -99,8 +116,8 @@ FACTS: Mapping[str, str] = {
 
 
 def compare(recorded: Recipe, again: Recipe, old: Image.Image | None = None, new: Image.Image | None = None) -> Verdict:
-    """The verdict on a picture made again, from the recipes alone or with the pictures ``old``, which is still whole,
-    and ``new``: then the picture in the file, the recipe beside it and the new picture must all be one.
+    """The verdict on a replayed image, from the recipes alone or with both images: then the image in the file
+    (``old``, lossless), its recipe and the new image (``new``) must all agree.
     """
     shown = pixel_hash(old) if old is not None else recorded.pixels
     if again.pixels == recorded.pixels == shown:
@@ -125,7 +142,7 @@ CHANGED = "the picture in the file is not the one that its recipe records"
 
 
 def compare_lossy(recorded: Recipe, again: Recipe, old: Image.Image, new: Image.Image, worst: Image.Image) -> Verdict:
-    """`compare` for a file whose compression changed the pixels: the recipe's hash is of the picture before it.
+    """`compare` for a lossy file: the recipe's hash is of the image before compression.
 
     ``worst`` is the new picture as the file's format keeps it at its lowest quality. A file that is further from the
     new picture than that holds another picture.
@@ -140,7 +157,7 @@ def compare_lossy(recorded: Recipe, again: Recipe, old: Image.Image, new: Image.
 
 
 def _asked(recorded: Recipe, again: Recipe) -> list[str]:
-    """Where the two recipes are not of one request."""
+    """The differences between the two recipes' requests."""
     before, after = ({**r.request.to_json(), "seed": r.seed, "subseed": r.subseed} for r in (recorded, again))
     return [
         f"{name} {_said(before.get(name))} became {_said(after.get(name))}"
@@ -150,7 +167,7 @@ def _asked(recorded: Recipe, again: Recipe) -> list[str]:
 
 
 def _file_changes(recorded: Recipe, again: Recipe) -> list[str]:
-    """A file is its content: another name is no change."""
+    """The files that differ by content; a renamed file is no change."""
     then, now = ({(file.role, file.sha256) for file in recipe.files} for recipe in (recorded, again))
     gone = [f"{_label(file)} was used only then" for file in recorded.files if (file.role, file.sha256) not in now]
     new = [f"{_label(file)} was used only now" for file in again.files if (file.role, file.sha256) not in then]
@@ -158,7 +175,7 @@ def _file_changes(recorded: Recipe, again: Recipe) -> list[str]:
 
 
 def _extension_changes(recorded: Recipe, again: Recipe) -> list[str]:
-    """By name: another version, or one that had part only once."""
+    """The extensions that differ: another version, or in only one of the recipes."""
     then, now = ({one.name: one for one in recipe.extensions if not one.failed} for recipe in (recorded, again))
     reasons = []
     for name in dict.fromkeys((*then, *now)):

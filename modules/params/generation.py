@@ -1,4 +1,4 @@
-"""What the user asked for: frozen data, made once a request and never changed."""
+"""Generation requests: frozen dataclasses, created once and never changed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from modules.errors import UserError
 from modules.params.options import loose, nested, option, read, values_of
 
 MAX_SEED = 2**64 - 1
-"""What torch's generators and Philox take."""
+"""The largest seed of torch's generators and Philox."""
 MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
 MODEL, SAMPLING, NOISE = "Model", "Sampling", "Noise"
 GUIDANCE, SDXL, FACES, COMPATIBILITY = "Guidance", "SDXL", "Faces", "Compatibility"
-"""Groups of what is rarely changed."""
+"""Headings of groups of rarely changed options."""
 
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
 """In A1111's order, whose API gives them by number."""
 CONTENTS = ("fill", "original", "latent noise", "latent nothing")
-"""What stands under a mask when sampling begins, in A1111's order."""
+"""Fill modes: what is under the mask when sampling begins, in A1111's order."""
 SAME = ""
-"""In a second pass: as in the first."""
+"""The choice in a second pass that means "as in the first"."""
 
 
 def wrapped(seed: int) -> int:
-    """``seed`` as a generator takes it: behind the last one comes 0, before 0 the last one.
+    """``seed`` modulo the generator's range: 0 follows the last one.
 
     >>> wrapped(MAX_SEED + 2), wrapped(-1) == MAX_SEED
     (1, True)
@@ -39,7 +39,7 @@ def wrapped(seed: int) -> int:
 
 @dataclass(frozen=True)
 class SoftInpainting:
-    """The mask's greys say how much of the picture stays. Names, ranges and defaults are A1111's."""
+    """Options of soft inpainting: greys of the mask keep part of the image. Names, ranges and defaults are A1111's."""
 
     schedule_bias: float = option(
         1.0,
@@ -99,7 +99,7 @@ class SoftInpainting:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which part of the start picture is painted anew: what is white in ``image``, or what is opaque in it."""
+    """An inpainting mask: the white of ``image``, or its opaque part, is repainted."""
 
     image: str = option("", "Mask", help="a stored picture by its SHA-256")
     blur: int = option(4, "Mask blur", lo=0, hi=64, step=1, key="Mask blur", help="deviation in pixels")
@@ -145,7 +145,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class TiledUpscale:
-    """A1111's SD upscale: the picture is made larger, then each tile of the request's size is painted over."""
+    """A1111's SD upscale: the image is enlarged, then repainted in tiles of the request's size."""
 
     upscaler: str = option(
         "Lanczos", "Upscaler", key="SD upscale upscaler", choices="upscalers", help="None leaves the size as it is"
@@ -158,7 +158,7 @@ class TiledUpscale:
 
 @dataclass(frozen=True)
 class Init:
-    """The picture that a generation starts from, or one for each image of a batch."""
+    """The init image, or one for each image of a batch, and how it is used."""
 
     image: str = option("", "Image", help="a stored picture by its SHA-256; several, with commas, are a batch")
     denoising_strength: float = option(
@@ -187,13 +187,13 @@ class Init:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The stored pictures by name."""
+        """The stored images by name."""
         return tuple(filter(None, (name.strip() for name in self.image.split(","))))
 
 
 @dataclass(frozen=True)
 class Hires:
-    """A second pass over the enlarged picture. Names that are empty are those of the first pass."""
+    """Hires fix: a second pass over the enlarged image. Empty names mean those of the first pass."""
 
     scale: float = option(2.0, "Upscale by", lo=1.0, hi=4.0, step=0.05, key="Hires upscale")
     width: int = option(0, "Hires width", lo=0, hi=4096, step=8, key="Hires resize-1", help="0: by the scale")
@@ -216,7 +216,7 @@ class Hires:
 
 @dataclass(frozen=True)
 class Refiner:
-    """Another checkpoint that takes over during sampling."""
+    """A second checkpoint that takes over during sampling."""
 
     checkpoint: str = option("", "Refiner", key="Refiner", choices="checkpoints")
     switch_at: float = option(
@@ -290,7 +290,7 @@ class ModifierOptions(Mapping[str, Mapping[str, Value]]):
 
 @dataclass(frozen=True)
 class GenerationParams:
-    """One generation request, sizes in pixels. A seed of -1 gives way to a random one when the job is submitted."""
+    """One generation request; sizes in pixels. A seed of -1 is replaced by a random one at submission."""
 
     prompt: str = option("", "Prompt", key="Prompt", multiline=True)
     negative_prompt: str = option("", "Negative prompt", key="Negative prompt", multiline=True)
@@ -554,22 +554,24 @@ class GenerationParams:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> GenerationParams:
-        """From JSON, a form or the command line; raises `UserError` with the field's name."""
+        """Read a request from JSON, a form or the command line; raises `UserError` with the field's name."""
         return read(cls, values)
 
     def eta_for(self, own: float | None) -> float | None:
-        """The eta of a sampler whose own is ``own``: the DDIM family, whose own is 0, has a parameter to itself."""
+        """The eta for a sampler whose default is ``own``. The DDIM family, which defaults to 0, has its own
+        parameter.
+        """
         chosen = self.eta_ddim if own == 0 else self.eta
         return own if chosen is None else chosen
 
     @property
     def images(self) -> int:
-        """How many pictures come of it. In SD upscale a batch holds tiles of one picture."""
+        """The number of images of the request. In SD upscale a batch holds tiles of one image."""
         tiled = self.init is not None and self.init.tiled is not None
         return self.batch_count if tiled else self.batch_size * self.batch_count
 
     def seed_after(self, count: int) -> int:
-        """The seed of the picture that is ``count`` further on."""
+        """The seed of the image ``count`` places further on."""
         return wrapped(self.seed + count)
 
     def changed(self, **changes: Any) -> GenerationParams:
@@ -578,7 +580,7 @@ class GenerationParams:
 
 @dataclass(frozen=True)
 class ExtrasParams:
-    """What is to be done with each picture. Sizes in pixels."""
+    """A request of the Extras tab. Sizes in pixels."""
 
     upscaler: str = option("None", "Upscaler", choices="upscalers", help="None leaves the size as it is")
     resize: str = option(BY, "Resize", choices=(BY, TO))

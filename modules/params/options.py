@@ -1,4 +1,4 @@
-"""One declaration per parameter.
+"""Declares parameters: one declaration feeds page, command line, API and infotext.
 
 A field of a frozen dataclass made with `option` carries its label, range and choices. The tab, the command line, the
 HTTP API, the metadata and the grid axes all read that one declaration.
@@ -21,14 +21,14 @@ _KEY = "option"
 _NESTED = "nested"
 _LOOSE = "loose"
 EXACT = 2**53
-"""Up to here a float tells every whole number from the next."""
+"""The largest integer up to which a float represents every integer exactly."""
 T = TypeVar("T")
 _TRUTHS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
 
 @dataclass(frozen=True)
 class Option:
-    """What is known about one parameter."""
+    """The declaration of one parameter."""
 
     name: str
     label: str
@@ -46,16 +46,16 @@ class Option:
     """The key in A1111's generation text, where the parameter has one. Of two that are written as one, "Size: 512x768",
     each has the key under which its half is read: "Size-1", "Size-2"."""
     words: tuple[str, str] | None = None
-    """What that text says instead of False and True."""
+    """The infotext values for False and True."""
     help: str = ""
     multiline: bool = False
     secret: bool = False
-    """A text of the owner's settings that is taken and kept, and shown to nobody again: a key, a password."""
+    """A setting, such as a key or password, that is stored and never sent back."""
     group: str = ""
-    """Under which heading the page shows it among what is rarely changed."""
+    """The heading under which the page shows a rarely changed option."""
 
     def cast(self, value: Any) -> Any:
-        """``value`` in the declared type and range, or a `UserError` that names the field.
+        """``value`` cast to the declared type and range, or a `UserError` that names the field.
 
         Sliders send floats for integers and forms send text, so ``20.0`` and ``"20"`` are the integer 20.
         """
@@ -113,7 +113,7 @@ class Option:
 
     @property
     def has_long_numbers(self) -> bool:
-        """Whether it is a whole number that may have more digits than a float, and so JavaScript, keeps."""
+        """Whether it is an integer that may exceed the precision of a float, and so of JavaScript."""
         return self.type is int and any(end is not None and abs(end) > EXACT for end in (self.lo, self.hi))
 
     def range_text(self) -> str:
@@ -172,13 +172,13 @@ def option(
 
 @dataclass(frozen=True)
 class Nested:
-    """Options that belong together and may all be absent: a field that is None or of another such dataclass."""
+    """A group of options that may be absent: a field that is None or a dataclass of its own."""
 
     name: str
     label: str
     cls: type
     prefix: str
-    """Where all options stand side by side, on the command line or in a form, this stands before their names."""
+    """Prefix of the group's option names where all options are flat, on the command line or in a form."""
     key: str | None = None
     """The key in A1111's generation text that says that they are there, where there is one."""
     help: str = ""
@@ -193,26 +193,27 @@ class Nested:
 
 
 def nested(label: str, *, prefix: str = "", key: str | None = None) -> Any:
-    """Declare options within: ``hires: Hires | None = nested("Hires fix", prefix="hires_")``."""
+    """Declare a group: ``hires: Hires | None = nested("Hires fix", prefix="hires_")``."""
     return dataclasses.field(default=None, metadata={_NESTED: {"label": label, "prefix": prefix, "key": key}})
 
 
 def loose(default: Any, take: Callable[[Any], Any]) -> Any:
-    """Declare a field whose shape is known only at run time. ``take`` makes its value of JSON, ``to_json`` undoes that;
-    where it is empty it is left out."""
+    """Declare a field whose shape is known only at run time. ``take`` reads it from JSON, ``to_json`` is the
+    inverse; an empty value is omitted.
+    """
     return dataclasses.field(default=default, metadata={_LOOSE: take})
 
 
 @cache
 def loose_of(cls: Hashable) -> dict[str, Callable[[Any], Any]]:
-    """How each such field is read, by its name."""
+    """The readers of all loose fields, by name."""
     assert isinstance(cls, type) and dataclasses.is_dataclass(cls)
     return {field.name: field.metadata[_LOOSE] for field in dataclasses.fields(cls) if _LOOSE in field.metadata}
 
 
 @cache
 def nested_of(cls: Hashable) -> dict[str, Nested]:
-    """What is nested in a dataclass by field name, in order."""
+    """The groups of a dataclass by field name, in order."""
     assert isinstance(cls, type) and dataclasses.is_dataclass(cls)
     hints = typing.get_type_hints(cls)
     return {
@@ -224,7 +225,7 @@ def nested_of(cls: Hashable) -> dict[str, Nested]:
 
 @cache
 def groups_of(cls: Hashable) -> dict[str, Nested]:
-    """All groups side by side, those within groups under prefixed names; each with the whole prefix of its options."""
+    """All groups, flattened: nested groups under prefixed names, each with the full prefix of its options."""
     found = nested_of(cls)
     for declared in nested_of(cls).values():
         for name, inner in groups_of(cast(Hashable, declared.cls)).items():
@@ -248,7 +249,7 @@ def options_of(cls: Hashable) -> dict[str, Option]:
 
 
 def _plain(hint: Any) -> tuple[type, bool]:
-    """``int | None`` -> (int, True)."""
+    """Strip ``| None`` from a type: ``int | None`` -> (int, True)."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         kinds = [arg for arg in typing.get_args(hint) if arg is not type(None)]
         return kinds[0], True
@@ -256,7 +257,7 @@ def _plain(hint: Any) -> tuple[type, bool]:
 
 
 def read(cls: type[T], values: Mapping[str, Any]) -> T:
-    """A ``cls`` from loose values: cast as declared, missing ones at their default, foreign ones ignored."""
+    """A ``cls`` from unchecked values: cast as declared, missing ones at their default, unknown ones ignored."""
     options, groups = options_of(cast(Hashable, cls)), nested_of(cast(Hashable, cls))
     known = {name: options[name].cast(value) for name, value in values.items() if name in options}
     known |= {name: take(values[name]) for name, take in loose_of(cast(Hashable, cls)).items() if name in values}
@@ -275,12 +276,12 @@ def _inner(declared: Nested, value: Any) -> Any:
 
 
 def checked(instance: T) -> T:
-    """``instance`` with every value cast as declared, those of its groups too."""
+    """``instance`` with every value cast as declared, groups included."""
     return read(type(instance), values_of(instance))
 
 
 def values_of(instance: Any) -> dict[str, Any]:
-    """The declared options of ``instance`` as JSON-ready values; groups that are there as objects within."""
+    """The declared options of ``instance`` as JSON-ready values; present groups as nested objects."""
     cls = cast(Hashable, type(instance))
     plain = {name: getattr(instance, name) for name in options_of(cls)}
     plain |= {name: found.to_json() for name in loose_of(cls) if (found := getattr(instance, name))}
@@ -289,7 +290,7 @@ def values_of(instance: Any) -> dict[str, Any]:
 
 
 def from_flat(cls: type[T], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values that stand side by side, put into their groups: ``{"hires_scale": 2}`` -> ``{"hires": {"scale": 2}}``.
+    """Group flat values: ``{"hires_scale": 2}`` -> ``{"hires": {"scale": 2}}``.
 
     A group is there as soon as one of its values is given.
     """
@@ -303,7 +304,7 @@ def from_flat(cls: type[T], values: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def flat_of(cls: Hashable) -> dict[str, Option]:
-    """All options side by side, those within under their prefixed names."""
+    """All options flattened, those of groups under prefixed names."""
     found = dict(options_of(cls))
     for declared in nested_of(cls).values():
         inner = flat_of(cast(Hashable, declared.cls))
@@ -312,7 +313,7 @@ def flat_of(cls: Hashable) -> dict[str, Option]:
 
 
 def to_flat(cls: Hashable, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `from_flat`; what is nested also says, under its own name, whether it is there."""
+    """The inverse of `from_flat`; each group's own name tells whether it is present."""
     found = {name: value for name, value in values.items() if name in options_of(cls)}
     for name, declared in nested_of(cls).items():
         if name in values:

@@ -1,4 +1,4 @@
-"""Compatibility profiles: where A1111's behaviour and the plain meaning of the words part ways.
+"""Compatibility profiles: where to follow A1111's quirks and where the documented meaning.
 
 One frozen object carries these choices from the request through plan and generation; nothing else in the engine asks
 which program it imitates.
@@ -13,7 +13,7 @@ from modules.errors import UnknownName
 
 @dataclass(frozen=True)
 class Profile:
-    """Each field is one difference, named for what is done when it is true."""
+    """One flag for each difference, named for what is done when it is true."""
 
     name: str
     double_steps: bool
@@ -31,7 +31,7 @@ class Profile:
 
 
 A1111 = Profile("a1111", double_steps=True, late_edits=True, batch_mean=True, slerp_rows=True, floor_pixels=True)
-"""Images made with AUTOMATIC1111's web UI come back as they were."""
+"""Reproduces images made with AUTOMATIC1111's web UI."""
 
 EXACT = Profile(
     "exact",
@@ -42,7 +42,7 @@ EXACT = Profile(
     floor_pixels=False,
     short_ddim=False,
 )
-"""The words mean what they say."""
+"""Follows the documented meaning."""
 
 PROFILES = {profile.name: profile for profile in (A1111, EXACT)}
 

@@ -1,4 +1,4 @@
-"""What the owner configured: declared options in one JSON file, replaced whole or not at all."""
+"""The owner's settings: declared options in one JSON file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """A snapshot. A change makes a new one."""
+    """An immutable snapshot of the settings. A change makes a new one."""
 
     image_format: str = option(
         "png",
@@ -145,15 +145,15 @@ FORM = {
     name: name.removeprefix("form_")
     for name in ("form_sampler", "form_scheduler", "form_steps", "form_cfg_scale", "form_negative_prompt")
 }
-"""Settings that a new page's form begins with, and the parameters that they are."""
+"""Settings that are defaults of a new page's form, and the parameters they set."""
 
 
 class SettingsFile:
-    """The settings while the program runs. A change is checked, saved whole, and then holds for what comes after it."""
+    """The settings of a running program. A change is checked, saved, and then in effect."""
 
     def __init__(self, path: Path, *, fixed: Mapping[str, Any] = MappingProxyType({}), locked: Iterable[str] = ()):
-        """``fixed``: values that a flag gave. ``locked``: those that stay as the file has them, ``all`` for each of
-        them. Neither can be changed.
+        """``fixed``: values given by command line flags. ``locked``: names that keep the file's value, or ``all``.
+        Neither can be changed.
 
         Raises `UserError` for a name that is no setting.
         """
@@ -169,7 +169,7 @@ class SettingsFile:
         """Names of those that cannot be changed."""
         self._lasting: Settings | None = None
         self.trouble = ""
-        """What was wrong with the file at start, in a sentence."""
+        """What was wrong with the file at startup, in a sentence."""
         try:
             self._lasting, self.trouble = _loaded(path)
         except OSError as error:
@@ -179,7 +179,7 @@ class SettingsFile:
         return replace(self._lasting or self._tried_again(), **self._fixed)
 
     def _tried_again(self) -> Settings:
-        """Defaults, for as long as the file cannot be read."""
+        """Read the file again; defaults as long as it cannot be read."""
         try:
             self._lasting, self.trouble = _loaded(self.path)
         except OSError as error:
@@ -198,7 +198,7 @@ class SettingsFile:
         return self.current()
 
     def _known(self) -> Settings:
-        """What the file holds; `OutputError` as long as nobody could read it, for saving would wipe it."""
+        """The file's content; `OutputError` as long as it could not be read, since saving would erase it."""
         if self._lasting is None:
             try:
                 self._lasting, self.trouble = _loaded(self.path)
@@ -207,7 +207,7 @@ class SettingsFile:
         return self._lasting
 
     def part(self, extension: str) -> dict[str, Any]:
-        """What the file keeps for an extension, by the names of its options, not yet judged."""
+        """The unchecked values stored for an extension, by option name."""
         try:
             found = _foreign(self.path).get(extension)
         except OSError as error:
@@ -216,14 +216,14 @@ class SettingsFile:
         return found if isinstance(found, dict) else {}
 
     def change_part(self, extension: str, values: Mapping[str, Any]) -> None:
-        """Keep ``values``, judged by whoever declared them, for an extension. Raises `OutputError`."""
+        """Store ``values``, already checked, for an extension. Raises `OutputError`."""
         with self._lock:
             ours = values_of(self._known())
             _write(self.path, _kept(self.path) | ours | {extension: dict(values)})
 
 
 def load(path: Path) -> tuple[Settings, str]:
-    """The settings at ``path`` and, where they could not be used, a sentence that says so.
+    """The settings at ``path`` and, if they could not be used, a sentence that says so.
 
     What is wrong in a file takes its default, and the file as it was is kept beside itself as ``.bad``. One that cannot
     be read may be as good as ever, and is left alone.
@@ -243,7 +243,7 @@ def _loaded(path: Path) -> tuple[Settings, str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """All that the file holds; nothing where there is none. `OSError` where that is not known."""
+    """The file's content; empty if there is no file. `OSError` if it cannot be read."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
@@ -259,7 +259,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _from_json(path: Path, values: dict[str, Any]) -> tuple[Settings, str]:
-    """Known settings in their ranges; unknown ones belong to other versions or extensions and are no fault."""
+    """Known settings, in range; unknown ones belong to other versions or extensions and are no error."""
     good: dict[str, Any] = {}
     faults: list[str] = []
     for name, declared in options_of(Settings).items():
@@ -281,7 +281,7 @@ def _from_json(path: Path, values: dict[str, Any]) -> tuple[Settings, str]:
 
 
 def _judged(declared: Option, value: Any) -> Any:
-    """The value as its option takes it. No setting holds half a character: no file could be named by it."""
+    """The value cast by its option. Lone surrogates are rejected: no file could be named by them."""
     taken = declared.cast(value)
     if isinstance(taken, str) and any("\ud800" <= letter <= "\udfff" for letter in taken):
         raise UserError(f"{declared.label} holds half a character", hint="type it anew", field=declared.name)
@@ -316,12 +316,12 @@ def _set_aside(path: Path, reason: str) -> str:
 
 
 def save(settings: Settings, path: Path) -> None:
-    """Replace the file at ``path``, keeping keys there that are not ours. Raises `OutputError`."""
+    """Replace the file at ``path``, preserving keys that are not ours. Raises `OutputError`."""
     _write(path, _kept(path) | values_of(settings))
 
 
 def _kept(path: Path) -> dict[str, Any]:
-    """What others keep in the file, for whoever is about to replace it: `OutputError` rather than a loss."""
+    """`_foreign` before replacing the file: raises `OutputError` rather than losing content."""
     try:
         return _foreign(path)
     except OSError as error:
@@ -341,7 +341,7 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _foreign(path: Path) -> dict[str, Any]:
-    """What other versions or extensions keep in the file; a bad one is set aside. `OSError` if it cannot be read."""
+    """The keys of other versions and extensions; bad content is set aside. `OSError` if the file cannot be read."""
     try:
         values = _read(path)
     except (ValueError, RecursionError) as error:

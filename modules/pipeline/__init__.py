@@ -1,1 +1,1 @@
-"""One request's way: decide everything (`plan`), then compute it (`generate`)."""
+"""The generation pipeline: `plan` decides everything, then `run` and `sample` compute it."""

@@ -1,4 +1,4 @@
-"""A checkpoint's UNet as the `Network` that guidance calls, with what is constant over a batch computed once."""
+"""The UNet as a `Network` for guidance, caching what is constant over the steps of a batch."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class CachedUNet:
         return self._embeddings[sigma]
 
     def _text(self, cond: Cond, n: int) -> tuple[TextKeys, Tensor | None]:
-        """The condition's keys and values, and its vector as the UNet adds it to the time embeddings."""
+        """The cached cross-attention keys and values of a condition, and its projected vector."""
         known = self._texts.get(id(cond))
         if known is None:
             context = self._model.device.place(cond.context)

@@ -1,4 +1,4 @@
-"""Text -> tensors per step: the schedule of a prompt through tokenizers and text encoders."""
+"""Text conditioning: encodes a prompt's schedule into tensors for each step."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ MakeVector = Callable[[Tensor, bool], Tensor]
 """Pooled text (1, width), and whether it is the negative prompt's -> the UNet's vector (1, wider)."""
 
 _ROWS = 16
-"""Chunks that go through the encoder together: enough to keep it busy, few enough for a small card."""
+"""Chunks encoded together: enough to keep the encoder busy, few enough for a small GPU."""
 _HEAVIEST = 1e6
-"""Larger weights, from hundreds of nested brackets, would overflow float32."""
+"""Weight limit; larger ones, from hundreds of nested brackets, would overflow float32."""
 
 
 class Embedding(Protocol):
@@ -44,25 +44,25 @@ class Embedding(Protocol):
     def count(self) -> int: ...
 
     def read(self) -> NDArray[np.float32]:
-        """(count, width), in the width of the text encoder."""
+        """Read the vectors (count, width), in the width of the text encoder."""
         ...
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """One of a model's text encoders as a `TextConditioner` asks it. What several say stands side by side."""
+    """One text encoder of a model, as used by `TextConditioner`. The outputs of several are concatenated."""
 
     encode: Encode
     tokenizer: Tokenizer
     zero_padding: bool = False
     """Ids behind the end are 0 (SD2 and bigG)."""
     columns: tuple[int, int] | None = None
-    """From where to where an embedding's vectors are its own; None: all of them."""
+    """The encoder's columns of an embedding's vectors; None: all of them."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the texts that AND joins, or a negative prompt: which condition holds at which network call."""
+    """One AND part of a prompt, or a negative prompt: the condition for each network call."""
 
     weight: float
     segments: tuple[Segment, ...]
@@ -71,7 +71,7 @@ class Part:
     profile: Profile
 
     def at(self, call: int, step: int | None = None) -> Cond:
-        """The condition for the network's call number ``call`` of this pass, from 0; ``step`` is the sampler's.
+        """The condition for network call number ``call`` of this pass, from 0; ``step`` is the sampler's.
 
         A1111 counts calls, the exact profile steps: they differ for samplers that call twice a step.
         """
@@ -80,7 +80,7 @@ class Part:
 
 
 class TextCache:
-    """Encoded texts by content, the least recently used let go. One for all jobs; its key holds what the texts met."""
+    """LRU cache of encoded texts, keyed by content and by everything that affects the encoders. One for all jobs."""
 
     def __init__(self, max_bytes: int = 64 * 2**20):
         self._max_bytes = max_bytes
@@ -94,7 +94,7 @@ class TextCache:
         return self._entries[key][0]
 
     def put(self, key: Hashable, states: tuple[TextStates, ...], keep: object = None) -> None:
-        """``keep``: objects whose ids are in the key, held so that no others can take those ids."""
+        """Store an entry. ``keep``: objects whose ids are in the key, held so that the ids cannot be reused."""
         self._entries[key] = states, keep
         self._size += _bytes(states)
         while self._size > self._max_bytes:
@@ -103,8 +103,8 @@ class TextCache:
 
 
 class TextConditioner:
-    """Encodes prompts for one model. ``scope`` names everything that changes what the encoders answer (checkpoint hash,
-    clip skip, networks at work on them); with a ``cache`` it must be complete.
+    """Encodes prompts for one model. ``scope`` names everything that affects the encoders' output (checkpoint hash,
+    clip skip, active networks); with a ``cache`` it must be complete.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class TextConditioner:
         scope: Hashable = None,
         vector: MakeVector | None = None,
     ):
-        """``vector``: of models whose UNet is told the pooled text and sizes. To them a negative prompt that is empty
-        throughout is zeros, as their authors trained them.
+        """``vector``: makes the UNet's vector from pooled text and sizes, for models that take one (SDXL). For
+        these, an entirely empty negative prompt is encoded as zeros, as in training.
         """
         self._named = {embedding.name: embedding for embedding in embeddings}
         lengths = [(embedding.name, embedding.count) for embedding in embeddings]
@@ -134,7 +134,7 @@ class TextConditioner:
         self._scope = (scope, emphasis, backtrack, profile.batch_mean, known)
 
     def prompt(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> tuple[Part, ...]:
-        """The AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
+        """Encode the AND parts of a positive prompt over a run, given as its steps or, for hires fix, as a `Pass`.
 
         Parts of different length are made equal by repeating the last token's state of the shorter.
         """
@@ -147,7 +147,7 @@ class TextConditioner:
         return equal_lengths(parts)
 
     def negative(self, prompt: str | Prompt, run: int | Pass, *, comments: bool = True) -> Part:
-        """A negative prompt over a run: AND and network tags are text in it."""
+        """Encode a negative prompt over a run: AND and network tags are plain text in it."""
         tree = parse(prompt, negative=True, comments=comments).tree if isinstance(prompt, str) else prompt
         (part,) = tree.parts
         segments = _segments(part, run)
@@ -157,12 +157,12 @@ class TextConditioner:
         return Part(1.0, segments, self._conds(states, negative=True), self._profile)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """States (texts, 77 chunks, width) of texts that belong together, emphasis applied."""
+        """Encode texts that belong together to states (texts, 77 chunks, width), emphasis applied."""
         states = self._encode_together(texts)
         return torch.cat([states[text].context for text in texts])
 
     def empty(self) -> Tensor:
-        """States (1, 77, width) of the empty prompt."""
+        """The states (1, 77, width) of the empty prompt."""
         rows = [self._rows(encoder, [EMPTY])[_key(EMPTY)].context for encoder, _ in self._encoders]
         return torch.cat(rows, dim=-1)[None]
 
@@ -177,7 +177,7 @@ class TextConditioner:
         return states
 
     def _conds(self, states: Sequence[TextStates], *, negative: bool) -> tuple[Cond, ...]:
-        """As the network wants them; equal ones stay one object."""
+        """States as conditions for the network; equal ones stay one object."""
         shared = {id(one): self._cond(one, negative) for one in states}
         return tuple(shared[id(one)] for one in states)
 
@@ -187,13 +187,13 @@ class TextConditioner:
         return Cond(states.context, self._vector(states.pooled, negative))
 
     def _encode_together(self, texts: Sequence[str]) -> dict[str, TextStates]:
-        """States (1, 77 chunks, width) of each different text, those of all encoders side by side."""
+        """States (1, 77 chunks, width) of each distinct text, those of all encoders concatenated."""
         told = [self._encode_with(encoder, embeddings, texts) for encoder, embeddings in self._encoders]
         return {text: _beside([states[text] for states in told]) for text in dict.fromkeys(texts)}
 
     def _encode_with(self, encoder: Encoder, embeddings: Embeddings, texts: Sequence[str]) -> dict[str, TextStates]:
-        """The same of one encoder. A text that comes twice counts twice in emphasis's mean; pooled states are those of
-        the first chunk, and emphasis leaves them as they are.
+        """Encode all texts with one encoder. Duplicates count twice in the mean that emphasis restores. Pooled
+        states are those of the first chunk, without emphasis.
         """
         times = Counter(texts)
         chunked = [self._chunks(text, encoder, embeddings) for text in times]
@@ -218,7 +218,9 @@ class TextConditioner:
         ).chunks
 
     def _rows(self, encoder: Encoder, rows: Iterable[Chunk]) -> dict[_Key, TextStates]:
-        """Encoder states (77, width) and (1, width) by the ids and marks of a chunk. Equal ones are encoded once."""
+        """Encoder states (77, width) and (1, width) by a chunk's ids and embedding marks. Equal chunks are encoded
+        once.
+        """
         distinct = list({_key(row): row for row in rows}.values())
         found: dict[_Key, TextStates] = {}
         for start in range(0, len(distinct), _ROWS):
@@ -237,7 +239,7 @@ class TextConditioner:
         return [Inserted(i, mark.offset + 1, vectors[mark.name]) for i, mark in marks]  # + 1: the start token
 
     def _emphasised(self, z: Tensor, rows: Sequence[Chunk], times: Sequence[int]) -> Tensor:
-        """One chunk of all texts: states (texts, 77, width) times weights."""
+        """Apply emphasis to one chunk of all texts: states (texts, 77, width) times weights."""
         if self._emphasis in ("Ignore", "None"):
             return z
         weights = torch.tensor([row.weights for row in rows], dtype=torch.float64).clamp(-_HEAVIEST, _HEAVIEST)
@@ -260,7 +262,7 @@ _Key = tuple[tuple[int, ...], tuple[Mark, ...]]
 
 
 def _key(row: Chunk) -> _Key:
-    """What the encoder sees of a chunk."""
+    """The part of a chunk that the encoder sees, as a cache key."""
     return row.ids, row.marks
 
 
@@ -273,7 +275,7 @@ def _ids(rows: Sequence[Chunk], zero_padding: bool) -> Tensor:
 
 
 def _beside(states: Sequence[TextStates]) -> TextStates:
-    """What several encoders say of one text: widths add up, and the last pooled state counts."""
+    """Concatenate the states of several encoders along the width; the last one's pooled state is used."""
     if len(states) == 1:
         return states[0]
     # Tokenizers differ in a word or two, so that one encoder may need a chunk more than the other.
@@ -288,7 +290,7 @@ def _zeros(states: TextStates) -> TextStates:
 
 
 def with_numbers(pooled: Tensor, numbers: Sequence[float]) -> Tensor:
-    """Pooled text (1, width), and behind it each number as 256 sinusoids: (1, width + 256 n).
+    """Pooled text (1, width) followed by each number as 256 sinusoids: (1, width + 256 n), SDXL's vector.
 
     Podell et al. (2023), arXiv:2307.01952, sec. 2.2: sizes in pixels, crop offsets, an aesthetic score.
     """
@@ -301,7 +303,7 @@ def _bytes(states: tuple[TextStates, ...]) -> int:
 
 
 def equal_lengths(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """The parts with contexts of one length."""
+    """The parts with all contexts padded to one length."""
     length = max(cond.context.shape[1] for part in parts for cond in part.conds)
     return tuple(_padded(part, length) for part in parts)
 
@@ -313,13 +315,13 @@ def _padded(part: Part, length: int) -> Part:
 
 
 def repeat_last(context: Tensor, length: int) -> Tensor:
-    """``context`` (n, tokens, width) with ``length`` tokens: the last one is repeated, or those beyond are cut."""
+    """``context`` (n, tokens, width) with ``length`` tokens: the last one is repeated, or the excess cut."""
     n, tokens, width = context.shape
     return torch.cat([context, context[:, -1:].expand(n, max(length - tokens, 0), width)], dim=1)[:, :length]
 
 
 def pad_with_empty(cond: Tensor, uncond: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
-    """A1111's ``pad_cond_uncond``: the shorter is extended by the empty prompt's states (1, 77, width)."""
+    """A1111's ``pad_cond_uncond``: extend the shorter context with the empty prompt's states (1, 77, width)."""
 
     def extended(context: Tensor, length: int) -> Tensor:
         n, tokens, _ = context.shape
@@ -329,14 +331,18 @@ def pad_with_empty(cond: Tensor, uncond: Tensor, empty: Tensor) -> tuple[Tensor,
 
 
 def pad_uncond(cond: Tensor, uncond: Tensor) -> Tensor:
-    """A1111's ``pad_cond_uncond_v0``: ``uncond`` in the length of ``cond``, its last state repeated or its end cut."""
+    """A1111's ``pad_cond_uncond_v0``: bring ``uncond`` to the length of ``cond``, repeating its last state or
+    cutting its end.
+    """
     return repeat_last(uncond, cond.shape[1])
 
 
 def pad_parts(
     positive: Sequence[Part], negative: Part, empty: Tensor, *, v0: bool = False
 ) -> tuple[tuple[Part, ...], Part, bool]:
-    """Both sides in one length, and whether they had different ones: `pad_with_empty`, or with ``v0`` `pad_uncond`."""
+    """Bring both prompts to one length, and tell whether the lengths differed: by `pad_with_empty` or, with ``v0``,
+    `pad_uncond`.
+    """
     cond, uncond = positive[0].conds[0].context, negative.conds[0].context
     if cond.shape[1] == uncond.shape[1]:
         return tuple(positive), negative, False
@@ -347,13 +353,15 @@ def pad_parts(
 
 
 def _mapped(part: Part, change: Callable[[Tensor], Tensor]) -> Part:
-    """``part`` with its contexts changed; equal ones stay one object."""
+    """``part`` with a function applied to its contexts; equal ones stay one object."""
     shared = {id(cond): Cond(change(cond.context), cond.vector) for cond in part.conds}
     return Part(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
 
 
 def stack(conds: Sequence[Cond]) -> Cond:
-    """Conditions (1, tokens, width) of several images as one (n, tokens, width); shorter ones repeat their last."""
+    """Stack conditions (1, tokens, width) of several images to (n, tokens, width); shorter ones repeat their last
+    token.
+    """
     length = max(cond.context.shape[1] for cond in conds)
     vectors = [cond.vector for cond in conds if cond.vector is not None]
     context = torch.cat([repeat_last(cond.context, length) for cond in conds])

@@ -1,4 +1,4 @@
-"""What a request's prompts mean, as data: the inspector's page, `POST /api/v1/explain` and `app.py explain` show it."""
+"""Explains the prompts of a request as data, for the page's inspector, `POST /api/v1/explain` and `app.py explain`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,16 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
-from modules.checkpoints.networks.arguments import HYPERNET_TAG, LORA_TAGS, BadTag, Use, placed, strength_at, uses
+from modules.checkpoints.networks.arguments import (
+    HYPERNET_TAG,
+    LORA_TAGS,
+    BadTag,
+    Use,
+    placed,
+    split_arguments,
+    strength_at,
+    uses,
+)
 from modules.checkpoints.networks.listing import NetworkListing
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
 from modules.params.profile import EXACT
@@ -63,6 +72,8 @@ def _problem(role: str, tag: NetworkTag, listing: NetworkListing, family: str) -
     """Why a network is not applied; empty: it is."""
     name, word = _name(tag), WORDS[role]
     file = listing.find(name)
+    if file is None and listing.unread:
+        return ""  # it may be the alias of a file whose header nobody has read yet
     if file is None:
         near = listing.near(name)
         return f"there is no {word} named {name[:60]}" + (f"; did you mean {near}?" if near else "")
@@ -81,7 +92,13 @@ def _entry(
         {"name": title, "steps": clock.steps, "segments": _ruler(use, clock, calls)}
         for use, (title, clock, calls) in zip(found, clocks, strict=True)
     ]
-    return {"file": file.path.relative_to(file.folder).as_posix() if file else "", "passes": passes}
+    positional, named = split_arguments(tag.arguments)
+    return {
+        "positional": positional,
+        "named": named,
+        "file": file.path.relative_to(file.folder).as_posix() if file else "",
+        "passes": passes,
+    }
 
 
 def _ruler(use: Use | None, clock: Clock, calls: int) -> list[Told]:

@@ -1,4 +1,4 @@
-"""Hires fix: how large the second pass is, and latents brought to that size. No torch at import."""
+"""Hires fix: the size of the second pass, and resizing of latents. No torch at import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATENT_MODES: dict[str, dict[str, Any]] = {
     "Latent (nearest)": {"mode": "nearest"},
     "Latent (nearest-exact)": {"mode": "nearest-exact"},
 }
-"""Upscalers that work on latents, and what they are to ``torch.nn.functional.interpolate``."""
+"""Latent upscalers, with their ``torch.nn.functional.interpolate`` arguments."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class HiresSize:
     upscaled: tuple[int, int]
     """Width and height in pixels before the crop."""
     cropped: tuple[int, int]
-    """Columns and rows of the latent that are cut away."""
+    """Columns and rows of the latents to crop."""
 
     @property
     def latent(self) -> tuple[int, int]:
-        """Width and height of the latent that is sampled."""
+        """Width and height of the latents of the second pass."""
         return self.upscaled[0] // 8 - self.cropped[0], self.upscaled[1] // 8 - self.cropped[1]
 
     @property
     def final(self) -> tuple[int, int]:
-        """Width and height of the finished picture."""
+        """Width and height of the finished image."""
         return self.latent[0] * 8, self.latent[1] * 8
 
 
 def hires_size(width: int, height: int, hires: Hires) -> HiresSize:
-    """By the scale, by one side, or so that the picture covers both and what sticks out is cut."""
+    """The size of the second pass: by a scale, by one side, or by covering both sides and cropping the excess."""
     match hires.width, hires.height:
         case 0, 0:
             return HiresSize((int(width * hires.scale), int(height * hires.scale)), (0, 0))
@@ -61,6 +61,6 @@ def resize_latents(latents: Tensor, name: str, width: int, height: int) -> Tenso
 
 
 def crop_latents(latents: Tensor, columns: int, rows: int) -> Tensor:
-    """So many columns and rows less; of an odd number the greater half goes at the end."""
+    """Crop latents by that many columns and rows; if odd, one more at the end."""
     height, width = latents.shape[2:]
     return latents[:, :, rows // 2 : height - (rows + 1) // 2, columns // 2 : width - (columns + 1) // 2].contiguous()

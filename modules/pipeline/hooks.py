@@ -1,4 +1,4 @@
-"""The modifiers of a request at work, one around the other, each held to its place.
+"""Runs the modifiers of a request: wraps the callables, applies and undoes patches, and isolates extensions' faults.
 
 What goes wrong in an extension is told from what goes wrong in the engine that it calls: only the former is a
 `HookFailed`, upon which the request is done without that extension.
@@ -32,7 +32,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 class HookFailed(Exception):
-    """An extension went wrong within one of its hooks."""
+    """An extension failed in one of its hooks."""
 
     def __init__(self, name: str, hook: str, error: BaseException):
         first_line = next(iter(str(out_of_memory(error) or error).splitlines()), "")[:300]
@@ -44,18 +44,18 @@ class HookFailed(Exception):
 
 
 class Watch(Protocol):
-    """Who wants to know in whose hands the process is."""
+    """Observer of hooks: knows which extension is running (see `modules.jobs.watchdog`)."""
 
     def enter(self, name: str, hook: str) -> None:
-        """The extension's hook begins; with ``""`` the engine's own work, called from within one."""
+        """An extension's hook begins; with an empty name, the engine's own code called from within a hook."""
         ...
 
     def leave(self) -> None:
-        """What was entered last has ended."""
+        """Whatever was entered last has ended."""
         ...
 
     def failed(self, failure: HookFailed) -> None:
-        """It is left out of the request from here on."""
+        """An extension failed and is left out of the request from here on."""
         ...
 
     def crashed(self) -> Mapping[str, str]:
@@ -64,7 +64,7 @@ class Watch(Protocol):
 
 
 class NoWatch:
-    """Nobody."""
+    """A `Watch` that does nothing."""
 
     def enter(self, name: str, hook: str) -> None: ...
 
@@ -78,7 +78,7 @@ class NoWatch:
 
 @dataclass(frozen=True)
 class Active:
-    """One that takes part."""
+    """A modifier that takes part, with its options."""
 
     spec: ModifierSpec
     version: str
@@ -90,7 +90,9 @@ class Active:
 
 
 def called_by(networks: Sequence[NetworkTag], host: Host) -> list[tuple[ModifierSpec, TagSpec, list[NetworkTag]]]:
-    """The modifiers that tags call, in the order of the kinds of tags: which, by which kind, and all tags of it."""
+    """The modifiers that prompt tags activate, in the order in which kinds of tags are registered: modifier, kind,
+    and all tags of it.
+    """
     kinds = [(kind, [tag for tag in networks if tag.kind == kind.name]) for kind in host.tags] if networks else []
     return [
         (host.modifiers.get(kind.modifier), kind, tags)
@@ -100,16 +102,18 @@ def called_by(networks: Sequence[NetworkTag], host: Host) -> list[tuple[Modifier
 
 
 class Border:
-    """Between an extension and the engine: which of the two an error belongs to, and who is at work."""
+    """The boundary between an extension and the engine: attributes errors to one of them, and tells the `Watch`
+    which is running.
+    """
 
     def __init__(self, watch: Watch):
         self._watch = watch
         self._foreign: BaseException | None = None
-        """What the engine raised while an extension called it."""
+        """The error that the engine raised while called by an extension."""
 
     @contextlib.contextmanager
     def within(self, name: str, hook: str) -> Iterator[None]:
-        """The extension's own code: what goes wrong in it is a `HookFailed`."""
+        """Run an extension's code: its errors become `HookFailed`."""
         self._watch.enter(name, hook)
         try:
             yield
@@ -125,7 +129,7 @@ class Border:
             self._watch.leave()
 
     def outside(self, inner: T) -> T:
-        """The engine's own part, as an extension calls it."""
+        """Wrap an engine function that extensions call, so that its errors are not blamed on them."""
 
         def call(*arguments: Any) -> Any:
             self._watch.enter("", "")
@@ -141,9 +145,9 @@ class Border:
 
 
 class RequestHooks:
-    """The modifiers of one request: those chosen in it, and those that the tags of a pass's prompt call.
+    """The modifiers of one request: those chosen in it, and those activated by the tags of each pass's prompt.
 
-    One is made once for all passes that give it the same options.
+    A modifier is created once and shared by all passes that give it equal options.
     """
 
     def __init__(
@@ -155,7 +159,7 @@ class RequestHooks:
         absent: Container[str] = (),
         parser: PromptParser | None = None,
     ):
-        """``absent``: modifiers that tags call in vain."""
+        """``absent``: unavailable modifiers; tags that call them have no effect."""
         self._host = host
         self._chosen = chosen
         self._absent = absent
@@ -165,19 +169,21 @@ class RequestHooks:
         self._hooks: dict[ModifierOptions, Hooks] = {}
 
     def of(self, networks: Sequence[NetworkTag] = ()) -> Hooks:
-        """Those that take part where a prompt has the tags ``networks``. Equal ones are one object."""
+        """The hooks for a prompt with the tags ``networks``. Equal selections are one object."""
         chosen = self._chosen
+        # A tag's options come from the extension, so it is to blame if they cannot be made.
         for modifier, kind, tags in called_by(networks, self._host):
             if modifier.name not in self._absent:
                 with self._border.within(modifier.name, "options"):
                     chosen = chosen.having(modifier.name, modifier.chosen(kind.options(tags)))
+        # Passes with equal modifiers share one object, so that their model stays patched in between.
         if chosen not in self._hooks:
             specs = [spec for spec in self._host.modifiers_in_order() if spec.name in chosen]
             self._hooks[chosen] = Hooks([self._active(spec, chosen[spec.name]) for spec in specs], self._border)
         return self._hooks[chosen]
 
     def passes(self, batch: Batch) -> list[Hooks]:
-        """Those of each pass of a batch."""
+        """The hooks of each pass of a batch."""
         return [self.of(each.prompts.networks) for each in batch.passes]
 
     def prepare(self, batch: Batch, model: LatentDiffusion, recorded: Sequence[UsedFile]) -> list[Report]:
@@ -192,13 +198,14 @@ class RequestHooks:
         return [one.modifier.report() for one, _ in told.values()]
 
     def reviser(self, prompt: str) -> Revise | None:
-        """What changes requests with this prompt, if anything does."""
+        """The function that revises requests with this prompt, or None if no modifier does."""
         revises = self.of().has("revise") or self.of(self._parser.networks(prompt)).has("revise")
         return self._revise if revises else None
 
     def _revise(self, params: GenerationParams) -> tuple[GenerationParams, Changes]:
-        """Tags count as the prompt has them once it is revised. Where those call modifiers that revise as well, the
-        request is revised again from the start, with them in their places."""
+        """Revise a request. Tags are read from the revised prompt; if they activate further modifiers that revise,
+        the original request is revised again with all of them, in order.
+        """
         first = self.of()
         revised, changed = first.revise(params)
         called = self.of(self._parser.networks(revised.prompt))
@@ -218,7 +225,7 @@ class RequestHooks:
 
 
 class Hooks:
-    """The modifiers of one sampling pass. What is wrapped first, by the lowest order, is innermost."""
+    """The modifiers of one sampling pass. The lowest order is wrapped first, so it is innermost."""
 
     def __init__(self, active: Sequence[Active], border: Border):
         self.active = tuple(active)
@@ -242,7 +249,7 @@ class Hooks:
         return [note for one in self.active for note in one.modifier.report().notes]
 
     def revise(self, params: GenerationParams) -> tuple[GenerationParams, dict[str, dict[str, Any]]]:
-        """The request of one image as all want it, and by name what each changed."""
+        """The request of one image as revised by all modifiers, and by name what each changed."""
         changed: dict[str, dict[str, Any]] = {}
         for one in self._having("revise"):
             with self._border.within(one.spec.name, "revise"):
@@ -293,12 +300,12 @@ class Hooks:
         patches.undo()
 
     def unpatch(self) -> None:
-        """Put back at once what `patching` would put back in the end."""
+        """Undo all patches now instead of at the end of `patching`."""
         assert self._patches is not None, "no batch is being made"
         self._patches.undo()
 
     def patched(self, model: LatentDiffusion) -> LatentDiffusion:
-        """``model`` with all patches on, until the batch ends."""
+        """Apply all patches to ``model``, until the batch ends."""
         assert self._patches is not None, "no batch is being made"
         return self._patches.on(model)
 
@@ -333,7 +340,7 @@ class Hooks:
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
-    """Whether a person may have sent it. In the worker, which ignores that signal, an extension raised it itself."""
+    """Whether a person may have pressed Ctrl+C. The worker ignores that signal, so there an extension raised it."""
     return (
         isinstance(error, KeyboardInterrupt)
         and threading.current_thread() is threading.main_thread()
@@ -342,7 +349,7 @@ def _is_ctrl_c(error: BaseException) -> bool:
 
 
 class Patches:
-    """Which models are patched now, and how each comes back."""
+    """The models that are patched now, and how to undo each patch."""
 
     def __init__(
         self,
@@ -358,13 +365,13 @@ class Patches:
         self._undo: list[tuple[Active, LatentDiffusion, object, AbstractContextManager[object]]] = []
 
     def on(self, model: LatentDiffusion) -> LatentDiffusion:
-        """``model``, patched; a second time nothing is done to its networks."""
+        """Patch ``model``; a second call changes nothing."""
         if self._active and id(model.unet) not in self._models:
             from modules.checkpoints.fingerprint import fingerprint
 
             self._models[id(model.unet)] = model
             for one in self._active:
-                before = fingerprint(model)
+                before = fingerprint(model)  # per modifier, so that the right one is blamed
                 try:
                     with self._within(one.spec.name, "patch"):
                         context = one.modifier.patch(model)
@@ -376,7 +383,7 @@ class Patches:
         return model
 
     def undo(self) -> None:
-        """Take all patches off, the last one first, and look at what is left."""
+        """Undo all patches in reverse order, and check that the weights are restored."""
         failure: BaseException | None = None
         while self._undo:
             one, model, before, context = self._undo.pop()

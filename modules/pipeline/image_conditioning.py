@@ -1,4 +1,4 @@
-"""What stands between pictures and a run: latents to begin with, and what an inpainting model sees beside them."""
+"""Image conditioning: encodes init images to latents, and makes an inpainting model's extra input channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from modules.pipeline.sample import Start, batch_noise
 
 
 def encode(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage], init: Init) -> Start:
-    """The start of a run over ``pictures``, one for all images or one each; masked parts filled as ``init`` says."""
+    """Encode ``pictures`` as the start of a run, one for all images or one each; masked parts are filled as ``init``
+    says.
+    """
     size = (batch.params.height // 8, batch.params.width // 8)
     latents = torch.cat([_encoded(model, picture, size) for picture in pictures])
     mask = _latent_masks(pictures, latents.device)
@@ -49,7 +51,7 @@ def _encoded(model: LatentDiffusion, picture: InitImage, size: tuple[int, int]) 
 
 
 def _latent_masks(pictures: Sequence[InitImage], device: torch.device) -> Tensor | None:
-    """(n or 1, 1, h, w). A picture of several whose own mask is empty is kept whole."""
+    """The masks in latent size (n or 1, 1, h, w). Of several images, one whose mask is empty is kept entirely."""
     found = [picture.latent_mask for picture in pictures]
     known = next((mask for mask in found if mask is not None), None)
     if known is None:
@@ -59,12 +61,12 @@ def _latent_masks(pictures: Sequence[InitImage], device: torch.device) -> Tensor
 
 
 def mask_weight(params: GenerationParams) -> float:
-    """How much of the masked part is hidden from such a model."""
+    """How much of the masked part is hidden from an inpainting model."""
     return params.init.mask.conditioning if params.init and params.init.mask else 1.0
 
 
 def inpaint_conditioning(model: LatentDiffusion, batch: Batch, pictures: Sequence[InitImage]) -> Tensor:
-    """What a 9-channel model sees beside the latents: the mask, and the picture without its masked part.
+    """The extra input of a 9-channel model: the mask, and the latents of the image without its masked part.
 
     (n or 1, 5, h, w). Without a picture the mask is white and the picture grey.
     """
@@ -82,7 +84,7 @@ def inpaint_conditioning(model: LatentDiffusion, batch: Batch, pictures: Sequenc
 
 
 def _conditioning(model: LatentDiffusion, image: Tensor, mask: Tensor, weight: float) -> Tensor:
-    """One picture's (1, 5, h, w), from (3, 8 h, 8 w) in [-1, 1] and (1, 8 h, 8 w)."""
+    """The extra channels of one image (1, 5, h, w), from (3, 8 h, 8 w) in [-1, 1] and (1, 8 h, 8 w)."""
     device = model.device.device
     shown = image + weight * (image * (1 - mask) - image)
     small = torch.nn.functional.interpolate(mask[None], size=(mask.shape[1] // 8, mask.shape[2] // 8))
@@ -90,7 +92,7 @@ def _conditioning(model: LatentDiffusion, image: Tensor, mask: Tensor, weight: f
 
 
 def latent_distance(latents: Tensor, start: Start, i: int) -> NDArray[np.float32]:
-    """How far image ``i``'s latents (h, w) are from those of its start: the length of the way over the channels."""
+    """How far the latents (h, w) of image ``i`` moved from the init image's: the vector length over the channels."""
     before = start.latents[i % len(start.latents)]
     distance: NDArray[np.float32] = (latents[i] - before).float().norm(dim=0).cpu().numpy()
     return distance
@@ -99,7 +101,9 @@ def latent_distance(latents: Tensor, start: Start, i: int) -> NDArray[np.float32
 def enlarge(
     model: LatentDiffusion, batch: Batch, second: HiresPass, latents: Tensor, enlarger: Enlarge | None
 ) -> Tensor:
-    """Latents of the first pass in the size of the second; through pixels, with ``enlarger``, where need be."""
+    """Resize the latents of the first pass for the second; through pixels and ``enlarger`` if the upscaler needs
+    that.
+    """
     assert batch.params.hires
     width, height = second.size.upscaled
     if batch.params.hires.upscaler in LATENT_MODES:

@@ -1,4 +1,4 @@
-"""A start picture made ready for sampling, and the result laid back into it. Pillow and numpy."""
+"""Prepares init images for sampling, and pastes results back into them. Pillow and numpy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from modules.imaging.resize import Enlarge, resized
 from modules.params.generation import Init, Mask, SoftInpainting
 
 SMALLEST, LARGEST = 64, 4096
-"""Sides in pixels of a picture that is encoded as it is."""
+"""Pixel limits of the sides of an image that is encoded in its own size."""
 
 
 @dataclass(frozen=True)
 class InitImage:
-    """What a run starts from, and what its results become."""
+    """A prepared init image: what is encoded, the mask, and how results are pasted back."""
 
     unchanged: Image.Image
-    """What comes out where nothing is to be changed."""
+    """The result if nothing is to be changed."""
     image: Image.Image
     """RGB, to be encoded: resized, cropped, and filled under the mask."""
     mask: Image.Image | None = None
@@ -32,21 +32,21 @@ class InitImage:
     latent_mask: NDArray[np.float32] | None = None
     """(h / 8, w / 8) of the size asked for, 1 = repaint."""
     soft: SoftInpainting | None = None
-    """How greys of the mask and what changed decide what is shown of the result."""
+    """Soft inpainting: how mask greys and latent changes determine the result; None without it."""
     overlay: Image.Image | None = None
-    """RGBA: what is laid over the result."""
+    """RGBA: pasted over the result."""
     box: Box | None = None
-    """Where the result goes in the overlay; None: everywhere."""
+    """Where the result goes in the overlay; None: it covers everything."""
     like: Image.Image | None = None
-    """Whose colours the result takes on."""
+    """The image whose colours the result takes on (colour correction)."""
 
     @property
     def is_protected(self) -> bool:
-        """The mask is black: there is nothing to paint."""
+        """Whether the mask is all black, so that nothing is repainted."""
         return self.mask is not None and self.mask.getbbox() is None
 
     def finished(self, image: Image.Image, distance: NDArray[np.float32] | None = None) -> Image.Image:
-        """A decoded picture with its colours corrected and what the mask protects laid over it.
+        """The finished image: colour-corrected, with the protected pixels of the original pasted over it.
 
         ``distance`` (h / 8, w / 8): how far its latents are from those of the start, which soft inpainting asks.
         """
@@ -63,7 +63,7 @@ class InitImage:
         return whole.convert("RGB")
 
     def _placed(self, image: Image.Image) -> Image.Image:
-        """``image`` in its box, on an empty sheet of the whole picture's size."""
+        """``image`` pasted at its box on an empty canvas of the full size."""
         if self.box is None or self.overlay is None:
             return image
         left, top, right, bottom = self.box
@@ -75,7 +75,7 @@ class InitImage:
 def prepare(
     init: Init, image: Image.Image, mask: Image.Image | None, width: int, height: int, enlarge: Enlarge | None = None
 ) -> InitImage:
-    """``image`` and ``mask`` as ``init`` wants them for a run of ``width`` x ``height``."""
+    """Prepare ``image`` and ``mask`` as ``init`` says for a run of ``width`` x ``height``."""
     image = flattened(image, init.background)
     whole = _within(resized(image, init.resize_mode, width, height, enlarge))
     if init.mask is None or mask is None:
@@ -90,13 +90,13 @@ def prepare(
 
 
 def _within(image: Image.Image) -> Image.Image:
-    """A picture that is encoded in its own size, as far as the autoencoder can take it."""
+    """Resize an image that is encoded in its own size to within the autoencoder's limits."""
     width, height = (min(max(side, SMALLEST), LARGEST) for side in image.size)
     return resized(image, resize.JUST, width, height)
 
 
 def flattened(image: Image.Image, background: str = "#ffffff") -> Image.Image:
-    """RGB: what is transparent shows the background."""
+    """Convert to RGB, with transparency over the background colour."""
     if image.mode != "RGBA":
         return image.convert("RGB")
     sheet = Image.new("RGBA", image.size, background)
@@ -105,7 +105,7 @@ def flattened(image: Image.Image, background: str = "#ffffff") -> Image.Image:
 
 
 def is_rounded(wanted: Mask) -> bool:
-    """Whether a place is either painted anew or kept."""
+    """Whether the mask is binary: each place is either repainted or kept."""
     return wanted.round and wanted.soft is None
 
 
@@ -137,7 +137,9 @@ def _masked(
     shown: Image.Image,
     box: Box | None,
 ) -> InitImage:
-    """``mask`` lies over ``source``, which is encoded; ``shown`` over ``unchanged``, which is laid over the result."""
+    """Build a masked `InitImage`: ``mask`` belongs to ``source``, which is encoded, ``shown`` to ``unchanged``,
+    which is pasted over the result.
+    """
     image = source if wanted.content == masks.ORIGINAL else masks.filled(source, mask)
     size = image.width // 8, image.height // 8
     return InitImage(

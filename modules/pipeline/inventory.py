@@ -1,4 +1,4 @@
-"""What of a recipe is at hand: its files by their content, and extensions by their names."""
+"""Checks which files and extensions of a recipe are available for a replay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modules.pipeline.provenance import EMBEDDING, IMAGE, MASK, VAE
 
 @dataclass(frozen=True)
 class Inventory:
-    """Looks for files where the engine would take them from."""
+    """Looks for files in the places where the engine would find them."""
 
     store: ModelStore
     host: Host
@@ -27,7 +27,7 @@ class Inventory:
     """Whether a file is here, by roles that further users of files have."""
 
     def has(self, file: File) -> bool:
-        """Whether a file of a recipe is at hand."""
+        """Whether a file of a recipe is available, judged by its content."""
         if file.role in self.others:
             return self.others[file.role](file)
         if file.role in (IMAGE, MASK):
@@ -42,17 +42,17 @@ class Inventory:
         return self.store.with_sha256(file.sha256) is not None
 
     def recorded_embeddings(self, files: Iterable[File]) -> Listing:
-        """The embeddings among a recipe's files by their content, under the names that they had."""
+        """The available embeddings of a recipe, found by content, under their recorded names."""
         recorded = [file for file in files if file.role == EMBEDDING]
         here = self.embeddings.list().files if self.embeddings and recorded else ()
         by_content = {self.store.sha256(embedding.path): embedding for embedding in here}
         return Listing(tuple(by_content[f.sha256].named_after(f.name) for f in recorded if f.sha256 in by_content))
 
     def extensions(self) -> set[str]:
-        """The names of those whose part in an image can be made again."""
+        """The names of the extensions that are available for a replay."""
         owners = {owner.name for owner in self.host.owners.values()}
-        return owners | ({spec.name for spec in self.host.modifiers} - set(self.absent))
+        return owners | ({spec.name for spec in self.host.modifiers if not spec.by_tag} - set(self.absent))
 
     def carried(self, recipe: Recipe) -> list[bytes]:
-        """The files of the images that ``recipe`` was followed from, to be embedded in the result."""
+        """The input files of ``recipe``, to be embedded in the result."""
         return [self.inputs.read(name) for name in recipe.inputs] if self.inputs else []

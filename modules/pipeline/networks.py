@@ -207,9 +207,9 @@ class PromptNetworks(Modifier):
         if changed:
             one.model.unet.changes += 1
         names = {found.key: found.use.name for found in loras}
-        for key, count in one.patch.misfits.items():
+        for key, layers in one.patch.misfits.items():
             if key in names:
-                self._note(f"{count} layers of {names[key]} have another shape in {one.model.name}")
+                self._note(f"{len(layers)} layers of {names[key]} have another shape in {one.model.name}")
 
     def _applied(self, found: _Found) -> Applied:
         from modules.checkpoints.networks.merging import Applied

@@ -1,4 +1,4 @@
-"""What the person is told of a batch before it is made: things asked for, or at hand, that cannot be used."""
+"""Notes for the user before a batch is generated: requested or available files that cannot be used."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.used_embeddings import unapplied_networks
 
 MOST_NAMED = 8
-"""Networks that one note names."""
+"""Networks named in one note at most."""
 
 
 def notes_on(
     batch: Batch, model: LatentDiffusion, store: ModelStore, host: Host, encoder: PromptEncoder
 ) -> Iterator[str]:
-    """A VAE that is a pickle, embeddings of another width, networks of kinds that nothing handles."""
+    """Yield notes on a pickled VAE, embeddings of another width, and networks of unsupported kinds."""
     if batch.params.vae == AUTOMATIC and (pickle := store.unconverted_vae(model)):
         yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
     yield from encoder.notes(model, batch)

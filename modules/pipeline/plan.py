@@ -1,4 +1,4 @@
-"""Decide first: a request becomes batches whose every choice is made, before a weight is touched.
+"""Planning: turns a request into fully decided batches before any weight is loaded.
 
 Errors of the person are raised here, in milliseconds, each with the field at fault.
 """
@@ -27,18 +27,20 @@ from modules.prompt.schedule import Pass
 from modules.registry import Registry
 
 MAX_HIRES = 4096
-"""Pixels a side of a second pass."""
+"""Pixel limit of the sides of a second pass."""
 MAX_RANDOM_SEED = 4294967293
 """A1111 draws random seeds from 0 to this."""
 Changes = Mapping[str, Mapping[str, Any]]
-"""What extensions changed in a request, by their names: the new values by the parameters' names."""
+"""What extensions changed in a request: by extension, new values by parameter name."""
 Revise = Callable[[GenerationParams], tuple[GenerationParams, Changes]]
-"""The request of one image, with its own seeds, as extensions would have it."""
+"""Revises the request of one image, which has its own seeds, and tells what each extension changed."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch, decided: what `generate` needs beside the model. Image i has ``seeds[i]`` and ``subseeds[i]``."""
+    """A fully decided batch: all that sampling needs besides the model. Image i has ``seeds[i]`` and
+    ``subseeds[i]``.
+    """
 
     params: GenerationParams
     profile: Profile
@@ -49,18 +51,18 @@ class Batch:
     seeds: tuple[int, ...]
     subseeds: tuple[int, ...]
     prompts: Prompts
-    """Of this pass, as extensions revised them."""
+    """The parsed prompts of this pass, as extensions revised them."""
     hires: HiresPass | None = None
     changed: Changes = field(default_factory=dict)
     """What extensions changed in ``params``."""
     first_pass_steps: int | None = None
-    """Of the second pass of hires fix: the steps that the prompt's schedule counts in the first. Else None."""
+    """In the second pass of hires fix: the schedule steps of the first pass. Else None."""
     told_size: tuple[int, int] | None = None
-    """Where it is another than that of ``params``: of a second pass, before its picture is cropped."""
+    """The size for SDXL's conditioning if it differs from ``params``: that of a second pass before cropping."""
 
     @property
     def schedule_steps(self) -> int:
-        """The steps that the prompt's schedule counts."""
+        """The number of steps for the prompt's schedule."""
         doubled = self.sampler.second_order and self.profile.double_steps
         return self.params.steps * (2 if doubled else 1)
 
@@ -72,7 +74,7 @@ class Batch:
 
     @property
     def hires_batch(self) -> Batch | None:
-        """The second pass as a batch of its own."""
+        """The second pass as a batch of its own; None without hires fix."""
         if (second := self.hires) is None:
             return None
         return replace(
@@ -99,12 +101,12 @@ class Batch:
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """Width and height in pixels that a model is told which takes note of sizes."""
+        """Width and height in pixels that a size-conditioned model (SDXL) is told."""
         return self.told_size or (self.params.width, self.params.height)
 
     @property
     def announced_steps(self) -> int:
-        """The steps that the sampler will take, as far as a schedule can be told from its length."""
+        """The number of steps that the sampler will take, as shown in the progress."""
         init, steps = self.params.init, self.params.steps
         if init is None or init.exact_steps:
             return steps
@@ -113,7 +115,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class HiresPass:
-    """The second pass of hires fix, decided: the first pass's request with what changes in it."""
+    """The second pass of hires fix, fully decided: the first pass's request with its changes."""
 
     params: GenerationParams
     sampler: SamplerSpec
@@ -124,7 +126,7 @@ class HiresPass:
 
 @dataclass(frozen=True)
 class Plan:
-    """All batches of a request, the request as it will be done, and what was changed in it, in sentences."""
+    """All batches of a request, the request in canonical form, and notes on what was changed in it."""
 
     params: GenerationParams
     batches: tuple[Batch, ...]
@@ -136,7 +138,7 @@ class Plan:
 
 
 def fix_seeds(params: GenerationParams) -> GenerationParams:
-    """Replace -1 by random seeds. Done once, when a job is submitted, so that any worker makes the same image.
+    """Replace seeds of -1 by random ones. Done once, at submission, so that any worker makes the same image.
 
     A variation seed that has no strength is 0: the same request then gives the same file, recipe and all.
     """
@@ -182,7 +184,7 @@ def check_extensions(chosen: ModifierOptions, host: Host) -> ModifierOptions:
 
 
 def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
-    """What start picture, second pass and refiner ask for, as far as it can be told without a file."""
+    """Check init image, second pass and refiner as far as possible without reading a file."""
     init, hires, refiner = params.init, params.hires, params.refiner
     if init and hires:
         raise UserError("hires fix is for pictures from text", hint="give a larger size instead", field="hires")
@@ -205,7 +207,7 @@ def _check_passes(params: GenerationParams, host: Host) -> GenerationParams:
 
 
 def _check_start(params: GenerationParams, init: Init, host: Host) -> GenerationParams:
-    """Several start pictures are a batch, one each; SD upscale has one, and paints over all of it."""
+    """Check the init images: several form a batch with one each; SD upscale takes one, without a mask."""
     several = len(init.images)
     if several > params.batch_size:
         raise UserError(
@@ -228,7 +230,7 @@ def _check_start(params: GenerationParams, init: Init, host: Host) -> Generation
 
 
 def hires_upscalers(host: Host) -> Registry[str]:
-    """What may stand between the two passes: those of latents, then all others."""
+    """The upscalers usable between the two passes: latent ones first, then all others."""
     found: Registry[str] = Registry("upscaler", field="hires.upscaler")
     for name in (*LATENT_MODES, *host.upscalers.names()):
         found.add(name, name)
@@ -236,7 +238,7 @@ def hires_upscalers(host: Host) -> Registry[str]:
 
 
 def limit_size(params: GenerationParams) -> None:
-    """The second pass has a limit of its own, which a scale can exceed."""
+    """Check the size of the second pass, which has a limit of its own."""
     assert params.hires is not None
     width, height = hires_size(params.width, params.height, params.hires).upscaled
     if max(width, height) > MAX_HIRES:
@@ -255,7 +257,7 @@ def check_colour(text: str) -> None:
 def make_plan(
     params: GenerationParams, host: Host, revise: Revise | None = None, parser: PromptParser | None = None
 ) -> Plan:
-    """Check and resolve ``params``. Seeds of -1 are drawn here if nobody fixed them before.
+    """Check and resolve ``params`` into batches. Seeds of -1 are drawn here if they were not fixed before.
 
     Images for which ``revise`` gives different requests are not computed together. ``parser`` keeps the prompts that
     it has parsed already.
@@ -281,7 +283,7 @@ def make_plan(
 
 
 class SeededImage(NamedTuple):
-    """One image of a request: its number, from 0, and its seeds."""
+    """One image of a request: its index and its seeds."""
 
     number: int
     seed: int
@@ -291,7 +293,7 @@ class SeededImage(NamedTuple):
 def _groups(
     params: GenerationParams, host: Host, images: Sequence[SeededImage], revise: Revise | None
 ) -> Iterator[tuple[GenerationParams, Changes, Sequence[SeededImage]]]:
-    """Neighbouring images with one request: all of them, or as many groups as extensions made requests."""
+    """Group neighbouring images with equal requests: all of them, or as many groups as extensions made requests."""
     if revise is None:
         yield params, {}, images
         return
@@ -305,7 +307,7 @@ def _groups(
 def _revised(
     params: GenerationParams, host: Host, image: SeededImage, revise: Revise
 ) -> tuple[GenerationParams, Changes]:
-    """An image's request as extensions would have it, but with the seeds and the batch that it has anyway."""
+    """An image's request as revised by extensions, which cannot change its seeds and batch."""
     alone = params.changed(seed=image.seed, subseed=image.subseed, batch_size=1, batch_count=1)
     own, changes = revise(alone)
     fixed = {name: getattr(params, name) for name in ("seed", "subseed", "batch_size", "batch_count", "extensions")}

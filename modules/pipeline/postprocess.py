@@ -1,4 +1,4 @@
-"""Extras: finished pictures made larger, by one upscaler or a blend of two, and faces restored where something can."""
+"""Extras: upscales finished images with one upscaler or a blend of two, and restores faces."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from modules.restoration.upscale import MAX_RESULT, UpscalerSpec, Work, upscale
 
 @dataclass(frozen=True)
 class Extra:
-    """A picture that was worked on, and what was done, as A1111 writes it."""
+    """A postprocessed image, and what was done, in A1111's words."""
 
     image: Image.Image
     infotext: str
     notes: tuple[str, ...] = ()
-    """What the person should know, in sentences."""
+    """Notes for the user."""
 
 
 def check(params: ExtrasParams, host: Host) -> None:
-    """Raise a `UserError` for what cannot be done, before any picture is opened."""
+    """Raise a `UserError` for an impossible request before any image is opened."""
     for name in ("upscaler", "upscaler_2"):
         try:
             host.upscalers.get(getattr(params, name))
@@ -40,7 +40,7 @@ def check(params: ExtrasParams, host: Host) -> None:
 
 
 def process(image: Image.Image, params: ExtrasParams, host: Host, work: Work = Work()) -> Extra:
-    """The picture enlarged, then its faces restored, with a record of what was done."""
+    """Upscale the image, then restore faces; returns it with a record of what was done."""
     work = dataclasses.replace(work, tile_size=params.tile_size, tile_overlap=params.tile_overlap)
     done: dict[str, Any] = {}
     image = _enlarged(image, params, host, work, done)
@@ -59,7 +59,7 @@ def process(image: Image.Image, params: ExtrasParams, host: Host, work: Work = W
 
 
 def _restorers(params: ExtrasParams) -> dict[str, float]:
-    """The face restorers that are asked for, and how visible each is, in A1111's order."""
+    """The requested face restorers and their visibility, in A1111's order."""
     visible = {"GFPGAN": params.gfpgan_visibility, "CodeFormer": params.codeformer_visibility}
     return {name: visibility for name, visibility in visible.items() if visibility}
 
@@ -107,6 +107,6 @@ def _check_shape(image: Image.Image, factor: float) -> None:
 
 
 def _quoted(value: Any) -> str:
-    """As in a generation text: names with a comma, colon or newline stand in quotes."""
+    """Quote as in infotext: names with a comma, colon or newline."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",:\n") else text

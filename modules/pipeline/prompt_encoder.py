@@ -1,4 +1,4 @@
-"""Prompts of a batch -> conditions on a model, with texts kept from one job to the next."""
+"""Encodes the prompts of a batch to conditions on a model, caching texts between jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class PromptEncoder:
     def encode(
         self, model: LatentDiffusion, batch: Batch, patches: Hashable = None
     ) -> tuple[tuple[Part, ...], Part, GenerationParams]:
-        """The positive prompt's parts, the negative prompt, and the request without paddings that changed nothing.
+        """Encode a pass: the positive prompt's parts, the negative prompt, and the request without paddings that had
+        no effect.
 
         ``patches``: what else than the model decides how it reads texts.
         """
@@ -48,14 +49,14 @@ class PromptEncoder:
         return positive, negative, params
 
     def provenance(self, model: LatentDiffusion, batch: Batch) -> Provenance:
-        """The embeddings that the prompts name."""
+        """The embeddings that the prompts use, for recipe and infotext."""
         used = [(file, self._store.sha256(file.path)) for file in self._embeddings(model, batch)]
         hashes = ", ".join(f"{re.sub('[:,]', '', file.name)}: {sha256[:12]}" for file, sha256 in used)
         files = (File(EMBEDDING, file.path.name, sha256) for file, sha256 in used)
         return Provenance(tuple(files), {"TI hashes": hashes or None})
 
     def notes(self, model: LatentDiffusion, batch: Batch) -> Iterator[str]:
-        """Embeddings that the prompts name and that the model cannot use."""
+        """Notes on embeddings that the prompts name and the model cannot use."""
         skipped = model.own_embeddings.skipped
         for name in used_embeddings(batch, [(name, 1) for name in skipped], self._tokenizer):
             yield f"the embedding {name} was left out: {skipped[name]}"

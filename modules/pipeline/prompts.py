@@ -1,4 +1,4 @@
-"""The prompts of a request, parsed once."""
+"""Parses the prompts of a request once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PromptParser:
         self._parsed: dict[tuple[str, bool], Prompt] = {}
 
     def prompts(self, params: GenerationParams) -> Prompts:
-        """The prompts of a pass that is done with ``params``."""
+        """The parsed prompts of a pass with ``params``."""
         return Prompts(self._tree(params.prompt), self._tree(params.negative_prompt, negative=True))
 
     def networks(self, prompt: str) -> tuple[NetworkTag, ...]:

@@ -1,4 +1,4 @@
-"""Where images come from: the files and facts of a batch, named by whoever uses them, for its recipe and infotext."""
+"""Provenance: the files and facts of a batch for recipe and infotext, named by whoever uses a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHECKPOINT, VAE, EMBEDDING, IMAGE, MASK = "checkpoint", "vae", "embedding", "ima
 
 @dataclass(frozen=True)
 class Provenance:
-    """Files as recipes record them, and further keys of infotexts. Two are added to each other."""
+    """Files for the recipe, and further infotext keys. Instances can be added."""
 
     files: tuple[File, ...] = ()
     infotext: Mapping[str, object] = field(default_factory=dict)
@@ -33,11 +33,11 @@ class Provenance:
 
 
 NamesFiles = Callable[[LatentDiffusion, Batch], Provenance]
-"""What one user of files takes from the disk for a batch on a model, before the batch is made."""
+"""Names the files that one user of files reads for a batch on a model, before the batch is generated."""
 
 
 def provenance_of(users: Iterable[NamesFiles], model: LatentDiffusion, batch: Batch) -> Provenance:
-    """All that ``users`` name, in their order."""
+    """The sum of what all ``users`` name, in their order."""
     return sum((names(model, batch) for names in users), Provenance())
 
 
@@ -49,7 +49,7 @@ def reported(reports: Iterable[Report]) -> Provenance:
 
 
 def model_files(model: LatentDiffusion, batch: Batch) -> Provenance:
-    """The checkpoint, and a VAE that is not its own."""
+    """The checkpoint, and the VAE if it is a separate file."""
     checkpoint = Provenance((File(CHECKPOINT, model.path.name, model.sha256),))
     if model.vae_path is None:
         return checkpoint
@@ -58,7 +58,7 @@ def model_files(model: LatentDiffusion, batch: Batch) -> Provenance:
 
 
 def input_files(model: LatentDiffusion, batch: Batch) -> Provenance:
-    """The images that a batch starts from, and its mask."""
+    """The init images of a batch, and its mask."""
     init = batch.params.init
     if init is None:
         return Provenance()
@@ -71,7 +71,7 @@ def input_files(model: LatentDiffusion, batch: Batch) -> Provenance:
 def used_extensions(
     host: Host, request: GenerationParams, batch: Batch, passes: Sequence[Hooks], absent: Mapping[str, str]
 ) -> tuple[UsedExtension, ...]:
-    """Extensions that have part in a batch, in their order, and those that should have had.
+    """The extensions that take part in a batch, in order, and those that should have.
 
     ``passes``: the hooks of each pass; what a modifier is made with in the first one counts. ``absent``: why those
     that are not at work are not.
@@ -93,7 +93,7 @@ def used_extensions(
 
 
 def _owners(host: Host, batch: Batch) -> Iterable[tuple[str, str]]:
-    """Name and version of the extensions whose samplers, schedules, upscalers and face restorers are used."""
+    """Name and version of the extensions whose samplers, schedulers, upscalers and face restorers are used."""
     names = [(kind, name) for each in batch.passes for kind, name in _tables(each)]
     if batch.hires and batch.params.hires:
         names.append(("upscaler", batch.params.hires.upscaler))
@@ -108,13 +108,13 @@ def _tables(batch: Batch) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class Recorder:
-    """Writes infotext and recipe for the images of one batch."""
+    """Writes the infotext and recipe of each image in one batch."""
 
     host: Host
     program: str
     """Its name and version."""
     request: GenerationParams
-    """As recipes record it: before extensions revised it."""
+    """The request as recorded: before extensions revised it."""
     model: LatentDiffusion
     batch: Batch
     provenance: Provenance

@@ -1,4 +1,4 @@
-"""What a run hands out: progress while it goes on, and finished images with what made them."""
+"""The outputs of a run: progress, and finished images with their records."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ class Progress:
     first_image: int
     """Number of the batch's first image within the request, from 0."""
     images: int
-    """Of the whole request."""
+    """The number of images of the whole request."""
     step: int
     """Steps done in this batch."""
     steps: int
     fraction: float
-    """Of the whole request, above 0 and at most 1."""
+    """Progress of the whole request, above 0 and at most 1."""
     preview: Callable[[], Image.Image]
 
 
 @dataclass(frozen=True)
 class RunCallbacks:
-    """Functions that are told of a run while it goes on, or asked whether it shall."""
+    """Callbacks of a run: progress, notes, and whether to cancel or skip."""
 
     on_progress: Callable[[Progress], object] = lambda _: None
     on_note: Callable[[str], None] = lambda _: None
     """Sentences about what was changed in the request."""
     cancelled: Callable[[], bool] = lambda: False
     skips: Callable[[], int] = lambda: 0
-    """How often it was asked to make the image at hand from what there is; looked at after each step was told."""
+    """The number of skip requests (finish the current image early); polled after each step."""
 
     def from_now(self) -> RunCallbacks:
-        """The same for one batch: what was asked of an earlier one is done with."""
+        """The same callbacks for one batch: skips requested before are not counted again."""
         before, skips = self.skips(), self.skips
         return replace(self, skips=lambda: skips() - before)
 
     def note_once(self) -> Callable[[str], None]:
-        """``on_note`` for notes that come again with each batch and each try: equal ones are told once."""
+        """``on_note`` without repetitions: equal notes from several batches or attempts are reported once."""
         noted: set[str] = set()
 
         def note_once(note: str) -> None:
@@ -64,16 +64,16 @@ class BatchImage:
     """In the batch, from 0."""
     image: Image.Image
     infotext_params: GenerationParams
-    """The request as the infotext tells it."""
+    """The request as written to infotext."""
     hooks: Hooks
-    """Of its last pass."""
+    """The hooks of its last pass."""
     skipped: int = 0
-    """Steps after which it was cut short; 0: it was not."""
+    """The step after which it was finished early; 0: it was not."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished image and what made it."""
+    """A finished image with its infotext and recipe."""
 
     image: Image.Image
     infotext: str

@@ -1,4 +1,4 @@
-"""A decided batch becomes images: start images are prepared, passes sampled, results decoded and laid back."""
+"""Runs a planned batch: prepares init images, samples each pass, decodes, and pastes results back."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ from modules.pipeline.tiled_upscale import Tiled, rounds, tiled
 from modules.restoration.upscale import Work, upscale
 
 InitImages = Sequence[InitImage] | Tiled
-"""Start images made ready: none, one for all images of a request or one each; or the tiles of one."""
+"""Prepared init images: none, one for all images of a request or one each; or the tiles of one."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is at hand while a batch is made."""
+    """The model, hooks and callbacks while a batch is generated."""
 
     model: LatentDiffusion
     """Patched by ``hooks``."""
     images: int
-    """Of the whole request."""
+    """The number of images of the whole request."""
     callbacks: RunCallbacks
     hooks: Hooks
-    """Of the pass; those of the second pass of hires fix are ``hires_hooks``."""
+    """The hooks of the first pass; those of hires fix are ``hires_hooks``."""
     hires_hooks: Hooks
     left_modified: Callable[[LatentDiffusion, str], None]
-    """Told of a model that an extension did not put back."""
+    """Called with a model that an extension did not restore."""
     done: int = 0
-    """Of the ``parts`` that one image is made in, those that are made."""
+    """Of the ``parts`` (tiles) in which one image is made, the number finished."""
     parts: int = 1
 
 
 class BatchRunner:
-    """Makes the images of batches on models of a store."""
+    """Generates the images of batches on the models of a store."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class BatchRunner:
         self._inputs = inputs
 
     def init_images(self, params: GenerationParams, cancelled: Callable[[], bool] = lambda: False) -> InitImages:
-        """What a request starts from, made ready."""
+        """Open and prepare the init images of a request."""
         init, size = params.init, (params.width, params.height)
         if init is None:
             return ()
@@ -103,7 +103,7 @@ class BatchRunner:
             yield from self._sampled(task, batch, own[:1] if count == 1 else own, numbers)
 
     def provenance(self, model: LatentDiffusion, batch: Batch) -> Provenance:
-        """The files of other checkpoints and of face restorers."""
+        """The files of further checkpoints (hires fix, refiner) and of face restorers."""
         params = batch.params
         checkpoints = {
             "refiner": params.refiner and params.refiner.checkpoint,
@@ -146,7 +146,7 @@ class BatchRunner:
                 yield BatchImage(i, image, params, task.hooks, skipped)
 
     def _with_faces(self, image: Image.Image, params: GenerationParams, callbacks: RunCallbacks) -> Image.Image:
-        """``image`` with its faces restored, where that was asked for."""
+        """``image`` with its faces restored, if requested."""
         if not params.restore_faces:
             return image
         restored = self._host.face_restorer(params.face_restorer).restore(image, params.code_former_weight)
@@ -157,7 +157,7 @@ class BatchRunner:
     def _hires_pass(
         self, task: Task, batch: Batch, latents: Tensor, patched: contextlib.ExitStack
     ) -> tuple[Task, Tensor, int]:
-        """Hires fix: the latents enlarged, and sampled again over themselves; ``patched`` takes its patches off."""
+        """Hires fix: resize the latents and sample again over them; ``patched`` undoes its patches in between."""
         second, hires, hires_batch, hooks = batch.hires, batch.params.hires, batch.hires_batch, task.hires_hooks
         assert second and hires and hires_batch
         larger = enlarge(task.model, batch, second, latents, self._enlarge(hires.upscaler, task.callbacks))
@@ -173,11 +173,11 @@ class BatchRunner:
         return task, latents, skipped
 
     def _load_sibling(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
-        """Another checkpoint for the same request; a VAE that is not ``model``'s own holds for both."""
+        """Load another checkpoint for the same request, with the VAE of ``model`` if that is a separate file."""
         return replace(self._store.load(checkpoint, model.vae_name), embeddings=model.embeddings)
 
     def _enlarge(self, name: str, callbacks: RunCallbacks) -> Enlarge | None:
-        """None for those that work on latents, and for the one that leaves the work to Lanczos."""
+        """The upscaling function of an upscaler; None for latent upscalers and for plain Lanczos."""
         if name in (*LATENT_MODES, "None"):
             return None
         spec, work = self._host.upscalers.get(name), Work(cancelled=callbacks.cancelled)
@@ -186,7 +186,8 @@ class BatchRunner:
     def _sample(
         self, task: Task, batch: Batch, init_images: Sequence[InitImage], start: Start | None, done: int = 0
     ) -> tuple[Tensor, GenerationParams, int]:
-        """One pass: the latents, the request as the infotext tells it, and where it was cut short the step.
+        """Sample one pass: returns the latents, the request for the infotext, and the step at which it was cut
+        short.
 
         ``done``: steps that came before.
         """
@@ -216,12 +217,12 @@ class BatchRunner:
 
 
 class StepReporter:
-    """Tells a run's callbacks of each step of a pass, and ends the pass or the run where they ask for it."""
+    """Reports each step of a pass to a run's callbacks, and raises when they ask to end the pass or the run."""
 
     def __init__(self, task: Task, batch: Batch, preview: Callable[[Tensor], Image.Image], done: int = 0):
         """``done``: steps of the passes that came before."""
         self.skipped = 0
-        """The step after which the pass was cut short; 0: it was not."""
+        """The step after which the pass was finished early; 0: it was not."""
         self._task = task
         self._batch = batch
         self._preview = preview
@@ -251,5 +252,5 @@ class StepReporter:
 
 
 def image_conditioning_facts(model: LatentDiffusion, batch: Batch) -> Provenance:
-    """How much of the masked part an inpainting model was not shown."""
+    """The infotext key for the inpainting conditioning mask weight."""
     return Provenance((), {"Conditional mask weight": mask_weight(batch.params)} if is_inpainting_model(model) else {})

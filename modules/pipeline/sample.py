@@ -1,4 +1,4 @@
-"""Compute after: a decided batch and a loaded model give latents."""
+"""Sampling: turns a planned batch and a loaded model into latents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from modules.pipeline.plan import Batch
 
 @dataclass(frozen=True)
 class Start:
-    """The picture that a run begins with; text to image has none, and begins with noise at full strength."""
+    """How an img2img run begins: latents, mask and schedule. txt2img has none and begins at full noise."""
 
     latents: Tensor
     """(n or 1, 4, h, w), scaled."""
@@ -34,19 +34,19 @@ class Start:
     noise_multiplier: float = 1.0
     extra_noise: float = 0.0
     mask: Tensor | None = None
-    """(n or 1, 1, h, w), 1 = repaint. Where it is 0 the latents come out as they went in."""
+    """(n or 1, 1, h, w), 1 = repaint. Where it is 0 the latents are kept."""
     soft: SoftInpainting | None = None
-    """How greys of the mask are meant; None: as parts of the answer and of the picture."""
+    """The options of soft inpainting; None: greys blend linearly."""
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Another model that finishes the run."""
+    """The refiner: a second model that finishes the run."""
 
     load: Callable[[], tuple[LatentDiffusion, Sequence[Part], Part]]
-    """The model, with the prompts as it reads them; called when it takes over."""
+    """Loads the refiner and encodes the prompts with it; called when it takes over."""
     switch_at: float
-    """The part of the noise levels, from the highest down, that is the first model's."""
+    """The share of the noise levels, from the highest down, that the first model samples."""
 
 
 def generate(
@@ -119,7 +119,7 @@ def generate(
 
 
 def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) -> Denoiser:
-    """The denoiser that keeps what the mask protects."""
+    """Wrap the denoiser so that it keeps what the mask protects."""
     if soft := start.soft:
         bias, preservation, boost = soft.schedule_bias, soft.preservation, soft.contrast_boost
         return keep_softly(denoise, start.latents, mask, bias=bias, preservation=preservation, boost=boost)
@@ -127,7 +127,7 @@ def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) 
 
 
 def switch_test(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
-    """Whether, at a sigma, the nearest level of the table is in the refiner's part."""
+    """A test whether, at a sigma, the nearest noise level belongs to the refiner."""
     levels = table.log_sigmas
 
     def is_due(sigma: float) -> bool:
@@ -138,7 +138,7 @@ def switch_test(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
 
 
 def is_inpainting_model(model: LatentDiffusion) -> bool:
-    """Whether the model was trained to see the picture that it paints into."""
+    """Whether the UNet takes the masked image as extra input channels."""
     return model.config.unet.in_channels == 9
 
 
@@ -167,7 +167,7 @@ def batch_noise(
 
 
 def noised(batch: Batch, begin: ImageStart, noise: Tensor, start: Start | None) -> Tensor:
-    """What the sampler starts from: noise at full strength, or the picture with as much of it as it may lose."""
+    """The sampler's initial x: full noise, or the init latents with the noise of the starting sigma."""
     first = begin.sigmas[0]
     if start is None:
         return noise * choices.start_scale(batch.params, batch.sampler, first)
@@ -195,7 +195,7 @@ def _begin(batch: Batch, table: NoiseTable, start: Start | None, options: Schedu
 
 
 def _full(batch: Batch, begin: ImageStart, table: NoiseTable, options: ScheduleOptions) -> Sequence[float]:
-    """The schedule of which a run is the end: Brownian noise is that of the whole, however little of it is run."""
+    """The schedule of the whole run, of which img2img runs the end: Brownian noise is drawn for the whole."""
     if not batch.sampler.brownian or begin.schedule_steps == 0:
         return ()
     return sigmas_for(batch.sampler, batch.scheduler, begin.schedule_steps, table, options)

@@ -1,4 +1,4 @@
-"""What a request's parameters mean for the parts that sample: noise levels, schedule, guidance."""
+"""Derives sampling options from a request: noise levels, schedule options, guidance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modules.params.generation import GenerationParams
 
 
 def noise_table(params: GenerationParams, schedule: str, *, zero_terminal_snr: bool = False) -> NoiseTable:
-    """The noise levels of a model trained on ``schedule``, as the model was trained or the request would have them."""
+    """The noise levels of a model trained on ``schedule``, with the request's changes."""
     table = NoiseTable.named(schedule)
     if zero_terminal_snr or params.sd_noise_schedule == "Zero Terminal SNR":
         table = table.zero_terminal_snr()
@@ -20,7 +20,7 @@ def noise_table(params: GenerationParams, schedule: str, *, zero_terminal_snr: b
 
 
 def schedule_options(params: GenerationParams, *, sdxl: bool = False) -> ScheduleOptions:
-    """``sdxl``: schedules that have levels of their own for SDXL take those."""
+    """The options of a schedule. ``sdxl``: schedules with special levels for SDXL use them."""
     return ScheduleOptions(
         sigma_min=params.sigma_min,
         sigma_max=params.sigma_max,
@@ -39,7 +39,7 @@ def guidance(params: GenerationParams) -> Guidance:
 
 
 def skips(params: GenerationParams, sampler: SamplerSpec, table: NoiseTable, steps: int) -> list[Skip]:
-    """When the negative prompt is left out, in a pass of ``steps`` steps."""
+    """The rules for skipping the negative prompt, in a pass of ``steps`` steps."""
 
     def timestep(sigma: float) -> float:
         return round(table.sigma_to_t(sigma), 3)  # a sigma is a float32, its timestep a whole number
@@ -55,12 +55,12 @@ def skips(params: GenerationParams, sampler: SamplerSpec, table: NoiseTable, ste
 
 
 def start_scale(params: GenerationParams, sampler: SamplerSpec, sigma: float) -> float:
-    """What the start noise of a run from ``sigma`` is multiplied by."""
+    """The factor on the initial noise of a run from ``sigma``."""
     exact = sampler.unit_start or params.sgm_noise_multiplier
     return float((1 + sigma**2) ** 0.5) if exact else sigma
 
 
 def given(params: GenerationParams, sampler: SamplerSpec) -> dict[str, object]:
-    """The sampler's own parameters, by its own names."""
+    """The request's values for the sampler's parameters, under the sampler's names."""
     chosen = {own: getattr(params, name) for name, own in sampler.takes.items()}
     return {"eta": params.eta_for(sampler.eta), **chosen}

@@ -1,4 +1,4 @@
-"""A model's text encoders as conditioning asks them, and the vector that SDXL's UNet takes beside the text."""
+"""The text encoders of a model for `TextConditioner`, and SDXL's vector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from modules.prompt.tokens import default_tokenizer
 
 
 def text_encoders(model: LatentDiffusion, params: GenerationParams) -> tuple[Encoder, ...]:
-    """In their order; each has its own columns of an embedding."""
+    """The text encoders in order; each has its own columns of an embedding."""
     return tuple(_encoders(model, params))
 
 
@@ -34,7 +34,9 @@ def _encode(model: LatentDiffusion, params: GenerationParams, number: int) -> En
 
 
 def text_vector(family: Family, params: GenerationParams, size: tuple[int, int]) -> MakeVector | None:
-    """``size``: width and height in pixels that the model is told. None: the family's UNet takes no vector."""
+    """The function that makes the UNet's vector for an image of ``size`` (width and height in pixels); None if the
+    family takes none.
+    """
     if not family.vector:
         return None
     numbers = {

@@ -1,4 +1,4 @@
-"""SD upscale: a picture made larger, then painted over tile by tile (A1111's script of that name). Pillow and numpy."""
+"""SD upscale: enlarges an image, then repaints it tile by tile (A1111's script of that name). Pillow and numpy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from modules.pipeline.plan import Batch
 
 @dataclass(frozen=True)
 class Tiled:
-    """The enlarged picture and the tiles that are painted over."""
+    """The enlarged image and the tiles to repaint."""
 
     image: Image.Image
     grid: Grid
     """Over the picture, which is continued by its edge where it is smaller than a tile."""
 
     def pictures(self, init: Init) -> list[InitImage]:
-        """What each tile starts from, row by row."""
+        """The init image of each tile, row by row."""
         sheet = _at_least(self.image, *self.grid.tile)
         tiles = [sheet.crop(box) for box in self.grid.boxes]
         return [InitImage(tile, tile, like=tile if init.colour_correction else None) for tile in tiles]
@@ -34,7 +34,7 @@ class Tiled:
 
 
 def tiled(init: Init, wanted: TiledUpscale, image: Image.Image, tile: tuple[int, int], enlarge: Enlarge) -> Tiled:
-    """``image`` for tiles of size ``tile``; the upscaler "None" leaves its size."""
+    """Split ``image``, enlarged, into tiles of size ``tile``; the upscaler "None" keeps its size."""
     image = flattened(image, init.background)
     if wanted.upscaler != "None":
         image = enlarge(image, wanted.by)
@@ -43,14 +43,15 @@ def tiled(init: Init, wanted: TiledUpscale, image: Image.Image, tile: tuple[int,
 
 
 def _at_least(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The outermost pixels go on to the right and below."""
+    """Pad to a minimum size by repeating the outermost pixels to the right and below."""
     rows = np.arange(max(height, image.height)).clip(max=image.height - 1)
     columns = np.arange(max(width, image.width)).clip(max=image.width - 1)
     return Image.fromarray(np.asarray(image)[rows][:, columns])
 
 
 def rounds(batch: Batch, tiles: Sequence[InitImage]) -> Iterator[tuple[Batch, Sequence[InitImage]]]:
-    """The tiles of one picture in batches. As A1111 has it, each batch begins with the seed after the last one's first.
+    """Group the tiles of one image into batches. As in A1111, each batch begins one seed after the previous one
+    began.
 
     >>> from modules.extension.host import Host
     >>> from modules.builtin import register

@@ -1,4 +1,4 @@
-"""Which embeddings and networks a request's prompts name."""
+"""Finds the embeddings and networks that a request's prompts name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modules.prompt.tokens import Tokenizer
 
 
 def used_embeddings(batch: Batch, lengths: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The names among ``lengths`` (name, vectors) that a text of either pass holds; those of the prompt come before
+    """The names among ``lengths`` (name, vectors) used by a text of either pass; those of the prompt come before
     those of the negative prompt, as in A1111's "TI hashes".
     """
     embeddings, names = Embeddings(tokenizer, lengths), dict[str, None]()
@@ -23,7 +23,7 @@ def used_embeddings(batch: Batch, lengths: Iterable[tuple[str, int]], tokenizer:
 
 
 def unapplied_networks(batch: Batch, kinds: Container[str]) -> tuple[str, ...]:
-    """The networks that a prompt of either pass names and whose kind is none of ``kinds``, as "lora ink"."""
+    """The networks named by a prompt of either pass whose kind is none of ``kinds``, as "lora ink"."""
     tags = [tag for each in batch.passes for tag in each.prompts.networks if tag.kind not in kinds]
     return tuple(dict.fromkeys(" ".join((tag.kind, *tag.positional[:1])) for tag in tags))
 

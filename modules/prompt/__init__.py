@@ -1,1 +1,1 @@
-"""The prompt language: text to tokens and to a schedule over the steps. No torch."""
+"""The prompt language: from text to a schedule over the steps, weights, and tokens. No torch."""

@@ -1,4 +1,4 @@
-"""One pass over a text decides which of its brackets, colons and bars belong to a well-formed construct.
+"""Bracket matching: one pass decides which brackets, colons and bars belong to a well-formed construct.
 
 The rule: at each ( or [ from the left take the construct that starts there if it is well formed up to its
 closing bracket, with everything inside well formed too; else the character is text. Because a construct's brackets must
@@ -17,12 +17,12 @@ _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\
 _NUMBER_LIKE = re.compile(r"\s*[+-]?[.\d]+\s*")
 _OPENING = {")": "(", "]": "["}
 _MAX_PROBLEMS = 50
-"""Reported at most; a text with more is not looked at one by one."""
+"""Limit of reported problems."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found: (offset, terminal) of each mark that takes part in a construct, in order; and the rest."""
+    """The result of a scan: (offset, terminal) of each mark that belongs to a construct, in order, and the problems."""
 
     marks: list[tuple[int, str]]
     whens: dict[int, re.Match[str]]
@@ -43,7 +43,9 @@ class _Frame:
 
 
 def scan(text: str) -> Scan:
-    """Find the constructs of ``text``: none, and one problem that says why, where nothing at all may be expanded."""
+    """Find the constructs of ``text``. If nothing may be expanded at all, there are no marks and one problem says
+    why.
+    """
     scanner = _Scanner(text)
     scanner.run()
     if scanner.blocked:
@@ -158,7 +160,7 @@ class _Scanner:
         return "no number behind the last colon: this is de-emphasis, not an edit; an edit reads [before:after:0.5]"
 
     def _abandon(self, frames: list[_Frame]) -> None:
-        """Brackets that make no construct: a bar in them stands outside of every alternation."""
+        """Give up brackets that form no construct; a bar in them belongs to no alternation."""
         for frame in frames:
             for at in frame.bars:
                 self._block(

@@ -1,4 +1,4 @@
-"""Weighted text -> chunks of 75 tokens, as the text encoder takes them.
+"""Splits weighted text into chunks of 75 tokens for the text encoder.
 
 >>> from modules.prompt.tokens import default_tokenizer
 >>> chunked = chunk("a (red:1.3) fox BREAK in snow", default_tokenizer())
@@ -23,12 +23,14 @@ LENGTH = 75
 
 Emphasis = Literal["Original", "No norm", "Ignore", "None"]
 EMPHASIS: tuple[Emphasis, ...] = ("Original", "No norm", "Ignore", "None")
-"""What weights do: scaled back to the old mean, as they are, nothing; or the syntax is not even read."""
+"""Emphasis modes: restore the mean, use weights as they are, ignore weights, or do not parse the syntax."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An embedding's ``vectors`` vectors begin at token ``offset`` of the chunk, the start token not counted."""
+    """The place of an embedding: its ``vectors`` vectors begin at token ``offset`` of the chunk, not counting the
+    start token.
+    """
 
     offset: int
     name: str
@@ -44,7 +46,7 @@ class Chunk:
     marks: tuple[Mark, ...]
     length: int
     moved: int = 0
-    """So many of its first tokens came over from the chunk before, because a comma stood near that one's end."""
+    """The number of tokens moved here from the previous chunk by the comma rule."""
 
 
 EMPTY = Chunk((START,) + (END,) * (LENGTH + 1), (1.0,) * (LENGTH + 2), (), 0)
@@ -53,7 +55,7 @@ EMPTY = Chunk((START,) + (END,) * (LENGTH + 1), (1.0,) * (LENGTH + 2), (), 0)
 
 @dataclass(frozen=True, slots=True)
 class Chunked:
-    """The chunks of a text, one at least."""
+    """The chunks of a text; at least one."""
 
     chunks: tuple[Chunk, ...]
     count: int
@@ -61,12 +63,12 @@ class Chunked:
 
     @property
     def limit(self) -> int:
-        """What the counter is shown against: the tokens that the chunks have room for."""
+        """The capacity that the token counter shows: 75 for each chunk."""
         return -(-max(self.count, 1) // LENGTH) * LENGTH
 
 
 class Embeddings:
-    """Textual-inversion names by their token ids: names are found in any case, within words too, the longest first."""
+    """Finds embedding names in token ids: in any case, within words too, the longest first."""
 
     def __init__(self, tokenizer: Tokenizer, lengths: Iterable[tuple[str, int]] = ()):
         self._by_first: dict[int, list[tuple[tuple[int, ...], str, int]]] = {}
@@ -77,7 +79,7 @@ class Embeddings:
             candidates.sort(key=lambda candidate: len(candidate[0]), reverse=True)
 
     def at(self, ids: Sequence[int], position: int) -> tuple[str, int, int] | None:
-        """(name, vectors, tokens that the name takes) of the embedding named at ``position``."""
+        """(name, vectors, tokens taken by the name) of the embedding named at ``position``."""
         for name_ids, name, vectors in self._by_first.get(ids[position], ()):
             if tuple(ids[position : position + len(name_ids)]) == name_ids:
                 return name, vectors, len(name_ids)
@@ -92,7 +94,7 @@ def chunk(
     emphasis: Emphasis = "Original",
     backtrack: int = 20,
 ) -> Chunked:
-    """The chunks of one schedule entry's text.
+    """Split the text of one schedule entry into chunks.
 
     Where a chunk is full, the phrase behind a comma among its last ``backtrack`` tokens moves to the next; 0: never.
     """
@@ -119,19 +121,19 @@ def chunk(
 
 @dataclass
 class _Chunker:
-    """The chunk being filled, and those that are full."""
+    """Builds chunks: the one being filled, and those that are full."""
 
     backtrack: int
     ids: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     comma: int = -1
-    """Where the last comma of this chunk stands."""
+    """The position of the last comma in this chunk."""
     moved: int = 0
     done: list[Chunk] = field(default_factory=list)
 
     def make_room(self, token: int) -> None:
-        """Before ``token``, or the embedding that begins with it."""
+        """Start a new chunk if needed before ``token``, or before the embedding that begins with it."""
         full = len(self.ids) == LENGTH
         if token == COMMA:
             self.comma = len(self.ids)

@@ -1,4 +1,4 @@
-"""Which weight each stretch of a text has."""
+"""Emphasis: parses brackets into the weight of each piece of text."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from dataclasses import dataclass
 
 ROUND, SQUARE = 1.1, 1 / 1.1
-"""What one pair of brackets multiplies by."""
+"""The factor of one pair of brackets."""
 
 _TOKEN = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|:|[^\\()\[\]:]+")
 _BREAK = re.compile(r"\bBREAK\b")
 _EXACT = 64
-"""Up to this many brackets around a piece its weight is the reference's to the last bit."""
+"""Up to this many nested brackets a weight equals the reference's bit for bit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of text and its weight; ``BREAK`` with -1 is a break."""
+    """A piece of text and its weight; ``BREAK`` with -1 is a break."""
 
     text: str
     weight: float
@@ -27,7 +27,7 @@ class Piece:
 
 
 def attention(text: str) -> tuple[Piece, ...]:
-    """The weighted pieces of a text.
+    """Split a text into weighted pieces.
 
     >>> for p in attention("a (red:1.3) [fox] in ((snow)), \\\\(really\\\\)"): print(f"{p.weight:.2f}|{p.text}")
     1.00|a\N{SPACE}
@@ -48,19 +48,21 @@ def attention(text: str) -> tuple[Piece, ...]:
 
 @dataclass(slots=True)
 class _Bracket:
-    """A pair of brackets: it multiplies what stands in it when it closes."""
+    """A pair of brackets, whose factor is known when it closes."""
 
     outer: _Bracket | None
     depth: int
     factor: float = 1.0
     closed: int = 0
-    """Which in the order of closing."""
+    """Its position in the order of closing."""
     product: float = 1.0
-    """Of the factors from here outwards."""
+    """The product of the factors from here outwards."""
 
 
 class _Reader:
-    """Round and square brackets have stacks of their own and may cross, so a piece knows its innermost one of each."""
+    """Reads brackets. Round and square ones have separate stacks and may cross, so a piece stores its innermost one
+    of each.
+    """
 
     def __init__(self) -> None:
         self.found: list[tuple[str, float, _Bracket | None, _Bracket | None]] = []
@@ -124,7 +126,7 @@ class _Reader:
         return bracket.outer
 
     def _close_all(self) -> None:
-        """Brackets still open count to the end, the outer ones first."""
+        """Close the brackets still open at the end, the outer ones first."""
         for innermost, factor in ((self.round, ROUND), (self.square, SQUARE)):
             for bracket in reversed(_outwards(innermost)):
                 self._closed(bracket, factor)

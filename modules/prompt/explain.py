@@ -1,4 +1,4 @@
-"""What a prompt will do, as data for the inspector: which text holds when, its tokens and weights, what is odd in it.
+"""Explains a prompt as data for the inspector: the schedule, tokens, weights, and everything unusual.
 
 >>> told = explain("a [cat:dog:0.5] # hm", steps=8)
 >>> for segment in told["parts"][0]["passes"][0]["segments"]:
@@ -27,15 +27,15 @@ from modules.prompt.tokens import Tokenizer, default_tokenizer
 from modules.prompt.tree import Alternate, Edit, Group, NetworkTag, Node, Part, Prompt, Warning
 
 _MAX_TEXTS = 12
-"""Distinct texts whose tokens are listed; an alternation of many has many."""
+"""Limit of distinct texts whose tokens are listed; an alternation of many choices has many."""
 _MAX_WARNINGS = 50
 _MAX_BORDERS = 5
-"""Borders between chunks that are told of."""
+"""Limit of reported chunk boundaries."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One pass as the sampler makes it."""
+    """One sampling pass, with the steps as the sampler makes them."""
 
     name: str
     steps: int
@@ -45,16 +45,17 @@ class Run:
 
     @property
     def last(self) -> int:
-        """The number of the last call, or of the last step where the profile counts steps. A sampler that calls twice a
-        step calls once in the last."""
+        """The number of the last call, or of the last step if the profile counts steps. A sampler with two calls per
+        step makes only one in its last.
+        """
         return (self.steps - 1) * (self.calls_per_step if self.profile.double_steps else 1)
 
     def call(self, step: int) -> int:
-        """What is counted at the beginning of the sampler's ``step``, which counts from 1."""
+        """The count at the beginning of the sampler's ``step``, from 1."""
         return (step - 1) * (self.calls_per_step if self.profile.double_steps else 1)
 
     def reaches(self, when: int) -> bool:
-        """Whether what comes after step ``when`` is ever seen."""
+        """Whether what comes after step ``when`` is ever used."""
         return (self.last if self.profile.late_edits else self.last + 1) > when
 
 
@@ -75,7 +76,7 @@ def explain(
     comments: bool = True,
     kinds: Container[str] | None = None,
 ) -> dict[str, Any]:
-    """A prompt as JSON-ready data::
+    """Explain a prompt as JSON-ready data::
 
         parts     [{text, weight, column, passes: [{name, steps, segments: [{from, to, text}]}]}]  text: index in texts
         texts     [{text, count, limit, chunks: [{tokens: [{id, text, weight, embedding}], moved}]}]
@@ -136,7 +137,7 @@ def _part(part: Part, runs: Sequence[Run], texts: dict[str, int]) -> dict[str, A
 
 
 def _ruler(segments: Sequence[Segment], run: Run, texts: dict[str, int]) -> list[dict[str, int]]:
-    """The texts over the sampler's steps as they truly hold, equal neighbours joined."""
+    """The texts over the sampler's steps as they are actually used, equal neighbours merged."""
     ruler: list[dict[str, int]] = []
     for step in range(1, run.steps + 1):
         text = segments[entry_at(segments, run.call(step), run.profile)].text
@@ -180,7 +181,7 @@ def _network(tag: NetworkTag, kinds: Container[str] | None) -> dict[str, Any]:
 
 
 def _unheeded(tags: Sequence[NetworkTag], kinds: Container[str]) -> Iterator[Warning]:
-    """Tags that are taken out of the prompt and change nothing."""
+    """Tags that are removed from the prompt and have no effect."""
     for tag in tags:
         if tag.kind not in kinds:
             name = " ".join((tag.kind, *tag.positional[:1]))
@@ -188,14 +189,14 @@ def _unheeded(tags: Sequence[NetworkTag], kinds: Container[str]) -> Iterator[War
 
 
 def _literal(text: str, comments: bool) -> Iterator[Warning]:
-    """Tags in a negative prompt, where A1111 reads none."""
+    """Tags in a negative prompt, where A1111 treats them as text."""
     source = remove_comments(Source(text)) if comments else Source(text)
     for tag in take_networks(source)[1]:
         yield Warning(tag.column, f"a network tag in a negative prompt is plain text: {tag.kind} is not applied here")
 
 
 def _changes(tree: Prompt) -> Iterator[Edit | Alternate]:
-    """Every edit and alternation, at any depth."""
+    """All edits and alternations, at any depth."""
     waiting: list[Node] = [node for part in tree.parts for node in part.items]
     while waiting:
         node = waiting.pop()
@@ -210,7 +211,7 @@ def _changes(tree: Prompt) -> Iterator[Edit | Alternate]:
 
 
 def _late(tree: Prompt, runs: Sequence[Run]) -> Iterator[Warning]:
-    """Edits whose text before or after is never seen."""
+    """Edits one side of which is never used."""
     passes = " and ".join(str(run.steps) for run in runs)
     for edit in _changes(tree):
         if not isinstance(edit, Edit):
@@ -233,7 +234,7 @@ def _twice(tree: Prompt, run: Run) -> Iterator[Warning]:
 
 
 def _skipped(text: str, entries: Sequence[str], skipped: Mapping[str, str], tokenizer: Tokenizer) -> Iterator[Warning]:
-    """Names that stand in a text and mean no embedding, each where it first stands."""
+    """Embeddings that a text names and the model cannot use, each at its first place, with the reason."""
     names = Embeddings(tokenizer, [(name, 1) for name in skipped])
     chunks = [one for entry in entries for one in chunk(entry, tokenizer, embeddings=names).chunks] if skipped else []
     for name in dict.fromkeys(mark.name for one in chunks for mark in one.marks):
@@ -242,7 +243,7 @@ def _skipped(text: str, entries: Sequence[str], skipped: Mapping[str, str], toke
 
 
 def _borders(chunked: Chunked, tokenizer: Tokenizer) -> Iterator[str]:
-    """Where a text is cut because a chunk was full, and where the comma rule kept a phrase whole."""
+    """Where chunks end because they were full, and where the comma rule kept a phrase together."""
     for number, (before, after) in enumerate(zip(chunked.chunks, chunked.chunks[1:], strict=False), 1):
         if after.moved:
             words = "".join(f" {word}" for word in tokenizer.words(after.ids[1 : 1 + min(after.moved, 5)]))

@@ -1,4 +1,4 @@
-"""A person's text -> tree. Never raises: what cannot be read as a construct is text, and is reported with its column.
+"""Parses a prompt to a tree. Never raises: malformed constructs are text, and are reported with their column.
 
 >>> parsed = parse("a [cat:dog:0.5] in snow AND fog:0.4 <lora:ink:0.7>")
 >>> [(part.text, part.weight) for part in parsed.tree.parts]
@@ -32,7 +32,7 @@ _WORDS = re.compile(r"(?P<BREAK>\bBREAK\b)|(?P<TEXT>(?:(?!\bBREAK\b).)+)", re.DO
 
 
 def parse(text: str, *, negative: bool = False, comments: bool = True) -> Parsed:
-    """The tree of a whole prompt. In a negative one AND and network tags are text."""
+    """Parse a whole prompt. In a negative one AND and network tags are text."""
     source = remove_comments(Source(text)) if comments else Source(text)
     tags: tuple[NetworkTag, ...] = ()
     if not negative:
@@ -47,13 +47,13 @@ def parse(text: str, *, negative: bool = False, comments: bool = True) -> Parsed
 
 
 def parse_part(text: str) -> tuple[Node, ...]:
-    """The nodes of one text that has no comments, tags and AND any more."""
+    """Parse one AND part, from which comments and tags are already removed."""
     items: tuple[Node, ...] = _grammar().parse(_terminals(text, scan(text), lambda at: at + 1), start="items")
     return items
 
 
 def _part(text: str, weight: float, start: int, source: Source, warnings: list[Warning]) -> Iterator[Token]:
-    """The terminals of a part that begins at ``start`` of ``source``; what is wrong in it goes to ``warnings``."""
+    """The terminals of the part that begins at ``start`` of ``source``; problems are added to ``warnings``."""
 
     def column(at: int) -> int:
         return source.column(start + at)
@@ -79,7 +79,7 @@ def _terminals(text: str, found: Scan, column: Callable[[int], int]) -> Iterator
 
 @dataclass(frozen=True)
 class _Header:
-    """What the terminal at the end of a part says about it."""
+    """The value of the terminal at the end of a part."""
 
     text: str
     weight: float
@@ -90,7 +90,7 @@ class _Header:
 
 
 class _Scanned(Lexer):  # type: ignore[misc]
-    """Hands the scanner's terminals to the parser."""
+    """A lark lexer that passes on the scanner's terminals."""
 
     def __init__(self, _conf: Any):
         pass
@@ -101,7 +101,7 @@ class _Scanned(Lexer):  # type: ignore[misc]
 
 @v_args(inline=True)
 class _Build(Transformer):  # type: ignore[misc]
-    """Builds nodes while the parser reduces, so that no depth of nesting needs a second, recursive pass."""
+    """Builds nodes while the parser reduces, so that deep nesting needs no recursive second pass."""
 
     def prompt(self, *children: Any) -> Prompt:
         networks = tuple(child.value for child in children if _is(child, "NETWORK"))

@@ -1,4 +1,4 @@
-"""What holds at each step: editing and alternation, expanded.
+"""Prompt schedules: expands edits and alternations to the text at each step.
 
 >>> for segment in schedule("a [cat:dog:0.5] in snow", 20): print(segment)
 until 10: a cat in snow
@@ -47,7 +47,7 @@ from modules.prompt.tree import Alternate, Break, Edit, Group, Node, Text
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """``text`` holds up to and including step ``until``; steps count from 1."""
+    """A stretch of the schedule: ``text`` holds up to and including step ``until``; steps count from 1."""
 
     until: int
     text: str
@@ -58,7 +58,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Pass:
-    """How a run counts: its own steps, and those of the first pass of hires fix."""
+    """How a pass counts steps: its own, and those of the first pass of hires fix."""
 
     steps: int
     base_steps: int
@@ -71,7 +71,8 @@ class Pass:
         return self.base_steps if self.old else self.steps
 
     def when(self, number: str) -> int:
-        """The last step before the switch, from a number as written. 0 or less: the switch comes before the first step.
+        """The last step before a switch, from a number as written. 0 or less: the switch comes before the first
+        step.
 
         >>> [Pass(20, 20).when(number) for number in ("0.5", "5", "5.", "-3", "1e1")]
         [10, 5, 20, -3, 10]
@@ -89,7 +90,7 @@ class Pass:
 def schedule(
     text: str, steps: int, *, base_steps: int | None = None, second_pass: bool = False, old: bool = False
 ) -> tuple[Segment, ...]:
-    """The texts of a run of ``steps`` steps. ``base_steps``: those of the first pass, where this is the second.
+    """The schedule of a prompt over ``steps`` steps. ``base_steps``: those of the first pass, if this is the second.
 
     Steps are those of the sampler, doubled by the caller where a profile says so.
     """
@@ -97,13 +98,13 @@ def schedule(
 
 
 def schedule_nodes(items: Sequence[Node], run: Pass) -> tuple[Segment, ...]:
-    """The same for a tree."""
+    """The schedule of a parsed prompt."""
     program = _Program(items, run)
     return tuple(Segment(end, program.at(end)) for end in program.ends())
 
 
 def entry_at(segments: Sequence[Segment], call: int, profile: Profile) -> int:
-    """Which segment holds at the network's call number ``call``, counted from 0 in each pass.
+    """The index of the segment that holds at network call ``call``, counted from 0 in each pass.
 
     A1111 compares ``call <= until``, so the first segment lasts a call longer than its number says, and after the last
     segment the first returns. The exact profile counts ``call`` in steps from 0 and switches after step ``until``.
@@ -124,7 +125,7 @@ def entry_at(segments: Sequence[Segment], call: int, profile: Profile) -> int:
 
 @dataclass(slots=True)
 class _Switch:
-    """Go on behind this op while ``step <= when``, else at ``after``."""
+    """Op: continue after this op while ``step <= when``, else at ``after``."""
 
     when: int
     after: int = 0
@@ -132,14 +133,14 @@ class _Switch:
 
 @dataclass(slots=True)
 class _Choice:
-    """Go on at one of ``starts`` in turn."""
+    """Op: continue at one of ``starts`` in turn."""
 
     starts: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _Jump:
-    """Go on at ``to``."""
+    """Op: continue at ``to``."""
 
     to: int = 0
 
@@ -148,7 +149,9 @@ _Op = str | _Switch | _Choice | _Jump
 
 
 class _Program:
-    """A tree as a list of texts and jumps: no depth of nesting needs recursion, and the text at a step is one loop."""
+    """A tree compiled to a list of texts and jumps: no recursion at any depth, and the text at a step is found in
+    one loop.
+    """
 
     def __init__(self, items: Sequence[Node], run: Pass):
         self.run = run
@@ -159,13 +162,13 @@ class _Program:
         self._known: dict[tuple[int, ...], str] = {}
 
     def ends(self) -> list[int]:
-        """The last steps of the segments."""
+        """The last steps of all segments."""
         if self.periods:
             return list(range(1, self.run.end + 1))
         return sorted({when for when in self.whens if when >= 1} | {self.run.end})
 
     def at(self, step: int) -> str:
-        """The text at a step. Steps at which the same choices hold share one."""
+        """The text at a step. Steps with equal choices share one string."""
         choices = (bisect_left(self.whens, step), *((step - 1) % period for period in self.periods))
         if choices not in self._known:
             self._known[choices] = "".join(self._texts(step))
@@ -186,7 +189,7 @@ class _Program:
                 at = op.after
 
     def _compile(self, items: Sequence[Node]) -> None:
-        """Nodes that wait are on a stack of our own, with notes of what to fill in once their place is known."""
+        """Compile iteratively: pending nodes are on a stack, with notes of jump targets to fill in once known."""
         waiting: list[Node | str | _Jump | _Here] = [*reversed(items)]
         while waiting:
             node = waiting.pop()
@@ -220,7 +223,7 @@ class _Program:
 
 @dataclass(slots=True)
 class _Here:
-    """The place in the program that an op waits for."""
+    """A marker on the stack for a jump target."""
 
     op: _Switch | _Choice | _Jump
 

@@ -1,4 +1,4 @@
-"""What happens to a prompt before its brackets are read: comments go, network tags are taken out, AND splits it.
+"""The first stages of a prompt: removes comments, extracts network tags, splits at AND.
 
 Each stage works on the text that the one before it left, as A1111 does; a `Source` remembers the columns.
 """
@@ -24,7 +24,7 @@ _WEIGHT = re.compile(r"\s*([-+]?(?:\d+\.?|\d*\.\d+))")
 
 @dataclass(frozen=True)
 class Source:
-    """A text, and where its characters stood in the one that it was cut from."""
+    """A text with the offsets of its characters in the original."""
 
     text: str
     starts: tuple[int, ...] = (0,)
@@ -33,7 +33,7 @@ class Source:
     parent: Source | None = None
 
     def offset(self, position: int) -> int:
-        """The offset in the person's own text of the character at ``position`` of this one."""
+        """The offset in the original of the character at ``position``."""
         at = bisect_right(self.starts, position) - 1
         position += self.origins[at] - self.starts[at]
         return self.parent.offset(position) if self.parent else position
@@ -87,7 +87,7 @@ def network_mark(number: int) -> str:
 
 
 def and_parts(text: str) -> list[tuple[int, str, float]]:
-    """(offset, text, weight) of each part. Trailing white space and the weight are cut, leading space is kept."""
+    """(offset, text, weight) of each AND part. Trailing white space and the weight are cut, leading space is kept."""
     bounds = [0, *(bound for match in _AND.finditer(text) for bound in match.span()), len(text)]
     return [(start, *_weighted(text[start:end])) for start, end in zip(bounds[::2], bounds[1::2], strict=True)]
 
@@ -122,7 +122,7 @@ def extract_networks(text: str) -> tuple[str, tuple[NetworkTag, ...]]:
 
 
 def split_and(text: str) -> tuple[tuple[str, float], ...]:
-    """The texts that the word AND joins, each with its weight.
+    """The AND parts of a text, each with its weight.
 
     >>> split_and("a cat :1.2 AND a dog AND fog:-0.5")
     (('a cat', 1.2), (' a dog', 1.0), (' fog', -0.5))

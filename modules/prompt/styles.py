@@ -1,4 +1,4 @@
-"""Styles: named pieces of text that are merged into a prompt, and found again in one."""
+"""Styles: reads and writes styles.csv, merges styles into prompts and finds them again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ _SEPARATOR = re.compile(r"\s*\"?sep=([,;|:\t])\"?[ \t]*(?:\r\n?|\n|$)", re.IGNOR
 
 
 class Style(NamedTuple):
-    """``{prompt}`` in either text stands for the person's own; without it the text is added behind a comma."""
+    """A named pair of texts. ``{prompt}`` in a text stands for the user's prompt; without it the text is appended
+    after a comma.
+    """
 
     name: str
     prompt: str = ""
@@ -43,7 +45,7 @@ class Style(NamedTuple):
 
 
 def merge(style_text: str, prompt: str) -> str:
-    """One style text and one prompt.
+    """Merge one style text into one prompt.
 
     >>> merge("cinematic, {prompt}, film grain", "a cat")
     'cinematic, a cat, film grain'
@@ -56,7 +58,9 @@ def merge(style_text: str, prompt: str) -> str:
 
 
 def apply(styles: Iterable[Style], prompt: str, negative_prompt: str) -> tuple[str, str]:
-    """Both prompts with ``styles`` merged in, one after another. Comments are cut first, lest they swallow a style."""
+    """Merge ``styles`` into both prompts, one after another. Comments are removed first, so that they cannot hide a
+    style.
+    """
     for style in styles:
         prompt = _merged(style.prompt, prompt)
         negative_prompt = _merged(style.negative_prompt, negative_prompt)
@@ -64,7 +68,8 @@ def apply(styles: Iterable[Style], prompt: str, negative_prompt: str) -> tuple[s
 
 
 def _merged(style_text: str, prompt: str) -> str:
-    """
+    """Merge a style text into a prompt.
+
     >>> _merged("{prompt}, anime # the best", "a cat # Tom")
     'a cat, anime'
     """
@@ -72,12 +77,12 @@ def _merged(style_text: str, prompt: str) -> str:
 
 
 def uncommented(text: str) -> str:
-    """``text`` without comments and the blanks before them; as it is where it has none."""
+    """``text`` without comments and the blanks before them; unchanged if it has none."""
     return strip_comments(text).strip() if "#" in text else text
 
 
 def find(styles: Sequence[Style], prompt: str, negative_prompt: str) -> tuple[list[str], str, str]:
-    """The names of the styles that were merged into these prompts, and the prompts without them.
+    """Find the styles that were merged into these prompts; returns their names and the prompts without them.
 
     Styles are peeled off from the outside: the first of the list that fits, again and again. `apply` with the styles
     found gives these prompts again, but for blanks at their ends.
@@ -99,8 +104,8 @@ def find(styles: Sequence[Style], prompt: str, negative_prompt: str) -> tuple[li
 
 
 def _without(style_text: str, prompt: str, *, outermost: bool = False) -> str | None:
-    """What `apply` makes ``prompt`` of with this text, or None where there is no such thing. The ``outermost`` text
-    may have lost blanks at its ends.
+    """The prompt from which `apply` makes ``prompt`` with this text, or None if there is none. The ``outermost``
+    text may have lost blanks at its ends.
 
     >>> _without("{prompt} on {prompt}", "ice on ice"), _without("a, {prompt}, b", "a, b"), _without("at", "cat")
     ('ice', None, None)
@@ -121,7 +126,7 @@ def _without(style_text: str, prompt: str, *, outermost: bool = False) -> str | 
 
 
 def _named(style: Style) -> Style:
-    """With a name that can be listed."""
+    """The style with its name stripped; raises `UserError` if the name cannot be listed."""
     name = " ".join(style.name.split())
     if not name or name.startswith("#"):
         raise UserError("a style needs a name that does not begin with #", field="style")
@@ -137,11 +142,11 @@ def _refuse_twin(name: str, others: Iterable[Style]) -> None:
 
 @dataclass(frozen=True)
 class _Row:
-    """A line of the file. A style without a name is kept and not listed."""
+    """A line of the file. A style without a name is kept but not listed."""
 
     style: Style
     rest: tuple[str, ...] = ()
-    """The cells of the columns that we do not know, and those behind the last column."""
+    """The cells of unknown columns, and those beyond the last column."""
 
     @property
     def is_listed(self) -> bool:
@@ -150,19 +155,19 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """A styles file: its rows, and the names of the columns that we do not know."""
+    """A parsed styles file: its rows, and the names of unknown columns."""
 
     rows: tuple[_Row, ...] = ()
     others: tuple[str, ...] = ()
 
     def put(self, style: Style, name: str) -> _Table:
-        """With ``style`` in the place of the one called ``name``, or at the end; unknown cells stay."""
+        """The table with ``style`` replacing the one called ``name``, or appended; unknown cells are kept."""
         if any(row.style.name == name for row in self.rows):
             return replace(self, rows=tuple(replace(r, style=style) if r.style.name == name else r for r in self.rows))
         return replace(self, rows=(*self.rows, _Row(style)))
 
     def to_csv(self) -> bytes:
-        """As A1111 writes it: UTF-8 with a byte order mark."""
+        """Encode as A1111 does: UTF-8 with a byte order mark."""
         out = io.StringIO(newline="")
         lines = [(*COLUMNS, *self.others), *((*row.style, *row.rest) for row in self.rows)]
         # A lone surrogate, which a browser can send, has no place in UTF-8.
@@ -171,7 +176,7 @@ class _Table:
 
 
 def _decoded(data: bytes) -> str:
-    """UTF-8, or UTF-16 and UTF-32 as spreadsheets save "Unicode text". Raises `UnicodeError`."""
+    """Decode UTF-8, or UTF-16 and UTF-32 as spreadsheets save "Unicode text". Raises `UnicodeError`."""
     encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and 0 in data[:2]:  # UTF-16 without a mark
         encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
@@ -179,8 +184,9 @@ def _decoded(data: bytes) -> str:
 
 
 def _table(text: str) -> _Table:
-    """Read whatever a spreadsheet or a person made of it. Raises `UserError` where no column holds names, and
-    `csv.Error`."""
+    """Parse any variant of the file that spreadsheets and people produce. Raises `UserError` if no column holds
+    names, and `csv.Error`.
+    """
     declared = _SEPARATOR.match(text)
     text = text[declared.end() :] if declared else text
     if not text.strip(string.whitespace + "\u00a0" + DELIMITERS + '"'):
@@ -207,18 +213,19 @@ def _place(column: str, columns: Sequence[str]) -> int | None:
 
 
 def _column(cell: str) -> str:
-    """What a heading means: ``Negative Prompt`` is negative_prompt."""
+    """The column that a heading means: ``Negative Prompt`` is negative_prompt."""
     return _KNOWN.get(re.sub(r"[\s_-]", "", cell.casefold()), "")
 
 
 def _heading(text: str, delimiter: str) -> list[str]:
-    """The first line that has anything in it."""
+    """The first line that is not blank."""
     return next(_filled(text, delimiter), [])
 
 
 def _lines(text: str, delimiter: str) -> list[list[str]]:
-    """The lines that have anything in them. Blanks behind delimiters are the person's own, unless the heading has them
-    too, or without them the lines are no longer than the heading."""
+    """The lines that are not blank. Blanks after delimiters belong to the texts, unless the heading has them too, or
+    the lines without them are no longer than the heading.
+    """
     plain = list(_filled(text, delimiter))
     width = len(plain[0])
     if all(cell == cell.lstrip() for cell in plain[0][1:]) and max(map(len, plain)) <= width:
@@ -233,32 +240,33 @@ def _filled(text: str, delimiter: str, *, tight: bool = False) -> Iterator[list[
 
 
 class StyleBook:
-    """The styles of a ``styles.csv`` as A1111 writes it: UTF-8 with a byte order mark, ``name, prompt,
-    negative_prompt`` (once ``text``). Rows whose name begins with # are separators, which are kept and not listed.
+    """A ``styles.csv`` file in A1111's format: UTF-8 with a byte order mark, ``name, prompt, negative_prompt``
+    (formerly ``text``). Rows whose name begins with # are separators, which are kept and not listed.
 
-    Read is also what spreadsheets make of such a file. What cannot be read is never written over."""
+    Read is also what spreadsheets make of such a file. What cannot be read is never written over.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self._lock = threading.Lock()
 
     def styles(self) -> tuple[Style, ...]:
-        """As they are in the file now; none if there is no file."""
+        """The styles currently in the file; none if there is no file."""
         return tuple(row.style for row in self._read().rows if row.is_listed)
 
     def chosen(self, names: Iterable[str]) -> list[Style]:
-        """The styles of these names, in this order. Names that are not there mean nothing, as in A1111."""
+        """The styles of these names, in this order. Unknown names are ignored, as in A1111."""
         known = {style.name: style for style in self.styles()}
         return [known[name] for name in names if name in known]
 
     def save(self, style: Style) -> None:
-        """Add ``style``, or put it in the place of the one with its name."""
+        """Add ``style``, or replace the one with its name."""
         style = _named(style)
         with self._lock:
             self._write(self._read().put(style, style.name))
 
     def add(self, style: Style) -> Style:
-        """A new one; refused where there is one of its name. Gives it as it was written."""
+        """Add a style; raises if the name is taken. Returns it as it was written."""
         style = _named(style)
         with self._lock:
             table = self._read()
@@ -267,7 +275,7 @@ class StyleBook:
         return style
 
     def change(self, name: str, style: Style) -> Style:
-        """Put ``style``, which may have another name, in the place of the one called ``name``."""
+        """Replace the style called ``name`` by ``style``, which may have another name."""
         style = _named(style)
         with self._lock:
             table = self._read()

@@ -56,7 +56,7 @@ class Tokenizer:
         return [i for word in words for i in self._word_ids(word)]
 
     def words(self, ids: Sequence[int]) -> list[str]:
-        """What each id stands for. A token that is a part of a character reads "\N{REPLACEMENT CHARACTER}"."""
+        """The text of each id. A token that is part of a character reads "�"."""
         return [self._word(i) for i in ids]
 
     def _clean(self, text: str) -> str:
@@ -83,7 +83,7 @@ class Tokenizer:
 
 @cache
 def default_tokenizer(*, open_clip: bool = False) -> Tokenizer:
-    """The tokenizer of the vocabulary that comes with the program."""
+    """The tokenizer of the included vocabulary."""
     return Tokenizer(open_clip=open_clip)
 
 
@@ -103,7 +103,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 
 @cache
 def _byte_letters() -> dict[int, str]:
-    """A visible letter for each byte: printable ones are themselves, the rest follow from U+0100 on (GPT-2's table)."""
+    """GPT-2's mapping of bytes to visible letters: printable ones are themselves, the rest follow from U+0100 on."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     return {byte: chr(byte) for byte in visible} | {byte: chr(256 + n) for n, byte in enumerate(hidden)}

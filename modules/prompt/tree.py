@@ -1,4 +1,4 @@
-"""What a prompt is made of, as frozen nodes. Columns count characters of the person's own text from 1."""
+"""The syntax tree of a prompt, as frozen nodes. Columns count characters of the original text from 1."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Warning:
-    """Something that will not do what it looks like."""
+    """A warning about text that does not do what it looks like."""
 
     column: int
     message: str
@@ -18,7 +18,7 @@ class Warning:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Letters as typed, escapes included."""
+    """Plain text as typed, escapes included."""
 
     text: str
     column: int
@@ -33,7 +33,7 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """``(items)``, ``(items:tail)`` or ``[items]``: brackets that weigh, and that the schedule leaves as they are."""
+    """``(items)``, ``(items:tail)`` or ``[items]``: emphasis brackets, which the schedule leaves as they are."""
 
     bracket: str
     """The opening one: ( or [."""
@@ -56,7 +56,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Alternate:
-    """``[a|b|]``: another choice at each step, in turn."""
+    """``[a|b|]``: alternates between the choices from step to step."""
 
     choices: tuple[tuple[Node, ...], ...]
     column: int
@@ -67,7 +67,7 @@ Node = Text | Break | Group | Edit | Alternate
 
 @dataclass(frozen=True, slots=True)
 class NetworkTag:
-    """``<kind:argument:name=value>``: an extra network that is active for the image."""
+    """``<kind:argument:name=value>``: an extra network that is active for the whole image."""
 
     kind: str
     positional: tuple[str, ...]
@@ -79,7 +79,7 @@ class NetworkTag:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the texts that AND joins."""
+    """One AND part of a prompt."""
 
     text: str
     weight: float
@@ -89,7 +89,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A whole prompt: its texts, and the networks it names."""
+    """A whole prompt: its AND parts, and the networks it names."""
 
     parts: tuple[Part, ...]
     networks: tuple[NetworkTag, ...] = ()
@@ -97,7 +97,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The tree of a prompt and what was taken literally in it."""
+    """The result of parsing: the tree, and warnings about what was taken literally."""
 
     tree: Prompt
     warnings: tuple[Warning, ...]

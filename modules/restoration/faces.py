@@ -1,4 +1,4 @@
-"""Faces in pictures made clearer: found, set upright, drawn anew by a network, and laid back with a soft edge.
+"""Face restoration: detects faces, aligns them, restores each with a network, and blends them back.
 
 No torch here: the server lists the files' names, the worker alone loads the networks. Points are complex numbers x + iy
 in pixels; the first pixel is centred at 0.5 + 0.5i.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from modules.nn.retinaface import RetinaFace
 
 Points = tuple[complex, ...]
-"""The eyes, the nose and the corners of the mouth of one face, left ones first as the picture shows them."""
+"""Landmarks of one face: eyes, nose and corners of the mouth, left ones first as seen in the image."""
 
 UPRIGHT = (
     192.98138 + 239.94708j,
@@ -38,21 +38,21 @@ UPRIGHT = (
     201.26117 + 371.41043j,
     313.08905 + 371.15118j,
 )
-"""Where they lie in the pictures of 512 x 512 that the networks know: FFHQ's mean (arXiv:1812.04948), from facexlib."""
+"""The landmarks' positions in the networks' 512 x 512 crops: FFHQ's mean (arXiv:1812.04948), from facexlib."""
 SURE = 0.97
-"""The score from which on something is a face."""
+"""The detection threshold."""
 LOOKED_AT = 640
 """Side in pixels to which a picture's shorter one is brought for the detector."""
 SMALLEST = 5.0
-"""Pixels between the eyes of a face that can be restored."""
+"""Minimal distance of the eyes, in pixels, of a face to be restored."""
 EDGE = 0.1
-"""Part of a face's picture over which it fades in, at each side."""
+"""Share of the crop, at each side, over which the face fades in."""
 GREY = (132, 133, 135)
-"""Beyond the picture's edge, as the networks saw it in training."""
+"""The colour outside the image, as in the networks' training."""
 
 
 class FaceRestorer(Protocol):
-    """``(image, weight) -> image`` of the same size, with faces made clearer; weight from 0 (most) to 1 (least).
+    """``(image, weight) -> image`` of the same size, with restored faces; weight from 0 (strongest) to 1 (weakest).
 
     Where it finds no face it gives back the very picture that it got.
     """
@@ -62,7 +62,7 @@ class FaceRestorer(Protocol):
 
 @dataclass(frozen=True)
 class FaceRestorerSpec:
-    """A face restorer with its name."""
+    """A face restorer as registered, with its name and files."""
 
     name: str
     restore: FaceRestorer
@@ -75,7 +75,7 @@ class FaceRestorerSpec:
 
 @dataclass(frozen=True)
 class Similarity:
-    """Turned, scaled and moved, never mirrored: z -> turn * z + shift."""
+    """A similarity transform without mirroring, in complex numbers: z -> turn * z + shift."""
 
     turn: complex
     shift: complex
@@ -88,18 +88,18 @@ class Similarity:
         return Similarity(1 / self.turn, -self.shift / self.turn)
 
     def within(self, corner: complex, step: int) -> Similarity:
-        """From pixels of a part that begins at ``corner`` to pixels that are ``step`` times as large."""
+        """The transform from pixels of a crop that begins at ``corner`` to pixels that are ``step`` times as large."""
         return Similarity(self.turn / step, self(corner) / step)
 
     @property
     def coefficients(self) -> tuple[float, ...]:
-        """As Pillow wants them: x and y of where a pixel of the new picture comes from."""
+        """Pillow's coefficients: the source x and y of a pixel of the new image."""
         a, b = self.turn, self.shift
         return a.real, -a.imag, b.real, a.imag, a.real, b.imag
 
 
 def best_similarity(points: Sequence[complex], targets: Sequence[complex]) -> Similarity:
-    """The one that brings ``points`` nearest to ``targets`` by the sum of squares; they must not all be one point."""
+    """The least-squares similarity that maps ``points`` to ``targets``; the points must not all coincide."""
     z, w = np.array(points), np.array(targets)
     centred = z - z.mean()
     turn = complex(np.vdot(centred, w - w.mean()) / np.vdot(centred, centred))
@@ -107,12 +107,12 @@ def best_similarity(points: Sequence[complex], targets: Sequence[complex]) -> Si
 
 
 def upright(points: Sequence[complex], size: int) -> Similarity:
-    """From the picture to a face's own picture of ``size`` pixels a side."""
+    """The transform from the image to an aligned face crop of ``size`` pixels a side."""
     return best_similarity(points, [point * size / 512 for point in UPRIGHT])
 
 
 def cut_out(image: Image.Image, to_face: Similarity, size: int) -> Image.Image:
-    """The face by itself, from a picture in RGB. A large one is made smaller before, so that every pixel counts."""
+    """Crop an aligned face from an RGB image. A large one is downscaled first, so that every pixel counts."""
     step = _coarser(1 / abs(to_face.turn))
     back = to_face.inverse.within(0j, step)
     bands = (_warped(band, step, back, (size, size), fill) for band, fill in zip(image.split(), GREY, strict=True))
@@ -120,7 +120,7 @@ def cut_out(image: Image.Image, to_face: Similarity, size: int) -> Image.Image:
 
 
 def lay_back(image: Image.Image, face: Image.Image, to_face: Similarity) -> Image.Image:
-    """``image`` with ``face`` in its place, both in RGB. No pixel beyond the face's square changes."""
+    """Blend ``face`` back into ``image``, both RGB. No pixel outside the face's square changes."""
     corners = [to_face.inverse(complex(x, y)) for x in (0, face.width) for y in (0, face.height)]
     left, top = (max(math.floor(min(side)), 0) for side in ([z.real for z in corners], [z.imag for z in corners]))
     right = min(math.ceil(max(z.real for z in corners)), image.width)
@@ -138,7 +138,9 @@ def lay_back(image: Image.Image, face: Image.Image, to_face: Similarity) -> Imag
 
 
 def _warped(band: Image.Image, step: int, back: Similarity, size: tuple[int, int], fill: int) -> NDArray[np.float32]:
-    """A band made ``step`` times smaller and seen through ``back``. In float: Pillow cuts bytes off, it rounds none."""
+    """Warp one channel, reduced by ``step``, with ``back``. In float, since Pillow truncates bytes instead of
+    rounding.
+    """
     levels = band.convert("F")
     smaller = levels.reduce(step) if step > 1 else levels
     moved = smaller.transform(size, Transform.AFFINE, back.coefficients, Resampling.BILINEAR, fillcolor=fill)
@@ -150,7 +152,8 @@ def _picture(levels: NDArray[np.float32]) -> Image.Image:
 
 
 def _coarser(factor: float) -> int:
-    """
+    """The largest power of two that is not above a scale, at least 1.
+
     >>> _coarser(0.3), _coarser(3.9), _coarser(4.1)
     (1, 2, 4)
     """
@@ -158,7 +161,7 @@ def _coarser(factor: float) -> int:
 
 
 def soft_square(size: int) -> Image.Image:
-    """255 in the middle, falling to 0 over the edge like a cosine."""
+    """A blending mask: 255 in the middle, falling to 0 at the edge along a cosine."""
     from_side = np.minimum(np.arange(size), np.arange(size)[::-1]) / (EDGE * size)
     ramp = (1 - np.cos(np.pi * np.minimum(from_side, 1))) / 2
     return Image.fromarray((255 * np.outer(ramp, ramp)).astype(np.float32))
@@ -170,7 +173,7 @@ def soft_square(size: int) -> Image.Image:
 def restore_each(
     image: Image.Image, faces: Sequence[Points], draw: Callable[[Image.Image], Image.Image], size: int
 ) -> Image.Image:
-    """``image`` with each of ``faces`` as ``draw`` makes it of its own picture; without faces the very same picture."""
+    """``image`` with each of ``faces`` replaced by ``draw`` of its crop; without faces the same object."""
     if not faces:
         return image
     result = image.convert("RGB")
@@ -183,7 +186,7 @@ def restore_each(
 
 
 class FaceNetworks:
-    """The detector, and the restorer used last. ``device`` is asked when the first is loaded."""
+    """Caches the detector and the restorer used last. ``device`` is called when the first is loaded."""
 
     def __init__(self, device: Callable[[], Device]):
         self._device = device
@@ -191,7 +194,7 @@ class FaceNetworks:
         self._restorer: tuple[tuple[Path, int], GFPGAN | CodeFormer, Device] | None = None
 
     def restore(self, detector: Path, restorer: Path, image: Image.Image, weight: float) -> Image.Image:
-        """The faces that the network in one file finds, drawn by the network in the other, both in float32."""
+        """Restore the faces found by the network in one file with the network in the other, both in float32."""
         faces = self._faces(detector, image)
         if not faces:
             return image
@@ -235,7 +238,7 @@ class FaceNetworks:
 
 
 def _looked_at(size: tuple[int, int]) -> tuple[int, int]:
-    """The shorter side at 640 pixels, but the longer not beyond four times that."""
+    """The image scaled for detection: shorter side 640 pixels, but the longer one at most four times that."""
     factor = min(LOOKED_AT / min(size), 4 * LOOKED_AT / max(size))
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
@@ -245,14 +248,14 @@ def _stamp(path: Path) -> tuple[Path, int]:
 
 
 def _tensor(image: Image.Image) -> Tensor:
-    """(1, 3, h, w), 0 to 255."""
+    """The image as a tensor (1, 3, h, w), 0 to 255."""
     import torch
 
     return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()[None]
 
 
 def _drawn(network: GFPGAN | CodeFormer, device: Device, face: Image.Image, weight: float) -> Image.Image:
-    """One face through the network; GFPGAN knows no weight."""
+    """Run one face through the network; GFPGAN takes no weight."""
     import torch
 
     from modules.nn.codeformer import CodeFormer
@@ -269,16 +272,16 @@ def _drawn(network: GFPGAN | CodeFormer, device: Device, face: Image.Image, weig
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file by its usual name, and the folders of the models folder in which people keep it."""
+    """A model file by its usual name, and the folders in which people keep it."""
 
     role: str
     name: str
     folders: tuple[str, ...]
     start: str
-    """Other versions' names begin with this, in small letters."""
+    """Lower-case prefix of other versions' names."""
 
     def find(self, models_dir: Path) -> Path | None:
-        """The file of the usual name, else the one whose name comes last; None if there is none."""
+        """The file with the usual name, else the matching one whose name sorts last; None if there is none."""
         names = {folder.casefold() for folder in self.folders}
         folders = [folder for folder in folders_in(models_dir) if folder.name.casefold() in names]
         files = [file.path for folder in folders for file in list_models(folder, (".safetensors", *PICKLES))]
@@ -303,7 +306,7 @@ RESTORERS = {
 
 @dataclass(frozen=True)
 class FileRestorer:
-    """The networks in two files as a `FaceRestorer`."""
+    """The `FaceRestorer` of two network files."""
 
     detector: Path
     restorer: Path
@@ -314,7 +317,7 @@ class FileRestorer:
 
 
 def file_restorers(models_dir: Path, networks: FaceNetworks) -> tuple[list[FaceRestorerSpec], dict[str, str]]:
-    """Those whose files are there; and, of the others by name, which file is missing in which folder."""
+    """The face restorers whose files are present; and for each other one, which file is missing in which folder."""
     there, absent = [], {}
     detector = DETECTOR.find(models_dir)
     for name, wanted in RESTORERS.items():

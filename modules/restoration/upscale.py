@@ -1,4 +1,4 @@
-"""Upscalers: functions that make a picture larger, and the files of networks that do.
+"""Upscalers: functions that enlarge an image, and networks in files that do.
 
 A name in the `Host`'s table stands for one turn of enlarging; `upscale` repeats it as A1111 does. No torch here: the
 server lists the files' names, the worker alone loads the networks.
@@ -39,38 +39,38 @@ A1111_NAMES = {
     "DAT_x3": "DAT x3",
     "DAT_x4": "DAT x4",
 }
-"""What A1111 calls the files that it knows by name; all others have their own."""
+"""A1111's display names of files that it knows; all others go by their file names."""
 TURNS = 3
 MAX_RESULT = 4 * MAX_PIXELS
 
 
 @dataclass(frozen=True)
 class Work:
-    """How to go about it, and who wants to hear of it."""
+    """Progress callback, cancel test and tile sizes of an upscaling job."""
 
     tile_size: int = 192
-    """Side in pixels of what a network is shown at once; 0: the whole picture."""
+    """Tile size in pixels for a network; 0: the whole image."""
     tile_overlap: int = 8
     on_tile: Callable[[int, int], object] = lambda _done, _tiles: None
-    """Told after each tile: how many are done, and how many this turn has."""
+    """Called after each tile with the number of finished tiles and of all tiles in this step."""
     cancelled: Callable[[], bool] = lambda: False
 
     def tell(self, done: int, tiles: int) -> None:
-        """Raises `Cancelled` where that was asked for."""
+        """Report progress; raises `Cancelled` if that was requested."""
         if self.cancelled():
             raise Cancelled
         self.on_tile(done, tiles)
 
 
 class Upscaler(Protocol):
-    """One turn: ``image`` larger, ideally ``scale`` times; a network has a factor of its own."""
+    """One upscaling step: ``image`` larger, ideally by ``scale``; a network has a fixed factor."""
 
     def __call__(self, image: Image.Image, scale: float, work: Work, /) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
 class UpscalerSpec:
-    """An upscaler with its name."""
+    """An upscaler as registered."""
 
     name: str
     enlarge: Upscaler
@@ -80,7 +80,7 @@ class UpscalerSpec:
 
 
 def upscale(spec: UpscalerSpec, image: Image.Image, scale: float, work: Work = Work()) -> Image.Image:
-    """``image`` times ``scale``, both sides rounded down to multiples of 8, as A1111 has it.
+    """``image`` enlarged by ``scale``, both sides rounded down to multiples of 8, as A1111 does.
 
     Up to three turns, until both sides are reached or nothing grows any more, then Lanczos to the exact size. At scale
     1 a network has one turn. Transparency is enlarged by Lanczos.
@@ -102,7 +102,8 @@ def upscale(spec: UpscalerSpec, image: Image.Image, scale: float, work: Work = W
 
 
 def target_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """
+    """The size after scaling, rounded down to multiples of 8.
+
     >>> target_size((33, 47), 2.3)
     (72, 104)
     """
@@ -144,14 +145,14 @@ BUILTIN = (UpscalerSpec("None", same), UpscalerSpec("Lanczos", lanczos), Upscale
 
 
 class Networks:
-    """The network used last, kept for the next picture. ``device`` is asked when the first is loaded."""
+    """Caches the network used last. ``device`` is called when the first is loaded."""
 
     def __init__(self, device: Callable[[], Device]):
         self._device = device
         self._kept: tuple[tuple[Path, int], nn.Module, Device] | None = None
 
     def enlarge(self, path: Path, image: Image.Image, work: Work) -> Image.Image:
-        """One turn of the network in ``path``, tile by tile, in float32."""
+        """One pass through the network in ``path``, tile by tile, in float32."""
         network, device = self._load(path)
         scale = int(getattr(network, "scale"))  # noqa: B009 - nn.Module types its attributes as tensors
         return in_tiles(image, scale, lambda tile: _run(network, device, tile), work)
@@ -168,7 +169,7 @@ class Networks:
 
 
 def _run(network: nn.Module, device: Device, tile: Image.Image) -> Image.Image:
-    """A tile through the network; levels are rounded."""
+    """Run one tile through the network; levels are rounded."""
     import torch
 
     with torch.no_grad():
@@ -179,7 +180,7 @@ def _run(network: nn.Module, device: Device, tile: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class FileUpscaler:
-    """The network in a file as an `Upscaler`."""
+    """The `Upscaler` of a network file."""
 
     path: Path
     networks: Networks
@@ -189,7 +190,7 @@ class FileUpscaler:
 
 
 def file_upscalers(models_dir: Path, networks: Networks) -> Iterator[UpscalerSpec]:
-    """One for each network file in the upscalers' folders; of two with one name the second says its folder."""
+    """One upscaler for each network file in the upscaler folders; duplicates of a name are listed with their folder."""
     taken = {spec.name.casefold() for spec in BUILTIN}
     for folder in FOLDERS:
         for file in list_models(models_dir / folder, (".safetensors", *PICKLES)):
@@ -206,7 +207,7 @@ def file_upscalers(models_dir: Path, networks: Networks) -> Iterator[UpscalerSpe
 def in_tiles(
     image: Image.Image, scale: int, enlarge: Callable[[Image.Image], Image.Image], work: Work = Work()
 ) -> Image.Image:
-    """``image`` through ``enlarge`` piece by piece, the pieces laid beside each other as `tiles.Grid` has it."""
+    """Run ``image`` through ``enlarge`` tile by tile and join the results with `tiles.Grid`."""
     if 0 < work.tile_size <= work.tile_overlap:
         raise UserError("tiles must be larger than their overlap", hint="choose larger tiles", field="tile_size")
     tile = min(work.tile_size or image.width, image.width), min(work.tile_size or image.height, image.height)

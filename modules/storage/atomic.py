@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Atomic file writes: a file is there whole or not at all, even after a crash. Also locks between processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_ASIDE = 100
 
 
 def write(path: Path, data: bytes) -> str:
-    """Put ``data`` at ``path``, in the place of what was there. Raises `OSError`, and then nothing has changed.
+    """Write ``data`` to ``path``, replacing the file atomically. Raises `OSError`, and then nothing has changed.
 
     What comes back is that of `confirmed`: the file is there in any case.
     """
@@ -38,14 +38,14 @@ def write(path: Path, data: bytes) -> str:
 
 
 def commit(file: BinaryIO, data: bytes) -> None:
-    """Write ``data`` and wait until it is on the disk."""
+    """Write ``data`` and wait until it is on disk (fsync)."""
     file.write(data)
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in ``folder`` are on the disk."""
+    """Wait until the directory entries of ``folder`` are on disk."""
     if sys.platform == "win32":
         return  # folders cannot be opened there, and renames are written through
     descriptor = os.open(folder, os.O_RDONLY)
@@ -56,7 +56,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def confirmed(folder: Path) -> str:
-    """After a rename in ``folder``: "" once it is on the disk, or why only the running system knows of it yet."""
+    """After a rename in ``folder``: "" once it is on disk, or why it might not survive a power failure."""
     try:
         sync_folder(folder)
     except OSError as error:
@@ -66,7 +66,7 @@ def confirmed(folder: Path) -> str:
 
 
 def discard(part: Path) -> None:
-    """Delete what was not finished, in the wake of an error that is told; what stays is swept at the next start."""
+    """Delete an unfinished file after an error that is reported anyway; what remains is swept at the next start."""
     try:
         part.unlink(missing_ok=True)
     except OSError as error:
@@ -74,7 +74,7 @@ def discard(part: Path) -> None:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a file whose content was read and is bad to a free name ending in ``.bad``; None where that fails.
+    """Rename a file with bad content to a free name ending in ``.bad``; None if that fails.
 
     A file that could not be read is not bad: leave it where it is.
     """
@@ -89,7 +89,7 @@ def set_aside(path: Path) -> Path | None:
 
 
 def way_out(error: OSError, otherwise: str = "make its folder writable") -> str:
-    """What a person can do about a disk that refuses."""
+    """A hint on what a user can do about a disk error."""
     if error.errno in FULL:
         return "free some space and try again"
     if error.errno in BUSY:
@@ -101,7 +101,7 @@ def way_out(error: OSError, otherwise: str = "make its folder writable") -> str:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """One process at a time, and one thread: for whoever reads ``path``, changes what it holds, and writes it.
+    """Hold a lock, across processes and threads, for reading ``path``, changing its content and writing it back.
 
     The lock is a file beside it, because ``path`` itself is replaced. Where a disk knows no locks, nobody waits.
     """
@@ -119,7 +119,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make ``folder`` and its parents, names on the disk."""
+    """Create ``folder`` and its parents, with their names synced to disk."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in reversed(missing):
@@ -127,7 +127,7 @@ def make_folder(folder: Path) -> None:
 
 
 def claim(path: Path) -> BinaryIO | None:
-    """A new file at ``path``, locked as long as it is open; None if somebody has it."""
+    """Create a new file at ``path`` and keep it locked while it is open; None if another writer has it."""
     try:
         file = path.open("xb")
     except FileExistsError:
@@ -144,7 +144,7 @@ def claim(path: Path) -> BinaryIO | None:
 
 
 def finish(file: BinaryIO, data: bytes, path: Path) -> str:
-    """Fill a claimed file and give it its name; what comes back is that of `confirmed`.
+    """Fill a claimed file and give it its final name; returns what `confirmed` returns.
 
     If this raises, ``path`` is not there and the caller deletes the claimed file.
     """
@@ -156,7 +156,7 @@ def finish(file: BinaryIO, data: bytes, path: Path) -> str:
 
 
 def lock(file: BinaryIO) -> bool:
-    """Take the file's lock; False if another process has it. The lock ends with the process."""
+    """Lock the file; False if another process has the lock. It ends with the process."""
     if sys.platform == "win32":
         return True  # an open file cannot be deleted there, which protects it as well
     import fcntl
@@ -176,7 +176,9 @@ def _still_at(path: Path, file: BinaryIO) -> bool:
 
 
 def sweep(folder: Path) -> int:
-    """Delete the parts below ``folder`` whose writers are dead, and say how many. What cannot be read is left alone."""
+    """Delete the unfinished files below ``folder`` whose writers are dead, and return their number. Unreadable ones are
+    left alone.
+    """
     swept = 0
     for root, _, names in os.walk(folder):
         for part in (Path(root, name) for name in names if name.endswith(PART)):

@@ -1,4 +1,4 @@
-"""A SQLite file: opened, brought up to date, and used one transaction at a time."""
+"""A SQLite database file: opened, migrated, and used in transactions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of what happens within, or nothing."""
+        """Run the block as one transaction: all of it takes effect, or nothing."""
         with self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -55,7 +55,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """For queries alone: it does not wait for another process that writes."""
+        """Run queries only: does not wait for another process that writes."""
         with self._lock:
             try:
                 yield self._db
@@ -69,7 +69,7 @@ class Database:
             self._db.close()
 
     def _roll_back(self) -> None:
-        """SQLite has done it by itself where the disk was full or failed; what went wrong first is what is told."""
+        """Roll back, unless SQLite did so itself (disk full or failed), so that the first error is the one reported."""
         if self._db.in_transaction:
             try:
                 self._db.execute("ROLLBACK")
@@ -86,7 +86,7 @@ class Database:
         return OutputError(f"{self.what} does not answer: {error}", hint=hint)
 
     def _open(self, migrations: Sequence[str]) -> sqlite3.Connection:
-        """``PRAGMA user_version`` counts the migrations that a file has."""
+        """Open the file and apply its missing migrations; ``PRAGMA user_version`` counts those it has."""
         db = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode = WAL")
@@ -106,7 +106,7 @@ class Database:
 
 
 def _unheard(error: OverflowError | UnicodeEncodeError) -> UserError:
-    """What SQLite cannot be asked: integers of more than 64 bits, texts with half a character (a lone surrogate)."""
+    """The error for a value that SQLite cannot store: an integer of more than 64 bits, a text with a lone surrogate."""
     if isinstance(error, OverflowError):
         return UserError("a number is larger than any that is kept here", hint="use a smaller one")
     return UserError("a text holds half a character, which cannot be kept", hint="type it anew")

@@ -23,10 +23,7 @@ from modules.training.render.captions import caption
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import PLACES, SIZES, TINTS, Mix, Scene, draw_scene
 from modules.training.render.styles import STYLES
-from modules.training.words import weighted_ids
-
-SHORT = 32
-"""Tokens that training reads of a caption: none is longer, and attention is causal."""
+from modules.training.words import SHORT, weighted_ids
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "background": (*BACKGROUNDS, "gradient"),
@@ -88,7 +85,7 @@ class CaptionLoss:
         self.reader, self.mix, self.batch, self.seed = reader, mix, batch, seed
 
     def __call__(self, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        start = int(torch.randint(2**40, (), generator=generator))
+        start = int(torch.randint(2**40, (), generator=generator, device=generator.device))
         scenes = [draw_scene(self.seed, start + i, self.mix) for i in range(self.batch)]
         texts = [caption(scene, Random(start + i)) for i, scene in enumerate(scenes)]
         ids = weighted_ids(texts)[0][:, :SHORT].to(loop.device())

@@ -20,7 +20,11 @@ class Data:
     seed: int = 1
     pictures: int = 40_000
     encoded: int = 40_000
-    side: int = 128
+    side: int = 256
+    captions: int = 6
+    """Of each picture; they are put into tokens once."""
+    unknown: float = 0.15
+    """Share of captions that are interrupted by runs of words that no caption uses."""
     mix: Mix = field(default_factory=Mix)
 
 
@@ -29,16 +33,20 @@ class Run:
     """How one stage learns. ``steps`` optimizer steps of ``batch`` samples in each process."""
 
     steps: int = 1000
+    minutes: float = 0.0
+    """Where it is not 0, the clock ends the run and not ``steps``; a resumed run has so long for what is left of it."""
     batch: int = 16
     rate: float = 1e-3
     warmup: int = 100
     final: float = 0.05
     """The learning rate falls along a cosine to this fraction of ``rate``, ..."""
     decay: float = 1.0
-    """... over this last part of the steps."""
+    """... over this last part of the run."""
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     clip: float = 1.0
+    compile_seconds: float = 0.0
+    """How long compiling the network may take; 0 leaves it as it is."""
     ema: float = 0.999
     seed: int = 0
     save_minutes: float = 4.0
@@ -47,8 +55,9 @@ class Run:
 @dataclass(frozen=True)
 class AutoencoderRun:
     run: Run = field(default_factory=Run)
-    crop: int = 64
     kl: float = 3e-5
+    encoder_rate: float = 1.0
+    """The encoder's learning rate, as a part of the decoder's."""
     decoder_only: bool = False
 
 
@@ -56,10 +65,13 @@ class AutoencoderRun:
 class DiffusionRun:
     run: Run = field(default_factory=Run)
     schedule: str = "scaled_linear"
-    prediction: str = "eps"
+    prediction: str = "v"
     min_snr: float = 5.0
     """Gamma of the loss weighting; 0 is the simple loss."""
-    caption_dropout: float = 0.1
+    caption_dropout: float = 0.07
+    """Share of samples without a caption, ..."""
+    unknown_only: float = 0.03
+    """... and of those whose caption is nothing but unknown words."""
 
 
 @dataclass(frozen=True)

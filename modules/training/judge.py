@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.training import loop
-from modules.training.autoencoder import to_network
 from modules.training.captions import QUESTIONS, answers
 from modules.training.config import Config, Data
 from modules.training.render import cache
+from modules.training.render.cache import Pictures, to_network
 from modules.training.render.compose import Pixels
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import Mix, Scene, draw_scene
@@ -141,30 +141,32 @@ class JudgeLoss:
     """Cross-entropy of every question on shifted, noisy and blurred pictures: soft ones must not put it off."""
 
     def __init__(self, judge: nn.Module, pixels: Pixels, targets: Targets, batch: int):
-        self.judge, self.pixels, self.targets, self.batch = judge, pixels, targets, batch
+        device = loop.device()
+        self.judge, self.pictures, self.batch = judge, Pictures(pixels, device), batch
+        self.answers = {q: answer.to(device) for q, answer in targets.answers.items()}
 
     def __call__(self, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        rows = torch.randint(len(self.pixels), (self.batch,), generator=generator)
-        x = roughened(to_network(torch.from_numpy(self.pixels[rows.numpy()])), generator)
-        x = x.contiguous(memory_format=torch.channels_last).to(loop.device())
+        rows = torch.randint(len(self.pictures), (self.batch,), generator=generator, device=generator.device)
+        x = roughened(self.pictures.take(rows), generator).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16):
             said = self.judge(x)
         losses = {
-            q: F.cross_entropy(
-                said[q].float().flatten(0, -2), answer[rows].flatten().to(x.device), label_smoothing=0.02
-            )
-            for q, answer in self.targets.answers.items()
+            q: F.cross_entropy(said[q].float().flatten(0, -2), answer[rows].flatten(), label_smoothing=0.02)
+            for q, answer in self.answers.items()
         }
         return {"loss": torch.stack(list(losses.values())).sum(), "concept": losses["concept"].detach()}
 
 
 def roughened(x: Tensor, generator: torch.Generator) -> Tensor:
     """Shift by up to 4 pixels; a third of the time soften; add noise of up to 0.1."""
-    dy, dx = (int(v) for v in torch.randint(-4, 5, (2,), generator=generator))
+    device = generator.device
+    dy, dx = (int(v) for v in torch.randint(-4, 5, (2,), generator=generator, device=device))
     x = F.pad(x, (4, 4, 4, 4), mode="replicate")[..., 4 + dy : x.shape[-2] + 4 + dy, 4 + dx : x.shape[-1] + 4 + dx]
-    if torch.rand((), generator=generator) < 1 / 3:
+    soften, strength = torch.rand(2, generator=generator, device=device).tolist()
+    if soften < 1 / 3:
         x = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-    return x + 0.1 * torch.rand((), generator=generator) * torch.randn(x.shape, generator=generator)
+    noise = torch.randn(x.shape, generator=generator, device=device)
+    return x + 0.1 * float(strength) * noise
 
 
 @torch.inference_mode()

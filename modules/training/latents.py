@@ -15,7 +15,7 @@ from modules.training.progress import Progress
 from modules.training.render import cache
 from modules.training.render.compose import Pixels
 
-BATCH = 32
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,11 @@ class Latents:
     def draw(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Samples of the posteriors of ``rows``, scaled."""
         mean, deviation = self.mean[rows].float(), self.deviation[rows].float()
-        return (mean + deviation * torch.randn(mean.shape, generator=generator)) * self.scale_factor
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        return (mean + deviation * noise) * self.scale_factor
+
+    def to(self, device: torch.device) -> Latents:
+        return Latents(self.mean.to(device), self.deviation.to(device), self.scale_factor)
 
 
 @torch.inference_mode()
@@ -37,7 +41,7 @@ def encode(vae: VAE, pixels: Pixels, name: str = "latents") -> Latents:
     means, deviations = [], []
     progress = Progress(name, len(pixels))
     for start in range(0, len(pixels), BATCH):
-        x = autoencoder.to_network(torch.from_numpy(pixels[start : start + BATCH].copy())).to(loop.device())
+        x = cache.to_network(torch.from_numpy(pixels[start : start + BATCH].copy())).to(loop.device())
         with torch.autocast(x.device.type, torch.bfloat16):
             mean, logvar = vae.encode(x)
         means.append(mean.half().cpu())

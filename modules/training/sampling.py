@@ -52,8 +52,8 @@ class Painter:
 
     @torch.inference_mode()
     def paint(
-        self, texts: Sequence[str], seeds: Sequence[int], side: int = 128, steps: int = 20, cfg_scale: float = 5.0,
-        negative: str = "", batch: int = 25,
+        self, texts: Sequence[str], seeds: Sequence[int], side: int = 256, steps: int = 20, cfg_scale: float = 5.0,
+        negative: str = "", batch: int = 16,
     ) -> Tensor:  # fmt: skip
         """uint8 (n, side, side, 3), one picture for each text and seed."""
         parts = []

@@ -17,6 +17,7 @@ from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.imaging.masks import outpainted
 from modules.params.generation import GenerationParams, Hires, Init, Mask, SoftInpainting, TiledUpscale
+from modules.training.render.captions import EXAMPLES
 from modules.training.render.compose import picture
 from modules.training.render.concepts import CONCEPTS, INDEX
 from modules.training.render.scenes import Scene, Thing
@@ -34,21 +35,6 @@ class Row:
     requests: tuple[GenerationParams, ...]
 
 
-EXAMPLES = (
-    "a fox in the snow",
-    "a pineapple on a purple background",
-    "a blue elephant on a yellow background",
-    "an octopus underwater",
-    "a snowman at night",
-    "a castle at sunset",
-    "a rocket in space",
-    "a sailboat on a beach",
-    "a penguin on a blue background, pixel art",
-    "a horse in a meadow, watercolor",
-    "three strawberries on a white background",
-    "a cat to the left of a dog on a green background",
-)
-"""The prompts of the model card, each with seed 1."""
 BOTH = "an apple to the left of {} on a green background"
 """Where a half is painted anew: guidance towards a prompt that leaves out the other half mottles the background."""
 
@@ -80,10 +66,7 @@ def features(side: int) -> Mapping[str, list[Row]]:
     large = base(side).changed(width=2 * side, height=2 * side)
     return {
         "prompt-editing": [_editing(start) for start in starts],
-        "weights": [
-            *(_weights(start, "a (cat:{}) on a red background, dog") for start in starts),
-            _weights(starts[0], "a (blue:{}) cat on a yellow background"),
-        ],
+        "weights": [_weights(start, "a (cat:{}) on a red background, dog") for start in starts],
         "negative-prompt": [_negative(start) for start in starts],
         "cfg-scale": [_scales(start) for start in starts],
         "styles": [_styles(start) for start in starts],

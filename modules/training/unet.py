@@ -1,4 +1,4 @@
-"""The diffusion model's training: a UNet that finds the noise in a latent, with the caption's help.
+"""The diffusion model's training: a UNet that tells picture and noise of a latent apart, with the caption's help.
 
 Ho et al. (2020), arXiv:2006.11239, algorithm 1; conditioning as in Rombach et al. (2022), arXiv:2112.10752, sec. 3.3;
 captions left out now and then for classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from random import Random
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +15,11 @@ from torch import Tensor, nn
 from modules.nn.clip import CLIPText
 from modules.nn.unet import ResBlock, SpatialTransformer, UNet
 from modules.training import captions, diffusion, loop, start
-from modules.training.config import Config
+from modules.training.config import Config, DiffusionRun
 from modules.training.latents import Latents, read
 from modules.training.render import cache
-from modules.training.render.captions import caption
-from modules.training.render.scenes import Scene
-from modules.training.words import weighted_ids
+from modules.training.render.cache import Captions
+from modules.training.words import SHORT, nothing_known
 
 
 class TextToLatent(nn.Module):
@@ -67,33 +65,37 @@ def new(config: Config, pretrained_text: Path | None = None) -> TextToLatent:
 
 
 class DiffusionLoss:
-    """One step of algorithm 1: draw latents, captions, timesteps and noise; ask for the noise."""
+    """One step of algorithm 1: draw latents, captions, timesteps and noise where the network is; ask for v or noise."""
 
-    def __init__(self, model: nn.Module, config: Config, latents: Latents, scenes: list[Scene]):
-        self.model, self.config, self.latents = model, config.diffusion, latents
-        self.scenes = scenes
-        self.process = diffusion.Process(config.diffusion.schedule, config.diffusion.prediction)
+    def __init__(self, network: nn.Module, settings: DiffusionRun, latents: Latents, captions: Captions):
+        self.network, self.settings, self.latents, self.captions = network, settings, latents, captions
+        self.process = diffusion.Process(settings.schedule, settings.prediction)
+        device = latents.mean.device
+        self._empty = nothing_known(0).to(device)
+        self._unknown = torch.cat([nothing_known(count) for count in range(1, 17)]).to(device)
 
-    def _captions(self, rows: Tensor, generator: torch.Generator) -> list[str]:
-        """A fresh caption for each of ``rows``, or none at all."""
-        start = int(torch.randint(2**40, (), generator=generator))
-        dropped = torch.rand(len(rows), generator=generator) < self.config.caption_dropout
-        return [
-            "" if drop else caption(self.scenes[row], Random(start + i))
-            for i, (row, drop) in enumerate(zip(rows.tolist(), dropped.tolist(), strict=True))
-        ]
+    def texts(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One of each row's captions as (b, 77) ids and weights; for some none, or one that only unknown words make."""
+        count, device = len(rows), rows.device
+        which = torch.randint(self.captions.ids.shape[1], (count,), generator=generator, device=device)
+        ids, weights = self.captions.of(rows, which)
+        u = torch.rand(count, 1, generator=generator, device=device)
+        lengths = torch.randint(len(self._unknown), (count,), generator=generator, device=device)
+        unknown, without = self.settings.unknown_only, self.settings.caption_dropout
+        ids = torch.where(u < unknown + without, torch.where(u < unknown, self._unknown[lengths], self._empty), ids)
+        return ids, torch.where(u < unknown + without, torch.ones_like(weights), weights)
 
     def __call__(self, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
-        device, batch = loop.device(), self.config.run.batch
-        rows = torch.randint(len(self.scenes), (batch,), generator=generator)
-        x0 = self.latents.draw(rows, generator).to(device).contiguous(memory_format=torch.channels_last)
-        ids, weights = (part.to(device) for part in weighted_ids(self._captions(rows, generator)))
-        noise = torch.randn(x0.shape, generator=generator).to(device)
-        t = diffusion.stratified(batch, generator).to(device)
-        x = self.process.noised(x0, noise, t)
+        device, batch = generator.device, self.settings.run.batch
+        rows = torch.randint(len(self.latents.mean), (batch,), generator=generator, device=device)
+        x0 = self.latents.draw(rows, generator)
+        ids, weights = self.texts(rows, generator)
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+        t = diffusion.stratified(batch, generator)
+        x = self.process.noised(x0, noise, t).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, torch.bfloat16):
-            said = self.model(x, t, ids, weights)
-        return {"loss": diffusion.loss(self.process, said.float(), x0, noise, t, self.config.min_snr)}
+            said = self.network(x, t, ids, weights)
+        return {"loss": diffusion.loss(self.process, said.float(), x0, noise, t, self.settings.min_snr)}
 
 
 def train(config: Config, folder: Path) -> None:
@@ -103,7 +105,21 @@ def train(config: Config, folder: Path) -> None:
         start.begin(config.start, folder, unet=model.unet, text=model.text)
     else:
         model = new(config, folder / "text.pt")
-    trainer = loop.Trainer(model, config.diffusion.run, folder / "unet.pt")
-    latents = read(folder)
-    scenes = [cache.scene(config.data, i) for i in range(len(latents.mean))]
-    trainer.train(DiffusionLoss(loop.norms_in_float32(model), config, latents, scenes))
+    run, device = config.diffusion.run, loop.device()
+    trainer = loop.Trainer(model, run, folder / "unet.pt")
+    captions = cache.read_captions(folder / "captions.npy").to(device)
+    loss = DiffusionLoss(loop.norms_in_float32(model), config.diffusion, read(folder).to(device), captions)
+    loop.compile_network(loss, run)
+    trainer.train(loss)
+    if not trainer.rank:
+        print(f"{trainer.step} steps of {run.batch} samples, {trainer.skipped} skipped")
+
+
+def compile_once(config: Config) -> None:
+    """Compile what `train` will, on noise. Nothing stays but the compiler's own files, with which it is quick there."""
+    model, side, device = new(config), config.data.side // 8, loop.device()
+    latents = Latents(torch.zeros(1, 4, side, side), torch.ones(1, 4, side, side), 1.0)
+    captions = Captions(nothing_known(1)[:, None, :SHORT].int(), torch.full((1, 1, SHORT), 10, dtype=torch.uint8))
+    network = loop.norms_in_float32(model)
+    loss = DiffusionLoss(network, config.diffusion, latents.to(device), captions.to(device))
+    loop.compile_network(loss, config.diffusion.run)

@@ -155,7 +155,7 @@ def test_a_second_pass_tells_sdxl_the_size_before_the_crop(host: Host) -> None:
     assert batch.hires_batch.shown_size == (128, 128)
 
 
-# --------------------------------------------------------------------------------------------------------------- texts
+# ---------------------------------------------------------------------------------------------------------------- texts
 
 
 def test_sdxl_joins_both_encoders_and_takes_the_pooled_state_of_the_first_chunk(sdxl: LatentDiffusion) -> None:

@@ -1,4 +1,4 @@
-"""A picture to paint on: the canvas of a tab, its words and tools, and what its value says to a handler.
+"""The drawing canvas: its HTML, and its value as read by handlers.
 
 The canvas is HTML of our own and `assets/canvas.js`. Its value is JSON in a hidden field, ``{"picture": {"path": path},
 "strokes": {"path": path}, "mode": mode}``, where both are uploads; handlers read it with `Painting.read`, to which
@@ -26,7 +26,7 @@ from webui.security.guard import MAX_BODY
 
 MASK, COLOURS, VIEW = "mask", "colours", "view"
 ROOM = 4096
-"""Bytes of an upload's body that are not the file's own."""
+"""Bytes of an upload's body besides the file itself."""
 LOADED = "document.dispatchEvent(new CustomEvent('reprise:canvas', { detail: element }))"
 SENT = (
     "(value) => {{ document.dispatchEvent(new CustomEvent('reprise:sent', {{ detail: {{ tab: '{tab}', value }} }})) }}"
@@ -61,8 +61,9 @@ ICONS = {
 
 
 class Canvas:
-    """A canvas of a tab. ``field`` is its value on the page: an input of handlers, and an output of those that send a
-    picture there (`send.shown`)."""
+    """The canvas of a tab. ``field`` holds its value: an input of handlers, and an output of those that send an
+    image there (`send.shown`).
+    """
 
     def __init__(self, tab: str, *modes: str):
         self.tab = tab
@@ -71,26 +72,27 @@ class Canvas:
         self.field.change(None, self.field, js=SENT.format(tab=tab), **QUIET)
 
     def settled(self, inputs: Sequence[Any]) -> str:
-        """The ``js`` of an event whose ``inputs`` have the field among them: it then holds all that is painted."""
+        """The ``js`` of an event that reads the field in ``inputs``: it waits until all strokes are uploaded."""
         index = next(number for number, component in enumerate(inputs) if component is self.field)
         return SETTLED.format(tab=self.tab, index=index)
 
 
 @dataclass(frozen=True)
 class Painting:
-    """What a canvas holds, as far as this visitor uploaded it. ``strokes`` are as large as ``picture``."""
+    """The content of a canvas, from files that this visitor uploaded. ``strokes`` has the size of ``picture``."""
 
     path: Path
     picture: Image.Image
     """RGB or RGBA, upright."""
     strokes: Image.Image | None
-    """Of `MASK` white what is masked, RGB; of the others strokes in their colours, RGBA."""
+    """RGBA, or RGB in mode `MASK`: there, white is masked."""
     mode: str
 
     @classmethod
     def read(cls, value: Any, find: Callable[[Any], Path | None]) -> Painting:
-        """From a field's value, whose files ``find`` knows; raises `UserError` where there is no picture, `ImageError`
-        where it is none."""
+        """Read a field's value, whose files ``find`` looks up; raises `UserError` if there is no image, `ImageError`
+        if it is invalid.
+        """
         said = _said(value)
         if isinstance(problem := said.get("problem"), str):
             raise UserError(problem, hint="try again", field="init.image")
@@ -108,13 +110,13 @@ class Painting:
         return cls(path, picture, strokes, str(said.get("mode")))
 
     def start(self) -> Image.Image:
-        """The picture with the strokes that belong to it."""
+        """The init image: the picture with the strokes that belong to it."""
         if self.strokes is None or self.mode != COLOURS:
             return self.picture
         return sketched(self.picture, self.strokes)
 
     def inpainted(self, blur: float) -> tuple[Image.Image, Image.Image]:
-        """Start picture and mask; raises `UserError` where nothing is painted. ``blur``: the mask's, in pixels."""
+        """Init image and mask; raises `UserError` if nothing is painted. ``blur``: the mask's, in pixels."""
         if self.strokes is None:
             raise UserError("nothing is masked", hint="paint over what should change", field="init.mask.image")
         if self.mode == COLOURS:
@@ -123,7 +125,7 @@ class Painting:
 
 
 def chosen(value: Any, find: Callable[[Any], Path | None]) -> Path | None:
-    """The file of the picture on a canvas, if there is one that was uploaded."""
+    """The file of the image on a canvas, if one was uploaded."""
     return find(_said(value).get("picture"))
 
 
@@ -136,7 +138,9 @@ def _said(value: Any) -> Mapping[str, Any]:
 
 
 def canvas_html(tab: str, modes: tuple[str, ...]) -> str:
-    """The canvas of a tab and its tools. What belongs to one mode has it in ``data-of``; the style sheet shows it."""
+    """The HTML of a tab's canvas and its tools. Tools of one mode have it in ``data-of``; the style sheet shows
+    them.
+    """
     words = json.dumps(_words())
     facts = f'data-tab="{escape(tab)}" data-mode="{modes[0]}" data-max-bytes="{MAX_BODY - ROOM}"'
     return (
@@ -160,7 +164,7 @@ def canvas_html(tab: str, modes: tuple[str, ...]) -> str:
 
 
 def _words() -> dict[str, str]:
-    """What the script says."""
+    """The texts that the script displays."""
     return {
         "type": t("PNG, JPEG, WebP, AVIF, GIF and BMP are accepted"),
         "large": t("this file is larger than 32 MB; make it smaller first"),

@@ -1,4 +1,4 @@
-"""What stands above the tabs and holds for all that make images: the checkpoint, quick settings, the model card."""
+"""The header above the tabs: checkpoint, quick settings, refresh, model card."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from webui.services import Services
 logger = logging.getLogger(__name__)
 
 CARD_SAYS = "() => document.dispatchEvent(new CustomEvent('reprise:card'))"
-"""Tells models.js to look whether the card is open."""
+"""The message that makes models.js check whether the card is open."""
 
 
 class Header:
-    """Lays the controls out where it is made; `wire` is for when all forms are there."""
+    """Renders the controls where it is created; call `wire` when all forms exist."""
 
     def __init__(self, services: Services):
         self._services = services
@@ -45,7 +45,7 @@ class Header:
         )
 
     def _quick(self, option: Option) -> Any:
-        """Small: a number is typed here rather than slid."""
+        """Make a compact control: a number is a text field rather than a slider."""
         facts: dict[str, Any] = {
             "elem_id": f"quick_{option.name}",
             "elem_classes": "rp-quick",
@@ -67,7 +67,7 @@ class Header:
         return control(option, self._services.tables(), **facts)
 
     def card(self) -> None:
-        """The place of the model card, below the header."""
+        """Render the model card below the header."""
         self._card = gr.HTML("", elem_id="model_card", padding=False)
 
     def wire(self, blocks: Any, forms: Iterable[Form[Any]]) -> None:
@@ -104,11 +104,11 @@ class Header:
 
 
 LISTS = ("checkpoints", "hires_checkpoints", "vaes")
-"""Tables of files, which are read anew."""
+"""Tables of files, reread by the refresh button."""
 
 
 def quick(names: str) -> list[Option]:
-    """The options that an owner names, divided by commas; what cannot stand above the tabs is left out.
+    """The options named by the owner, separated by commas, without those that cannot be shown above the tabs.
 
     >>> [option.name for option in quick("vae, clip_skip, vae, prompt, nonsense")]
     ['vae', 'clip_skip']

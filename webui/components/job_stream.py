@@ -1,4 +1,4 @@
-"""The jobs of one page, one after the other: those that ended, the one that is shown, and those that wait.
+"""The job stream of one page: finished jobs, the one in view, and those that wait.
 
 A page keeps the ids of the jobs that it submitted since it was last at rest. What came of them lies in the database, so
 a page that is loaded again finds all of it by these ids. A job's ``spec`` says which page submitted it, so that whoever
@@ -29,24 +29,24 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 
 def page_of(request: Any, tab: str) -> str:
-    """The name of a tab of a visitor's page, for the specs of its jobs. It tells nothing of the session behind it."""
+    """A name for a tab of a visitor's page, stored in its jobs' specs. It reveals nothing of the session."""
     session = str(getattr(request, "session_hash", None) or "")
     return f"{tab}:{hashlib.sha256(session.encode()).hexdigest()[:16]}" if session else ""
 
 
 def ids_of(text: Any) -> list[str]:
-    """The ids in what a page sent, each once; whatever else is in it is left out."""
+    """The distinct job ids in what a page sent; anything else in it is dropped."""
     return list(dict.fromkeys(_ID.findall(text)))[-MOST:] if isinstance(text, str) else []
 
 
 def awake(ids: Iterable[str]) -> str:
-    """What is put into a field whose change starts the following; never twice the same."""
+    """A fresh value for a field whose change event starts following; never the same twice."""
     return " ".join((secrets.token_hex(4), *ids))
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture on the page, and where it stands in its job."""
+    """An image on the page, and its place in its job."""
 
     job: str
     index: int
@@ -71,17 +71,17 @@ class JobStream:
             return None
 
     def jobs(self, ids: Sequence[str]) -> list[JobView]:
-        """Those that there are, in order."""
+        """The jobs that exist, in the order of ``ids``."""
         return [job for job_id in ids if (job := self.get(job_id)) is not None]
 
     def joined(self, ids: Sequence[str], page: str) -> list[str]:
-        """``ids`` and those that the page has queued behind them meanwhile."""
+        """``ids`` followed by the jobs that the page has queued meanwhile."""
         active = self.queue.list(self.owner, MOST, ACTIVE) if page else []
         new = [job.id for job in reversed(active) if Origin.from_json(job.spec).page == page and job.id not in ids]
         return [*ids, *new]
 
     def waiting(self, ids: Sequence[str]) -> list[tuple[int, JobView]]:
-        """Those that wait, with their places in the whole line."""
+        """The jobs that wait, with their positions in the queue."""
         waiting = [job for job in self.jobs(ids) if job.state == "queued"]
         return [(self.queue.position(job.id), job) for job in waiting]
 
@@ -89,6 +89,6 @@ class JobStream:
         return any(job.state in ACTIVE for job in self.jobs(ids))
 
     async def pictures(self, ids: Sequence[str]) -> list[Shown]:
-        """What the page shows of the jobs: the gallery has them in this order."""
+        """The images of the jobs, in the order of the gallery."""
         jobs = await asyncio.to_thread(self.jobs, ids)
         return [picture for job in jobs for picture in shown_of(job)][-MOST_SHOWN:]

@@ -1,4 +1,4 @@
-"""Settings on their way into a form: from a picture's texts, or from the prompt box, as A1111's arrow reads it."""
+"""Fills forms from metadata: from an image file, or from infotext in the prompt box (A1111's arrow)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["kept", "settings_in_file", "settings_of", "settings_of_text", "wire_
 
 
 def wire_paste(page: Page, form: Form[GenerationParams], button: Any, infotext: Any, status: Any) -> None:
-    """``button`` reads the prompt box, or where that is empty the last ``infotext``."""
+    """Let ``button`` read the prompt box or, if that is empty, the last ``infotext``."""
 
     def on_paste(prompt: Any, last: Any) -> list[Any]:
         text = next((given for given in (prompt, last) if isinstance(given, str) and given.strip()), "")

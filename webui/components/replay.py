@@ -1,4 +1,4 @@
-"""Replay on the page: a button, the job that it submits, and the verdict in plain words."""
+"""The Replay button, its job, and the display of the verdict."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Find = Callable[..., Awaitable[Path | None]]
 
 
 class ReplayPanel:
-    """The button, the one that stops it and the place of the verdict; ids begin with ``prefix``.
+    """The Replay button, its Stop button and the verdict; element ids begin with ``prefix``.
 
     ``beside``: buttons made with ``render=False`` that stand in the same row.
     """
@@ -44,7 +44,7 @@ class ReplayPanel:
         self.job = gr.Textbox(visible="hidden", elem_id=f"{prefix}_replay_job")
 
     def wire(self, page: Page, find: Find, inputs: Sequence[Any]) -> None:
-        """Make the picture that ``find`` gives for ``inputs`` again when the button is pressed."""
+        """Let the button replay the image that ``find`` returns for ``inputs``."""
         queue = page.services.queue
 
         async def on_replay(request: gr.Request, *values: Any) -> AsyncIterator[list[Any]]:
@@ -99,7 +99,9 @@ class ReplayPanel:
 
 
 def keep(page: Page, path: Path) -> Path:
-    """``path`` where it stays as long as a job may wait: an uploaded picture is copied, one of ours stands already."""
+    """A path of the image that lasts as long as a job may wait: uploads are copied, our own outputs stay where they
+    are.
+    """
     if path.resolve().is_relative_to(page.services.outputs_dir.resolve()):
         return path
     return page.services.inputs.keep(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Scripts on the page: the choice of one below a tab's parameters, its options, and the table of what it made."""
+"""Scripts on the page: choosing one, its options, and the table of its results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NONE = ""
 
 
 class ScriptPanel:
-    """Laid out where it is made; ``table`` is placed by `place_table` beside the results."""
+    """Rendered where it is created; `place_table` renders ``table`` beside the results."""
 
     def __init__(self, page: Page, tab: str):
         self._page, self._tab = page, tab
@@ -55,16 +55,16 @@ class ScriptPanel:
         return column
 
     def place_table(self) -> None:
-        """Where the table of a script's pictures is to stand."""
+        """Render the table of a script's images here."""
         self.table = gr.HTML("", elem_id=f"{self._tab}_sheets", padding=False)
 
     @property
     def components(self) -> list[Any]:
-        """What a handler takes besides the tab's own form."""
+        """The additional inputs of a handler, besides the tab's own form."""
         return [self._choice, *(component for form in self._forms.values() for component in form.components)]
 
     def chosen(self, values: Sequence[Any]) -> tuple[ScriptSpec, Any] | None:
-        """The script and its options in the values of ``components``; None where none is chosen."""
+        """The script and its options from the values of ``components``; None if none is chosen."""
         name, rest = values[0], list(values[1:])
         for spec in self._specs:
             form = self._forms[spec.name]
@@ -74,12 +74,12 @@ class ScriptPanel:
         return None
 
     def job(self, chosen: tuple[ScriptSpec, Any], params: GenerationParams, origin: Origin) -> ScriptJob:
-        """The spec of the script's job."""
+        """The job spec of the script."""
         spec, options = chosen
         return ScriptJob(spec.name, values_of(options), params, origin)
 
     async def shown(self, request: gr.Request, job_id: Any) -> Any:
-        """The table of a job that has ended."""
+        """The table of a finished job."""
         queue, owner = self._page.services.queue, self._page.owner(request)
         try:
             job = await asyncio.to_thread(queue.get, job_id=str(job_id or ""), owner=owner)

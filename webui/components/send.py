@@ -1,4 +1,4 @@
-"""Parts of sending a picture from anywhere to anywhere: the buttons, and how a canvas is told which one to show."""
+"""Buttons that send an image to another tab, and the canvas value that shows it there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TARGETS = {"txt2img": "txt2img", "img2img": "img2img", "inpaint": "Inpaint", "ex
 
 
 def send_buttons(prefix: str) -> dict[str, Any]:
-    """A button for each target, to be rendered where they belong."""
+    """Create a button for each target, to be rendered by the caller."""
     return {
         name: gr.Button(
             f"→ {t(label)}", elem_id=f"{prefix}_to_{name}", elem_classes="rp-tool", min_width=60, scale=0, render=False
@@ -25,5 +25,5 @@ def send_buttons(prefix: str) -> dict[str, Any]:
 
 
 def shown(path: str) -> str:
-    """What the field of a canvas is given to show a picture of the outputs; never twice the same."""
+    """The canvas field's value that shows an image of the outputs folder; never the same twice."""
     return json.dumps({"shown": path, "number": secrets.token_hex(4)})

@@ -1,4 +1,4 @@
-"""Sizes at a click: sides swapped, a shape of the same area, the shape kept, and the sizes that suit the checkpoint."""
+"""Width and height controls: swap, aspect ratios, aspect lock, and the checkpoint's native sizes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GRID = 8
 
 
 class SizeTools:
-    """Width and height with their tools, laid out where it is made."""
+    """Width and height with their tools, rendered where it is created."""
 
     def __init__(self, page: Page, form: Form[GenerationParams], tab: str):
         size = page.services.native_size("")
@@ -61,7 +61,7 @@ def _sized(page: Page, width: float, height: float) -> Any:
 
 
 def native_sides(native: int, width: float, height: float) -> list[int]:
-    """A size in parts of a checkpoint's own side, on the grid.
+    """A size given in units of a checkpoint's native side, rounded to the grid.
 
     >>> native_sides(512, *NATIVE["landscape"]), native_sides(128, *NATIVE["large"])
     ([768, 512], [192, 192])

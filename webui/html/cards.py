@@ -1,4 +1,4 @@
-"""HTML on model files: what a checkpoint says of itself, which embeddings there are. Every value is escaped."""
+"""HTML of model cards and the embeddings panel. Every value is escaped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def _t(text: str) -> str:
 
 
 def size(nbytes: int) -> str:
-    """
+    """A file size for people.
+
     >>> size(23_450_000), size(4_265_380_512), size(900)
     ('23.4 MB', '4.27 GB', '1 kB')
     """
@@ -51,7 +52,7 @@ def size(nbytes: int) -> str:
 
 
 def embeddings_html(found: Suited) -> str:
-    """The panel of embedding names: a search, those that the model takes as buttons, and the others with the reason."""
+    """The embeddings panel: a search box, a button for each usable one, and the others with the reason."""
     if not found.files and not found.skipped:
         return f'<div class="rp-embeddings"><p>{_t("There are no embeddings in models/embeddings yet.")}</p></div>'
     chips = "".join(map(_chip, found.files))

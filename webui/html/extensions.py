@@ -1,4 +1,4 @@
-"""The HTML of the Extensions tab. Whatever an extension says of itself is text here."""
+"""HTML of the Extensions tab. Everything that an extension says of itself is escaped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def list_html(
     *,
     safe_mode: bool = False,
 ) -> str:
-    """All extensions with what became of them; ``failures``: the last one in the worker, by modifier."""
+    """All extensions with their states; ``failures``: the last failure of each in the worker, by modifier."""
     rows = "".join(_row(one, failures) for one in extensions)
     if not rows:
         return f'<p class="rp-ext-none">{escape(t("There is no extension in the folder."))}</p>'
@@ -34,7 +34,7 @@ def list_html(
 
 
 def failed_tab_html(label: str, reason: str, trace: str) -> str:
-    """In the place of a tab that could not be built."""
+    """The placeholder of a tab that could not be built."""
     words = escape(t("This tab could not be built"))
     return (
         f'<div class="rp-ext-failed" role="alert"><p>{words}: <b translate="no">{escape(label)}</b>, '

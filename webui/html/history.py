@@ -1,4 +1,4 @@
-"""The HTML of the history, every value of it escaped."""
+"""HTML of the History tab, every value escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from webui.services import JobView, PictureView
 def tiles_html(
     pictures: Sequence[PictureView], count: int, gone: Collection[int] = (), unmade: Sequence[JobView] = ()
 ) -> str:
-    """A page of the list: small copies as buttons, and before them what came to nothing."""
+    """One page of the list: thumbnails as buttons, preceded by recent jobs without images."""
     if not pictures:
         none = f'<p class="rp-none">{escape(t("Nothing was made yet."))}</p>'
         return _unmade(unmade) + none
@@ -38,7 +38,7 @@ def _when(seconds: float) -> str:
 
 
 def _unmade(jobs: Sequence[JobView]) -> str:
-    """The last jobs that failed or were stopped before a picture was finished, each in a sentence."""
+    """The last jobs that failed or were cancelled before their first image, each in a sentence."""
     empty = [job for job in jobs if not (job.output or {}).get("images")]
     if not empty:
         return ""
@@ -61,7 +61,7 @@ def _why(job: JobView) -> str:
 
 
 def chosen_html(picture: PictureView | None) -> str:
-    """The picture in its box of fixed height."""
+    """The selected image in a box of fixed height."""
     if picture is None:
         return (
             f'<div class="rp-chosen"><p>{escape(t("A click on a picture shows it here, with what made it."))}</p></div>'

@@ -1,4 +1,4 @@
-"""The prompt inspector: what `modules.pipeline.explain` tells, as HTML with every value escaped.
+"""HTML of the prompt inspector: the output of `modules.pipeline.explain`, every value escaped.
 
 Under each prompt box stands a line with the token count and what is odd; the panel shows rulers over the steps, tokens
 by chunk, and networks. Sizes are bounded: a prompt of 20,000 characters gives a page of a few hundred kilobytes.
@@ -15,26 +15,26 @@ from itertools import pairwise
 from typing import Any
 
 Told = Mapping[str, Any]
-"""What `modules.prompt.explain.explain` says of one prompt."""
+"""The output of `modules.prompt.explain.explain` for one prompt."""
 Piece = tuple[str, bool]
-"""A stretch of a text, and whether it is what changes."""
+"""A stretch of text, and whether it differs."""
 
 EMPTY: Told = {"warnings": (), "count": 0, "limit": 75}
-"""What `line_html` needs of an empty prompt."""
+"""The `line_html` input for an empty prompt."""
 COLOURS = 6
 """Colours of texts, in turn; style.css has them."""
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")
 _COMPARED = 150
-"""Words; a change of more is shown as one."""
+"""Word limit of the comparison; a longer change is shown as one."""
 _CONTEXT = 48
-"""Characters of what stays the same that are shown beside a change."""
+"""Characters of unchanged text shown beside a change."""
 _MAX_LINES, _MAX_WARNINGS, _MAX_LANES, _MAX_BLOCKS, _MAX_ENTRIES, _MAX_TEXTS = 2, 20, 8, 40, 8, 4
 _MAX_TOKENS = 750
 _MAX_LABEL = 60
 
 
 def toggle_html(panel: str) -> str:
-    """The button that opens the element ``panel``; script.js keeps its state."""
+    """A button that opens the element ``panel``; script.js keeps its state."""
     return (
         f'<button type="button" class="rp-toggle" aria-expanded="false" aria-controls="{escape(panel)}"'
         ' title="What the prompts mean, step by step and token by token">Inspect</button>'
@@ -42,7 +42,7 @@ def toggle_html(panel: str) -> str:
 
 
 def note_html(text: str) -> str:
-    """A remark on what was done with styles."""
+    """A note on what was done with styles."""
     return f'<div class="rp-note" role="status">{_said(text)}</div>'
 
 
@@ -67,12 +67,12 @@ def line_html(told: Told, box: str, offset: int = 0, length: int = 0) -> str:
 
 
 def trouble_html(text: str) -> str:
-    """The same line where a prompt cannot be explained, and why."""
+    """The same line if a prompt cannot be explained, with the reason."""
     return f'<div class="rp-line"><div role="status">{_said(text)}</div><span class="rp-count"></span></div>'
 
 
 def _warning(warning: Told, box: str, offset: int, length: int) -> str:
-    """A sentence; where it has a place in the box, with a button that goes there."""
+    """A warning; with a position, it gets a button that moves the cursor there."""
     message = escape(warning["message"])
     if warning["column"] is None:
         return f"<p>{message[:1].upper() + message[1:]}</p>"
@@ -90,8 +90,9 @@ def _said(text: str) -> str:
 
 
 def inspector_html(told: Mapping[str, Told], boxes: Mapping[str, str], offsets: Mapping[str, tuple[int, int]]) -> str:
-    """The panel for ``prompt`` and ``negative_prompt``; ``boxes`` are their element ids, ``offsets`` as `line_html`
-    takes them."""
+    """The inspector panel for ``prompt`` and ``negative_prompt``; ``boxes`` are their element ids, ``offsets`` as in
+    `line_html`.
+    """
     sections = [
         _section(told[name], title, boxes[name], *offsets[name])
         for name, title in (("prompt", "Prompt"), ("negative_prompt", "Negative prompt"))
@@ -119,7 +120,7 @@ def _section(told: Told, title: str, box: str, offset: int, length: int) -> str:
 
 
 def _rulers(told: Told) -> str:
-    """A ruler for each pass, on it a lane for each text that AND joins."""
+    """One ruler for each pass, with a lane for each AND part."""
     parts = told["parts"]
     passes = range(len(parts[0]["passes"]))
     changing = any(len(run["segments"]) > 1 for part in parts for run in part["passes"])
@@ -153,7 +154,7 @@ def _ruler(told: Told, number: int, named: bool) -> str:
 
 
 def ticks(steps: int, starts: Sequence[int]) -> list[int]:
-    """The steps that the scale names: the first, the last, and ``starts``, where texts begin, as far as there is room.
+    """The step labels of the scale: the first, the last, and ``starts``, where texts begin, as far as there is room.
 
     >>> ticks(20, [1, 12]), ticks(20, [1, 2, 3, 19]), ticks(1, [1])
     ([1, 12, 20], [1, 20], [1])
@@ -167,7 +168,7 @@ def ticks(steps: int, starts: Sequence[int]) -> list[int]:
 
 
 def _lane(texts: Sequence[Told], part: Told, segments: Sequence[Told], steps: int, weighed: bool) -> str:
-    """Coloured blocks over the steps, and below them each text in full, once, with the steps in which it holds."""
+    """Coloured blocks over the steps; below them each distinct text in full, with its steps."""
     pieces = _pieces(texts, segments)
     ranges: dict[int, list[tuple[int, int]]] = {}
     for segment in segments:
@@ -194,7 +195,7 @@ def _lane(texts: Sequence[Told], part: Told, segments: Sequence[Told], steps: in
 
 
 def _pieces(texts: Sequence[Told], segments: Sequence[Told]) -> dict[int, list[Piece]]:
-    """Each text of a lane with what it changes: against the one before it, the first against the second."""
+    """Each text of a lane with its changes marked: against the previous one, the first against the second."""
     found: dict[int, list[Piece]] = {}
     for before, after in pairwise(segments[:_MAX_BLOCKS]):
         if before["text"] in found and after["text"] in found:
@@ -206,7 +207,7 @@ def _pieces(texts: Sequence[Told], segments: Sequence[Told]) -> dict[int, list[P
 
 
 def differences(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
-    """Both texts in pieces, those that only one of them has marked.
+    """Both texts split into pieces, with those marked that occur in only one.
 
     >>> old, new = differences("a cat in snow", "a dog in snow")
     >>> new
@@ -248,7 +249,7 @@ def _joined(words: Sequence[str], changed: Sequence[bool]) -> list[Piece]:
 
 
 def _label(pieces: Mapping[int, list[Piece]], segments: Sequence[Told], number: int) -> str:
-    """What a block says: the words that are its own; without any, its neighbour's, struck out."""
+    """The label of a block: the words unique to it; if there are none, its neighbour's, struck out."""
     if len(segments) == 1:
         return "the same text in every step"
     own = _own(pieces.get(segments[number]["text"], []))
@@ -265,7 +266,7 @@ def _own(pieces: Sequence[Piece]) -> str:
 
 
 def _marked(pieces: Sequence[Piece]) -> str:
-    """A text with what changes marked; long stretches that stay the same are cut in their middle."""
+    """A text with its changes marked; long unchanged stretches are shortened in the middle."""
     shown = ""
     for number, (text, changed) in enumerate(pieces):
         if changed and text.strip():
@@ -280,7 +281,8 @@ def _marked(pieces: Sequence[Piece]) -> str:
 
 
 def _ranges(held: Sequence[tuple[int, int]], steps: int) -> str:
-    """
+    """Ranges of steps as text.
+
     >>> _ranges([(1, 5)], 8), _ranges([(1, 8)], 8), _ranges([(1, 1), (3, 3)], 3)
     ('steps 1 to 5', 'all 8 steps', 'steps 1, 3')
     >>> _ranges([(n, n) for n in range(1, 20, 2)], 20)
@@ -333,7 +335,8 @@ def _tokens(told: Told) -> str:
 
 
 def _token(token: Told) -> str:
-    """
+    """The HTML of one token, with its weight.
+
     >>> _token({"id": 736, "text": "red", "weight": 1.3, "embedding": None})
     '<span class="up" style="--w:60%" title="id 736, weight 1.3">red<sup>1.3</sup></span>'
     """

@@ -1,4 +1,4 @@
-"""All HTML that the server makes, in one place, every value of it escaped; and the state of a run behind it."""
+"""HTML of status lines, previews and job lists, every value escaped; and `Run`, the state behind them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 @dataclass(frozen=True)
 class Result:
-    """An image that was made."""
+    """A generated image."""
 
     path: str
     infotext: str
@@ -29,7 +29,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """What the page knows of one job. Events make a new one with `after`."""
+    """What the page knows of one job; immutable. Each event gives a new state with `after`."""
 
     phase: str = "idle"
     """idle, or the type of the last event that moved the job."""
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def fraction(self) -> float:
-        """How much of all images' steps is done, from 0 to 1."""
+        """Progress over all images' steps, from 0 to 1."""
         if self.phase == "done":
             return 1.0
         total = self.steps * max(self.images, 1)
@@ -61,7 +61,7 @@ class Run:
         return min(max(done / total, 0.0), 1.0) if total else 0.0
 
     def after(self, event: Mapping[str, Any]) -> Run:
-        """The state after an event of the queue; events that the page does not know change nothing."""
+        """The state after a queue event; unknown events change nothing."""
         match event["type"]:
             case "queued":
                 # Queued again after its worker's death, a job tells anew what it has.
@@ -86,7 +86,7 @@ class Run:
         return self
 
     def noted(self, *texts: str) -> Run:
-        """With remarks on the request that are not there yet."""
+        """The state with further notes on the request, without duplicates."""
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *texts))))
 
     def failed(self, sentence: str, field: str = "") -> Run:
@@ -94,7 +94,7 @@ class Run:
 
 
 def results_of(job: JobView) -> tuple[Result, ...]:
-    """What a job has made: at its end, or so far."""
+    """The images of a job: the final ones, or those so far."""
     if job.output is not None:
         return tuple(map(_result, job.output.get("images") or ()))
     return tuple(map(_result, (job.progress or {}).get("saved") or ()))
@@ -105,7 +105,7 @@ def _result(image: Mapping[str, Any]) -> Result:
 
 
 def status_html(run: Run, worker_state: str = "ready", worker_detail: str = "") -> str:
-    """The line above the picture: what happens, how far it is, and what went wrong, in one sentence."""
+    """The status line above the image: state, progress, and errors in one sentence."""
     if run.phase == "failed":
         return _strip("failed", f'<span role="alert">{_sentence(run.error)}</span>', 0.0)
     text = escape(_progress_text(run, worker_state, worker_detail))
@@ -115,7 +115,7 @@ def status_html(run: Run, worker_state: str = "ready", worker_detail: str = "") 
 
 
 def replay_html(run: Run, worker_state: str = "ready", worker_detail: str = "") -> str:
-    """How far a replay is, or why there is no verdict."""
+    """The progress of a replay, or why there is no verdict."""
     if run.phase == "cancelled":
         return _strip("cancelled", "<span>The replay was stopped, so there is no verdict</span>", 0.0)
     return status_html(run, worker_state, worker_detail)
@@ -129,7 +129,7 @@ VERDICTS = {
 
 
 def verdict_html(verdict: Mapping[str, Any], results: Sequence[Result] = ()) -> str:
-    """A `Verdict.to_json` in plain words, with the new picture where there is one to show."""
+    """A `Verdict.to_json` in plain words, with the new image if there is one."""
     kind = str(verdict["kind"])
     said = [VERDICTS[kind]]
     if kind != "identical" and not verdict["reasons"]:
@@ -155,7 +155,7 @@ def verdict_html(verdict: Mapping[str, Any], results: Sequence[Result] = ()) -> 
 
 
 def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
-    """What a picture's recipe records of the run that made it, and the other texts in its file."""
+    """What an image's recipe records of its generation, and the other texts in the file."""
     rows = [(name, text[:2000]) for name, text in items.items()]
     if isinstance(recorded, Verdict):
         cannot = f"It cannot be verified: {'; '.join(recorded.reasons)}"
@@ -179,7 +179,7 @@ def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
 
 
 def _part_of(one: UsedExtension) -> str:
-    """ "softer 1.0, amount 0.4": an extension's part in a picture."""
+    """An extension's options: "softer 1.0, amount 0.4"."""
     words = [f"{one.name} {one.version}".strip(), *(f"{name} {value}" for name, value in (one.options or {}).items())]
     return ", ".join([*words, *([one.failed] if one.failed else [])])
 
@@ -219,7 +219,8 @@ def _progress_text(run: Run, worker_state: str, worker_detail: str) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """
+    """A duration in seconds for people.
+
     >>> _duration(0.84), _duration(12.4), _duration(71)
     ('0.8 s', '12 s', '1 min 11 s')
     """
@@ -230,8 +231,9 @@ def _duration(seconds: float) -> str:
 
 
 def preview_html(run: Run, earlier: Sequence[Result] = ()) -> str:
-    """What lies over the gallery while a job runs: the picture of the last step and the images made so far, those of
-    ``earlier`` jobs before them."""
+    """The overlay of the gallery while a job runs: the latest preview and the images made so far, after those of
+    ``earlier`` jobs.
+    """
     if not run.is_running:
         return '<div class="rp-preview" hidden></div>'
     picture = '<div class="rp-blank"></div>'
@@ -243,7 +245,7 @@ def preview_html(run: Run, earlier: Sequence[Result] = ()) -> str:
 
 
 def sheets_html(sheets: Iterable[Mapping[str, Any]]) -> str:
-    """The tables of a script: each cell a picture that opens by itself, or why there is none."""
+    """The tables of a script: each cell an image that opens on its own, or the error."""
     tables = "".join(map(_sheet, sheets))
     return f'<div class="rp-sheets">{tables}</div>' if tables else ""
 
@@ -270,7 +272,7 @@ SHOWN_WAITING = 4
 
 
 def line_html(waiting: Sequence[tuple[int, JobView]]) -> str:
-    """The jobs of this page that wait behind the one in view: place in the line, what is asked, and out of it."""
+    """The waiting jobs of this page: position, prompt, and a button to remove each."""
     if not waiting:
         return '<div class="rp-queue" hidden></div>'
     out = escape(t("Take it out of the queue"))
@@ -285,19 +287,19 @@ def line_html(waiting: Sequence[tuple[int, JobView]]) -> str:
 
 
 def _asked(job: JobView) -> str:
-    """A job's prompt on one line, or what kind of job it is."""
+    """A job's prompt on one line, or its kind."""
     params = job.spec.get("params") or {}
     text = " ".join(str(params.get("prompt") or params.get("upscaler") or job.spec.get("tab") or job.kind).split())
     return text if len(text) <= 80 else text[:79] + "…"
 
 
 def file_url(path: str) -> str:
-    """Where Gradio serves a file, relative to the page, so that it also holds behind a prefix."""
+    """The URL at which Gradio serves a file, relative to the page, so that it works behind a path prefix."""
     return "gradio_api/file=" + quote(path)
 
 
 def browser_settings_html() -> str:
-    """What is kept in this browser alone; notify.js fills it and acts on it."""
+    """Settings kept in this browser alone; notify.js fills and applies them."""
     word = t("Say so when a job has ended and another window is in view")
     refused = t("The browser does not allow it; its settings for this page can.")
     return (
@@ -310,7 +312,7 @@ def browser_settings_html() -> str:
 
 
 def trouble_html(sentence: str) -> str:
-    """A banner over everything."""
+    """A warning banner at the top of the page."""
     return f'<div class="rp-trouble" role="alert">{_sentence(sentence)}</div>'
 
 
@@ -324,12 +326,12 @@ def header_html(version: str) -> str:
 
 
 def worker_html() -> str:
-    """The place of the worker's state; script.js fills it from /healthz."""
+    """A placeholder for the worker's state; script.js fills it from /healthz."""
     return '<div class="rp-worker" data-state="starting" role="status"><i></i><span>Connecting</span></div>'
 
 
 def account_html() -> str:
-    """The account's menu; account.js puts the name in and shows it. Its forms need no script."""
+    """The account menu; account.js inserts the name and shows it. Its forms work without scripts."""
     return (
         '<details class="rp-account" hidden><summary>'
         '<svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true"><circle cx="8" cy="5" r="3"/>'
@@ -342,11 +344,11 @@ def account_html() -> str:
 
 
 def _sentence(text: str) -> str:
-    """Escaped, on one line, beginning with a capital."""
+    """Text escaped, on one line, with a capital first letter."""
     text = " ".join(text.split())
     return escape(text[:1].upper() + text[1:])
 
 
 def gallery_items(results: Iterable[Result]) -> list[str]:
-    """Paths, not pictures: Gradio would turn a picture into lossy WebP without its metadata."""
+    """Gallery values as paths: Gradio would convert images to lossy WebP without metadata."""
     return [result.path for result in results]

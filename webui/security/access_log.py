@@ -1,4 +1,4 @@
-"""Who asked for what, in ``DATA/logs/access.log``: no query, no header, no body, so no password, token or prompt."""
+"""The access log, ``DATA/logs/access.log``: no query, header or body, so no password, token or prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ SECRETS = re.compile(r"(/gradio_api/(?:file[=/]|proxy=|heartbeat/|call/|stream/)
 
 
 class AccessLog:
-    """A line for each request: time, address, account, method, path, status, bytes sent, milliseconds."""
+    """ASGI middleware that logs each request: time, address, account, method, path, status, bytes sent,
+    milliseconds.
+    """
 
     def __init__(self, app: ASGIApp, *, folder: Path):
         self.app = app
@@ -49,12 +51,12 @@ class AccessLog:
 
 
 def told_path(path: str) -> str:
-    """On one line, in ASCII, without what is someone's alone."""
+    """The path as logged: on one line, in ASCII, without private parts."""
     return quote(SECRETS.sub(r"\1...", path)[:500], safe="/=:@!$&'()*+,;~")
 
 
 def open_log(path: Path) -> logging.Logger:
-    """A logger of its own file, which begins anew at `FILE_BYTES`; the last few are kept."""
+    """A logger with its own file, rotated at `FILE_BYTES`; the last few files are kept."""
     path.touch(mode=0o600)
     handler = RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

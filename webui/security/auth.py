@@ -1,4 +1,4 @@
-"""Who a request comes from: a session's cookie for browsers, a token or name and password for scripts."""
+"""Authentication: identifies a request's account by session cookie, token or basic auth."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from modules.errors import NotLoggedIn
 
 COOKIE = "reprise_session"
 IN_SCOPE = "reprise.visitor"
-"""Where the guard leaves the visitor for those behind it."""
+"""The key in the ASGI scope under which the guard stores the visitor."""
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Someone who was let in."""
+    """An authenticated visitor."""
 
     name: str
     role: str
@@ -35,7 +35,7 @@ class Visitor:
 
     @property
     def is_alone(self) -> bool:
-        """There are no accounts: all visitors are the one person at this machine."""
+        """Whether there are no accounts, so that all visitors are the one person at this machine."""
         return self.name == LOCAL
 
 
@@ -43,8 +43,9 @@ ALONE = Visitor(LOCAL, ADMIN)
 
 
 class Visitors:
-    """Finds out who a request comes from. As long as there are no accounts, everybody is the person at this machine,
-    unless ``always``: then nobody gets in without one."""
+    """Authenticates requests. As long as there are no accounts, every visitor is the person at this machine, unless
+    ``always`` is set: then nobody gets in without one.
+    """
 
     def __init__(self, accounts: Accounts | None = None, *, always: bool = False):
         self.accounts = accounts
@@ -54,7 +55,7 @@ class Visitors:
         return self.always or (self.accounts is not None and self.accounts.any())
 
     async def of(self, scope: Scope) -> Visitor | None:
-        """None: nobody we know. Raises `NotLoggedIn` or `TooManyTries` for credentials that are wrong."""
+        """The visitor of a request; None if unknown. Raises `NotLoggedIn` or `TooManyTries` for wrong credentials."""
         if not self.need_login():
             return ALONE
         if self.accounts is None:
@@ -71,7 +72,7 @@ class Visitors:
         return Visitor(found.name, found.role, secret) if found else None
 
     def is_still_in(self, visitor: Visitor) -> bool:
-        """For streams, which outlast a log-out."""
+        """Whether the visitor is still logged in; for streams, which may outlast the session."""
         if visitor.is_alone:
             return not self.need_login()
         if self.accounts is None:
@@ -82,7 +83,7 @@ class Visitors:
 
 
 def visitor_of(request: Any) -> Visitor | None:
-    """Whom the guard let in with this request; None on an open path, for someone who is not logged in."""
+    """The visitor that the guard admitted; None on an open path without a login."""
     found = request.scope.get(IN_SCOPE)
     assert found is None or isinstance(found, Visitor)
     return found

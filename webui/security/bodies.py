@@ -1,4 +1,4 @@
-"""What a request's body may be, judged once for all routes behind: ours, those of extensions, Gradio's.
+"""Validates request bodies once for all routes behind: ours, those of extensions, Gradio's.
 
 They read JSON with Python's parser, which lets through what is no JSON (NaN), numbers that no one can write down again
 (1e999) and halves of characters ("\\ud800"), and then fail somewhere within: as they compute, or as they say what was
@@ -27,9 +27,9 @@ FORMS = re.compile(rf"/(login|logout)/?|{API}/upload/?")
 """Routes that take forms; all others take JSON."""
 UPLOAD = re.compile(rf"{API}/upload/?")
 EVENTS = re.compile(rf"{API}/(?:queue/join|(?:run|api|call|call/v2)/([^/]*))/?")
-"""Routes that begin an event of the page, by its number or its name."""
+"""Routes that start an event of the page, by its number or name."""
 IN_SCOPE = "reprise.json"
-"""Where the object that a body holds is left for those behind."""
+"""The key in the ASGI scope under which a body's JSON object is stored."""
 NAME_BYTES = 255
 """The longest name that a file can have, on every file system that we meet."""
 
@@ -43,7 +43,7 @@ def no_events(which: int | str) -> int | None:
 
 
 class Bodies:
-    """404, 415 and 422 for what no route can use."""
+    """ASGI middleware: 404, 415 and 422 for requests that no route could handle."""
 
     def __init__(self, app: ASGIApp, *, events: Events = no_events):
         self.app = app
@@ -82,8 +82,9 @@ class Bodies:
         return {**scope, IN_SCOPE: values}, again(body, receive)
 
     async def _uploaded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Gradio takes each part of an upload for a file. Parts are judged as they pass; at one that is none, the route
-        sees a client that went away."""
+        """Check the parts of an upload as they pass, since Gradio takes each for a file; at an invalid part, the
+        route sees a disconnect.
+        """
         parts = Parts(_boundary(scope))
 
         async def judged() -> Message:
@@ -108,7 +109,7 @@ class Bodies:
             )
 
     def _check_event(self, values: Mapping[str, Any], path: str) -> None:
-        """What Gradio takes for granted of those who use its routes."""
+        """Check what Gradio's event routes take for granted."""
         for name in ("session_hash", "event_id"):
             if not isinstance(values.get(name), (str, type(None))):
                 raise UserError(f"{name} is no text", hint="load the page again", field=name)
@@ -129,7 +130,7 @@ class Bodies:
 
 
 class Parts:
-    """A multipart body as it goes by. ``fault`` says what is wrong with it so far."""
+    """Checks a multipart body incrementally. ``fault`` says what is wrong so far."""
 
     def __init__(self, boundary: bytes):
         self.fault = ""
@@ -175,7 +176,9 @@ class Parts:
 
 
 def check_form(scope: Scope) -> None:
-    """`UserError` for a form in another encoding than UTF-8: Python knows some that make halves of characters."""
+    """Raise `UserError` for a form in another encoding than UTF-8: some of Python's encodings produce lone
+    surrogates.
+    """
     options = parse_options_header(_header(scope, b"content-type"))[1]
     charset = options.get(b"charset", b"utf-8").lower()
     if charset not in (b"utf-8", b"utf8"):
@@ -183,14 +186,15 @@ def check_form(scope: Scope) -> None:
 
 
 def check_path(path: str) -> None:
-    """`NotFound` for what can be no file's name: system calls would raise on it."""
+    """Raise `NotFound` for a path that cannot be a file's name: system calls would raise on it."""
     if "\0" in path or any(len(part.encode("utf-8", "replace")) > NAME_BYTES for part in path.split("/")):
         raise NotFound("there is nothing here")
 
 
 def object_in(body: bytes, *, mended: bool = False) -> dict[str, Any]:
-    """The JSON object that ``body`` holds; a `UserError` says what else it is. ``mended``: halves of characters, which
-    browsers send where a person deleted the other half, become U+FFFD."""
+    """The JSON object in ``body``; raises `UserError` if it is none. ``mended``: lone surrogates, which browsers
+    send when half of a character was deleted, become U+FFFD.
+    """
     try:
         values = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite)
         if not isinstance(values, dict):
@@ -222,7 +226,7 @@ def _finite(text: str) -> float:
 
 
 async def whole_body(receive: Receive) -> bytes:
-    """A body, which the guard has limited; raises `ConnectionError` if the client went away."""
+    """Read the whole body, which the guard has limited; raises `ConnectionError` if the client disconnected."""
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -234,7 +238,7 @@ async def whole_body(receive: Receive) -> bytes:
 
 
 def again(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read to the next reader."""
+    """A receive function that replays a body already read."""
     unread = [body]
 
     async def replayed() -> Message:

@@ -1,4 +1,4 @@
-"""The one filter for texts that are no Unicode, on their way to the page or into an answer.
+"""Replaces lone surrogates in all text that is sent to the page or in an answer.
 
 A file's name that is not UTF-8 comes from the system with lone surrogates in it, and so does what a browser sends where
 a person deleted half of an emoji. UTF-8 cannot say them: one such name would end every answer that holds it.
@@ -16,8 +16,8 @@ HALF = re.compile("[\ud800-\udfff]")
 
 
 def whole(value: Any) -> Any:
-    """``value`` with U+FFFD in the place of every lone surrogate, in keys too: UTF-8, in which everything is answered,
-    has none. What holds none is given back as it is.
+    """``value`` with every lone surrogate replaced by U+FFFD, in keys too, since answers are UTF-8. Unchanged values
+    are returned as the same object.
 
     >>> whole({"a": ["ok", "\\ud800!"]})
     {'a': ['ok', '\\ufffd!']}
@@ -34,7 +34,7 @@ def whole(value: Any) -> Any:
 
 
 class WholeJSON(JSONResponse):
-    """JSON that can always be sent."""
+    """A JSON response without lone surrogates."""
 
     def render(self, content: Any) -> bytes:
         return super().render(whole(content))

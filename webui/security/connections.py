@@ -1,4 +1,4 @@
-"""Connections that ask nothing: how long each may take to say what it wants, and how many of an address may wait.
+"""Limits idle connections: how long one may take to send its request, and how many of an address may wait.
 
 uvicorn's clock runs between two requests alone. A connection that sends half a head, or goes on with a body after its
 answer was given, would be held for ever, each with an open file of the server; this is before anyone is asked who they
@@ -18,14 +18,15 @@ from modules.accounts import network_of_client
 from webui.security.proxy import Network, is_among
 
 HEAD_S = 10.0
-"""From the connection, or from the end of the last answer, to the end of a request's head."""
+"""Timeout from the connection, or the end of the last answer, to the end of a request's head."""
 MOST_WAITING = 64
 """Connections of an address (of an IPv6 network of 64 bits) that wait so. A browser opens six."""
 
 
 class Waiting:
-    """The connections that have not said what they want, by address. One too many closes the one that waited longest.
-    A trusted proxy's are not counted, for they are everybody's."""
+    """The connections without a request yet, by address. One too many closes the oldest. Those of a trusted proxy
+    are not counted, for they belong to many visitors.
+    """
 
     def __init__(self, trusted: Iterable[Network] = (), *, head_s: float = HEAD_S, most: int = MOST_WAITING):
         self.trusted = tuple(trusted)
@@ -54,7 +55,7 @@ class Waiting:
 
 
 class TimedProtocol(H11Protocol):
-    """uvicorn's, which hangs up on who does not say what it wants."""
+    """uvicorn's HTTP protocol with a timeout for the request head."""
 
     def __init__(self, waiting: Waiting, **facts: Any):
         super().__init__(**facts)
@@ -87,7 +88,7 @@ class TimedProtocol(H11Protocol):
             self.transport.abort()
 
     def _look(self) -> None:
-        """Begin to wait for a head, or cease to. What trickles in while it waits gives no more time."""
+        """Start or stop the timer for a request head. Bytes that trickle in do not extend it."""
         under_way = self.cycle is not None and not self.cycle.response_complete
         handed_on = self.transport.get_protocol() is not self  # to a websocket
         if under_way or handed_on or self.transport.is_closing():

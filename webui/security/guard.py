@@ -1,4 +1,4 @@
-"""The one gate in front of everything the server answers: Gradio, our routes and those of extensions.
+"""The guard: ASGI middleware in front of everything the server answers, including Gradio and extensions.
 
 Stock Gradio answers any Host (DNS rebinding), takes bodies of any size, sends no security headers, and asks for a
 login on some of its routes only. This ASGI middleware stands outside of it and lets through what a page of ours would
@@ -21,14 +21,14 @@ from webui.security.auth import IN_SCOPE, Visitor, Visitors
 from webui.security.characters import WholeJSON
 
 OPEN = frozenset({"/login", "/healthz", "/manifest.json", "/robots.txt"})
-"""All that is answered without a login. Browsers ask for the manifest without their cookies."""
+"""Paths that are answered without a login. Browsers request the manifest without cookies."""
 MAX_BODY = 32 * 2**20
 BODY_S = 30.0
 """How long a client may take to send a body."""
 MAX_STRANGERS_BODY = 65536
-"""Of those who are not logged in: enough for a name and a password."""
+"""Body limit without a login: enough for a name and a password."""
 RECHECK_S = 1.0
-"""A stream that runs longer looks whether its reader is still logged in."""
+"""How often a long stream checks whether its reader is still logged in."""
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 BODY_TYPES = frozenset({"application/json", "multipart/form-data"})
 STREAMS = re.compile(r".*/gradio_api/(queue/data|heartbeat/|upload_progress|call/|stream/)")
@@ -58,8 +58,9 @@ page ever asked for by a deep link, whose name is part of a path on the disk."""
 
 
 class Guard:
-    """Host (421), origin (403), login (401), closed routes (404), content type (415), body size and time (413, 408),
-    headers."""
+    """Checks Host (421), Origin (403), login (401), closed routes (404), content type (415), body size and time
+    (413, 408); adds headers.
+    """
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class Guard:
         return await answer(scope, receive, with_headers(send))
 
     async def _judge(self, scope: Scope) -> Response | None:
-        """The answer to a request that is not let in; leaves in ``scope`` who the others come from."""
+        """The response to a rejected request, or None; stores the visitor in ``scope``."""
         if stranger := self.foreign(scope):
             return _answer(*stranger)
         path = path_of(scope)
@@ -107,7 +108,7 @@ class Guard:
         return _answer(*refusal) if refusal else None
 
     def foreign(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and sentence for a request that another site made, or that was led here under another name."""
+        """Status and sentence for a cross-site request, or one under a foreign host name."""
         headers = _Headers(scope)
         netloc = headers.only("host")
         if netloc is None or not self._is_ours(_hostname(netloc), scope):
@@ -119,7 +120,7 @@ class Guard:
         return None
 
     def _is_ours(self, name: str | None, scope: Scope) -> bool:
-        """A name of this server, or the address at which the connection came in: no name was looked up for that."""
+        """Whether a Host is a name of this server, or the very address at which the connection arrived."""
         if name in self.hosts:
             return True
         try:
@@ -128,7 +129,7 @@ class Guard:
             return False
 
     def unfit(self, scope: Scope, max_body: int) -> tuple[int, str] | None:
-        """Status and sentence for a request of someone we know that is not taken all the same."""
+        """Status and sentence for a request of a known visitor that is rejected all the same."""
         headers, method = _Headers(scope), scope.get("method", "GET")
         if CLOSED.match(scope["path"]) or b"deep_link=" in scope.get("query_string", b""):
             return 404, "there is nothing here"
@@ -143,7 +144,7 @@ class Guard:
         return None
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the application, counting and timing what it reads; past a limit it sees a client that went away."""
+        """Run the application, limiting size and time of the body; beyond a limit it sees a disconnect."""
         deadline = asyncio.get_running_loop().time() + self.body_s
         size, started = 0, False
         headers = _Headers(scope)
@@ -190,7 +191,7 @@ class Guard:
             await _answer(*refusal)(scope, receive, send)
 
     def _watched(self, visitor: Visitor, send: Send, receive: Receive) -> tuple[Send, Receive]:
-        """An event stream ends when its reader logs out, here or elsewhere."""
+        """End an event stream when its reader logs out, here or elsewhere."""
         streams, look_at, ended = False, 0.0, asyncio.Event()
 
         async def checked(message: Message) -> None:
@@ -213,13 +214,13 @@ class Guard:
 
 
 def path_of(scope: Scope) -> str:
-    """The path below the one that ``--subpath`` names."""
+    """The path below the prefix given by ``--subpath``."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 def refused(error: RepriseError) -> Response:
-    """An error of ours as the answer to a request."""
+    """The response for one of our errors."""
     headers = {"retry-after": str(error.retry_s)} if error.retry_s else {}
     if isinstance(error, NotLoggedIn):
         headers["www-authenticate"] = "Bearer"  # not Basic: a browser would ask in a window of its own
@@ -227,7 +228,7 @@ def refused(error: RepriseError) -> Response:
 
 
 def _to_login(scope: Scope) -> Response:
-    """Pages lead to the login page, everything else is told what is missing."""
+    """Redirect pages to the login page; everything else gets 401."""
     headers = _Headers(scope)
     if scope.get("method") == "GET" and "text/html" in headers.all("accept") and not headers.has("authorization"):
         asked = path_of(scope)
@@ -241,7 +242,7 @@ def _too_large(max_body: int) -> tuple[int, str]:
 
 
 def with_headers(send: Send) -> Send:
-    """Add the security headers and take away any CORS header that an inner layer wrote."""
+    """Add the security headers, and remove any CORS header that an inner layer wrote."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -258,7 +259,9 @@ def with_headers(send: Send) -> Send:
 
 
 def _same_origin(headers: _Headers, netloc: str) -> bool:
-    """Browsers tell where a request comes from; programs that tell nothing are not a browser's foreign page."""
+    """Whether a request's origin is this server. Programs that send no origin pass: they are no browser on a foreign
+    page.
+    """
     if headers.all("sec-fetch-site") not in ("", "same-origin", "none"):
         return False
     if not headers.has("origin"):

@@ -1,4 +1,4 @@
-"""The login page, logging in and logging out. The page is plain HTML: it needs no script and loads nothing."""
+"""The login page, logging in and logging out. Plain HTML without scripts or external files."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def router(visitors: Visitors, catalogues: Mapping[str, Catalogue]) -> APIRouter
 
 @dataclass(frozen=True)
 class LoginPage:
-    """The page in the reader's language."""
+    """Renders the login page in the reader's language."""
 
     template: Template
     catalogues: Mapping[str, Catalogue]
@@ -103,13 +103,13 @@ class LoginPage:
 
 
 def _home(request: Request, after: str) -> RedirectResponse:
-    """To the path that was asked for, if it is one of ours."""
+    """Where to go after login: the path asked for, if it is one of ours."""
     wanted = after if OURS.fullmatch(after) and not urlsplit(after).netloc else "/"
     return RedirectResponse(f"{_root(request)}{wanted}", 303, NO_STORE)
 
 
 def _bounds(request: Request) -> dict[str, Any]:
-    """Where a cookie goes: to this server alone, to no script, and over TLS alone where it came so."""
+    """Cookie attributes: host-only, HttpOnly, SameSite, and Secure if the login came over TLS."""
     secure = request.url.scheme == "https"
     return {"path": _root(request) or "/", "httponly": True, "samesite": "lax", "secure": secure}
 

@@ -1,4 +1,4 @@
-"""What belongs to whom on Gradio's routes: pages, events, uploads and the files that answers name.
+"""Ownership on Gradio's routes: pages, events, uploads and files, by account.
 
 Gradio gives anyone who is logged in what they can name. This ASGI middleware stands between the guard and Gradio: a
 page's session, an event, an upload belong to who used its number first, a file to who sent it or was shown it. For
@@ -39,14 +39,14 @@ NAMES = ("session_hash", "event_id", "upload_id")
 
 
 class Claims:
-    """Numbers that browsers and Gradio draw at random, and who used each first."""
+    """Random ids from browsers and Gradio, and the account that used each first."""
 
     def __init__(self, keep: int = CLAIMS_KEPT):
         self._keep = keep
         self._owners: OrderedDict[str, str] = OrderedDict()
 
     def claim(self, number: str, name: str) -> bool:
-        """Whether ``number`` is ``name``'s, now or since earlier."""
+        """Whether ``number`` belongs to ``name``, claiming it if it is unclaimed."""
         owner = self._owners.setdefault(number, name)
         self._owners.move_to_end(number)
         if len(self._owners) > self._keep:
@@ -54,13 +54,14 @@ class Claims:
         return owner == name
 
     def owner(self, number: str) -> str:
-        """Who used ``number`` first; "" where that is not known."""
+        """The account that used ``number`` first; "" if unknown."""
         return self._owners.get(number, "")
 
 
 class Files:
-    """Which files a visitor may read. In Gradio's temporary folder: what they uploaded, what an answer to them named,
-    and what the page itself is made of; in the outputs folder: the pictures of their own jobs."""
+    """Which files a visitor may read. In Gradio's temporary folder: those they uploaded, those named in an answer to
+    them, and those of the page itself; in the outputs folder: the images of their own jobs.
+    """
 
     def __init__(self, temp: Path, outputs: Path, is_picture_of: Callable[[str, Path], bool]):
         self.temp = temp.resolve()
@@ -71,7 +72,7 @@ class Files:
         self._everybodys: set[Path] = set()
 
     def give(self, value: Any, name: str) -> None:
-        """``name`` may read the temporary files that ``value``, data on its way to them, names."""
+        """Let ``name`` read the temporary files named in ``value``, data on its way to them."""
         with self._lock:
             for path in _paths_in(value):
                 found = Path(path).resolve()
@@ -81,11 +82,11 @@ class Files:
                 self._readers = {path: names for path, names in self._readers.items() if path.exists()}
 
     def publish(self, value: Any) -> None:
-        """What the page is built of is everybody's."""
+        """Let everybody read the files that the page consists of."""
         self._everybodys |= {Path(path).resolve() for path in _paths_in(value)}
 
     def may_read(self, name: str, path: Path) -> bool:
-        """Of files elsewhere nothing is known here; Gradio refuses them."""
+        """Whether a visitor may read a file. Files elsewhere are left to Gradio, which refuses them."""
         try:
             found = path.resolve()
         except (OSError, ValueError, RuntimeError):
@@ -100,12 +101,12 @@ class Files:
         return self._is_picture_of(name, found)
 
     def are_readable(self, name: str, value: Any) -> bool:
-        """Whether all files that a client's data names may be read by the client."""
+        """Whether a client may read all files that its data names."""
         return all(self.may_read(name, Path(path)) for path in _paths_in(value))
 
 
 class Ownership:
-    """404 for what is another's."""
+    """ASGI middleware: 404 for what belongs to another account."""
 
     def __init__(self, app: ASGIApp, *, files: Files, claims: Claims | None = None):
         self.app = app
@@ -131,7 +132,7 @@ class Ownership:
         await self.app(scope, receive, send)
 
     def _reading(self, visitor: Visitor, send: Send) -> Send:
-        """Learn from an answer which event was begun and which files were taken in."""
+        """Read an answer for the event id and the uploaded files that it names."""
         parts: list[bytes] = []
 
         async def read(message: Message) -> None:
@@ -155,7 +156,7 @@ class Ownership:
 
 
 def _named_in(scope: Scope, path: str) -> Iterator[str]:
-    """The numbers in a request's path and query."""
+    """The ids in a request's path and query."""
     if found := NAMED.fullmatch(path):
         yield from (number for number in found.groups() if number)
     query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
@@ -164,12 +165,12 @@ def _named_in(scope: Scope, path: str) -> Iterator[str]:
 
 
 def _numbers_in(given: Mapping[str, Any]) -> list[str]:
-    """Those in a body, which `Bodies` has read."""
+    """The ids in a request's body, which `Bodies` has read."""
     return [given[name] for name in NAMES if isinstance(given.get(name), str)]
 
 
 def _paths_in(value: Any) -> Iterator[str]:
-    """Of Gradio's ``FileData``, however deep; JSON in a text, such as a canvas's value, is looked into too."""
+    """The paths of Gradio's ``FileData`` at any depth, including JSON in strings, such as a canvas's value."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
             value = json.loads(value)
@@ -185,12 +186,12 @@ def _paths_in(value: Any) -> Iterator[str]:
 
 
 def _plain(scope: Scope) -> Scope:
-    """The same request for an answer that is not compressed, so that it can be read."""
+    """The request without Accept-Encoding, so that the answer is uncompressed and can be read."""
     return {**scope, "headers": [pair for pair in scope["headers"] if pair[0].lower() != b"accept-encoding"]}
 
 
 def uploaded(value: Any) -> Path | None:
-    """The file behind a component's value: only one that was uploaded, in Gradio's own folder."""
+    """The file behind a component's value, only if it is an upload in Gradio's own folder."""
     path = value.get("path") if isinstance(value, dict) else None
     if not isinstance(path, str) or "\0" in path or not os.environ.get("GRADIO_TEMP_DIR"):
         return None

@@ -1,4 +1,4 @@
-"""Behind a reverse proxy: requests as the visitor made them, below the path that the proxy serves us under."""
+"""Reverse proxies: restores the visitor's address, scheme and Host, and the path prefix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORWARDED = ("forwarded", "x-forwarded-")
 
 
 class Proxied:
-    """Outermost: sets the visitor's address, scheme and Host where a trusted proxy tells them, and ``root_path``.
+    """The outermost ASGI middleware: applies X-Forwarded-* from trusted proxies, and sets ``root_path``.
 
     What others say in such headers is thrown away, for Gradio believes it. A proxy may take the prefix off or leave it
     on; behind this, paths have it and ``root_path`` names it, as ASGI wants.
@@ -69,7 +69,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def is_among(address: str, networks: Iterable[Network]) -> bool:
-    """Whether ``address`` is one, and in one of ``networks``."""
+    """Whether ``address`` is a valid IP address in one of ``networks``."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -78,7 +78,7 @@ def is_among(address: str, networks: Iterable[Network]) -> bool:
 
 
 def network_of(text: str) -> Network:
-    """An address or a network: 127.0.0.1, 10.0.0.0/8."""
+    """Parse an address or a network: 127.0.0.1, 10.0.0.0/8."""
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
@@ -88,7 +88,7 @@ def network_of(text: str) -> Network:
 
 
 def subpath_of(text: str) -> str:
-    """``/pictures`` for "pictures", "/pictures" and "/pictures/"; "" for none."""
+    """Normalise a prefix: ``/pictures`` for "pictures", "/pictures" and "/pictures/"; "" for none."""
     name = text.strip("/")
     if not name:
         return ""

@@ -1,4 +1,4 @@
-"""All routes of the application, and who may use each: what ``--list-routes`` prints and a test walks."""
+"""Lists all routes of the application and who may use each, for ``--list-routes`` and a test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWNED = re.compile(rf"{API}/(queue/data|heartbeat/|upload|stream/|call/|file[=/]
 
 
 def routes_of(app: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every path with its methods, those of mounted applications too."""
+    """Every path with its methods, including those of mounted applications."""
     for route in _walk(app.routes):
         yield route.path or "/", tuple(sorted(getattr(route, "methods", None) or {"GET"}))
 
@@ -32,7 +32,7 @@ def _walk(routes: Any) -> Iterator[Any]:
 
 
 def who_may(path: str) -> str:
-    """What the guard and `Ownership` do with a path."""
+    """Who may use a path, as enforced by the guard and `Ownership`."""
     if path in OPEN:
         return ANYONE
     if CLOSED.match(path):
@@ -41,7 +41,7 @@ def who_may(path: str) -> str:
 
 
 def table(app: Any) -> str:
-    """One line a route: who, methods, path."""
+    """The routes as text, one per line: who, methods, path."""
     rows = sorted({(who_may(path), " ".join(methods), path) for path, methods in routes_of(app)})
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{who:{widths[0]}}  {methods:{widths[1]}}  {path}" for who, methods, path in rows)

@@ -1,4 +1,4 @@
-"""Gradio's sessions, one for each open page, within bounds.
+"""Bounds Gradio's page sessions in number and memory.
 
 A session keeps what a page's components are by now, where that is not what the page was built of. Gradio never forgets
 one, and has it hold the whole page's description, for deep links: 1.3 MB and a tenth of a second for each name that a
@@ -16,16 +16,16 @@ from typing import Any
 from gradio.state_holder import SessionState, StateHolder
 
 A_PERSON = 20
-"""Pages that are remembered of an account; without accounts, of the one person at this machine."""
+"""Sessions kept per account; without accounts, for the one person at this machine."""
 ALL = 200
-"""A page whose components were filled takes 0.8 MB."""
+"""Sessions kept in all. A page whose components were filled takes 0.8 MB."""
 IDLE = datetime.timedelta(minutes=10)
 """After its last event. Pages tell nobody that they are closed: a stream for that would hold one of a browser's six
 connections for good."""
 
 
 class Session(SessionState):  # type: ignore[misc]
-    """Without the page's description."""
+    """A page session without its own copy of the page's configuration."""
 
     def __init__(self, blocks: Any):
         self.blocks_config = copy(blocks.default_config)
@@ -40,15 +40,16 @@ class Session(SessionState):  # type: ignore[misc]
         self.config_values.clear()
 
     def _update_config(self, key: int) -> None:
-        """Nobody asks for it."""
+        """Do nothing: the copy would never be used."""
 
     def _update_value_in_config(self, key: int, value: Any) -> None:
-        """Nobody asks for it."""
+        """Do nothing: the copy would never be used."""
 
 
 class Sessions(StateHolder):  # type: ignore[misc]
-    """Those of pages that were used of late. A person's oldest makes room for a new one, so that nobody's pages crowd
-    out another's."""
+    """The recently used sessions. An account's oldest one makes room for its new one, so that nobody can displace
+    another's pages.
+    """
 
     def __init__(self, whose: Callable[[str], str], *, a_person: int = A_PERSON, idle: datetime.timedelta = IDLE):
         """``whose``: the account that used a session's name first; "" where nobody is known."""
@@ -58,7 +59,7 @@ class Sessions(StateHolder):  # type: ignore[misc]
         self._idle = idle
 
     def take_over(self, mounted: Any) -> None:
-        """From the holder that Gradio made for an application that it mounted."""
+        """Take over the sessions from the holder that Gradio created when it was mounted."""
         mounted.state_holder = self
         self.set_blocks(mounted.get_blocks())
 
@@ -73,7 +74,7 @@ class Sessions(StateHolder):  # type: ignore[misc]
         return found
 
     def delete_all_expired_state(self) -> None:
-        """Called every second while the server runs."""
+        """Delete expired sessions; called every second while the server runs."""
         super().delete_all_expired_state()
         before = datetime.datetime.now() - self._idle
         with self.lock:

@@ -1,4 +1,4 @@
-"""TLS from two files, checked before the server starts, so that a wrong one is a sentence and no broken connection."""
+"""TLS from two files, checked before the server starts, so that a wrong one gives a clear error."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CONTENTS = {KEY: (b"PRIVATE KEY-----", "private key"), CERTIFICATE: (b"-----BEGI
 
 @dataclass(frozen=True)
 class Tls:
-    """The key and the certificate chain of the server, both PEM."""
+    """The server's key and certificate chain, both PEM."""
 
     keyfile: Path
     certfile: Path
 
 
 def tls_of(keyfile: Path | None, certfile: Path | None) -> Tls | None:
-    """None where none is asked for."""
+    """Check and return the TLS files; None if none are given."""
     if keyfile is None and certfile is None:
         return None
     if keyfile is None or certfile is None:

@@ -1,4 +1,4 @@
-"""The tabs that we ship. They come onto the page through the same `Host` as an extension's."""
+"""The built-in tabs, registered through the same `Host` as an extension's."""
 
 from __future__ import annotations
 

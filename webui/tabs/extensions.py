@@ -1,4 +1,4 @@
-"""The Extensions tab: what became of each, and the buttons that switch one off and on or load it anew."""
+"""The Extensions tab: the state of each extension, and buttons to disable, enable and reload it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TAB = "extensions"
 
 
 def build(page: Page) -> None:
-    """Lay out the tab and wire it; without extensions it says so."""
+    """Build the tab; without extensions it says so."""
     loader = page.services.extensions
     with gr.Row(elem_id="extensions_tools"):
         names = list(loader.extensions) if loader else []

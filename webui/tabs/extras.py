@@ -1,4 +1,4 @@
-"""The tab that makes finished pictures larger.
+"""The Extras tab: upscales finished images and restores faces.
 
 Pictures are stored by content as soon as they are chosen, and the page holds their keys: a job names its inputs, it
 does not carry them. Everything else is as in the tab for texts: a click submits a job and follows it.
@@ -54,7 +54,7 @@ def build(page: Page) -> None:
 
 
 class _Sources:
-    """Where pictures are chosen: one, or many files. Hidden fields hold what is stored of them."""
+    """Chooses the input: one image, or many files. Hidden fields hold references to the stored images."""
 
     def __init__(self) -> None:
         with gr.Tabs(elem_id="extras_sources"):
@@ -117,7 +117,7 @@ def keep(services: Services, paths: Sequence[str]) -> list[InputImage]:
 
 
 def _faces(form: Form[ExtrasParams], host: Host) -> None:
-    """Controls of the face restorers that are there, and of the others what is missing."""
+    """Controls of the available face restorers, and a note on what is missing for others."""
     with gr.Accordion(t("Faces"), open=False, elem_id="extras_faces"):
         for restorer, names in FACES.items():
             if restorer in host.face_restorers:
@@ -161,12 +161,12 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -
 
 
 def kept_text(images: Sequence[InputImage]) -> str:
-    """What a hidden field holds of the images that were stored."""
+    """The hidden field's value for stored images."""
     return json.dumps([image.to_json() for image in images])
 
 
 def inputs_of(kept: Any) -> tuple[InputImage, ...]:
-    """What a hidden field holds, as far as it has the form that `kept_text` gave it."""
+    """The stored images in a hidden field, ignoring anything that `kept_text` cannot have written."""
     try:
         return tuple(InputImage.from_json(entry) for entry in json.loads(str(kept or "[]")))
     except (ValueError, AttributeError, TypeError):

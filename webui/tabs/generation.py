@@ -1,4 +1,4 @@
-"""What every tab that makes images has: the result's side of the page, and how a click becomes a job and is followed.
+"""Shared parts of all tabs that generate images: the results side, and how a click becomes a job and is followed.
 
 A click submits a job. One handler follows the jobs of a page, one after the other; they live in the queue. Their ids
 are kept by the browser's tab, and a page that is loaded again takes them up where they are.
@@ -35,9 +35,9 @@ from webui.services import JobView, Services
 logger = logging.getLogger(__name__)
 
 FRAME_S = 0.08
-"""Steps that follow each other faster are not all drawn."""
+"""The shortest time between two page updates; steps in between are dropped."""
 LINE_S = 1.0
-"""How often the jobs that wait are looked at, while one runs."""
+"""How often the waiting jobs are refreshed while one runs."""
 KEEP = "(ids) => {{ try {{ sessionStorage.setItem('reprise.{tab}', ids || '') }} catch (e) {{}} }}"
 KEPT = "(...args) => {{ args[0] = window.reprise?.kept('{tab}') || ''; return args }}"
 OUT_OF_LINE = "() => document.documentElement.dataset.unqueue || ''"
@@ -53,7 +53,7 @@ class Actions:
 
 
 def actions(tab: str, label: str = "Generate", *, skips: bool = True) -> Actions:
-    """Lay them out. Generate stays usable while a job runs: it queues another."""
+    """Create the buttons. Generate stays enabled while a job runs: it queues another."""
     generate = gr.Button(t(label), variant="primary", elem_id=f"{tab}_generate")
     with gr.Row(elem_classes="rp-stops"):
         interrupt = gr.Button(t("Interrupt"), elem_id=f"{tab}_interrupt", interactive=False, min_width=80)
@@ -62,7 +62,7 @@ def actions(tab: str, label: str = "Generate", *, skips: bool = True) -> Actions
 
 
 class View:
-    """The right side, and how a `Run` is shown on it: values for ``outputs``."""
+    """The results side of a tab, and how a `Run` is displayed there: values for ``outputs``."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class View:
 
     @property
     def outputs(self) -> list[Any]:
-        """What following a job changes."""
+        """The components that following a job updates."""
         shown = [self.status, self.preview, self.gallery, self.infotext, self.shown, self.chosen, self.job, self.line]
         return [*shown, *self.buttons]
 
@@ -135,7 +135,7 @@ class View:
         earlier: Sequence[Shown] = (),
         line: str | None = None,
     ) -> list[Any]:
-        """``run`` of a job on the page; what is as it was ``before`` is left alone, so that nothing flickers.
+        """Updates for ``run``; what equals ``before`` is left alone, so that nothing flickers.
 
         ``earlier``: pictures of jobs before it. ``line``: the jobs that wait, where they changed.
         """
@@ -158,7 +158,7 @@ class View:
         return [*shown, *[gr.skip()] * 3]
 
     def idle(self) -> list[Any]:
-        """The buttons when nothing runs: given when an event's stream is closed, so that the next finds it so."""
+        """The buttons' idle state, sent when an event's stream ends."""
         return [gr.update(value=t(self.label)), *[gr.update(interactive=False)] * 2]
 
 
@@ -182,7 +182,9 @@ async def follow(view: View, stream: JobStream, ids: list[str], page: str) -> As
 async def _one(
     view: View, stream: JobStream, job: JobView, earlier: Sequence[Shown], ids: list[str], page: str
 ) -> AsyncIterator[list[Any]]:
-    """A job from the first event to the last; a step in haste is left out. ``ids`` grows with what is queued."""
+    """Follow one job from its first event to the last, dropping steps when they come too fast. ``ids`` grows with
+    newly queued jobs.
+    """
     run = Run("waiting", notes=Origin.from_json(job.spec).notes)
     shown, drawn_at, looked_at, said = run, 0.0, 0.0, ""
 
@@ -212,7 +214,7 @@ async def _one(
 
 
 async def spoken(view: View, updates: AsyncIterator[list[Any]]) -> AsyncIterator[list[Any]]:
-    """``updates``, with what goes wrong said on the page in one sentence."""
+    """``updates``, with errors shown on the page in one sentence."""
     try:
         async for update in updates:
             yield update
@@ -224,7 +226,7 @@ async def spoken(view: View, updates: AsyncIterator[list[Any]]) -> AsyncIterator
 
 
 async def picture(page: Page, request: Any, job_id: Any, index: Any) -> Result | None:
-    """The job's picture of that number, as far as it is this visitor's and there is one."""
+    """The job's image of that index, if it exists and belongs to this visitor."""
     try:
         job = await asyncio.to_thread(page.services.queue.get, job_id=str(job_id or ""), owner=page.owner(request))
     except NotFound:
@@ -241,7 +243,7 @@ def wire_jobs(
     form: Form[GenerationParams] | None = None,
     canvas: Canvas | None = None,
 ) -> Any:
-    """The buttons, and what is taken up when the page is loaded again.
+    """Wire the buttons, and resume following jobs when the page is reloaded.
 
     ``submit(request, page, values)`` queues a job for the values of ``inputs``; ``page`` goes into its spec. ``form``
     is filled from the last job's request; what is on the ``canvas`` is handed over first. Gives the event whose end is
@@ -358,8 +360,8 @@ def wire_run(
     inputs: Callable[[Sequence[Any]], tuple[InputImage, ...]] = lambda values: (),
     canvas: Canvas | None = None,
 ) -> None:
-    """Generate and all that follows. ``asked`` makes a request, and remarks, of the form and the other values, of which
-    one may be the field of a ``canvas``.
+    """Wire Generate. ``asked`` makes a request and notes from the form and the other values, of which one may be the
+    field of a ``canvas``.
 
     ``inputs`` gives the images over each of which the request is made; a script's job has none of them.
     """
@@ -386,7 +388,7 @@ def wire_run(
 
 
 def wire_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Sequence[Any]) -> None:
-    """``buttons``: a random seed, the seed of the picture in view."""
+    """Wire ``buttons``: random seed, and the seed of the image in view."""
     any_seed, same_seed = buttons
 
     async def on_reuse(request: gr.Request, job_id: Any, chosen: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The tab that shows what was made, newest first: small copies in pages, the chosen picture with all that can be done.
+"""The History tab: thumbnails in pages, newest first, and the selected image with its actions.
 
 A list holds numbers alone; the pictures come through `webui.api.v1.history`, which knows whose they are.
 """
@@ -24,12 +24,12 @@ from webui.i18n import t
 
 TAB = "history"
 UNMADE = 20
-"""The last jobs that came to nothing, as many as are told."""
+"""How many recent jobs without images are shown."""
 CLICKED = "(...args) => [document.documentElement.dataset.picture || '', ...args.slice(1)]"
 
 
 class HistoryView:
-    """The chosen picture, and the buttons of what can be done with it."""
+    """The selected image and its action buttons."""
 
     def __init__(self) -> None:
         self.picture = gr.HTML(chosen_html(None), elem_id="history_picture", padding=False)
@@ -53,7 +53,7 @@ class HistoryView:
 
 
 def build(page: Page) -> None:
-    """Lay out the tab and wire it."""
+    """Build the tab and its events."""
     history = page.services.history
     with gr.Row(elem_id="history_body"):
         with gr.Column(scale=6, min_width=300, elem_id="history_list"):

@@ -1,4 +1,4 @@
-"""The tabs that make images from images: the whole picture, or what a mask says."""
+"""The img2img and Inpaint tabs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ FIRST_FRAME = "the picture moves; its first frame was taken"
 
 
 def build(page: Page) -> None:
-    """img2img: one picture goes in."""
+    """Build img2img: one image goes in."""
     _build(page, "img2img")
 
 
 def build_inpaint(page: Page) -> None:
-    """Inpaint: a picture to paint the mask on, or coloured strokes that are mask and start at once."""
+    """Build Inpaint: a mask painted on an image, or coloured strokes that are mask and init image at once."""
     _build(page, "inpaint")
 
 
@@ -130,7 +130,7 @@ def _mask_controls(form: Form[GenerationParams]) -> None:
 
 
 def _soft_controls(form: Form[GenerationParams], tab: str) -> None:
-    """Soft inpainting, folded away; its switch leaves it out."""
+    """The soft inpainting options, in an accordion with a switch."""
     with gr.Accordion(t("Soft inpainting"), open=False, elem_id=f"{tab}_soft"):
         label, info = t("Blend old and new by the mask's greys"), t("best with a mask blur of 16 and more")
         form.switch("mask_soft", label=label, info=info, elem_id=f"{tab}_soft_on")
@@ -140,7 +140,7 @@ def _soft_controls(form: Form[GenerationParams], tab: str) -> None:
 
 
 def _many(page: Page, tab: str) -> Any:
-    """Many files at once: a hidden field says what is stored of them."""
+    """Upload of many files; a hidden field holds references to the stored images."""
     with gr.Accordion(t("Many pictures"), open=False, elem_id=f"{tab}_many"):
         files = gr.File(
             label=t("Each is made anew with the settings below, one after another"),
@@ -167,7 +167,7 @@ def _many(page: Page, tab: str) -> Any:
 
 
 def _tile_controls(form: Form[GenerationParams], tab: str) -> None:
-    """SD upscale, folded away; its switch leaves it out."""
+    """The SD upscale options, in an accordion with a switch."""
     with gr.Accordion(t("SD upscale"), open=False, elem_id=f"{tab}_sd_upscale"):
         label, info = t("Enlarge, then paint over tile by tile"), t("width and height above are those of a tile")
         form.switch("tiled", label=label, info=info, elem_id=f"{tab}_sd_upscale_on")
@@ -177,7 +177,7 @@ def _tile_controls(form: Form[GenerationParams], tab: str) -> None:
 
 
 def _growth(tab: str) -> list[Any]:
-    """How far the picture grows at each side; then nothing need be painted."""
+    """Outpainting: how far the image grows on each side; then no mask is needed."""
     with gr.Accordion("Outpaint", open=False, elem_id=f"{tab}_outpaint"), gr.Row():
         return [
             gr.Slider(0, 512, 0, step=8, label=side, min_width=130, elem_id=f"{tab}_{side.lower()}")
@@ -190,7 +190,7 @@ def _whole(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    """A field that is judged with the others, for those who need it before."""
+    """A field's value as a number, 0 if it is none, for handlers that need it before the form is checked."""
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The tab that reads a picture: its texts, what its recipe records, its settings for the form, and its replay."""
+"""The PNG Info tab: an image's metadata, its recipe, its settings for the form, and its replay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from webui.html.status import Run, recipe_html, status_html
 
 
 def build(page: Page) -> None:
-    """Lay out the tab and wire it."""
+    """Build the tab and its events."""
     with gr.Row(elem_id="png_info_body"):
         with gr.Column(scale=5, min_width=300):
             picture = gr.Image(

@@ -1,4 +1,4 @@
-"""The prompts of a tab: both boxes, what is odd in them, styles, and the inspector.
+"""The prompt area of a tab: both boxes, warnings, styles and the inspector.
 
 Whatever changes in the form, the page waits until the person pauses and then clicks a hidden button, whose event takes
 the whole form. Gradio holds back a click while another is being answered and sends the last one afterwards
@@ -27,14 +27,16 @@ from webui.tabs.style_editor import StyleEditor
 BOXES = {"prompt": "prompt", "negative_prompt": "negative"}
 """Fields, and what their elements are called behind the tab's name."""
 NEEDED = ("prompt", "negative_prompt", "steps")
-"""What the inspector cannot do without; another field that is wrong for the moment counts as its default."""
+"""The fields that the inspector requires; other invalid fields count as their defaults."""
 IS_OPEN = "(...args) => { args[0] = document.documentElement.dataset.inspect || ''; return args }"
 TELL = "() => {{ document.dispatchEvent(new CustomEvent('reprise:{}', {{ detail: '{}' }})) }}"
-"""Tells script.js of something in a tab."""
+"""Notifies script.js of something in a tab."""
 
 
 class PromptArea:
-    """Lays the prompts out where it is made, the panel where `inspector` is called; `wire` is for the complete form."""
+    """Renders the prompts where it is created, the panel where `inspector` is called; call `wire` when the form is
+    complete.
+    """
 
     def __init__(
         self, page: Page, form: Form[GenerationParams], tab: str, wanted: str = "What should be in the picture"
@@ -78,7 +80,7 @@ class PromptArea:
         return gr.HTML(line_html(EMPTY, self._boxes[field]), elem_id=f"{self._boxes[field]}_line", padding=False)
 
     def inspector(self) -> None:
-        """The panel, where it is to stand."""
+        """Render the inspector panel here."""
         tab = self._tab
         self._panel = gr.HTML("", elem_id=f"{tab}_inspector", elem_classes="rp-inspector-home", padding=False)
         self._ask = gr.Button("Inspect", visible="hidden", elem_id=f"{tab}_inspect")
@@ -139,7 +141,7 @@ class PromptArea:
         return [*lines, inspector_html(told, self._boxes, places) if is_open else gr.skip()]
 
     def _read(self, fields: Sequence[Any]) -> GenerationParams:
-        """The request as far as it can be read while somebody is typing."""
+        """The request, as far as it can be read while somebody is typing."""
         good: dict[str, Any] = {}
         for name, value in zip(self._form.names, fields, strict=True):
             option = self._form.options.get(name)
@@ -173,7 +175,7 @@ class PromptArea:
     # Embeddings
 
     def _on_embeddings(self, checkpoint: Any, shown: Any) -> str:
-        """The panel of names as the folder is now, or nothing where it is open."""
+        """Update the embeddings panel from the folder, or close it."""
         return "" if shown else embeddings_html(self._services.embeddings(str(checkpoint or "")))
 
     def _on_checkpoint(self, checkpoint: Any, shown: Any) -> Any:
@@ -181,7 +183,7 @@ class PromptArea:
 
 
 def place(own: str, merged: str) -> tuple[int, int]:
-    """Where a person's ``own`` text stands in the ``merged`` one: offset (of its first character) and length.
+    """Where the user's ``own`` text is in the ``merged`` prompt: offset of its first character, and length.
 
     >>> place("a cat", "photo of a cat, grainy")
     (9, 5)

@@ -1,5 +1,6 @@
-"""The tab of the owner's settings, built from their declarations, with those of extensions behind the program's own;
-what only concerns this browser stands below."""
+"""The Settings tab: the owner's settings and those of extensions, built from their declarations, and the settings of
+this browser.
+"""
 
 from __future__ import annotations
 
@@ -82,12 +83,12 @@ def build(page: Page) -> None:
 
 
 def _told(part: Form[Any], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page is told of the values of an extension: of secrets nothing."""
+    """The values of an extension's settings as sent to the page: secrets are left out."""
     return {name: "" if name in part.options and part.options[name].secret else kept[name] for name in kept}
 
 
 def _kept(part: Form[Any], said: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """What is kept of what the page says: an empty secret is the one that there was, a blank one none."""
+    """The values to store: an empty secret keeps the old one, a blank one deletes it."""
     new = dict(said)
     for name, option in part.options.items():
         if option.secret and name in new:
@@ -104,7 +105,7 @@ def _add(form: Form[Settings], name: str, *, locked: bool) -> None:
 
 
 def _part(page: Page, name: str, cls: type) -> Form[Any]:
-    """The settings that an extension declared, under its name."""
+    """The settings of an extension, under its name."""
     tables = page.services.tables()
     form: Form[Any] = Form(Shape(cls), tables)
     gr.Markdown(f"#### {name}")

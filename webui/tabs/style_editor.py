@@ -1,4 +1,4 @@
-"""The styles editor of a prompt area: see, change, rename, add and delete styles in place."""
+"""The styles editor of a prompt area: view, change, rename, add and delete styles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NEW = ""
 
 
 class StyleEditor:
-    """Folded away until its button is clicked. ``chooser`` is the list of styles beside the prompts."""
+    """Hidden until its button is clicked. ``chooser`` is the list of styles beside the prompts."""
 
     def __init__(self, book: StyleBook, tab: str):
         self._book, self._tab = book, tab
@@ -54,7 +54,9 @@ class StyleEditor:
         return gr.Button(label, elem_id=elem_id, elem_classes="rp-tool", min_width=60, scale=0)
 
     def wire(self, opener: Any, chooser: Any, prompts: Sequence[Any]) -> None:
-        """``opener`` opens and closes it; ``prompts`` are the boxes that a new style can be taken from."""
+        """Wire the editor: ``opener`` opens and closes it; ``prompts`` are the boxes from which a new style can be
+        taken.
+        """
         texts = [self._name, self._prompt, self._negative]
         after = [chooser, self._chosen, *texts, self._note, self._sure]
         opener.click(self._on_open, chooser, [self.panel, self._chosen, *texts, self._note, self._sure], **AT_ONCE)
@@ -79,7 +81,7 @@ class StyleEditor:
         return list(self._styles().get(name, Style("")))
 
     def _on_open(self, chosen: Any) -> list[Any]:
-        """With the first of the styles that are chosen beside the prompts."""
+        """Open with the first style that is chosen beside the prompts."""
         name = next((name for name in chosen or () if name in self._styles()), NEW)
         listed = gr.update(choices=self._choices(), value=name)
         return [
@@ -91,7 +93,7 @@ class StyleEditor:
         ]
 
     def _trouble(self) -> str:
-        """Why there are no styles, where the file cannot be read."""
+        """The error message if the file cannot be read."""
         try:
             self._book.styles()
         except UserError as error:
@@ -124,7 +126,7 @@ class StyleEditor:
         return self._after(NEW, names, t("The style is deleted."))
 
     def _after(self, name: str, used: list[Any], note: str) -> list[Any]:
-        """The list beside the prompts and the editor with what was changed."""
+        """Updates of the style list and the editor after a change."""
         chooser = gr.update(choices=list(self._styles()), value=used)
         listed = gr.update(choices=self._choices(), value=name)
         return [chooser, listed, *self._shown(name), note_html(note), gr.update(visible=False)]

@@ -1,4 +1,4 @@
-"""The tab that makes images from text."""
+"""The txt2img tab."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TAB = "txt2img"
 
 
 def build(page: Page) -> None:
-    """Lay out the tab and wire it."""
+    """Build the tab and its events."""
     form = page.form(GenerationParams)
     with gr.Row(elem_id="txt2img_top"):
         with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
@@ -58,7 +58,7 @@ def build(page: Page) -> None:
 
 
 def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any, Any]:
-    """The left side; gives the buttons for a random seed and the last one."""
+    """The parameters column; returns the buttons for a random seed and the last one."""
     with gr.Row():
         form.add("sampler", min_width=130, elem_id=f"{tab}_sampler")
         form.add("scheduler", min_width=130, elem_id=f"{tab}_scheduler")
@@ -99,7 +99,7 @@ def modifiers(form: Form[GenerationParams], tab: str) -> None:
 
 
 def second_pass(form: Form[GenerationParams], tab: str) -> None:
-    """Hires fix and the refiner, folded away; each has a switch that leaves it out."""
+    """Accordions for hires fix and the refiner, each with a switch."""
     with gr.Accordion("Hires fix", open=False, elem_id=f"{tab}_hires"):
         form.switch("hires", elem_id=f"{tab}_hires_on", label="Make the picture larger in a second pass")
         with gr.Row():

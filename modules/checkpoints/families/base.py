@@ -39,9 +39,14 @@ class EncoderSpec:
     pads_with_zero: bool = False
     """Ids behind the first end token are 0, and texts are tokenized as open_clip does it."""
 
-    def layer(self, clip_skip: int, *, asked: bool = False) -> int:
-        """Which layer counts, from the end. ``asked``: the request has ``sdxl_clip_l_skip``."""
-        return clip_skip if not self.skip or (asked and self.may_skip) else self.skip
+    depth: int = 0
+    """Layers of the whole network, of which some files leave out the last that are never used; 0: all are there."""
+
+    def layer(self, clip_skip: int, layers: int, *, asked: bool = False) -> int:
+        """Which of ``layers`` layers counts, from the end. ``asked``: the request has ``sdxl_clip_l_skip``."""
+        if not self.skip or (asked and self.may_skip):
+            return clip_skip
+        return max(self.skip - max(self.depth - layers, 0), 1)
 
     def prefix(self, keys: Collection[str]) -> str:
         """The one of `prefixes` that a file uses."""

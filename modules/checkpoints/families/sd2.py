@@ -13,7 +13,7 @@ SD2 = Family(
     matches=lambda shapes: (
         f"{TEXT}transformer.resblocks.0.attn.in_proj_weight" in shapes or f"{TURBO_TEXT}ln_final.weight" in shapes
     ),
-    encoders=(EncoderSpec("text", (TEXT, TURBO_TEXT), OPEN_CLIP, skip=2, pads_with_zero=True),),
+    encoders=(EncoderSpec("text", (TEXT, TURBO_TEXT), OPEN_CLIP, skip=2, pads_with_zero=True, depth=24),),
     v_size=768,
     tells_prediction=False,
 )

@@ -156,7 +156,7 @@ def _gated(use: Use, segments: tuple[Segment, ...]) -> Use | None:
 
 def read_tag(kind: str, arguments: str) -> Use:
     """A tag's use. Raises `BadTag` where a strength is no number."""
-    positional, named = _split(arguments)
+    positional, named = split_arguments(arguments)
     name, *rest = positional or [""]
     try:
         if kind == HYPERNET_TAG:
@@ -172,7 +172,7 @@ def read_tag(kind: str, arguments: str) -> Use:
         raise BadTag(f"<{kind}:{arguments}> cannot be read: {error}") from None
 
 
-def _split(arguments: str) -> tuple[list[str], dict[str, str]]:
+def split_arguments(arguments: str) -> tuple[list[str], dict[str, str]]:
     """Positional and named arguments: parted by colons outside of square brackets, if these are balanced."""
     pieces, depth = [""], 0
     balanced = arguments.count("[") == arguments.count("]")

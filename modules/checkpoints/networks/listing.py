@@ -303,6 +303,6 @@ def with_local_names(prompt: str, hashes: Mapping[str, str], local: Mapping[str,
 
     def renamed(match: re.Match[str]) -> str:
         name = match[1].replace(",", "")
-        return f"<lora:{local.get(hashes.get(name, ''), match[1])}{match[2]}"
+        return f"<lora:{local.get(hashes.get(name, '').lower(), match[1])}{match[2]}"
 
     return re.sub(r"<lora:([^:>]+)([:>])", renamed, prompt)

@@ -7,7 +7,7 @@ Where there is no room for both, a weight is changed in its place and read from 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -181,7 +181,8 @@ def _plus(weight: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     if not pairs:
         return weight
     dtype = weight.dtype if weight.dtype.itemsize > 1 else torch.float32
-    up, down = torch.cat([up.to(dtype) for up, _ in pairs], dim=1), torch.cat([down.to(dtype) for _, down in pairs])
+    ups, downs = [up.to(dtype) for up, _ in pairs], [down.to(dtype) for _, down in pairs]
+    up, down = (ups[0], downs[0]) if len(pairs) == 1 else (torch.cat(ups, dim=1), torch.cat(downs))
     if weight.dim() != 4:
         return torch.addmm(weight.to(dtype), up, down)
     flat = weight.to(dtype).permute(0, 2, 3, 1)
@@ -213,8 +214,8 @@ class Patch:
         self._on: set[str] = set()
         self.nbytes = 0
         """Of the changed weights that stand beside the model's own."""
-        self.misfits: Counter[Hashable] = Counter()
-        """How many layers of a network have another shape here, by what it is known by."""
+        self.misfits: dict[Hashable, set[str]] = defaultdict(set)
+        """Layers of a network that have another shape here, by what it is known by."""
 
     def touched(self, network: Network) -> int:
         """How many of a network's layers the model has."""
@@ -266,7 +267,8 @@ class Patch:
 
         def misfit(step: Step) -> None:
             assert isinstance(step.key, tuple)
-            self.misfits[step.key[0]] += 1
+            network, name, *_ = step.key
+            self.misfits[network].add(name)
 
         place = layer.place
         weight = layer.own[place.weight]
@@ -320,6 +322,8 @@ class Patch:
         """Put the model's own weights back. What was made stays, for a batch that wants the same."""
         for name in list(self._on):
             self._take_off(name)
+        self._fitting.clear()  # networks may be let go of
+        self.misfits.clear()
 
     def forget(self) -> None:
         """Let go of what was made, where it is not in use."""

@@ -1,4 +1,4 @@
-"""Methods that add fresh noise in every step."""
+"""Ancestral samplers: they add fresh noise at every step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that remember earlier answers instead of asking more often."""
+"""Multistep samplers: they reuse earlier evaluations instead of making more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPM-Solver++ for the reverse SDE. ``noise(sigma, sigma_next)`` is best a Brownian path's, and tells where on it."""
+"""DPM-Solver++ for the reverse SDE. ``noise(sigma, sigma_next)`` should come from a Brownian path."""
 
 from __future__ import annotations
 

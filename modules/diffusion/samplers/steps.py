@@ -1,4 +1,4 @@
-"""What several samplers do within a step."""
+"""Building blocks shared by several samplers' steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ancestral_split(sigma: float, sigma_next: float, eta: float) -> tuple[float,
 
 
 class Churn:
-    """Noise that is added before a step, and the higher sigma where the step then begins.
+    """Stochastic churn (Karras et al. 2022, alg. 2): noise added before a step, which then starts at a higher sigma.
 
     Karras et al. (2022), arXiv:2206.00364, alg. 2, lines 4 to 6. ``s_tmax`` 0: no upper end. With ``s_churn`` 0 no
     noise is drawn; otherwise every step draws, used or not, because later draws depend on the count.

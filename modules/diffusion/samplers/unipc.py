@@ -38,13 +38,15 @@ class Level:
 
 
 def level_at(t: float, table: NoiseTable) -> Level:
-    """ln alpha is interpolated linearly between the table's times, which are 1 / levels apart and end at 1."""
+    """The level at time ``t``: ln alpha is interpolated linearly between the table's times, which are 1 / levels
+    apart and end at 1.
+    """
     n = len(table.alphas_cumprod)
     return Level(t, float(np.interp(t, (np.arange(n) + 1) / n, np.log(table.alphas_cumprod) / 2)))
 
 
 def whole_timesteps(times: Sequence[float], n: int) -> list[int]:
-    """The timesteps of ``times``, from 1 down, in a table of ``n``, each cut to a whole one.
+    """Map ``times``, from 1 down, to timesteps of a table of ``n``, truncated to whole ones.
 
     In float32, whose rounding decides where a time lies on a timestep. Evenly spaced times are rounded once from both
     ends, as torch.linspace does.
@@ -71,7 +73,8 @@ def own_unipc(
     whole: bool = True,
     **_: Any,
 ) -> list[float]:
-    """As many steps as ``timesteps`` has, between its own times. ``whole``: from 1 rather than from the last timestep.
+    """UniPC's own sigmas: as many steps as ``timesteps`` has. ``whole``: start at 1 rather than at the last
+    timestep.
 
     The sigma of a time is that at which the network is called: log-linear between the table's.
     """

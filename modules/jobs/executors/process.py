@@ -1,4 +1,4 @@
-"""Where jobs run: in worker processes of this machine, or inline for tests."""
+"""Executors: run jobs in worker processes of this machine, or inline for tests."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ OnEvent = Callable[[Json], None]
 CLOSE_GRACE_S = 5.0
 LONGEST_PAUSE_S = 30.0
 LONGEST_LINE = 4096
-"""Of what a worker prints, in bytes; longer ones are cut up."""
+"""Length limit in bytes of a line of worker output; longer ones are split."""
 LINE_COST = 50
-"""What stands before a line in the log, about."""
+"""Approximate length of a log line's prefix."""
 LOG_BURST = 500_000
 LOG_RATE = 1000.0
 """86 MB a day."""
@@ -37,14 +37,14 @@ LOG_RATE = 1000.0
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What the page's status line says. ``detail`` is empty or a sentence."""
+    """The worker's state for the page's status line. ``detail`` is empty or a sentence."""
 
     state: State
     detail: str = ""
 
 
 class CancelFlag:
-    """Set once, read at every step, and told to those who wait elsewhere. It also counts the images to be cut short."""
+    """A cancel flag: set once, polled at every step, with callbacks. Also counts skip requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -64,7 +64,7 @@ class CancelFlag:
         return self._set
 
     def when_set(self, callback: Callable[[], None]) -> None:
-        """Call it when the flag is set: at once, if it is already."""
+        """Call a function when the flag is set: at once if it is already."""
         with self._lock:
             if not self._set:
                 self._callbacks.append(callback)
@@ -72,7 +72,7 @@ class CancelFlag:
         callback()
 
     def skip(self) -> None:
-        """The image at hand is to be made from what there is."""
+        """Request that the current image be finished from what has been sampled so far."""
         with self._lock:
             self._skips += 1
             callbacks = list(self._skip_callbacks)
@@ -83,13 +83,13 @@ class CancelFlag:
         return self._skips
 
     def when_skipped(self, callback: Callable[[], None]) -> None:
-        """Call it for every skip from now on."""
+        """Call a function at every skip from now on."""
         with self._lock:
             self._skip_callbacks.append(callback)
 
 
 class Stopped(Cancelled):
-    """A job that was stopped, with what it had made by then."""
+    """The job was cancelled; carries what it had made by then."""
 
     def __init__(self, output: Json):
         super().__init__()
@@ -97,7 +97,7 @@ class Stopped(Cancelled):
 
 
 class JobFailed(RepriseError):
-    """A job that failed where it ran; ``error`` is the original's JSON."""
+    """The job failed in the worker; ``error`` is the original error's JSON."""
 
     def __init__(self, error: Json):
         super().__init__(error["detail"])
@@ -108,36 +108,36 @@ class JobFailed(RepriseError):
 
 
 class Executor(Protocol):
-    """Runs jobs by specs that are JSON. Any of them gives the same output for the same spec."""
+    """Runs jobs given as JSON specs. All executors give the same output for the same spec."""
 
     def start(self) -> None: ...
 
     def slots(self) -> int:
-        """How many jobs it can run at the same time at present: 0 while it loads."""
+        """How many jobs it can run in parallel at present; 0 while it loads."""
         ...
 
     def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
-        """Blocks until the job's output is there. `Stopped`, `JobFailed` or `WorkerDied` otherwise."""
+        """Run a job and return its output; blocks. Raises `Stopped`, `JobFailed` or `WorkerDied`."""
         ...
 
     def status(self) -> WorkerStatus: ...
 
     def restart(self) -> None:
-        """Start anew what runs jobs, once it has none in hand."""
+        """Restart the workers once they are idle."""
         ...
 
     def close(self) -> None: ...
 
 
 class InlineExecutor:
-    """Runs jobs in this very process, one at a time."""
+    """Runs jobs in this process, one at a time."""
 
     def __init__(self, runner: Runner):
         self._runner = runner
         self._busy = threading.Lock()
 
     def start(self) -> None:
-        """Nothing to start."""
+        """Do nothing: there is no process to start."""
 
     def slots(self) -> int:
         return 1
@@ -150,14 +150,14 @@ class InlineExecutor:
         return WorkerStatus("busy" if self._busy.locked() else "ready")
 
     def restart(self) -> None:
-        """Nothing to start anew."""
+        """Do nothing: there is no process to restart."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is no process to end."""
 
 
 class LocalExecutor:
-    """One worker process per command line (one per device), started again whenever it ends.
+    """Runs one worker process per command line (one per device) and restarts each whenever it ends.
 
     The command must call `modules.jobs.worker.serve`. Its stderr goes to this process's log.
     """
@@ -198,7 +198,7 @@ class LocalExecutor:
                 self._changed.notify_all()
 
     def status(self) -> WorkerStatus:
-        """Of several workers, the one best able to take a job."""
+        """The status of the worker that is best able to take a job."""
         order = ("ready", "busy", "loading", "starting", "dead")
         with self._changed:
             return min((worker.status for worker in self._workers), key=lambda status: order.index(status.state))
@@ -223,7 +223,7 @@ class LocalExecutor:
 
 
 class _WorkerProcess:
-    """One command line kept alive by one thread, which also reads what the process says."""
+    """One worker process, kept alive by a thread that also reads its messages."""
 
     def __init__(self, command: Sequence[str], name: str, changed: threading.Condition):
         self._command = list(command)
@@ -232,11 +232,11 @@ class _WorkerProcess:
         self.status = WorkerStatus("starting")
         self.ready = False
         self.inbox: SimpleQueue[Message] | None = None
-        """Messages for the job in hand; None when there is no job."""
+        """Messages for the current job; None if there is none."""
         self.process: subprocess.Popen[bytes] | None = None
         self._allowance = LogAllowance()
         self.leaving = False
-        """It takes no job any more, and another process takes its place."""
+        """It accepts no further job, because it is being replaced."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name=name, daemon=True)
 
@@ -244,7 +244,7 @@ class _WorkerProcess:
         self._thread.start()
 
     def leave(self, now: bool) -> None:
-        """Another process shall take its place: ``now``, or when its job is done. With the lock held."""
+        """Replace the process: ``now``, or when its job is done. The lock must be held."""
         self.leaving, self.ready = True, False
         if now and self.process is not None:
             _close_quietly(self.process.stdin)
@@ -257,7 +257,7 @@ class _WorkerProcess:
             _close_quietly(process.stdin)
 
     def join(self) -> None:
-        """Wait for the process to end; after a few seconds end it."""
+        """Wait for the process to end; kill it after a few seconds."""
         if self._thread.ident is None:
             return
         self._thread.join(CLOSE_GRACE_S)
@@ -281,7 +281,7 @@ class _WorkerProcess:
                 self._closing.wait(min(LONGEST_PAUSE_S, 0.25 * 2**failures))
 
     def _run_once(self) -> bool:
-        """Start the process and listen until it ends; whether it ever was ready."""
+        """Start the process and read its messages until it ends; returns whether it ever became ready."""
         process = _spawn(self._command)
         assert process.stdout and process.stderr
         with self._changed:
@@ -321,7 +321,7 @@ class _WorkerProcess:
             return self.ready
 
     def _bury(self, how: str, last_words: Sequence[str]) -> None:
-        """The process is gone: tell the job in hand and the status line."""
+        """Handle the end of the process: fail its job and update the status."""
         if not self._closing.is_set():
             logger.warning("%s %s", self._name, how)
         with self._changed:
@@ -338,7 +338,7 @@ class _WorkerProcess:
             self._changed.notify_all()
 
     def _log(self, stderr: IO[bytes], last_words: deque[str]) -> None:
-        """All that the process says is read, so that it never waits for us; too much of it is not written down."""
+        """Read all output of the process, so that it never blocks, and log it within the allowance."""
         while line := stderr.readline(LONGEST_LINE):
             if text := line.decode("utf-8", "replace").rstrip():
                 last_words.append(text)
@@ -353,7 +353,7 @@ class _WorkerProcess:
 
 
 class LogAllowance:
-    """How much a process may put into the log: ``LOG_BURST`` bytes at once, and ``LOG_RATE`` bytes a second for ever.
+    """A token bucket for log output: ``LOG_BURST`` bytes at once, ``LOG_RATE`` bytes a second on average.
 
     Who has used it up is not heard until a quarter has grown again, so that what is heard hangs together.
     """
@@ -366,7 +366,7 @@ class LogAllowance:
         self._left_out = 0
 
     def admits(self, size: int) -> bool:
-        """Whether a line of so many bytes may be written down."""
+        """Whether a line of that many bytes may be logged."""
         now = self._clock()
         self._room = min(LOG_BURST, self._room + (now - self._then) * LOG_RATE)
         self._then = now
@@ -379,7 +379,7 @@ class LogAllowance:
         return not self._dry
 
     def settle(self) -> int:
-        """The bytes that were left out since this was asked last."""
+        """The number of bytes dropped since the last call."""
         left_out, self._left_out = self._left_out, 0
         return left_out
 
@@ -392,7 +392,7 @@ def _converse(
     cancel: CancelFlag,
     on_event: OnEvent,
 ) -> Json:
-    """One job over the pipe. Only this thread writes to the process, so a cancel goes through the inbox as well."""
+    """Run one job over the pipe. Only this thread writes to the process, so a cancel goes through the inbox too."""
     _send(process, {"type": "run", "job": job_id, "spec": spec})
     cancel.when_set(lambda: inbox.put({"type": "cancel", "job": job_id}))
     cancel.when_skipped(lambda: inbox.put({"type": "skip", "job": job_id}))

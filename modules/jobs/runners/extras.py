@@ -1,4 +1,4 @@
-"""What the worker does with an "extras" job: each picture through `modules.pipeline.postprocess`, saved, told of."""
+"""Runs "extras" jobs in the worker: postprocesses each image with `modules.pipeline.postprocess` and saves it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ FOLDER = "extras-images"
 
 
 class ExtrasRunner:
-    """A `Runner`. A picture of many that cannot be read is left out and said so; the only one fails the job."""
+    """The `Runner` of "extras" jobs. With several inputs an unreadable image is skipped with a note; a single one
+    fails the job.
+    """
 
     def __init__(self, host: Host, gallery: Gallery, inputs: InputStore):
         self._host = host
@@ -78,7 +80,7 @@ def _work(emit: Emit, control: JobControl, number: int, images: int) -> Work:
 
 
 def _entry(path: Path, infotext: str, extras: str, size: tuple[int, int]) -> SavedImage:
-    """``infotext`` as the page shows it: where the picture came from, and what was done to it."""
+    """The job's entry for an image; its infotext is the input's, followed by what was done to it."""
     return SavedImage(str(path), "\n".join(filter(None, (infotext, extras))), *size)
 
 

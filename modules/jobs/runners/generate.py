@@ -1,4 +1,4 @@
-"""What the worker does with a "generate" job: run the engine, save each image, tell what happens.
+"""Runs "generate" jobs in the worker: calls the engine, saves each image, reports progress.
 
 Loads torch, as does `replaying`: only the worker imports them.
 """
@@ -26,22 +26,22 @@ PREVIEW_S = 0.1
 
 @dataclass(frozen=True)
 class _Turn:
-    """One request of a job, and the name of the picture that it starts from, where there are many."""
+    """One request of a job, and the name of its init image if there are several."""
 
     params: GenerationParams
     stem: str = ""
 
 
 class GenerationRunner:
-    """The worker's `Runner`. A job that was interrupted by a crash goes on behind the images that it had saved."""
+    """The `Runner` of "generate" jobs. A job interrupted by a crash continues after the images already saved."""
 
     def __init__(self, engine: Engine, gallery: Gallery, *, preview_every: int = 1, embed_inputs: bool = False):
         self._engine = engine
         self._gallery = gallery
         self._preview_every = preview_every
-        """A preview every so many steps; 0: none."""
+        """Steps between previews; 0: none."""
         self._embed_inputs = embed_inputs
-        """Whether a picture carries those that it was made from."""
+        """Whether to embed the input images in the results."""
 
     def __call__(self, job_id: str, data: Json, emit: Emit, control: JobControl) -> Json:
         spec = GenerateSpec.from_json(data)
@@ -89,7 +89,7 @@ class GenerationRunner:
 
 
 def noted(run: Runner, note: str) -> Runner:
-    """``run``, whose jobs are told ``note`` before they begin."""
+    """Wrap a runner so that each job starts with ``note``."""
 
     def run_with_note(job_id: str, data: Json, emit: Emit, control: JobControl) -> Json:
         emit(NoteEvent(note).to_json())
@@ -100,7 +100,7 @@ def noted(run: Runner, note: str) -> Runner:
 
 
 def turns_of(spec: GenerateSpec) -> list[_Turn]:
-    """The request, or one for each of the pictures that are named beside it."""
+    """The requests of a job: one, or one for each input image."""
     params = spec.params
     if not spec.inputs or params.init is None:
         return [_Turn(params)]
@@ -111,7 +111,7 @@ def turns_of(spec: GenerateSpec) -> list[_Turn]:
 
 
 def _among(steps: Callable[[Progress], object], number: int, turns: int, each: int) -> Callable[[Progress], object]:
-    """The progress of one turn as that of the whole job."""
+    """Progress of one request, expressed as that of the whole job."""
 
     def tell(progress: Progress) -> None:
         whole = (number + progress.fraction) / turns
@@ -122,12 +122,12 @@ def _among(steps: Callable[[Progress], object], number: int, turns: int, each: i
 
 
 def folder_for(params: GenerationParams) -> str:
-    """A1111's names."""
+    """A1111's output folder names."""
     return "img2img-images" if params.init else "txt2img-images"
 
 
 class Steps:
-    """Tells each step with the time left, and a preview as often as a person sees."""
+    """Reports each step with the remaining time, and previews at a rate that people can see."""
 
     def __init__(self, emit: Emit, clock: Callable[[], float], preview_every: int):
         self._emit = emit
@@ -148,7 +148,7 @@ class Steps:
         self._emit(Step(progress.step, progress.steps, image, progress.images, left, preview).to_json())
 
     def _left(self, now: float, fraction: float) -> float | None:
-        """Seconds until the end at the pace since the first step, so that loading a model does not count.
+        """Estimated seconds left, at the pace since the first step, so that model loading does not count.
 
         Where the work goes back, because it is done anew without an extension that failed, the clock begins anew too.
         """
@@ -161,7 +161,9 @@ class Steps:
 
 
 def _saved(path: Path, seed: int) -> SavedImage:
-    """The entry of a picture that an earlier try of the job saved; ``seed`` where a JPEG had no room for its text."""
+    """The entry of an image saved by an earlier attempt of the job; ``seed`` in case a JPEG had no room for its
+    metadata.
+    """
     infotext = read_metadata(path)["infotext"] or ""
     told = re.findall(r"\bSeed: (\d+)", infotext)
     return SavedImage(str(path), infotext, *open_header(path).size, int(told[-1]) if told else seed)

@@ -1,4 +1,4 @@
-"""All pictures of a job on one sheet, saved beside them where the owner wishes it."""
+"""Draws all images of a job into one grid and saves it beside them, if the owner wishes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modules.jobs.worker import Emit, JobControl, Runner
 
 
 def with_grid(run: Runner, gallery: Gallery, rows: int) -> Runner:
-    """``run``, and then the grid of what it made, where there is more than one. ``rows`` as in `grid_rows`."""
+    """Wrap ``run`` so that it adds a grid of its images, if there are several. ``rows`` as in `grid_rows`."""
 
     def run_and_lay_out(job_id: str, data: Json, emit: Emit, control: JobControl) -> Json:
         outcome = JobOutcome.from_json(run(job_id, data, emit, control))

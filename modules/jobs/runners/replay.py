@@ -1,4 +1,4 @@
-"""What the worker does with a "replay" job: make a recorded picture again and tell the verdict.
+"""Runs "replay" jobs in the worker: generates a recorded image again and reports the verdict.
 
 Loads torch, as does `generation`: only the worker imports them.
 """
@@ -20,7 +20,7 @@ FOLDER = "replays"
 
 
 class ReplayRunner:
-    """The worker's `Runner`.
+    """The `Runner` of "replay" jobs.
 
     The output has the ``verdict`` as `Verdict.to_json` gives it. A picture that differs is saved, to be looked at.
     """

@@ -1,4 +1,4 @@
-"""A script's job: it takes no worker but submits jobs of its own, waits for them, and draws what came of them.
+"""Runs "script" jobs: takes no worker, but submits child jobs, waits for them, and draws the image grids.
 
 The jobs within are named by the script's job and their number, so that a script which is run again after a restart
 finds those that had ended before.
@@ -43,17 +43,17 @@ from modules.pipeline.plan import check
 logger = logging.getLogger(__name__)
 
 AHEAD = 3
-"""So many jobs of one script wait or run at once: the queue stays free for its owner's other wishes."""
+"""Jobs of one script that wait or run at once: the queue stays free for its owner's other jobs."""
 POLL_S = 0.1
 LOOK_S = 1.0
-"""How often the database is asked of a job of which nothing was heard."""
+"""How often to poll the database for a job without events."""
 MAX_CELL = 512
 """Sides of a picture in a sheet of more than `MANY` cells."""
 MANY = 16
 
 
 class Jobs(Queue, Protocol):
-    """The part of the queue that a script uses."""
+    """The part of the queue that scripts use."""
 
     def get(self, job_id: str, owner: str | None = None) -> Job: ...
     def cancel(self, owner: str | None, job_id: str) -> Job: ...
@@ -62,14 +62,14 @@ class Jobs(Queue, Protocol):
 
 @dataclass(frozen=True)
 class Scripts:
-    """Runs scripts of ``host``. One object for all; a run's own state is in `_Running`."""
+    """Runs the scripts of ``host``. One object for all; a run's own state is in `_Running`."""
 
     host: Host
     gallery: Gallery
     context: ScriptContext
 
     def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int:
-        """How many requests the script will make, as far as it can be told; raises `UserError` for bad options."""
+        """The number of requests that the script will make, as far as known; raises `UserError` for bad options."""
         spec = self.host.scripts.get(name)
         steps = self._steps(spec, options, params)
         try:
@@ -117,7 +117,7 @@ class Scripts:
             steps.close()
 
     def _drawn(self, job: Job, spec: ScriptSpec, sheet: Sheet, params: GenerationParams) -> tuple[SavedImage, Json]:
-        """A sheet's picture, saved, and the same as data: paths in rows and columns, for the page."""
+        """Draw and save a sheet; returns the image and the same table as paths, for the page."""
         words = (sheet.columns, sheet.rows) if sheet.legend else ((), ())
         cells = [[_picture(outcome, sheet) for outcome in row] for row in sheet.cells]
         picture = table(cells, *words, title=sheet.title, margin=sheet.margin)
@@ -137,7 +137,7 @@ class Scripts:
 
 
 class _Running:
-    """One run: the jobs it has submitted, what they made, and what is told of it."""
+    """The state of one run: the jobs it submitted, their results, and its progress."""
 
     def __init__(self, job: Job, origin: Origin, host: Host, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent):
         self._job = job
@@ -227,7 +227,7 @@ class _Running:
         self._on_event(NoteEvent(note).to_json())
 
     def _tell(self, event: Event) -> None:
-        """A step of one of the jobs as a step of the script: its requests count as pictures."""
+        """Report a child job's step as a step of the script; its requests count as images."""
         if event["type"] != "step":
             return
         step = Step.from_json(event)
@@ -237,7 +237,7 @@ class _Running:
 
 
 class _Child:
-    """A job within, and how far its events were read."""
+    """A child job, and how far its events were read."""
 
     def __init__(self, jobs: Jobs, job: Job):
         self._jobs = jobs

@@ -1,4 +1,4 @@
-"""A1111's generation text: what a picture says about how it was made, written and read.
+"""Infotext: A1111's generation text, written and read.
 
     a cat
     Negative prompt: blurry

@@ -1,4 +1,4 @@
-"""The keys of A1111's generation text: their order, and when each is written.
+"""The keys of infotext: their order, and the condition under which each is written.
 
 A key is declared where its parameter is, by ``option(key=...)``. The tables here hold A1111's order and its rules; a
 parameter that they do not place comes last, where it is not the default.
@@ -22,7 +22,7 @@ AUTOMATIC = "Automatic"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the text of one picture is made from."""
+    """The data from which the infotext of one image is written."""
 
     params: GenerationParams
     seed: int
@@ -40,20 +40,20 @@ Row = tuple[str, Value]
 
 
 def name_of(option: Option) -> str:
-    """The key as it is written: "Size" for the two parameters whose keys are read as "Size-1" and "Size-2"."""
+    """The key as written: "Size" for the two parameters whose keys are read as "Size-1" and "Size-2"."""
     return (option.key or "").removesuffix("-1").removesuffix("-2")
 
 
 @dataclass(frozen=True)
 class Group:
-    """The options of one dataclass, and where in a request they stand."""
+    """The options of one dataclass, and where they are found in a request."""
 
     cls: type
     within: Callable[[GenerationParams], Any]
     """The instance, or None where the request has none."""
 
     def where_changed(self, name: str, applies: Callable[[Facts], bool] = lambda f: True) -> Row:
-        """An option that is written where it is not the default and plays a part."""
+        """A key written if its option is not at the default and applies."""
         option = options_of(self.cls)[name]
 
         def value(f: Facts) -> Any:
@@ -65,7 +65,7 @@ class Group:
         return name_of(option), value
 
     def row(self, name: str, tell: Callable[[Any], Any] | None = None) -> Row:
-        """An option that is written as ``tell`` says of the instance; without it as it is, wherever there is one."""
+        """A key written whenever the group is present, with ``tell`` formatting the value."""
         tell = tell or (lambda found: getattr(found, name))
 
         def value(f: Facts) -> Any:
@@ -75,7 +75,7 @@ class Group:
         return name_of(options_of(self.cls)[name]), value
 
     def by_facts(self, name: str, value: Value) -> Row:
-        """An option for which more than its value counts."""
+        """A key whose value depends on more than its option."""
         return name_of(options_of(self.cls)[name]), value
 
 
@@ -101,7 +101,9 @@ GROUPS = (_REQUEST, _INIT, _MASK, _SOFT, _TILED, _HIRES, _REFINER)
 
 
 def _schedule_type(f: Facts) -> str:
-    """The scheduler really used, but "Automatic" stays where the sampler has no favourite or makes its own sigmas."""
+    """The scheduler actually used; "Automatic" is kept if the sampler has no default scheduler or makes its own
+    sigmas.
+    """
     asked = f.params.scheduler
     if f.sampler.own_schedule or (asked.casefold() == AUTOMATIC.casefold() and not f.sampler.default_scheduler):
         return asked
@@ -109,7 +111,9 @@ def _schedule_type(f: Facts) -> str:
 
 
 def _eta(f: Facts, default: float) -> float | None:
-    """Eta where it is not the sampler's own. A1111 has one key for samplers that default to 1, another for DDIM's 0."""
+    """Eta if it is not the sampler's default. A1111 has one key for samplers that default to 1, another for DDIM's
+    0.
+    """
     eta = f.params.eta_for(f.sampler.eta)
     return eta if f.sampler.eta == default and eta != default else None
 
@@ -125,17 +129,17 @@ def _resized(f: Facts) -> str | None:
 
 
 def _emphasis(f: Facts) -> str | None:
-    """The mode, where it is not the usual one and a text that was encoded has brackets."""
+    """The emphasis mode if it is not the default and an encoded text has brackets."""
     return f.params.emphasis if f.params.emphasis != "Original" and any(set("([") & set(t) for t in _texts(f)) else None
 
 
 def _old_timelines(f: Facts) -> bool | None:
-    """Where counting as before 1.6 changes what a prompt means."""
+    """True if the scheduling of versions before 1.6 changes the meaning of a prompt; else None."""
     return (f.params.use_old_scheduling and _texts(f, old=False) != _texts(f, old=True)) or None
 
 
 def _texts(f: Facts, *, old: bool | None = None) -> list[str]:
-    """The texts of both prompts over the run and its second pass, with the steps until which they hold."""
+    """The texts of both prompts over both passes; with ``old``, including their last steps."""
     doubled = f.sampler.second_order and profile_named(f.params.profile).double_steps
     steps, old_steps = f.params.steps * (2 if doubled else 1), f.params.use_old_scheduling if old is None else old
     segments = _segments(f.params.prompt, f.params.negative_prompt, Pass(steps, steps, old=old_steps))
@@ -164,12 +168,12 @@ def _rho(f: Facts) -> float | None:
 
 
 def _taken(name: str) -> Row:
-    """A parameter that some samplers take."""
+    """A key for a parameter that only some samplers take."""
     return _REQUEST.where_changed(name, lambda f: name in f.sampler.takes)
 
 
 def _beta(name: str) -> Row:
-    """Always told where the Beta scheduler is used."""
+    """A key that is always written if the Beta scheduler is used."""
     return _REQUEST.by_facts(
         name, lambda f: getattr(f.params, name) if _scheduled(f) and f.scheduler == "Beta" else None
     )
@@ -191,16 +195,16 @@ def _extra_noise(f: Facts) -> float | None:
 
 
 def _softly(name: str) -> Row:
-    """A number as A1111's sliders give it: 1, not 1.0."""
+    """A number formatted as A1111's sliders do: 1, not 1.0."""
     return _SOFT.row(name, lambda soft: f"{getattr(soft, name):g}")
 
 
 def _absent(f: Facts) -> None:
-    """For a key that has its place here, and whose value comes as ``extra``."""
+    """Placeholder for a key that has its place here, and whose value is passed as ``extra``."""
 
 
 def _place(key: str) -> Row:
-    """A key of no parameter of ours."""
+    """A key that belongs to none of our parameters."""
     return key, _absent
 
 
@@ -240,7 +244,7 @@ KEYS: dict[str, Value] = dict(
 
 
 def completed(rows: Iterable[Row], groups: Iterable[Group], before: Iterable[str] = ()) -> dict[str, Value]:
-    """``rows``, and behind them the options of ``groups`` that neither a row nor a key of ``before`` is about."""
+    """``rows``, followed by the options of ``groups`` that are covered neither by a row nor by a key of ``before``."""
     found = dict(rows)
     apart = {"Prompt", "Negative prompt", *before}  # those stand above the line of keys
     for group in groups:
@@ -323,12 +327,10 @@ OTHERS: dict[str, Value] = completed(
     GROUPS,
     before=KEYS,
 )
-"""Keys behind the table, in the order in which A1111's code comes to them; what scripts add comes before, ours last.
-
-A1111 reads UniPC's four keys and wrote them until 1.5; without them its pictures could not be made again from the text.
-"""
+"""Keys after the table, in the order in which A1111's code writes them: scripts' before, ours last. UniPC's four keys
+are read by A1111, which wrote them until 1.5; without them its images could not be reproduced."""
 RESERVED = frozenset((*KEYS, *OTHERS))
-"""What no modifier of an extension can be called."""
+"""Labels that modifiers of extensions cannot have."""
 
 DEFAULTS: dict[str, Any] = {
     "Clip skip": "1",
@@ -353,7 +355,7 @@ DEFAULTS: dict[str, Any] = {
     "FP8 weight": "Disable",
     "Refiner switch by sampling steps": False,
 }
-"""What a key that is missing means."""
+"""The values of missing keys."""
 
 OLD_BEHAVIOURS = ("Old prompt editing timelines", "Pad conds v0", "Downcast alphas_cumprod")
-"""What `read` may switch on for old versions, of what we have."""
+"""The compatibility options that `read` may enable for old versions."""

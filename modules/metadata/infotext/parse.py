@@ -1,4 +1,4 @@
-"""A generation text as A1111 1.10 reads it."""
+"""Parses infotext as A1111 1.10 does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from modules.prompt.styles import Style
 log = logging.getLogger(__name__)
 
 MAX_LENGTH = 65_536
-"""Characters of a text that we read."""
+"""Limit of the text read, in characters."""
 
 
 def read(
@@ -30,7 +30,7 @@ def read(
     backcompat: bool = True,
     skip: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Every key of ``text`` as A1111 1.10 reads it: text values as they stand, defaults for missing keys.
+    """All keys of ``text`` as A1111 1.10 reads them: values as text, defaults for missing keys.
 
     ``style_mode`` is "Apply if any", "Apply", "Discard" or "Ignore"; with ``backcompat`` a file of an old version gets
     that version's behaviours as keys; the keys in ``skip`` are left out.
@@ -64,8 +64,9 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def _parts(lines: Sequence[str]) -> tuple[Sequence[str], Pairs]:
-    """The lines of the prompts, and the pairs of the last line; or of the line that begins with "Steps:", where the
-    lines behind it go on with one of its values."""
+    """Split into prompt lines and the pairs of the last line; or of the line that begins with "Steps:", if the lines
+    after it continue one of its values.
+    """
     begin = max((i for i, line in enumerate(lines) if _begins(line, "Steps:")), default=len(lines) - 1)
     if begin < len(lines) - 1 and len(found := _continued(lines[begin], lines[begin + 1 :])) >= 3:
         return lines[:begin], found
@@ -74,12 +75,12 @@ def _parts(lines: Sequence[str]) -> tuple[Sequence[str], Pairs]:
 
 
 def _begins(line: str, word: str) -> bool:
-    """Whether ``line`` begins so, in whatever capitals."""
+    """Whether ``line`` begins with a prefix, ignoring case."""
     return line.lstrip()[: len(word)].casefold() == word.casefold()
 
 
 def _continued(line: str, rest: Sequence[str]) -> Pairs:
-    """The pairs of a line whose last value goes on in further ones; none where those are something of their own.
+    """The pairs of a line whose last value continues on further lines; none if those lines are something else.
 
     Values of A1111's own keys never have a line break, so they end with their line.
     """
@@ -91,7 +92,7 @@ def _continued(line: str, rest: Sequence[str]) -> Pairs:
 
 
 def pairs(line: str) -> list[tuple[str, str]]:
-    """The ``key: value`` pairs of a line, in one pass from left to right; what does not fit is skipped.
+    """The ``key: value`` pairs of a line, in one pass from left to right; anything else is skipped.
 
     >>> pairs('Steps: 20, Lora hashes: "a: 1, b: 2", ?, Size: 8x8')
     [('Steps', '20'), ('Lora hashes', '"a: 1, b: 2"'), ('Size', '8x8')]
@@ -122,7 +123,7 @@ def _key_before(line: str, start: int, colon: int) -> str:
 
 
 def _value_at(line: str, start: int) -> tuple[str, int]:
-    """The value that starts there, with its quotes, and where the next pair may start."""
+    """The value that starts at an offset, quotes included, and where the next pair may start."""
     start = _after_blanks(line, start)
     if line.startswith('"', start):
         end = _closing_quote(line, start) + 1
@@ -140,7 +141,7 @@ def _after_blanks(line: str, start: int) -> int:
 
 
 def _closing_bracket(line: str, start: int) -> int:
-    """Behind the JSON list or object that starts at ``start``, or 0: some write such values without quotes."""
+    """The end of the JSON list or object that starts there, or 0: some programs write such values unquoted."""
     try:
         return _JSON.raw_decode(line, start)[1]
     except (ValueError, RecursionError):
@@ -148,7 +149,7 @@ def _closing_bracket(line: str, start: int) -> int:
 
 
 def _closing_quote(line: str, start: int) -> int:
-    """Where the string that starts at ``start`` ends, or -1; an empty string does not count."""
+    """The end of the string that starts there, or -1; an empty string does not count."""
     i = start + 1
     while i < len(line) and line[i] != '"':
         i += 2 if line[i] == "\\" else 1
@@ -156,7 +157,9 @@ def _closing_quote(line: str, start: int) -> int:
 
 
 def _prompts(lines: Sequence[str], *, loosely: bool) -> tuple[str, str]:
-    """``loosely``: "Negative Prompt:" counts as well where A1111's own spelling does not occur."""
+    """Split the lines into prompt and negative prompt. ``loosely``: accept "Negative Prompt:" too, if A1111's
+    spelling does not occur.
+    """
     texts: tuple[list[str], list[str]] = ([], [])
     negative = False
     lines = [line.strip() for line in lines]
@@ -196,11 +199,11 @@ def _values(found: Pairs) -> dict[str, Any]:
 
 
 HIRES_STYLES = (1, 8, 0, 139)
-"""Up to here A1111 put no styles into the prompts of a second pass."""
+"""Up to this version A1111 put no styles into the prompts of a second pass."""
 
 
 def _find_styles(parsed: dict[str, Any], prompt: str, negative: str, styles: Sequence[Style], mode: str) -> None:
-    """Set the prompts, without the styles found in them. A hires pass must show the same styles, else none counts."""
+    """Remove recognised styles from the prompts. They only count if the hires prompts contain the same ones."""
     parsed["Prompt"], parsed["Negative prompt"] = prompt, negative
     if mode == "Ignore":
         return
@@ -220,7 +223,7 @@ def _find_styles(parsed: dict[str, Any], prompt: str, negative: str, styles: Seq
 
 
 def _old_hires(parsed: dict[str, Any]) -> None:
-    """Before hires fix had its own size, Size was the final one and "First pass size" the first one."""
+    """Convert old hires fix, where Size was the final size and "First pass size" the first one."""
     first = _whole(parsed.get("First pass size-1")), _whole(parsed.get("First pass size-2"))
     width, height = _whole(parsed.get("Size-1", 512)), _whole(parsed.get("Size-2", 512))
     if None in (*first, width, height) or not width or not height:
@@ -234,12 +237,12 @@ def _old_hires(parsed: dict[str, Any]) -> None:
 
 
 def _whole(value: object) -> int | None:
-    """A size that can be computed with; no picture has more than nine digits."""
+    """A size as an integer; limited to nine digits."""
     return int(str(value)) if re.fullmatch(r"\d{1,9}", str(value)) else None
 
 
 def _old_version(parsed: dict[str, Any]) -> None:
-    """Switch on what the version that made the picture did differently."""
+    """Enable the compatibility options for what the image's A1111 version did differently."""
     version = version_number(str(parsed.get("Version", "")))
     if version is None:
         return
@@ -257,7 +260,8 @@ _VERSION = re.compile(r"v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?:-(\d{1,9})|(-?r
 
 
 def version_number(text: str) -> tuple[int, int, int, int] | None:
-    """The fourth number counts the commits since the release; a release candidate comes before it.
+    """A version as a comparable tuple. The fourth number counts commits since the release; release candidates sort
+    before it.
 
     >>> version_number("v1.7.0-225-gabcdef"), version_number("v1.6.0-RC"), version_number("Reprise 0.1.0")
     ((1, 7, 0, 225), (1, 6, 0, -1), None)
@@ -274,7 +278,7 @@ def uses_emphasis(prompt: str) -> bool:
 
 
 def unquote(text: str) -> str:
-    """The inverse of `quote`; what is not a JSON string is kept as it is."""
+    """The inverse of `quote`; anything but a JSON string is kept as it is."""
     if not (text.startswith('"') and text.endswith('"')):
         return text
     try:

@@ -1,4 +1,4 @@
-"""A generation text that was read, as changes to a request."""
+"""Converts parsed infotext to changes of a request."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ FindFile = Callable[[str, str], str | None]
 
 
 def find_none(name: str, sha256: str) -> str | None:
-    """Where there are no files to choose from."""
+    """A file lookup that finds nothing."""
     return None
 
 
 def sampler_and_scheduler(name: str, scheduler: str, samplers: Samplers, schedulers: Schedulers) -> tuple[str, str]:
-    """A1111's reading of the two: what is unknown becomes the first of its table, a sampler's favourite "Automatic"."""
+    """A1111's reading of the two: an unknown name becomes the first of its table, a sampler's default scheduler
+    "Automatic".
+    """
     bare, split = split_sampler(name, schedulers)
     sampler = bare if bare in samplers.names() else samplers.names()[0]
     known = {key: label for label, spec in schedulers.items() for key in (label, spec.name, *spec.aliases)}
@@ -38,22 +40,22 @@ def _or_automatic(label: str, sampler: SamplerSpec, schedulers: Schedulers) -> s
 
 @dataclass(frozen=True)
 class Paste:
-    """What a pasted text changes in a request, and in sentences what of it could not be followed."""
+    """The changes that infotext makes to a request, and notes on what could not be applied."""
 
     changes: dict[str, Any]
-    """Of `GenerationParams`, ready for JSON; ``hires`` and ``refiner`` are objects or None."""
+    """Values for `GenerationParams`, ready for JSON; ``hires`` and ``refiner`` are objects or None."""
     notes: tuple[str, ...]
     start: dict[str, Any] = field(default_factory=dict)
-    """What it says of a start picture and its mask, side by side: ``denoising_strength``, ``mask_blur``, ..."""
+    """Values for the init image and its mask, flattened: ``denoising_strength``, ``mask_blur``, ..."""
 
 
 def _keyed(cls: type) -> dict[str, Option]:
-    """The options of a dataclass that have a key, by it."""
+    """The options of a dataclass that have an infotext key, by key."""
     return {option.key: option for option in options_of(cls).values() if option.key}
 
 
 _READ_AS = {"Beta scheduler alpha": "beta_dist_alpha", "Beta scheduler beta": "beta_dist_beta"}
-"""A1111 writes one name and reads another."""
+"""Names that A1111 writes differently from how it reads them."""
 _PLAIN = _keyed(GenerationParams) | {key: options_of(GenerationParams)[name] for key, name in _READ_AS.items()}
 """The parameter behind each key."""
 
@@ -62,7 +64,7 @@ _WHOLE: dict[str, Any] = {
     for key, option in _PLAIN.items()
     if key not in {"Prompt", "Negative prompt", "Model", "Size-1", "Size-2", *list(KEYS)[:6]}
 }
-"""What a text with a parameter line means where it says nothing."""
+"""The defaults of keys missing from a text with a parameter line."""
 
 _SILENT = {"Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "User"}
 """Keys that ask for nothing that we do not do."""
@@ -76,7 +78,7 @@ def params_from(
     find_vae: FindFile = find_none,
     modifiers: Iterable[ModifierSpec] = (),
 ) -> Paste:
-    """The changes to a `GenerationParams` that `read`'s answer asks for.
+    """The changes to a `GenerationParams` from the output of `read`.
 
     ``modifiers``: those of extensions, whose keys are read as well; one that is not named takes no part.
     A text of prompts alone changes the prompts alone. ``find_checkpoint(name, hash)`` gives the name of our file, or
@@ -124,11 +126,11 @@ _INIT, _MASK, _SOFT, _TILED = _keyed(Init), _keyed(Mask), _keyed(SoftInpainting)
 _HIRES, _REFINER = _keyed(Hires), _keyed(Refiner)
 _IS_SOFT = nested_of(Mask)["soft"].key or ""
 _PASSES = {*_INIT, *_MASK, *_SOFT, *_TILED, *_HIRES, *_REFINER, _IS_SOFT}
-"""Keys that speak of a start picture, of a second pass or of a second checkpoint."""
+"""Keys about an init image, a second pass or a second checkpoint."""
 
 
 def _start_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The values for `Init` and, prefixed, for `Mask`; nothing where the text is of a picture from text alone."""
+    """The values for `Init` and, prefixed, for `Mask`; empty if the text describes a txt2img image."""
     if "Denoising strength" not in parsed or _has_hires(parsed):
         return {}
     mask = _cast(parsed, _MASK, notes)
@@ -157,7 +159,7 @@ def _refiner_from(parsed: Mapping[str, Any], notes: list[str]) -> dict[str, Any]
 
 
 def _cast(parsed: Mapping[str, Any], options: Mapping[str, Option], notes: list[str]) -> dict[str, Any]:
-    """The values whose keys are in ``options``, by the options' names; what cannot be read is noted and left out."""
+    """Cast the values of known keys, by option name; unreadable ones are noted and left out."""
     found = {}
     for key, option in options.items():
         if option.words:

@@ -1,4 +1,4 @@
-"""What a picture says about how it was made, written."""
+"""Writes infotext."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write(
     extra: Mapping[str, object] | None = None,
     modifiers: Iterable[ModifierSpec] = (),
 ) -> str:
-    """The text of the picture with ``seed`` and ``subseed``.
+    """The infotext of the image with ``seed`` and ``subseed``.
 
     ``scheduler`` is the label of the scheduler used, ``model_hash`` has 10 hex digits. ``version`` must not read as a
     number ("Reprise 0.1.0"): a bare 0.1.0 would make every reader switch the behaviour of old versions on. The keys of
@@ -45,7 +45,7 @@ def write(
 
 
 def _with_others(facts: Facts, extra: Mapping[str, object]) -> dict[str, object]:
-    """``extra`` with our own values of `OTHERS`, each before the first key that A1111 writes later."""
+    """``extra`` with our own values of `OTHERS`, each placed before the first key that A1111 writes later."""
     rank = {key: i for i, key in enumerate(OTHERS)}
     items = list(extra.items())
     for key, value in OTHERS.items():
@@ -65,7 +65,8 @@ def _text(prompt: str, negative_prompt: str, values: Mapping[str, object]) -> st
 
 
 def quote(value: object) -> str:
-    """
+    """Quote a value as A1111 does: as JSON if it contains a comma, colon or newline.
+
     >>> quote("a, b"), quote("a b"), quote(7.0)
     ('"a, b"', 'a b', '7.0')
     """

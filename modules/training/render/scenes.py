@@ -6,12 +6,13 @@ import hashlib
 from dataclasses import dataclass, replace
 from random import Random
 
-from modules.training.render.backgrounds import COLOURS, SCENERY
-from modules.training.render.concepts import CONCEPTS, Concept
-from modules.training.render.styles import COLOURLESS, STYLES
+from modules.training.render.backgrounds import COLOURS, GROUND
+from modules.training.render.concepts import CONCEPTS, MANY_COLOURED, Concept
+from modules.training.render.scenery import SCENERY
+from modules.training.render.styles import COLOURLESS, SHARES
 
 TINTS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
-SIZES = {"small": (0.40, 0.48), "": (0.62, 0.72), "big": (0.82, 0.92)}
+SIZES = {"small": (0.40, 0.46), "": (0.64, 0.72), "big": (0.82, 0.90)}
 """An object's side as a fraction of the picture's, for the word that a caption may use."""
 PLACES = {
     "": (0.5, 0.5),
@@ -28,15 +29,15 @@ HELD_OUT = 20
 class Mix:
     """How often what appears. ``single + two + count + empty = 1`` and ``plain + gradient + scenery = 1``."""
 
-    single: float = 0.80
-    two: float = 0.11
-    count: float = 0.06
-    plain: float = 0.70
+    single: float = 0.70
+    two: float = 0.19
+    count: float = 0.08
+    plain: float = 0.56
     gradient: float = 0.05
-    styled: float = 0.15
-    tinted: float = 0.12
-    sized: float = 0.20
-    placed: float = 0.15
+    styled: float = 0.32
+    tinted: float = 0.16
+    sized: float = 0.12
+    placed: float = 0.08
     weighted: float = 0.0
     """Share of tints that are weaker or stronger, with captions that say so: weights come to mean something."""
     concepts: int = len(CONCEPTS)
@@ -86,14 +87,14 @@ def held_out(concept: str, background: str, style: str) -> bool:
 
 
 def _thing(concept: Concept, x: float, y: float, size: float, tint: str, rng: Random) -> Thing:
-    jitter = 0.03
+    jitter = 0.02
     return Thing(
         concept,
         x + rng.uniform(-jitter, jitter),
         y + rng.uniform(-jitter, jitter),
         size,
-        rng.uniform(-9, 9),
-        rng.random() < 0.5,
+        rng.uniform(-4, 4),
+        rng.random() < 0.25,
         tint,
     )
 
@@ -108,11 +109,14 @@ def _background(mix: Mix, rng: Random) -> str:
     return rng.choice(tuple(SCENERY))
 
 
-def _single(concept: Concept, tint: str, mix: Mix, rng: Random) -> tuple[tuple[Thing, ...], str, str]:
+def _single(concept: Concept, tint: str, behind: str, mix: Mix, rng: Random) -> tuple[tuple[Thing, ...], str, str]:
     size = rng.choice(("small", "big")) if rng.random() < mix.sized else ""
     place = rng.choice(tuple(PLACES)[1:]) if rng.random() < mix.placed and size != "big" else ""
     x, y = PLACES[place]
-    return (_thing(concept, x, y, rng.uniform(*SIZES[size]), tint, rng),), size, place
+    side = rng.uniform(*SIZES[size]) * (0.8 if place else 1.0)  # off the middle, but whole
+    if behind in GROUND and not concept.flies and place in ("", "on the left", "on the right"):
+        y = min(0.90 - side / 2, 0.66)  # stands on the ground
+    return (_thing(concept, x, y, side, tint, rng),), size, place
 
 
 def _weighted(things: tuple[Thing, ...], mix: Mix, rng: Random) -> tuple[Thing, ...]:
@@ -122,12 +126,14 @@ def _weighted(things: tuple[Thing, ...], mix: Mix, rng: Random) -> tuple[Thing, 
     return tuple(replace(thing, strength=round(rng.uniform(0.2, 1.8), 1)) for thing in things)
 
 
-def _two(mix: Mix, tint: str, rng: Random) -> tuple[tuple[Thing, ...], str]:
+def _two(mix: Mix, tint: str, behind: str, rng: Random) -> tuple[tuple[Thing, ...], str]:
     first, second = rng.sample(CONCEPTS[: mix.concepts], 2)
-    beside = rng.random() < 0.7
+    tint = "" if first.name in MANY_COLOURED else tint
+    beside = rng.random() < 0.75
     low, high = 0.27, 0.73
-    size = rng.uniform(0.40, 0.47)
-    spots = [(low, 0.5), (high, 0.5)] if beside else [(0.5, low), (0.5, high)]
+    size = rng.uniform(0.42, 0.47)
+    level = 0.60 if behind in GROUND else 0.5
+    spots = [(low, level), (high, level)] if beside else [(0.5, low), (0.5, high)]
     relation = "to the left of" if beside else "above"
     things = (_thing(first, *spots[0], size, tint, rng), _thing(second, *spots[1], size, "", rng))
     return things, relation
@@ -142,7 +148,7 @@ SPOTS = {
 
 def _count(concept: Concept, rng: Random) -> tuple[Thing, ...]:
     number = rng.choice((2, 3, 4))
-    size = rng.uniform(0.38, 0.44)
+    size = rng.uniform(0.39, 0.44)
     return tuple(_thing(concept, x, y, size, "", rng) for x, y in SPOTS[number])
 
 
@@ -156,18 +162,20 @@ def draw_scene(seed: int, index: int, mix: Mix, held: bool = False) -> Scene:
 
 
 def _draw(mix: Mix, rng: Random) -> Scene:
-    style = rng.choice(tuple(STYLES)) if rng.random() < mix.styled else ""
+    style = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0] if rng.random() < mix.styled else ""
     behind = _background(mix, rng)
     noise = rng.getrandbits(32)
     concept = rng.choice(CONCEPTS[: mix.concepts])
     free = [tint for tint in TINTS if tint != behind]
     tint = rng.choice(free) if rng.random() < mix.tinted and style not in COLOURLESS else ""
+    if concept.name in MANY_COLOURED:
+        tint = ""
     u = rng.random()
     if u < mix.single:
-        things, size, place = _single(concept, tint, mix, rng)
+        things, size, place = _single(concept, tint, behind, mix, rng)
         return Scene(_weighted(things, mix, rng), behind, style, size, place, noise=noise)
     if u < mix.single + mix.two:
-        things, relation = _two(mix, tint, rng)
+        things, relation = _two(mix, tint, behind, rng)
         return Scene(things, behind, style, relation=relation, noise=noise)
     if u < mix.single + mix.two + mix.count:
         return Scene(_count(concept, rng), behind, style, noise=noise)

@@ -1,56 +1,52 @@
-"""Glyphs of the Noto Color Emoji font (SIL Open Font License 1.1) as square pictures with transparency."""
+"""The drawings of three art sets as square pictures with transparency, each cropped to its ink and centred."""
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from modules.training.render.concepts import Concept
 
-FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-STRIKE = 109
-"""The font holds bitmaps of this one size."""
-SIDE = 120
+ART = Path(__file__).with_name("art.zip")
+"""``SET/concept.webp`` for every set and concept, and the licences of the sets."""
+SETS = ("3d", "flat", "noto")
+"""Microsoft's Fluent Emoji in 3D and flat (MIT), Google's Noto Emoji (Apache-2.0)."""
+SIDE = 240
 
 RGB = tuple[int, int, int]
 
 
-class FontMissing(RuntimeError):
-    """The emoji font is not installed."""
-
-
-@lru_cache(maxsize=1)
-def _font(path: Path) -> ImageFont.FreeTypeFont:
-    if not path.is_file():
-        raise FontMissing(
-            f"no emoji font at {path}; install Debian's package fonts-noto-color-emoji to render pictures"
-        )
-    return ImageFont.truetype(str(path), STRIKE)
-
-
 @cache
-def sprite(concept: Concept, path: Path = FONT) -> Image.Image:
-    """The concept's glyph, cropped to its ink and centred: RGBA, SIDE x SIDE."""
-    canvas = Image.new("RGBA", (2 * STRIKE, 2 * STRIKE))
-    ImageDraw.Draw(canvas).text((20, 20), concept.glyph, font=_font(path), embedded_color=True)
-    box = canvas.getbbox()
-    if box is None:
-        raise FontMissing(f"the font at {path} has no glyph for {concept.name!r}; install fonts-noto-color-emoji")
-    ink = canvas.crop(box)
-    ink = ImageOps.contain(ink, (SIDE, SIDE), Image.Resampling.LANCZOS)
+def sprite(concept: Concept, art: str = "3d") -> Image.Image:
+    """The concept's drawing: RGBA, `SIDE` x `SIDE`, as large as fits."""
+    with ZipFile(ART) as file:
+        image = Image.open(BytesIO(file.read(f"{art}/{concept.file}.webp"))).convert("RGBA")
+    ink = image.crop(image.getchannel("A").point(lambda a: 255 * (a > 6)).getbbox())
+    scale = SIDE / max(ink.size)
+    size = max(1, round(ink.width * scale)), max(1, round(ink.height * scale))
+    ink = ink.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")  # premultiplied: no dark rim
     square = Image.new("RGBA", (SIDE, SIDE))
     square.paste(ink, ((SIDE - ink.width) // 2, (SIDE - ink.height) // 2))
     return square
 
 
-def tinted(concept: Concept, colour: RGB, strength: float = 1.0) -> Image.Image:
-    """The glyph in one colour. Below strength 1 its own colours show through, above it the shades give way."""
-    plain = _tinted(concept, colour)
+@cache
+def foot(concept: Concept, art: str = "3d") -> tuple[float, float]:
+    """Height of the ink's lower edge and width of the ink, as fractions of the square's side."""
+    left, _, right, low = sprite(concept, art).getchannel("A").getbbox() or (0, 0, SIDE, SIDE)
+    return low / SIDE, (right - left) / SIDE
+
+
+def tinted(concept: Concept, colour: RGB, strength: float = 1.0, art: str = "3d") -> Image.Image:
+    """The drawing in one colour. Below strength 1 its own colours show through, above it the shades give way."""
+    plain = _tinted(concept, colour, art)
     if strength == 1:
         return plain
-    other = sprite(concept) if strength < 1 else Image.new("RGB", plain.size, colour)
+    other = sprite(concept, art) if strength < 1 else Image.new("RGB", plain.size, colour)
     share = 1 - strength if strength < 1 else 0.7 * (strength - 1)
     mixed = Image.blend(plain.convert("RGB"), other.convert("RGB"), min(share, 1.0))
     mixed.putalpha(plain.getchannel("A"))
@@ -58,12 +54,14 @@ def tinted(concept: Concept, colour: RGB, strength: float = 1.0) -> Image.Image:
 
 
 @cache
-def _tinted(concept: Concept, colour: RGB) -> Image.Image:
-    """Its luminance runs from black over the colour to white."""
-    glyph = sprite(concept)
-    grey = ImageOps.autocontrast(
-        glyph.convert("L"), cutoff=1, mask=glyph.getchannel("A").point(lambda a: 255 * (a > 200))
-    )
-    painted = ImageOps.colorize(grey, black=(10, 10, 10), mid=colour, white=(255, 255, 255), midpoint=128)
-    painted.putalpha(glyph.getchannel("A"))
+def _tinted(concept: Concept, colour: RGB, art: str) -> Image.Image:
+    """Its luminance runs from a deep shade over the colour to near white."""
+    drawing = sprite(concept, art)
+    solid = drawing.getchannel("A").point(lambda a: 255 * (a > 240))
+    soft = drawing.convert("RGBa").filter(ImageFilter.GaussianBlur(1.3)).convert("RGBA")
+    grey = ImageOps.autocontrast(soft.convert("RGB").convert("L"), cutoff=0.5, mask=solid)
+    dark = tuple(int(0.22 * c) for c in colour)
+    light = tuple(int(255 - 0.12 * (255 - c)) for c in colour)
+    painted = ImageOps.colorize(grey, black=dark, mid=colour, white=light, midpoint=140)
+    painted.putalpha(drawing.getchannel("A"))
     return painted

@@ -1,4 +1,4 @@
-"""Styles as filters over the finished picture."""
+"""Styles: which art set draws the objects, and which filter goes over the finished picture."""
 
 from __future__ import annotations
 
@@ -20,25 +20,30 @@ def _edges(image: Image.Image, gain: float) -> Image.Image:
     column = p[:-2] + 2 * p[1:-1] + p[2:]
     row = p[:, :-2] + 2 * p[:, 1:-1] + p[:, 2:]
     magnitude = np.hypot(column[:, 2:] - column[:, :-2], row[2:] - row[:-2]).max(axis=2)
-    return Image.fromarray(np.clip(gain * magnitude, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(gain * magnitude - 12, 0, 255).astype(np.uint8))
+
+
+def _gained(image: Image.Image, gain: float, offset: float = 0) -> Image.Image:
+    return image.point(lambda v: min(255, int(offset + gain * v)))
 
 
 def _line_art(image: Image.Image) -> Image.Image:
-    return ImageOps.invert(_edges(image, 0.9)).convert("RGB")
+    lines = _gained(_edges(image, 1.3).filter(ImageFilter.GaussianBlur(0.7)), 1.25)
+    return ImageOps.invert(lines).convert("RGB")
 
 
 def _pencil_sketch(image: Image.Image) -> Image.Image:
     """Colour dodge of the grey picture with its blurred negative, toned down."""
     grey = np.asarray(image.convert("L"), np.float32)
-    blurred = np.asarray(image.convert("L").filter(ImageFilter.GaussianBlur(4)), np.float32)
+    blurred = np.asarray(image.convert("L").filter(ImageFilter.GaussianBlur(7)), np.float32)
     dodge = np.clip(grey * 250.0 / (blurred + 1.0), 0, 255)
-    tone = 0.72 * dodge + 0.28 * grey
-    return Image.fromarray(tone.astype(np.uint8)).convert("RGB")
+    tone = 0.68 * dodge + 0.30 * grey
+    return Image.fromarray(np.clip(tone, 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _watercolor(image: Image.Image) -> Image.Image:
-    soft = image.filter(ImageFilter.MedianFilter(5)).filter(ImageFilter.GaussianBlur(0.8))
-    return Image.blend(soft, Image.new("RGB", image.size, (255, 252, 244)), 0.30)
+    soft = image.filter(ImageFilter.ModeFilter(5)).filter(ImageFilter.GaussianBlur(1.2))
+    return Image.blend(soft, Image.new("RGB", image.size, (255, 252, 244)), 0.28)
 
 
 def _black_and_white(image: Image.Image) -> Image.Image:
@@ -47,17 +52,18 @@ def _black_and_white(image: Image.Image) -> Image.Image:
 
 def _neon(image: Image.Image) -> Image.Image:
     """Glowing outlines in the picture's own colours over the dark."""
-    lines = _edges(image, 1.0)
-    vivid = image.filter(ImageFilter.GaussianBlur(1.5)).point(lambda v: min(255, int(60 + 1.1 * v)))
-    glow = Image.merge("RGB", [lines.filter(ImageFilter.GaussianBlur(1.6)).point(lambda v: min(255, int(v * 1.5)))] * 3)
-    return ImageChops.add(ImageChops.multiply(vivid, glow), image.point(lambda v: v // 9))
+    lines = _edges(image, 1.2).filter(ImageFilter.GaussianBlur(0.6))
+    vivid = _gained(image.filter(ImageFilter.GaussianBlur(2)), 1.1, 70)
+    halo = _gained(lines.filter(ImageFilter.GaussianBlur(5)), 1.1)
+    glow = Image.merge("RGB", [ImageChops.add(_gained(lines, 1.6), halo)] * 3)
+    return ImageChops.add(ImageChops.multiply(vivid, glow), image.point(lambda v: v // 12))
 
 
 def _sepia(image: Image.Image) -> Image.Image:
     return ImageOps.colorize(image.convert("L"), black=(36, 22, 10), mid=(162, 122, 80), white=(255, 240, 212))
 
 
-STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
+FILTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "pixel art": _pixel_art,
     "line art": _line_art,
     "pencil sketch": _pencil_sketch,
@@ -66,10 +72,22 @@ STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "neon": _neon,
     "sepia": _sepia,
 }
+DRAWN_AS: dict[str, str] = {"flat illustration": "flat", "cartoon": "noto", "line art": "flat", "neon": "flat"}
+"""The art set of a style; every other is drawn in 3d."""
+SHARES: dict[str, float] = {"flat illustration": 3, "cartoon": 3, "sticker": 2, **dict.fromkeys(FILTERS, 1)}
+"""How often each style is drawn, against the others."""
+STYLES: tuple[str, ...] = tuple(SHARES)
+UNLIT = frozenset({"flat illustration", "cartoon", "sticker", "line art", "neon"})
+"""Styles of flat light: one plain colour behind, no soft shadow on the ground."""
 COLOURLESS = frozenset({"line art", "pencil sketch", "black and white", "sepia"})
 """Styles that leave no colour to name or to judge."""
 
 
+def art_of(style: str) -> str:
+    """The art set in which ``style`` draws its objects."""
+    return DRAWN_AS.get(style, "3d")
+
+
 def apply(style: str, image: Image.Image) -> Image.Image:
-    """``style`` is a key of `STYLES`, or empty for the picture as it is."""
-    return STYLES[style](image) if style else image
+    """``image`` under the style's filter, where it has one; ``style`` may be empty."""
+    return FILTERS[style](image) if style in FILTERS else image

@@ -136,7 +136,7 @@ def test_what_is_no_vae_is_refused(store: ModelStore, tmp_path: Path) -> None:
     )
     for name, said in (
         ("embedding", "encoder.conv_in.weight is missing"),
-        ("diffusers", "laid out as diffusers"),
+        ("diffusers", "encoder.conv_in.weight is missing"),
         ("part", "it lacks decoder.conv_out.bias"),
     ):
         with pytest.raises(CheckpointError, match=said):

@@ -17,7 +17,7 @@ from modules.extension.host import Host
 from modules.extension.loader import PRIVATE, Extension, Loader
 from modules.extension.manifest import Refused, check_requirements, flags_in, read_manifest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BROKEN = ROOT / "tests" / "broken"
 MANIFEST = 'name = "{}"\nversion = "1.0"\napi = 1\npermissions = [{}]\n'
 

@@ -13,7 +13,7 @@ from modules.extension.host import Host
 from modules.extension.loader import Loader
 from modules.extension.scaffold import write_skeleton
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_skeleton_is_loaded_and_typed(tmp_path: Path) -> None:

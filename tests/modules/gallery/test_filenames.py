@@ -207,7 +207,7 @@ def test_a_finished_picture_is_not_lost_over_its_name(
     def fail(*_: Any, **__: Any) -> Any:
         raise error("no name for you")
 
-    monkeypatch.setattr(f"modules.{'gallery' if hook == 'facts_of' else 'names'}.{hook}", fail)
+    monkeypatch.setattr(f"modules.gallery.{'outputs' if hook == 'facts_of' else 'filenames'}.{hook}", fail)
     saved = Gallery(tmp_path).save(Image.new("RGB", (8, 8)), seed=7, infotext="", job="a")
     assert saved.path == tmp_path / "txt2img-images" / f"{datetime.now():%Y-%m-%d}" / "00001-7.png"
     assert Gallery(tmp_path).of_job("a") == [saved.path]

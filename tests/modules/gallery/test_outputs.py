@@ -23,7 +23,7 @@ from modules.metadata.image_text import Encoding
 from modules.metadata.recipe import pixel_hash
 from modules.storage import atomic
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
 
 

@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import json
 import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image
 
 from modules.errors import UserError
 from modules.metadata.recipe import File, Recipe, pixel_hash, read
-from modules.metadata.verdict import Verdict, check, compare, difference
+from modules.metadata.verdict import EARLIER, Verdict, check, compare, difference
 from modules.params.generation import MAX_SEED, GenerationParams
 from modules.params.options import Option, options_of
 
@@ -221,3 +223,17 @@ def test_recipes_of_before_0_2_keep_their_meaning() -> None:
     request = {k: v for k, v in values["request"].items() if k not in ("eta_ddim", "kernels")} | {"eta": 0.5}
     old = read(json.dumps(values | {"request": request})).request
     assert (old.eta, old.eta_ddim, old.kernels) == (0.5, 0.5, "fast")
+
+
+@pytest.mark.parametrize("sha256", sorted(EARLIER))
+def test_an_earlier_default_model_is_named_with_the_commit_that_has_it(sha256: str) -> None:
+    """The command that the verdict gives is run: the history has that very file."""
+    version, commit = EARLIER[sha256]
+    recipe = dataclasses.replace(RECIPE, files=(File("checkpoint", "reprise-mini.safetensors", sha256),))
+    said = str(check(recipe, ()))
+    assert said.startswith("cannot, because checkpoint reprise-mini.safetensors")
+    assert f"version {version} of the default model, and commit {commit} has it: git show {commit}:" in said
+    at = said.split("git show ")[1].split(" >")[0]
+    root = Path(__file__).parents[3]
+    found = subprocess.run(["git", "show", at], cwd=root, capture_output=True, check=False)
+    assert found.returncode != 0 or hashlib.sha256(found.stdout).hexdigest() == sha256  # a copy may have no history

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
 from modules.builtin import SAMPLERS, register
 from modules.checkpoints.files import Hashes
+from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device, choose
@@ -104,3 +106,29 @@ def test_one_image_needs_no_comparison_and_a_shape_needs_one(plain: Engine) -> N
     model.invariant_shapes[8, 8, 2, torch.get_num_threads(), 1, 77] = False
     assert needs_single_image_batches(model, (8, 8), 2, *texts)
     model.invariant_shapes.clear()
+
+
+class RoundedAway:
+    """A UNet whose sums have another order in a batch of four, which shows in one draw of ``every`` only."""
+
+    def __init__(self, every: int):
+        self.config, self.every, self.batches = SimpleNamespace(in_channels=4, context_dim=8, vector_dim=0), every, 0
+
+    def embed(self, t: torch.Tensor) -> torch.Tensor:
+        return t[:, None]
+
+    def text_keys(self, context: torch.Tensor) -> torch.Tensor:
+        return context
+
+    def run(self, x: torch.Tensor, emb: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        self.batches += len(x) == 4
+        return x + 2.0**-9 if len(x) == 4 and self.batches % self.every == 0 else x
+
+
+@pytest.mark.parametrize(("side", "every", "alone"), [(8, 40, True), (8, 200, False), (32, 3, True), (32, 9, False)])
+def test_a_difference_that_rounding_hides_nearly_always_is_found(side: int, every: int, alone: bool) -> None:
+    """By as many draws as make 4096 latent pixels: 64 of 8 x 8, 4 of 32 x 32, for each of two groups."""
+    device = Device(torch.device("cpu"), torch.float32)
+    model = SimpleNamespace(unet=RoundedAway(every), device=device, name="rare", invariant_shapes={})
+    texts = [part(1.0, tokens=77)], part(0.0, tokens=60)  # of other lengths: two calls of one condition each
+    assert needs_single_image_batches(cast(LatentDiffusion, model), (side, side), 4, *texts) is alone

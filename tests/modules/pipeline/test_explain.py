@@ -117,6 +117,7 @@ def test_the_strength_of_a_network_is_told_over_the_steps(with_networks: Host) -
         params = GenerationParams(f"a fox {tag}", steps=8, sampler="Euler").changed(**changes)
         (network,) = explain_request(params, with_networks)["prompt"]["networks"]
         assert network["file"] == "ink.safetensors" and network["applied"]
+        assert len(network["positional"]) == 2  # colons within brackets part nothing
         return [(s["from"], s["to"], s["weight"]) for s in network["passes"][0]["segments"]]
 
     assert segments("<lora:ink:0.8>") == [(1, 8, 0.8)]
@@ -140,3 +141,12 @@ def test_thousands_of_tags_are_told_in_time(with_networks: Host) -> None:
     for profile in ("a1111", "exact"):
         told = explain_request(GenerationParams(prompt[:20000], steps=150, profile=profile), with_networks)["prompt"]
         assert len(told["warnings"]) <= 200
+
+
+def test_a_name_is_not_called_missing_as_long_as_headers_are_read(tmp_path: Path) -> None:
+    write_lora(tmp_path, "ink")
+    host = Host()
+    register(host, NetworkShelf(tmp_path))
+    first = messages(host, "<lora:an_alias:1>")
+    host.shelf.read()
+    assert first == [] and messages(host, "<lora:an_alias:1>") == ["there is no LoRA named an_alias"]

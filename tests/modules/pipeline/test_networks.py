@@ -22,7 +22,7 @@ from modules.devices import Device
 from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
 from modules.extension.host import Host
-from modules.params.generation import GenerationParams, Hires
+from modules.params.generation import GenerationParams, Hires, Refiner
 from modules.replay import replay_recipe
 
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=4, seed=7, subseed=1, sampler="Euler")
@@ -275,3 +275,14 @@ def test_a_picture_does_not_depend_on_its_company(made: Callable[..., Made]) -> 
     together = made("a fox <lora:ink:[0:1:0.5]> <lora:wet:0.5>", batch_size=2, kernels="exact").results
     alone = made("a fox <lora:ink:[0:1:0.5]> <lora:wet:0.5>", seed=8, kernels="exact").results
     assert together[1].recipe.pixels == alone[0].recipe.pixels
+
+
+def test_a_refiner_has_the_networks_too(engine: Engine, models: Path, made: Callable[..., Made]) -> None:
+    write_tiny_checkpoint(models / "Stable-diffusion" / "second.safetensors", seed=6)
+    bits = [digest(engine.store.load(name)) for name in ("tiny", "second")]
+    half = {"refiner": Refiner("second", 0.5)}
+    prompts = ["a fox", "a fox <lora:ink:1>", "a fox <lora:ink:te=0:unet=[1:0:0.5]>"]
+    pictures = [made(prompt, profile="exact", **half).pixels for prompt in prompts]
+    pictures.append(made("a fox <lora:ink:te=0:unet=1>", profile="exact", **half).pixels)
+    assert len(set(pictures)) == 3 and pictures[1] == pictures[3]  # this one's file has nothing for texts
+    assert [digest(engine.store.load(name)) for name in ("tiny", "second")] == bits

@@ -42,7 +42,8 @@ def make(engine: Engine, tmp_path: Path) -> Make:
     """Pictures of a prompt, one for each of `SEEDS`: (height, width, 3), values in [0, 1]."""
 
     def pictures(prompt: str) -> list[Picture]:
-        params = GenerationParams(prompt=prompt, sampler="Euler", steps=8, cfg_scale=5.0, width=128, height=128)
+        side = engine.store.load().config.native_size
+        params = GenerationParams(prompt=prompt, sampler="Euler", steps=8, cfg_scale=5.0, width=side, height=side)
         found: list[Result] = []
         for seed in SEEDS:
             engine.run(params.changed(seed=seed, subseed=0), found.append)
@@ -68,11 +69,13 @@ def blueness(picture: Picture) -> float:
 
 def edge(picture: Picture) -> Picture:
     """The upper corners, where there is background alone."""
-    return np.concatenate([picture[:24, :24], picture[:24, -24:]])
+    part = len(picture) * 3 // 16
+    return np.concatenate([picture[:part, :part], picture[:part, -part:]])
 
 
 def centre(picture: Picture) -> Picture:
-    return picture[32:96, 32:96]
+    part = len(picture) // 4
+    return picture[part:-part, part:-part]
 
 
 @pytest.mark.parametrize(("before", "after"), [("cat", "dog"), ("dog", "frog")])

@@ -41,13 +41,14 @@ def test_a_perfect_reconstruction_costs_nothing_and_a_shift_costs_more_than_a_ti
 
 def test_pixels_survive_the_way_to_the_network_and_back() -> None:
     pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
-    images = to_images(autoencoder.to_network(pixels), floor=False)
+    images = to_images(cache.to_network(pixels), floor=False)
     assert torch.equal(torch.from_numpy(np.stack([np.asarray(image) for image in images])), pixels)
 
 
 def test_the_autoencoder_learns(tiny: Config, pixels: Pixels, tmp_path: Path) -> None:
     vae = autoencoder.new(tiny)
-    loss = autoencoder.AutoencoderLoss(autoencoder.Through(vae, decoder_only=False), pixels, tiny.autoencoder)
+    pictures = cache.Pictures(pixels, torch.device("cpu"))
+    loss = autoencoder.AutoencoderLoss(autoencoder.Through(vae, decoder_only=False), pictures, tiny.autoencoder)
     before = float(loss(loop.source(9, 0), 0)["loss"].detach())
     loop.Trainer(vae, tiny.autoencoder.run, tmp_path / "vae.pt").train(loss)
     assert float(loss(loop.source(9, 0), 0)["loss"].detach()) < 0.8 * before
@@ -63,3 +64,42 @@ def test_sharpening_leaves_the_encoder_alone(tiny: Config, pixels: Pixels, tmp_p
     before, after = vae.state_dict(), sharpened.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and not any(name.startswith(("encoder.", "quant_conv.")) for name in changed)
+
+
+def test_the_first_pictures_are_kept_for_the_score(tiny: Config, pixels: Pixels) -> None:
+    """A network that answers with what it is given shows which pictures a loss asks for."""
+    seen: list[torch.Tensor] = []
+
+    class Echo(torch.nn.Module):
+        def forward(self, x: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            seen.append(x)
+            return x, noise, noise
+
+    pictures = cache.Pictures(pixels, torch.device("cpu"))
+    loss = autoencoder.AutoencoderLoss(Echo(), pictures, tiny.autoencoder)
+    for step in range(12):
+        assert float(loss(loop.source(1, step), step)["psnr"]) > 100
+    kept = {x.numpy().tobytes() for x in pictures.take(torch.arange(6))}
+    shown = {y.contiguous().numpy().tobytes() for x in seen for y in (*x, *x.flip(-1))}
+    assert not kept & shown
+    assert len(seen) == 12
+
+
+def test_the_score_is_that_of_the_kept_pictures_through_the_posteriors_mean(tiny: Config, pixels: Pixels) -> None:
+    vae, pictures = autoencoder.new(tiny).eval(), cache.Pictures(pixels, torch.device("cpu"))
+    x = pictures.take(torch.arange(6))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        y = vae.decode(vae.encode(x)[0]).float()
+    levels = np.rint((y.clamp(-1, 1).numpy() + 1) * 127.5)
+    error = ((levels - np.rint((x.numpy() + 1) * 127.5)) ** 2).mean(axis=(1, 2, 3))
+    assert autoencoder.unseen_psnr(vae, pictures) == pytest.approx(
+        float(np.mean(10 * np.log10(255**2 / error))), abs=0.01
+    )
+
+
+def test_the_encoder_may_learn_more_slowly_than_the_decoder(tiny: Config, tmp_path: Path) -> None:
+    vae = autoencoder.new(tiny)
+    trainer = loop.Trainer(vae, tiny.autoencoder.run, tmp_path / "vae.pt", dict.fromkeys(autoencoder.ENCODER, 0.25))
+    factor = {id(p): group["factor"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    for name, parameter in vae.named_parameters():
+        assert factor[id(parameter)] == (0.25 if name.startswith(("encoder.", "quant_conv.")) else 1.0)

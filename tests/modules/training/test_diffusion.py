@@ -66,8 +66,8 @@ def test_a_perfect_answer_gives_back_picture_and_noise(prediction: str) -> None:
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_min_snr_weights_the_error_in_x0_by_at_most_gamma(prediction: str) -> None:
-    """Whatever is predicted, weight * loss must equal min(SNR, gamma) times the error in x0."""
+def test_the_error_in_x0_counts_min_snr_for_eps_and_one_more_for_v(prediction: str) -> None:
+    """Whatever is predicted, weight * loss must equal min(SNR, 5), or min(SNR + 1, 6), times the error in x0."""
     process = Process("scaled_linear", prediction)
     x0, noise, wrong = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
     for step in (30, 300, 800):
@@ -76,7 +76,8 @@ def test_min_snr_weights_the_error_in_x0_by_at_most_gamma(prediction: str) -> No
         implied, _ = x0_and_noise(process, process.noised(x0, noise, t), said, t)
         alpha_bar = float(process.alphas_cumprod[step])
         snr = alpha_bar / (1 - alpha_bar)
-        expected = min(snr, 5.0) * float((implied - x0).square().mean())
+        counts = min(snr, 5.0) if prediction == "eps" else min(snr + 1, 6.0)
+        expected = counts * float((implied - x0).square().mean())
         assert float(loss(process, said, x0, noise, t, 5.0)) == pytest.approx(expected, rel=1e-3)
 
 

@@ -25,8 +25,10 @@ def version(tiny: Config, tmp_path: Path) -> Start:
 def test_training_goes_on_from_the_weights_of_an_earlier_version(tiny: Config, version: Start, tmp_path: Path) -> None:
     fresh, model, vae = unet.new(tiny), unet.new(tiny), autoencoder.new(tiny)
     start.begin(version, tmp_path, unet=model.unet, text=model.text, vae=vae)
-    for before, after in zip(fresh.parameters(), model.parameters(), strict=True):
-        assert torch.equal(after, (before + 0.25).half().float())
+    parameters = dict(model.named_parameters())
+    for name, before in fresh.named_parameters():
+        written = export.with_unknown(before) if name.endswith("token_embedding.weight") else before
+        assert torch.equal(parameters[name], (written + 0.25).half().float())
 
 
 def test_another_file_is_refused(tiny: Config, version: Start, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from modules.checkpoints.catalogue import Card
+from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.metadata.image_text import Metadata, encode, read_metadata
 from modules.metadata.recipe import File
 from modules.params.generation import Hires, Refiner
@@ -153,3 +155,18 @@ def test_a_vae_that_we_have_is_chosen_also_where_it_was_a_pickle_then(given: Ser
 def test_embeddings_of_a_text_that_are_not_here_are_said(given: Services) -> None:
     text = 'a fox\nSteps: 9, Sampler: Euler, Seed: 3, TI hashes: "My Style: 0123456789ab, tall: 0123456789ab"'
     assert settings_of_text(given, text).notes == ("there is no embedding tall for this model here",)
+
+
+def test_a_lora_is_called_as_it_is_called_here_where_its_hash_is_known(given: Services, tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": {"sshs_model_hash": "AbCdEf012345" + "0" * 52}, "w": _TENSOR}).encode()
+    (tmp_path / "Lora").mkdir()
+    (tmp_path / "Lora" / "brush.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    given.host.shelf = NetworkShelf(tmp_path)
+    given.host.shelf.read()
+    hashes = 'Lora hashes: "ink: AbCdEf012345, wet: 00"'
+    found = settings_of_text(given, f"a <lora:ink:0.8> fox <lora:wet:1>\nSteps: 9, Sampler: Euler, Seed: 3, {hashes}")
+    assert found.changes["prompt"] == "a <lora:brush:0.8> fox <lora:wet:1>"
+    assert not found.notes
+
+
+_TENSOR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
