@@ -37,6 +37,7 @@ from modules.params.options import flat_of, from_flat, options_of
 
 if TYPE_CHECKING:
     from modules.checkpoints.catalogue import CheckpointCatalogue
+    from modules.checkpoints.places import ModelFolders
     from modules.devices import Device
     from modules.engine import Engine, Progress, Result
     from modules.extension.host import Host
@@ -82,13 +83,14 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         return devices.choose(args.device, "float32")
 
     host = Host(reserved=infotext.RESERVED)
-    builtin.register(host, NetworkShelf(args.models_dir, args.data_dir))
-    for upscaler in upscale.file_upscalers(args.models_dir, upscale.Networks(device)):
+    places = model_places(args)
+    builtin.register(host, NetworkShelf(places.root, args.data_dir, extra=places.loras))
+    for upscaler in upscale.file_upscalers(places.root, upscale.Networks(device)):
         host.add_upscaler(upscaler)
-    restorers, host.absent_face_restorers = faces.file_restorers(args.models_dir, faces.FaceNetworks(device))
+    restorers, host.absent_face_restorers = faces.file_restorers(places.root, faces.FaceNetworks(device))
     for restorer in restorers:
         host.add_face_restorer(restorer.name, restorer.restore, restorer.files)
-    if process == "server":
+    if process == "server" and not args.api_only:
         from webui import tabs as builtin_tabs
 
         builtin_tabs.register(host)
@@ -97,6 +99,25 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
     loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, name=name, flags=flags)
     loader.load_all(host)
     return loader
+
+
+def model_places(args: argparse.Namespace) -> ModelFolders:
+    """Where models lie, as the command line has it."""
+    from modules.checkpoints.places import model_folders
+
+    return model_folders(
+        args.models_dir,
+        installation=args.models_from,
+        checkpoints=args.ckpt_dir,
+        vaes=args.vae_dir,
+        embeddings=args.embeddings_dir,
+        loras=args.lora_dir or (),
+    )
+
+
+def default_model(args: argparse.Namespace) -> str:
+    """The checkpoint of those who choose none, by its name."""
+    return Path(args.ckpt).stem if args.ckpt else DEFAULT_MODEL
 
 
 def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: Watch | None = None) -> Engine:
@@ -111,11 +132,11 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
 
     device = devices.choose(args.device, args.dtype)
     hashes = Hashes(args.data_dir / "hashes.json")
-    folder = args.models_dir / "Stable-diffusion"
-    vaes = VaeFolders(args.models_dir / "VAE", folder)
-    store = ModelStore(folder, device, hashes, default=DEFAULT_MODEL, vaes=vaes)
+    places = model_places(args)
+    vaes = VaeFolders(places.vaes, places.checkpoints)
+    store = ModelStore(places.checkpoints, device, hashes, default=default_model(args), vaes=vaes)
     loader = loader or build_loader(args, "command")
-    inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(args.models_dir / "embeddings")
+    inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(places.embeddings)
     return Engine(
         store,
         loader.host,
@@ -194,7 +215,7 @@ def build_catalogue(args: argparse.Namespace) -> CheckpointCatalogue:
     from modules.checkpoints.catalogue import CheckpointCatalogue
     from modules.checkpoints.files import Hashes
 
-    return CheckpointCatalogue(args.models_dir, Hashes(args.data_dir / "hashes.json"), default=DEFAULT_MODEL)
+    return CheckpointCatalogue(model_places(args), Hashes(args.data_dir / "hashes.json"), default=default_model(args))
 
 
 def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
@@ -206,6 +227,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
 
     folders = ("data", "models", "extensions")
     places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
+    places += commandline.said_places(args)
     own_flags = {} if args.no_extensions else commandline.extension_flags(args)
     for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
@@ -263,6 +285,7 @@ def build_services(
         allowed_hosts=(*args.allowed_host, *_names(args)),
         accounts=Accounts(args.data_dir / "users.db"),
         login=login,
+        styles_file=args.styles_file,
         subpath=args.subpath,
         trusted_proxies=tuple(args.trusted_proxy),
     )
@@ -282,6 +305,8 @@ def serve(args: argparse.Namespace) -> int:
     _check_folder(args.data_dir / "outputs")
     if args.no_extensions:
         args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
+    if args.api_only:
+        os.environ["REPRISE_API_ONLY"] = "1"  # before anything of webui is imported, which imports Gradio at once
     from webui import server
     from webui.security import proxy, routes
     from webui.security.tls import tls_of
@@ -294,7 +319,8 @@ def serve(args: argparse.Namespace) -> int:
     scripts = build_scripts(args, loader.host, models)
     queue = build_queue(args, scripts)
     if listener is None:
-        print(routes.table(server.create_app(build_services(args, queue, loader, scripts, settings, models))))
+        services = build_services(args, queue, loader, scripts, settings, models)
+        print(routes.table(server.create_app(services, page=not args.api_only)))
         return 0
     days = settings.current().keep_jobs_days
     if days:
@@ -302,7 +328,7 @@ def serve(args: argparse.Namespace) -> int:
     queue.start()
     try:
         services = build_services(args, queue, loader, scripts, settings, models, login=bool(opening))
-        app = server.create_app(services)
+        app = server.create_app(services, page=not args.api_only)
         loader.started()
         url = f"{'https' if tls else 'http'}://{_shown(address)}:{args.port}{below}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
@@ -380,6 +406,12 @@ def generate(args: argparse.Namespace) -> int:
         raise UserError(
             f"{args.output} does not end in {', '.join(SUFFIXES)}", hint="choose one of these", field="output"
         )
+    if args.server:
+        if args.loopback > 1 or args.outpaint:
+            raise UserError("--loopback and --outpaint are done without a server", hint="leave --server out")
+        from modules.cli import remote
+
+        return remote.generate(args.server, params, chosen, args.output, args.data_dir / "outputs" / "from-server")
     bootstrap.ensure(ROOT)
     if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
         bootstrap.keep_private(args.data_dir)

@@ -20,6 +20,8 @@ OURS = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+API_ONLY = "REPRISE_API_ONLY"
+"""In the environment, where `app.py` puts it: the page will not be served, and Gradio is not imported."""
 CERTIFICATES = frozenset({"SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"})
 """Certificate variables: naming a missing file makes HTTP clients fail on creation."""
 
@@ -46,5 +48,6 @@ def no_clients() -> Iterator[None]:
 for _name in [name for name in os.environ if name.startswith("GRADIO_")]:
     del os.environ[_name]
 os.environ.update(OURS)
-with no_clients():
-    import gradio as gradio
+if API_ONLY not in os.environ:
+    with no_clients():
+        import gradio as gradio

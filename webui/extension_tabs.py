@@ -6,7 +6,6 @@ A tab that fails to build leaves nothing on the page but a sentence, and the oth
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,18 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
-from fastapi import APIRouter, Request
 from gradio.context import Context
 
-from modules.errors import NotFound, RepriseError, UserError
-from modules.extension.host import RouteSpec, TabSpec
-from modules.jobs.protocol import GenerateSpec, Json, Origin
+from modules.errors import UserError
+from modules.extension.host import TabSpec
+from modules.jobs.protocol import GenerateSpec, Origin
 from modules.params.generation import GenerationParams
 from webui.context import Page
 from webui.forms import Form
 from webui.html.extensions import failed_tab_html
-from webui.security.bodies import object_in
-from webui.security.characters import whole
 from webui.services import JobView, Services
 from webui.tabs.generation import View, actions, result_at, wire_jobs
 
@@ -100,45 +96,6 @@ def _forget(config: Any, parent: Any, blocks: set[int], functions: set[int]) -> 
     config.fn_id = max(config.fns, default=-1) + 1
     if parent is not None:
         parent.children = [child for child in parent.children if child._id in blocks]
-
-
-def router(services: Services) -> APIRouter:
-    """The routes of all extensions, looked up per request, so that reloading an extension changes them."""
-    routes = APIRouter(prefix="/api/ext")
-
-    @routes.get("/{extension}/{path}")
-    async def get(request: Request, extension: str, path: str) -> Any:
-        """An extension's own route."""
-        spec = _found(services, extension, path, "GET")
-        return await _answer(spec, extension, dict(request.query_params), Page.owner(request))
-
-    @routes.post("/{extension}/{path}")
-    async def post(request: Request, extension: str, path: str) -> Any:
-        """An extension's own route."""
-        spec = _found(services, extension, path, "POST")
-        values = object_in(await request.body() or b"{}")
-        return await _answer(spec, extension, values, Page.owner(request))
-
-    return routes
-
-
-def _found(services: Services, extension: str, path: str, method: str) -> RouteSpec:
-    name = f"{extension}/{path} {method}"
-    if name not in services.host.routes:
-        raise NotFound("no extension has such a route", hint="look at the Extensions tab")
-    return services.host.routes.get(name)
-
-
-async def _answer(spec: RouteSpec, extension: str, values: Json, owner: str) -> Any:
-    """Call a route's function in a thread, since it may block; its errors become one sentence."""
-    try:
-        answer = await asyncio.to_thread(spec.answer, values, owner)
-        return whole(json.loads(json.dumps(answer, allow_nan=False)))
-    except RepriseError:
-        raise
-    except Exception as error:
-        logger.warning("extension %s failed in its route %s", extension, spec.path, exc_info=True)
-        raise RepriseError(f"extension {extension} failed ({type(error).__name__}: {error})") from error
 
 
 def assets(services: Services, suffix: str) -> list[Path]:

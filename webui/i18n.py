@@ -3,7 +3,7 @@
 The page is built in English. In a browser that asks for a language that has a catalogue, ``assets/i18n.js`` puts the
 catalogue's words in the place of every English text that comes onto the page, whoever made it: a component's label,
 HTML of the server's, a script, an extension's tab. What has no entry stays English. The choices of dropdowns are told
-by the server (`wire_choices`), for a dropdown shows the chosen one as a value and not as text.
+by the server (`webui.choices`), for a dropdown shows the chosen one as a value and not as text.
 
 A key may have places, ``Step {step} of {steps}``, that stand for anything; what is found there is translated in its
 turn. `Catalogue` and the script follow the same rules, and a test holds them together.
@@ -15,11 +15,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import gradio as gr
-
-from webui.events import AT_ONCE
 
 LOCALES = Path(__file__).parent / "locales"
 _PLACE = re.compile(r"\{(\w+)\}")
@@ -99,32 +94,3 @@ def language_of(accepted: str, known: Iterable[str]) -> str | None:
         if language in known:
             return language
     return None
-
-
-def wire_choices(blocks: Any, catalogues: Mapping[str, Catalogue]) -> None:
-    """Show dropdown choices in the visitor's language if all of them have translations; names of models and styles
-    stay as they are. The value that a handler receives is always English.
-    """
-    found = [
-        component
-        for component in blocks.blocks.values()
-        if isinstance(component, (gr.Dropdown, gr.Radio, gr.CheckboxGroup))
-        and any(_told(component, catalogue) for catalogue in catalogues.values())
-    ]
-
-    def on_load(request: gr.Request) -> list[Any]:
-        language = language_of(request.headers.get("accept-language", ""), catalogues)
-        if language is None:
-            return [gr.skip()] * len(found)
-        return [gr.update(choices=_told(component, catalogues[language])) for component in found]
-
-    if found:
-        blocks.load(on_load, None, found, **AT_ONCE)
-
-
-def _told(component: Any, catalogue: Catalogue) -> list[tuple[str, Any]] | None:
-    """The choices with their translations; None unless all have one."""
-    told = [(catalogue.find(name) if name else "", value) for name, value in component.choices]
-    if not told or any(name is None for name, _ in told):
-        return None
-    return [(str(name), value) for name, value in told]

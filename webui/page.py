@@ -15,11 +15,12 @@ from modules.accounts import LOCAL
 from modules.errors import NotFound, RepriseError
 from modules.extension.host import TabSpec
 from modules.imaging.files import open_header
+from webui.choices import wire_choices
 from webui.components.header import Header
 from webui.context import Page, Sent, Source, Target
 from webui.events import AT_ONCE
 from webui.html.status import account_html, header_html, results_of, trouble_html, worker_html
-from webui.i18n import Catalogue, t, wire_choices
+from webui.i18n import Catalogue, t
 from webui.security.characters import whole
 from webui.security.ownership import Files
 from webui.services import Services

@@ -6,29 +6,27 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery.outputs import Gallery
-from webui import extension_tabs as extending
-from webui.api import router
+from webui import extension_routes
+from webui.api import router, sdapi
 from webui.i18n import load_catalogues
-from webui.page import ASSETS, build_page, theme
-from webui.security import login, sessions
+from webui.security import login
 from webui.security.access_log import AccessLog
 from webui.security.auth import Visitors, visitor_of
-from webui.security.bodies import Bodies
+from webui.security.bodies import Bodies, Events, no_events
 from webui.security.connections import HEAD_S, TimedProtocol, Waiting
-from webui.security.guard import MAX_BODY, Guard, refused
+from webui.security.guard import Guard, refused
 from webui.security.ownership import Claims, Files, Ownership
 from webui.security.proxy import Proxied, network_of
 from webui.security.tls import Tls
@@ -36,14 +34,10 @@ from webui.services import Services
 
 __all__ = ["Services", "create_app", "listen", "serve"]
 
-HEAD = """<meta name="color-scheme" content="light dark">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="rp-languages" content="{languages}">
-{scripts}"""
 
-
-def create_app(services: Services) -> FastAPI:
-    """Create the whole web application. The queue of ``services`` must run while it is served."""
+def create_app(services: Services, *, page: bool = True) -> FastAPI:
+    """The whole web application, or without its ``page`` the APIs alone. The queue of ``services`` must run while it is
+    served."""
     temp = _use_private_temp(services.data_dir)
     visitors = Visitors(services.accounts, always=services.login)
     files = Files(temp, services.outputs_dir, _ownership_of_images(services))
@@ -70,65 +64,27 @@ def create_app(services: Services) -> FastAPI:
 
     app.include_router(login.router(visitors, catalogues))
     app.include_router(router(services))
-    app.include_router(extending.router(services))
-    blocks = build_page(services, catalogues, files, extending.build_tab)
-    gr.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        theme=theme(),
-        css_paths=[*sorted(ASSETS.glob("*.css")), *extending.assets(services, ".css")],
-        head=HEAD.format(languages=" ".join(catalogues), scripts=_scripts(extending.assets(services, ".js"))),
-        allowed_paths=[str(services.outputs_dir.resolve())],
-        max_file_size=MAX_BODY,
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        mcp_server=False,
-        ssr_mode=False,
-        pwa=False,
-        show_error=False,
-        auth_dependency=_name_of_visitor,
-    )
-    files.publish(blocks.config)
+    app.include_router(sdapi.router(services))
+    app.include_router(extension_routes.router(services))
     claims = Claims()
-    blocks.state_session_capacity = sessions.ALL
-    sessions.Sessions(claims.owner).take_over(app.routes[-1].app)  # type: ignore[attr-defined]
-    # Until this is set, Gradio takes any path on the disk from any client as a file of its own.
-    blocks.has_launched = True
+    events: Events = no_events
+    if page:
+        from webui import mount
+
+        events = mount.mount(app, services, catalogues, files, claims)
+    else:
+        app.add_api_route("/", _to_docs, include_in_schema=False)
     app.add_middleware(Ownership, files=files, claims=claims)
-    app.add_middleware(Bodies, events=_events_of(blocks))
+    app.add_middleware(Bodies, events=events)
     app.add_middleware(Guard, hosts=services.allowed_hosts, visitors=visitors)  # the last one added comes first
     app.add_middleware(AccessLog, folder=services.data_dir / "logs")
     app.add_middleware(Proxied, subpath=services.subpath, trusted=services.trusted_proxies)
     return app
 
 
-def _scripts(others: Sequence[Path]) -> str:
-    """All our scripts, then those of extensions, each an element of its own, so that an error in one leaves the
-    others running.
-    """
-    texts = (path.read_text(encoding="utf-8") for path in [*sorted(ASSETS.glob("*.js")), *others])
-    return "\n".join(f"<script>{text}</script>" for text in texts)
-
-
-def _events_of(blocks: Any) -> Callable[[int | str], int | None]:
-    """The number of input values of each Gradio event."""
-
-    def takes(which: int | str) -> int | None:
-        if isinstance(which, int):
-            found = blocks.fns.get(which)
-        else:
-            found = next((fn for fn in blocks.fns.values() if which and fn.api_name == which), None)
-        return len(found.inputs) if found else None
-
-    return takes
-
-
-def _name_of_visitor(request: Request) -> str | None:
-    """The account's name, which Gradio passes to handlers as ``gr.Request.username``."""
-    visitor = visitor_of(request)
-    return visitor.name if visitor else None
+def _to_docs(request: Request) -> RedirectResponse:
+    """Where the page would be."""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs", 303)
 
 
 def _ownership_of_images(services: Services) -> Callable[[str, Path], bool]:

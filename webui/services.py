@@ -18,7 +18,7 @@ from modules.extension.script import axis_names
 from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import JobSpec, Json
 from modules.jobs.submit import Queue as Submissions
-from modules.jobs.submit import Submitter
+from modules.jobs.submit import Submitter, submit
 from modules.params.generation import GenerationParams
 from modules.params.settings import SettingsFile
 from modules.pipeline.plan import hires_upscalers
@@ -39,6 +39,8 @@ class JobView(Protocol):
     def spec(self) -> Json: ...
     @property
     def state(self) -> str: ...
+    @property
+    def created(self) -> float: ...
     @property
     def progress(self) -> Json | None: ...
     @property
@@ -84,6 +86,7 @@ class Queue(Submissions, Protocol):
     def get(self, job_id: str, owner: str) -> JobView: ...
     def list(self, owner: str | None, limit: int = ..., states: Iterable[str] | None = ...) -> Sequence[JobView]: ...
     def position(self, job_id: str) -> int: ...
+    def heard(self, job_id: str, after: int = 0) -> Sequence[Json]: ...
     def follow(self, owner: str, job_id: str, after: int = 0) -> AsyncIterator[Json]: ...
     def status(self) -> WorkerView: ...
     def restart_worker(self) -> None: ...
@@ -151,10 +154,17 @@ class Services:
     login: bool = False
     """Nobody gets in without an account, even as long as there is none: the server can be reached from elsewhere."""
 
+    styles_file: Path | None = None
+    """The styles, where they do not lie in ``data_dir``."""
     subpath: str = ""
     """The path below which a reverse proxy serves this server."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies that are believed about the visitor's address, scheme and host name."""
+
+    @property
+    def styles_path(self) -> Path:
+        """The file of the styles."""
+        return self.styles_file or self.data_dir / "styles.csv"
 
     def network_family(self, checkpoint: str) -> str:
         """The family of networks that fit a checkpoint; empty: none is known."""
@@ -167,9 +177,14 @@ class Services:
         account = self.accounts.find(owner) if self.accounts else None
         return account is not None and account.is_admin
 
-    def submit(self, owner: str, spec: JobSpec) -> JobView:
-        """Check a request and queue its canonical form; raises `UserError` for what cannot be done."""
-        return Submitter(self.queue, self.host, self.inputs, self.scripts)(owner, spec)
+    def submit(self, owner: str, spec: JobSpec, job_id: str = "") -> JobView:
+        """Check a request and queue it as it was checked; raises `UserError` for what cannot be done. A ``job_id`` that
+        the owner has already gives that job, and nothing is queued."""
+        return submit(self.queue, owner, self.prepared(spec), job_id)
+
+    def prepared(self, spec: JobSpec) -> JobSpec:
+        """``spec`` as it would be queued."""
+        return Submitter(self.queue, self.host, self.inputs, self.scripts).prepared(spec)
 
     def tables(self) -> Tables:
         """The tables of choices that options refer to."""

@@ -28,6 +28,7 @@ from modules.checkpoints.files import (
     old_hash,
 )
 from modules.checkpoints.folders import unlistable
+from modules.checkpoints.places import ModelFolders, model_folders
 from modules.checkpoints.source import open_source
 from modules.checkpoints.vaes import VaeFolders
 from modules.errors import CheckpointError, RepriseError, printable
@@ -62,10 +63,11 @@ class Card:
 class CheckpointCatalogue:
     """The checkpoints, VAEs and embeddings below a models folder, listed anew at every call."""
 
-    def __init__(self, folder: Path, hashes: Hashes, *, default: str = ""):
-        self._checkpoints = folder / "Stable-diffusion"
-        self._vaes = VaeFolders(folder / "VAE", self._checkpoints)
-        self._embeddings = EmbeddingFolder(folder / "embeddings")
+    def __init__(self, folder: Path | ModelFolders, hashes: Hashes, *, default: str = ""):
+        places = folder if isinstance(folder, ModelFolders) else model_folders(folder)
+        self._checkpoints = places.checkpoints
+        self._vaes = VaeFolders(places.vaes, self._checkpoints)
+        self._embeddings = EmbeddingFolder(places.embeddings)
         self._hashes = hashes
         self._default = default
         self._headers: dict[tuple[Path, int], Header] = {}

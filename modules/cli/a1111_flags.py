@@ -27,9 +27,9 @@ class Foreign:
 
 MEMORY = "memory is seen to without flags"
 ATTENTION = "attention is computed by torch's own kernels"
-FOLDER = "files lie in the folders of --models-dir, which may be A1111's models folder; a link in them is followed"
+FOLDER = "files lie in the folders of --models-dir or --models-from, which may be A1111's; a link in them is followed"
 QUEUE = "jobs always queue"
-UI_FILES = "settings are in settings.json and styles in styles.csv, in --data-dir; the Settings tab changes them"
+UI_FILES = "settings are in settings.json, in --data-dir; the Settings tab changes them"
 CHECKS = "there is no such check at start"
 LOGS = "the log goes to the terminal, errors and what the worker says"
 UPDATES = "nothing is downloaded or updated behind your back"
@@ -43,6 +43,7 @@ ACCOUNTS = "the page would be open to everybody who knows the address"
 FLAGS: Mapping[str, Foreign] = {
     # the same in other words
     "--server-name": Foreign(values=ONE, ours=("--host", "{}")),
+    "--nowebui": Foreign(ours=("--api-only",)),
     "--no-half": Foreign(ours=("--dtype", "float32")),
     "--use-cpu": Foreign("all of it runs on the CPU", SOME, ours=("--device", "cpu")),
     "--freeze-settings": Foreign(ours=("--lock-settings", "all")),
@@ -54,8 +55,7 @@ FLAGS: Mapping[str, Foreign] = {
     "--gradio-auth-path": Foreign(LOGIN, ONE),
     "--api-auth": Foreign(LOGIN, ONE),
     "--disable-tls-verify": Foreign("a self-signed certificate is served like any other: nothing here asks for it"),
-    "--api": Foreign("A1111's HTTP API (/sdapi/v1) is not there yet; Reprise's own is always served, below /api/v1"),
-    "--nowebui": Foreign("the page is always served beside the API"),
+    "--api": Foreign("A1111's HTTP API is always served, below /sdapi/v1, and Reprise's own below /api/v1"),
     "--api-server-stop": Foreign("no request can stop the server; end it in its terminal"),
     "--add-stop-route": Foreign("no request can stop the server; end it in its terminal"),
     "--xformers": Foreign(ATTENTION),
@@ -85,12 +85,7 @@ FLAGS: Mapping[str, Foreign] = {
     "--device-id": Foreign("CUDA_VISIBLE_DEVICES in the environment chooses the card", ONE),
     "--disable-nan-check": Foreign("a picture that is not a number is an error"),
     "--no-hashing": Foreign("hashes are what replay is built on; each file is read for it once"),
-    "--ckpt": Foreign("the checkpoint is chosen on the page", ONE),
     "--vae-path": Foreign("the VAE is chosen on the page", ONE),
-    "--ckpt-dir": Foreign(FOLDER, ONE),
-    "--vae-dir": Foreign(FOLDER, ONE),
-    "--lora-dir": Foreign(FOLDER, ONE),
-    "--embeddings-dir": Foreign(FOLDER, ONE),
     "--hypernetwork-dir": Foreign(FOLDER, ONE),
     "--esrgan-models-path": Foreign(FOLDER, ONE),
     "--realesrgan-models-path": Foreign(FOLDER, ONE),
@@ -128,7 +123,6 @@ FLAGS: Mapping[str, Foreign] = {
     ),
     "--ui-settings-file": Foreign(UI_FILES, ONE),
     "--ui-config-file": Foreign(UI_FILES, ONE),
-    "--styles-file": Foreign(UI_FILES, ONE),
     "--hide-ui-dir-config": Foreign("the page shows no folders"),
     "--no-prompt-history": Foreign("the History tab lists what was made, and can delete it"),
     "--no-progressbar-hiding": Foreign("progress has a place of its own"),

@@ -47,7 +47,7 @@ def build_parser(
     _add_serving(parser.add_argument_group("serving"))
     _add_places(parser)
     _add_extension_flags(parser, flags or {})
-    parser.set_defaults(run=commands["serve"], **defaults)
+    parser.set_defaults(run=commands["serve"], **UNSAID, **defaults)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, (meaning, add) in COMMANDS.items():
         listed: dict[str, Any] = {"help": meaning} if meaning else {}  # without help= it is not listed
@@ -72,6 +72,7 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--lock-settings", type=_names, default=(), metavar="NAME,NAME", help="settings that the page cannot change"
     )
+    serving.add_argument("--styles-file", type=_folder, metavar="FILE", help="styles.csv, instead of the one in data/")
     serving.add_argument("--tls-keyfile", type=_folder, metavar="FILE", help="key for https, PEM")
     serving.add_argument("--tls-certfile", type=_folder, metavar="FILE", help="certificate and its chain, PEM")
     serving.add_argument("--subpath", default="", metavar="PATH", help="path below which a reverse proxy serves this")
@@ -79,6 +80,7 @@ def _add_serving(serving: Any) -> None:
         "--trusted-proxy", action="append", default=[], metavar="ADDRESS", help="proxy to believe X-Forwarded-* of"
     )
     serving.add_argument("--no-extensions", action="store_true", help="load no extension, shipped ones neither")
+    serving.add_argument("--api-only", action="store_true", help="serve the HTTP APIs without the page: starts sooner")
     serving.add_argument("--list-routes", action="store_true", help="print every route and who may use it, and end")
     serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
 
@@ -87,6 +89,12 @@ def _add_generate(one: argparse.ArgumentParser) -> None:
     one.add_argument("prompt")
     one.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help=".png, .jpg or .webp; default: the outputs folder"
+    )
+    one.add_argument(
+        "--server",
+        default="",
+        metavar="URL",
+        help="let a running server do it; REPRISE_TOKEN in the environment logs in",
     )
     for flag, dest, meaning in (
         ("--init", "image", "picture to start from, or a folder of them"),
@@ -166,6 +174,27 @@ def _add_user(people: argparse.ArgumentParser) -> None:
         _add_places(one)
 
 
+FOLDERS: Mapping[str, str] = {
+    "--models-from": "an installation of A1111, Forge or ComfyUI, whose models stand in for --models-dir",
+    "--ckpt-dir": "checkpoints, instead of models/Stable-diffusion",
+    "--vae-dir": "VAEs, instead of models/VAE",
+    "--embeddings-dir": "embeddings, instead of models/embeddings",
+    "--lora-dir": "LoRAs beside those of models/Lora; can be given again",
+}
+"""Where models lie, in A1111's words where it has some."""
+UNSAID: Mapping[str, Any] = {flag[2:].replace("-", "_"): None for flag in (*FOLDERS, "--ckpt")}
+
+
+def said_places(args: argparse.Namespace) -> list[str]:
+    """What was said of where models lie, in the words of the command line, for a process that is to know it too."""
+    words = ["--ckpt", args.ckpt] if args.ckpt else []
+    for flag in FOLDERS:
+        value = getattr(args, flag[2:].replace("-", "_"))
+        for folder in value if isinstance(value, list) else [value]:
+            words += [flag, str(folder)] if folder else []
+    return words
+
+
 def _add_places(parser: argparse.ArgumentParser) -> None:
     """Add the flags that may come before or after a command; their defaults are the main parser's."""
     places = parser.add_argument_group("folders and device")
@@ -175,6 +204,10 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
     add("--data-dir", "what is written (default data/)", type=_folder, metavar="DIR")
     add("--models-dir", "checkpoints (default models/)", type=_folder, metavar="DIR")
+    for flag, meaning in FOLDERS.items():
+        repeated: dict[str, Any] = {"action": "append"} if flag == "--lora-dir" else {}
+        add(flag, meaning, type=_folder, metavar="DIR", **repeated)
+    add("--ckpt", "the checkpoint of those who choose none", metavar="FILE")
     add("--extensions-dir", "extensions (default extensions/)", type=_folder, metavar="DIR")
     add("--device", "auto, cpu or cuda")
     add("--dtype", "auto, float32, bfloat16 or float16")

@@ -14,8 +14,11 @@ from modules.metadata.image_text import read_metadata
 from modules.params.generation import GenerationParams
 from modules.pipeline.explain import explain_request
 from webui.api.v1.history import add_routes
+from webui.api.v1.jobs import add_jobs
+from webui.api.v1.lists import add_lists
+from webui.api.v1.openapi import add_docs
 from webui.api.v1.queue import add_queue_routes
-from webui.context import Page
+from webui.security.auth import owner_of
 from webui.security.characters import WholeJSON
 from webui.services import Services
 
@@ -35,19 +38,24 @@ def router(services: Services) -> APIRouter:
     @routes.post("/replay", status_code=202)
     def replay(request: Request, values: Json = Body()) -> Json:
         """Make a picture again: ``{"image": base64}`` or ``{"recipe": ...}``; a job's number, or a verdict at once."""
-        return submit_replay(services, Page.owner(request), values)
+        return submit_replay(services, owner_of(request), values)
 
     @routes.get("/replay/{job_id}")
     def verdict(request: Request, job_id: str) -> Json:
         """How far a replay is, and the verdict once there is one."""
-        job = services.queue.get(job_id, Page.owner(request))
+        job = services.queue.get(job_id, owner_of(request))
         if job.kind != REPLAY:
             raise NotFound("no such replay", hint="POST a picture to /api/v1/replay first", field="job_id")
         return {"job": job.id, "state": job.state, "verdict": (job.output or {}).get("verdict"), "error": job.error}
 
     add_routes(routes, services)
     add_queue_routes(routes, services)
-    return routes
+    add_jobs(routes, services)
+    add_lists(routes, services)
+    both = APIRouter(default_response_class=WholeJSON)
+    add_docs(both, routes, services.version)
+    both.include_router(routes)
+    return both
 
 
 def submit_replay(services: Services, owner: str, values: Json) -> Json:

@@ -89,6 +89,12 @@ def visitor_of(request: Any) -> Visitor | None:
     return found
 
 
+def owner_of(request: Any) -> str:
+    """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
+    visitor = visitor_of(request)
+    return visitor.name if visitor else LOCAL
+
+
 def address_of(scope: Scope) -> str:
     client = scope.get("client")
     return str(client[0]) if client else "unknown"

@@ -37,10 +37,15 @@ Events = Callable[[int | str], int | None]
 """How many values an event of the page takes, by its number or name; None: there is no such event."""
 
 
+def no_events(which: int | str) -> int | None:
+    """Where there is no page."""
+    return None
+
+
 class Bodies:
     """ASGI middleware: 404, 415 and 422 for requests that no route could handle."""
 
-    def __init__(self, app: ASGIApp, *, events: Events = lambda which: None):
+    def __init__(self, app: ASGIApp, *, events: Events = no_events):
         self.app = app
         self.events = events
 

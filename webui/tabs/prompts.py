@@ -42,7 +42,7 @@ class PromptArea:
         self, page: Page, form: Form[GenerationParams], tab: str, wanted: str = "What should be in the picture"
     ):
         self._services, self._form, self._tab = page.services, form, tab
-        self._book = StyleBook(page.services.data_dir / "styles.csv")
+        self._book = StyleBook(page.services.styles_path)
         self._blocks = page.blocks
         self._boxes = {field: f"{tab}_{name}" for field, name in BOXES.items()}
         self._lines = [

@@ -17,7 +17,7 @@ from modules.errors import UserError
         ("--no-half --autolaunch", "--dtype float32 --autolaunch"),
         ("--use-cpu all interrogate --theme dark", "--device cpu --theme dark"),
         ("--precision full --no-half-vae --medvram --xformers", ""),
-        ("--ckpt-dir /models --opt-split-attention --skip-torch-cuda-test --port 80", "--port 80"),
+        ("--ckpt-dir /models --opt-split-attention --skip-torch-cuda-test --port 80", "--ckpt-dir /models --port 80"),
         ("--freeze-settings", "--lock-settings all"),
         ("--lowvram generate fox --steps 3", "generate fox --steps 3"),
         ("generate --steps 3 fox --api", "generate --steps 3 fox"),

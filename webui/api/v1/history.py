@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
 from modules.errors import NotFound
-from webui.context import Page
+from webui.security.auth import owner_of
 from webui.services import Services
 
 LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authorization"}
@@ -25,9 +25,9 @@ def add_routes(routes: APIRouter, services: Services) -> None:
     @routes.get("/pictures/{number}")
     def picture(request: Request, number: int) -> FileResponse:
         """The file as it was saved."""
-        return FileResponse(services.history.file(Page.owner(request), known(number)), headers=LASTING)
+        return FileResponse(services.history.file(owner_of(request), known(number)), headers=LASTING)
 
     @routes.get("/pictures/{number}/small")
     def small(request: Request, number: int) -> FileResponse:
         """A copy of at most 256 pixels a side."""
-        return FileResponse(services.history.thumbnail(Page.owner(request), known(number)), headers=LASTING)
+        return FileResponse(services.history.thumbnail(owner_of(request), known(number)), headers=LASTING)

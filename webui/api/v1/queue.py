@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from modules.jobs.protocol import Json
-from webui.context import Page
+from webui.security.auth import owner_of
 from webui.services import Services
 
 AT_WORK = ("queued", "running")
@@ -17,7 +17,7 @@ def add_queue_routes(routes: APIRouter, services: Services) -> None:
 
     def whose(request: Request) -> str | None:
         """None: everybody's."""
-        owner = Page.owner(request)
+        owner = owner_of(request)
         return None if services.is_admin(owner) else owner
 
     @routes.get("/queue")

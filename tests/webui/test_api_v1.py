@@ -1,0 +1,253 @@
+"""Our own HTTP API: jobs submitted, followed, resumed, fetched and stopped; and the document that describes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings, strategies
+from hypothesis import given as drawn
+from starlette.testclient import TestClient
+
+from modules.accounts import Accounts
+from modules.params.generation import GenerationParams
+from modules.params.options import options_of
+from tests.webui.conftest import ORIGIN
+from tests.webui.fake_server import services
+from tests.webui.test_sdapi_fields import picture
+from webui.server import create_app
+
+QUICK = {"prompt": "a fox", "steps": 3, "width": 64, "height": 64, "seed": 5}
+
+
+def submitted(client: TestClient, **params: Any) -> dict[str, Any]:
+    answer = client.post("/api/v1/jobs", json={"params": {**QUICK, **params}})
+    assert answer.status_code == 202, answer.text
+    told = answer.json()
+    assert answer.headers["location"] == told["url"]
+    assert isinstance(told, dict)
+    return told
+
+
+def events(client: TestClient, job: dict[str, Any], after: str = "", query: str = "") -> list[dict[str, Any]]:
+    """All events of a stream, each with the id that the stream gave it."""
+    headers = {"last-event-id": after} if after else {}
+    text = client.get(job["events"] + query, headers=headers).text
+    found = []
+    for block in text.split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if lines:
+            event = json.loads(lines["data"])
+            assert (lines["event"], lines["id"]) == (event["type"], str(event["seq"]))
+            found.append(event)
+    return found
+
+
+def test_a_job_is_submitted_at_once_and_its_events_lead_to_its_images(client: TestClient) -> None:
+    job = submitted(client, batch_size=2)
+    assert job["state"] in ("queued", "running", "done")
+    told = events(client, job)
+    assert told[-1]["type"] == "done"
+    images = [event for event in told if event["type"] == "image"]
+    assert [image["seed"] for image in images] == [5, 6]
+    for image in images:
+        answer = client.get(image["url"])
+        assert answer.status_code == 200 and answer.content.startswith(b"\x89PNG")
+    assert [image["url"] for image in told[-1]["output"]["images"]] == [image["url"] for image in images]
+    state = client.get(job["url"]).json()
+    assert (state["state"], len(state["output"]["images"])) == ("done", 2)
+
+
+def test_nothing_that_is_told_of_a_job_says_where_its_files_lie(client: TestClient, given: Any) -> None:
+    job = submitted(client)
+    told = json.dumps(events(client, job)) + client.get(job["url"]).text + client.get("/api/v1/jobs").text
+    told += client.get("/api/v1/history").text + client.get(f"{job['url']}/request").text
+    assert str(given.data_dir) not in told
+
+
+def test_a_stream_that_is_joined_late_tells_the_images_and_one_that_is_resumed_only_what_came_after(
+    client: TestClient,
+) -> None:
+    job = submitted(client, batch_count=3)
+    whole = events(client, job)
+    late = events(client, job)
+    assert [event["type"] for event in late if event["type"] != "step"] == [
+        event["type"] for event in whole if event["type"] != "step"
+    ]
+    second = [event for event in whole if event["type"] == "image"][1]
+    rest = events(client, job, after=str(second["seq"]))
+    assert [event["type"] for event in rest if event["type"] != "step"] == ["image", "done"]
+    assert all(event["seq"] > second["seq"] for event in rest)
+    assert events(client, job, after=str(whole[-1]["seq"])) == []
+    assert events(client, job, after="nonsense")[-1]["type"] == "done"
+
+
+def test_previews_are_told_and_can_be_left_out(client: TestClient) -> None:
+    job = submitted(client, steps=20)
+    assert any("preview" in event for event in events(client, job))
+    again = submitted(client, steps=20, seed=6)
+    assert not any("preview" in event for event in events(client, again, query="?previews=false"))
+
+
+def test_an_idempotency_key_makes_one_job_of_a_request_that_is_sent_twice(client: TestClient) -> None:
+    body, key = {"params": {**QUICK, "seed": -1}}, {"idempotency-key": "one"}
+    first, again = (client.post("/api/v1/jobs", json=body, headers=key).json()["id"] for _ in range(2))
+    assert first == again
+    other = client.post("/api/v1/jobs", json={"params": {**QUICK, "steps": 4}}, headers=key)
+    assert (other.status_code, other.json()["field"]) == (422, "Idempotency-Key")
+    assert client.post("/api/v1/jobs", json=body).json()["id"] != first
+    assert client.post("/api/v1/jobs", json=body, headers={"idempotency-key": "x" * 201}).status_code == 422
+
+
+def test_a_job_is_cancelled_and_an_image_skipped(client: TestClient) -> None:
+    job = submitted(client, prompt="slow", batch_count=5)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not (client.get(job["url"]).json()["progress"] or {}).get("step"):
+        time.sleep(0.02)
+    assert client.post(f"{job['url']}/skip").status_code == 200
+    assert client.post(f"{job['url']}/cancel").status_code == 200
+    assert events(client, job)[-1]["type"] == "cancelled"
+
+
+def test_a_start_picture_goes_with_the_request_or_before_it(client: TestClient) -> None:
+    key = client.post("/api/v1/inputs", json={"image": picture("teal")}).json()["key"]
+    by_key = submitted(client, init={"image": key, "mask": {"image": f"data:image/png;base64,{picture('white')}"}})
+    inline = submitted(client, init={"image": f"data:image/png;base64,{picture('teal')}"})
+    asked = [client.get(f"{job['url']}/request").json()["params"]["init"]["image"] for job in (by_key, inline)]
+    assert asked == [key, key]
+
+
+def test_what_was_asked_can_be_sent_again(client: TestClient) -> None:
+    job = submitted(client, seed=-1)
+    asked = client.get(f"{job['url']}/request").json()
+    assert asked["params"]["seed"] >= 0
+    again = client.post("/api/v1/jobs", json=asked).json()
+    assert client.get(f"{again['url']}/request").json() == asked
+
+
+def test_extras_take_pictures_by_key_or_as_they_are(client: TestClient) -> None:
+    body = {"kind": "extras", "params": {"upscaler": "Lanczos"}, "inputs": [{"image": picture(), "name": "a.png"}]}
+    answer = client.post("/api/v1/jobs", json=body)
+    assert (answer.status_code, answer.json()["kind"]) == (202, "extras")
+    client.post(f"{answer.json()['url']}/cancel")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"kind": "replay", "path": "/etc/passwd"}, "kind"),
+        ({"kind": 3}, "kind"),
+        ({"params": 3}, "params"),
+        ({"params": {"steps": 0}}, "steps"),
+        ({"params": {"sampler": "nobody"}}, "sampler"),
+        ({"params": {"init": {"image": "data:image/png;base64,!"}}}, "init.image"),
+        ({"params": {"init": {"image": "0" * 64}}}, "init.image"),
+        ({"kind": "extras", "inputs": 3}, "inputs"),
+        ({"kind": "extras", "inputs": []}, "inputs"),
+        ({"kind": "extras", "inputs": [{"key": "../../etc/passwd"}]}, "init.image"),
+        ({"kind": "script", "script": "nobody"}, ""),
+    ],
+)
+def test_a_mistake_is_answered_with_a_sentence_and_the_fields_name(
+    client: TestClient, body: dict[str, Any], field: str
+) -> None:
+    answer = client.post("/api/v1/jobs", json=body)
+    assert answer.status_code in (404, 422), answer.text
+    assert answer.json()["detail"]
+    assert answer.json()["field"] == field or not field
+
+
+def test_jobs_of_another_account_are_not_found(tmp_path: Path) -> None:
+    accounts = Accounts(tmp_path / "users.db")
+    for name in ("alice", "bob"):
+        accounts.add(name, f"{name} has a password")
+    with (
+        services(tmp_path / "data", accounts=accounts) as own,
+        TestClient(create_app(own), base_url=ORIGIN) as client,
+    ):
+        alice, bob = ((name, f"{name} has a password") for name in ("alice", "bob"))
+        key = {"idempotency-key": "shared"}
+        job = client.post("/api/v1/jobs", json={"params": QUICK}, auth=alice, headers=key).json()
+        for path in ("", "/events", "/request", "/images/00000-5.png"):
+            assert client.get(f"{job['url']}{path}", auth=bob).status_code == 404
+        for path in ("/cancel", "/skip"):
+            assert client.post(f"{job['url']}{path}", auth=bob).status_code == 404
+        assert client.get("/api/v1/jobs", auth=bob).json() == {"jobs": []}
+        assert client.post("/api/v1/jobs", json={"params": QUICK}, auth=bob, headers=key).json()["id"] != job["id"]
+        assert client.get(job["events"]).status_code == 401
+
+
+def test_models_choices_and_history_are_listed(client: TestClient) -> None:
+    job = submitted(client)
+    events(client, job)
+    assert client.get("/api/v1/models").json()["checkpoints"][0]["name"].startswith("reprise-mini")
+    assert "Euler a" in client.get("/api/v1/choices").json()["samplers"]
+    newest = client.get("/api/v1/history?limit=1").json()["pictures"][0]
+    assert newest["job"] == job["id"]
+    assert client.get(newest["url"]).status_code == client.get(newest["small"]).status_code == 200
+
+
+def test_the_document_describes_every_parameter_and_every_reference_in_it_leads_somewhere(client: TestClient) -> None:
+    told = client.get("/api/v1/openapi.json").json()
+    assert told["openapi"] == "3.1.0"
+    ours = told["components"]["schemas"]["GenerationParams"]["properties"]
+    for name, option in options_of(GenerationParams).items():
+        assert (ours[name]["title"], ours[name]["default"]) == (option.label, option.default)
+    known = {f"#/components/schemas/{name}" for name in told["components"]["schemas"]}
+    assert set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(told))) <= known
+    operations = [one for methods in told["paths"].values() for one in methods.values()]
+    assert all(one.get("description") for one in operations)
+    examples = told["paths"]["/api/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    answer = client.post("/api/v1/jobs", json=examples["picture"]["value"])
+    assert answer.status_code == 202
+    client.post(f"{answer.json()['url']}/cancel")
+
+
+def test_the_documentation_needs_no_network(client: TestClient) -> None:
+    text = client.get("/docs").text
+    assert "/api/v1/jobs" in text and "cfg_scale" in text
+    assert not re.findall(r"https?://|<script|<link|@import", text)
+
+
+PLAIN = strategies.none() | strategies.booleans() | strategies.integers() | strategies.text(max_size=20)
+NUMBERS = strategies.floats(allow_nan=False, allow_infinity=False)
+WORDS = strategies.sampled_from(["image", "mask", "steps", "prompt", "init", "hires", "key", "width", "extensions"])
+ANYTHING = strategies.recursive(
+    PLAIN | NUMBERS,
+    lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=8,
+)
+KEYS = ["kind", "params", "inputs", "options", "script", "image", "recipe", "prompt", "steps"]
+BODIES = strategies.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, ANYTHING))
+PATHS = ("/jobs", "/history", "/jobs/{}", "/jobs/{}/events", "/jobs/{}/images/{}", "/pictures/{}")
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@drawn(body=BODIES, path=strategies.sampled_from(["jobs", "inputs", "explain", "replay"]))
+def test_no_body_whatsoever_is_answered_by_a_fault_of_the_server(client: TestClient, body: Any, path: str) -> None:
+    answer = client.post(f"/api/v1/{path}", content=json.dumps(body), headers={"content-type": "application/json"})
+    assert answer.status_code < 500, (body, answer.text)
+    if answer.status_code == 202 and (url := answer.json().get("url")):
+        client.post(f"{url}/cancel")
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@drawn(
+    path=strategies.sampled_from(PATHS),
+    words=strategies.lists(strategies.text("abc019.-_%é", min_size=1, max_size=40), min_size=2, max_size=2),
+    query=strategies.dictionaries(
+        strategies.sampled_from(["limit", "state", "before", "after", "previews"]),
+        strategies.integers().map(str) | strategies.text(max_size=10),
+        max_size=3,
+    ),
+)
+def test_no_address_whatsoever_is_answered_by_a_fault_of_the_server(
+    client: TestClient, path: str, words: list[str], query: dict[str, str]
+) -> None:
+    clean = {key: value.encode("utf-8", "ignore").decode() for key, value in query.items()}
+    answer = client.get(f"/api/v1{path.format(*words)}", params=clean)
+    assert answer.status_code < 500, answer.text

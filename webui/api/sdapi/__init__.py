@@ -1,0 +1,91 @@
+"""A1111's HTTP API, below /sdapi/v1 and /internal, for the programs that speak it. It needs no ``--api``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Body, Request
+
+from modules.errors import NotFound
+from modules.jobs.protocol import Json
+from webui.api.sdapi.extras import add_extras
+from webui.api.sdapi.images import add_images
+from webui.api.sdapi.lists import add_lists, model_item
+from webui.api.sdapi.options import CHECKPOINT, KNOWN, Options, unheeded, untitled
+from webui.api.sdapi.progress import Tasks, add_internal, add_progress
+from webui.api.sdapi.route import Refusal, Route
+from webui.security.auth import owner_of
+from webui.security.characters import WholeJSON
+from webui.services import Services
+
+NOT_HERE = {
+    "interrogate": "there is no model here that describes pictures",
+    "train/embedding": "embeddings are used here and not trained",
+    "train/hypernetwork": "hypernetworks are not trained here",
+    "create/embedding": "embeddings are used here and not made",
+    "create/hypernetwork": "hypernetworks are not made here",
+    "server-kill": "no request can end the server; end it in its terminal",
+    "server-restart": "no request can start the server anew; do so in its terminal",
+    "server-stop": "no request can end the server; end it in its terminal",
+}
+"""A1111's routes that answer 404, each with the sentence that it says."""
+
+
+def router(services: Services) -> APIRouter:
+    """All routes of A1111 1.10."""
+    options, tasks = Options(services.data_dir / "sdapi"), Tasks()
+    routes = APIRouter(prefix="/sdapi/v1", route_class=Route, default_response_class=WholeJSON, tags=["A1111"])
+    add_images(routes, services, options, tasks)
+    add_extras(routes, services, tasks)
+    add_progress(routes, services, tasks)
+    add_options(routes, services, options)
+    add_lists(routes, services, options)
+    for path, sentence in NOT_HERE.items():
+        routes.add_api_route(f"/{path}", _absent(sentence), methods=["POST"], name=path)
+    internal = APIRouter(prefix="/internal", route_class=Route, default_response_class=WholeJSON, tags=["A1111"])
+    add_internal(internal, services, tasks)
+    both = APIRouter()
+    both.include_router(routes)
+    both.include_router(internal)
+    return both
+
+
+def add_options(routes: APIRouter, services: Services, options: Options) -> None:
+    """``/options``, and what A1111 does with the checkpoint in memory."""
+
+    @routes.get("/options")
+    def get_options(request: Request) -> Json:
+        """All settings of A1111: the account's where it has some, else A1111's defaults."""
+        chosen = options.chosen(owner_of(request))
+        name = untitled(str(chosen.get(CHECKPOINT) or "")) or next(iter(services.checkpoints()), "")
+        item = model_item(services, name) if name else {"title": None, "sha256": None}
+        defaults = {known: about["default"] for known, about in KNOWN.items()}
+        return defaults | chosen | {CHECKPOINT: item["title"], "sd_checkpoint_hash": item["sha256"] or ""}
+
+    @routes.post("/options")
+    def set_options(request: Request, values: Json = Body()) -> WholeJSON:
+        """Set some of the account's settings. Those without effect here are kept too, and named in a header."""
+        if name := values.get(CHECKPOINT):
+            card = services.card(untitled(str(name)))
+            if card.problem:
+                raise Refusal(500, card.problem, field=CHECKPOINT)
+        options.change(owner_of(request), values)
+        without = ", ".join(unheeded(values)).encode("ascii", "replace").decode()[:2000]
+        return WholeJSON(None, headers={"x-without-effect": without} if without else None)
+
+    @routes.post("/unload-checkpoint")
+    def unload() -> Json:
+        """Nothing to do: memory is seen to when it is needed."""
+        return {}
+
+    @routes.post("/reload-checkpoint")
+    def reload() -> Json:
+        """Nothing to do: a checkpoint is loaded when a request needs it."""
+        return {}
+
+
+def _absent(sentence: str) -> Callable[[], None]:
+    def absent() -> None:
+        raise NotFound(sentence)
+
+    return absent

@@ -1,0 +1,139 @@
+"""A1111's settings as its clients get and set them. Each account has its own, which hold for its requests by this API.
+
+``options.json`` lists all settings of A1111 1.10 with their defaults, and the keys under which generation texts have
+them. One that is a parameter of a request here is one by its name, or by that key; all others are kept and given back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from modules.errors import OutputError, UserError
+from modules.metadata.image_text import Encoding
+from modules.params.generation import GenerationParams
+from modules.params.options import flat_of
+from modules.storage import atomic
+
+log = logging.getLogger(__name__)
+
+KNOWN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    json.loads((Path(__file__).parent / "options.json").read_text(encoding="utf-8"))
+)
+"""By name: ``default``, perhaps ``infotext``, and ``restrict_api`` where a request may not change it."""
+CHECKPOINT = "sd_model_checkpoint"
+OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        CHECKPOINT: ("checkpoint",),
+        "face_restoration": ("restore_faces",),
+        "face_restoration_model": ("face_restorer",),
+        "img2img_color_correction": ("colour_correction",),
+        "img2img_fix_steps": ("exact_steps",),
+        "img2img_background_color": ("background",),
+        "overlay_inpaint": ("mask_overlay",),
+    }
+)
+"""Settings that neither their name nor their key in a text brings to the parameters they are."""
+ANSWER = ("samples_format", "jpeg_quality", "webp_lossless", "return_grid", "n_rows", "grid_only_if_multiple")
+"""Settings of the answer itself."""
+MAX_BYTES = 1_000_000
+
+
+@cache
+def parameters_of(name: str) -> tuple[str, ...]:
+    """The parameters that a setting of A1111's is here, by their names among all options side by side.
+
+    >>> parameters_of("CLIP_stop_at_last_layers"), parameters_of("s_churn"), parameters_of("font")
+    (('clip_skip',), ('s_churn',), ())
+    """
+    flat = flat_of(GenerationParams)
+    if name in OTHER_NAMES:
+        return OTHER_NAMES[name]
+    if name in flat and name in KNOWN:
+        return (name,)
+    key = KNOWN.get(name, {}).get("infotext")
+    return tuple(ours for ours, option in flat.items() if key and option.key == key)
+
+
+def values_from(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as values of our parameters, side by side."""
+    found = {ours: _value(name, value) for name, value in settings.items() for ours in parameters_of(name)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "randn_source" and value == "GPU":
+        return "NV"  # the same numbers, made in software
+    if name == CHECKPOINT and isinstance(value, str):
+        return untitled(value)
+    return value
+
+
+def untitled(title: str) -> str:
+    """The file of a checkpoint's title.
+
+    >>> untitled("sub/model.safetensors [0123456789]")
+    'sub/model.safetensors'
+    """
+    name, bracket, hash_ = title.rpartition(" [")
+    return name if bracket and hash_.endswith("]") else title
+
+
+def unheeded(settings: Mapping[str, Any]) -> list[str]:
+    """The names of those that change nothing here, unknown ones too."""
+    return sorted(name for name in settings if not parameters_of(name) and name not in ANSWER)
+
+
+def encoding_of(settings: Mapping[str, Any]) -> Encoding | None:
+    """How pictures are answered; None: as they were saved."""
+    suffix = {"jpeg": "jpg"}.get(str(settings.get("samples_format", "")).lower(), settings.get("samples_format"))
+    if suffix not in ("png", "jpg", "webp"):
+        return None
+    quality = settings.get("jpeg_quality", KNOWN["jpeg_quality"]["default"])
+    quality = quality if isinstance(quality, int) and 1 <= quality <= 100 else 80
+    return Encoding(str(suffix), quality, bool(settings.get("webp_lossless", False)))
+
+
+class Options:
+    """The settings of each account, in a file of its own below ``folder``. Safe to call from any thread."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._lock = threading.Lock()
+
+    def chosen(self, owner: str) -> dict[str, Any]:
+        """What the account has set."""
+        try:
+            data = self._path(owner).read_bytes()
+            values = json.loads(data) if len(data) <= MAX_BYTES else {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, RecursionError) as error:
+            log.warning("the settings of %s for A1111's API cannot be read: %s", owner, error)
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def change(self, owner: str, values: Mapping[str, Any]) -> None:
+        """Keep ``values``; those that A1111 does not let a request change stay as they are."""
+        free = {name: value for name, value in values.items() if not KNOWN.get(name, {}).get("restrict_api")}
+        with self._lock:
+            data = json.dumps({**self.chosen(owner), **free}, indent=1, sort_keys=True).encode()
+            if len(data) > MAX_BYTES:
+                raise UserError("these settings have more than a million bytes", hint="send fewer")
+            try:
+                atomic.make_folder(self.folder)
+                atomic.write(self._path(owner), data)
+            except OSError as error:
+                raise OutputError(
+                    f"the settings could not be saved: {error.strerror or error}", hint=atomic.way_out(error)
+                ) from error
+
+    def _path(self, owner: str) -> Path:
+        return self.folder / f"{hashlib.sha256(owner.encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,1 @@
+"""The HTTP API of our own, below /api/v1."""
