@@ -321,6 +321,7 @@ def serve(args: argparse.Namespace) -> int:
     if listener is None:
         services = build_services(args, queue, loader, scripts, settings, models)
         print(routes.table(server.create_app(services, page=not args.api_only)))
+        loader.started()  # it came to an end, and counts as no start that did not
         return 0
     days = settings.current().keep_jobs_days
     if days:
@@ -541,7 +542,12 @@ def _starts(params: GenerationParams) -> list[tuple[str, GenerationParams]]:
     files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in images.SUFFIXES]
     if not files:
         raise NotFound(f"there is no picture in {folder}", hint=images.ACCEPTED, field="init")
-    return [(f"-{path.stem}", params.changed(init=replace(params.init, image=str(path)))) for path in files]
+    stems = [path.stem.casefold() for path in files]  # some file systems know no capitals
+    names = [path.stem if stems.count(path.stem.casefold()) == 1 else path.name.replace(".", "-") for path in files]
+    return [
+        (f"-{name}", params.changed(init=replace(params.init, image=str(path))))
+        for name, path in zip(names, files, strict=True)
+    ]
 
 
 def _numbered(path: Path, index: int) -> Path:

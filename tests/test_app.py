@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import socket
 import subprocess
@@ -270,13 +271,13 @@ def test_generate_starts_from_pictures(models: Path, tmp_path: Path, capsys: pyt
 
 def test_a_whole_folder_is_started_from(models: Path, tmp_path: Path) -> None:
     places = ("--models-dir", str(models), "--data-dir", str(tmp_path / "data"), "--device", "cpu")
-    for name in ("a.png", "b.png"):
+    for name in ("a.png", "b.png", "b.gif"):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.new("RGB", (64, 64), "red").save(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
     given = ("generate", "x", "--init", str(tmp_path / "in"), "--steps", "2", *places)
     assert app.main((*given, "-o", str(tmp_path / "out" / "x.png"))) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x-a.png", "x-b.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["x-a.png", "x-b-gif.png", "x-b-png.png"]
 
 
 def test_a_picture_grows_over_its_edges(models: Path, tmp_path: Path) -> None:
@@ -320,3 +321,10 @@ def test_test_command_hands_its_arguments_to_pytest_and_its_status_back() -> Non
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTEST_ADDOPTS": ""})
     assert done.returncode == 4, done.stdout
     assert "no_such_folder" in done.stdout + done.stderr
+
+
+def test_a_list_of_routes_is_no_start_that_did_not_come_to_an_end(tmp_path: Path) -> None:
+    """Two of those would keep every extension out of the next."""
+    command = [sys.executable, "app.py", "--list-routes", "--data-dir", str(tmp_path)]
+    subprocess.run(command, cwd=app.ROOT, check=True, capture_output=True, timeout=300)
+    assert json.loads((tmp_path / "extensions" / "server.json").read_text())["starts"] == 0

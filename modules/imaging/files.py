@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import re
+import stat
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -108,6 +109,9 @@ def unpacked(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Opened
 
 
 def _file(path: Path) -> bytes:
+    """The bytes of a regular file: a pipe or a device may have no end, or keep whoever reads it waiting."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ImageError(f"{path.name} is no regular file", hint="choose an image file")
     if path.stat().st_size > MAX_BYTES:
         raise ImageError(f"this file has more than {MAX_BYTES // 1_000_000} MB", hint="make the picture smaller first")
     return path.read_bytes()

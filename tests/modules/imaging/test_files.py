@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import resource
 import struct
 import time
@@ -374,3 +375,10 @@ def test_a_grid_has_at_most_as_many_rows_as_pictures() -> None:
     assert grid_rows(3, rows=9) == 3
     assert grid_rows(7, rows=-1, no_gaps=True) == 1
     assert grid_rows(6, rows=0, batch_size=2) == 2
+
+
+def test_a_pipe_is_no_picture_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for place in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
+        with pytest.raises(ImageError, match="no regular file"):
+            open_image(place)
