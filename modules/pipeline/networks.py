@@ -209,7 +209,7 @@ class PromptNetworks(Modifier):
         names = {found.key: found.use.name for found in loras}
         for key, layers in one.patch.misfits.items():
             if key in names:
-                self._note(f"{len(layers)} layers of {names[key]} have another shape in {one.model.name}")
+                self._note(f"{len(layers)} of the layers of {names[key]} have another shape in {one.model.name}")
 
     def _applied(self, found: _Found) -> Applied:
         from modules.checkpoints.networks.merging import Applied

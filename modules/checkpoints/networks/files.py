@@ -49,6 +49,12 @@ def read(path: Path) -> Network:
     """The network in a safetensors file or a pickle; raises `CheckpointError` with the file's name and the reason."""
     metadata = read_header(path, field="prompt").metadata if path.suffix.lower() == ".safetensors" else {}
     tensors = read_tensors(path, field="prompt")
+    if broken := sum(not _is_finite(tensor) for tensor in tensors.values()):
+        raise CheckpointError(
+            f"{path.name} is damaged: {broken} of its {len(tensors)} tensors hold values that are no numbers",
+            hint="use another copy of it",
+            field="prompt",
+        )
     layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
     embeddings: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
@@ -65,6 +71,13 @@ def read(path: Path) -> Network:
         raise CheckpointError(f"{path.name} is no network: no layer of it is of a kind that is known", field="prompt")
     unknown = tuple(layer for layer, change in changes.items() if not change)
     return Network(path, known, unknown, tuple(_embeddings(path, embeddings)))
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Training that diverged leaves NaN behind, and one of them blackens every image."""
+    if not tensor.is_floating_point():
+        return True
+    return bool(torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all())
 
 
 def _embeddings(path: Path, found: Mapping[str, Mapping[str, Tensor]]) -> Iterator[BundledEmbedding]:

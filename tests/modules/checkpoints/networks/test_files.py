@@ -124,3 +124,13 @@ def test_a_pickles_layers_tell_its_family(tmp_path: Path) -> None:
     bad, xl = NetworkFolders([tmp_path]).read().files
     assert xl.described.family == "SDXL"
     assert bad.described.problem == "bad.pt cannot be read: it is no file as PyTorch writes them"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_file_of_values_that_are_no_numbers_is_named(value: float, tmp_path: Path) -> None:
+    down = random(1, 2, 4)
+    down[1, 2] = value
+    path = tmp_path / "diverged.safetensors"
+    save_file({"lora_unet_a.lora_down.weight": down, "lora_unet_a.lora_up.weight": random(2, 4, 2)}, path)
+    with pytest.raises(CheckpointError, match=r"diverged.safetensors is damaged: 1 of its 2 tensors"):
+        read(path)
