@@ -89,6 +89,9 @@
     }).observe(root, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ATTRIBUTES })
     everything(root, find)
     root.lang = language
+    // Gradio writes the browser's own tag there when it comes to it.
+    const keep = () => { if (root.lang !== language) root.lang = language }
+    new MutationObserver(keep).observe(root, { attributes: true, attributeFilter: ['lang'] })
     root.dataset.translated = language
   }
 

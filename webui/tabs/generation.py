@@ -34,8 +34,9 @@ from webui.services import JobView, Services
 
 logger = logging.getLogger(__name__)
 
-FRAME_S = 0.08
-"""The shortest time between two page updates; steps in between are dropped."""
+FRAME_S = 0.25
+"""The shortest time between two page updates; steps in between are dropped. One update costs the browser about 0.1 s of
+its only thread, and a click has to get through between them."""
 LINE_S = 1.0
 """How often the waiting jobs are refreshed while one runs."""
 KEEP = "(ids) => {{ try {{ sessionStorage.setItem('reprise.{tab}', ids || '') }} catch (e) {{}} }}"
