@@ -29,7 +29,7 @@ def test_tree_has_every_construct_of_the_language() -> None:
 
 def test_tags_are_taken_out_and_the_parts_of_and_are_apart() -> None:
     tree = parse("a <lora:x:0.5:te=1>cat:1.5 AND dog").tree
-    assert tree.networks == (NetworkTag("lora", ("x", "0.5"), (("te", "1"),), 3),)
+    assert tree.networks == (NetworkTag("lora", ("x", "0.5"), (("te", "1"),), 3, "x:0.5:te=1"),)
     assert [(part.text, part.weight) for part in tree.parts] == [("a cat", 1.5), (" dog", 1.0)]
 
 
