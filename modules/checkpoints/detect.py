@@ -94,7 +94,7 @@ def native_size(header: Header, path: Path | None = None, kind: str = "") -> int
     ``kind``: what it predicts, where that was seen.
     """
     size = stated(header).get("native_size")
-    if isinstance(size, int) and 64 <= size <= 2048:
+    if isinstance(size, int) and 8 <= size <= 2048:
         return size
     family = family_of(shapes_of(header))
     return family.side(kind or prediction(header, path).kind) if family else 512

@@ -158,8 +158,8 @@ def open_clip_pieces(keys: Collection[str]) -> Pieces:
 def file_names(keys: Collection[str]) -> dict[str, str]:
     """The names in one file -> ldm's, where another program wrote it; those that are ldm's stay.
 
-    >>> file_names(["diffusion_model.out.2.bias"])
-    {'diffusion_model.out.2.bias': 'model.diffusion_model.out.2.bias'}
+    >>> file_names(["diffusion_model.input_blocks.0.0.bias"])
+    {'diffusion_model.input_blocks.0.0.bias': 'model.diffusion_model.input_blocks.0.0.bias'}
     """
     if any(key.startswith(UNET) for key in keys):
         return dict(zip(keys, keys, strict=True))

@@ -110,11 +110,6 @@ UNTOLD = (
     "kernels",
     "enable_quantization",
     "use_old_karras_scheduler_sigmas",
-    "sdxl_clip_l_skip",
-    "sdxl_crop_top",
-    "sdxl_crop_left",
-    "sdxl_refiner_low_aesthetic_score",
-    "sdxl_refiner_high_aesthetic_score",
 )
 """A1111's text has no word for them."""
 TAKEN = ("s_churn", "s_tmin", "s_tmax", "s_noise", "uni_pc_order", "uni_pc_variant", "uni_pc_lower_order_final")
