@@ -155,16 +155,34 @@ def saved(format: str) -> bytes:
     return out.getvalue()
 
 
+def large_tiff() -> bytes:
+    """400 megapixels of white in a few kB."""
+    out = io.BytesIO()
+    Image.new("1", (20000, 20000), 1).save(out, "TIFF", compression="group4")
+    return out.getvalue()
+
+
+def large_bmp() -> bytes:
+    """The header of 900 megapixels, and none of them."""
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 30000, 30000, 1, 24, *[0] * 6)
+
+
+def large_gif() -> bytes:
+    """A screen of 3600 megapixels with one image of that size."""
+    screen = b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0x80, 0, 0) + bytes(6)
+    return screen + b"," + struct.pack("<HHHHB", 0, 0, 60000, 60000, 0) + b"\x02\x02\x44\x01\x00;"
+
+
 BAD: dict[str, Callable[[], bytes]] = {
     "png 20000x20000": lambda: png(20000, 20000),
     "png 6000x6000 rgba 8": lambda: png(6000, 6000, bits=8, kind=6),
     "png one line of 40 million": lambda: png(40_000_000, 1),
     "png of zero": lambda: png(0, 0),
     "png cut off": lambda: picture(2000)[:200],
-    "gif": lambda: saved("GIF"),
+    "gif": large_gif,
     "eps": lambda: saved("EPS"),
-    "tiff": lambda: saved("TIFF"),
-    "bmp": lambda: saved("BMP"),
+    "tiff": large_tiff,
+    "bmp": large_bmp,
     "ico": lambda: saved("ICO"),
     "pcx": lambda: saved("PCX"),
     "psd": lambda: b"8BPS\0\1" + b"\0" * 6 + struct.pack(">HIIHH", 3, 30000, 30000, 8, 3) + b"\0" * 100,
