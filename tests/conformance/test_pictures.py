@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from modules import engine as engines
 from modules.builtin import register
 from modules.checkpoints.embeddings import Listing
+from modules.checkpoints.families.sd1 import SD1
 from modules.devices import Device
 from modules.diffusion.parameterization import NoiseTable
 from modules.engine import Engine, Result
@@ -25,9 +25,11 @@ from modules.gallery.inputs import InputStore
 from modules.metadata import infotext
 from modules.params.generation import CONTENTS, RESIZE_MODES, GenerationParams, Hires, Init, Mask
 from modules.pipeline import plan
+from modules.pipeline import run as runs
 from modules.pipeline import sample as generation
-from modules.prompt.parse import parse
+from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.prompt.schedule import Pass, schedule_nodes
+from modules.prompt.tree import Prompt
 from tests.conformance.conftest import cases_of
 from tests.conformance.test_images import picture, rectangle
 from tests.conformance.test_runs import Toy, ToyCond, close, encoded, keys, longer
@@ -46,11 +48,20 @@ def _is_ours(request: dict[str, Any]) -> bool:
     return request["kind"] == "img2img" or bool({"enable_hr", "conditioning_key"} & keys(request))
 
 
+def config_of(channels: int) -> Any:
+    """What the engine asks of a model's configuration; it predicts noise whatever a request says."""
+    vae, unet = SimpleNamespace(z_channels=4), SimpleNamespace(in_channels=channels)
+    config = SimpleNamespace(schedule="scaled_linear", zero_terminal_snr=False, prediction="eps", vae=vae, unet=unet)
+    config.family = SD1
+    config.predicting = lambda prediction: config
+    return config
+
+
 @dataclass(frozen=True)
 class Model:
     """Blocks of 8 x 8 pixels are the latents."""
 
-    channels: int
+    config: Any
     embeddings: Listing = NOTHING
     name, short_hash, sha256 = "toy", "0123456789", "0123456789" + "0" * 54
     vae_path, vae_name, vae_sha256 = None, "", ""
@@ -58,11 +69,6 @@ class Model:
     device = Device(torch.device("cpu"), torch.float32)
 
     own_embeddings = SimpleNamespace(files=(), skipped={})
-
-    @property
-    def config(self) -> Any:
-        vae, unet = SimpleNamespace(z_channels=4), SimpleNamespace(in_channels=self.channels)
-        return SimpleNamespace(schedule="scaled_linear", vae=vae, unet=unet)
 
     def encode(self, images: Tensor) -> Tensor:
         r, g, b = torch.nn.functional.avg_pool2d(images, 8).unbind(1)
@@ -75,18 +81,14 @@ class Model:
 class Conditioner:
     """The stand-in text encoder over a pass."""
 
-    def prompt(self, text: str, run: Pass) -> list[ToyCond]:
-        return self._parts(text, run, negative=False)
-
-    def negative(self, text: str, run: Pass) -> ToyCond:
-        (part,) = self._parts(text, run, negative=True)
-        return part
-
-    def _parts(self, text: str, run: Pass, *, negative: bool) -> list[ToyCond]:
-        tree = parse(text, negative=negative).tree
-        parts = [encoded(part.weight, schedule_nodes(part.items, run)) for part in tree.parts]
+    def prompt(self, prompt: Prompt, run: Pass) -> list[ToyCond]:
+        parts = [encoded(part.weight, schedule_nodes(part.items, run)) for part in prompt.parts]
         length = max(part.conds[0].context.shape[1] for part in parts)
         return [ToyCond(part.weight, part.segments, tuple(longer(c, length) for c in part.conds)) for part in parts]
+
+    def negative(self, prompt: Prompt, run: Pass) -> ToyCond:
+        (part,) = self.prompt(prompt, run)
+        return part
 
 
 @pytest.fixture
@@ -102,8 +104,8 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         return found[-1]
 
     monkeypatch.setattr(generation, "CachedUNet", network)
-    monkeypatch.setattr(engines, "generate", generate)
-    monkeypatch.setattr(Engine, "_conditioner", lambda *_: Conditioner())
+    monkeypatch.setattr(runs, "generate", generate)
+    monkeypatch.setattr(PromptEncoder, "_conditioner", lambda *_: Conditioner())
     monkeypatch.setattr(plan, "check", lambda params, host: (params, ()))  # the reference has smaller pictures
     return found
 
@@ -116,7 +118,7 @@ def test_the_pictures_are_the_references(
     register(host)
     request = run["request"]
     store = SimpleNamespace(
-        load=lambda *_: Model(9 if "conditioning_key" in request else 4),
+        load=lambda *_: Model(config_of(9 if "conditioning_key" in request else 4)),
         unconverted_vae=lambda _: "",
         device=SimpleNamespace(kernels="fast"),
     )
