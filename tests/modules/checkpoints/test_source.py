@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import DDIMScheduler
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +25,7 @@ from modules.devices import Device
 from modules.errors import CheckpointError
 from modules.nn.configs import CLIP
 from modules.nn.text import TextEncoder
+from tests.diffusers_vae import diffusers_vae
 from tests.modules.nn.test_against_diffusers import as_transformers, diffusers_unet, reference_config
 from tests.modules.nn.test_layouts import KEYS
 
@@ -42,22 +43,6 @@ def same(a: LatentDiffusion, b: LatentDiffusion) -> bool:
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
-def vae_of(model: LatentDiffusion) -> AutoencoderKL:
-    config = model.config.vae
-    vae = AutoencoderKL(
-        block_out_channels=tuple(config.channels * m for m in config.channel_mult),
-        layers_per_block=config.num_res_blocks,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=config.norm_groups,
-        scaling_factor=model.config.latent.scale,
-    )
-    state = {f"first_stage_model.{k}": v for k, v in model.vae.state_dict().items()}
-    vae.load_state_dict(convert_ldm_vae_checkpoint(state, dict(vae.config)))
-    return vae
-
-
 def text_of(text: TextEncoder) -> Any:
     if text.config.layout == CLIP:
         clip = CLIPTextModel(reference_config(text.config))
@@ -73,7 +58,7 @@ def text_of(text: TextEncoder) -> Any:
 def write_folder(folder: Path, model: LatentDiffusion, kind: str, **scheduler: Any) -> Path:
     """A model as diffusers and transformers themselves write it."""
     diffusers_unet(model.config.unet, model.unet.state_dict(), numbers=256).save_pretrained(folder / "unet")
-    vae_of(model).save_pretrained(folder / "vae")
+    diffusers_vae(model).save_pretrained(folder / "vae")
     parts = ("text_encoder_2",) if kind == "sdxl-refiner" else ("text_encoder", "text_encoder_2")
     for part, text in zip(parts, model.text, strict=False):
         assert isinstance(text, TextEncoder)
@@ -210,7 +195,7 @@ def test_position_ids_may_be_of_any_type(dtype: torch.dtype, tmp_path: Path) -> 
 
 def test_an_autoencoder_as_diffusers_writes_it_stands_in_for_the_files_own(tmp_path: Path) -> None:
     model = load(write_tiny_checkpoint(tmp_path / "tiny.safetensors"), CPU)
-    vae_of(model).save_pretrained(tmp_path / "vae")
+    diffusers_vae(model).save_pretrained(tmp_path / "vae")
     path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     stated = {"reprise.config": json.dumps({"vae": {"norm_groups": model.config.vae.norm_groups}})}
     save_file(load_file(path), path, metadata=stated)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 from modules.builtin import register
@@ -20,6 +19,7 @@ from modules.extension.host import Host
 from modules.params.generation import GenerationParams
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.sample import generate
+from tests.diffusers_vae import diffusers_vae
 from tests.modules.nn.test_against_diffusers import diffusers_unet, random_weights, relative_error
 
 STEPS, SCALE, SEED = 10, 7.0, 5
@@ -50,18 +50,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LatentDiffusion:
 
 @pytest.fixture(scope="module")
 def pipeline(model: LatentDiffusion) -> StableDiffusionPipeline:
-    config = model.config.vae
-    vae = AutoencoderKL(
-        block_out_channels=tuple(config.channels * m for m in config.channel_mult),
-        layers_per_block=config.num_res_blocks,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=config.norm_groups,
-        scaling_factor=model.config.latent.scale,
-    )
-    state = {f"first_stage_model.{k}": v for k, v in model.vae.state_dict().items()}
-    vae.load_state_dict(convert_ldm_vae_checkpoint(state, dict(vae.config)))
+    vae = diffusers_vae(model)
     unet = diffusers_unet(model.config.unet, model.unet.state_dict())
     nothing = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
     pipe = StableDiffusionPipeline(vae=vae.eval(), unet=unet, scheduler=DDIM, requires_safety_checker=False, **nothing)

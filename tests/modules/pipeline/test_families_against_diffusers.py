@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -21,7 +20,6 @@ from diffusers import (
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
 )
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 
 from modules.builtin import register
@@ -34,6 +32,7 @@ from modules.params.generation import GenerationParams
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.sample import Start, batch_noise, generate
 from modules.pipeline.texts import text_vector
+from tests.diffusers_vae import diffusers_vae
 from tests.modules.nn.test_against_diffusers import diffusers_unet, random_weights, relative_error
 
 STEPS, SCALE, WIDTH, HEIGHT = 10, 5.0, 64, 72
@@ -120,22 +119,6 @@ def ours(model: LatentDiffusion, batch: Batch, **more: Any) -> Tensor:
         return generate(model, batch, (positive,), negative, on_step=lambda *_: None, **more)
 
 
-def vae_of(model: LatentDiffusion) -> AutoencoderKL:
-    config = model.config.vae
-    vae = AutoencoderKL(
-        block_out_channels=tuple(config.channels * m for m in config.channel_mult),
-        layers_per_block=config.num_res_blocks,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        norm_num_groups=config.norm_groups,
-        scaling_factor=model.config.latent.scale,
-    )
-    state = {f"first_stage_model.{k}": v for k, v in model.vae.state_dict().items()}
-    vae.load_state_dict(convert_ldm_vae_checkpoint(state, dict(vae.config)))
-    return vae.eval()
-
-
 def pipeline(kind: type[Any], model: LatentDiffusion, sampler: str, **more: Any) -> Any:
     prediction = {"eps": "epsilon", "v": "v_prediction"}[model.config.prediction]
     scheduler = SAMPLERS[sampler][1](**BETAS, prediction_type=prediction)
@@ -145,7 +128,7 @@ def pipeline(kind: type[Any], model: LatentDiffusion, sampler: str, **more: Any)
     else:
         nothing |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     unet = diffusers_unet(model.config.unet, model.unet.state_dict(), numbers=256)
-    pipe = kind(vae=vae_of(model), unet=unet, scheduler=scheduler, **nothing, **more)
+    pipe = kind(vae=diffusers_vae(model), unet=unet, scheduler=scheduler, **nothing, **more)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
