@@ -127,7 +127,8 @@ class Engine:
                 absent[failure.name] = str(failure)
                 callbacks.on_note(f"{failure}; the job goes on without it")
             except Overflow as overflow:
-                if not any([self.store.widen(model) for model in overflow.models]):
+                widened = [self.store.widen(model) for model in overflow.models]
+                if not any(widened):
                     raise RepriseError(str(overflow), hint="start with --dtype float32") from overflow
                 note_once(f"{overflow.models[-1].name} overflows in float16; the job goes on in a wider number format")
             except (MemoryError, RuntimeError) as error:

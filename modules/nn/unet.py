@@ -127,7 +127,7 @@ class SpatialTransformer(nn.Module):
             y = block(y, text)
         if self.linear:
             y = self.proj_out(y)
-        y = y.reshape(b, h, w, c).permute(0, 3, 1, 2)
+        y = y.reshape(len(y), h, w, c).permute(0, 3, 1, 2)
         if not self.linear:
             y = self.proj_out(y)
         return _for_each_text(x, len(y)) + y
