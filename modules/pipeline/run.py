@@ -13,7 +13,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
 from modules.devices import Snapshot
 from modules.diffusion.types import StopSampling
-from modules.errors import Cancelled, UserError
+from modules.errors import Cancelled, UserError, out_of_memory
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import Previews
@@ -235,11 +235,20 @@ def _decoded(
     """The images of a batch that have these ``numbers`` in it: as many at a time as the device has room for, or one by
     one where none may depend on its company.
     """
-    size = 1 if batch.params.kernels == "exact" or not numbers else model.decodes_at_once(latents)
-    for start in range(0, len(numbers), size):
-        chosen = numbers[start : start + size]
-        decoded = model.decode_together(latents[list(chosen)])
+    together = model.device.gains_by_company and batch.params.kernels != "exact" and len(numbers) > 1
+    size = model.decodes_at_once(latents) if together else 1
+    rest = list(numbers)
+    while rest:
+        chosen = rest[:size]
+        try:
+            decoded = (model.decode_together if together else model.decode)(latents[chosen])
+        except RuntimeError as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            size = 1  # the room was estimated
+            continue
         yield from zip(chosen, to_images(decoded, floor=batch.profile.floor_pixels), strict=True)
+        rest = rest[size:]
 
 
 class StepReporter:

@@ -87,7 +87,7 @@ class Report:
         begin = time.monotonic()
         try:
             function(*arguments)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self.put(f"{function.__name__} FAILED", f"{type(error).__name__}: {str(error)[:300]}")
         torch.cuda.empty_cache()
         print(f"-- {function.__name__} took {time.monotonic() - begin:.1f} s, {self.left:.0f} s left", flush=True)
@@ -224,7 +224,9 @@ def kernels(report: Report, device: Device) -> None:
         times = milliseconds(ways, 20)
         rate = 3 * x.nbytes / times["kernel"] / 1e6
         name = f"GroupNorm+SiLU {b}x{c}x{side}x{side}"
-        report.put(name, f"{times['kernel'] * 1e3:.0f} us (torch {times['torch'] * 1e3:.0f}), {rate:.0f} GB/s, {error=:.4f}")
+        report.put(
+            name, f"{times['kernel'] * 1e3:.0f} us (torch {times['torch'] * 1e3:.0f}), {rate:.0f} GB/s, {error=:.4f}"
+        )
     x = torch.randn(8, 4096, 2560, device=device.device, dtype=device.dtype)
     value, gate = x.float().chunk(2, dim=-1)
     error = (fused.geglu(x).float() - value * F.gelu(gate)).abs().max().item()
@@ -236,7 +238,9 @@ def kernels(report: Report, device: Device) -> None:
     ways = {"kernel": lambda: fused.add_layer_norm(layer, x, delta), "torch": lambda: layer(x + delta)}
     error = (fused.add_layer_norm(layer, x, delta)[1].float() - layer(x + delta).float()).abs().max().item()
     times = milliseconds(ways, 20)
-    report.put("add+LayerNorm 8x4096x320", f"{times['kernel'] * 1e3:.0f} us (torch {times['torch'] * 1e3:.0f}), {error=:.4f}")
+    report.put(
+        "add+LayerNorm 8x4096x320", f"{times['kernel'] * 1e3:.0f} us (torch {times['torch'] * 1e3:.0f}), {error=:.4f}"
+    )
 
 
 def flops(step: Step) -> float:
@@ -274,7 +278,11 @@ def unet_steps(report: Report, device: Device, unet: UNet, batch: int, side: int
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step.shared()
-    report.put(f"  {side * 8} batch {batch}: peak above the weights", (torch.cuda.max_memory_allocated() - before) / 2**20, "MiB")
+    report.put(
+        f"  {side * 8} batch {batch}: peak above the weights",
+        (torch.cuda.max_memory_allocated() - before) / 2**20,
+        "MiB",
+    )
 
 
 def variants(report: Report, device: Device, unet: UNet, batch: int, side: int, folder: Path) -> None:
@@ -331,12 +339,17 @@ def diffusers_call(peer: Any, device: Device, batch: int, side: int) -> Callable
     t = torch.full((rows,), 500.0, device=device.device)
     more: dict[str, Any] = {}
     if peer.config.addition_embed_type:
-        added = {"text_embeds": device.place(torch.randn(rows, 1280)), "time_ids": torch.ones(rows, 6, device=device.device)}
+        added = {
+            "text_embeds": device.place(torch.randn(rows, 1280)),
+            "time_ids": torch.ones(rows, 6, device=device.device),
+        }
         more["added_cond_kwargs"] = added
     return lambda: peer(x, t, encoder_hidden_states=context, return_dict=False, **more)[0]
 
 
-def peers(report: Report, device: Device, config: Mapping[str, Any], side: int, batches: tuple[int, ...], folder: Path) -> None:
+def peers(
+    report: Report, device: Device, config: Mapping[str, Any], side: int, batches: tuple[int, ...], folder: Path
+) -> None:
     """diffusers as it stands, in the same format and layout."""
     peer = diffusers_unet(device, config)
     for batch in batches:
@@ -407,7 +420,8 @@ def attentions(report: Report, device: Device, folder: Path) -> None:
     kinds = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
     for b, heads, n, m, d in shapes:
         q, k, v = (
-            torch.randn(b, rows, heads, d, device=device.device, dtype=device.dtype).transpose(1, 2) for rows in (n, m, m)
+            torch.randn(b, rows, heads, d, device=device.device, dtype=device.dtype).transpose(1, 2)
+            for rows in (n, m, m)
         )
         told = []
         for kind in kinds:
@@ -459,7 +473,13 @@ def images(report: Report, device: Device, folder: Path) -> None:
         report.put(f"load, {name}", time.perf_counter() - begin, "s")
         for batch in (1, 4, 8):
             params = GenerationParams(
-                prompt="a red fox in the snow", sampler="Euler a", width=512, height=512, seed=1, subseed=0, batch_size=batch
+                prompt="a red fox in the snow",
+                sampler="Euler a",
+                width=512,
+                height=512,
+                seed=1,
+                subseed=0,
+                batch_size=batch,
             )
             taken = []
             for _ in range(2):
@@ -468,7 +488,9 @@ def images(report: Report, device: Device, folder: Path) -> None:
                 engine.run(params, made_images.append)
                 taken.append(time.perf_counter() - begin)
             pixels[name, batch] = [result.recipe.pixels for result in made_images]
-            report.put(f"image 512, batch {batch}, {name}", min(taken) / batch, f"s an image, first {taken[0]:.2f} s in all")
+            report.put(
+                f"image 512, batch {batch}, {name}", min(taken) / batch, f"s an image, first {taken[0]:.2f} s in all"
+            )
         engine.store.load().graphs.clear()
         del engine
         torch.cuda.empty_cache()

@@ -144,7 +144,9 @@ class TestOnACard:
             yield
 
     @pytest.mark.parametrize("dtype", fused.HALVES, ids=str)
-    @pytest.mark.parametrize("shape", [(2, 320, 9, 7), (3, 64, 16, 16), (1, 960, 8, 8), (1, 96, 70, 70), (2, 128, 1, 1)])
+    @pytest.mark.parametrize(
+        "shape", [(2, 320, 9, 7), (3, 64, 16, 16), (1, 960, 8, 8), (1, 96, 70, 70), (2, 128, 1, 1)]
+    )
     def test_group_norm(self, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
         c = shape[1]
         norm = nn.GroupNorm(32, c).to("cuda:0", dtype)
