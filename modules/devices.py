@@ -111,13 +111,13 @@ class Snapshot:
             return
         self._copy = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
         self._copy.copy_(x, non_blocking=True)
-        self._arrived = torch.cuda.Event()
+        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._arrived.record()
 
     @property
     def arrived(self) -> bool:
         """Whether `get` would wait for nothing."""
-        return self._arrived is None or self._arrived.query()
+        return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
 
     def get(self) -> Tensor:
         """The copy, once it has arrived; what was queued on the card before it is then finished too."""
@@ -135,7 +135,7 @@ class CudaGraphs:
     def __call__(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        aside = torch.cuda.Stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # once before, so that nothing is set up for the first time while recording
             function()

@@ -77,7 +77,7 @@ def conv(layer: nn.Conv2d, x: Tensor) -> Tensor:
 def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
     """A linear layer or 1x1 convolution over tokens (b, n, c): one matrix product either way."""
     weight, bias = layer.weight, layer.bias
-    return F.linear(x, weight.reshape(len(weight), -1), bias)  # type: ignore[arg-type, operator, union-attr]
+    return F.linear(x, weight.reshape(len(weight), -1), bias)  # type: ignore[arg-type, operator]
 
 
 def tokens(x: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def tokens(x: Tensor) -> Tensor:
 
 def feature_map(x: Tensor, like: Tensor) -> Tensor:
     """Tokens (b, h * w, c) as a feature map with the sides of ``like``: a view, in channels_last."""
-    return x.unflatten(1, like.shape[-2:]).permute(0, 3, 1, 2)
+    return x.view(len(x), *like.shape[-2:], x.shape[-1]).permute(0, 3, 1, 2)
 
 
 def group_norm(

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,7 @@ class Report:
             function(*arguments)
         except Exception as error:  # noqa: BLE001
             self.put(f"{function.__name__} FAILED", f"{type(error).__name__}: {str(error)[:300]}")
+            print("".join(traceback.format_exception(error)[-4:]), flush=True)
         torch.cuda.empty_cache()
         print(f"-- {function.__name__} took {time.monotonic() - begin:.1f} s, {self.left:.0f} s left", flush=True)
 
