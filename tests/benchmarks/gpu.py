@@ -74,7 +74,7 @@ class Report:
         return self._end - time.monotonic()
 
     def put(self, name: str, value: Any, unit: str = "") -> None:
-        shown = f"{value:.3f}" if isinstance(value, float) else value
+        shown = f"{value:.4g}" if isinstance(value, float) else value
         print(f"{name:<58} {shown} {unit}", flush=True)
         self.rows[name] = value
         if self._out:
