@@ -2,6 +2,7 @@
 
 Activations are channels_last, so a feature map (b, c, h, w) lies in memory as (b, rows, c) with rows = h * w. All sums
 are made in float32 and in a fixed order: the same input gives the same bits, and an image does not depend on its batch.
+Triton compiles annotations with the code and knows no Python type, so kernels annotate nothing but `tl.constexpr`.
 """
 
 from __future__ import annotations
