@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +45,7 @@ def compiled(kind: str, batch: int, folder: Path) -> None:
         else:
             unet = new(UNet, SD15, device)
             step = Step(unet, device, batch, 64)
-            run = torch.compile(unet.run)
+            run: Callable[..., Any] = torch.compile(unet.run)
             call = lambda: run(step.x, step.emb, step.text, 2)  # noqa: E731
         call(), call()
         torch.cuda.synchronize()
