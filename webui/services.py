@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from PIL.Image import Image
+
 from modules.accounts import LOCAL, Accounts
 from modules.checkpoints.catalogue import Card
+from modules.checkpoints.choices import Choices
 from modules.checkpoints.embeddings import Suited
 from modules.checkpoints.networks.metadata import family_named
 from modules.checkpoints.vaes import AUTOMATIC, OWN
@@ -20,7 +23,7 @@ from modules.jobs.protocol import JobSpec, Json
 from modules.jobs.submit import Queue as Submissions
 from modules.jobs.submit import Submitter, submit
 from modules.params.generation import GenerationParams
-from modules.params.settings import SettingsFile
+from modules.params.settings import FORM, SettingsFile
 from modules.pipeline.plan import hires_upscalers
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
@@ -114,6 +117,14 @@ class History(Protocol):
     def delete(self, owner: str, number: int) -> None: ...
 
 
+class CardKeeper(Protocol):
+    """The part of `modules.checkpoints.catalogue.CheckpointCatalogue` that changes files beside checkpoints."""
+
+    def choose(self, checkpoint: str, chosen: Choices) -> None: ...
+    def illustrate(self, checkpoint: str, image: Image, infotext: str = "") -> None: ...
+    def convert(self, checkpoint: str) -> Path: ...
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a tab may need. ``queue`` is started and closed by its owner, not by the front end."""
@@ -145,6 +156,8 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """The model card of a checkpoint."""
+    keeper: CardKeeper | None = None
+    """Changes model cards; None: they cannot be changed here."""
     extensions: Loader | None = None
     """The extensions with their states; None: there are none here."""
     allowed_hosts: tuple[str, ...] = ()
@@ -169,6 +182,17 @@ class Services:
     def network_family(self, checkpoint: str) -> str:
         """The family of networks that fit a checkpoint; empty: none is known."""
         return family_named(self.card(checkpoint).family)
+
+    def begin(self, checkpoint: str) -> dict[str, Any]:
+        """What a form begins with for a checkpoint: the owner's settings, and over them what the model's card says."""
+        settings = self.settings.current()
+        found: dict[str, Any] = {name: getattr(settings, setting) for setting, name in FORM.items()}
+        found |= {"vae": AUTOMATIC, "clip_skip": 1}
+        tables = self.tables()
+        known = {"sampler": tables["samplers"](), "scheduler": tables["schedulers"](), "vae": tables["vaes"]()}
+        said = self.card(checkpoint).preset.values()
+        found |= {name: value for name, value in said.items() if name not in known or value in known[name]}
+        return found
 
     def is_admin(self, owner: str) -> bool:
         """Whether a visitor, as named by `Page.owner`, may change what affects everybody."""

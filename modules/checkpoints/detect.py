@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 import yaml
 
+from modules.checkpoints.choices import EPS, V_ZERO_SNR, V, beside, read_choices
 from modules.checkpoints.families import FAMILIES
-from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, VARIANTS, Family, ModelConfig, Shapes
+from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, Family, ModelConfig, Shapes, variant
 from modules.checkpoints.families.shapes import text_config, unet_config, vae_config
 from modules.checkpoints.files import Header
 from modules.errors import CheckpointError
@@ -58,12 +59,13 @@ def family_label(shapes: Shapes) -> str:
     family = family_of(shapes)
     if family is None:
         return "not a diffusion model"
-    return ", ".join(filter(None, (family.label, VARIANTS.get(_in_channels(shapes), ""), _pruned(family, shapes))))
+    return ", ".join(filter(None, (family.label, _variant(shapes), _pruned(family, shapes))))
 
 
-def _in_channels(shapes: Shapes) -> int:
-    shape = shapes.get(FIRST_CONV, ())
-    return shape[1] if len(shape) > 1 else 0
+def _variant(shapes: Shapes) -> str | None:
+    """What the UNet sees beside latents, as `families.base.variant` names it."""
+    channels = shapes.get(FIRST_CONV, ())[1:2]
+    return variant(channels[0], next(iter(shapes.get(f"{UNET}out.2.weight", ())), 4)) if channels else None
 
 
 def _pruned(family: Family, shapes: Shapes) -> str:
@@ -113,27 +115,46 @@ class Prediction:
     """Trained with a last step of pure noise (Lin et al. 2023, arXiv:2305.08891)."""
     said: bool = True
     """Whether somebody says what kind it is; else it is the usual one."""
+    beside: bool = False
+    """It is not the file that says it, but its card or its yaml, which another machine may not have."""
 
 
 def prediction(header: Header, path: Path | None = None) -> Prediction:
-    """The prediction type of a checkpoint. The first source that states it wins: A1111's yaml beside the file, our
-    own metadata, the marker tensors ``v_pred`` and ``ztsnr``, ModelSpec.
+    """The prediction type of a checkpoint. The first source that states it wins: the choice on its card, A1111's yaml
+    beside the file, our own metadata, the marker tensors ``v_pred`` and ``ztsnr``, ModelSpec.
     """
     own = stated(header)
-    kind = (
-        (_in_yaml(path.with_suffix(".yaml")) if path else "")
-        or _kind(own.get("prediction"))
+    chosen = read_choices(path).prediction if path else ""
+    near = {EPS: "eps", V: "v", V_ZERO_SNR: "v"}.get(chosen, "") or (_in_yaml(_yaml_of(path)) if path else "")
+    inside = (
+        _kind(own.get("prediction"))
         or ("v" if "v_pred" in header.tensors else "")
         or _kind(header.metadata.get("modelspec.prediction_type"))
     )
     zero_snr = own.get("zero_terminal_snr") is True or "ztsnr" in header.tensors
-    return Prediction(kind or "eps", zero_snr, said=bool(kind))
+    return Prediction(
+        near or inside or "eps",
+        zero_snr or chosen == V_ZERO_SNR,
+        said=bool(near or inside),
+        beside=bool(near) and (near != inside or (chosen == V_ZERO_SNR and not zero_snr)),
+    )
+
+
+def _yaml_of(path: Path) -> Path:
+    """A1111's configuration beside a checkpoint."""
+    return beside(path).with_suffix(".yaml")
+
+
+def said_beside(path: Path) -> object:
+    """What stands beside a checkpoint and may change what is known of it, to compare with what stood there before."""
+    yaml = _yaml_of(path)
+    return read_choices(path).prediction, yaml.stat().st_mtime_ns if yaml.is_file() else 0
 
 
 def only_seen(shapes: Shapes, predicts: Prediction) -> bool:
     """Whether nothing but the UNet's answers can tell what a model predicts (`probe.answers_with`)."""
     family = family_of(shapes)
-    return not predicts.said and family is not None and not family.tells_prediction and _in_channels(shapes) == 4
+    return not predicts.said and family is not None and not family.tells_prediction and _variant(shapes) == ""
 
 
 def _kind(value: object) -> str:
@@ -202,7 +223,7 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
             hint="choose another one",
             field="checkpoint",
         ) from error
-    scale, schedule = own.get("scale_factor"), own.get("schedule")
+    schedule = own.get("schedule")
     return ModelConfig(
         family,
         unet,
@@ -210,11 +231,11 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         texts,
         latent=replace(
             family.latent,
-            scale=float(scale)
-            if isinstance(scale, int | float) and not isinstance(scale, bool)
-            else family.latent.scale,
+            scale=_number(own.get("scale_factor"), family.latent.scale),
+            shift=_number(own.get("shift_factor"), family.latent.shift),
             channels=vae.z_channels,
             factor=vae.factor,
+            rgb=family.latent.rgb if vae == VAEConfig() else (),
         ),
         native_size=native_size(header, path),
         prediction=predicts.kind,
@@ -222,7 +243,12 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         zero_terminal_snr=predicts.zero_terminal_snr,
         own_vae=own_vae,
         only_seen=only_seen(shapes, predicts),
+        said_beside=predicts.beside,
     )
+
+
+def _number(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
 
 
 def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
@@ -247,11 +273,9 @@ def _supported(name: str, shapes: Shapes) -> Family:
     """The family of a file; raises a `CheckpointError` that says what the file is if it cannot be run."""
     family = family_of(shapes)
     if family and family.supported:
-        channels = _in_channels(shapes)
-        if channels in (4, 9):  # 9: an inpainting model
+        if FIRST_CONV not in shapes or _variant(shapes) is not None:
             return family
-        kind = {8: "an Instruct-pix2pix model"}.get(channels, f"a {channels}-channel model")
-        what = f"{kind}, which is not supported"
+        what = f"a model whose UNet has {shapes[FIRST_CONV][1]} input channels, which is not supported"
     elif family:
         what = f"of the family {family.label}, which is not supported"
     elif any(key.startswith(("lora_unet_", "lora_te")) for key in shapes):

@@ -52,6 +52,9 @@ class LatentDiffusion:
     """A standalone VAE: its file, hash and requested name."""
     vae_sha256: str = ""
     vae_name: str = OWN
+    tiny_encoder: nn.Module | None = None
+    tiny_decoder: nn.Module | None = None
+    """Stand in for the autoencoder's parts; they take and give scaled latents."""
     embeddings: Listing = NONE
     """The textual inversions that prompts may name, if they have the width of the text encoders."""
     invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
@@ -91,6 +94,8 @@ class LatentDiffusion:
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h / f, w / f) float32, one image at a time."""
+        if self.tiny_encoder is not None:
+            return torch.cat([self.tiny_encoder(self.device.place(image[None])).float() for image in images])
         means = [self.vae.encode(self._to_vae(image[None]))[0] for image in images]
         return (torch.cat(means).float() - self.config.latent.shift) * self.config.latent.scale
 
@@ -107,6 +112,8 @@ class LatentDiffusion:
                 "the model answered with values that are no numbers",
                 hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
             )
+        if self.tiny_decoder is not None:
+            return self.tiny_decoder(self.device.place(latent)).float().clamp(-1.0, 1.0)  # type: ignore[no-any-return]
         z = latent / self.config.latent.scale + self.config.latent.shift
         image: Tensor = self.vae.decode(self._to_vae(z)).float()
         if not image.isfinite().all() and self._vae_dtype() != torch.float32:

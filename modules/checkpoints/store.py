@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from modules.checkpoints.detect import native_size
+from modules.checkpoints.approximations import DECODER, ENCODER, Approximations
+from modules.checkpoints.detect import detect, native_size, said_beside
 from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
@@ -44,6 +45,7 @@ class ModelStore:
         default: str = "",
         budget: int = 8 * 2**30,
         vaes: VaeFolders | None = None,
+        approximations: Path | None = None,
     ):
         self.folder = folder
         self.device = device
@@ -52,9 +54,12 @@ class ModelStore:
         self._budget = budget
         """Bytes of weights to keep; the newest model stays whatever its size."""
         self._vaes = vaes or VaeFolders(folder / "none", folder)
+        self.approximations = Approximations(approximations or folder / "none", device)
         self._vae: tuple[tuple[Path, int, VAEConfig], VAE] | None = None
         """The standalone VAE used last."""
         self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()
+        self._said: dict[Path, object] = {}
+        """What lay beside the models when they were looked at."""
 
     def find(self, name: str) -> ModelFile:
         return find_model(self.folder, name, self._default)
@@ -98,11 +103,22 @@ class ModelStore:
         sha256, name = self._hashes.sha256(path), self._vaes.name_of(path)
         return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=sha256, vae_name=name)
 
+    def approximated(self, model: LatentDiffusion, *, encoder: bool, decoder: bool) -> LatentDiffusion:
+        """``model`` with a tiny autoencoder in the place of its own, for the parts that are asked for."""
+        tiny = self.approximations
+        return replace(
+            model,
+            tiny_encoder=tiny.load(model.config, ENCODER)[0] if encoder else None,
+            tiny_decoder=tiny.load(model.config, DECODER)[0] if decoder else None,
+        )
+
     def _load(self, file: ModelFile) -> LatentDiffusion:
         stamp = file.path.stat().st_mtime_ns
         kept = self._loaded.get(file.path)
         if kept and kept[0] == stamp:
             self._loaded.move_to_end(file.path)
+            if self._said.get(file.path) != said_beside(file.path):
+                self._look_again(kept[1])
             return kept[1]
         self._loaded.pop(file.path, None)
         self._make_room(file.nbytes)
@@ -110,9 +126,17 @@ class ModelStore:
         model = load(file.path, self.device, name=file.stem, sha256=self._hashes.sha256(file.path))
         if model.config.only_seen:
             self._ask(model)
+        self._said[file.path] = said_beside(file.path)
         log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, self.device.describe())
         self._loaded[file.path] = (stamp, model)
         return model
+
+    def _look_again(self, model: LatentDiffusion) -> None:
+        """Read anew what is said beside a model in memory, whose weights stay."""
+        model.config = detect(model.name, open_source(model.path).header, model.path)
+        if model.config.only_seen:
+            self._ask(model)
+        self._said[model.path] = said_beside(model.path)
 
     def _ask(self, model: LatentDiffusion) -> None:
         """Find out what a model predicts, once for each content of a file."""

@@ -70,15 +70,22 @@ OLD_NAMES = {"sd15": ("sd1", False), "sd15-inpainting": ("sd1", True)}
 
 
 def write_tiny_checkpoint(
-    path: Path, family: str = "sd1", seed: int = 0, *, inpainting: bool = False, prediction: str = "eps"
+    path: Path,
+    family: str = "sd1",
+    seed: int = 0,
+    *,
+    inpainting: bool = False,
+    pix2pix: bool = False,
+    prediction: str = "eps",
 ) -> Path:
     """Write random weights (fp16) with every layer of ``family``, only narrower. The same seed gives the same bytes."""
     name, painter = OLD_NAMES.get(family, (family, inpainting))
     if name not in FAMILIES:
         raise UserError(f"no family named {family!r}", hint=f"there is {', '.join(FAMILIES)}", field="family")
     tiny = FAMILIES[name]
-    if painter or inpainting:
-        tiny = replace(tiny, unet=replace(tiny.unet, in_channels=9))
+    if painter or inpainting or pix2pix:
+        channels = 2 * tiny.unet.out_channels + (not pix2pix)
+        tiny = replace(tiny, unet=replace(tiny.unet, in_channels=channels))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         weights = {key: tensor.to(torch.float16).contiguous() for key, tensor in _weights(tiny).items()}

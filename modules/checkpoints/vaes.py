@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from modules.checkpoints.choices import beside, read_choices
 from modules.checkpoints.files import PICKLES, read_header
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.matching import ambiguous, match
@@ -32,12 +33,21 @@ class VaeFolders:
         return dict(sorted((found | own).items(), key=lambda item: (item[0].casefold(), item[0])))
 
     def find(self, wanted: str, checkpoint: Path) -> Path | None:
-        """The VAE file that ``wanted`` means for ``checkpoint``; None: the checkpoint's own autoencoder."""
+        """The VAE file that ``wanted`` means for ``checkpoint``; None: the checkpoint's own autoencoder.
+
+        "Automatic" is the one that its card prefers, else one whose name begins like the checkpoint's.
+        """
         if wanted == OWN:
             return None
         listed = self.list()
         if wanted == AUTOMATIC:
-            return next((path for path in listed.values() if path.name.startswith(checkpoint.stem)), None)
+            preferred = read_choices(checkpoint).preset.vae
+            if preferred == OWN:
+                return None
+            if preferred in listed:
+                return listed[preferred]
+            stem = beside(checkpoint).stem
+            return next((path for path in listed.values() if path.name.startswith(stem)), None)
         found = match(wanted, listed, self._below)
         if found.file:
             return found.file
@@ -57,4 +67,5 @@ class VaeFolders:
 
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickled VAE that "Automatic" would choose if it were safetensors; None if there is none."""
-        return next((path for path in self.list(PICKLES).values() if path.name.startswith(checkpoint.stem)), None)
+        stem = beside(checkpoint).stem
+        return next((path for path in self.list(PICKLES).values() if path.name.startswith(stem)), None)

@@ -20,12 +20,8 @@ class CachedUNet:
     is first met. Both are kept until the batch ends, or until something changes the UNet's weights.
     """
 
-    def __init__(
-        self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float], image_cond: Tensor | None = None
-    ):
-        """``image_cond`` (1 or n, channels, h, w): stands beside the latents in the input of an inpainting model."""
+    def __init__(self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float]):
         self._model = model
-        self._image_cond = image_cond
         self._table = table
         self._embeddings: dict[float, Tensor] = {}
         # The Cond is kept so that its id stays its own.
@@ -40,9 +36,8 @@ class CachedUNet:
             self._embeddings.clear()
             self._texts.clear()
         scaled = x / (sigma**2 + 1) ** 0.5
-        if self._image_cond is not None:
-            image_cond = self._image_cond.repeat(len(x) // len(self._image_cond), 1, 1, 1)
-            scaled = torch.cat([scaled, image_cond], dim=1)
+        if cond.image is not None:
+            scaled = torch.cat([scaled, cond.image.expand(len(x), -1, -1, -1)], dim=1)
         scaled = device.place(scaled)
         keys, label = self._text(cond, len(x))
         emb = self._embedding(sigma).expand(len(x), -1)

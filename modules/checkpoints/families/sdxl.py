@@ -7,6 +7,13 @@ from modules.nn.configs import OPEN_CLIP
 
 CLIP_L = "conditioner.embedders.0.transformer.text_model."
 BIG_G, REFINER_BIG_G = "conditioner.embedders.1.model.", "conditioner.embedders.0.model."
+RGB = (
+    (0.3448, 0.4168, 0.4395),
+    (-0.1953, -0.0290, 0.0250),
+    (0.1074, 0.0886, -0.0163),
+    (-0.3730, -0.2499, -0.2088),
+)
+"""As A1111 has it for SDXL's latents."""
 SIZES = ("height", "width", "top", "left")
 
 
@@ -25,7 +32,7 @@ SDXL = Family(
         EncoderSpec("text_2", (BIG_G,), OPEN_CLIP, skip=2, final_norm=False, pooled=True, pads_with_zero=True),
     ),
     vector=(*SIZES, "height", "width"),
-    latent=LatentFormat(scale=0.13025),
+    latent=LatentFormat(scale=0.13025, rgb=RGB),
     native_size=1024,
     sdxl_schedules=True,
 )
@@ -37,7 +44,7 @@ SDXL_REFINER = Family(
         EncoderSpec("text", (REFINER_BIG_G,), OPEN_CLIP, skip=2, final_norm=False, pooled=True, pads_with_zero=True),
     ),
     vector=(*SIZES, "score"),
-    latent=LatentFormat(scale=0.13025),
+    latent=LatentFormat(scale=0.13025, rgb=RGB),
     native_size=1024,
     sdxl_schedules=True,
 )

@@ -151,6 +151,15 @@ def preview_name(stem: str, names: Container[str]) -> str:
     return next((name for name in candidates if name in names), "")
 
 
+def preview_of(model: Path) -> Path | None:
+    """The picture that is shown for a model; None: there is none, or its folder cannot be read."""
+    try:
+        name = preview_name(model.stem, {path.name for path in model.parent.iterdir()})
+    except OSError:
+        return None
+    return model.with_name(name) if name else None
+
+
 def write_preview(model: Path, image: Image.Image, infotext: str = "") -> Path:
     """Keep a picture as a LoRA's or a checkpoint's preview, with the text that tells how it was made."""
     path, info = model.with_suffix(".png"), PngInfo()
