@@ -126,6 +126,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     from modules.checkpoints.embeddings import EmbeddingFolder
     from modules.checkpoints.files import Hashes
     from modules.checkpoints.store import ModelStore
+    from modules.checkpoints.text_encoders import TextEncoders
     from modules.checkpoints.vaes import VaeFolders
     from modules.engine import Engine
     from modules.gallery.inputs import InputStore
@@ -141,6 +142,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
         default=default_model(args),
         vaes=vaes,
         approximations=places.approximations,
+        text_encoders=TextEncoders(places.text_encoders),
     )
     loader = loader or build_loader(args, "command")
     inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(places.embeddings)
@@ -212,7 +214,7 @@ def build_scripts(args: argparse.Namespace, host: Host, models: CheckpointCatalo
     from modules.jobs.runners.script import Scripts
     from webui.services import tables_of
 
-    tables = tables_of(host, models.checkpoints, models.vaes)
+    tables = tables_of(host, models.checkpoints, models.vaes, models.text_encoders)
     keep = InputStore(args.data_dir / "inputs").put
     context = ScriptContext(host.axes, lambda name: tables[name](), keep)
     return Scripts(host, Gallery(args.data_dir / "outputs"), context)
@@ -283,6 +285,7 @@ def build_services(
         inputs=InputStore(args.data_dir / "inputs"),
         settings=settings,
         history=History(queue.store, args.data_dir / "outputs", args.data_dir / "thumbnails"),
+        text_encoders=models.text_encoders,
         keeper=models,
         version=VERSION,
         checkpoints=models.checkpoints,

@@ -30,7 +30,7 @@ from modules.pipeline.provenance import Recorder, input_files, model_files, prov
 from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
 from modules.pipeline.results import RunCallbacks as RunCallbacks
-from modules.pipeline.run import TINY_ROLES, BatchRunner, InitImages, Task, image_conditioning_facts
+from modules.pipeline.run import TEXT_ENCODER, TINY_ROLES, BatchRunner, InitImages, Task, image_conditioning_facts
 from modules.pipeline.sampling_options import said_beside
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Engine:
         self.encoder = PromptEncoder(store)
         self.runner = BatchRunner(store, host, self.encoder, Previews(), inputs)
         others = {**dict.fromkeys(ROLES, self._has_network), **dict.fromkeys(TINY_ROLES, self._has_tiny)}
+        others[TEXT_ENCODER] = self._has_text_encoder
         self.inventory = Inventory(store, host, inputs, embeddings, self.absent, others)
         self.file_users = [
             image_conditioning_facts,
@@ -75,6 +76,9 @@ class Engine:
 
     def _has_network(self, file: File) -> bool:
         return bool(self.host.shelf.recorded(file.role, [(file.name, file.sha256)]).files)
+
+    def _has_text_encoder(self, file: File) -> bool:
+        return any(self.store.sha256(path) == file.sha256 for path in self.store.text_encoders.list().values())
 
     def _has_tiny(self, file: File) -> bool:
         return any(self.store.sha256(path) == file.sha256 for path in self.store.approximations.files())
@@ -167,7 +171,7 @@ class Engine:
                 start = batch.params.init, batch.params.width, batch.params.height  # extensions may change it
                 if start not in ready:
                     ready = {start: self.runner.init_images(batch.params, callbacks.cancelled)}
-                loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
+                loaded = self.store.load(batch.params.checkpoint, batch.params.vae, batch.params.text_encoder)
                 beside = said_beside(loaded.config, batch.params)
                 batch = replace(batch, params=batch.params.changed(**beside))
                 config = loaded.config.predicting(batch.params.prediction)

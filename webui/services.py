@@ -156,6 +156,8 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """The model card of a checkpoint."""
+    text_encoders: Callable[[], Sequence[str]] = tuple
+    """The file names of the text encoders that can be chosen now."""
     keeper: CardKeeper | None = None
     """Changes model cards; None: they cannot be changed here."""
     extensions: Loader | None = None
@@ -212,11 +214,14 @@ class Services:
 
     def tables(self) -> Tables:
         """The tables of choices that options refer to."""
-        return tables_of(self.host, self.checkpoints, self.vaes)
+        return tables_of(self.host, self.checkpoints, self.vaes, self.text_encoders)
 
 
 def tables_of(
-    host: Host, checkpoints: Callable[[], Sequence[str]], vaes: Callable[[], Sequence[str]] = tuple
+    host: Host,
+    checkpoints: Callable[[], Sequence[str]],
+    vaes: Callable[[], Sequence[str]] = tuple,
+    text_encoders: Callable[[], Sequence[str]] = tuple,
 ) -> Tables:
     """The tables of choices that options refer to. An empty choice means that the second pass uses the first pass's
     value.
@@ -228,6 +233,7 @@ def tables_of(
         "face_restorers": lambda: (*host.face_restorers.names(), *host.absent_face_restorers),
         "checkpoints": checkpoints,
         "vaes": lambda: (AUTOMATIC, OWN, *vaes()),
+        "text_encoders": lambda: (AUTOMATIC, *text_encoders()),
         "hires_upscalers": hires_upscalers(host).names,
         "hires_samplers": lambda: ("", *host.samplers.names()),
         "hires_schedulers": lambda: ("", *host.schedulers.names()),

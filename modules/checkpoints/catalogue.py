@@ -12,10 +12,12 @@ from modules.checkpoints.choices import Choices, beside, read_choices, write_cho
 from modules.checkpoints.convert import convert
 from modules.checkpoints.detect import (
     family_label,
+    family_of,
     has_vae,
     native_size,
     only_seen,
     prediction,
+    remarks,
     shapes_of,
     text_width,
 )
@@ -36,6 +38,7 @@ from modules.checkpoints.networks.side_files import preview_of, read_description
 from modules.checkpoints.places import ModelFolders, model_folders
 from modules.checkpoints.presets import Preset, distilled, suggested
 from modules.checkpoints.source import open_source
+from modules.checkpoints.text_encoders import TextEncoders, missing_encoders
 from modules.checkpoints.vaes import VaeFolders
 from modules.errors import CheckpointError, NotFound, RepriseError, printable
 
@@ -64,12 +67,16 @@ class Card:
     zero_terminal_snr: bool = False
     own_vae: bool = True
     """False: it needs a standalone VAE file."""
+    own_text: bool = True
+    """False: it needs text encoders in files of their own."""
     choices: Choices = field(default_factory=Choices)
     """What a person chose for it."""
     preset: Preset = field(default_factory=Preset)
     """What a form begins with for it: what was chosen and, where nothing was, what suits its kind."""
     kind: str = ""
     """Of models that need few steps: "Turbo", "Lightning", "LCM" or "Hyper"."""
+    remarks: tuple[str, ...] = ()
+    """What the configuration beside it says that is not done."""
     description: str = ""
     trigger_words: tuple[str, ...] = ()
     """Of the card, else of the downloader that fetched the file."""
@@ -86,6 +93,7 @@ class CheckpointCatalogue:
         places = folder if isinstance(folder, ModelFolders) else model_folders(folder)
         self._checkpoints = places.checkpoints
         self._vaes = VaeFolders(places.vaes, self._checkpoints)
+        self._texts = TextEncoders(places.text_encoders)
         self._embeddings = EmbeddingFolder(places.embeddings)
         self._hashes = hashes
         self._default = default
@@ -129,6 +137,10 @@ class CheckpointCatalogue:
         """File names of all VAEs."""
         return list(self._vaes.list())
 
+    def text_encoders(self) -> list[str]:
+        """File names of all text encoders in files of their own."""
+        return list(self._texts.list())
+
     def embeddings(self, checkpoint: str) -> Suited:
         """The embeddings, sorted into usable and unusable for a checkpoint; empty if the checkpoint cannot be read."""
         try:
@@ -163,6 +175,7 @@ class CheckpointCatalogue:
             return Card(printable(checkpoint), problem=str(error), pickled=checkpoint in self._pickles())
         except OSError as error:  # gone since it was listed
             return Card(printable(checkpoint), problem=f"the file cannot be read: {error.strerror}")
+        family = family_of(shapes_of(header))
         shapes, predicts = shapes_of(header), prediction(header, path)
         seen = self._seen(path, header)
         side, chosen = native_size(header, path, seen), read_choices(path)
@@ -172,6 +185,7 @@ class CheckpointCatalogue:
             choices=chosen,
             preset=chosen.preset.over(suggested(name, title, side)),
             kind=kind.name if kind else "",
+            remarks=tuple(remarks(header, path)),
             description=chosen.description or read_description(beside(path)) or downloaded.description,
             trigger_words=(chosen.trigger_words,) if chosen.trigger_words else downloaded.trained_words,
             preview=preview_of(beside(path)),
@@ -181,6 +195,7 @@ class CheckpointCatalogue:
             prediction=seen if only_seen(shapes, predicts) else predicts.kind,
             zero_terminal_snr=predicts.zero_terminal_snr,
             own_vae=has_vae(shapes),
+            own_text=family is None or not missing_encoders(family, shapes),
             native_size=side,
             nbytes=nbytes,
             sha256=sha256,

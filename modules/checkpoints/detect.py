@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from modules.checkpoints.a1111_yaml import read_yaml
 from modules.checkpoints.choices import EPS, V_ZERO_SNR, V, beside, read_choices
 from modules.checkpoints.families import FAMILIES
-from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, Family, ModelConfig, Shapes, variant
+from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, Family, ModelConfig, Shapes, bare_unet, variant
 from modules.checkpoints.families.shapes import text_config, unet_config, vae_config
 from modules.checkpoints.files import Header
 from modules.errors import CheckpointError
-from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
+from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
 
 log = logging.getLogger(__name__)
-
-_MAX_YAML = 256 * 2**10
-"""Size limit in bytes; A1111's own files have 2 to 4 kB."""
 
 
 def shapes_of(header: Header) -> Shapes:
@@ -84,6 +80,8 @@ def has_vae(shapes: Shapes) -> bool:
 def text_width(shapes: Shapes) -> int:
     """Width of a checkpoint's token embeddings, summed over two encoders; 0 if no known encoder is there."""
     family = family_of(shapes)
+    if family and family.supported and (bare := bare_unet(shapes)):
+        return bare.context
     try:
         return sum(text_config(spec, shapes).width for spec in family.encoders) if family else 0
     except (LookupError, ValueError):
@@ -125,7 +123,7 @@ def prediction(header: Header, path: Path | None = None) -> Prediction:
     """
     own = stated(header)
     chosen = read_choices(path).prediction if path else ""
-    near = {EPS: "eps", V: "v", V_ZERO_SNR: "v"}.get(chosen, "") or (_in_yaml(_yaml_of(path)) if path else "")
+    near = {EPS: "eps", V: "v", V_ZERO_SNR: "v"}.get(chosen, "") or (_in_yaml(path) if path else "")
     inside = (
         _kind(own.get("prediction"))
         or ("v" if "v_pred" in header.tensors else "")
@@ -168,33 +166,20 @@ def _kind(value: object) -> str:
 
 
 def _in_yaml(path: Path) -> str:
-    """The prediction type in A1111's configuration file beside a checkpoint; empty if there is none or it does not
-    say.
+    said = read_yaml(_yaml_of(path))
+    return _kind(said.prediction) if said else ""
 
-    The file is taken apart and never built: YAML's merge keys could make gigabytes of a few lines.
-    """
+
+def remarks(header: Header, path: Path) -> list[str]:
+    """What the configuration beside a checkpoint says that is not done, in sentences."""
+    said, shapes = read_yaml(_yaml_of(path)), shapes_of(header)
+    family = family_of(shapes)
+    if said is None or family is None or not family.supported:
+        return []
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_YAML:
-            return ""
-        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        log.warning("%s is left aside: it cannot be read (%s)", path.name, type(error).__name__)
-        return ""
-    params = ("model", "params")
-    said = _kind(_scalar(root, (*params, "parameterization")))
-    scaling = _scalar(root, (*params, "denoiser_config", "params", "scaling_config", "target")).rpartition(".")[2]
-    return said or {"VScaling": "v", "EpsScaling": "eps"}.get(scaling, "")
-
-
-def _scalar(node: Any, keys: tuple[str, ...]) -> str:
-    """The value at a path of keys in a yaml tree; empty where the path does not exist."""
-    for key in keys:
-        node = next((value for name, value in _entries(node) if getattr(name, "value", None) == key), None)
-    return node.value if isinstance(node, yaml.ScalarNode) else ""
-
-
-def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
-    return iter(node.value if isinstance(node, yaml.MappingNode) else ())
+        return said.remarks(unet_config(shapes), clip=family.encoders[0].layout == CLIP)
+    except (LookupError, ValueError, ArithmeticError):
+        return []
 
 
 # ---------------------------------------------------------------------------------------------------- configuration
@@ -213,8 +198,12 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
     shapes = shapes_of(header)
     family = _supported(name, shapes)
     own, own_vae, predicts = stated(header), has_vae(shapes), prediction(header, path)
+    said = read_yaml(_yaml_of(path)) if path else None
+    if said and said.last_layer:
+        family = _taking_last_layer(family)
     try:
         unet = _merge(name, unet_config(shapes), own.get("unet"))
+        unet = replace(unet, **said.heads(unet)) if said else unet
         vae = _merge(name, vae_config(shapes) if own_vae else VAEConfig(), own.get("vae"))
         texts = tuple(_merge(name, text_config(spec, shapes), own.get(spec.part)) for spec in family.encoders)
     except (LookupError, ValueError, ArithmeticError) as error:
@@ -231,7 +220,7 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         texts,
         latent=replace(
             family.latent,
-            scale=_number(own.get("scale_factor"), family.latent.scale),
+            scale=(said and said.scale_factor) or _number(own.get("scale_factor"), family.latent.scale),
             shift=_number(own.get("shift_factor"), family.latent.shift),
             channels=vae.z_channels,
             factor=vae.factor,
@@ -245,6 +234,12 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         only_seen=only_seen(shapes, predicts),
         said_beside=predicts.beside,
     )
+
+
+def _taking_last_layer(family: Family) -> Family:
+    """SD 2.x with the last layer of its text encoder rather than the one before it."""
+    encoders = [replace(e, skip=1) if e.layout == OPEN_CLIP and e.final_norm else e for e in family.encoders]
+    return replace(family, encoders=tuple(encoders))
 
 
 def _number(value: object, otherwise: float) -> float:
@@ -282,6 +277,12 @@ def _supported(name: str, shapes: Shapes) -> Family:
         what = "a LoRA, which belongs in the Lora folder"
     elif any(key.startswith(("decoder.", f"{VAE}decoder.")) for key in shapes):
         what = "only an autoencoder, which belongs in the VAE folder"
+    elif any(key.endswith("token_embedding.weight") for key in shapes):
+        what = "only a text encoder, which belongs in models/text_encoder"
+    elif any(key.startswith(("control_model.", "controlnet_", "input_hint_block.")) for key in shapes):
+        what = "a ControlNet, which belongs in models/ControlNet"
+    elif any(".double_blocks." in f".{key}" or ".joint_blocks." in f".{key}" for key in shapes):
+        what = "a transformer of the Flux or SD 3 family, which is not supported"
     else:
         what = "not a diffusion model"
     raise CheckpointError(f"{name} is {what}", hint="choose a checkpoint of SD 1.x, SD 2.x or SDXL", field="checkpoint")

@@ -21,6 +21,11 @@ class ModelFolders:
     """Beside ``root/Lora`` and ``root/LyCORIS``."""
 
     @property
+    def text_encoders(self) -> tuple[Path, ...]:
+        """Of text encoders, as Forge and ComfyUI name them."""
+        return tuple(self.root / name for name in ("text_encoder", "text_encoders", "clip"))
+
+    @property
     def approximations(self) -> Path:
         """Of tiny autoencoders, as A1111 or as ComfyUI names it."""
         own, other = self.root / "VAE-approx", self.root / "vae_approx"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modules.checkpoints.choices import beside, read_choices
-from modules.checkpoints.files import PICKLES, read_header
+from modules.checkpoints.files import MOST_NAMED, PICKLES, read_header
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.matching import ambiguous, match
 from modules.errors import UnknownName
@@ -55,7 +55,8 @@ class VaeFolders:
             raise ambiguous(wanted, found.several, "vae")
         if pickle := match(wanted, self.list(PICKLES), self._below).file:
             read_header(pickle, field="vae")  # raises with the way to convert it
-        names = ", ".join(repr(name) for name in [*listed][:8]) or "none in models/VAE"
+        several = ", ".join(map(repr, [*listed][:MOST_NAMED])) + ", …" * (len(listed) > MOST_NAMED)
+        names = several or "none in models/VAE"
         raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")
 
     def _below(self, path: Path) -> str:

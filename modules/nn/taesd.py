@@ -38,7 +38,9 @@ class TinyDecoder(nn.Sequential):
         super().__init__(*layers, Block(WIDTH), _conv(WIDTH, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * 2 - 1  # type: ignore[no-any-return]
+        for layer in self:
+            x = layer(x)
+        return x * 2 - 1
 
 
 class TinyEncoder(nn.Sequential):
@@ -51,7 +53,10 @@ class TinyEncoder(nn.Sequential):
         super().__init__(*layers, _conv(WIDTH, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward((x + 1) / 2)  # type: ignore[no-any-return]
+        x = (x + 1) / 2
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 def _conv(inside: int, outside: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:

@@ -312,6 +312,14 @@ class GenerationParams:
         group=MODEL,
         help="Automatic: the one named like the checkpoint; None: the checkpoint's own",
     )
+    text_encoder: str = option(
+        "Automatic",
+        "Text encoder",
+        key="Text encoder",
+        choices="text_encoders",
+        group=MODEL,
+        help="for checkpoints without one, from models/text_encoder; Automatic: the first that fits",
+    )
     prediction: str = option(
         "auto",
         "Prediction",

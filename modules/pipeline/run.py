@@ -36,6 +36,8 @@ from modules.pipeline.sample import Refinement, Start, generate
 from modules.pipeline.tiled_upscale import Tiled, rounds, tiled
 from modules.restoration.upscale import Work, upscale
 
+TEXT_ENCODER = "text encoder"
+"""Role of a text encoder's own file in a recipe."""
 TINY = {ENCODER: "tiny encoder", DECODER: "tiny decoder"}
 TINY_ROLES = tuple(TINY.values())
 """Roles of TAESD's files in a recipe."""
@@ -116,6 +118,7 @@ class BatchRunner:
             "hires checkpoint": params.hires and params.hires.checkpoint,
         }
         paths = [(role, self._store.find(name).path) for role, name in checkpoints.items() if name]
+        paths += [(TEXT_ENCODER, path) for path in model.text_files]
         if params.restore_faces:
             paths += self._host.face_restorer(params.face_restorer).files
         methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}
@@ -185,7 +188,7 @@ class BatchRunner:
 
     def _load_sibling(self, model: LatentDiffusion, checkpoint: str, params: GenerationParams) -> LatentDiffusion:
         """Load another checkpoint for the same request, with the VAE of ``model`` if that is a separate file."""
-        other = replace(self._store.load(checkpoint, model.vae_name), embeddings=model.embeddings)
+        other = replace(self._store.load(checkpoint, model.vae_name, params.text_encoder), embeddings=model.embeddings)
         theirs, ours = other.config.latent, model.config.latent
         if (theirs.channels, theirs.factor) != (ours.channels, ours.factor):
             raise UserError(

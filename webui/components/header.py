@@ -136,7 +136,7 @@ def followed(name: str, value: Any, old: Mapping[str, Any], new: Mapping[str, An
     return new[name] if name in new and (untouched or name in always) else gr.skip()
 
 
-LISTS = ("checkpoints", "hires_checkpoints", "vaes")
+LISTS = ("checkpoints", "hires_checkpoints", "vaes", "text_encoders")
 """Tables of files, reread by the refresh button."""
 
 

@@ -36,12 +36,15 @@ def card_html(card: Card) -> str:
         facts[t("Prediction")] += f", {t('zero terminal SNR')}"
     if not card.own_vae:
         facts[t("VAE")] = t("not in the file: choose one")
+    if not card.own_text:
+        facts[t("Text encoder")] = t("not in the file: one from models/text_encoder is used")
     if begins := begins_with(card.preset):
         facts[t("Begins with")] = f"{card.kind}: {begins}" if card.kind else begins
     facts |= {
         t(label): text
         for label, text in (
             ("Trigger words", ", ".join(card.trigger_words)),
+            ("Configuration", "\n".join(card.remarks)),
             ("Description", card.description[:MOST_TEXT]),
             ("Notes", card.choices.notes[:MOST_TEXT]),
         )

@@ -20,6 +20,37 @@ _BUFFERS = (".position_ids", ".logit_scale", ".attn_mask")
 """Ends of what text encoders' files hold beside the weights."""
 
 
+_TEXTS = (
+    "cond_stage_model.transformer.",
+    "cond_stage_model.model.",
+    "cond_stage_model.roberta.",
+    "conditioner.",
+    "embedder.",
+    "depth_model.",
+)
+
+
+@dataclass(frozen=True)
+class BareUNet:
+    """What tells the family of a file that has a UNet and none of the usual text encoders."""
+
+    context: int
+    """Width of the texts that it takes."""
+    vector: int
+    """Width of its vector; 0: it takes none."""
+    linear: bool
+
+
+def bare_unet(shapes: Shapes) -> BareUNet | None:
+    """None where a text encoder says more, or where there is no UNet."""
+    if FIRST_CONV not in shapes or any(key.startswith(_TEXTS) for key in shapes):
+        return None
+    key = next((key for key in shapes if key.startswith(UNET) and key.endswith(".attn2.to_k.weight")), "")
+    projection = shapes.get(f"{key.partition('transformer_blocks.')[0]}proj_in.weight", ())
+    vector = shapes.get(f"{UNET}label_emb.0.0.weight", (0, 0))
+    return BareUNet(shapes[key][-1], vector[-1], len(projection) == 2) if key else None
+
+
 def variant(channels: int, latent: int) -> str | None:
     """What a UNet is for, from its input channels and those of latents: empty where it sees latents alone; None for
     another number of channels.
