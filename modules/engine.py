@@ -78,7 +78,7 @@ class Engine:
         return bool(self.host.shelf.recorded(file.role, [(file.name, file.sha256)]).files)
 
     def _has_text_encoder(self, file: File) -> bool:
-        return any(self.store.sha256(path) == file.sha256 for path in self.store.text_encoders.list().values())
+        return any(self.store.sha256(path) == file.sha256 for path in self.store.text_encoders.names().values())
 
     def _has_tiny(self, file: File) -> bool:
         return any(self.store.sha256(path) == file.sha256 for path in self.store.approximations.files())

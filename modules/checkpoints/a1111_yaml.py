@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +59,15 @@ class Yaml:
         found = self.number(*_PARAMS, "scale_factor")
         return found if found and 0 < found < 100 else None
 
-    def heads(self, config: UNetConfig) -> dict[str, int]:
-        """Values for a UNet's configuration: number or width of the attention's heads."""
-        found = {}
-        for ours, key in (("num_heads", "num_heads"), ("head_channels", "num_head_channels")):
+    def with_heads(self, config: UNetConfig) -> UNetConfig:
+        """A UNet's configuration with the number or the width of the attention's heads, which no tensor tells."""
+
+        def count(key: str, otherwise: int) -> int:
             value = self._unet(key)
-            if value and value.is_integer() and 0 < value <= config.model_channels:
-                found[ours] = int(value)
-        return found
+            return int(value) if value and value.is_integer() and 0 < value <= config.model_channels else otherwise
+
+        heads, channels = count("num_heads", config.num_heads), count("num_head_channels", config.head_channels)
+        return replace(config, num_heads=heads, head_channels=channels)
 
     @property
     def last_layer(self) -> bool:

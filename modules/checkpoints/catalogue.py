@@ -139,7 +139,7 @@ class CheckpointCatalogue:
 
     def text_encoders(self) -> list[str]:
         """File names of all text encoders in files of their own."""
-        return list(self._texts.list())
+        return list(self._texts.names())
 
     def embeddings(self, checkpoint: str) -> Suited:
         """The embeddings, sorted into usable and unusable for a checkpoint; empty if the checkpoint cannot be read."""

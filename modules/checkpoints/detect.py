@@ -203,7 +203,7 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         family = _taking_last_layer(family)
     try:
         unet = _merge(name, unet_config(shapes), own.get("unet"))
-        unet = replace(unet, **said.heads(unet)) if said else unet
+        unet = said.with_heads(unet) if said else unet
         vae = _merge(name, vae_config(shapes) if own_vae else VAEConfig(), own.get("vae"))
         texts = tuple(_merge(name, text_config(spec, shapes), own.get(spec.part)) for spec in family.encoders)
     except (LookupError, ValueError, ArithmeticError) as error:

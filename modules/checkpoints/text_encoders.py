@@ -70,8 +70,8 @@ class TextEncoders:
     def __init__(self, folders: Sequence[Path] = ()):
         self._folders = tuple(folders)
 
-    def list(self) -> dict[str, Path]:
-        """Of files with one name the first keeps it; the others have that of their folder too."""
+    def names(self) -> dict[str, Path]:
+        """The files by name. Of files with one name the first keeps it; the others have that of their folder too."""
         found: dict[str, Path] = {}
         for folder in self._folders:
             for path in sorted(files_below(folder, (".safetensors",))):
@@ -86,7 +86,7 @@ class TextEncoders:
         lacking = missing_encoders(family, shapes)
         if not lacking:
             return []
-        listed = self.list()
+        listed = self.names()
         first = self._named(wanted, listed)
         own = [checkpoint] if checkpoint.name != INDEX else []
         paths = [*first, *own, *(path for path in listed.values() if path not in first)]
