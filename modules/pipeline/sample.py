@@ -73,9 +73,8 @@ def generate(
     table = sampler.table_for(levels)
     options = choices.schedule_options(params, sdxl=model.config.family.sdxl_schedules)
     begin = _begin(batch, table, start, options)
-    size: tuple[int, int] = (
-        tuple(start.latents.shape[2:]) if start else model.config.latent.size(params.width, params.height)
-    )  # type: ignore[assignment]
+    height, width = start.latents.shape[2:] if start else model.config.latent.size(params.width, params.height)
+    size = (height, width)
     noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
 
     unseen = None

@@ -32,7 +32,7 @@ def test_names_of_averaged_weights_get_their_dots_back(family: str, tmp_path: Pa
 
 def test_a_file_of_averaged_weights_alone_loads_and_of_both_the_plain_ones_count(tmp_path: Path) -> None:
     path = write_tiny_checkpoint(tmp_path / "plain.safetensors")
-    state, metadata = load_file(path), read_header(path).metadata
+    state, metadata = load_file(path), dict(read_header(path).metadata)
     unet = {key: tensor for key, tensor in state.items() if key.startswith(UNET)}
     rest = {key: tensor for key, tensor in state.items() if key not in unet}
     save_file(rest | {averaged(k): v for k, v in unet.items()}, tmp_path / "only.safetensors", metadata=metadata)
@@ -46,7 +46,7 @@ def test_a_file_of_averaged_weights_alone_loads_and_of_both_the_plain_ones_count
 @pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.float32, torch.float16, torch.uint8])
 def test_position_ids_of_any_type_are_no_trouble(kind: torch.dtype, tmp_path: Path) -> None:
     path = write_tiny_checkpoint(tmp_path / "x.safetensors")
-    state, metadata = load_file(path), read_header(path).metadata
+    state, metadata = load_file(path), dict(read_header(path).metadata)
     for end in ("text_model.embeddings.position_ids", "embeddings.position_ids"):
         state[f"cond_stage_model.transformer.{end}"] = torch.arange(77)[None].to(kind)
     save_file(state, path, metadata=metadata)

@@ -61,7 +61,7 @@ def parted(tmp_path: Path) -> Path:
     """An SDXL model in parts: its UNet with the autoencoder, and the text encoders as ComfyUI's users have them."""
     whole = tmp_path / "whole.safetensors"
     state = load_file(write_tiny_checkpoint(whole, "sdxl"))
-    metadata = read_header(whole).metadata
+    metadata = dict(read_header(whole).metadata)
     bare = {key: tensor for key, tensor in state.items() if not key.startswith(TEXTS)}
     (tmp_path / "Stable-diffusion").mkdir()
     (tmp_path / "text_encoder").mkdir()
@@ -108,7 +108,7 @@ def test_big_g_is_read_in_transformers_layout_too(names: str, tmp_path: Path) ->
     folder, texts = tmp_path / "models", tmp_path / "texts"
     folder.mkdir()
     texts.mkdir()
-    metadata = read_header(whole).metadata
+    metadata = dict(read_header(whole).metadata)
     save_file(bare | (other if within else {}), folder / "bare.safetensors", metadata=metadata)
     if not within:
         save_file(other, texts / "big.safetensors")

@@ -83,7 +83,8 @@ def model_of(models: Models, folder: Path, name: str, variant: str = "") -> Late
     """With weights large enough that every layer shows; one for both predictions."""
     family, kind = FAMILIES[name]
     if (family, variant) not in models:
-        path = write_tiny_checkpoint(folder / f"{family}.safetensors", family, **{variant: True} if variant else {})
+        path = folder / f"{family}.safetensors"
+        write_tiny_checkpoint(path, family, inpainting=variant == "inpainting", pix2pix=variant == "pix2pix")
         found = load(path, Device(torch.device("cpu"), torch.float32, channels_last=False))
         random_weights(found.unet)
         random_weights(found.vae, seed=1)
