@@ -36,7 +36,7 @@ from modules.checkpoints.files import (
 from modules.checkpoints.folders import unlistable
 from modules.checkpoints.networks.side_files import preview_of, read_description, read_downloaded, write_preview
 from modules.checkpoints.places import ModelFolders, model_folders
-from modules.checkpoints.presets import Preset, distilled, suggested
+from modules.checkpoints.presets import Preset, distilled, preset_from, suggested
 from modules.checkpoints.source import open_source
 from modules.checkpoints.text_encoders import TextEncoders, missing_encoders
 from modules.checkpoints.vaes import VaeFolders
@@ -183,7 +183,7 @@ class CheckpointCatalogue:
         kind, downloaded = distilled(name, title), read_downloaded(beside(path))
         return Card(
             choices=chosen,
-            preset=chosen.preset.over(suggested(name, title, side)),
+            preset=chosen.preset.over(preset_from(downloaded.defaults)).over(suggested(name, title, side)),
             kind=kind.name if kind else "",
             remarks=tuple(remarks(header, path)),
             description=chosen.description or read_description(beside(path)) or downloaded.description,

@@ -22,6 +22,8 @@ def notes_on(
     """Yield notes on a pickled VAE, embeddings of another width, and networks of unsupported kinds."""
     if batch.params.vae == AUTOMATIC and (pickle := store.unconverted_vae(model)):
         yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
+    if not model.config.own_vae and model.vae_path is not None:
+        yield f"{model.name} has no autoencoder of its own, so {model.vae_path.name} was used"
     if model.text_files:
         files = " and ".join(path.name for path in model.text_files)
         verb = "were" if len(model.text_files) > 1 else "was"

@@ -128,6 +128,11 @@ def test_a_card_begins_with_what_was_chosen_and_then_with_what_its_kind_needs(tm
     card = catalogue.card(card.name)
     assert (card.preset.steps, card.preset.sampler, card.trigger_words) == (6, "Euler", ("ink",))
     assert card.description == "words"
+    path.with_name("x_lightning_2step.civitai.info").unlink()
+    side = path.with_name("x_lightning_2step.cm-info.json")
+    side.write_text('{"InferenceDefaults": {"Steps": 5, "CfgScale": 1.5, "Width": 512, "Sampler": {"Name": "x"}}}')
+    preset = catalogue.card(card.name).preset
+    assert (preset.steps, preset.cfg_scale, preset.width, preset.height) == (6, 1.5, 512, 64)
     catalogue.illustrate(card.name, Image.new("RGB", (8, 8)))
     assert catalogue.card(card.name).preview == path.with_suffix(".png")
 

@@ -198,6 +198,9 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda t: t.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 7, 3, 3)}),
         "7 input channels",
     ),
+    "only a text encoder": (lambda t: only(t, "text_model.embeddings.token_embedding.weight"), "models/text_encoder"),
+    "a ControlNet": (lambda t: only(t, "control_model.input_blocks.0.0.weight"), "models/ControlNet"),
+    "a Flux model": (lambda t: only(t, "double_blocks.0.img_attn.qkv.weight"), "Flux or SD 3 family, which is not"),
     "something else": (lambda t: only(t, "x"), "not a diffusion model"),
 }
 
