@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from modules.diffusion.types import Cond, Denoiser, Guidance, Network
+from modules.diffusion.types import Cond, Denoiser, Guidance, Network, SharingNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,7 +190,10 @@ class Guided:
                 answers[group[0]] = self._network(x, sigma, conds[group[0]])
                 continue
             joined = self._join([conds[i] for i in group], len(x))
-            together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
+            if isinstance(self._network, SharingNetwork):
+                together = self._network.for_each(x, sigma, joined, len(group))
+            else:  # an extension's, which may treat the copies differently
+                together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
             answers.update(zip(group, together.chunk(len(group)), strict=True))
         return [answers[i] for i in range(len(conds))]
 
@@ -239,8 +242,11 @@ def join(conds: Sequence[Cond], n: int) -> Cond:
 
     context = cat([cond.context.expand(n, -1, -1) for cond in conds])
     vectors = [cond.vector.expand(n, -1) for cond in conds if cond.vector is not None]
-    images = [cond.image.expand(n, -1, -1, -1) for cond in conds if cond.image is not None]
-    return Cond(context, cat(vectors) if vectors else None, cat(images) if images else None)
+    images = [cond.image for cond in conds if cond.image is not None]
+    image = images[0] if images else None
+    if any(one is not image for one in images):  # one for all conditions stays one: it is repeated where it is used
+        image = cat([one.expand(n, -1, -1, -1) for one in images])
+    return Cond(context, cat(vectors) if vectors else None, image)
 
 
 def row_of(cond: Cond, i: int) -> Cond:
