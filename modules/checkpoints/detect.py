@@ -143,10 +143,19 @@ def _yaml_of(path: Path) -> Path:
     return beside(path).with_suffix(".yaml")
 
 
-def said_beside(path: Path) -> object:
-    """What stands beside a checkpoint and may change what is known of it, to compare with what stood there before."""
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside a checkpoint, to compare with what stood there before."""
+
+    prediction: str
+    """Chosen on its card."""
+    yaml: int
+    """The time of A1111's configuration; 0: there is none."""
+
+
+def said_beside(path: Path) -> Beside:
     yaml = _yaml_of(path)
-    return read_choices(path).prediction, yaml.stat().st_mtime_ns if yaml.is_file() else 0
+    return Beside(read_choices(path).prediction, yaml.stat().st_mtime_ns if yaml.is_file() else 0)
 
 
 def only_seen(shapes: Shapes, predicts: Prediction) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import dtype
 
 from modules.checkpoints.approximations import DECODER, ENCODER, Approximations
-from modules.checkpoints.detect import native_size, only_seen, prediction, said_beside, shapes_of
+from modules.checkpoints.detect import Beside, native_size, only_seen, prediction, said_beside, shapes_of
 from modules.checkpoints.files import MOST_NAMED, PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
@@ -73,7 +73,7 @@ class ModelStore:
         self._wider: dict[Path, Device] = {}
         """Devices of models that overflowed in the usual number format."""
         self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()
-        self._said: dict[Path, object] = {}
+        self._said: dict[Path, Beside] = {}
         """What lay beside the models when they were looked at."""
 
     def find(self, name: str) -> ModelFile:
@@ -131,9 +131,11 @@ class ModelStore:
     def _load(self, file: ModelFile, text_encoder: str) -> LatentDiffusion:
         stamp = file.path.stat().st_mtime_ns
         kept = self._loaded.get(file.path)
-        if kept and kept[0] == stamp and self._has_texts(kept[1], text_encoder):
+        beside, before = said_beside(file.path), self._said.get(file.path)
+        same_yaml = before is not None and before.yaml == beside.yaml  # which may change how networks are built
+        if kept and kept[0] == stamp and same_yaml and self._has_texts(kept[1], text_encoder):
             self._loaded.move_to_end(file.path)
-            if self._said.get(file.path) != said_beside(file.path):
+            if before != beside:
                 self._look_again(kept[1])
             return kept[1]
         self._loaded.pop(file.path, None)
@@ -150,7 +152,7 @@ class ModelStore:
         self._text_wanted[file.path] = (text_encoder, *map(_stamp, model.text_files))
         if model.config.only_seen:
             self._ask(model)
-        self._said[file.path] = said_beside(file.path)
+        self._said[file.path] = beside
         log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, device.describe())
         self._loaded[file.path] = (stamp, model)
         return model

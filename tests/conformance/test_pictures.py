@@ -54,6 +54,7 @@ def config_of(channels: int) -> Any:
     vae, unet = SimpleNamespace(z_channels=4), SimpleNamespace(in_channels=channels)
     config = SimpleNamespace(schedule="scaled_linear", zero_terminal_snr=False, prediction="eps", vae=vae, unet=unet)
     config.family, config.latent, config.variant = SD1, SD1.latent, variant(channels, 4)
+    config.said_beside, config.own_vae = False, True
     config.predicting = lambda prediction: config
     return config
 
@@ -66,6 +67,7 @@ class Model:
     embeddings: Listing = NOTHING
     name, short_hash, sha256 = "toy", "0123456789", "0123456789" + "0" * 54
     vae_path, vae_name, vae_sha256 = None, "", ""
+    text_files = ()
     path = SimpleNamespace(name="toy.safetensors")
     device = Device(torch.device("cpu"), torch.float32)
 

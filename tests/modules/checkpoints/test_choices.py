@@ -72,8 +72,10 @@ def test_the_cards_choice_wins_over_the_yaml_and_a_loaded_model_hears_of_it(tiny
     store, catalogue = ModelStore(tiny.parent, CPU, Hashes()), CheckpointCatalogue(tmp_path, Hashes())
     first = store.load("x")
     assert (first.config.prediction, catalogue.card("x").prediction) == ("eps", "eps")
+    assert store.load("x").unet is first.unet
     tiny.with_suffix(".yaml").write_text('model: {params: {parameterization: "v"}}')
-    assert (store.load("x").config.prediction, catalogue.card("x").prediction) == ("v", "v")
+    first = store.load("x")
+    assert (first.config.prediction, catalogue.card("x").prediction) == ("v", "v")
     catalogue.choose("x", Choices("eps"))
     assert (store.load("x").config.prediction, catalogue.card("x").prediction) == ("eps", "eps")
     catalogue.choose("x", Choices(V_ZERO_SNR))

@@ -62,7 +62,14 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
 
 
 def make(kit: Kit, name: str, **changes: Any) -> Result:
-    asked = {"width": SIDES[0], "height": SIDES[1], "steps": 2, "seed": 7, "prompt": "a fox", "checkpoint": name}
+    asked: dict[str, Any] = {
+        "width": SIDES[0],
+        "height": SIDES[1],
+        "steps": 2,
+        "seed": 7,
+        "prompt": "a fox",
+        "checkpoint": name,
+    }
     results: list[Result] = []
     kit.engine.run(GenerationParams(**(asked | changes)), results.append)
     (result,) = results
