@@ -39,7 +39,7 @@ def card_html(card: Card) -> str:
     if not card.own_text:
         facts[t("Text encoder")] = t("not in the file: one from models/text_encoder is used")
     if begins := begins_with(card.preset):
-        facts[t("Begins with")] = f"{card.kind}: {begins}" if card.kind else begins
+        facts[t("Begins with")] = f"{card.kind} · {begins}" if card.kind else begins
     facts |= {
         t(label): text
         for label, text in (
@@ -62,20 +62,20 @@ def begins_with(preset: Preset) -> str:
     """What a form begins with, in a line.
 
     >>> begins_with(Preset(sampler="LCM", steps=4, cfg_scale=1.0, width=1024, height=768))
-    'LCM, 4 steps, CFG 1, 1024 x 768'
+    'LCM · 4 steps · CFG 1 · 1024 x 768'
     """
     said = preset.values()
     size = f"{preset.width} x {preset.height}" if preset.width and preset.height else ""
     words = [
         said.get("sampler", ""),
         said.get("scheduler", ""),
-        f"{preset.steps} {t('steps')}" if preset.steps else "",
+        f"{preset.steps} steps" if preset.steps else "",
         f"CFG {preset.cfg_scale:g}" if preset.cfg_scale else "",
         size,
         f"clip skip {preset.clip_skip}" if preset.clip_skip else "",
         f"VAE {preset.vae}" if preset.vae else "",
     ]
-    return ", ".join(filter(None, words))
+    return " · ".join(filter(None, words))
 
 
 def _picture(card: Card) -> str:

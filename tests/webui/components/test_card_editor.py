@@ -90,7 +90,11 @@ def test_a_card_tells_what_it_begins_with_and_shows_its_picture(given: Services)
     given.keeper.illustrate("my_turbo", Image.new("RGB", (640, 480), "red"))
     html = card_html(given.card("my_turbo"))
     text = tags(html).text
-    for words in ("Turbo: Euler, Karras, 12 steps, CFG 5.5, 96 x 64, clip skip 2, VAE None", "<b>ink</b>", "Paints."):
+    for words in (
+        "Turbo · Euler · Karras · 12 steps · CFG 5.5 · 96 x 64 · clip skip 2 · VAE None",
+        "<b>ink</b>",
+        "Paints.",
+    ):
         assert words in text
     assert "v (velocity), zero terminal SNR" in text
     assert 'src="data:image/jpeg;base64,' in html
