@@ -85,7 +85,7 @@ class CardEditor:
         self._services = services
         tables = {**services.tables(), "card_vaes": lambda: ("", AUTOMATIC, OWN, *services.vaes())}
         self.form: Form[CardForm] = Form(Shape(CardForm), tables)
-        with gr.Column(visible=False, elem_id="model_card_tools") as self.place:
+        with gr.Column(visible=False, elem_id="model_card_tools", elem_classes="rp-editor") as self.place:
             self._convert = gr.Button(t("Convert to safetensors"), elem_id="model_card_convert", visible=False)
             with gr.Accordion(t("Edit this card"), open=False, elem_id="model_card_editor", visible=False) as self.fold:
                 self._fields()
