@@ -40,6 +40,7 @@ FOLDERS = (
     "modules.jobs",
     "webui.events",
     "webui.i18n",
+    "webui.policy",
     "webui.security",
     "webui.services",
     "webui.recorded",

@@ -22,6 +22,7 @@ from modules.jobs.submit import Submitter, submit
 from modules.params.generation import GenerationParams
 from modules.params.settings import SettingsFile
 from modules.pipeline.plan import hires_upscalers
+from webui.policy import ApiPolicy
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
@@ -154,6 +155,8 @@ class Services:
     login: bool = False
     """Nobody gets in without an account, even as long as there is none: the server can be reached from elsewhere."""
 
+    api: ApiPolicy = ApiPolicy()
+    """What programs may do that use the HTTP APIs."""
     styles_file: Path | None = None
     """The styles, where they do not lie in ``data_dir``."""
     subpath: str = ""

@@ -22,12 +22,13 @@ from modules.checkpoints.files import (
     PREDICTION,
     Hashes,
     Header,
+    ModelFile,
     contents,
     find_model,
     list_models,
     old_hash,
 )
-from modules.checkpoints.folders import unlistable
+from modules.checkpoints.folders import each, unlistable
 from modules.checkpoints.places import ModelFolders, model_folders
 from modules.checkpoints.source import open_source
 from modules.checkpoints.vaes import VaeFolders
@@ -68,15 +69,17 @@ class CheckpointCatalogue:
         self._checkpoints = places.checkpoints
         self._vaes = VaeFolders(places.vaes, self._checkpoints)
         self._embeddings = EmbeddingFolder(places.embeddings)
+        self._missing = places.missing
         self._hashes = hashes
         self._default = default
         self._headers: dict[tuple[Path, int], Header] = {}
 
     def told_at_start(self) -> list[str]:
         """Warnings about the folders to log at startup."""
-        return [
+        gone = [f"there is no folder {folder}, so nothing is read from there" for folder in self._missing]
+        return gone + [
             f"{name} in {folder.name} is left out because its name is not UTF-8: rename it"
-            for folder in (self._checkpoints, self._vaes.folder, self._embeddings.folder)
+            for folder in (*self._checkpoints, *each(self._vaes.folder), *each(self._embeddings.folder))
             for name in unlistable(folder, (*SUFFIXES, *PICKLES))
         ]
 
@@ -105,15 +108,16 @@ class CheckpointCatalogue:
     def native_size(self, checkpoint: str) -> int:
         """The image size in pixels (side of a square) that a checkpoint was trained for."""
         try:
-            path, header = self._header(checkpoint)
-            return native_size(header, path, self._seen(path, header))
+            file, header = self._header(checkpoint)
+            return native_size(header, file.path, self._seen(file.path, header))
         except RepriseError:  # no model at all: the job will say so
             return 512
 
     def card(self, checkpoint: str) -> Card:
         """The model card of a checkpoint."""
         try:
-            path, header = self._header(checkpoint)
+            file, header = self._header(checkpoint)
+            path = file.path
             nbytes = sum(file.stat().st_size for file in contents(path))
             sha256 = self._hashes.known(path)
         except RepriseError as error:
@@ -123,7 +127,7 @@ class CheckpointCatalogue:
         shapes, predicts = shapes_of(header), prediction(header, path)
         seen = self._seen(path, header)
         return Card(
-            name=self._name(path),
+            name=file.name,
             file_name=path.parent.name if path.name == INDEX else path.name,
             family=family_label(shapes),
             prediction=seen if only_seen(shapes, predicts) else predicts.kind,
@@ -142,19 +146,16 @@ class CheckpointCatalogue:
             return ""
         return self._hashes.noted(path, PREDICTION)
 
-    def _name(self, path: Path) -> str:
-        whole = path.relative_to(self._checkpoints)
-        return (whole.parent if path.name == INDEX else whole.with_suffix("")).as_posix()
-
-    def _header(self, checkpoint: str) -> tuple[Path, Header]:
-        path = find_model(self._checkpoints, checkpoint, self._default).path
+    def _header(self, checkpoint: str) -> tuple[ModelFile, Header]:
+        file = find_model(self._checkpoints, checkpoint, self._default)
+        path = file.path
         try:
             key = (path, path.stat().st_mtime_ns)
         except OSError as error:  # gone since it was listed
             raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
         if key not in self._headers:
             self._headers = {key: open_source(path).header}  # one: asked for again and again while its prompt is typed
-        return path, self._headers[key]
+        return file, self._headers[key]
 
 
 _FIRST = ("title", "author", "description", "license", "date", "usage_hint", "tags", "trigger_phrase")

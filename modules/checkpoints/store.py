@@ -14,6 +14,7 @@ from pathlib import Path
 
 from modules.checkpoints.detect import native_size
 from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
+from modules.checkpoints.folders import Folders
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
 from modules.checkpoints.source import open_source
@@ -33,11 +34,11 @@ def _no_vae(name: str, others: Sequence[str]) -> CheckpointError:
 
 
 class ModelStore:
-    """Loads the checkpoints of one folder by name. Not thread-safe: the worker that owns it runs one job at a time."""
+    """Loads the checkpoints of some folders by name. Not thread-safe: the worker that owns it runs one job at a time."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: Folders,
         device: Device,
         hashes: Hashes,
         *,
@@ -51,7 +52,7 @@ class ModelStore:
         self._default = default
         self._budget = budget
         """Bytes of weights to keep; the newest model stays whatever its size."""
-        self._vaes = vaes or VaeFolders(folder / "none", folder)
+        self._vaes = vaes or VaeFolders((), folder)
         self._vae: tuple[tuple[Path, int, VAEConfig], VAE] | None = None
         """The standalone VAE used last."""
         self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()

@@ -17,6 +17,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.errors import NotLoggedIn, RepriseError
+from webui.policy import ApiPolicy
+from webui.security import cors
 from webui.security.auth import IN_SCOPE, Visitor, Visitors
 from webui.security.characters import WholeJSON
 
@@ -70,17 +72,22 @@ class Guard:
         visitors: Visitors | None = None,
         max_body: int = MAX_BODY,
         body_s: float = BODY_S,
+        policy: ApiPolicy = ApiPolicy(),
     ):
         self.app = app
         self.hosts = LOCAL_HOSTS | {host.strip("[]").lower() for host in hosts}
         self.visitors = visitors or Visitors()
         self.max_body = max_body
         self.body_s = body_s
+        self.policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        answer = await self._judge(scope)
+        origin = cors.allowed_origin(self.policy, scope, path_of(scope)) if scope["type"] == "http" else ""
+        answer = await self._judge(scope, origin)
+        if origin:
+            send = cors.shared_with(origin, send)
         if answer is None and scope["type"] == "http":
             return await self._http(scope, receive, send)
         if answer is None:
@@ -90,10 +97,14 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         return await answer(scope, receive, with_headers(send))
 
-    async def _judge(self, scope: Scope) -> Response | None:
-        """The response to a rejected request, or None; stores the visitor in ``scope``."""
-        if stranger := self.foreign(scope):
+    async def _judge(self, scope: Scope, origin: str = "") -> Response | None:
+        """The response to a rejected request, or None; stores the visitor in ``scope``. ``origin``: of another site
+        that may use the APIs.
+        """
+        if stranger := self.foreign(scope, origin):
             return _answer(*stranger)
+        if origin and cors.is_preflight(scope):
+            return Response(status_code=204)  # browsers ask without a login
         path = path_of(scope)
         try:
             visitor = await self.visitors.of(scope)
@@ -107,7 +118,7 @@ class Guard:
         refusal = self.unfit(scope, MAX_STRANGERS_BODY if visitor is None else self.max_body)
         return _answer(*refusal) if refusal else None
 
-    def foreign(self, scope: Scope) -> tuple[int, str] | None:
+    def foreign(self, scope: Scope, origin: str = "") -> tuple[int, str] | None:
         """Status and sentence for a cross-site request, or one under a foreign host name."""
         headers = _Headers(scope)
         netloc = headers.only("host")
@@ -115,7 +126,7 @@ class Guard:
             return 421, "this server is not known by that host name; add it with --allowed-host"
         path, method = scope["path"], scope.get("method", "GET")
         streams = scope["type"] == "websocket" or STREAMS.match(path) or "text/event-stream" in headers.all("accept")
-        if (method != "GET" or streams) and not _same_origin(headers, netloc):
+        if (method != "GET" or streams) and not origin and not _same_origin(headers, netloc):
             return 403, "requests from other sites are not answered"
         return None
 

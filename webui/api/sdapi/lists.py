@@ -216,7 +216,7 @@ def _add_program(routes: APIRouter, services: Services) -> None:
             "api": True,
             "nowebui": API_ONLY in os.environ,
             "subpath": services.subpath or None,
-            "api_server_stop": False,
+            "api_server_stop": services.api.can_stop,
         }
 
     @routes.get("/extensions")
