@@ -39,6 +39,10 @@ class ApiPolicy:
         )
 
 
+NOTHING_MORE = ApiPolicy()
+"""What holds where an administrator says nothing."""
+
+
 def allowed_origins(said: Sequence[str], pattern: str) -> tuple[tuple[str, ...], str, list[str]]:
     """The origins of ``--cors-allow-origins`` and its regular expression that may be allowed, and a sentence on each
     that may not.

@@ -22,7 +22,7 @@ from modules.jobs.submit import Submitter, submit
 from modules.params.generation import GenerationParams
 from modules.params.settings import SettingsFile
 from modules.pipeline.plan import hires_upscalers
-from webui.policy import ApiPolicy
+from webui.policy import NOTHING_MORE, ApiPolicy
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
@@ -155,7 +155,7 @@ class Services:
     login: bool = False
     """Nobody gets in without an account, even as long as there is none: the server can be reached from elsewhere."""
 
-    api: ApiPolicy = ApiPolicy()
+    api: ApiPolicy = NOTHING_MORE
     """What programs may do that use the HTTP APIs."""
     styles_file: Path | None = None
     """The styles, where they do not lie in ``data_dir``."""

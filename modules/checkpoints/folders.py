@@ -70,7 +70,7 @@ def _walk(folders: Folders, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, b
     """Yield each file, and whether its path below its folder is valid text."""
     seen: set[tuple[int, int]] = set()
     for folder in each(folders):
-        if os.path.isfile(folder):
+        if _is_file(folder):
             if folder.name.lower().endswith(suffixes):
                 yield folder, printable(folder.name) == folder.name
             continue
@@ -100,6 +100,13 @@ def _walk_one(folder: Path, suffixes: tuple[str, ...], seen: set[tuple[int, int]
             elif entry.name.lower().endswith(suffixes) and _is(entry, folder=False):
                 name = str(path.relative_to(folder))
                 yield path, printable(name) == name
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def folders_in(folder: Path) -> list[Path]:

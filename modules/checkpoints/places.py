@@ -10,6 +10,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,8 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "--data-dir": ("", "models"),
     "--models-dir": ("", ""),
 }
-"""A1111's flags of folders, as they stand in its start files: the kind and, where one names the parent of several kinds,
-the folder of models below it."""
+"""A1111's flags of folders, as they stand in its start files: the kind and, where one names the parent of several
+kinds, the folder of models below it."""
 OTHER_NAMES = {
     "checkpoints": CHECKPOINTS,
     "vae": VAES,
@@ -190,7 +191,7 @@ def _arguments(starter: Path) -> Iterator[tuple[str, str]]:
             except ValueError:  # a quote that nobody closed
                 words = []
     words = [word for each in words for word in ([*each.split("=", 1)] if each.startswith("--") else [each])]
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in pairwise(words):
         if flag in FLAGS and not value.startswith("--"):
             yield flag, value
 
@@ -218,7 +219,14 @@ def _of_group(group: Mapping[Any, Any], beside: Path) -> Folders:
 
 
 def _absolute(text: str, beside: Path) -> Path:
-    return Path(os.path.normpath(beside / os.path.expanduser(os.path.expandvars(text))))
+    return Path(os.path.normpath(beside / _home(Path(os.path.expandvars(text)))))
+
+
+def _home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # of somebody who is not here
+        return path
 
 
 def _text(path: Path) -> str:

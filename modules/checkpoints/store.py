@@ -34,7 +34,9 @@ def _no_vae(name: str, others: Sequence[str]) -> CheckpointError:
 
 
 class ModelStore:
-    """Loads the checkpoints of some folders by name. Not thread-safe: the worker that owns it runs one job at a time."""
+    """Loads the checkpoints of some folders by name. Not thread-safe: the worker that owns it runs one job at a
+    time.
+    """
 
     def __init__(
         self,

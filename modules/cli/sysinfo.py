@@ -1,5 +1,6 @@
-"""A report for bug reports: versions, machine, folders' contents by number. Holds no prompt and no secret, and no name of
-a home folder."""
+"""A report for bug reports: versions, machine, number of models. Holds no prompt, no secret, and no name of a home
+folder.
+"""
 
 from __future__ import annotations
 

@@ -321,7 +321,9 @@ class FileRestorer:
 def file_restorers(
     models_dir: Path, networks: FaceNetworks, further: Sequence[Path] = ()
 ) -> tuple[list[FaceRestorerSpec], dict[str, str]]:
-    """The face restorers whose files are present, there or in ``further`` folders; and for each other one, which file is missing in which folder."""
+    """The face restorers whose files are present, there or in ``further`` folders; and for each other one, which file
+    is missing in which folder.
+    """
     there, absent = [], {}
     detector = DETECTOR.find(models_dir, further)
     for name, wanted in RESTORERS.items():

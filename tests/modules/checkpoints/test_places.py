@@ -57,7 +57,7 @@ def test_comfyui_and_stabilitymatrix_call_their_folders_otherwise(tmp_path: Path
     assert found.checkpoints[1:] == (comfy / "models" / "checkpoints", matrix / "Models" / "StableDiffusion")
     assert found.vaes[1:] == (comfy / "models" / "vae", matrix / "Models" / "VAE")
     assert found.embeddings[2:] == (comfy / "models" / "embeddings",)
-    assert found.loras == tuple((comfy / "models" / "loras", matrix / "Models" / "Lora", matrix / "Models" / "LyCORIS"))
+    assert found.loras == (comfy / "models" / "loras", matrix / "Models" / "Lora", matrix / "Models" / "LyCORIS")
     assert found.hypernetworks == (matrix / "Models" / "Hypernetwork",)
     assert found.upscalers == (comfy / "models" / "upscale_models",)
 
@@ -117,7 +117,7 @@ def test_the_folders_that_an_a1111_is_started_with_are_known(tmp_path: Path, nam
 def test_what_is_no_installation_is_told_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="there is no folder"):
         model_folders(tmp_path, installations=[tmp_path / "gone"])
-    with pytest.raises(UserError, match="no folders of models in .*; name the folder of A1111"):
+    with pytest.raises(UserError, match=r"no folders of models in .*; name the folder of A1111"):
         model_folders(tmp_path, installations=[tmp_path])
     (tmp_path / "x.yaml").write_text("{")
     with pytest.raises(UserError, match="not YAML"):

@@ -36,143 +36,53 @@ def test_flags_are_put_in_our_words(theirs: str, ours: str) -> None:
     assert translated(theirs.split())[0] == ours.split()
 
 
-SAME = [
-    "--data-dir=x",
-    "--models-dir=x",
-    "--ckpt=x",
-    "--ckpt-dir=x",
-    "--vae-dir=x",
-    "--lora-dir=x",
-    "--embeddings-dir=x",
-    "--hypernetwork-dir=x",
-    "--listen",
-    "--port=7861",
-    "--styles-file=x",
-    "--autolaunch",
-    "--theme=dark",
-    "--tls-keyfile=x",
-    "--tls-certfile=x",
-    "--subpath=x",
-    "--cors-allow-origins=https://a.example",
-    "--cors-allow-origins-regex=https://.*[.]example",
-    "--api-server-stop",
-    "--dump-sysinfo",
-]
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+SAME = words(
+    """
+    --data-dir=x --models-dir=x --ckpt=x --ckpt-dir=x --vae-dir=x --lora-dir=x --embeddings-dir=x --hypernetwork-dir=x
+    --listen --port=7861 --styles-file=x --autolaunch --theme=dark --tls-keyfile=x --tls-certfile=x --subpath=x
+    --cors-allow-origins=https://a.example --cors-allow-origins-regex=https://.*[.]example --api-server-stop
+    --dump-sysinfo
+    """
+)
 """Flags of A1111 1.10 that are flags here, with the same meaning."""
-IN_OUR_WORDS = [
-    "--server-name=::1",
-    "--nowebui",
-    "--no-half",
-    "--use-cpu=all",
-    "--freeze-settings",
-    "--freeze-settings-in-sections=x",
-    "--freeze-specific-settings=x",
-    "--device-id=0",
-    "--esrgan-models-path=x",
-    "--realesrgan-models-path=x",
-    "--bsrgan-models-path=x",
-    "--swinir-models-path=x",
-    "--dat-models-path=x",
-    "--gfpgan-models-path=x",
-    "--gfpgan-dir=x",
-    "--codeformer-models-path=x",
-    "--lyco-dir-backcompat=x",
-    "--disable-all-extensions",
-    "--disable-extra-extensions",
-]
-WITHOUT_EFFECT = [
-    "-f",
-    "--update-all-extensions",
-    "--skip-python-version-check",
-    "--skip-torch-cuda-test",
-    "--reinstall-xformers",
-    "--reinstall-torch",
-    "--update-check",
-    "--log-startup",
-    "--skip-prepare-environment",
-    "--skip-install",
-    "--skip-version-check",
-    "--tests=x",
-    "--no-tests",
-    "--config=x",
-    "--gfpgan-model=x",
-    "--no-half-vae",
-    "--no-progressbar-hiding",
-    "--max-batch-count=9",
-    "--textual-inversion-templates-dir=x",
-    "--localizations-dir=x",
-    "--medvram",
-    "--medvram-sdxl",
-    "--lowvram",
-    "--lowram",
-    "--always-batch-cond-uncond",
-    "--unload-gfpgan",
-    "--precision=full",
-    "--upcast-sampling",
-    "--ngrok-region=eu",
-    "--ngrok-options={}",
-    "--clip-models-path=x",
-    "--xformers",
-    "--force-enable-xformers",
-    "--xformers-flash-attention",
-    "--deepdanbooru",
-    "--opt-split-attention",
-    "--opt-sub-quad-attention",
-    "--sub-quad-q-chunk-size=9",
-    "--sub-quad-kv-chunk-size=9",
-    "--sub-quad-chunk-threshold=9",
-    "--opt-split-attention-invokeai",
-    "--opt-split-attention-v1",
-    "--opt-sdp-attention",
-    "--opt-sdp-no-mem-attention",
-    "--disable-opt-split-attention",
-    "--disable-nan-check",
-    "--use-ipex",
-    "--show-negative-prompt",
-    "--ui-config-file=x",
-    "--hide-ui-dir-config",
-    "--ui-settings-file=x",
-    "--gradio-debug",
-    "--gradio-auth=x",
-    "--gradio-auth-path=x",
-    "--gradio-img2img-tool=x",
-    "--gradio-inpaint-tool=x",
-    "--opt-channelslast",
-    "--use-textbox-seed",
-    "--disable-console-progressbars",
-    "--enable-console-prompts",
-    "--vae-path=x",
-    "--api",
-    "--api-auth=x",
-    "--api-log",
-    "--ui-debug-mode",
-    "--administrator",
-    "--disable-tls-verify",
-    "--gradio-queue",
-    "--no-gradio-queue",
-    "--no-hashing",
-    "--no-download-sd-model",
-    "--add-stop-route",
-    "--timeout-keep-alive=9",
-    "--disable-model-loading-ram-optimization",
-    "--do-not-download-clip",
-    "--no-prompt-history",
-    "--loglevel=INFO",
-    "--test-server",
-    "--skip-load-model-at-start",
-    "--unix-filenames-sanitization",
-    "--filenames-max-length=9",
-    "--scunet-models-path=x",
-    "--ldsr-models-path=x",
-]
-LEFT_OUT = [
-    "--share",
-    "--ngrok=token",
-    "--allow-code",
-    "--enable-insecure-extension-access",
-    "--disable-safe-unpickle",
-    "--gradio-allowed-path=/",
-]
+IN_OUR_WORDS = words(
+    """
+    --server-name=::1 --nowebui --no-half --use-cpu=all --freeze-settings --freeze-settings-in-sections=x
+    --freeze-specific-settings=x --device-id=0 --esrgan-models-path=x --realesrgan-models-path=x --bsrgan-models-path=x
+    --swinir-models-path=x --dat-models-path=x --gfpgan-models-path=x --gfpgan-dir=x --codeformer-models-path=x
+    --lyco-dir-backcompat=x --disable-all-extensions --disable-extra-extensions
+    """
+)
+WITHOUT_EFFECT = words(
+    """
+    -f --update-all-extensions --skip-python-version-check --skip-torch-cuda-test --reinstall-xformers
+    --reinstall-torch --update-check --log-startup --skip-prepare-environment --skip-install --skip-version-check
+    --tests=x --no-tests --config=x --gfpgan-model=x --no-half-vae --no-progressbar-hiding --max-batch-count=9
+    --textual-inversion-templates-dir=x --localizations-dir=x --medvram --medvram-sdxl --lowvram --lowram
+    --always-batch-cond-uncond --unload-gfpgan --precision=full --upcast-sampling --ngrok-region=eu --ngrok-options={}
+    --clip-models-path=x --xformers --force-enable-xformers --xformers-flash-attention --deepdanbooru
+    --opt-split-attention --opt-sub-quad-attention --sub-quad-q-chunk-size=9 --sub-quad-kv-chunk-size=9
+    --sub-quad-chunk-threshold=9 --opt-split-attention-invokeai --opt-split-attention-v1 --opt-sdp-attention
+    --opt-sdp-no-mem-attention --disable-opt-split-attention --disable-nan-check --use-ipex --show-negative-prompt
+    --ui-config-file=x --hide-ui-dir-config --ui-settings-file=x --gradio-debug --gradio-auth=x --gradio-auth-path=x
+    --gradio-img2img-tool=x --gradio-inpaint-tool=x --opt-channelslast --use-textbox-seed
+    --disable-console-progressbars --enable-console-prompts --vae-path=x --api --api-auth=x --api-log --ui-debug-mode
+    --administrator --disable-tls-verify --gradio-queue --no-gradio-queue --no-hashing --no-download-sd-model
+    --add-stop-route --timeout-keep-alive=9 --disable-model-loading-ram-optimization --do-not-download-clip
+    --no-prompt-history --loglevel=INFO --test-server --skip-load-model-at-start --unix-filenames-sanitization
+    --filenames-max-length=9 --scunet-models-path=x --ldsr-models-path=x
+    """
+)
+LEFT_OUT = words(
+    """
+    --share --ngrok=token --allow-code --enable-insecure-extension-access --disable-safe-unpickle
+    --gradio-allowed-path=/
+    """
+)
 
 
 def ways(said: str) -> list[list[str]]:
