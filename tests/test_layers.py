@@ -41,6 +41,7 @@ FOLDERS = (
     "webui.events",
     "webui.i18n",
     "webui.policy",
+    "webui.outgoing",
     "webui.security",
     "webui.services",
     "webui.recorded",

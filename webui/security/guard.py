@@ -25,6 +25,9 @@ from webui.security.characters import WholeJSON
 OPEN = frozenset({"/login", "/healthz", "/manifest.json", "/robots.txt"})
 """Paths that are answered without a login. Browsers request the manifest without cookies."""
 MAX_BODY = 32 * 2**20
+MAX_PICTURES = 128 * 2**20
+"""Of a request to the HTTP APIs, which carry pictures in base64."""
+APIS = re.compile(r"/(api/v1|sdapi/v1)/")
 BODY_S = 30.0
 """How long a client may take to send a body."""
 MAX_STRANGERS_BODY = 65536
@@ -71,6 +74,7 @@ class Guard:
         hosts: Iterable[str] = (),
         visitors: Visitors | None = None,
         max_body: int = MAX_BODY,
+        max_pictures: int = MAX_PICTURES,
         body_s: float = BODY_S,
         policy: ApiPolicy = ApiPolicy(),
     ):
@@ -78,6 +82,7 @@ class Guard:
         self.hosts = LOCAL_HOSTS | {host.strip("[]").lower() for host in hosts}
         self.visitors = visitors or Visitors()
         self.max_body = max_body
+        self.max_pictures = max_pictures
         self.body_s = body_s
         self.policy = policy
 
@@ -115,7 +120,7 @@ class Guard:
         scope[IN_SCOPE] = visitor
         if visitor is None and path not in OPEN:
             return _to_login(scope)
-        refusal = self.unfit(scope, MAX_STRANGERS_BODY if visitor is None else self.max_body)
+        refusal = self.unfit(scope, self._max_body(scope, visitor))
         return _answer(*refusal) if refusal else None
 
     def foreign(self, scope: Scope, origin: str = "") -> tuple[int, str] | None:
@@ -154,6 +159,11 @@ class Guard:
             return _too_large(max_body)
         return None
 
+    def _max_body(self, scope: Scope, visitor: Visitor | None) -> int:
+        if visitor is None:
+            return MAX_STRANGERS_BODY
+        return self.max_pictures if APIS.match(path_of(scope)) else self.max_body
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, limiting size and time of the body; beyond a limit it sees a disconnect."""
         deadline = asyncio.get_running_loop().time() + self.body_s
@@ -163,7 +173,7 @@ class Guard:
         complete = not (headers.has("content-length") or headers.has("transfer-encoding"))
         refusal: tuple[int, str] | None = None
         visitor: Visitor | None = scope[IN_SCOPE]
-        max_body = self.max_body if visitor else MAX_STRANGERS_BODY
+        max_body = self._max_body(scope, visitor)
         send = with_headers(send)
         if visitor:
             send, receive = self._watched(visitor, send, receive)
