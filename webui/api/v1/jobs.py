@@ -159,11 +159,13 @@ async def _uploaded(request: Request) -> bytes:
         raise UserError(
             f"the form cannot be read: {reason}", hint="send one file, called image", field="image"
         ) from error
-    async with form:
+    try:
         file = form.get("image")
         if not isinstance(file, UploadFile):
             raise UserError("there is no picture in the form", hint="send one file, called image", field="image")
         return await file.read()
+    finally:
+        await form.close()
 
 
 def read_spec(services: Services, values: Mapping[str, Any]) -> JobSpec:
