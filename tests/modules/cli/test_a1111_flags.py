@@ -23,7 +23,6 @@ from webui.api.sdapi.options import KNOWN
         ("--freeze-settings", "--lock-settings all --lock-a1111-settings all"),
         ("--freeze-specific-settings a,b", "--lock-a1111-settings a,b"),
         ("--freeze-settings-in-sections=ui", "--lock-a1111-sections ui"),
-        ("--device-id 1", "--device cuda:1"),
         ("--lowvram generate fox --steps 3", "generate fox --steps 3"),
         ("generate --steps 3 fox --api", "generate --steps 3 fox"),
         ("--allowed-host=lan --data-dir=/x", "--allowed-host=lan --data-dir=/x"),
@@ -45,14 +44,14 @@ SAME = words(
     --data-dir=x --models-dir=x --ckpt=x --ckpt-dir=x --vae-dir=x --lora-dir=x --embeddings-dir=x --hypernetwork-dir=x
     --listen --port=7861 --styles-file=x --autolaunch --theme=dark --tls-keyfile=x --tls-certfile=x --subpath=x
     --cors-allow-origins=https://a.example --cors-allow-origins-regex=https://.*[.]example --api-server-stop
-    --dump-sysinfo
+    --dump-sysinfo --device-id=0
     """
 )
-"""Flags of A1111 1.10 that are flags here, with the same meaning."""
+"""Flags of A1111 1.10 that are flags here, with the same meaning, as far as the machine has what they are about."""
 IN_OUR_WORDS = words(
     """
     --server-name=::1 --nowebui --no-half --use-cpu=all --freeze-settings --freeze-settings-in-sections=x
-    --freeze-specific-settings=x --device-id=0 --esrgan-models-path=x --realesrgan-models-path=x --bsrgan-models-path=x
+    --freeze-specific-settings=x --esrgan-models-path=x --realesrgan-models-path=x --bsrgan-models-path=x
     --swinir-models-path=x --dat-models-path=x --gfpgan-models-path=x --gfpgan-dir=x --codeformer-models-path=x
     --lyco-dir-backcompat=x --disable-all-extensions --disable-extra-extensions
     """
