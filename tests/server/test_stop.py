@@ -42,7 +42,10 @@ def test_only_an_administrator_ends_it_and_only_where_that_was_allowed(tmp_path:
     for can_stop, expected in ((False, (404, 404, 404)), (True, (403, 200, 501))):
         ended: list[bool] = []
         changes = {"api": ApiPolicy(can_stop=can_stop), "accounts": accounts}
-        with services(tmp_path, **changes) as given, TestClient(app := create_app(given), base_url=ORIGIN) as client:
+        with (
+            services(tmp_path, **changes) as given,
+            TestClient(app := create_app(given, page=False), base_url=ORIGIN) as client,
+        ):
             app.state.stop = lambda ended=ended: ended.append(True)
             told = [
                 client.post(f"/sdapi/v1/server-{what}", headers=tokens[name]).status_code
@@ -53,7 +56,7 @@ def test_only_an_administrator_ends_it_and_only_where_that_was_allowed(tmp_path:
 
 def test_frozen_settings_stay_as_they_are(tmp_path: Path) -> None:
     policy = ApiPolicy(frozen=frozenset({"samples_format"}))
-    with services(tmp_path, api=policy) as given, TestClient(create_app(given), base_url=ORIGIN) as client:
+    with services(tmp_path, api=policy) as given, TestClient(create_app(given, page=False), base_url=ORIGIN) as client:
         assert client.post("/sdapi/v1/options", json={"jpeg_quality": 70}).status_code == 200
         refused = client.post("/sdapi/v1/options", json={"samples_format": "jpg", "jpeg_quality": 60})
         assert refused.status_code == 403 and "samples_format" in refused.json()["detail"]

@@ -134,7 +134,7 @@ def open_client(elsewhere: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     policy = ApiPolicy(webhook_hosts=(elsewhere,), image_hosts=(elsewhere,), max_pixels=512 * 512, max_steps=50)
     with (
         services(tmp_path_factory.mktemp("data"), api=policy) as given,
-        TestClient(create_app(given), base_url=ORIGIN) as client,
+        TestClient(create_app(given, page=False), base_url=ORIGIN) as client,
     ):
         yield client
 
@@ -176,7 +176,7 @@ def test_a_webhook_gets_the_job_once_it_has_ended_and_never_a_place_on_the_disk(
 def test_a_webhook_that_is_refused_is_tried_again(elsewhere: str, tmp_path: Path) -> None:
     with (
         services(tmp_path, api=ApiPolicy(webhook_hosts=(elsewhere,))) as given,
-        TestClient(create_app(given), base_url=ORIGIN) as client,
+        TestClient(create_app(given, page=False), base_url=ORIGIN) as client,
     ):
         body = {"params": {"prompt": "a", "steps": 1, "width": 64, "height": 64}, "webhook": f"http://{elsewhere}/busy"}
         assert client.post("/api/v1/jobs", json=body).status_code == 202
@@ -190,7 +190,7 @@ def test_a_webhook_outlives_a_restart(elsewhere: str, tmp_path: Path) -> None:
         spec = given.prepared(read_spec(given, {"params": {"prompt": "a", "steps": 1}}))
         job = given.queue.submit("local", spec.to_json())
         before.note("local", job.id, f"http://{elsewhere}/later")
-        with TestClient(create_app(given), base_url=ORIGIN):
+        with TestClient(create_app(given, page=False), base_url=ORIGIN):
             assert job.id.encode() in until("/later")[0]
     assert Webhooks(tmp_path, policy.webhook_hosts).waiting in ({}, {job.id: ["local", f"http://{elsewhere}/later"]})
 

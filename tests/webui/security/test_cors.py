@@ -22,7 +22,7 @@ POLICY = ApiPolicy(origins=(FRIEND,), origins_pattern=r"http://[a-z]+\.lan:\d+")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with (
         services(tmp_path_factory.mktemp("data"), api=POLICY) as given,
-        TestClient(create_app(given), base_url=ORIGIN) as client,
+        TestClient(create_app(given, page=False), base_url=ORIGIN) as client,
     ):
         yield client
 
@@ -75,7 +75,7 @@ def test_where_there_are_accounts_a_listed_site_needs_a_token(tmp_path: Path) ->
     token = accounts.new_token("ann")
     with (
         services(tmp_path, api=POLICY, accounts=accounts) as given,
-        TestClient(create_app(given), base_url=ORIGIN) as c,
+        TestClient(create_app(given, page=False), base_url=ORIGIN) as c,
     ):
         asks = {"origin": FRIEND, "access-control-request-method": "POST"}
         assert c.options("/api/v1/jobs", headers=asks).status_code == 204

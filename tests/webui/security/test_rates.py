@@ -34,7 +34,7 @@ def test_an_account_is_told_when_to_go_on_and_others_are_not_held_up(tmp_path: P
     policy = ApiPolicy(requests_per_minute=3)
     with (
         services(tmp_path, api=policy, accounts=accounts) as given,
-        TestClient(create_app(given), base_url=ORIGIN) as c,
+        TestClient(create_app(given, page=False), base_url=ORIGIN) as c,
     ):
 
         def asked(name: str, path: str = "/api/v1/explain") -> int:
