@@ -198,8 +198,13 @@ def build_runner(args: argparse.Namespace) -> Runner:
         now, trouble = settings.load(args.data_dir / "settings.json")
         encoding = Encoding(now.image_format, now.image_quality, now.webp_lossless)
         gallery = replace(whole, encoding=encoding, names=Names(now.file_name, now.folder_name))
-        previews = {"preview_every": now.preview_every, "preview_type": now.show_progress_type}
-        run: Runner = GenerationRunner(engine, gallery, embed_inputs=now.embed_inputs, **previews)
+        run: Runner = GenerationRunner(
+            engine,
+            gallery,
+            preview_every=now.preview_every,
+            preview_type=now.show_progress_type,
+            embed_inputs=now.embed_inputs,
+        )
         if now.save_grid:
             run = with_grid(run, replace(whole, encoding=encoding), now.grid_rows)
         return (noted(run, trouble) if trouble else run)(*job)
