@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from modules.accounts import LOCAL, Accounts
 from modules.checkpoints.catalogue import Card
 from modules.checkpoints.embeddings import Suited
+from modules.checkpoints.networks.library import Library
 from modules.checkpoints.networks.metadata import family_named
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.extension.host import Host
@@ -145,6 +146,8 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """The model card of a checkpoint."""
+    networks: Library | None = None
+    """LoRAs, hypernetworks, embeddings and checkpoints as cards; None: there are none here."""
     extensions: Loader | None = None
     """The extensions with their states; None: there are none here."""
     allowed_hosts: tuple[str, ...] = ()
