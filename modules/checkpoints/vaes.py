@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from modules.checkpoints.files import PICKLES, read_header
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.matching import ambiguous, match
+from modules.checkpoints.networks.side_files import read_user, side_base
 from modules.errors import UnknownName
 
 AUTOMATIC, OWN = "Automatic", "None"
-"""Special values of a request: the VAE named like the checkpoint, if there is one; always the checkpoint's own."""
+"""Special values of a request: the VAE that the checkpoint's card remembers, else the one named like the checkpoint, if
+there is one; always the checkpoint's own."""
 
 
 class VaeFolders:
@@ -37,7 +40,7 @@ class VaeFolders:
             return None
         listed = self.list()
         if wanted == AUTOMATIC:
-            return next((path for path in listed.values() if path.name.startswith(checkpoint.stem)), None)
+            return self._automatic(checkpoint, listed)
         found = match(wanted, listed, self._below)
         if found.file:
             return found.file
@@ -47,6 +50,15 @@ class VaeFolders:
             read_header(pickle, field="vae")  # raises with the way to convert it
         names = ", ".join(repr(name) for name in [*listed][:8]) or "none in models/VAE"
         raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")
+
+    def _automatic(self, checkpoint: Path, listed: Mapping[str, Path]) -> Path | None:
+        """What the checkpoint's card says, where that is here; else the VAE that is named like the checkpoint."""
+        remembered = read_user(side_base(checkpoint)).vae
+        if remembered == OWN:
+            return None
+        if remembered in listed:
+            return listed[remembered]
+        return next((path for path in listed.values() if path.name.startswith(checkpoint.stem)), None)
 
     def _below(self, path: Path) -> str:
         return path.relative_to(self.folder if path.is_relative_to(self.folder) else self._checkpoints).as_posix()

@@ -335,3 +335,26 @@ def with_local_names(prompt: str, hashes: Mapping[str, str], local: Mapping[str,
         return f"<lora:{local.get(hashes.get(name, '').lower(), match[1])}{match[2]}"
 
     return re.sub(r"<lora:([^:>]+)([:>])", renamed, prompt)
+
+
+_ADDNET_NAME = re.compile(r"(.*?)\s*\(([0-9a-fA-F]+)\)")
+
+
+def addnet_tags(values: Mapping[str, Any], local: Mapping[str, str]) -> str:
+    """The LoRAs that the extension Additional Networks names in a generation text, as tags: A1111 appends them to a
+    pasted prompt, with the weight of the UNet. Where the text encoder's is another one it is kept too.
+
+    >>> addnet_tags({"AddNet Module 1": "LoRA", "AddNet Model 1": "ink(58dda328598e)", "AddNet Weight A 1": "0.8"}, {})
+    '<lora:ink:0.8>'
+    """
+    tags = []
+    for key, model in values.items():
+        number = key.removeprefix("AddNet Model ")
+        if key == number or values.get(f"AddNet Module {number}") != "LoRA":
+            continue
+        stated = _ADDNET_NAME.fullmatch(str(model))
+        name = local.get(stated[2].lower(), stated[1]) if stated else str(model)
+        unet = str(values.get(f"AddNet Weight A {number}", "1.0"))
+        te = str(values.get(f"AddNet Weight B {number}", unet))
+        tags.append(f"<lora:{name}:{unet}>" if te == unet else f"<lora:{name}:te={te}:unet={unet}>")
+    return "".join(tags)
