@@ -102,7 +102,7 @@ def _jpeg(image: Image.Image) -> bytes:
 
 def suited(checkpoint: str) -> Suited:
     """What the first checkpoint can use; to the other, all embeddings are foreign."""
-    names = ("my style", "Easy (negative)", "bad <b>hands</b>", *(f"concept {n}" for n in range(30)))
+    names = ("my style", "Easy (negative)", "bad <b>hands", *(f"concept {n}" for n in range(30)))
     if checkpoint == CHECKPOINTS[1]:
         return Suited((), dict.fromkeys(names, "it is for models of width 768, and this one has 1024"))
     files = tuple(EmbeddingFile(name, Path(name), 1 + len(name) % 5, 768) for name in names)
@@ -142,8 +142,8 @@ def write_networks(models: Path) -> None:
     write_model(models / "LyCORIS" / "locon.safetensors", {"ss_v2": "False"})
     (models / "hypernetworks").mkdir()
     (models / "hypernetworks" / "anime.pt").write_bytes(b"")
-    for name in ("my style", "Easy (negative)", "bad <b>hands</b>", *(f"concept {n}" for n in range(30))):
-        write_model(models / "embeddings" / f"{name.replace('/', '_')}.safetensors", emb_params=(2, 768))
+    for name in ("my style", "Easy (negative)", "bad <b>hands", *(f"concept {n}" for n in range(30))):
+        write_model(models / "embeddings" / f"{name}.safetensors", emb_params=(2, 768))
     write_model(models / "embeddings" / "tall.safetensors", emb_params=(1, 1024))
     for name in CHECKPOINTS:
         write_model(models / "Stable-diffusion" / f"{name}.safetensors")

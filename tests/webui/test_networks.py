@@ -66,7 +66,11 @@ def test_cards_are_searched_by_words_and_folders_and_families(web: TestClient) -
 def test_a_card_has_what_a_click_writes_and_no_place_on_the_disk(web: TestClient, made: Services) -> None:
     ink = card(web, "ink wash")
     assert (ink["insert"], ink["negative"], ink["weight"]) == ("<lora:ink wash:0.7> brush strokes", "(photo:1)", 0.7)
-    assert (ink["folder"], ink["file"], ink["trigger_words"]) == ("Lora/styles", "ink_v1.safetensors", ["brush strokes"])
+    assert (ink["folder"], ink["file"], ink["trigger_words"]) == (
+        "Lora/styles",
+        "ink_v1.safetensors",
+        ["brush strokes"],
+    )
     full = web.get(f"/api/v1/networks/lora/{ink['key']}").json()
     assert full["tags"] == {"brush": 12, "paper": 7, "<b>ink</b>": 3}
     assert full["facts"] == {"Output name": "ink wash", "Resolution": "768x512", "Dataset size": 22}
@@ -100,7 +104,13 @@ def test_what_a_person_writes_lies_beside_the_file_and_on_the_card(web: TestClie
     assert answer.json()["family"] == "SDXL"
     kept = json.loads((made.data_dir / "models/Lora/styles/ink_v1.json").read_text("utf-8"))
     assert kept["sd version"] == "SDXL" and kept["preferred weight"] == -0.5 and kept["negative text"] == "photo"
-    for wrong in ({"family": "SD9"}, {"preferred_weight": "much"}, {"preferred_weight": 1e9}, {"notes": 5}, {"vae": "x"}):
+    for wrong in (
+        {"family": "SD9"},
+        {"preferred_weight": "much"},
+        {"preferred_weight": 1e9},
+        {"notes": 5},
+        {"vae": "x"},
+    ):
         assert web.post(f"/api/v1/networks/lora/{ink['key']}", json=wrong).status_code == 422, wrong
 
 

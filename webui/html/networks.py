@@ -168,7 +168,7 @@ def _folder(path: str, label: str, count: int, depth: int, current: bool) -> str
     name = f"<span>{escape(label)}</span>" if not path else f'<span translate="no">{escape(label)}</span>'
     return (
         f'<button type="button" data-folder="{escape(path)}" style="--depth:{depth}"'
-        f'{" aria-current=true" if current else ""}>{name} <small>{count}</small></button>'
+        f"{' aria-current=true' if current else ''}>{name} <small>{count}</small></button>"
     )
 
 
@@ -182,7 +182,9 @@ def details_html(card: Card, details: Details, *, may_edit: bool, vaes: Sequence
         t("Size"): size(card.file.size),
         t("For models of"): card.family,
         t("Hash"): card.hash,
-        t("Version"): " · ".join(filter(None, (card.downloaded.name, card.downloaded.version, card.downloaded.base_model))),
+        t("Version"): " · ".join(
+            filter(None, (card.downloaded.name, card.downloaded.version, card.downloaded.base_model))
+        ),
         t("With embeddings"): ", ".join(card.file.described.embeddings),
     }
     rows = "".join(_fact(label, value) for label, value in facts.items() if value)
@@ -231,8 +233,9 @@ def _prompt(card: Card) -> str:
     if not positive:
         return ""
     return (
-        f'<div class="rp-net-words"><h4>{_t("Prompt of its first picture")}</h4><p translate="no">{escape(positive)}</p>'
-        f'<button type="button" class="rp-net-prompt" data-word="{escape(positive)}" data-negative="{escape(negative)}">'
+        f'<div class="rp-net-words"><h4>{_t("Prompt of its first picture")}</h4>'
+        f'<p translate="no">{escape(positive)}</p><button type="button" class="rp-net-prompt" '
+        f'data-word="{escape(positive)}" data-negative="{escape(negative)}">'
         f"{_t('Take it')}</button></div>"
     )
 
@@ -247,9 +250,9 @@ def _long(label: str, text: str) -> str:
 
 def _preview_buttons() -> str:
     return (
-        f'<div class="rp-net-row"><button type="button" class="rp-net-keep">{_t("Save the picture in view as preview")}'
-        f'</button><label class="rp-net-file">{_t("Choose a file as preview")}<input type="file" accept="image/*"></label>'
-        "</div>"
+        '<div class="rp-net-row"><button type="button" class="rp-net-keep">'
+        f'{_t("Save the picture in view as preview")}</button><label class="rp-net-file">'
+        f'{_t("Choose a file as preview")}<input type="file" accept="image/*"></label></div>'
     )
 
 
@@ -257,7 +260,9 @@ def _form(card: Card, vaes: Sequence[str], may_edit: bool) -> str:
     fields = "".join(_field(card, name, vaes, may_edit) for name in LABELS if name in EDITED[card.role])
     save = f'<button type="submit" class="rp-net-save">{_t("Save")}</button>' if may_edit else ""
     why = "" if may_edit else f"<p>{_t('Only an administrator can change what everybody sees.')}</p>"
-    return f'<form class="rp-net-form">{fields}<div class="rp-net-row">{save}<span role="status"></span></div>{why}</form>'
+    return (
+        f'<form class="rp-net-form">{fields}<div class="rp-net-row">{save}<span role="status"></span></div>{why}</form>'
+    )
 
 
 def _field(card: Card, name: str, vaes: Sequence[str], may_edit: bool) -> str:

@@ -69,7 +69,9 @@ def test_automatic_is_the_file_whose_name_begins_like_the_checkpoints(tmp_path: 
 def test_automatic_is_what_the_checkpoints_card_remembers(tmp_path: Path) -> None:
     """The reference's order: the card's VAE where it is here, None for the checkpoint's own, else the name's."""
     beside = tmp_path / "Stable-diffusion"
-    touched(beside / "model.safetensors", tmp_path / "VAE" / "model-x.safetensors", tmp_path / "VAE" / "fine.safetensors")
+    touched(
+        beside / "model.safetensors", tmp_path / "VAE" / "model-x.safetensors", tmp_path / "VAE" / "fine.safetensors"
+    )
     found, checkpoint = folders(tmp_path), beside / "model.safetensors"
 
     def automatic(vae: str) -> str | None:
