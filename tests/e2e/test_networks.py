@@ -185,7 +185,8 @@ def test_it_fits_the_window_in_chinese_and_axe_finds_nothing_grave(sized: Page) 
     expect(sized.locator("#rp_networks h2")).to_have_text("扩展网络")
     expect(sized.locator("#rp_networks footer [role=status]")).to_have_text(re.compile("张卡片"))
     cut = """(selector) => [...document.querySelectorAll(selector)].filter((one) => one.checkVisibility())
-      .filter((one) => !one.closest('[role=tablist], nav')).map((one) => [one.className || one.type, one.getBoundingClientRect()])
+      .filter((one) => !one.closest('[role=tablist], nav'))
+      .map((one) => [one.className || one.type, one.getBoundingClientRect()])
       .filter(([, box]) => box.width && (box.left < -1 || box.right > innerWidth + 1)).map(([name]) => name)"""
     parts = "#rp_networks :is(button, input, select, textarea, li)"
     assert sized.evaluate(cut, parts) == []

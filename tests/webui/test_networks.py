@@ -1,4 +1,4 @@
-"""Networks over HTTP: listed, searched, told of, edited by administrators, with previews; nothing of the disk is told."""
+"""Networks over HTTP: listed, searched, told of, edited by administrators, no place on the disk is told."""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ def panel_html() -> str:
     return (
         f'<section id="rp_networks" class="rp-drawer" role="dialog" aria-label="{_t("Networks")}" hidden>'
         f'<header><h2>{_t("Networks")}</h2><div role="tablist" aria-label="{_t("Kind")}">{tabs}</div>'
-        f'<button type="button" class="rp-net-close" aria-label="{_t("Close")}" title="{_t("Close")}">✕</button></header>'
+        f'<button type="button" class="rp-net-close" aria-label="{_t("Close")}" title="{_t("Close")}">✕</button>'
+        "</header>"
         f'<div class="rp-net-find"><input type="search" placeholder="{search}" aria-label="{_t("Search networks")}">'
         f'<label><input type="checkbox" checked><span>{_t("Only what fits")}</span></label>'
         f'<select aria-label="{_t("Order")}">{sorts}</select></div>'
@@ -135,7 +136,8 @@ def _weight(card: Card) -> str:
     label, value = f"{_t('Weight of')} {escape(card.name)}", f"{card.weight:g}"
     return (
         f'<span class="rp-net-weight"><input type="range" min="0" max="2" step="0.05" value="{value}" tabindex="-1" '
-        f'aria-label="{label}"><input type="number" step="0.05" value="{value}" tabindex="-1" aria-label="{label}"></span>'
+        f'aria-label="{label}"><input type="number" step="0.05" value="{value}" tabindex="-1" aria-label="{label}">'
+        "</span>"
     )
 
 
