@@ -260,7 +260,6 @@ def build_services(
     """Create the services of the front end. ``login``: nobody gets in without an account."""
     from modules.accounts import Accounts
     from modules.checkpoints.networks.library import Library, Naming
-    from modules.checkpoints.networks.shelf import NetworkShelf
     from modules.gallery.inputs import InputStore
     from modules.jobs.history import History
     from webui.server import Services
@@ -268,9 +267,6 @@ def build_services(
     def naming() -> Naming:
         now = settings.current()
         return Naming(now.network_weight, now.network_names == "Filename")
-
-    places = model_places(args)
-    shelf = NetworkShelf(places.root, args.data_dir, extra=places.loras)
 
     for sentence in models.told_at_start():
         logging.warning(sentence)
@@ -291,7 +287,7 @@ def build_services(
         vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
-        networks=Library(shelf, places, args.data_dir, naming=naming),
+        networks=Library(loader.host.shelf, model_places(args), args.data_dir, naming=naming),
         allowed_hosts=(*args.allowed_host, *_names(args)),
         accounts=Accounts(args.data_dir / "users.db"),
         login=login,
