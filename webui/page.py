@@ -105,7 +105,7 @@ def build_page(
         networks.wire(header.shared["checkpoint"])
         wire_sends(page)
         wire_choices(blocks, catalogues)
-        header.wire(blocks, page.forms)
+        header.wire(page)
     blocks.files = files
     return blocks
 

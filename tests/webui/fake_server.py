@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from PIL import Image
 from modules import builtin
 from modules.accounts import Accounts
 from modules.checkpoints.catalogue import Card
+from modules.checkpoints.choices import Choices
 from modules.checkpoints.embeddings import EmbeddingFile, Suited
 from modules.checkpoints.networks.library import Library
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.checkpoints.places import model_folders
-from modules.errors import Cancelled
+from modules.errors import Cancelled, NotFound
 from modules.extension.host import Host
 from modules.extension.script import ScriptContext, axes_of_params
 from modules.gallery.inputs import InputStore
@@ -159,6 +161,26 @@ def card(checkpoint: str) -> Card:
     return Card(checkpoint, checkpoint, family, "eps", 128, 23_450_000, "0123456789abcdef" * 4, metadata)
 
 
+class Cards:
+    """Model cards that are changed in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Choices] = {}
+
+    def card(self, checkpoint: str) -> Card:
+        kept = self.kept.get(checkpoint, Choices())
+        return replace(card(checkpoint), choices=kept, preset=kept.preset)
+
+    def choose(self, checkpoint: str, chosen: Choices) -> None:
+        self.kept[checkpoint] = chosen
+
+    def illustrate(self, checkpoint: str, image: Image.Image, infotext: str = "") -> None:
+        raise NotFound("there is no folder here")
+
+    def convert(self, checkpoint: str) -> Path:
+        raise NotFound("there is no pickle here")
+
+
 @contextlib.contextmanager
 def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     """Everything as in the program, but for the runner. The queue runs until the end of the block."""
@@ -176,6 +198,7 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     scripts = Scripts(host, Gallery(outputs), context)
     queue = JobQueue(JobStore(data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
     queue.start()
+    cards = Cards()
     try:
         facts: dict[str, Any] = {
             "queue": queue,
@@ -191,7 +214,8 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "native_size": lambda name: 128,
             "vaes": lambda: ("fine.safetensors",),
             "embeddings": suited,
-            "card": card,
+            "card": cards.card,
+            "keeper": cards,
             "networks": Library(shelf, model_folders(models), data_dir),
         }
         yield Services(**{**facts, **changes})
