@@ -301,9 +301,14 @@ def build_services(
 ) -> Services:
     """Create the services of the front end. ``login``: nobody gets in without an account."""
     from modules.accounts import Accounts
+    from modules.checkpoints.networks.library import Library, Naming
     from modules.gallery.inputs import InputStore
     from modules.jobs.history import History
     from webui.server import Services
+
+    def naming() -> Naming:
+        now = settings.current()
+        return Naming(now.network_weight, now.network_names == "Filename")
 
     for sentence in models.told_at_start():
         logging.warning(sentence)
@@ -326,6 +331,7 @@ def build_services(
         vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
+        networks=Library(loader.host.shelf, model_places(args), args.data_dir, naming=naming),
         allowed_hosts=(*args.allowed_host, *_names(args)),
         accounts=Accounts(args.data_dir / "users.db"),
         login=login,

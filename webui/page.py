@@ -17,6 +17,7 @@ from modules.extension.host import TabSpec
 from modules.imaging.files import open_header
 from webui.choices import wire_choices
 from webui.components.header import Header
+from webui.components.networks import NetworkPanel
 from webui.context import Page, Sent, Source, Target
 from webui.events import AT_ONCE
 from webui.html.status import account_html, header_html, results_of, trouble_html, worker_html
@@ -100,6 +101,8 @@ def build_page(
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
                     build_tab(page, spec)
+        networks = NetworkPanel(services)
+        networks.wire(header.shared["checkpoint"])
         wire_sends(page)
         wire_choices(blocks, catalogues)
         header.wire(page)

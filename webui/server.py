@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery.outputs import Gallery
 from webui import extension_routes
-from webui.api import router, sdapi
+from webui.api import panel, router, sdapi
 from webui.i18n import load_catalogues
 from webui.security import login
 from webui.security.access_log import AccessLog
@@ -72,6 +72,7 @@ def create_app(services: Services, *, page: bool = True) -> FastAPI:
     if page:
         from webui import mount
 
+        app.include_router(panel.router(services))
         events = mount.mount(app, services, catalogues, files, claims)
     else:
         app.add_api_route("/", _to_docs, include_in_schema=False)

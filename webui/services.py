@@ -13,6 +13,7 @@ from modules.accounts import LOCAL, Accounts
 from modules.checkpoints.catalogue import Card
 from modules.checkpoints.choices import Choices
 from modules.checkpoints.embeddings import Suited
+from modules.checkpoints.networks.library import Library
 from modules.checkpoints.networks.metadata import family_named
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.extension.host import Host
@@ -158,6 +159,8 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """The model card of a checkpoint."""
+    networks: Library | None = None
+    """LoRAs, hypernetworks, embeddings and checkpoints as cards; None: there are none here."""
     text_encoders: Callable[[], Sequence[str]] = tuple
     """The file names of the text encoders that can be chosen now."""
     keeper: CardKeeper | None = None

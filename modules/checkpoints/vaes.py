@@ -11,7 +11,8 @@ from modules.checkpoints.matching import ambiguous, match
 from modules.errors import UnknownName
 
 AUTOMATIC, OWN = "Automatic", "None"
-"""Special values of a request: the VAE named like the checkpoint, if there is one; always the checkpoint's own."""
+"""Special values of a request: the VAE that the checkpoint's card remembers, else the one named like the checkpoint, if
+there is one; always the checkpoint's own."""
 
 
 class VaeFolders:

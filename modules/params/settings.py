@@ -137,6 +137,25 @@ class Settings:
     history_pictures: int = option(
         60, "Pictures on a page of the history", lo=12, hi=240, step=12, help="more take longer", group="The page"
     )
+    network_weight: float = option(
+        1.0,
+        "Weight of networks",
+        lo=-2.0,
+        hi=2.0,
+        step=0.05,
+        help="that a click on a card writes where the card states none",
+        group="Networks",
+    )
+    network_names: str = option(
+        "Alias from file",
+        "Names of networks",
+        choices=("Alias from file", "Filename"),
+        help="what a click on a card writes: the name that the file states, or the file's own",
+        group="Networks",
+    )
+    network_separator: str = option(
+        " ", "Before a network", help="what a click on a card writes between the prompt and the tag", group="Networks"
+    )
     keep_jobs_days: int = option(
         0,
         "Keep jobs for N days",

@@ -34,6 +34,7 @@ from modules.params.generation import GenerationParams, Hires, Init, Refiner
 from modules.pipeline.conditioning import TextConditioner
 from modules.pipeline.plan import make_plan
 from modules.pipeline.texts import text_encoders, text_vector
+from modules.prompt.tokens import default_tokenizer
 
 ROOT = Path(__file__).parents[2]
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -256,6 +257,20 @@ def test_embeddings_of_sdxl_give_each_encoder_its_own_vectors(sdxl: LatentDiffus
     made = make(engine, checkpoint="sdxl", prompt="a mystyle fox")
     assert 'TI hashes: "mystyle: ' in made.infotext
     assert pixels(made) != pixels(make(engine, checkpoint="sdxl", prompt="a fox"))
+
+
+def test_an_embedding_of_sd2_stands_for_the_words_whose_vectors_it_has(engine: Engine, tmp_path: Path) -> None:
+    """Its vectors are those of two words, so that the text with its name is the text with the words."""
+    model = engine.store.load("sd2")
+    table = model.text[0].state_dict()["token_embedding.weight"]
+    words = default_tokenizer(open_clip=True).ids("red fox")
+    assert len(words) == 2
+    save_file({"emb_params": table[words].clone()}, tmp_path / "mystyle.safetensors")
+    (file,) = EmbeddingFolder(tmp_path).list().for_width(table.shape[1]).files
+    with torch.inference_mode():
+        named = cond(model, "a mystyle in snow", embeddings=[file]).context
+        assert torch.equal(named, cond(model, "a red fox in snow").context)
+        assert not torch.equal(named, cond(model, "a mystyle in snow").context)
 
 
 # --------------------------------------------------------------------------------------- predictions that are seen

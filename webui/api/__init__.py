@@ -20,6 +20,7 @@ from webui.api.parsed import ParsedRoute
 from webui.api.v1.history import add_routes
 from webui.api.v1.jobs import add_jobs, told_job
 from webui.api.v1.lists import add_lists
+from webui.api.v1.networks import add_networks
 from webui.api.v1.openapi import add_docs
 from webui.api.v1.queue import add_queue_routes
 from webui.api.v1.webhooks import Webhooks
@@ -65,6 +66,7 @@ def router(services: Services) -> APIRouter:
     add_queue_routes(routes, services)
     add_jobs(routes, services, webhooks)
     add_lists(routes, services)
+    add_networks(routes, services)
     both = APIRouter(default_response_class=WholeJSON)
     add_docs(both, routes, services.version)
     both.include_router(routes)

@@ -1,4 +1,4 @@
-"""HTML of model cards and the embeddings panel. Every value is escaped."""
+"""HTML of model cards. Every value is escaped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 from html import escape
 
 from modules.checkpoints.catalogue import Card
-from modules.checkpoints.embeddings import EmbeddingFile, Suited
 from modules.checkpoints.presets import Preset
 from modules.errors import RepriseError
 from modules.imaging.files import open_image
@@ -110,31 +109,3 @@ def size(nbytes: int) -> str:
     if nbytes >= 1e9:
         return f"{nbytes / 1e9:.2f} GB"
     return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.0f} kB"
-
-
-def embeddings_html(found: Suited) -> str:
-    """The embeddings panel: a search box, a button for each usable one, and the others with the reason."""
-    if not found.files and not found.skipped:
-        return f'<div class="rp-embeddings"><p>{_t("There are no embeddings in models/embeddings yet.")}</p></div>'
-    chips = "".join(map(_chip, found.files))
-    others = "".join(
-        f'<li data-name="{escape(name.casefold())}">'
-        f'<span translate="no">{escape(name)}</span> <i>{escape(reason)}</i></li>'
-        for name, reason in found.skipped.items()
-    )
-    rest = f"<details><summary>{_t('Not for this model')}: {len(found.skipped)}</summary><ul>{others}</ul></details>"
-    return (
-        '<div class="rp-embeddings">'
-        f'<input type="search" placeholder="{_t("Search embeddings")}" aria-label="{_t("Search embeddings")}">'
-        f'<div class="rp-names">{chips}</div>{rest if found.skipped else ""}</div>'
-    )
-
-
-def _chip(file: EmbeddingFile) -> str:
-    facts = f"{file.count} vector" if file.count == 1 else f"{file.count} vectors"
-    if file.checkpoint_name:
-        facts += f", trained on {file.checkpoint_name}"
-    return (
-        f'<button type="button" data-name="{escape(file.name.casefold())}" data-insert="{escape(file.name)}"'
-        f' title="{escape(facts)}" translate="no">{escape(file.name)}<small>{file.count}</small></button>'
-    )

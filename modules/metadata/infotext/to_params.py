@@ -69,6 +69,9 @@ _WHOLE: dict[str, Any] = {
 _SILENT = {"Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "User"}
 """Keys that ask for nothing that we do not do."""
 
+_ADDNET = "AddNet "
+"""Keys of the extension Additional Networks, whose LoRAs become tags where a text is pasted."""
+
 
 def params_from(
     parsed: Mapping[str, Any],
@@ -112,7 +115,7 @@ def params_from(
     if whole:
         start = _start_from(parsed, notes)
         changes |= {"hires": _hires_from(parsed, notes), "refiner": _refiner_from(parsed, notes)}
-    known = _PLAIN.keys() | _SILENT | _PASSES
+    known = _PLAIN.keys() | _SILENT | _PASSES | {key for key in parsed if key.startswith(_ADDNET)}
     if whole and (specs := tuple(modifiers)):
         changes["extensions"], keys = from_text(specs, parsed, notes)
         known |= keys
