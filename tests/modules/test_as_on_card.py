@@ -258,7 +258,12 @@ class TestPreviews:
         task = cast(
             Task, SimpleNamespace(model=model, callbacks=RunCallbacks(progress.append), done=0, parts=1, images=1)
         )
-        report = StepReporter(task, batch, lambda latent: shown.append(float(latent.mean())))  # type: ignore[arg-type, func-returns-value]
+
+        def show(latent: Tensor) -> Image.Image:
+            shown.append(float(latent.mean()))
+            return Image.new("RGB", (8, 8))
+
+        report = StepReporter(task, batch, show)
         for step in range(4):
             report(step, torch.zeros(1), 1.0, torch.full((1, 4, 8, 8), step + 1.0))
             progress[-1].preview()
