@@ -55,10 +55,8 @@ MATMUL = "matmul 8192, {}"
 
 def machine(report: Report, device: Device) -> None:
     """TFLOP/s of square matrix products, the measure of all shares."""
-    report.put(
-        "device",
-        f"{device.describe()}, torch {torch.__version__}, kernels {fused.has_kernels(torch.empty(0, device=device.device))}",
-    )
+    compiled = fused.has_kernels(torch.empty(0, device=device.device))
+    report.put("device", f"{device.describe()}, torch {torch.__version__}, kernels {compiled}")
     report.put("triton", "there" if importlib.util.find_spec("triton") else "missing")
     for dtype in (torch.float16, torch.bfloat16):
         a, b = (torch.randn(8192, 8192, device=device.device, dtype=dtype) for _ in range(2))
