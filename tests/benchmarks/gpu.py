@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ MATMUL = "matmul 8192, {}"
 
 def machine(report: Report, device: Device) -> None:
     """TFLOP/s of square matrix products, the measure of all shares."""
-    report.put("device", f"{device.describe()}, torch {torch.__version__}, kernels {fused.kernels is not None}")
+    compiled = fused.has_kernels(torch.empty(0, device=device.device))
+    report.put("device", f"{device.describe()}, torch {torch.__version__}, kernels {compiled}")
     report.put("triton", "there" if importlib.util.find_spec("triton") else "missing")
     for dtype in (torch.float16, torch.bfloat16):
         a, b = (torch.randn(8192, 8192, device=device.device, dtype=dtype) for _ in range(2))
-        taken = milliseconds({"": lambda a=a, b=b: a @ b}, 20)[""]
+        taken = milliseconds({"": partial(torch.matmul, a, b)}, 20)[""]
         report.put(MATMUL.format(dtype), 2 * 8192**3 / taken / 1e9, "TFLOP/s")
 
 
@@ -73,12 +75,15 @@ def kernels(report: Report, device: Device) -> None:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, device=device.device, dtype=device.dtype)
 
-    for b, c, side in ((2, 320, 64), (8, 320, 64), (16, 640, 32), (16, 1920, 16), (8, 1280, 8)):
+    def put_norm(b: int, c: int, side: int) -> None:
         x = device.place(torch.randn(b, c, side, side) * 2 + 1)
         norm = device.prepare(torch.nn.GroupNorm(32, c).to(device.device))
         exact = F.silu(F.group_norm(x.float(), 32, norm.weight.float(), norm.bias.float(), norm.eps))
-        way = lambda norm=norm, x=x: fused.group_norm(norm, x, silu=True)  # noqa: E731
-        put(f"GroupNorm+SiLU {b}x{c}x{side}x{side}", way().float() - exact, way, lambda norm=norm, x=x: F.silu(norm(x)))
+        way = partial(fused.group_norm, norm, x, silu=True)
+        put(f"GroupNorm+SiLU {b}x{c}x{side}x{side}", way().float() - exact, way, lambda: F.silu(norm(x)))
+
+    for shape in ((2, 320, 64), (8, 320, 64), (16, 640, 32), (16, 1920, 16), (8, 1280, 8)):
+        put_norm(*shape)
     x = random(8, 4096, 2560)
     value, gate = x.float().chunk(2, dim=-1)
     error = fused.geglu(x).float() - value * F.gelu(gate)
@@ -161,7 +166,7 @@ def launches(report: Report, device: Device, unet: UNet, batch: int) -> None:
             for _ in range(3):
                 way()
             torch.cuda.synchronize()
-        events = [e for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        events = [e for e in profiled.events() if "CUDA" in str(e.device_type)]
         busy = sum(e.time_range.elapsed_us() for e in events)
         span = max(e.time_range.end for e in events) - min(e.time_range.start for e in events)
         report.put(f"launches batch {batch}, {name}", f"{len(events) / 3:.0f} a step, busy {busy / span:.0%}")
@@ -308,7 +313,7 @@ def _random_model(device: Device, models: Path) -> Path:
         "first_stage_model.": (VAE, VAEConfig()),
         "cond_stage_model.transformer.text_model.": (CLIPText, TextConfig()),
     }
-    state = {}
+    state: dict[str, Tensor] = {}
     for prefix, (network, config) in prefixes.items():
         made = new(network, config, replace(device, channels_last=False))
         state |= {prefix + key: tensor.cpu().contiguous() for key, tensor in made.state_dict().items()}

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from modules.builtin import register
@@ -143,6 +144,14 @@ def test_a_shared_prefix_is_the_same_image_up_to_rounding(models: Path, changes:
         assert levels.max() <= 1
 
 
+def fill(path: Path, value: float) -> None:
+    """Write ``value`` into all weights of a UNet's last layer."""
+    with safe_open(path, "pt") as file:
+        weights, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    weights["model.diffusion_model.out.2.weight"].fill_(value)
+    save_file(weights, path, metadata=metadata)
+
+
 class TestOverflow:
     """A model with numbers beyond 65504, the largest of float16."""
 
@@ -150,9 +159,7 @@ class TestOverflow:
     def large(self, tmp_path: Path) -> Path:
         path = write_tiny_checkpoint(tmp_path / "Stable-diffusion" / "large.safetensors", seed=5)
         write_tiny_checkpoint(tmp_path / "Stable-diffusion" / "tiny.safetensors", seed=5)
-        weights = load_file(path)
-        weights["model.diffusion_model.out.2.weight"].fill_(60000.0)
-        save_file(weights, path)
+        fill(path, 60000.0)
         return tmp_path
 
     def test_it_is_made_in_a_wider_format_and_that_is_said_once(self, large: Path) -> None:
@@ -167,9 +174,7 @@ class TestOverflow:
         assert images(engine, checkpoint="tiny")[0].recipe.dtype == "float16"
 
     def test_without_a_wider_format_it_fails_with_a_way_out(self, large: Path) -> None:
-        weights = load_file(large / "Stable-diffusion" / "large.safetensors")
-        weights["model.diffusion_model.out.2.weight"].fill_(torch.nan)
-        save_file(weights, large / "Stable-diffusion" / "large.safetensors")
+        fill(large / "Stable-diffusion" / "large.safetensors", torch.nan)
         with pytest.raises(RepriseError, match=r"values that are no numbers; .*--dtype float32"):
             images(engine_of(large, Device(CPU.device, torch.float16)), checkpoint="large")
 
@@ -258,7 +263,12 @@ class TestPreviews:
         task = cast(
             Task, SimpleNamespace(model=model, callbacks=RunCallbacks(progress.append), done=0, parts=1, images=1)
         )
-        report = StepReporter(task, batch, lambda latent: shown.append(float(latent.mean())))  # type: ignore[arg-type, func-returns-value]
+
+        def show(latent: Tensor) -> Image.Image:
+            shown.append(float(latent.mean()))
+            return Image.new("RGB", (8, 8))
+
+        report = StepReporter(task, batch, show)
         for step in range(4):
             report(step, torch.zeros(1), 1.0, torch.full((1, 4, 8, 8), step + 1.0))
             progress[-1].preview()

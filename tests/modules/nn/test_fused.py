@@ -29,7 +29,8 @@ def made(network: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.1)
-    return network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    network.requires_grad_(False).eval()
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_what_all_texts_share_is_computed_once_and_gives_the_same(fuse: bool, mo
         emb, text = unet.embed(torch.tensor([500.0])).expand(6, -1), unet.text_keys(context)
         expected = unet.run(x.repeat(3, 1, 1, 1), emb, text)
         own = F.conv2d
-        monkeypatch.setattr(F, "conv2d", lambda x, *rest: rows.append(len(x)) or own(x, *rest))
+        monkeypatch.setattr(F, "conv2d", lambda x, *rest: (rows.append(len(x)), own(x, *rest))[1])  # type: ignore[func-returns-value]
         shared = unet.run(x, emb, text, 3)
     assert torch.allclose(shared, expected, atol=1e-4, rtol=1e-4)
     if fuse:
@@ -114,7 +115,7 @@ def test_hooks_are_called_though_fusing_would_pass_them_by(fusing: None) -> None
     handle.remove()
     unet(latents(1), torch.tensor([1.0]), states(1))
     assert len(called) == 1
-    block.out_layers[3].forward = lambda x: called.append(block) or torch.zeros_like(x)
+    block.out_layers[3].forward = lambda x: (called.append(block), torch.zeros_like(x))[1]  # type: ignore[func-returns-value]
     unet(latents(1), torch.tensor([1.0]), states(1))
     assert len(called) == 2
 
