@@ -1,6 +1,4 @@
-"""Cache of loaded checkpoints: the most recent ones stay in memory, within a budget, so that switching back is
-instant.
-"""
+"""Cache of loaded checkpoints: those used last stay in memory, within a budget, so that switching back is instant."""
 
 from __future__ import annotations
 
@@ -12,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from modules.checkpoints.detect import native_size
+import torch
+
+from modules.checkpoints.detect import detect, native_size
 from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
+from modules.checkpoints.memory import Budget, Residence, find_budget, weight_bytes
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
 from modules.checkpoints.source import open_source
@@ -22,6 +23,9 @@ from modules.devices import Device
 from modules.errors import CheckpointError
 from modules.nn.configs import VAEConfig
 from modules.nn.vae import VAE
+from modules.params.generation import FP8_ALL as ALL
+from modules.params.generation import FP8_SDXL as SDXL
+from modules.params.generation import FULL
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +46,27 @@ class ModelStore:
         hashes: Hashes,
         *,
         default: str = "",
-        budget: int = 8 * 2**30,
+        budget: int | Budget | None = None,
         vaes: VaeFolders | None = None,
+        residence: Residence | None = None,
     ):
+        """``budget``: what models may take, in bytes of main memory or as a `Budget`; the newest one stays whatever its
+        size. None: what this machine has (`find_budget`). ``residence``: which networks lie on the card, if not all.
+        """
         self.folder = folder
         self.device = device
         self._hashes = hashes
         self._default = default
-        self._budget = budget
-        """Bytes of weights to keep; the newest model stays whatever its size."""
+        if residence is None:
+            found = Budget(budget) if isinstance(budget, int) else budget or find_budget(device)
+            residence = Residence(device, found)
+        self.residence = residence
+        self.budget = residence.budget
         self._vaes = vaes or VaeFolders(folder / "none", folder)
         self._vae: tuple[tuple[Path, int, VAEConfig], VAE] | None = None
         """The standalone VAE used last."""
-        self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()
+        self._loaded: OrderedDict[tuple[Path, bool], tuple[int, LatentDiffusion]] = OrderedDict()
+        """By file, and whether the UNet is kept in 8 bits."""
 
     def find(self, name: str) -> ModelFile:
         return find_model(self.folder, name, self._default)
@@ -78,13 +90,14 @@ class ModelStore:
         path = self._vaes.unconverted(model.path) if model.vae_path is None else None
         return path.name if path else ""
 
-    def load(self, name: str = "", vae: str = AUTOMATIC) -> LatentDiffusion:
-        """Load the checkpoint ``name`` (empty: the default) with the VAE that ``vae`` names.
+    def load(self, name: str = "", vae: str = AUTOMATIC, fp8: str = FULL) -> LatentDiffusion:
+        """Load the checkpoint ``name`` (empty: the default) with the VAE that ``vae`` names; ``fp8`` says whether the
+        UNet's weights are kept in 8 bits.
 
         What is in memory, and whose file has not changed since, is used as it is. Another autoencoder stands beside
         the checkpoint's own, whose networks are left as they are.
         """
-        model = self._load(self.find(name))
+        model = self._load(self.find(name), fp8)
         path = self._vaes.find(vae, model.path)
         if path is None and not model.config.own_vae:
             raise _no_vae(model.name, list(self._vaes.list()))
@@ -93,26 +106,36 @@ class ModelStore:
         key = (path, path.stat().st_mtime_ns, model.config.vae)
         if self._vae is None or self._vae[0] != key:
             self._vae = None  # two never have to fit at once
-            self._vae = (key, load_vae(path, self.device, model.config.vae))
+            home = self.residence.home(path.stat().st_size, model.nbytes)
+            self._vae = (key, load_vae(path, self.device, model.config.vae, home))
             log.info("loaded %s", path.name)
         sha256, name = self._hashes.sha256(path), self._vaes.name_of(path)
         return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=sha256, vae_name=name)
 
-    def _load(self, file: ModelFile) -> LatentDiffusion:
+    def _load(self, file: ModelFile, fp8: str) -> LatentDiffusion:
         stamp = file.path.stat().st_mtime_ns
-        kept = self._loaded.get(file.path)
+        in_8_bits = fp8 == ALL or (fp8 == SDXL and self._is_sdxl(file.path))
+        key = file.path, in_8_bits
+        kept = self._loaded.get(key)
         if kept and kept[0] == stamp:
-            self._loaded.move_to_end(file.path)
+            self._loaded.move_to_end(key)
             return kept[1]
-        self._loaded.pop(file.path, None)
+        self._loaded.pop(key, None)
         self._make_room(file.nbytes)
         start = time.perf_counter()
-        model = load(file.path, self.device, name=file.stem, sha256=self._hashes.sha256(file.path))
+        sha256 = self._hashes.sha256(file.path)
+        model = load(
+            file.path, self.device, name=file.stem, sha256=sha256, residence=self.residence, fp8=in_8_bits
+        )
         if model.config.only_seen:
             self._ask(model)
         log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, self.device.describe())
-        self._loaded[file.path] = (stamp, model)
+        self._loaded[key] = (stamp, model)
         return model
+
+    @staticmethod
+    def _is_sdxl(path: Path) -> bool:
+        return detect(path.stem, open_source(path).header, path).family.name.startswith("sdxl")
 
     def _ask(self, model: LatentDiffusion) -> None:
         """Find out what a model predicts, once for each content of a file."""
@@ -127,15 +150,40 @@ class ModelStore:
         """Drop a model that was modified, together with a separately loaded VAE."""
         self._vae = None
         self._loaded = OrderedDict(
-            (path, kept) for path, kept in self._loaded.items() if kept[1].unet is not model.unet
+            (key, kept) for key, kept in self._loaded.items() if kept[1].unet is not model.unet
         )
 
+    def relieve(self) -> bool:
+        """Free what no computation of the moment needs: networks on the card but for those that are brought next, or
+        without a card all models but the one used last. Whether there was anything.
+        """
+        if self.residence.relieve():
+            return True
+        dropped = len(self._loaded) > 1 and not self.device.is_card
+        while dropped and len(self._loaded) > 1:
+            self._drop_oldest()
+        self.device.release()
+        return dropped
+
     def _make_room(self, size: int) -> None:
-        """Drop the least recently used models before a new one is read, so that two need not fit at once."""
+        """Drop the least recently used models before a new one is read, so that two need not fit at once.
+
+        What others of this machine have taken since the start counts too: a model that is not used makes room before
+        the system swaps.
+        """
         dropped = False
-        while self._loaded and size + sum(model.nbytes for _, model in self._loaded.values()) > self._budget:
-            _, (_, model) = self._loaded.popitem(last=False)
-            log.info("dropped %s", model.name)
+        while self._loaded and not self._fits(size):
+            self._drop_oldest()
             dropped = True
         if dropped:
             gc.collect()
+
+    def _fits(self, size: int) -> bool:
+        kept = sum(model.nbytes for _, model in self._loaded.values())
+        vae = weight_bytes(self._vae[1]) if self._vae else 0
+        free, total = Device(torch.device("cpu"), torch.float32).memory()
+        return size + kept + vae <= self.budget.all and (size <= free or not total)
+
+    def _drop_oldest(self) -> None:
+        _, (_, model) = self._loaded.popitem(last=False)
+        log.info("dropped %s", model.name)

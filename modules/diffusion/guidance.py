@@ -85,10 +85,12 @@ class Guided:
         *,
         skips: Sequence[Skip] = (),
         alone: bool = False,
+        apart: bool = False,
         always_negative: bool = False,
         calls: int = 0,
     ):
-        """``calls``: those of the run that were made before.
+        """``calls``: those of the run that were made before. ``apart``: each condition goes through the network by
+        itself, which takes less memory.
 
         ``always_negative``: ask for the negative prompt even where it cancels out, because `direction` is wanted.
         """
@@ -99,6 +101,7 @@ class Guided:
         self._scale = scale
         self._skips = skips
         self._alone = alone
+        self._apart = apart
         self._always_negative = always_negative
         self.calls = calls
         self._last: tuple[Tensor, float, Tensor] | None = None
@@ -152,8 +155,8 @@ class Guided:
         answers: dict[int, Tensor] = {}
         for length in dict.fromkeys(cond.context.shape[1] for cond in conds):
             group = [i for i, cond in enumerate(conds) if cond.context.shape[1] == length]
-            if len(group) == 1:
-                answers[group[0]] = self._network(x, sigma, conds[group[0]])
+            if len(group) == 1 or self._apart:
+                answers.update((i, self._network(x, sigma, conds[i])) for i in group)
                 continue
             joined = self._join([conds[i] for i in group], len(x))
             together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)

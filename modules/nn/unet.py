@@ -14,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.nn.attention import KeyValue, attention, join_heads, split_heads
+from modules.nn.attention import KeyValue, attention, join_heads, sliced_attention, split_heads
 from modules.nn.configs import NO_MIDDLE, ONE_BLOCK, UNetConfig
 
 
 class CrossAttention(nn.Module):
     """Attention of image tokens to themselves, or to the text when keys and values are given."""
+
+    sliced = False
+    """Whether it is computed for some of the tokens at a time."""
 
     def __init__(self, channels: int, context_dim: int, heads: int):
         super().__init__()
@@ -35,7 +38,8 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, key_value: KeyValue | None = None) -> Tensor:
         q = split_heads(self.to_q(x), self.heads)
         k, v = key_value or self.key_value(x)
-        out: Tensor = self.to_out(join_heads(attention(q, k, v)))
+        attend = sliced_attention if self.sliced else attention
+        out: Tensor = self.to_out(join_heads(attend(q, k, v)))
         return out
 
 
@@ -234,6 +238,12 @@ class UNet(nn.Module):
 
     def _transformer_blocks(self) -> Iterator[TransformerBlock]:
         return (module for module in self.modules() if isinstance(module, TransformerBlock))
+
+    def slice_attention(self, sliced: bool) -> None:
+        """Whether attention is computed in slices from now on: less memory, and sums that may be rounded otherwise."""
+        for layer in self.modules():
+            if isinstance(layer, CrossAttention) and layer.sliced != sliced:
+                layer.sliced = sliced
 
     def run(self, x: Tensor, emb: Tensor, text: TextKeys) -> Tensor:
         """One evaluation at latents ``x`` (b, in_channels, h, w) with what `embed` and `text_keys` gave."""

@@ -31,6 +31,7 @@ class CachedUNet:
         # The Cond is kept so that its id stays its own.
         self._texts: dict[int, tuple[Cond, TextKeys, Tensor | None]] = {}
         self._changes = model.unet.changes
+        model.unet.slice_attention(model.memory.way.sliced)
         self._embed([sigma for sigma in dict.fromkeys(sigmas) if sigma > 0])
 
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor:
@@ -44,13 +45,19 @@ class CachedUNet:
             image_cond = self._image_cond.repeat(len(x) // len(self._image_cond), 1, 1, 1)
             scaled = torch.cat([scaled, image_cond], dim=1)
         scaled = device.place(scaled)
-        keys, label = self._text(cond, len(x))
-        emb = self._embedding(sigma).expand(len(x), -1)
-        prediction = unet.run(scaled, emb if label is None else emb + label, keys).to(x.dtype)
+
+        def predicted() -> Tensor:
+            self._model.bring_unet(len(x), x.shape[2] * x.shape[3])
+            keys, label = self._text(cond, len(x))
+            emb = self._embedding(sigma).expand(len(x), -1)
+            return unet.run(scaled, emb if label is None else emb + label, keys).to(x.dtype)
+
+        prediction = self._model.memory.attempt(predicted)
         return denoised(prediction, x, sigma, self._model.config.prediction)
 
     def _embed(self, sigmas: list[float]) -> None:
         if sigmas:
+            self._model.bring("unet")
             t = torch.tensor([self._table.sigma_to_t(s) for s in sigmas], device=self._model.device.device)
             self._embeddings.update(zip(sigmas, self._model.unet.embed(t)[:, None], strict=True))
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
+from modules.checkpoints.way import SamplingRanOut
 from modules.diffusion.types import StopSampling
-from modules.errors import Cancelled, UserError
+from modules.errors import Cancelled, OutOfMemory, UserError, out_of_memory
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import Previews
@@ -134,7 +135,8 @@ class BatchRunner:
         """Sampled images: from text, over one start image for all, or over one each."""
         model, init = task.model, batch.params.init
         start = encode(model, batch, init_images, init) if init_images and init else None
-        latents, params, skipped = self._sample(task, batch, init_images, start)
+        with _sampling():
+            latents, params, skipped = self._sample(task, batch, init_images, start)
         with contextlib.ExitStack() as patched:  # by the second pass, until its images are decoded
             if batch.hires and not skipped:
                 task, latents, skipped = self._hires_pass(task, batch, latents, patched)
@@ -165,16 +167,18 @@ class BatchRunner:
             # A modifier may be in both with other options, so one pass's patches never lie over the other's.
             task.hooks.unpatch()
             patched.enter_context(hooks.patching(task.left_modified))
-        other = self._load_sibling(task.model, second.params.checkpoint)
+        other = self._load_sibling(task.model, second.params.checkpoint, second.params.fp8_storage)
         other = replace(other, config=other.config.predicting(second.params.prediction))
         task = replace(task, model=hooks.patched(other), hooks=hooks)
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
-        latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
+        with _sampling():
+            latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
         return task, latents, skipped
 
-    def _load_sibling(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
+    def _load_sibling(self, model: LatentDiffusion, checkpoint: str, fp8: str) -> LatentDiffusion:
         """Load another checkpoint for the same request, with the VAE of ``model`` if that is a separate file."""
-        return replace(self._store.load(checkpoint, model.vae_name), embeddings=model.embeddings)
+        other = self._store.load(checkpoint, model.vae_name, fp8)
+        return replace(other, embeddings=model.embeddings, memory=model.memory)
 
     def _enlarge(self, name: str, callbacks: RunCallbacks) -> Enlarge | None:
         """The upscaling function of an upscaler; None for latent upscalers and for plain Lanczos."""
@@ -196,7 +200,7 @@ class BatchRunner:
 
         def load() -> tuple[LatentDiffusion, Sequence[ScheduledCond], ScheduledCond]:
             assert refiner
-            other = hooks.patched(self._load_sibling(model, refiner.checkpoint))
+            other = hooks.patched(self._load_sibling(model, refiner.checkpoint, batch.params.fp8_storage))
             return other, *self._encoder.encode(other, batch, hooks.scope())[:2]
 
         image_cond = inpaint_conditioning(model, batch, init_images) if is_inpainting_model(model) else None
@@ -214,6 +218,17 @@ class BatchRunner:
             hooks=hooks,
         )
         return latents, params, reporter.skipped
+
+
+@contextlib.contextmanager
+def _sampling() -> Iterator[None]:
+    """Tells want of memory within it from that of other parts of a run."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OutOfMemory) as error:
+        if short := out_of_memory(error):
+            raise SamplingRanOut(short.message, hint=short.hint) from error
+        raise
 
 
 class StepReporter:

@@ -65,7 +65,7 @@ def generate(
 
     ``image_cond`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
     """
-    params, sampler = batch.params, batch.sampler
+    params, sampler, way = batch.params, batch.sampler, model.memory.way
     trained = model.config.schedule
     levels = choices.noise_table(params, trained, zero_terminal_snr=model.config.zero_terminal_snr)
     table = sampler.table_for(levels)
@@ -86,8 +86,12 @@ def generate(
             negative,
             params.cfg_scale * sampler.cfg_factor,
             skips=choices.skips(params, sampler, table, begin.t_enc + 1),
-            alone=params.kernels == "exact"
-            and needs_single_image_batches(model, size, len(batch.seeds), positive, negative),
+            alone=way.one_by_one
+            or (
+                params.kernels == "exact"
+                and needs_single_image_batches(model, size, len(batch.seeds), positive, negative)
+            ),
+            apart=way.sliced,
             always_negative=sampler.cfg_factor != 1,
             calls=calls,
         )
