@@ -27,6 +27,8 @@ class ByteLimit(TorchDispatchMode):
         self.failures = 0
         """How often the limit was reached."""
         self._living: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._most = 0
+        """What may be living: counted exactly only where that would be too much, or a new peak."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Sequence[Any], args: Any = (), kwargs: Any = None
@@ -37,6 +39,9 @@ class ByteLimit(TorchDispatchMode):
             if isinstance(tensor, Tensor) and (address := _address(tensor)) not in before:
                 storage = tensor.untyped_storage()
                 self._living[address] = StorageWeakRef(storage), storage.nbytes()
+                self._most += storage.nbytes()
+        if self._most + self.extra() <= self.peak:
+            return out
         living = self.living()
         self.peak = max(self.peak, living)
         if living > self.limit:
@@ -46,7 +51,8 @@ class ByteLimit(TorchDispatchMode):
 
     def living(self) -> int:
         self._living = {key: value for key, value in self._living.items() if not value[0].expired()}
-        return sum(size for _, size in self._living.values()) + self.extra()
+        self._most = sum(size for _, size in self._living.values())
+        return self._most + self.extra()
 
 
 def _address(tensor: Tensor) -> int:

@@ -28,7 +28,7 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.errors import UserError
-from modules.nn.streamed import STORED
+from modules.nn.streamed import STORED, Streamed
 from modules.nn.unet import TransformerBlock
 
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -38,20 +38,23 @@ CPU = Device(torch.device("cpu"), torch.float32)
 class Account:
     """A mover that moves nothing and writes down what lies on the pretended card."""
 
-    there: set[int] = field(default_factory=set)
-    """Addresses of the parameters' objects."""
+    there: dict[int, int] = field(default_factory=dict)
+    """Addresses of the parameters' objects, and their bytes."""
     moved: list[str] = field(default_factory=list)
+    nbytes: int = 0
 
     def bring(self, module: nn.Module) -> None:
-        new = {id(p) for p in module.parameters()} - self.there
+        new = {id(p): p.nbytes for p in module.parameters() if id(p) not in self.there}
         if new:
             self.moved.append(f"+{type(module).__name__}")
         self.there |= new
+        self.nbytes += sum(new.values())
 
     def take_away(self, module: nn.Module) -> None:
-        if any(id(p) in self.there for p in module.parameters()):
+        gone = [self.there.pop(id(p)) for p in module.parameters() if id(p) in self.there]
+        if gone:
             self.moved.append(f"-{type(module).__name__}")
-        self.there -= {id(p) for p in module.parameters()}
+        self.nbytes -= sum(gone)
 
     def holds(self, module: nn.Module) -> bool:
         return all(id(p) in self.there for p in module.parameters())
@@ -114,9 +117,7 @@ def test_medvram_has_one_network_on_the_card_at_a_time(path: Path) -> None:
         assert held == [part]
 
 
-def test_lowvram_brings_a_unet_layer_by_layer_and_its_numbers_are_the_same(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lowvram_leaves_a_unet_in_main_memory_and_its_numbers_are_the_same(path: Path) -> None:
     model, account = placed(path, GB, LOWVRAM)
     plain = load(path, CPU)
     x, t, context = torch.randn(1, 4, 8, 8), torch.tensor([500.0]), torch.randn(1, 77, model.config.unet.context_dim)
@@ -125,8 +126,17 @@ def test_lowvram_brings_a_unet_layer_by_layer_and_its_numbers_are_the_same(
         expected = plain.unet(x, t, context, y)
         model.bring("unet")
         assert not account.there  # nothing of it stays on the card
-        monkeypatch.setattr(torch, "device", torch.device)
         assert torch.equal(model.unet(x, t, context, y), expected)
+
+
+def test_every_layer_gets_its_weights_on_the_device_that_computes_and_they_go_home(path: Path) -> None:
+    unet, meta = load(path, CPU).unet, torch.device("meta")  # on which a weight that stayed behind is an error
+    Streamed(unet, meta, torch.float32)
+    x, t, context = (torch.zeros(*shape, device=meta) for shape in ((1, 4, 8, 8), (1,), (1, 7, 8)))
+    y = torch.zeros(1, unet.config.vector_dim, device=meta)
+    with torch.inference_mode():
+        assert unet(x, t, context, y).device == meta
+    assert {p.device.type for p in unet.parameters()} == {"cpu"}
 
 
 def test_a_unet_that_is_too_large_keeps_as_many_layers_on_the_card_as_fit(path: Path) -> None:
