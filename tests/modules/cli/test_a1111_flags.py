@@ -16,10 +16,11 @@ from modules.errors import UserError
         ("--server-name=::1", "--host ::1"),
         ("--no-half --autolaunch", "--dtype float32 --autolaunch"),
         ("--use-cpu all interrogate --theme dark", "--device cpu --theme dark"),
-        ("--precision full --no-half-vae --medvram --xformers", ""),
+        ("--precision full --no-half-vae --medvram --xformers", "--medvram"),
         ("--ckpt-dir /models --opt-split-attention --skip-torch-cuda-test --port 80", "--ckpt-dir /models --port 80"),
         ("--freeze-settings", "--lock-settings all"),
-        ("--lowvram generate fox --steps 3", "generate fox --steps 3"),
+        ("--lowram generate fox --steps 3", "generate fox --steps 3"),
+        ("--lowvram --use-ipex --device-id 1", "--lowvram --device xpu --device-id 1"),
         ("generate --steps 3 fox --api", "generate --steps 3 fox"),
         ("--allowed-host=lan --data-dir=/x", "--allowed-host=lan --data-dir=/x"),
         ("", ""),
@@ -34,7 +35,7 @@ OF_A1111 = (
     "--disable-all-extensions --disable-extra-extensions --disable-model-loading-ram-optimization --dump-sysinfo "
     "--freeze-settings-in-sections=x --gfpgan-dir=x --gfpgan-model=x --localizations-dir=x --ngrok-options={} "
     "--ngrok-region=eu --show-negative-prompt --test-server --textual-inversion-templates-dir=x --ui-debug-mode "
-    "--unload-gfpgan --use-ipex --skip-load-model-at-start --dat-models-path=x --scunet-models-path=x "
+    "--unload-gfpgan --skip-load-model-at-start --dat-models-path=x --scunet-models-path=x "
     "--ldsr-models-path=x --lyco-dir-backcompat=x --unix-filenames-sanitization --filenames-max-length=9 "
     "--opt-channelslast"
 )
@@ -56,8 +57,8 @@ def test_extensions_that_are_not_to_be_loaded_are_not() -> None:
 
 
 def test_what_means_nothing_here_is_said_once_for_each() -> None:
-    notes = translated(["--medvram", "--port", "80", "--opt-sdp-attention"])[1]
-    assert [note.partition(" does nothing here: ")[0] for note in notes] == ["--medvram", "--opt-sdp-attention"]
+    notes = translated(["--lowram", "--port", "80", "--opt-sdp-attention"])[1]
+    assert [note.partition(" does nothing here: ")[0] for note in notes] == ["--lowram", "--opt-sdp-attention"]
     assert translated(["--no-half"])[1] == []
 
 
