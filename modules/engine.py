@@ -14,7 +14,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.way import Memory, SamplingRanOut, Way
-from modules.errors import OutOfMemory, out_of_memory
+from modules.errors import OutOfMemory, RepriseError, out_of_memory
 from modules.extension.host import Host
 from modules.extension.modifier import UsedFile
 from modules.gallery.inputs import InputStore
@@ -31,7 +31,7 @@ from modules.pipeline.provenance import Recorder, input_files, model_files, prov
 from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
 from modules.pipeline.results import RunCallbacks as RunCallbacks
-from modules.pipeline.run import BatchRunner, InitImages, Task, image_conditioning_facts
+from modules.pipeline.run import BatchRunner, InitImages, Overflow, Task, image_conditioning_facts
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,11 @@ class Engine:
             except SamplingRanOut as error:
                 log.warning("%s", error)
                 ran_out = OutOfMemory(error.message, hint=error.hint)
+            except Overflow as overflow:
+                widened = [self.store.widen(model) for model in overflow.models]
+                if not any(widened):
+                    raise RepriseError(str(overflow), hint="start with --dtype float32") from overflow
+                note_once(f"{overflow.models[-1].name} overflows in float16; the job goes on in a wider number format")
             except (MemoryError, RuntimeError) as error:
                 if short := out_of_memory(error):
                     log.warning("%s", error)

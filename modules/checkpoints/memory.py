@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from modules.devices import Device
+from modules.devices import Device, in_main_memory
 from modules.errors import UserError
 from modules.nn.configs import UNetConfig, VAEConfig
 from modules.nn.streamed import STORED, Streamed, units
@@ -60,7 +60,7 @@ def find_budget(device: Device, ram: float | None = None, card: float | None = N
     for name, value in (("ram_budget", ram), ("card_budget", card)):
         if value is not None and not 0 < value < 2**20:
             raise UserError(f"{value} GB is no amount of memory", hint="give it in GB, like 12 or 5.5", field=name)
-    available, _ = Device(torch.device("cpu"), torch.float32).memory()
+    available, _ = in_main_memory()
     found = max(available - max(available // 4, 2 * GB), GB)
     on_card = device.memory()[0] if device.is_card else None
     if on_card is not None and card is not None:
@@ -244,7 +244,7 @@ def unet_working(config: UNetConfig, images: int, area: int, dtype: torch.dtype)
 
     Its feature maps and what attention and convolutions put down; `python -m tests.benchmarks memory` counts them.
     """
-    return 24 * images * area * config.model_channels * dtype.itemsize
+    return 32 * images * area * config.model_channels * dtype.itemsize
 
 
 def vae_working(config: VAEConfig, area: int, dtype: torch.dtype) -> int:

@@ -27,12 +27,15 @@ from modules.nn import vae as vae_nn
 from modules.nn.banded_vae import Banded
 from modules.nn.clip import CLIPText
 from modules.nn.configs import CLIP, TextConfig, VAEConfig
+from modules.nn.graphs import GraphPool
 from modules.nn.openclip import OpenCLIPText
 from modules.nn.streamed import in_8_bits
 from modules.nn.text import Inserted, TextEncoder, TextStates
 from modules.nn.unet import UNet
 
 log = logging.getLogger(__name__)
+_DECODING = 1024
+"""Numbers for each pixel that decoding an image holds at most: 914 were measured at 512x512."""
 _GROUP = 128 * 2**20
 """Bytes mapped at a time while loading; each group is released before the next is touched."""
 
@@ -64,6 +67,8 @@ class LatentDiffusion:
     """Where its networks lie; None: they never move."""
     memory: Memory = field(default_factory=Memory)
     """The way of the run at hand where memory is short."""
+    graphs: GraphPool = field(default_factory=lambda: GraphPool(None))
+    """Recorded steps of the UNet, where its device has such a thing."""
 
     @property
     def short_hash(self) -> str:
@@ -133,23 +138,31 @@ class LatentDiffusion:
 
         An autoencoder that overflows in half precision is moved to float32 once and for all.
         """
-        return torch.cat([self._decode_one(latent[None]) for latent in latents])
+        return torch.cat([self.decode_together(latent[None]) for latent in latents])
 
-    def _decode_one(self, latent: Tensor) -> Tensor:
-        if not latent.isfinite().all():
+    def decodes_at_once(self, latents: Tensor) -> int:
+        """How many of ``latents`` (n, c, h, w) the device has room to decode together, at least 1."""
+        pixels = latents.shape[2] * latents.shape[3] * self.config.vae.factor**2
+        return self.device.fits(pixels * _DECODING * self._vae_dtype().itemsize, len(latents))
+
+    def decode_together(self, latents: Tensor) -> Tensor:
+        """As `decode`, all of them in one go: a few bits of an image may then depend on its company."""
+        if not latents.isfinite().all():
             raise RepriseError(
                 "the model answered with values that are no numbers",
                 hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
             )
-        z = latent / self.config.latent.scale + self.config.latent.shift
+        z = latents / self.config.latent.scale + self.config.latent.shift
+
+        def whole() -> Tensor:
+            return self.vae.decode(self._to_vae(z))
 
         def decoded() -> Tensor:
-            return self._coded(
-                "tiled_decode",
-                z.shape[2] * z.shape[3],
-                lambda: self.vae.decode(self._to_vae(z)),
-                lambda: self._banded().decode(self._to_vae(z)),
-            ).float()
+            if len(z) > 1:  # who asks has them made one by one where there is no room
+                self.bring("vae")
+                return whole().float()
+            area = z.shape[2] * z.shape[3]
+            return self._coded("tiled_decode", area, whole, lambda: self._banded().decode(self._to_vae(z))).float()
 
         image = decoded()
         if not image.isfinite().all() and self._vae_dtype() != torch.float32:
@@ -223,6 +236,7 @@ def load(
         if home is None:
             residence.make_room(expected)
     _fill(name, source, config.family.places(source.header.tensors), parts, device, home=home, fp8=fp8)
+    model.graphs = GraphPool(device.recorder())
     model.nbytes = sum(map(weight_bytes, parts.values()))
     return model
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from torch import dtype
 
 from modules.checkpoints.detect import detect, native_size
 from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
@@ -19,7 +19,7 @@ from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
 from modules.checkpoints.source import open_source
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
-from modules.devices import Device
+from modules.devices import Device, in_main_memory
 from modules.errors import CheckpointError
 from modules.nn.configs import VAEConfig
 from modules.nn.vae import VAE
@@ -63,8 +63,10 @@ class ModelStore:
         self.residence = residence
         self.budget = residence.budget
         self._vaes = vaes or VaeFolders(folder / "none", folder)
-        self._vae: tuple[tuple[Path, int, VAEConfig], VAE] | None = None
+        self._vae: tuple[tuple[Path, int, VAEConfig, dtype], VAE] | None = None
         """The standalone VAE used last."""
+        self._wider: dict[Path, Device] = {}
+        """Devices of models that overflowed in the usual number format."""
         self._loaded: OrderedDict[tuple[Path, bool], tuple[int, LatentDiffusion]] = OrderedDict()
         """By file, and whether the UNet is kept in 8 bits."""
 
@@ -103,11 +105,11 @@ class ModelStore:
             raise _no_vae(model.name, list(self._vaes.list()))
         if path is None:
             return model
-        key = (path, path.stat().st_mtime_ns, model.config.vae)
+        key = (path, path.stat().st_mtime_ns, model.config.vae, model.device.dtype)
         if self._vae is None or self._vae[0] != key:
             self._vae = None  # two never have to fit at once
             home = self.residence.home(path.stat().st_size, model.nbytes)
-            self._vae = (key, load_vae(path, self.device, model.config.vae, home))
+            self._vae = (key, load_vae(path, model.device, model.config.vae, home))
             log.info("loaded %s", path.name)
         sha256, name = self._hashes.sha256(path), self._vaes.name_of(path)
         return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=sha256, vae_name=name)
@@ -123,13 +125,11 @@ class ModelStore:
         self._loaded.pop(key, None)
         self._make_room(file.nbytes)
         start = time.perf_counter()
-        sha256 = self._hashes.sha256(file.path)
-        model = load(
-            file.path, self.device, name=file.stem, sha256=sha256, residence=self.residence, fp8=in_8_bits
-        )
+        device, sha256 = self._wider.get(file.path, self.device), self._hashes.sha256(file.path)
+        model = load(file.path, device, name=file.stem, sha256=sha256, residence=self.residence, fp8=in_8_bits)
         if model.config.only_seen:
             self._ask(model)
-        log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, self.device.describe())
+        log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, device.describe())
         self._loaded[key] = (stamp, model)
         return model
 
@@ -146,6 +146,15 @@ class ModelStore:
         side = native_size(open_source(model.path).header, model.path, kind)
         model.config = replace(model.config.predicting(kind), native_size=side, only_seen=False)
 
+    def widen(self, model: LatentDiffusion) -> bool:
+        """Have a model whose numbers overflow loaded in a wider format from now on; False where there is none."""
+        device = model.device.wider()
+        if device is None:
+            return False
+        self._wider[model.path] = device
+        self.forget(model)
+        return True
+
     def forget(self, model: LatentDiffusion) -> None:
         """Drop a model that was modified, together with a separately loaded VAE."""
         self._vae = None
@@ -157,6 +166,8 @@ class ModelStore:
         """Free what no computation of the moment needs: networks on the card but for those that are brought next, or
         without a card all models but the one used last. Whether there was anything.
         """
+        for _, model in self._loaded.values():
+            model.graphs.clear()
         if self.residence.relieve():
             return True
         dropped = len(self._loaded) > 1 and not self.device.is_card
@@ -181,7 +192,7 @@ class ModelStore:
     def _fits(self, size: int) -> bool:
         kept = sum(model.nbytes for _, model in self._loaded.values())
         vae = weight_bytes(self._vae[1]) if self._vae else 0
-        free, total = Device(torch.device("cpu"), torch.float32).memory()
+        free, total = in_main_memory()
         return size + kept + vae <= self.budget.all and (size <= free or not total)
 
     def _drop_oldest(self) -> None:

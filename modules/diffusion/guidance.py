@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from modules.diffusion.types import Cond, Denoiser, Guidance, Network
+from modules.diffusion.types import Cond, Denoiser, Guidance, Network, SharingNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,7 +159,10 @@ class Guided:
                 answers.update((i, self._network(x, sigma, conds[i])) for i in group)
                 continue
             joined = self._join([conds[i] for i in group], len(x))
-            together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
+            if isinstance(self._network, SharingNetwork):
+                together = self._network.for_each(x, sigma, joined, len(group))
+            else:  # an extension's, which may treat the copies differently
+                together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
             answers.update(zip(group, together.chunk(len(group)), strict=True))
         return [answers[i] for i in range(len(conds))]
 
