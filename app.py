@@ -141,9 +141,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     places = model_places(args)
     vaes = VaeFolders(places.vaes, places.checkpoints)
     residence = memory.Residence(device, budget, offload)
-    store = ModelStore(
-        places.checkpoints, device, hashes, default=default_model(args), vaes=vaes, residence=residence
-    )
+    store = ModelStore(places.checkpoints, device, hashes, default=default_model(args), vaes=vaes, residence=residence)
     loader = loader or build_loader(args, "command")
     inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(places.embeddings)
     return Engine(

@@ -62,7 +62,11 @@ def ensure(root: Path, files: Sequence[str] = ("requirements.txt",), *, torch_in
     wanted = pins(root / name for name in files)
     environment = Environment(root / ".venv")
     elsewhere = bool(torch_index) and environment.torch_index != torch_index
-    if not elsewhere and not missing(wanted, sys.path) and not (environment.is_current() and environment.is_unfinished()):
+    if (
+        not elsewhere
+        and not missing(wanted, sys.path)
+        and not (environment.is_current() and environment.is_unfinished())
+    ):
         return
     with _one_at_a_time(root) as lock:
         ready = environment.is_ready(root, files, wanted, torch_index)
@@ -178,9 +182,7 @@ class Environment:
         """Where torch was taken from; empty: pip's own index."""
         return (self._marker() or {}).get(INDEX, "")
 
-    def is_ready(
-        self, root: Path, files: Sequence[str], wanted: Mapping[str, str], torch_index: str = ""
-    ) -> bool:
+    def is_ready(self, root: Path, files: Sequence[str], wanted: Mapping[str, str], torch_index: str = "") -> bool:
         """Whether the marker records an installation of ``files`` as they read now, with torch from ``torch_index`` if
         one is named, and the packages are there.
         """

@@ -111,7 +111,10 @@ class _Status(ctypes.Structure):
     _fields_ = (
         ("length", ctypes.c_uint32),
         ("load", ctypes.c_uint32),
-        *((name, ctypes.c_uint64) for name in ("total", "free", "page", "page_free", "virtual", "virtual_free", "more")),
+        *(
+            (name, ctypes.c_uint64)
+            for name in ("total", "free", "page", "page_free", "virtual", "virtual_free", "more")
+        ),
     )
 
 

@@ -158,9 +158,7 @@ class ModelStore:
     def forget(self, model: LatentDiffusion) -> None:
         """Drop a model that was modified, together with a separately loaded VAE."""
         self._vae = None
-        self._loaded = OrderedDict(
-            (key, kept) for key, kept in self._loaded.items() if kept[1].unet is not model.unet
-        )
+        self._loaded = OrderedDict((key, kept) for key, kept in self._loaded.items() if kept[1].unet is not model.unet)
 
     def relieve(self) -> bool:
         """Free what no computation of the moment needs: networks on the card but for those that are brought next, or

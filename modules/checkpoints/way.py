@@ -69,9 +69,7 @@ class SamplingRanOut(OutOfMemory):
 class Memory:
     """The way of one run, which changes where memory runs out. What can be repaired in place is, by `attempt`."""
 
-    def __init__(
-        self, way: Way = Way(), *, relieve: Callable[[], bool] = lambda: False, can_stream: bool = False
-    ):
+    def __init__(self, way: Way = Way(), *, relieve: Callable[[], bool] = lambda: False, can_stream: bool = False):
         """``relieve`` frees what others hold and says whether there was any; ``can_stream``: weights can lie
         elsewhere than where they are computed with.
         """

@@ -111,7 +111,9 @@ def _last_line(text: str) -> str:
 
 def _cards(machine: Machine, torch: Mapping[str, Any]) -> Iterator[Finding]:
     if not machine.cards:
-        yield Finding("card", "none that torch could use", "images are made on the processor; smaller sizes take less time")
+        yield Finding(
+            "card", "none that torch could use", "images are made on the processor; smaller sizes take less time"
+        )
         return
     for card in machine.cards:
         name = card.name or torch.get("card") or f"{card.vendor} card"
@@ -166,7 +168,11 @@ def _units(machine: Machine, torch: Mapping[str, Any]) -> Finding:
     name = machine.processor or "processor"
     if units:
         return Finding("matrix units", f"{', '.join(units)} ({name})")
-    advice = "" if torch.get("card") or machine.cards else "bfloat16 would be emulated, so float32 is used: that is best here"
+    advice = (
+        ""
+        if torch.get("card") or machine.cards
+        else "bfloat16 would be emulated, so float32 is used: that is best here"
+    )
     return Finding("matrix units", f"none for bfloat16 ({name})", advice)
 
 

@@ -213,12 +213,20 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     add("--device", "auto, cpu, cuda (NVIDIA and AMD), mps (Apple) or xpu (Intel)")
     add("--device-id", "which of several cards, from 0", type=int, metavar="N")
     add("--dtype", "auto, float32, bfloat16 or float16")
-    add("--deterministic", "kernels alone that give the same bits at every call, which can be slower", action="store_true")
+    add(
+        "--deterministic",
+        "kernels alone that give the same bits at every call, which can be slower",
+        action="store_true",
+    )
     add("--medvram", "one network on the card at a time: the least memory at nearly full speed", action="store_true")
-    add("--lowvram", "the UNet comes to the card block by block: the least memory of all, and slow", action="store_true")
+    add(
+        "--lowvram", "the UNet comes to the card block by block: the least memory of all, and slow", action="store_true"
+    )
     add("--ram-budget", "main memory that models may take (default: what is free, less a quarter)", **_GB)
     add("--vram-budget", "memory of the card that is ours (default: what is free)", **_GB)
-    add("--torch-index", "where the build of torch is that fits this machine's card, for the first start", metavar="URL")
+    add(
+        "--torch-index", "where the build of torch is that fits this machine's card, for the first start", metavar="URL"
+    )
 
 
 _GB: Mapping[str, Any] = {"type": float, "metavar": "GB"}

@@ -27,7 +27,11 @@ def test_memory_is_what_is_free_with_a_containers_limit(tmp_path: Path) -> None:
     files = {"memory.max": "max\n", "memory.current": f"{GB}\n"}
     write(tmp_path, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
     assert ram(tmp_path) == Ram(16 * GB, 8 * GB)
-    files = {"memory.max": f"{6 * GB}", "memory.current": f"{5 * GB}", "memory.stat": f"file 9\ninactive_file {2 * GB}\n"}
+    files = {
+        "memory.max": f"{6 * GB}",
+        "memory.current": f"{5 * GB}",
+        "memory.stat": f"file 9\ninactive_file {2 * GB}\n",
+    }
     write(tmp_path, {f"sys/fs/cgroup/a/b/{name}": text for name, text in files.items()})
     write(tmp_path, {"proc/self/cgroup": "0::/a/b\n"})
     assert ram(tmp_path) == Ram(6 * GB, 3 * GB)  # 2 of the 5 GB are cached files
