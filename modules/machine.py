@@ -1,5 +1,5 @@
-"""What is in this machine: memory, processor and cards, as the operating system tells it. Standard library only, for it is
-asked before anything is installed.
+"""What is in this machine: memory, processor and cards, as the operating system tells it. Standard library only, for it
+is asked before anything is installed.
 """
 
 from __future__ import annotations

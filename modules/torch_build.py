@@ -33,9 +33,10 @@ class Choice:
     def sentence(self) -> str:
         """What is missing and what it costs; empty where nothing is.
 
-        >>> print(Choice("ROCm", "CUDA", "AMD card").sentence)
-        torch for this machine's AMD card (ROCm) is not what pip's index has, so images are made on the processor, some \
-ten to a hundred times slower; name an index that has it with --torch-index URL
+        >>> print(Choice("ROCm", "CUDA", "AMD card").sentence.partition(", ")[0])
+        torch for this machine's AMD card (ROCm) is not what pip's index has
+        >>> Choice("CUDA", "CUDA", "NVIDIA card").sentence
+        ''
         """
         if not self.fits:
             return (
@@ -62,7 +63,7 @@ def choose(machine: Machine) -> Choice:
 
 
 def default_build(machine: Machine) -> str:
-    """What pip finds on the index that everybody uses: on Linux with NVIDIA's libraries, elsewhere without any card's."""
+    """What pip finds on the index that everybody uses: on Linux with NVIDIA's libraries, elsewhere without such."""
     if machine.system == "darwin":
         return MPS if machine.architecture == "arm64" else CPU
     return CUDA if machine.system.startswith("linux") and machine.architecture in ("x86_64", "amd64") else CPU

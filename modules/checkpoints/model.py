@@ -214,7 +214,7 @@ def load(
 ) -> LatentDiffusion:
     """Load a safetensors checkpoint onto ``device``; raises `CheckpointError` with the file and the reason.
 
-    ``residence`` says where the weights go if not all of them fit on the device. ``fp8``: the UNet's are kept in 8 bits.
+    ``residence`` says where the weights go if not all of them fit on the device. ``fp8``: keep the UNet's in 8 bits.
 
     Networks are built without storage, then each tensor is taken from the mapped file, converted and put in its place,
     so the peak stays near the size of the model itself.

@@ -15,7 +15,7 @@ STORED = torch.float8_e4m3fn
 
 
 class Streamed:
-    """Lends a UNet's layers their weights on ``device`` in ``dtype`` while they run, however and wherever they are kept.
+    """Lends a UNet's layers their weights on ``device`` in ``dtype`` while they run, however they are kept.
 
     A weight is the same parameter all along; only its data changes for the time of the call, so patches and
     fingerprints see the one that is kept.

@@ -179,7 +179,7 @@ def test_when_nothing_helps_one_sentence_says_so_and_the_next_job_works(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _ = make(engine)
-    with pytest.raises(OutOfMemory, match="^[^.;]+; make the picture or the batch smaller$") as caught:
+    with pytest.raises(OutOfMemory, match=r"^[^.;]+; make the picture or the batch smaller$") as caught:
         limited(engine, 50_000)
     assert caught.value.__cause__ is None  # nothing holds what was computed
     assert pixels(make(engine)[0]) == pixels(expected)
