@@ -212,13 +212,15 @@ class Environment:
             print(sentence[0].upper() + sentence[1:], file=sys.stderr)
         progress = Progress("Setting up Reprise (only once)")
         try:
-            finished = self._start_marker(index)
+            finished = self._start_marker(known)
             (self.path / "install.log").unlink(missing_ok=True)
             if not (finished and self.python.exists() and Path(self.packages).exists()):
                 self._create(progress, lock)
             if TORCH in wanted and index and (index != known or missing({TORCH: wanted[TORCH]}, [self.packages])):
                 anew = ["--force-reinstall"] if index != known else []
-                self._pip([*anew, "--no-deps", *_from(index), f"{TORCH}=={wanted[TORCH]}"], 1, progress, lock)
+                torch = [*anew, "--no-deps", *_from(index), f"{TORCH}=={wanted[TORCH]}"]
+                self._pip(torch, 1, progress, lock, ignored=_INDEXES)
+                self._write_marker({INDEX: index})  # not before: one that has no torch is not kept
             # What torch's build needs beside our pins lies where it lies.
             more = ["--extra-index-url" if "://" in index else "--find-links", index] if index else []
             lists = [word for name in files for word in ("-r", str(root / name))]
@@ -284,10 +286,19 @@ class Environment:
         if done.returncode:
             raise _failed(done.stdout + done.stderr, self.path, "python -m venv failed", "")
 
-    def _pip(self, arguments: Sequence[str], count: int, progress: Progress, lock: int | None = None) -> None:
-        """``pip install`` with these arguments, which bring about ``count`` packages."""
+    def _pip(
+        self,
+        arguments: Sequence[str],
+        count: int,
+        progress: Progress,
+        lock: int | None = None,
+        ignored: Sequence[str] = (),
+    ) -> None:
+        """``pip install`` with these arguments, which bring about ``count`` packages. ``ignored``: variables of the
+        environment that do not count.
+        """
         command = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
-        elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")  # would install past .venv
+        elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", *ignored)  # would install past .venv
         settings = {name: value for name, value in os.environ.items() if name not in elsewhere}
         collected, output = set(), []
         with (
@@ -324,6 +335,10 @@ class Environment:
 
     def _see_log(self) -> str:
         return f"see {self.path / 'install.log'}"
+
+
+_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX")
+"""Where pip looks, but for what its command says."""
 
 
 def _from(index: str) -> list[str]:

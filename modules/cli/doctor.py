@@ -99,7 +99,7 @@ def _ask(root: Path) -> Mapping[str, Any]:
     own = Environment(root / ".venv").python
     python = str(own) if own.exists() else sys.executable
     try:
-        done = subprocess.run([python, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([python, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=300)
         return dict(json.loads(done.stdout)) if done.returncode == 0 else {"error": _last_line(done.stderr)}
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return {"error": str(error)}
