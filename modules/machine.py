@@ -145,9 +145,9 @@ def _cards(root: Path) -> Iterator[Card]:
 def _linux_cards(root: Path) -> Iterator[Card]:
     driver = re.search(r"Kernel Module[^\n]*?\s(\d+\.[\d.]+)\s", _text(root / "proc/driver/nvidia/version"))
     names = [
-        name[1]
+        model[1]
         for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
-        if (name := re.search(r"^Model:\s*(.+)$", _text(path), re.MULTILINE))
+        if (model := re.search(r"^Model:\s*(.+)$", _text(path), re.MULTILINE))
     ]
     for name in names:
         yield Card("NVIDIA", name, driver[1] if driver else "")
