@@ -8,16 +8,27 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import dtype
 
-from modules.checkpoints.detect import detect, native_size
-from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
+from modules.checkpoints.approximations import DECODER, ENCODER, Approximations
+from modules.checkpoints.detect import (
+    Beside,
+    detect,
+    native_size,
+    only_seen,
+    prediction,
+    said_beside,
+    shapes_of,
+)
+from modules.checkpoints.files import MOST_NAMED, PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.memory import Budget, Residence, find_budget, weight_bytes
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
 from modules.checkpoints.source import open_source
+from modules.checkpoints.text_encoders import TextEncoders
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device, in_main_memory
 from modules.errors import CheckpointError
@@ -31,9 +42,14 @@ log = logging.getLogger(__name__)
 
 
 def _no_vae(name: str, others: Sequence[str]) -> CheckpointError:
-    there = f"choose a VAE: there is {', '.join(map(repr, others[:8]))}"
+    names = ", ".join(map(repr, others[:MOST_NAMED])) + ", …" * (len(others) > MOST_NAMED)
+    there = f"choose a VAE: there is {names}"
     hint = there if others else "put a VAE for it into models/VAE and choose it"
     return CheckpointError(f"{name} has no autoencoder of its own", hint=hint, field="vae")
+
+
+def _stamp(path: Path) -> tuple[Path, int]:
+    return path, path.stat().st_mtime_ns if path.is_file() else 0
 
 
 class ModelStore:
@@ -49,6 +65,8 @@ class ModelStore:
         budget: int | Budget | None = None,
         vaes: VaeFolders | None = None,
         residence: Residence | None = None,
+        approximations: Path | None = None,
+        text_encoders: TextEncoders | None = None,
     ):
         """``budget``: what models may take, in bytes of main memory or as a `Budget`; the newest one stays whatever its
         size. None: what this machine has (`find_budget`). ``residence``: which networks lie on the card, if not all.
@@ -63,12 +81,18 @@ class ModelStore:
         self.residence = residence
         self.budget = residence.budget
         self._vaes = vaes or VaeFolders(folder / "none", folder)
+        self.text_encoders = text_encoders or TextEncoders()
+        self._text_wanted: dict[Path, tuple[object, ...]] = {}
+        """The text encoder that was asked for, and what its files were, of models that have none of their own."""
+        self.approximations = Approximations(approximations or folder / "none", device)
         self._vae: tuple[tuple[Path, int, VAEConfig, dtype], VAE] | None = None
         """The standalone VAE used last."""
         self._wider: dict[Path, Device] = {}
         """Devices of models that overflowed in the usual number format."""
         self._loaded: OrderedDict[tuple[Path, bool], tuple[int, LatentDiffusion]] = OrderedDict()
         """By file, and whether the UNet is kept in 8 bits."""
+        self._said: dict[Path, Beside] = {}
+        """What lay beside the models when they were looked at."""
 
     def find(self, name: str) -> ModelFile:
         return find_model(self.folder, name, self._default)
@@ -92,14 +116,17 @@ class ModelStore:
         path = self._vaes.unconverted(model.path) if model.vae_path is None else None
         return path.name if path else ""
 
-    def load(self, name: str = "", vae: str = AUTOMATIC, fp8: str = FULL) -> LatentDiffusion:
-        """Load the checkpoint ``name`` (empty: the default) with the VAE that ``vae`` names; ``fp8`` says whether the
-        UNet's weights are kept in 8 bits.
+    def load(
+        self, name: str = "", vae: str = AUTOMATIC, text_encoder: str = AUTOMATIC, fp8: str = FULL
+    ) -> LatentDiffusion:
+        """Load the checkpoint ``name`` (empty: the default) with the VAE that ``vae`` names and, where it has no text
+        encoders of its own, with the one that ``text_encoder`` names. ``fp8`` says whether the UNet's weights are kept
+        in 8 bits.
 
         What is in memory, and whose file has not changed since, is used as it is. Another autoencoder stands beside
         the checkpoint's own, whose networks are left as they are.
         """
-        model = self._load(self.find(name), fp8)
+        model = self._load(self.find(name), text_encoder, fp8)
         path = self._vaes.find(vae, model.path)
         if path is None and not model.config.own_vae:
             raise _no_vae(model.name, list(self._vaes.list()))
@@ -114,21 +141,44 @@ class ModelStore:
         sha256, name = self._hashes.sha256(path), self._vaes.name_of(path)
         return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=sha256, vae_name=name)
 
-    def _load(self, file: ModelFile, fp8: str) -> LatentDiffusion:
+    def approximated(self, model: LatentDiffusion, *, encoder: bool, decoder: bool) -> LatentDiffusion:
+        """``model`` with a tiny autoencoder in the place of its own, for the parts that are asked for."""
+        tiny = self.approximations
+        return replace(
+            model,
+            tiny_encoder=tiny.load(model.config, ENCODER)[0] if encoder else None,
+            tiny_decoder=tiny.load(model.config, DECODER)[0] if decoder else None,
+        )
+
+    def _load(self, file: ModelFile, text_encoder: str, fp8: str) -> LatentDiffusion:
         stamp = file.path.stat().st_mtime_ns
         in_8_bits = fp8 == ALL or (fp8 == SDXL and self._is_sdxl(file.path))
         key = file.path, in_8_bits
         kept = self._loaded.get(key)
-        if kept and kept[0] == stamp:
+        beside, before = said_beside(file.path), self._said.get(file.path)
+        same_yaml = before is not None and before.yaml == beside.yaml  # which may change how networks are built
+        if kept and kept[0] == stamp and same_yaml and self._has_texts(kept[1], text_encoder):
             self._loaded.move_to_end(key)
+            if before != beside:
+                self._look_again(kept[1])
             return kept[1]
         self._loaded.pop(key, None)
         self._make_room(file.nbytes)
         start = time.perf_counter()
-        device, sha256 = self._wider.get(file.path, self.device), self._hashes.sha256(file.path)
-        model = load(file.path, device, name=file.stem, sha256=sha256, residence=self.residence, fp8=in_8_bits)
+        device = self._wider.get(file.path, self.device)
+        model = load(
+            file.path,
+            device,
+            name=file.stem,
+            sha256=self._hashes.sha256(file.path),
+            residence=self.residence,
+            fp8=in_8_bits,
+            find_encoders=partial(self.text_encoders.find, text_encoder, file.path),
+        )
+        self._text_wanted[file.path] = (text_encoder, *map(_stamp, model.text_files))
         if model.config.only_seen:
             self._ask(model)
+        self._said[file.path] = beside
         log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, device.describe())
         self._loaded[key] = (stamp, model)
         return model
@@ -136,6 +186,28 @@ class ModelStore:
     @staticmethod
     def _is_sdxl(path: Path) -> bool:
         return detect(path.stem, open_source(path).header, path).family.name.startswith("sdxl")
+
+    def _has_texts(self, model: LatentDiffusion, text_encoder: str) -> bool:
+        """Whether a model in memory has the text encoders that are asked for, as they lie on the disk."""
+        if not model.text_files:
+            return True
+        return self._text_wanted.get(model.path) == (text_encoder, *map(_stamp, model.text_files))
+
+    def _look_again(self, model: LatentDiffusion) -> None:
+        """Read anew what is said beside a model in memory, whose weights stay."""
+        header = open_source(model.path).header
+        predicts = prediction(header, model.path)
+        model.config = replace(
+            model.config,
+            prediction=predicts.kind,
+            zero_terminal_snr=predicts.zero_terminal_snr,
+            said_beside=predicts.beside,
+            native_size=native_size(header, model.path),
+            only_seen=only_seen(shapes_of(header), predicts),
+        )
+        if model.config.only_seen:
+            self._ask(model)
+        self._said[model.path] = said_beside(model.path)
 
     def _ask(self, model: LatentDiffusion) -> None:
         """Find out what a model predicts, once for each content of a file."""
