@@ -24,6 +24,7 @@ from modules.checkpoints.detect import (
     shapes_of,
 )
 from modules.checkpoints.files import MOST_NAMED, PREDICTION, Hashes, ModelFile, find_model, list_models
+from modules.checkpoints.folders import Folders, each
 from modules.checkpoints.memory import Budget, Residence, find_budget, weight_bytes
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
@@ -53,11 +54,13 @@ def _stamp(path: Path) -> tuple[Path, int]:
 
 
 class ModelStore:
-    """Loads the checkpoints of one folder by name. Not thread-safe: the worker that owns it runs one job at a time."""
+    """Loads the checkpoints of some folders by name. Not thread-safe: the worker that owns it runs one job at a
+    time.
+    """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Folders,
         device: Device,
         hashes: Hashes,
         *,
@@ -80,11 +83,11 @@ class ModelStore:
             residence = Residence(device, found)
         self.residence = residence
         self.budget = residence.budget
-        self._vaes = vaes or VaeFolders(folder / "none", folder)
+        self._vaes = vaes or VaeFolders((), folder)
         self.text_encoders = text_encoders or TextEncoders()
         self._text_wanted: dict[Path, tuple[object, ...]] = {}
         """The text encoder that was asked for, and what its files were, of models that have none of their own."""
-        self.approximations = Approximations(approximations or folder / "none", device)
+        self.approximations = Approximations(approximations or each(folder)[0] / "none", device)
         self._vae: tuple[tuple[Path, int, VAEConfig, dtype], VAE] | None = None
         """The standalone VAE used last."""
         self._wider: dict[Path, Device] = {}
