@@ -81,7 +81,7 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
     def device() -> Device:
         from modules import devices
 
-        return devices.choose(args.device, "float32")
+        return devices.choose(args.device, "float32", args.device_id)
 
     host = Host(reserved=infotext.RESERVED)
     places = model_places(args)
@@ -129,6 +129,7 @@ def default_model(args: argparse.Namespace) -> str:
 def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: Watch | None = None) -> Engine:
     """Create the engine on the chosen device. Imports torch."""
     from modules import devices
+    from modules.checkpoints import memory
     from modules.checkpoints.embeddings import EmbeddingFolder
     from modules.checkpoints.files import Hashes
     from modules.checkpoints.store import ModelStore
@@ -137,7 +138,12 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     from modules.engine import Engine
     from modules.gallery.inputs import InputStore
 
-    device = devices.choose(args.device, args.dtype)
+    if args.deterministic:
+        devices.make_deterministic()
+    device = devices.choose(args.device, args.dtype, args.device_id)
+    budget = memory.find_budget(device, args.ram_budget, args.vram_budget)
+    offload = memory.LOWVRAM if args.lowvram else memory.MEDVRAM if args.medvram else memory.AUTO
+    logging.info("%s: %s", device.describe(), budget)
     hashes = Hashes(args.data_dir / "hashes.json")
     places = model_places(args)
     vaes = VaeFolders(places.vaes, places.checkpoints)
@@ -147,6 +153,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
         hashes,
         default=default_model(args),
         vaes=vaes,
+        residence=memory.Residence(device, budget, offload),
         approximations=places.approximations,
         text_encoders=TextEncoders(places.text_encoders),
     )
@@ -252,7 +259,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     own_flags = {} if args.no_extensions else commandline.extension_flags(args)
     for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
-    command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
+    command = (sys.executable, str(ROOT / "app.py"), "worker", *places, *commandline.said_of_device(args))
     executor = LocalExecutor((*command, "--worker-name", "worker"))  # further ones need names of their own
     return JobQueue(JobStore(args.data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
 
@@ -351,7 +358,7 @@ def serve(args: argparse.Namespace) -> int:
     opening = _opening(args, address)
     if opening and not args.list_routes:
         _check_accounts(args, opening)
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs")
     if args.no_extensions:
@@ -482,7 +489,7 @@ def generate(args: argparse.Namespace) -> int:
         from modules.cli import remote
 
         return remote.generate(args.server, params, chosen, args.output, args.data_dir / "outputs" / "from-server")
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
         bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
@@ -632,7 +639,7 @@ def _tell_progress(progress: Progress) -> None:
 
 def replay(args: argparse.Namespace) -> int:
     """Replay a recorded image. Exit status 0: identical, 1: it differs or cannot be made."""
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.engine import RunCallbacks
     from modules.metadata.recipe import Recipe
     from modules.replay import recorded_in
@@ -651,7 +658,7 @@ def upscale(args: argparse.Namespace) -> int:
     """Upscale an image without a server."""
     if args.output.suffix.lower() != ".png":
         raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     if not args.file.is_file():
         raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
     _check_folder(args.output.parent, "-o")
@@ -688,7 +695,7 @@ def _tell_tiles(done: int, tiles: int) -> None:
 def explain(args: argparse.Namespace) -> int:
     """Print what a prompt means, step by step, as JSON."""
     params = GenerationParams.from_json(_chosen(args))
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.networks.metadata import family_named
     from modules.pipeline.explain import explain_request
 
@@ -701,7 +708,7 @@ def explain(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Convert a pickled checkpoint to safetensors, in a child process."""
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.convert import convert as converted
 
     print(converted(_in_models(args.file, args.models_dir)))
@@ -720,7 +727,7 @@ def _in_models(file: Path, models_dir: Path) -> Path:
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:
     """Write a random checkpoint of a megabyte or a few, for tests and for trying things."""
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.tiny import write_tiny_checkpoint
 
     written = write_tiny_checkpoint(
@@ -741,6 +748,17 @@ def worker(args: argparse.Namespace) -> int:
 
     bootstrap.keep_private(args.data_dir)
     return serve_jobs(lambda _report: build_runner(args))
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print what this machine has, with a line of advice for each finding. Exit status 1: something does not work."""
+    from modules.cli import doctor as examination
+
+    places = model_places(args)
+    folders = {"checkpoints": places.checkpoints, "VAEs": places.vaes, "embeddings": places.embeddings}
+    findings = examination.examine(ROOT, args.data_dir, folders, args.host, args.port)
+    print(examination.report(findings))
+    return int(any(finding.bad for finding in findings))
 
 
 def user(args: argparse.Namespace) -> int:
@@ -809,8 +827,9 @@ def test(arguments: Sequence[str]) -> int:
 def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Build the argument parser, with the function of each command. ``given`` tells whose extensions have flags too."""
     places: dict[str, Any] = {f"{name}_dir": ROOT / name for name in ("data", "models", "extensions")}
-    places |= {"device": "auto", "dtype": "auto"}
-    commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, user, new_extension, worker)
+    places |= commandline.MEMORY
+    servants: tuple[commandline.Command, ...] = (serve, worker, doctor, user, new_extension)
+    commands = (*servants, generate, upscale, explain, replay, convert, make_tiny_checkpoint)
     flags = flags_in(commandline.extensions_dir(given, places["extensions_dir"]))
     return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands}, flags)
 

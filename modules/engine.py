@@ -13,7 +13,8 @@ from modules.checkpoints.embeddings import EmbeddingFolder, Listing
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
-from modules.errors import RepriseError, out_of_memory
+from modules.checkpoints.way import Memory, SamplingRanOut, Way
+from modules.errors import OutOfMemory, RepriseError, out_of_memory
 from modules.extension.host import Host
 from modules.extension.modifier import UsedFile
 from modules.gallery.inputs import InputStore
@@ -110,6 +111,7 @@ class Engine:
         embeddings: Listing | None = None,
         recorded: Sequence[File] = (),
         without: Mapping[str, str] | None = None,
+        way: Way = Way(),
     ) -> None:
         """Make the images of ``params``, handing each to ``on_result`` as soon as it is finished.
 
@@ -118,7 +120,8 @@ class Engine:
         is computed when the request cannot be done, and `Cancelled` at the next step once ``callbacks.cancelled()`` is
         true; images handed over before stay made. Where ``callbacks.skips()`` grows, the batch at hand is made from
         what there is. What extensions in ``without`` would do is left out, and so is from then on what one does that
-        fails; notes and recipes say so.
+        fails; notes and recipes say so. Where memory runs out the batch at hand is made in another way, beginning with
+        ``way``; notes and recipes say that too.
         """
         if params.kernels == "auto":
             params = params.changed(kernels=self.store.device.kernels)
@@ -127,11 +130,15 @@ class Engine:
             if name in absent:
                 callbacks.on_note(f"made without extension {name}: {absent[name]}")
         note_once = callbacks.note_once()
+        if params.tiled_vae:
+            way = replace(way, tiled_encode=1, tiled_decode=1)
+        memory = Memory(way, relieve=self.store.relieve, can_stream=self.store.residence.moves)
         while True:
+            self.store.residence.streaming, ran_out = memory.way.streamed, None
             try:
                 # Closed at once, whatever happens: a model must not stay patched while a traceback holds this.
                 with contextlib.closing(
-                    self._results(params, callbacks, note_once, made, absent, embeddings, recorded)
+                    self._results(params, callbacks, note_once, made, absent, embeddings, recorded, memory)
                 ) as results:
                     for result in results:
                         made += 1
@@ -142,6 +149,9 @@ class Engine:
                 self.watch.failed(failure)
                 absent[failure.name] = str(failure)
                 callbacks.on_note(f"{failure}; the job goes on without it")
+            except SamplingRanOut as error:
+                log.warning("%s", error)
+                ran_out = OutOfMemory(error.message, hint=error.hint)
             except Overflow as overflow:
                 widened = [self.store.widen(model) for model in overflow.models]
                 if not any(widened):
@@ -152,6 +162,11 @@ class Engine:
                     log.warning("%s", error)
                     raise short from error
                 raise
+            if ran_out:  # behind the except clause, whose traceback held what was computed so far
+                if not (note := memory.climb(params.batch_size)):
+                    raise ran_out
+                note_once(note)
+                self.store.relieve()
 
     def _results(
         self,
@@ -162,6 +177,7 @@ class Engine:
         absent: Mapping[str, str],
         embeddings: Listing | None,
         recorded: Sequence[File],
+        memory: Memory,
     ) -> Generator[Result, None, None]:
         """The images behind the first ``made``, as those extensions make them that are not ``absent``."""
         able = ModifierOptions({name: options for name, options in params.extensions.items() if name not in absent})
@@ -184,11 +200,12 @@ class Engine:
                 start = batch.params.init, batch.params.width, batch.params.height  # extensions may change it
                 if start not in ready:
                     ready = {start: self.runner.init_images(batch.params, callbacks.cancelled)}
-                loaded = self.store.load(batch.params.checkpoint, batch.params.vae, batch.params.text_encoder)
+                chosen = batch.params
+                loaded = self.store.load(chosen.checkpoint, chosen.vae, chosen.text_encoder, chosen.fp8_storage)
                 beside = said_beside(loaded.config, batch.params)
                 batch = replace(batch, params=batch.params.changed(**beside))
                 config = loaded.config.predicting(batch.params.prediction)
-                model = replace(loaded, embeddings=embeddings, config=config)
+                model = replace(loaded, embeddings=embeddings, config=config, memory=memory)
                 check_sides(batch, model.name, config.latent)
                 model = self.runner.approximated(model, batch.params)
                 reports = modifiers.prepare(batch, model, [UsedFile(f.role, f.name, f.sha256) for f in recorded])

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from modules.checkpoints.vaes import OWN
+from modules.checkpoints.way import Way
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import Cancelled
 from modules.imaging.files import carried_in, open_header, open_image
@@ -101,6 +102,7 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, callbacks: RunCallba
             embeddings=embeddings,
             recorded=recorded.files,
             without=absent,
+            way=Way.from_json(recorded.memory),
         )
     except Cancelled:
         if not results:

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = (
     "modules.errors",
     "modules.registry",
+    "modules.machine",
+    "modules.torch_build",
     "modules.bootstrap",
     "modules.storage",
     "modules.accounts",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,23 @@ _SAMPLES = 64
 
 
 def fingerprint(model: LatentDiffusion) -> Hashable:
-    """Fast fingerprint: address, shape and a sample of the bits of each tensor; the modules, their hooks and
-    overrides.
+    """Fast fingerprint: identity, shape and a sample of the bits of each tensor; the modules, their hooks and
+    overrides. It is the same wherever the weights lie, on the card or in main memory.
     """
     tensors = dict(_tensors(model))
-    places = tuple((name, t.data_ptr(), tuple(t.shape), t.dtype) for name, t in tensors.items())
-    bits = torch.cat([_sample(t) for t in tensors.values()]).cpu().numpy().tobytes()
+    places = tuple((name, id(t), tuple(t.shape), t.dtype) for name, t in tensors.items())
+    bits = b"".join(_on_cpu([_sample(t) for t in tensors.values()]))
     return places, hashlib.sha256(bits).digest(), tuple(_hangings(model))
+
+
+def _on_cpu(samples: Sequence[Tensor]) -> list[bytes]:
+    """The bytes of each of the ``samples``, with one transfer from each device."""
+    found: dict[int, bytes] = {}
+    for device in {sample.device for sample in samples}:
+        there = [(i, sample) for i, sample in enumerate(samples) if sample.device == device]
+        pieces = torch.cat([sample for _, sample in there]).cpu().split([len(sample) for _, sample in there])
+        found.update((i, piece.numpy().tobytes()) for (i, _), piece in zip(there, pieces, strict=True))
+    return [found[i] for i in range(len(samples))]
 
 
 def digest(model: LatentDiffusion) -> str:

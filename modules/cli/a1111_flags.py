@@ -37,7 +37,7 @@ UPDATES = "nothing is downloaded or updated behind your back"
 LOGIN = "accounts are made with: python3 app.py user add NAME, and once there is one everybody logs in"
 EXTENSIONS = "no extension is loaded, those that come with Reprise neither"
 TUNNEL = "no tunnel to another company's server is ever opened"
-CARDS = "--device chooses cpu or cuda; other accelerators are not used"
+CARDS = "an Intel card is used where torch can use it: --device xpu says so"
 NEVER = "in A1111 it has no effect either"
 ACCOUNTS = "the page would be open to everybody who knows the address"
 
@@ -81,21 +81,18 @@ FLAGS: Mapping[str, Foreign] = {
     "--update-all-extensions": Foreign(UPDATES),
     "--do-not-download-clip": Foreign(UPDATES),
     "--no-download-sd-model": Foreign(UPDATES),
-    "--medvram": Foreign(MEMORY),
-    "--medvram-sdxl": Foreign(MEMORY),
-    "--lowvram": Foreign(MEMORY),
+    "--medvram-sdxl": Foreign("what has to leave a card does so by itself, SDXL's networks before others"),
     "--lowram": Foreign(MEMORY),
     "--unload-gfpgan": Foreign(NEVER),
     "--disable-model-loading-ram-optimization": Foreign(
         "checkpoints are always loaded without a second copy in memory"
     ),
     "--always-batch-cond-uncond": Foreign(MEMORY),
-    "--use-ipex": Foreign(CARDS),
+    "--use-ipex": Foreign(CARDS, ours=("--device", "xpu")),
     "--opt-channelslast": Foreign("weights are laid out in the order that suits the device, without a flag"),
     "--no-half-vae": Foreign("--dtype chooses the number format, for the VAE too"),
     "--upcast-sampling": Foreign("sampling is always in float32"),
     "--precision": Foreign("--dtype chooses the number format: float32, bfloat16 or float16", ONE),
-    "--device-id": Foreign("CUDA_VISIBLE_DEVICES in the environment chooses the card", ONE),
     "--disable-nan-check": Foreign("a picture that is not a number is an error"),
     "--no-hashing": Foreign("hashes are what replay is built on; each file is read for it once"),
     "--vae-path": Foreign("the VAE is chosen on the page", ONE),

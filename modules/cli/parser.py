@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python3 app.py replay fox.png                       make it again: identical, or why not
   python3 app.py upscale fox.png --upscaler Lanczos --by 2 -o large.png
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
+  python3 app.py doctor                               what this machine has, and what to do about it
   python3 app.py user add alice                       an account; then --listen serves the LAN
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
   python3 app.py test --extension extensions/mine     run the ready tests over an extension
@@ -253,8 +254,50 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         add(flag, f"{meaning}; can be given again", type=_folder, metavar="DIR", action="append")
     add("--ckpt", "the checkpoint of those who choose none", metavar="FILE")
     add("--extensions-dir", "extensions (default extensions/)", type=_folder, metavar="DIR")
-    add("--device", "auto, cpu or cuda")
+    add("--device", "auto, cpu, cuda (NVIDIA and AMD), mps (Apple) or xpu (Intel)")
+    add("--device-id", "which of several cards, from 0", type=int, metavar="N")
     add("--dtype", "auto, float32, bfloat16 or float16")
+    add(
+        "--deterministic",
+        "kernels alone that give the same bits at every call, which can be slower",
+        action="store_true",
+    )
+    add("--medvram", "one network on the card at a time: the least memory at nearly full speed", action="store_true")
+    add(
+        "--lowvram", "the UNet comes to the card block by block: the least memory of all, and slow", action="store_true"
+    )
+    add("--ram-budget", "main memory that models may take (default: what is free, less a quarter)", **_GB)
+    add("--vram-budget", "memory of the card that is ours (default: what is free)", **_GB)
+    add(
+        "--torch-index", "where the build of torch is that fits this machine's card, for the first start", metavar="URL"
+    )
+
+
+_GB: Mapping[str, Any] = {"type": float, "metavar": "GB"}
+MEMORY: Mapping[str, Any] = {
+    "device": "auto",
+    "dtype": "auto",
+    "device_id": None,
+    "deterministic": False,
+    "medvram": False,
+    "lowvram": False,
+    "ram_budget": None,
+    "vram_budget": None,
+    "torch_index": "",
+}
+"""Defaults of the flags that say where and in how much memory networks run."""
+
+
+def said_of_device(args: argparse.Namespace) -> list[str]:
+    """What was said of that, in the words of the command line, for a process that is to know it too."""
+    words = []
+    for name, default in MEMORY.items():
+        value = getattr(args, name)
+        if value is True:
+            words.append(f"--{name.replace('_', '-')}")
+        elif value != default:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
 
 
 _FLAG = "extension flag"
@@ -369,6 +412,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "replay": ("make a saved picture again and say whether it is identical", _add_replay),
     "convert": ("make a safetensors copy of a .ckpt or .pt file, safely", _add_convert),
     "make-tiny-checkpoint": ("write a small random checkpoint for tests", _add_tiny),
+    "doctor": ("say what this machine has, and what to do about it", _add_places),
     "user": ("accounts: user add NAME, list, remove, password, token", _add_user),
     "new-extension": ("write the skeleton of an extension", _add_new_extension),
     "worker": ("", _add_worker),

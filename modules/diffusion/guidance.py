@@ -108,12 +108,14 @@ class Guided:
         *,
         skips: Sequence[Skip] = (),
         alone: bool = False,
+        apart: bool = False,
         always_negative: bool = False,
         calls: int = 0,
         unseen: WeightedCond | None = None,
         image_scale: float = 1.0,
     ):
-        """``calls``: those of the run that were made before.
+        """``calls``: those of the run that were made before. ``apart``: each condition goes through the network by
+        itself, which takes less memory.
 
         ``unseen``: the negative prompt without the picture that the others see, for guidance by the picture of
         strength ``image_scale`` (Brooks et al. 2023, arXiv:2211.09800, eq. 3); then the negative prompt is never
@@ -128,6 +130,7 @@ class Guided:
         self._scale = scale
         self._skips = skips
         self._alone = alone
+        self._apart = apart
         self._unseen = unseen
         self._image_scale = image_scale
         self._always_negative = always_negative or unseen is not None
@@ -186,8 +189,8 @@ class Guided:
         answers: dict[int, Tensor] = {}
         for length in dict.fromkeys(cond.context.shape[1] for cond in conds):
             group = [i for i, cond in enumerate(conds) if cond.context.shape[1] == length]
-            if len(group) == 1:
-                answers[group[0]] = self._network(x, sigma, conds[group[0]])
+            if len(group) == 1 or self._apart:
+                answers.update((i, self._network(x, sigma, conds[i])) for i in group)
                 continue
             joined = self._join([conds[i] for i in group], len(x))
             if isinstance(self._network, SharingNetwork):

@@ -74,6 +74,8 @@ class Recipe:
     skipped: int = 0
     """The step after which the image was finished early (skip); 0: it was not."""
     extensions: tuple[UsedExtension, ...] = ()
+    memory: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What was done because memory was short, as `checkpoints.way.Way` tells it; replay does the same."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -82,8 +84,9 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if not self.skipped:
-            del plain["skipped"]
+        for name in ("skipped", "memory"):
+            if not plain[name]:
+                del plain[name]
         files = [dataclasses.asdict(file) for file in sorted(self.files)]
         plain |= {"schema": SCHEMA, "request": self.request.to_json(), "files": files}
         used = [dataclasses.asdict(one) for one in self.extensions]
@@ -152,6 +155,8 @@ def _check(recipe: Recipe) -> None:
     parts: tuple[Recipe | File | UsedExtension, ...] = (recipe, *recipe.files, *recipe.extensions)
     maps = [(one.options, one.changed) for one in recipe.extensions]
     if not all(isinstance(options, (dict, NoneType)) and isinstance(changed, dict) for options, changed in maps):
+        raise _unreadable()
+    if not isinstance(recipe.memory, dict) or not all(type(value) in (bool, int) for value in recipe.memory.values()):
         raise _unreadable()
     for part in parts:
         for field in dataclasses.fields(part):

@@ -112,6 +112,7 @@ FACTS: Mapping[str, str] = {
     "processor": "processor",
     "dtype": "number format",
     "kernels": "kernel mode",
+    "memory": "way with little memory",
 }
 
 

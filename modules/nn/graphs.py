@@ -45,7 +45,7 @@ class GraphPool:
 
     def run(self, unet: UNet, x: Tensor, emb: Tensor, text: TextKeys, copies: int = 1) -> Tensor:
         """`UNet.run`, replayed where it was recorded."""
-        if self._record is None or torch.is_grad_enabled() or not unet.layers().untouched():
+        if self._record is None or torch.is_grad_enabled() or unet.borrows or not unet.layers().untouched():
             return unet.run(x, emb, text, copies)
         key = _key(unet, x, emb, text, copies)
         if key in self._graphs:

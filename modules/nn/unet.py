@@ -8,19 +8,23 @@ families, inpainting and pruned ones too: `modules.checkpoints.families` reads t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.nn import fused
-from modules.nn.attention import KeyValue, attention, join_heads, split_heads
+from modules.nn.attention import KeyValue, attention, join_heads, sliced_attention, split_heads
 from modules.nn.configs import NO_MIDDLE, ONE_BLOCK, UNetConfig
 
 
 class CrossAttention(nn.Module):
     """Attention of image tokens to themselves, or to the text when keys and values are given."""
+
+    sliced = False
+    """Whether it is computed for some of the tokens at a time."""
 
     def __init__(self, channels: int, context_dim: int, heads: int):
         super().__init__()
@@ -36,7 +40,8 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, key_value: KeyValue | None = None) -> Tensor:
         q = split_heads(self.to_q(x), self.heads)
         k, v = key_value or self.key_value(x)
-        out: Tensor = self.to_out(join_heads(attention(q, k, v)))
+        attend = sliced_attention if self.sliced else attention
+        out: Tensor = self.to_out(join_heads(attend(q, k, v)))
         return out
 
 
@@ -99,8 +104,18 @@ class TransformerBlock(nn.Module):
         return x + self.ff.fused(y)
 
 
+Lend = Callable[..., AbstractContextManager[None]]
+"""``lend(*layers)`` is a context in which these layers have their weights where and as they are computed with."""
+
+
+def _at_hand(*_: nn.Module) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of a feature map (b, c, h, w)."""
+
+    _lend: Lend = staticmethod(_at_hand)
 
     def __init__(self, channels: int, depth: int, config: UNetConfig):
         super().__init__()
@@ -115,6 +130,10 @@ class SpatialTransformer(nn.Module):
     def _projection(self, channels: int) -> nn.Module:
         return nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
 
+    def own(self) -> tuple[nn.Module, ...]:
+        """The layers beside the blocks."""
+        return self.norm, self.proj_in, self.proj_out
+
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         b, c, h, w = x.shape
         y: Tensor = self.norm(x)
@@ -124,7 +143,8 @@ class SpatialTransformer(nn.Module):
         if self.linear:
             y = self.proj_in(y)
         for block in self.transformer_blocks:
-            y = block(y, text)
+            with self._lend(block):
+                y = block(y, text)
         if self.linear:
             y = self.proj_out(y)
         y = y.reshape(len(y), h, w, c).permute(0, 3, 1, 2)
@@ -137,7 +157,8 @@ class SpatialTransformer(nn.Module):
         y = fused.pointwise(self.proj_in, fused.tokens(fused.group_norm(self.norm, x, silu=False)))
         for block in self.transformer_blocks:
             assert isinstance(block, TransformerBlock)
-            y = block.fused(y, text)
+            with self._lend(block):
+                y = block.fused(y, text)
         y = fused.feature_map(fused.pointwise(self.proj_out, y), x)
         return _for_each_text(x, len(y)) + y
 
@@ -217,6 +238,8 @@ class UNet(nn.Module):
     for its texts once per batch, then `run` at every step.
     """
 
+    _lend: Lend = staticmethod(_at_hand)
+
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
@@ -265,20 +288,46 @@ class UNet(nn.Module):
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Timesteps (b,), which may be fractional, and SDXL's vector (b, vector_dim) -> (b, 4 * model_channels)."""
         dtype = next(self.time_embed.parameters()).dtype
-        emb: Tensor = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
+        with self._lend(self.time_embed):
+            emb: Tensor = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
         return emb if y is None else emb + self.label(y)
 
     def label(self, y: Tensor) -> Tensor:
         """A vector (b, vector_dim) as it is added to the embedding of time: (b, 4 * model_channels)."""
-        out: Tensor = self.label_emb(y.to(next(self.label_emb.parameters()).dtype))
+        with self._lend(self.label_emb):
+            out: Tensor = self.label_emb(y.to(next(self.label_emb.parameters()).dtype))
         return out
 
     def text_keys(self, context: Tensor) -> TextKeys:
         """Text states (b, tokens, context_dim) -> keys and values of every cross-attention layer."""
-        return {block.attn2: block.attn2.key_value(context) for block in self._transformer_blocks()}
+        found = {}
+        for block in self._transformer_blocks():
+            with self._lend(block.attn2.to_k, block.attn2.to_v):
+                found[block.attn2] = block.attn2.key_value(context)
+        return found
+
+    def lend_by(self, lend: Lend | None) -> None:
+        """Have layers that are about to run get their weights from ``lend``; None: they are at hand."""
+        for module in self.modules():
+            if isinstance(module, (UNet, SpatialTransformer)):
+                module._lend = lend or _at_hand
+
+    @property
+    def borrows(self) -> bool:
+        """Whether weights come and go while it runs."""
+        return self._lend is not _at_hand
 
     def _transformer_blocks(self) -> Iterator[TransformerBlock]:
         return (module for module in self.modules() if isinstance(module, TransformerBlock))
+
+    def slice_attention(self, sliced: bool) -> bool:
+        """Whether attention is computed in slices from now on: less memory, and sums that may be rounded otherwise.
+        Says whether that is a change.
+        """
+        layers = [layer for layer in self.modules() if isinstance(layer, CrossAttention) and layer.sliced != sliced]
+        for layer in layers:
+            layer.sliced = sliced
+        return bool(layers)
 
     def layers(self, *, anew: bool = False) -> fused.Layers:
         """Its modules, watched; ``anew`` where some may have been replaced."""
@@ -298,14 +347,16 @@ class UNet(nn.Module):
 
         def through(block: nn.Module, h: Tensor, size: Sequence[int] = ()) -> Tensor:
             for layer in block.children():
-                if isinstance(layer, ResBlock):
-                    h = layer.fused(h, emb[: len(h)]) if fuse else layer(h, emb[: len(h)])
-                elif isinstance(layer, SpatialTransformer):
-                    h = layer.fused(h, text) if fuse else layer(h, text)
-                elif isinstance(layer, Upsample):
-                    h = layer(h, size)
-                else:
-                    h = layer(h)
+                # A transformer borrows for each of its blocks.
+                with self._lend(*(layer.own() if isinstance(layer, SpatialTransformer) else (layer,))):
+                    if isinstance(layer, ResBlock):
+                        h = layer.fused(h, emb[: len(h)]) if fuse else layer(h, emb[: len(h)])
+                    elif isinstance(layer, SpatialTransformer):
+                        h = layer.fused(h, text) if fuse else layer(h, text)
+                    elif isinstance(layer, Upsample):
+                        h = layer(h, size)
+                    else:
+                        h = layer(h)
             return h
 
         skips, h = [], x
@@ -318,11 +369,12 @@ class UNet(nn.Module):
             most = max(len(h), len(skip))
             h = torch.cat([_for_each_text(h, most), _for_each_text(skip, most)], dim=1)
             h = through(block, h, skips[-1].shape[-2:] if skips else ())
-        if fuse:
-            norm, _, last = self.out
-            h = last(fused.group_norm(norm, h, silu=True))  # type: ignore[arg-type]
-        else:
-            h = self.out(h)
+        with self._lend(self.out):
+            if fuse:
+                norm, _, last = self.out
+                h = last(fused.group_norm(norm, h, silu=True))  # type: ignore[arg-type]
+            else:
+                h = self.out(h)
         return _for_each_text(h, rows)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, y: Tensor | None = None) -> Tensor:

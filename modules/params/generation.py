@@ -17,7 +17,7 @@ MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
 MODEL, SAMPLING, NOISE = "Model", "Sampling", "Noise"
-GUIDANCE, SDXL, FACES, COMPATIBILITY = "Guidance", "SDXL", "Faces", "Compatibility"
+GUIDANCE, SDXL, FACES, MEMORY, COMPATIBILITY = "Guidance", "SDXL", "Faces", "Memory", "Compatibility"
 """Headings of groups of rarely changed options."""
 
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
@@ -35,6 +35,10 @@ def wrapped(seed: int) -> int:
     (1, True)
     """
     return seed % (MAX_SEED + 1)
+
+
+FULL, FP8_SDXL, FP8_ALL = "Disable", "Enable for SDXL", "Enable"
+"""A1111's words for which UNets' weights are kept in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -553,6 +557,23 @@ class GenerationParams:
         key="CodeFormer weight",
         group=FACES,
         help="0: the most is changed, 1: the least",
+    )
+
+    # Memory.
+    fp8_storage: str = option(
+        FULL,
+        "FP8 weights",
+        choices=(FULL, FP8_SDXL, FP8_ALL),
+        key="FP8 weight",
+        group=MEMORY,
+        help="the UNet is kept in 8 bits: half the memory, and another picture; arithmetic is as before",
+    )
+    tiled_vae: bool = option(
+        False,
+        "Tiled VAE",
+        key="Tiled VAE",
+        group=MEMORY,
+        help="pictures are encoded and decoded in bands, without a seam; otherwise only where the whole would not fit",
     )
 
     # Compatibility.

@@ -61,6 +61,7 @@ def _is_invariant(model: LatentDiffusion, size: tuple[int, int], n: int, conds: 
     """Whether each of ``n`` images of noise gets from the UNet, to the last bit, what it gets alone, in every draw."""
     generator = torch.Generator().manual_seed(0)
     unet, rows, shares = model.unet, n * conds, model.device.shares_prefix and not model.unet.config.vector_dim
+    model.bring_unet(rows, size[0] * size[1])
     emb = unet.embed(torch.tensor([500.0], device=model.device.device))
     if unet.config.vector_dim:
         emb = emb + unet.label(torch.ones(1, unet.config.vector_dim, device=model.device.device))

@@ -27,6 +27,9 @@ class CachedUNet:
         # The Cond is kept so that its id stays its own.
         self._texts: dict[int, tuple[Cond, TextKeys, Tensor | None]] = {}
         self._changes = model.unet.changes
+        if model.unet.slice_attention(model.memory.way.sliced):
+            model.graphs.clear()  # they were recorded with the other kernels
+        model.bring("unet")
         model.unet.layers(anew=True)
         self._embed([sigma for sigma in dict.fromkeys(sigmas) if sigma > 0])
 
@@ -56,15 +59,21 @@ class CachedUNet:
             scaled = torch.cat([scaled, cond.image.repeat(len(x) // len(cond.image), 1, 1, 1)], dim=1)
         scaled = device.place(scaled)
         rows = copies * len(x)
-        keys, label = self._text(cond, rows)
-        emb = self._embedding(sigma).expand(rows, -1)
-        emb = emb if label is None else emb + label
-        prediction = self._model.graphs.run(unet, scaled, emb, keys, copies).to(x.dtype)
+
+        def predicted() -> Tensor:
+            self._model.bring_unet(rows, x.shape[2] * x.shape[3])
+            keys, label = self._text(cond, rows)
+            emb = self._embedding(sigma).expand(rows, -1)
+            emb = emb if label is None else emb + label
+            return self._model.graphs.run(unet, scaled, emb, keys, copies).to(x.dtype)
+
+        prediction = self._model.memory.attempt(predicted)
         x = x if copies == 1 else x.repeat(copies, 1, 1, 1)
         return denoised(prediction, x, sigma, self._model.config.prediction)
 
     def _embed(self, sigmas: list[float]) -> None:
         if sigmas:
+            self._model.bring("unet")
             t = torch.tensor([self._table.sigma_to_t(s) for s in sigmas], device=self._model.device.device)
             self._embeddings.update(zip(sigmas, self._model.unet.embed(t)[:, None], strict=True))
 

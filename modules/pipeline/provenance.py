@@ -155,4 +155,5 @@ class Recorder:
             processor=device.processor(),
             skipped=generated.skipped,
             extensions=self.extensions,
+            memory=self.model.memory.way.to_json(),
         )

@@ -14,10 +14,11 @@ from modules.checkpoints.approximations import DECODER, ENCODER, TAESD
 from modules.checkpoints.families.base import INPAINTING, PIX2PIX
 from modules.checkpoints.model import LatentDiffusion, through
 from modules.checkpoints.store import ModelStore
+from modules.checkpoints.way import SamplingRanOut
 from modules.devices import Snapshot
 from modules.diffusion.guidance import Seeing, WeightedCond
 from modules.diffusion.types import StopSampling
-from modules.errors import Cancelled, UserError, out_of_memory
+from modules.errors import Cancelled, OutOfMemory, UserError, out_of_memory
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import TAESD as PREVIEW_TAESD
@@ -150,7 +151,8 @@ class BatchRunner:
         """Sampled images: from text, over one start image for all, or over one each."""
         model, init = task.model, batch.params.init
         start = encode(model, batch, init_images, init) if init_images and init else None
-        latents, params, skipped = self._sample(task, batch, init_images, start)
+        with _sampling():
+            latents, params, skipped = self._sample(task, batch, init_images, start)
         with contextlib.ExitStack() as patched:  # by the second pass, until its images are decoded
             if batch.hires and not skipped:
                 task, latents, skipped = self._hires_pass(task, batch, latents, patched)
@@ -184,12 +186,14 @@ class BatchRunner:
         other = replace(other, config=other.config.predicting(second.params.prediction))
         task = replace(task, model=hooks.patched(other), hooks=hooks)
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
-        latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
+        with _sampling():
+            latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
         return task, latents, skipped
 
     def _load_sibling(self, model: LatentDiffusion, checkpoint: str, params: GenerationParams) -> LatentDiffusion:
         """Load another checkpoint for the same request, with the VAE of ``model`` if that is a separate file."""
-        other = replace(self._store.load(checkpoint, model.vae_name, params.text_encoder), embeddings=model.embeddings)
+        other = self._store.load(checkpoint, model.vae_name, params.text_encoder, params.fp8_storage)
+        other = replace(other, embeddings=model.embeddings, memory=model.memory)
         theirs, ours = other.config.latent, model.config.latent
         if (theirs.channels, theirs.factor) != (ours.channels, ours.factor):
             raise UserError(
@@ -262,6 +266,17 @@ class BatchRunner:
         return latents, params, reporter.skipped
 
 
+@contextlib.contextmanager
+def _sampling() -> Iterator[None]:
+    """Tells want of memory within it from that of other parts of a run."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OutOfMemory) as error:
+        if short := out_of_memory(error):
+            raise SamplingRanOut(short.message, hint=short.hint) from error
+        raise
+
+
 class Overflow(Exception):
     """Numbers left the range of the format of ``models``, of which some have a wider one."""
 
@@ -277,6 +292,7 @@ def _decoded(
     one where none may depend on its company.
     """
     together = model.device.gains_by_company and batch.params.kernels != "exact" and len(numbers) > 1
+    together = together and not model.memory.tiles("tiled_decode", latents.shape[2] * latents.shape[3])
     size = model.decodes_at_once(latents) if together else 1
     rest = list(numbers)
     while rest:

@@ -67,7 +67,7 @@ def generate(
 
     ``image_cond`` (1 or n, channels, h, w) is what an inpainting or pix2pix model sees beside the latents.
     """
-    params, sampler = batch.params, batch.sampler
+    params, sampler, way = batch.params, batch.sampler, model.memory.way
     trained = model.config.schedule
     levels = choices.noise_table(params, trained, zero_terminal_snr=model.config.zero_terminal_snr)
     table = sampler.table_for(levels)
@@ -99,10 +99,14 @@ def generate(
             negative,
             params.cfg_scale * sampler.cfg_factor,
             skips=choices.skips(params, sampler, table, begin.t_enc + 1),
-            alone=params.kernels == "exact"
-            and needs_single_image_batches(
-                model, size, len(batch.seeds), positive, negative, negatives=2 if unseen else 1
+            alone=way.one_by_one
+            or (
+                params.kernels == "exact"
+                and needs_single_image_batches(
+                    model, size, len(batch.seeds), positive, negative, negatives=2 if unseen else 1
+                )
             ),
+            apart=way.sliced,
             always_negative=sampler.cfg_factor != 1,
             calls=calls,
             unseen=unseen,

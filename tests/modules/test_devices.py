@@ -10,7 +10,7 @@ from modules.errors import UserError
 
 
 def test_unknown_device_or_number_type_is_named() -> None:
-    with pytest.raises(UserError, match="no device named 'tpu'; there are auto, cpu and cuda"):
+    with pytest.raises(UserError, match="no device named 'tpu'; there are auto, cpu, cuda, mps, xpu"):
         choose("tpu")
     with pytest.raises(UserError, match="no number type 'int4'"):
         choose("cpu", "int4")

@@ -227,7 +227,7 @@ KEYS: dict[str, Value] = dict(
         _REQUEST.row("width", lambda p: f"{p.width}x{p.height}"),
         ("Model hash", lambda f: f.model_hash or None),
         _REQUEST.by_facts("checkpoint", lambda f: f.model_name or None),
-        _place("FP8 weight"),
+        _REQUEST.where_changed("fp8_storage"),
         _place("Cache FP16 weight for LoRA"),
         _place("VAE hash"),
         _REQUEST.by_facts("vae", _absent),

@@ -18,12 +18,13 @@ from webui.api.sdapi.options import KNOWN
         ("--server-name=::1", "--host ::1"),
         ("--no-half --autolaunch", "--dtype float32 --autolaunch"),
         ("--use-cpu all interrogate --theme dark", "--device cpu --theme dark"),
-        ("--precision full --no-half-vae --medvram --xformers", ""),
+        ("--precision full --no-half-vae --medvram --xformers", "--medvram"),
         ("--ckpt-dir /models --opt-split-attention --skip-torch-cuda-test --port 80", "--ckpt-dir /models --port 80"),
         ("--freeze-settings", "--lock-settings all --lock-a1111-settings all"),
         ("--freeze-specific-settings a,b", "--lock-a1111-settings a,b"),
         ("--freeze-settings-in-sections=ui", "--lock-a1111-sections ui"),
-        ("--lowvram generate fox --steps 3", "generate fox --steps 3"),
+        ("--lowram generate fox --steps 3", "generate fox --steps 3"),
+        ("--lowvram --use-ipex --device-id 1", "--lowvram --device xpu --device-id 1"),
         ("generate --steps 3 fox --api", "generate --steps 3 fox"),
         ("--allowed-host=lan --data-dir=/x", "--allowed-host=lan --data-dir=/x"),
         ("--share --port 80", "--port 80"),
@@ -44,7 +45,7 @@ SAME = words(
     --data-dir=x --models-dir=x --ckpt=x --ckpt-dir=x --vae-dir=x --lora-dir=x --embeddings-dir=x --hypernetwork-dir=x
     --listen --port=7861 --styles-file=x --autolaunch --theme=dark --tls-keyfile=x --tls-certfile=x --subpath=x
     --cors-allow-origins=https://a.example --cors-allow-origins-regex=https://.*[.]example --api-server-stop
-    --dump-sysinfo --device-id=0
+    --dump-sysinfo --device-id=0 --medvram --lowvram
     """
 )
 """Flags of A1111 1.10 that are flags here, with the same meaning, as far as the machine has what they are about."""
@@ -53,7 +54,7 @@ IN_OUR_WORDS = words(
     --server-name=::1 --nowebui --no-half --use-cpu=all --freeze-settings --freeze-settings-in-sections=x
     --freeze-specific-settings=x --esrgan-models-path=x --realesrgan-models-path=x --bsrgan-models-path=x
     --swinir-models-path=x --dat-models-path=x --gfpgan-models-path=x --gfpgan-dir=x --codeformer-models-path=x
-    --lyco-dir-backcompat=x --disable-all-extensions --disable-extra-extensions
+    --lyco-dir-backcompat=x --disable-all-extensions --disable-extra-extensions --use-ipex
     """
 )
 WITHOUT_EFFECT = words(
@@ -61,12 +62,12 @@ WITHOUT_EFFECT = words(
     -f --update-all-extensions --skip-python-version-check --skip-torch-cuda-test --reinstall-xformers
     --reinstall-torch --update-check --log-startup --skip-prepare-environment --skip-install --skip-version-check
     --tests=x --no-tests --config=x --gfpgan-model=x --no-half-vae --no-progressbar-hiding --max-batch-count=9
-    --textual-inversion-templates-dir=x --localizations-dir=x --medvram --medvram-sdxl --lowvram --lowram
+    --textual-inversion-templates-dir=x --localizations-dir=x --medvram-sdxl --lowram
     --always-batch-cond-uncond --unload-gfpgan --precision=full --upcast-sampling --ngrok-region=eu --ngrok-options={}
     --clip-models-path=x --xformers --force-enable-xformers --xformers-flash-attention --deepdanbooru
     --opt-split-attention --opt-sub-quad-attention --sub-quad-q-chunk-size=9 --sub-quad-kv-chunk-size=9
     --sub-quad-chunk-threshold=9 --opt-split-attention-invokeai --opt-split-attention-v1 --opt-sdp-attention
-    --opt-sdp-no-mem-attention --disable-opt-split-attention --disable-nan-check --use-ipex --show-negative-prompt
+    --opt-sdp-no-mem-attention --disable-opt-split-attention --disable-nan-check --show-negative-prompt
     --ui-config-file=x --hide-ui-dir-config --ui-settings-file=x --gradio-debug --gradio-auth=x --gradio-auth-path=x
     --gradio-img2img-tool=x --gradio-inpaint-tool=x --opt-channelslast --use-textbox-seed
     --disable-console-progressbars --enable-console-prompts --vae-path=x --api --api-auth=x --api-log --ui-debug-mode
@@ -112,8 +113,8 @@ def test_extensions_that_are_not_to_be_loaded_are_not() -> None:
 
 
 def test_what_means_nothing_here_is_said_once_for_each() -> None:
-    notes = translated(["--medvram", "--port", "80", "--opt-sdp-attention"])[1]
-    assert [note.partition(" does nothing here: ")[0] for note in notes] == ["--medvram", "--opt-sdp-attention"]
+    notes = translated(["--lowram", "--port", "80", "--opt-sdp-attention"])[1]
+    assert [note.partition(" does nothing here: ")[0] for note in notes] == ["--lowram", "--opt-sdp-attention"]
     assert translated(["--no-half"])[1] == []
 
 
