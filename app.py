@@ -96,9 +96,15 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         builtin_tabs.register(host)
     name = args.worker_name if process == "worker" else process
     flags = commandline.extension_flags(args)
-    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, name=name, flags=flags)
+    folders = () if args.no_extensions else extension_folders(args)
+    loader = Loader(folders, args.data_dir, ROOT, process=process, name=name, flags=flags)
     loader.load_all(host)
     return loader
+
+
+def extension_folders(args: argparse.Namespace) -> tuple[Path, ...]:
+    """The folders of extensions: the shipped ones, then the owner's, which may take their names."""
+    return tuple(dict.fromkeys((ROOT / "extensions", args.extensions_dir)))
 
 
 def model_places(args: argparse.Namespace) -> ModelFolders:
@@ -228,6 +234,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     folders = ("data", "models", "extensions")
     places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
     places += commandline.said_places(args)
+    places += ["--no-extensions"] if args.no_extensions else []
     own_flags = {} if args.no_extensions else commandline.extension_flags(args)
     for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
@@ -303,8 +310,6 @@ def serve(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT)
     bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs")
-    if args.no_extensions:
-        args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
     if args.api_only:
         os.environ["REPRISE_API_ONLY"] = "1"  # before anything of webui is imported, which imports Gradio at once
     from webui import server
@@ -717,6 +722,21 @@ def new_extension(args: argparse.Namespace) -> int:
     return 0
 
 
+def install_extension(args: argparse.Namespace) -> int:
+    """Install an extension that lies on this machine, or the packages of one that is in its place."""
+    bootstrap.ensure(ROOT)
+    bootstrap.keep_private(args.data_dir)
+    from modules.extension.installer import Installer
+
+    installer = Installer(extension_folders(args), args.data_dir, ROOT)
+    done = installer.install(args.what, replace=args.replace, on_step=lambda said: print(said, file=sys.stderr))
+    print(f"{done.name} {done.version} is in {done.folder}")
+    for name, version in done.packages.items():
+        print(f"{name} {version} was installed for it")
+    print("A server that is running takes it up when it is loaded anew in the Extensions tab.", file=sys.stderr)
+    return 0
+
+
 def test(arguments: Sequence[str]) -> int:
     """Run the tests with pytest, passing on ``arguments``; with ``--extension PATH`` the kit's tests of one
     extension. Unless ``arguments`` name a path, test files run in parallel, one process per core and at most four.
@@ -736,8 +756,9 @@ def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Build the argument parser, with the function of each command. ``given`` tells whose extensions have flags too."""
     places: dict[str, Any] = {f"{name}_dir": ROOT / name for name in ("data", "models", "extensions")}
     places |= {"device": "auto", "dtype": "auto"}
-    commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, user, new_extension, worker)
-    flags = flags_in(commandline.extensions_dir(given, places["extensions_dir"]))
+    commands: list[commandline.Command] = [serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint]
+    commands += [user, new_extension, install_extension, worker]
+    flags = flags_in(places["extensions_dir"], commandline.extensions_dir(given, places["extensions_dir"]))
     return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands}, flags)
 
 

@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   python3 app.py user add alice                       an account; then --listen serves the LAN
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
   python3 app.py test --extension extensions/mine     run the ready tests over an extension
+  python3 app.py install-extension mine.zip           a local extension, and its packages
 """
 
 
@@ -149,6 +150,12 @@ def _add_new_extension(one: argparse.ArgumentParser) -> None:
     _add_places(one)
 
 
+def _add_install_extension(one: argparse.ArgumentParser) -> None:
+    one.add_argument("what", metavar="NAME|DIR|ZIP", help="one that is there, to install its packages, or a local one")
+    one.add_argument("--replace", action="store_true", help="take the place of another version of it")
+    _add_places(one)
+
+
 def _add_tiny(one: argparse.ArgumentParser) -> None:
     one.add_argument("path", type=Path)
     one.add_argument("--family", default="sd1", help="sd1, sd2, sdxl or sdxl-refiner")
@@ -208,7 +215,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         repeated: dict[str, Any] = {"action": "append"} if flag == "--lora-dir" else {}
         add(flag, meaning, type=_folder, metavar="DIR", **repeated)
     add("--ckpt", "the checkpoint of those who choose none", metavar="FILE")
-    add("--extensions-dir", "extensions (default extensions/)", type=_folder, metavar="DIR")
+    add("--extensions-dir", "extensions beside the shipped ones", type=_folder, metavar="DIR")
     add("--device", "auto, cpu or cuda")
     add("--dtype", "auto, float32, bfloat16 or float16")
 
@@ -304,6 +311,7 @@ def _sides(text: str) -> tuple[int, ...]:
 def _add_worker(parser: argparse.ArgumentParser) -> None:
     _add_places(parser)
     parser.add_argument("--worker-name", default="worker", help="what it keeps for its next start goes by this name")
+    parser.add_argument("--no-extensions", action="store_true", default=argparse.SUPPRESS)
 
 
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
@@ -315,6 +323,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "make-tiny-checkpoint": ("write a small random checkpoint for tests", _add_tiny),
     "user": ("accounts: user add NAME, list, remove, password, token", _add_user),
     "new-extension": ("write the skeleton of an extension", _add_new_extension),
+    "install-extension": ("install an extension from a folder or ZIP file, and its packages", _add_install_extension),
     "worker": ("", _add_worker),
 }
 """The commands: help text and positional argument of each; one without help is internal."""

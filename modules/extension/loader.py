@@ -16,16 +16,16 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Literal
 
-from modules.bootstrap import installed, pins
 from modules.errors import NotFound, OutputError
 from modules.extension.host import Host, Owner
-from modules.extension.manifest import Manifest, Refused, check_requirements, folders_in, read_manifest
+from modules.extension.manifest import Manifest, Refused, folders_in, read_manifest
+from modules.extension.packages import Missing, PackagePaths
 from modules.storage import atomic
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,8 @@ class Extension:
     traceback: str = ""
     added: tuple[str, ...] = ()
     """What it registered, as in "sampler My Euler"."""
+    missing: tuple[str, ...] = ()
+    """The packages for want of which it is refused."""
 
     @property
     def version(self) -> str:
@@ -60,11 +62,11 @@ class Extension:
 
 
 class Loader:
-    """Loads the extensions of one folder into a host, and keeps their states."""
+    """Loads the extensions of one or more folders into a host, and keeps their states."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | Sequence[Path],
         data_dir: Path,
         root: Path,
         *,
@@ -72,18 +74,19 @@ class Loader:
         name: str = "",
         flags: Mapping[str, Mapping[str, str]] | None = None,
     ):
-        """``root``: the folder of requirements.txt. In the ``server`` an extension cannot import torch; starts of a
-        ``command`` are not counted. ``name``: of this worker, since each counts its own starts. ``flags``: command
-        line values, by extension and name.
+        """Of two extensions with one name that in the later folder is taken. ``root``: the folder of requirements.txt.
+        In the ``server`` an extension cannot import torch; starts of a ``command`` are not counted. ``name``: of this
+        worker, since each counts its own starts. ``flags``: command line values, by extension and name.
         """
-        self.folder = folder
+        self.folders = (folder,) if isinstance(folder, Path) else tuple(folder)
         self.host = Host()
         self.extensions: dict[str, Extension] = {}
         self.safe_mode = False
         self._choices = data_dir / "extensions.json"
         self._settings = data_dir / "settings.json"
         self._starts = data_dir / "extensions" / f"{name or process}.json"
-        self._root = root
+        self._data_dir = data_dir
+        self._packages = PackagePaths(data_dir, root)
         self._process = process
         self._flags = flags or {}
 
@@ -95,7 +98,7 @@ class Loader:
         before = self._last_start()
         starts = before.get("starts", 0) if isinstance(before.get("starts"), int) else 0
         self.safe_mode = starts >= MAX_STARTS and self._process != "command"
-        for place in folders_in(self.folder):
+        for place in folders_in(*self.folders):
             if self.safe_mode:
                 last = before.get("loading")
                 reason = f"the last {starts} starts did not come to an end" + (f", within {last}" if last else "")
@@ -112,7 +115,7 @@ class Loader:
 
     def reload(self, name: str) -> Extension:
         """Remove what the extension added, and import it again."""
-        place = next((place for place in folders_in(self.folder) if place.name == name), None)
+        place = next((place for place in folders_in(*self.folders) if place.name == name), None)
         if place is None:
             raise NotFound(f"no extension named {name!r}", hint="look into the folder", field="extension")
         self.host.drop(name)
@@ -147,7 +150,10 @@ class Loader:
 
     def _load(self, place: Path) -> Extension:
         with _interrupts() as interrupted:
-            return self._let_in(place, interrupted)
+            found = self._let_in(place, interrupted)
+        if found.state != "loaded":
+            self._packages.withdraw(place.name)
+        return found
 
     def _let_in(self, place: Path, interrupted: Callable[[], bool]) -> Extension:
         name, manifest = place.name, None
@@ -160,8 +166,7 @@ class Loader:
                 return Extension(name, place, "left out", manifest, _unread(error))
             if off:
                 return Extension(name, place, "disabled", manifest, "it is switched off")
-            pinned = pins([self._root / "requirements.txt"])
-            check_requirements(manifest.requirements, pinned, installed(sys.path) if manifest.requirements else {})
+            self._packages.admit(name, manifest.requirements)
             part = Host(owner, self.host.reserved)
             with _without_torch() if self._process == "server" else contextlib.nullcontext():
                 module = _imported(place)
@@ -169,7 +174,8 @@ class Loader:
             self.host.take(part)
         except Refused as error:
             log.warning("extension %s is refused: %s", name, error)
-            return Extension(name, place, "refused", manifest, str(error))
+            missing = error.requirements if isinstance(error, Missing) else ()
+            return Extension(name, place, "refused", manifest, str(error), missing=missing)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and interrupted():
                 raise
