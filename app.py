@@ -497,14 +497,14 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     return from_flat(GenerationParams, said) | {"extensions": _modifiers(getattr(args, "ext", ()))}
 
 
-def _modifiers(said: Sequence[str]) -> dict[str, dict[str, str]]:
+def _modifiers(said: Sequence[str], flag: str = "--ext") -> dict[str, dict[str, str]]:
     """Parse ``--ext``: ``twice.amount=2``, or ``twice`` for its defaults."""
     found: dict[str, dict[str, str]] = {}
     for text in said:
         path, equals, value = text.partition("=")
         name, dot, option = path.partition(".")
         if bool(dot) != bool(equals) or not name:
-            raise UserError(f"--ext {text} is not understood", hint="write NAME or NAME.OPTION=VALUE", field="ext")
+            raise UserError(f"{flag} {text} is not understood", hint="write NAME or NAME.OPTION=VALUE", field=flag[2:])
         found.setdefault(name, {}).update({option: value} if dot else {})
     return found
 
@@ -598,9 +598,10 @@ def upscale(args: argparse.Namespace) -> int:
     from modules.storage import atomic
 
     known = {name: value for name, value in vars(args).items() if name in options_of(ExtrasParams)}
+    steps = _modifiers(args.step, "--step")
     if {"width", "height"} & known.keys():
         known.setdefault("resize", TO)
-    params, host = ExtrasParams.from_json({"upscaler": "Lanczos", **known}), build_host(args)
+    params, host = ExtrasParams.from_json({"upscaler": "Lanczos", **known, "steps": steps}), build_host(args)
     check(params, host)
     extra = process(open_image(args.file), params, host, Work(on_tile=_tell_tiles))
     texts = {"parameters": read_metadata(args.file)["infotext"] or "", "extras": extra.infotext}

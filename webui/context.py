@@ -99,6 +99,9 @@ class Page:
     tabs: dict[str, Any] = field(default_factory=dict)
     """The tabs themselves, for those that fill when they are first looked at."""
 
+    slots: list[Any] = field(default_factory=list)
+    """What extensions have put at places of the page; see `webui.components.slots`."""
+
     forms: list[Form[Any]] = field(default_factory=list)
     """The request forms made by `form`."""
 

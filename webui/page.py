@@ -17,6 +17,7 @@ from modules.extension.host import TabSpec
 from modules.imaging.files import open_header
 from webui.choices import wire_choices
 from webui.components.header import Header
+from webui.components.slots import place_slots, wire_slots
 from webui.context import Page, Sent, Source, Target
 from webui.events import AT_ONCE
 from webui.html.status import account_html, header_html, results_of, trouble_html, worker_html
@@ -86,6 +87,7 @@ def build_page(
         with gr.Row(elem_id="rp_header"):
             gr.HTML(header_html(services.version), elem_id="rp_brand", padding=False)
             header = Header(services)
+            beside = gr.Row(elem_id="rp_header_slots", min_height=0) if _has_slots(services, "header") else None
             gr.HTML(worker_html(), elem_id="rp_worker", padding=False)
             gr.HTML(account_html(), elem_id="rp_account", padding=False)
         if services.extensions and services.extensions.safe_mode:
@@ -100,11 +102,19 @@ def build_page(
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
                     build_tab(page, spec)
+        if beside:
+            with beside:
+                place_slots(page, "header")
+        wire_slots(page)
         wire_sends(page)
         wire_choices(blocks, catalogues)
         header.wire(blocks, page.forms)
     blocks.files = files
     return blocks
+
+
+def _has_slots(services: Services, place: str) -> bool:
+    return any(spec.place == place for spec in services.host.slots)
 
 
 def wire_sends(page: Page) -> None:

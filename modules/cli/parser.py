@@ -125,6 +125,9 @@ def _add_upscale(one: argparse.ArgumentParser) -> None:
     one.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
     for name, declared in options_of(ExtrasParams).items():
         _add_option(one, name, declared)
+    one.add_argument(
+        "--step", action="append", default=[], metavar="NAME[.OPTION=VALUE]", help="a step of an extension, afterwards"
+    )
     _add_places(one)
 
 

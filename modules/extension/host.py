@@ -13,6 +13,7 @@ from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension.manifest import NAME, Refused
 from modules.extension.modifier import ModifierSpec, in_order, key_of
+from modules.extension.page import PLACES, CardsSpec, ExtrasStepSpec, SlotSpec
 from modules.extension.script import Axis, ScriptSpec, axes_of_params
 from modules.params.generation import GenerationParams, Value
 from modules.params.options import Option, options_of
@@ -40,6 +41,11 @@ class TabPage(Protocol):
         of whoever clicked. It may raise `UserError`.
         """
 
+    def load(self, fill: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
+        """Whenever the page is opened, put what ``fill(*inputs)`` returns into ``outputs``: the value itself for one,
+        a sequence of values for several.
+        """
+
 
 @dataclass(frozen=True)
 class TabSpec:
@@ -56,10 +62,12 @@ class RouteSpec:
 
     path: str
     """ "colours": small letters, digits, - and _."""
-    answer: Callable[[Mapping[str, Any], str], Any]
+    answer: Callable[..., Any]
     """``(values, owner) -> answer``, JSON both: the query's values, for POST the body's object; and whose request it
-    is. A `UserError` becomes its status and sentence."""
+    is. A `UserError` becomes its status and sentence. The answer may be a `FileAnswer` or a `StreamAnswer` as well."""
     method: Literal["GET", "POST"] = "GET"
+    caller: bool = False
+    """``answer`` takes a `modules.extension.page.RouteCall` instead, which can submit jobs for whoever asks."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class Owner:
     """The extension's part of the settings file."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """Command line values, by the flag names of the manifest."""
+    data_dir: Path = Path()
+    """Where it may write: ``DATA/extensions/NAME``."""
 
 
 _PATH = re.compile(r"[a-z0-9_-]{1,60}")
@@ -113,6 +123,9 @@ class Host:
         self.settings: Registry[type] = Registry("group of settings")
         self.routes: Registry[RouteSpec] = Registry("route")
         self.assets: Registry[Path] = Registry("asset")
+        self.slots: Registry[SlotSpec] = Registry("slot")
+        self.cards: Registry[CardsSpec] = Registry("page of cards")
+        self.extras_steps: Registry[ExtrasStepSpec] = Registry("step of Extras", field="steps")
         self.owners: dict[tuple[str, str], Owner] = {}
         """The extension that added each entry, by table and name; built-in entries are not in it."""
 
@@ -130,6 +143,9 @@ class Host:
             "setting": self.settings,
             "route": self.routes,
             "asset": self.assets,
+            "slot": self.slots,
+            "cards": self.cards,
+            "extras_step": self.extras_steps,
         }
 
     # -- what register() calls
@@ -191,12 +207,37 @@ class Host:
         self._add("route", f"{self.owner.name if self.owner else ''}/{spec.path} {spec.method}", spec)
 
     def add_asset(self, file: str) -> None:
-        """Register a script or style sheet in the extension's folder, to be loaded by the page."""
+        """Register a script or style sheet in the extension's folder, to be loaded by the page; or a folder in it,
+        whose files are served below ``/api/ext/NAME/FOLDER/``.
+        """
         folder = self.owner.folder if self.owner else Path()
         path = (folder / file).resolve()
-        if path.suffix not in (".js", ".css") or not path.is_relative_to(folder.resolve()) or not path.is_file():
+        inside = path.is_relative_to(folder.resolve()) and path != folder.resolve()
+        is_folder = path.is_dir() and _PATH.fullmatch(file) is not None
+        if not inside or not (is_folder or (path.suffix in (".js", ".css") and path.is_file())):
             raise Refused(f"the asset {file!r} is no .js or .css file of its folder", hint="check the name")
         self._add("asset", f"{self.owner.name if self.owner else ''}/{file}", path)
+
+    def slot(self, place: str, build: Callable[[Any], None]) -> None:
+        """Create components at a place of the page; ``build`` receives a `modules.extension.page.SlotPage`."""
+        if place not in PLACES:
+            raise Refused(f"the page has no place {place!r}", hint=f"there are {', '.join(PLACES)}")
+        self._add("slot", f"{self.owner.name if self.owner else ''}/{place}", SlotSpec(place, build))
+
+    def add_cards(self, spec: CardsSpec) -> None:
+        self._add("cards", spec.name, spec)
+
+    def add_extras_step(self, spec: ExtrasStepSpec) -> None:
+        if not NAME.fullmatch(spec.name):
+            raise Refused(f"the step's name {spec.name!r} is not of small letters, digits and _", hint="rename it")
+        self._add("extras_step", spec.name, spec)
+
+    @property
+    def data_dir(self) -> Path:
+        """A folder of the extension's own to write to, made when it is asked for."""
+        folder = self.owner.data_dir if self.owner else Path()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def flag(self, name: str) -> str:
         """The command line value of a flag of the manifest."""

@@ -599,6 +599,8 @@ class ExtrasParams:
     )
     tile_size: int = option(192, "Tile size", lo=0, hi=1024, step=16, help="what a network sees at once; 0: all")
     tile_overlap: int = option(8, "Tile overlap", lo=0, hi=48, step=1, help="small values may leave seams")
+    steps: ModifierOptions = loose(ModifierOptions(), ModifierOptions.from_json)
+    """The steps of extensions, each by its name with its options."""
 
     def to_json(self) -> dict[str, Any]:
         return values_of(self)

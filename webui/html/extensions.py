@@ -8,6 +8,7 @@ from typing import Any
 
 from modules.extension.loader import Extension
 from modules.extension.modifier import ModifierSpec
+from modules.extension.page import Card
 from webui.i18n import t
 
 STATES = {
@@ -33,12 +34,28 @@ def list_html(
     return f'{_banner() if safe_mode else ""}<ul class="rp-exts">{rows}</ul>{_order(order)}'
 
 
-def failed_tab_html(label: str, reason: str, trace: str) -> str:
-    """The placeholder of a tab that could not be built."""
-    words = escape(t("This tab could not be built"))
+def failed_html(words: str, label: str, reason: str, trace: str) -> str:
+    """The placeholder of what could not be built, as ``words`` say."""
     return (
-        f'<div class="rp-ext-failed" role="alert"><p>{words}: <b translate="no">{escape(label)}</b>, '
+        f'<div class="rp-ext-failed" role="alert"><p>{escape(words)}: <b translate="no">{escape(label)}</b>, '
         f'<span translate="no">{escape(reason)}</span></p>{_trace(trace)}</div>'
+    )
+
+
+def cards_html(cards: Iterable[Card]) -> str:
+    """A page of cards, in the shape of the list of embeddings, whose script filters it and takes clicks."""
+    entries = "".join(
+        f'<li data-name="{escape(f"{card.name} {card.description}".lower())}"><button type="button" class="rp-chip" '
+        f'data-insert="{escape(card.insert)}" title="{escape(card.description)}" translate="no">{escape(card.name)}'
+        "</button></li>"
+        for card in cards
+    )
+    if not entries:
+        return f'<p class="rp-none">{escape(t("There are no cards."))}</p>'
+    label = escape(t("Filter"))
+    return (
+        f'<div class="rp-embeddings"><input type="search" placeholder="{label}" aria-label="{label}">'
+        f"<ul>{entries}</ul></div>"
     )
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import gradio as gr
 
 from modules.params.generation import GenerationParams
+from webui.components.card_pages import place_cards
 from webui.components.paste import wire_paste
 from webui.components.scripts import ScriptPanel
 from webui.components.sizes import SizeTools
+from webui.components.slots import place_slots
 from webui.context import Page, Target
 from webui.forms import Form
 from webui.i18n import t
@@ -35,15 +37,20 @@ def build(page: Page) -> None:
                 "<kbd>Ctrl</kbd> <kbd>↑</kbd> <kbd>↓</kbd> weighs the word at the cursor</p>",
                 padding=False,
             )
+            place_slots(page, f"{TAB}.actions", form)
+    place_slots(page, f"{TAB}.prompt", form)
+    place_cards(page, TAB)
     prompts.inspector()
     with gr.Row(elem_id="txt2img_body"):
         with gr.Column(scale=5, min_width=300, elem_id="txt2img_parameters"):
             tools = parameters(page, form, TAB)
             second_pass(form, TAB)
             script = ScriptPanel(page, TAB)
+            place_slots(page, f"{TAB}.parameters", form)
         with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
             view = View(page.services, TAB, buttons)
             script.place_table()
+            place_slots(page, f"{TAB}.result", form)
     page.views[TAB] = view
     page.targets[TAB] = Target(form)
     prompts.wire()
@@ -64,6 +71,7 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
         form.add("scheduler", min_width=130, elem_id=f"{tab}_scheduler")
     form.add("steps", elem_id=f"{tab}_steps")
     SizeTools(page, form, tab)
+    place_slots(page, f"{tab}.size", form)
     with gr.Row():
         form.add("batch_count", min_width=130, elem_id=f"{tab}_batch_count", info=None)
         form.add("batch_size", min_width=130, elem_id=f"{tab}_batch_size", info=None)

@@ -1,0 +1,128 @@
+"""Places on the page at which extensions create components, and how these read and fill the tab's form."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from modules.errors import RepriseError
+from webui.context import Page
+from webui.events import AT_ONCE
+from webui.forms import Form
+from webui.html.extensions import failed_html
+from webui.i18n import t
+
+logger = logging.getLogger(__name__)
+
+PART = "This part of the page could not be built"
+Handler = Callable[..., Mapping[str, Any] | None]
+
+
+class SlotPage:
+    """What an extension's function receives at its place (see `modules.extension.page.SlotPage`). Events are wired
+    when the page is complete, for the form has components behind this place too.
+    """
+
+    def __init__(self, place: str, extension: str, form: Form[Any] | None):
+        self.tab = place.partition(".")[0]
+        self.place, self.extension = place, extension
+        self._form = form
+        self._wishes: list[tuple[Callable[..., Any], Handler, Sequence[Any], Sequence[Any]]] = []
+
+    def on(
+        self,
+        trigger: Callable[..., Any],
+        handler: Handler,
+        inputs: Sequence[Any] = (),
+        outputs: Sequence[Any] = (),
+    ) -> None:
+        """Call ``handler(values, *inputs)`` at an event; what it returns goes into the form and ``outputs``."""
+        self._wishes.append((trigger, handler, inputs, outputs))
+
+    def wire(self) -> None:
+        """Wire what was asked for."""
+        fields = self._form.components if self._form else []
+        for trigger, handler, inputs, outputs in self._wishes:
+            fill = self._filler(handler, len(outputs))
+            trigger(fill, [*inputs, *fields], [*outputs, *fields], **AT_ONCE)
+
+    def _filler(self, handler: Handler, others: int) -> Any:
+        form = self._form
+        names = form.names if form else ()
+
+        async def on_event(*values: Any) -> list[Any]:
+            count = len(values) - len(names)
+            named = dict(zip(names, values[count:], strict=True))
+            try:
+                answer: Any = await asyncio.to_thread(handler, named, *values[:count])
+            except RepriseError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+            except Exception as error:
+                logger.warning("extension %s failed in its place on the page", self.extension, exc_info=True)
+                sentence = f"extension {self.extension} failed ({type(error).__name__}: {error})"
+                raise gr.Error(sentence, print_exception=False) from None
+            changes, own = (answer[0], list(answer[1:])) if others else (answer, [])
+            filled = [(changes or {}).get(name, gr.skip()) for name in names]
+            return [*own, *filled]
+
+        return on_event
+
+
+def place_slots(page: Page, place: str, form: Form[Any] | None = None) -> None:
+    """Create what extensions have for ``place``, here. What fails leaves a sentence and nothing else."""
+    host = page.services.host
+    for name in host.slots.names():
+        extension, _, where = name.partition("/")
+        if where != place:
+            continue
+        slot = SlotPage(place, extension, form)
+        with contained(page.blocks.default_config, f"{extension} ({place})", t(PART)):
+            with gr.Column(elem_id=f"{place.replace('.', '_')}_slot_{extension}", elem_classes="rp-slot", min_width=80):
+                host.slots.get(name).build(slot)
+            page.slots.append(slot)
+
+
+def wire_slots(page: Page) -> None:
+    """Wire the events of all places, when the page is complete."""
+    for slot in page.slots:
+        with contained(page.blocks.default_config, f"{slot.extension} ({slot.place})", t(PART)):
+            slot.wire()
+
+
+class contained:
+    """Within this block components are created by an extension: an exception leaves nothing of them on the page but a
+    sentence."""
+
+    def __init__(self, config: Any, title: str, words: str):
+        self._config, self._title, self._words = config, title, words
+
+    def __enter__(self) -> None:
+        self._parent = Context.block
+        self._blocks, self._functions = set(self._config.blocks), set(self._config.fns)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        logger.warning("%s of an extension cannot be built", self._title, exc_info=error)
+        Context.block = self._parent
+        self._forget()
+        reason = str(error) or type(error).__name__
+        trace_text = "".join(traceback.format_exception(error))
+        gr.HTML(failed_html(self._words, self._title, reason, trace_text), padding=False)
+        return True
+
+    def _forget(self) -> None:
+        """Remove what was added to the page since."""
+        config = self._config
+        for numbers, before in ((config.blocks, self._blocks), (config.fns, self._functions)):
+            for number in set(numbers) - before:
+                del numbers[number]
+        config.fn_id = max(config.fns, default=-1) + 1
+        if self._parent is not None:
+            self._parent.children = [child for child in self._parent.children if child._id in self._blocks]
