@@ -108,5 +108,17 @@
     if (button) tell('generate', { tab: button.id.replace(/_generate$/, '') })
   }, true)
 
+  // Pages of cards.
+  document.addEventListener('click', (event) => {
+    const card = event.target.closest?.('.rp-ext-cards button[data-insert]')
+    if (card) insert(card.dataset.insert, { tab: card.closest('[id*="_cards_"]').id.split('_cards_')[0] })
+  })
+
+  document.addEventListener('input', (event) => {
+    if (!event.target.matches?.('.rp-ext-cards input')) return
+    const wanted = event.target.value.trim().toLowerCase()
+    for (const card of event.target.parentElement.querySelectorAll('[data-name]')) card.hidden = !card.dataset.name.includes(wanted)
+  })
+
   window.reprise = Object.assign(window.reprise || {}, { get, set, insert, replace, on, tell })
 })()

@@ -43,19 +43,18 @@ def failed_html(words: str, label: str, reason: str, trace: str) -> str:
 
 
 def cards_html(cards: Iterable[Card]) -> str:
-    """A page of cards, in the shape of the list of embeddings, whose script filters it and takes clicks."""
+    """A page of cards; extension_api.js filters it and takes clicks."""
     entries = "".join(
-        f'<li data-name="{escape(f"{card.name} {card.description}".lower())}"><button type="button" class="rp-chip" '
-        f'data-insert="{escape(card.insert)}" title="{escape(card.description)}" translate="no">{escape(card.name)}'
-        "</button></li>"
+        f'<button type="button" data-name="{escape(f"{card.name} {card.description}".casefold())}" translate="no" '
+        f'data-insert="{escape(card.insert)}" title="{escape(card.description)}">{escape(card.name)}</button>'
         for card in cards
     )
     if not entries:
         return f'<p class="rp-none">{escape(t("There are no cards."))}</p>'
-    label = escape(t("Filter"))
+    label = escape(t("Search"))
     return (
-        f'<div class="rp-embeddings"><input type="search" placeholder="{label}" aria-label="{label}">'
-        f"<ul>{entries}</ul></div>"
+        f'<div class="rp-ext-cards"><input type="search" placeholder="{label}" aria-label="{label}">'
+        f'<div class="rp-names">{entries}</div></div>'
     )
 
 
