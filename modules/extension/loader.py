@@ -184,7 +184,7 @@ class Loader:
         said = self._flags.get(manifest.name, {})
         flags = {name: said.get(name, declared.default) for name, declared in manifest.flags.items()}
         settings = settings if isinstance(settings, dict) else {}
-        return Owner(manifest.name, manifest.version, place, manifest.permissions, settings, flags)
+        return Owner(manifest.name, manifest.version, place, manifest.permissions, settings, flags, manifest.api)
 
     def _last_start(self) -> dict[str, Any]:
         try:
