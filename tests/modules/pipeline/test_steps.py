@@ -237,14 +237,15 @@ def test_model_is_what_it_was_whatever_happens(store: ModelStore, plain: str, wh
 
 def test_what_a_model_does_not_have_is_said_with_names_that_it_has(store: ModelStore) -> None:
     patcher = Patcher(store.load(), lambda: pytest.fail("no step"), lambda hook: pytest.fail(hook))
-    for call, words in (
+    calls: list[tuple[Callable[[], object], str]] = [
         (lambda: patcher.attention("midle.0.0.self", explicit), "middle.0.0.self"),
         (lambda: patcher.block("nowhere", explicit), "no layer of this model is named 'nowhere'"),  # type: ignore[arg-type]
         (lambda: patcher.skip("input.1", explicit), "only output blocks join a skip"),  # type: ignore[arg-type]
         (lambda: patcher.weights("unet.out.2.wait", torch.Tensor.clone), "unet.out.2.weight"),
         (lambda: patcher.attributes(nn.Conv2d, paddings="x"), "Conv2d has no attribute 'paddings'"),
         (lambda: patcher.attributes("unet.out.2", weight=1), "use weights()"),
-    ):
+    ]
+    for call, words in calls:
         with pytest.raises(ValueError, match=words.replace("(", r"\(").replace(")", r"\)")):
             call()
 
