@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import modules
+from modules.extension.contexts import Step
 from modules.extension.host import Host, TabPage
 from modules.extension.manifest import PERMISSIONS, Manifest
-from modules.extension.modifier import HOOKS, Modifier
+from modules.extension.modifier import HOOKS, HOOKS_2, Modifier
+from modules.extension.patcher import Patcher
 from webui import extension_tabs as extending
 
 ROOT = Path(__file__).parents[1]
@@ -25,10 +27,18 @@ def methods(cls: type) -> list[str]:
 
 def test_guide_names_every_hook() -> None:
     assert tuple(name for name in methods(Modifier) if name in HOOKS) == HOOKS
-    for name in HOOKS:
+    assert tuple(name for name in methods(Modifier) if name in HOOKS_2) == tuple(HOOKS_2)
+    for name in (*HOOKS, *HOOKS_2):
         assert re.search(rf"^\| `{name}\([\w, ]+\)` \|", GUIDE, re.M), name
     for name in methods(Modifier):
         assert f"`{name}(" in GUIDE, name
+
+
+def test_guide_names_every_fact_of_a_step_and_every_method_that_modify_may_call() -> None:
+    for name in ("x", "sigma", "step", "steps", "call", "pass_", "cond", "uncond", "seeds", "image_numbers", "network"):
+        assert name in Step.__dataclass_fields__ and f"`{name}`" in GUIDE, name
+    for name in ("attention", "block", "skip", "attributes", "weights", "layers"):
+        assert callable(getattr(Patcher, name)) and f"`model.{name}(" in GUIDE, name
 
 
 def test_guide_names_every_method_that_register_may_call() -> None:

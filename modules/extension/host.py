@@ -92,6 +92,8 @@ class Owner:
     """The extension's part of the settings file."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """Command line values, by the flag names of the manifest."""
+    api: int = 2
+    """The version of the interface that it was written for."""
     data_dir: Path = Path()
     """Where it may write: ``DATA/extensions/NAME``."""
 

@@ -191,7 +191,8 @@ class Loader:
         flags = {name: said.get(name, declared.default) for name, declared in manifest.flags.items()}
         settings = settings if isinstance(settings, dict) else {}
         data_dir = self._data_dir / "extensions" / manifest.name
-        return Owner(manifest.name, manifest.version, place, manifest.permissions, settings, flags, data_dir)
+        facts = manifest.name, manifest.version, place, manifest.permissions, settings, flags
+        return Owner(*facts, api=manifest.api, data_dir=data_dir)
 
     def _last_start(self) -> dict[str, Any]:
         try:

@@ -19,7 +19,7 @@ from modules.params.options import Option
 API = 2
 """The version of the extension API. It increases when anything promised changes."""
 APIS = (1, API)
-"""The versions whose extensions are loaded."""
+"""The versions that are understood: extensions of before go on working."""
 PERMISSIONS = frozenset(
     (
         "sampler",
@@ -79,7 +79,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if not isinstance(version, str) or not re.fullmatch(r"[\w.+-]{1,40}", version):
         raise Refused(f"its version is {version!r}", hint='write it as text, as in version = "1.0"')
-    if api not in APIS:
+    if api not in APIS or isinstance(api, bool):
         raise Refused(f"it was written for version {api!r} of the programming interface and this is {API}")
     permissions = _texts(values, "permissions")
     if unknown := sorted(set(permissions) - PERMISSIONS):

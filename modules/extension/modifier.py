@@ -13,30 +13,40 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from modules.diffusion.types import Denoiser, Guidance, Network
+from modules.diffusion.types import Cond, Denoiser, Guidance, Network
 from modules.errors import UserError
+from modules.extension.contexts import BatchRun, ImageContext, JobEnd, MadeImage, PassRun, SamplingPass, Saving, Step
 from modules.params.generation import GenerationParams, ModifierOptions, Value
 from modules.params.options import Nested, Option, Shape, options_of, read, values_of
-from modules.prompt.clock import Clock
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
+    from torch import Tensor
 
     from modules.checkpoints.model import LatentDiffusion
+    from modules.extension.patcher import Patcher
 
 PREFIX = "ext."
 HOOKS = ("revise", "prepare", "patch", "begin", "network", "guidance", "denoiser", "finish")
-
-
-@dataclass(frozen=True)
-class SamplingPass:
-    """One pass of a batch, decided."""
-
-    number: int
-    """0, or 1 for that of hires fix."""
-    prompt: str
-    """The positive one, network tags and all."""
-    clock: Clock
+"""The hooks of every version of the interface."""
+HOOKS_2 = (
+    "modify",
+    "before_pass",
+    "on_step",
+    "on_guidance",
+    "on_network",
+    "after_sampling",
+    "after_batch",
+    "after_image",
+    "before_save",
+    "on_saved",
+    "job_ended",
+)
+"""Those of ``api = 2``: in an older extension a method of such a name is its own affair."""
+STEP_HOOKS = ("modify", "before_pass", "on_step", "on_guidance", "on_network", "after_sampling")
+"""Those of `HOOKS_2` that see several images at once while they are sampled."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,12 @@ class Report:
 
 class Modifier:
     """Base class: override one or more of these hooks. An instance lives for one request."""
+
+    guided_always = False
+    """`on_guidance` is asked at every call, also at CFG 1 and where the negative prompt is skipped; there ``negative``
+    is the very object that ``positive`` is, and ``step.uncond`` is None."""
+    needs_negative = False
+    """The negative prompt is evaluated at every call, which takes its time, and `on_guidance` is asked at every one."""
 
     def revise(self, params: GenerationParams) -> GenerationParams:
         """Return the request of one image, changed, before anything is planned; ``params.seed`` is that image's own.
@@ -106,10 +122,54 @@ class Modifier:
         """Process a finished image before it is saved."""
         return image
 
+    # -- from api = 2 on
 
-def overridden(modifier: Modifier) -> tuple[str, ...]:
-    """The names of the hooks that a modifier overrides."""
-    return tuple(name for name in HOOKS if getattr(type(modifier), name) is not getattr(Modifier, name))
+    def modify(self, model: Patcher) -> None:
+        """Say what to change in the model for the duration of a batch. The host does it, and puts everything back."""
+
+    def before_pass(self, run: PassRun, x: Tensor) -> Tensor:
+        """The latents (n, c, h, w) from which the sampler starts, noise in them."""
+        return x
+
+    def on_step(self, step: Step, x: Tensor, sigma: float, denoise: Callable[[Tensor, float], Tensor]) -> Tensor:
+        """x0 (n, c, h, w) that the sampler gets: ``denoise(x, sigma)``."""
+        return denoise(x, sigma)
+
+    def on_guidance(self, step: Step, positive: Tensor, negative: Tensor, scale: float, guidance: Guidance) -> Tensor:
+        """x0 of the answers under the two prompts, each (n, c, h, w): ``guidance(positive, negative, scale)``."""
+        return guidance(positive, negative, scale)
+
+    def on_network(self, step: Step, x: Tensor, sigma: float, cond: Cond, network: Network) -> Tensor:
+        """x0 of one evaluation: ``network(x, sigma, cond)``. ``step.rows`` says what each row of x belongs to."""
+        return network(x, sigma, cond)
+
+    def after_sampling(self, run: PassRun, latents: Tensor) -> Tensor:
+        """The latents (n, c, h, w) at the end of a pass, before a mask puts back what it protects."""
+        return latents
+
+    def after_batch(self, batch: BatchRun, images: list[Image]) -> list[Image]:
+        """The images of a whole batch, as many as before."""
+        return images
+
+    def after_image(self, image: Image, context: ImageContext) -> Image:
+        """Process a finished image, with further generations if need be; no patch is on the model."""
+        return image
+
+    def before_save(self, image: Image, made: MadeImage) -> Saving | None:
+        """The last word on an image: its pixels, its file's name, further keys of its text. None: as it is."""
+        return None
+
+    def on_saved(self, path: Path, made: MadeImage) -> None:
+        """The image is in a file."""
+
+    def job_ended(self, end: JobEnd) -> None:
+        """The request is over, whatever way."""
+
+
+def overridden(modifier: Modifier, api: int = 2) -> tuple[str, ...]:
+    """The names of the hooks that a modifier overrides, in the order of the lists above."""
+    names = HOOKS if api < 2 else (*HOOKS, *HOOKS_2)
+    return tuple(name for name in names if getattr(type(modifier), name) is not getattr(Modifier, name))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
+from modules.extension.contexts import SamplingPass
 from modules.extension.host import Host
-from modules.extension.modifier import SamplingPass
 from modules.params.generation import MAX_PROMPT, GenerationParams, Init, ModifierOptions, wrapped
 from modules.params.options import checked, nested_of, options_of
 from modules.params.profile import Profile, profile_named

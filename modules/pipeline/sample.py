@@ -15,6 +15,7 @@ from modules.diffusion.noise import ImageNoise
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, ScheduleOptions, image_start, sigmas_for
 from modules.diffusion.types import Denoiser, Network, OnStep, StopSampling
+from modules.extension.contexts import PassRun
 from modules.params.generation import SoftInpainting
 from modules.pipeline import sampling_options as choices
 from modules.pipeline.batch_invariance import needs_single_image_batches
@@ -73,6 +74,7 @@ def generate(
     begin = _begin(batch, table, start, options)
     size: tuple[int, int] = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)  # type: ignore[assignment]
     noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
+    scope = hooks.follow(batch) if hooks else None
 
     def guidance(
         model: LatentDiffusion, positive: Sequence[WeightedCond], negative: WeightedCond, calls: int = 0
@@ -90,6 +92,7 @@ def generate(
             and needs_single_image_batches(model, size, len(batch.seeds), positive, negative),
             always_negative=sampler.cfg_factor != 1,
             calls=calls,
+            observer=scope,
         )
 
     first = guidance(model, positive, negative)
@@ -98,7 +101,7 @@ def generate(
         second = refinement.load
         guided = Refined(first, lambda calls: guidance(*second(), calls), switch_test(refinement.switch_at, table))
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
-    denoise = hooks.denoiser(denoise) if hooks else denoise
+    denoise = hooks.denoiser(denoise, guided) if hooks else denoise
     if start and start.mask is not None:
         denoise = _masked(denoise, start, start.mask, unit_start=sampler.unit_start)
     # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.
@@ -111,13 +114,22 @@ def generate(
         **({} if start else whole),
     )
     x = noised(batch, begin, noise.initial(), start)
+    run = pass_run(model, batch, begin.sigmas)
+    x = hooks.before_pass(run, x) if hooks else x
     try:
         latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **arguments)
     except StopSampling:
         latents = guided.estimate()
+    latents = hooks.after_sampling(run, latents) if hooks else latents
     if start and start.mask is not None and not start.soft:
         latents = latents * start.mask + start.latents * (1 - start.mask)
     return latents
+
+
+def pass_run(model: LatentDiffusion, batch: Batch, sigmas: Sequence[float]) -> PassRun:
+    """A pass as modifiers are told of it."""
+    numbers = tuple(range(batch.first_image, batch.first_image + len(batch.seeds)))
+    return PassRun(batch.sampling_pass, batch.params, model, tuple(sigmas), batch.seeds, numbers)
 
 
 def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) -> Denoiser:

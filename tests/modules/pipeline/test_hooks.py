@@ -23,9 +23,10 @@ from modules.devices import Device
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
+from modules.extension.contexts import SamplingPass
 from modules.extension.host import Host, Owner, TagSpec
 from modules.extension.loader import Loader
-from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, from_text, to_text
+from modules.extension.modifier import Modifier, ModifierSpec, Report, UsedFile, from_text, to_text
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
 from modules.params.generation import GenerationParams, Hires, ModifierOptions
@@ -201,7 +202,7 @@ def test_replay_leaves_out_what_had_failed(broken: Engine) -> None:
 def test_spoilt_weights_are_found_and_loaded_anew(broken: Engine) -> None:
     before = digest(broken.store.load())
     _, notes = run(broken, extensions=chosen(spoils={}))
-    assert notes == ["extension spoils did not put the model's weights back; the model is loaded anew"]
+    assert notes == ["extension spoils did not put the model's weights or attributes back; the model is loaded anew"]
     assert digest(broken.store.load()) == before
 
 
