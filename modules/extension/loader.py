@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from modules.errors import NotFound, OutputError
 from modules.extension.host import Host, Owner
+from modules.extension.installer import Installer
 from modules.extension.manifest import Manifest, Refused, folders_in, read_manifest
 from modules.extension.packages import Missing, PackagePaths
 from modules.storage import atomic
@@ -86,6 +87,7 @@ class Loader:
         self._settings = data_dir / "settings.json"
         self._starts = data_dir / "extensions" / f"{name or process}.json"
         self._data_dir = data_dir
+        self._root = root
         self._packages = PackagePaths(data_dir, root)
         self._process = process
         self._flags = flags or {}
@@ -123,6 +125,11 @@ class Loader:
             del sys.modules[module]
         self.extensions[name] = self._load(place)
         return self.extensions[name]
+
+    def install(self, name: str) -> Extension:
+        """Install the packages that an extension lacks, and load it. It may take minutes. Raises `RepriseError`."""
+        Installer(self.folders, self._data_dir, self._root).install(name)
+        return self.reload(name)
 
     def enable(self, name: str, enabled: bool) -> Extension:
         """Enable or disable an extension, now and for later starts."""

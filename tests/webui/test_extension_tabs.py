@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from modules.extension.loader import Loader
@@ -19,12 +22,14 @@ from modules.params.options import option
 from tests.modules.extension.test_loader import write
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
+from webui.context import Page
 from webui.forms import Form
 from webui.html.extensions import list_html
 from webui.html.status import recipe_html
 from webui.page import build_page
 from webui.server import create_app
 from webui.services import Services
+from webui.tabs import extensions as extensions_tab
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -198,3 +203,40 @@ def test_axes_have_the_options_of_modifiers(given: Services) -> None:
     axis = given.host.axes()["Good one: amount"]
     assert axis.set(GenerationParams(), "0.2").extensions == ModifierOptions({"good": {"amount": 0.2}})
     assert "Good one: amount" in given.tables()["axes"]()
+
+
+def test_packages_are_installed_by_admins_at_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "ext", "hungry", "def register(host): pass\n", "", 'requirements = ["rp-not-there"]\n')
+    installed: list[str] = []
+    monkeypatch.setattr(Loader, "install", lambda self, name: installed.append(name) or self.extensions[name])
+    with services(tmp_path / "data") as made:
+        loader = Loader(tmp_path / "ext", tmp_path / "data", ROOT, process="server")
+        loader.load_all(made.host)
+        for changes, address, headers, may in (
+            ({}, "127.0.0.1", {}, True),
+            ({}, "192.0.2.7", {}, False),
+            ({}, "127.0.0.1", {"x-forwarded-for": "192.0.2.7"}, False),
+            ({"subpath": "pictures"}, "127.0.0.1", {}, False),
+            ({"trusted_proxies": ("127.0.0.1",)}, "127.0.0.1", {}, False),
+            ({"is_admin": False}, "127.0.0.1", {}, False),
+        ):
+            facts = {name: value for name, value in changes.items() if name != "is_admin"}
+            given = replace(made, extensions=loader, **facts)
+            monkeypatch.setattr(Services, "is_admin", lambda self, owner, admin=changes.get("is_admin", True): admin)
+            with gr.Blocks() as blocks, gr.Tabs(), gr.Tab("Extensions") as tab:
+                page = Page(given, blocks, {}, None, None, tabs={"extensions": tab})
+                extensions_tab.build(page)
+            (button,) = [block for block in blocks.blocks.values() if block.elem_id == "extensions_install"]
+            assert button.visible
+            handler = next(fn.fn for fn in blocks.fns.values() if fn.trigger_after is not None)
+            scope = {
+                "type": "http",
+                "client": (address, 1),
+                "headers": [(b"host", b"127.0.0.1:7860"), *((k.encode(), v.encode()) for k, v in headers.items())],
+            }
+            said = asyncio.run(handler(SimpleNamespace(request=Request(scope), username="local"), "hungry"))[0]
+            assert (installed == ["hungry"]) is may, changes
+            assert ("python3 app.py install-extension hungry" in said) is (not may and "is_admin" not in changes)
+            installed.clear()

@@ -70,6 +70,8 @@ def _row(one: Extension, failures: Mapping[str, Mapping[str, Any]]) -> str:
         facts.append((t("May add"), ", ".join(sorted(manifest.permissions))))
     if one.added:
         facts.append((t("Added"), ", ".join(one.added)))
+    if manifest and manifest.optional:
+        facts.append((t("Can also use"), ", ".join(manifest.optional)))
     list_ = "".join(f'<dt>{escape(k)}</dt><dd translate="no">{escape(v)}</dd>' for k, v in facts)
     about = f'<p translate="no">{escape(manifest.description)}</p>' if manifest and manifest.description else ""
     reason = f'<p class="rp-ext-reason" translate="no">{escape(one.reason)}</p>' if one.reason else ""
