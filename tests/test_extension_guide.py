@@ -75,3 +75,22 @@ def test_no_name_is_public_by_accident() -> None:
     assert sorted(modules.__all__) == sorted(modules._HOMES)
     with pytest.raises(AttributeError, match="no public name 'Engine'"):
         _ = modules.Engine
+
+
+CALLBACKS = """app_started before_reload model_loaded ui_tabs ui_train_tabs ui_settings before_image_saved image_saved
+extra_noise cfg_denoiser cfg_denoised cfg_after_cfg before_component after_component image_grid infotext_pasted
+script_unloaded before_ui list_optimizers list_unets before_token_counter"""
+METHODS = """title ui show run setup before_process process before_process_batch after_extra_networks_activate
+process_batch process_before_every_sampling postprocess_batch postprocess_batch_list on_mask_blend post_sample
+postprocess_image postprocess_maskoverlay postprocess before_component after_component on_before_component
+on_after_component describe elem_id before_hr infotext_fields paste_field_names"""
+"""All that an extension of A1111 v1.10.1 may register or override."""
+
+
+@pytest.mark.parametrize("name", dict.fromkeys([*(f"on_{name}" for name in CALLBACKS.split()), *METHODS.split()]))
+def test_guide_says_of_each_callback_of_a1111_how_it_is_done_here(name: str) -> None:
+    rows = re.findall(rf"^\| (?:`\w+`, )*`{name}`(?:, `\w+`)* \| ([\w ]+) \| (.+) \|$", GUIDE, re.M)
+    assert rows, name
+    for how, words in rows:
+        assert how in ("covered", "by another way", "not"), name
+        assert how != "not" or ";" in words or "," in words, f"{name}: no reason"
