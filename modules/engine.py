@@ -164,6 +164,8 @@ class Engine:
                     for result in results:
                         run.made += 1
                         on_result(result)
+                        if leak := self.watch.made():
+                            run.note_once(leak)
                 return run.made
             except HookFailed as failure:
                 log.warning("%s", failure, exc_info=failure.error)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
+from modules.extension.checks import check_asset, check_options, check_spec
 from modules.extension.manifest import NAME, Refused
 from modules.extension.modifier import ModifierSpec, in_order, key_of
 from modules.extension.script import Axis, ScriptSpec, axes_of_params
@@ -163,6 +164,8 @@ class Host:
         self._add("tab", spec.name, spec)
 
     def add_modifier(self, spec: ModifierSpec) -> None:
+        check_spec("modifier", spec.name, spec)
+        check_options(spec.options, f"the modifier {spec.name!r}")
         if not NAME.fullmatch(spec.name):
             raise Refused(f"the modifier name {spec.name!r} is not of small letters, digits and _", hint="rename it")
         key = key_of(spec)
@@ -178,6 +181,7 @@ class Host:
         values. They are read when the extension is loaded, so a change takes effect at the next start.
         """
         owner = self.owner or Owner("", "")
+        check_options(cls, "its settings")
         self._add("setting", owner.name, cls)
         good = {}
         for name, declared in options_of(cast(Hashable, cls)).items():
@@ -198,6 +202,7 @@ class Host:
         path = (folder / file).resolve()
         if path.suffix not in (".js", ".css") or not path.is_relative_to(folder.resolve()) or not path.is_file():
             raise Refused(f"the asset {file!r} is no .js or .css file of its folder", hint="check the name")
+        check_asset(path, file)
         self._add("asset", f"{self.owner.name if self.owner else ''}/{file}", path)
 
     def flag(self, name: str) -> str:
@@ -214,6 +219,9 @@ class Host:
                     hint=f'write "{kind}" into permissions in extension.toml',
                 )
             self.owners[kind, name] = self.owner
+        check_spec(kind, name, value)
+        if name in self.tables()[kind]:
+            raise Refused(f"it adds the {kind} {name!r} twice", hint="rename one of them")
         self.tables()[kind].add(name, value, aliases)
 
     # -- what the program does with it
@@ -263,6 +271,7 @@ class Host:
         return in_order(self.modifiers)
 
     def add_script(self, spec: ScriptSpec) -> None:
+        check_options(spec.options, f"the script {spec.name!r}")
         self._add("script", spec.name, spec, (spec.label,))
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -88,26 +88,28 @@ class Loader:
         self._flags = flags or {}
 
     def load_all(self, host: Host) -> None:
-        """Load all valid extensions. Safe mode: after `MAX_STARTS` starts that ended before `started` was called,
-        load none.
+        """Load all valid extensions. Safe mode: after `MAX_STARTS` starts that ended before `started` was called, leave
+        out the one to blame (`_suspect`), and another if that does not help.
         """
         self.host = host
-        before = self._last_start()
+        places, before = folders_in(self.folder), self._last_start()
         starts = before.get("starts", 0) if isinstance(before.get("starts"), int) else 0
+        left_out = _texts_of(before.get("left_out"))
         self.safe_mode = starts >= MAX_STARTS and self._process != "command"
-        for place in folders_in(self.folder):
-            if self.safe_mode:
-                last = before.get("loading")
-                reason = f"the last {starts} starts did not come to an end" + (f", within {last}" if last else "")
-                self.extensions[place.name] = Extension(place.name, place, "left out", _manifest_or_none(place), reason)
+        if self.safe_mode and (suspect := _suspect(places, str(before.get("loading") or ""), left_out, starts)):
+            left_out |= dict([suspect])
+        for place in places:
+            if self.safe_mode and place.name in left_out:
+                manifest, reason = _manifest_or_none(place), left_out[place.name]
+                self.extensions[place.name] = Extension(place.name, place, "left out", manifest, reason)
             else:
-                self._note_start(starts + 1, place.name)
+                self._note_start(starts + 1, place.name, left_out)
                 self.extensions[place.name] = self._load(place)
-        self._note_start(0 if self.safe_mode else starts + 1, "")
+        self._note_start(starts + 1, "", left_out)
 
     def started(self) -> None:
-        """Report that the start was completed, which ends the count for safe mode."""
-        if not self.safe_mode and self.extensions:
+        """Report that the start was completed, which ends the count for safe mode: the next one tries all again."""
+        if self.extensions:
             self._note_start(0, "")
 
     def reload(self, name: str) -> Extension:
@@ -193,13 +195,41 @@ class Loader:
             log.warning("%s cannot be read: %s", self._starts, error)
             return {}
 
-    def _note_start(self, starts: int, loading: str) -> None:
+    def _note_start(self, starts: int, loading: str, left_out: Mapping[str, str] = {}) -> None:
         """Record the start in progress, for the next start to find if this one crashes."""
         if self._process == "command":
             return
         with contextlib.suppress(OSError):
             self._starts.parent.mkdir(parents=True, exist_ok=True)
-            self._starts.write_text(json.dumps({"starts": starts, "loading": loading}), encoding="utf-8")
+            self._starts.write_text(
+                json.dumps({"starts": starts, "loading": loading, "left_out": dict(left_out)}), encoding="utf-8"
+            )
+
+
+def _suspect(places: Sequence[Path], loading: str, left_out: Mapping[str, str], starts: int) -> tuple[str, str] | None:
+    """Whom to leave out after so many starts that did not come to an end, and why: the one that was being loaded, or
+    else the one whose files are the newest; None if there is none left.
+    """
+    begin = f"the last {starts} starts did not come to an end"
+    able = {place.name: place for place in places if place.name not in left_out}
+    if loading in able:
+        return loading, f"{begin}, within {loading}"
+    if not able:
+        return None
+    newest = max(able, key=lambda name: _changed_at(able[name]))
+    return newest, f"{begin}, and of the extensions {newest} was changed last"
+
+
+def _changed_at(place: Path) -> float:
+    times = [0.0]
+    for path in (place, *place.rglob("*.py"), *place.glob("extension.toml")):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def _texts_of(found: object) -> dict[str, str]:
+    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
 
 
 def _imported(place: Path) -> ModuleType:

@@ -35,7 +35,16 @@ def list_html(
 
 def failed_tab_html(label: str, reason: str, trace: str) -> str:
     """The placeholder of a tab that could not be built."""
-    words = escape(t("This tab could not be built"))
+    return _failed_html(t("This tab could not be built"), label, reason, trace)
+
+
+def failed_part_html(label: str, reason: str, trace: str) -> str:
+    """The placeholder of a modifier's or script's options that could not be built."""
+    return _failed_html(t("This part of an extension could not be built"), label, reason, trace)
+
+
+def _failed_html(words: str, label: str, reason: str, trace: str) -> str:
+    words = escape(words)
     return (
         f'<div class="rp-ext-failed" role="alert"><p>{words}: <b translate="no">{escape(label)}</b>, '
         f'<span translate="no">{escape(reason)}</span></p>{_trace(trace)}</div>'
@@ -43,7 +52,7 @@ def failed_tab_html(label: str, reason: str, trace: str) -> str:
 
 
 def _banner() -> str:
-    text = t("Safe mode: two starts did not come to an end, so no extension was loaded. Switch off the one at fault.")
+    text = t("Safe mode: two starts did not come to an end, so an extension was left out. Switch it off, or mend it.")
     return f'<p class="rp-ext-safe" role="alert">{escape(text)}</p>'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -52,6 +53,25 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Loader:
         ("each_hook", "loaded", ""),
         ("spoils", "loaded", ""),
         ("ends_worker", "loaded", ""),
+        ("leaks", "loaded", ""),
+        (
+            "unknown_table",
+            "refused",
+            "the option 'which' of the modifier 'unknown_table' names the table 'controlnets'",
+        ),
+        (
+            "no_dataclass",
+            "refused",
+            "the options of the modifier 'no_dataclass' are the class Options",
+        ),
+        ("bad_asset", "refused", "the asset 'bad.js' is not UTF-8"),
+        (
+            "closing_asset",
+            "refused",
+            "the asset 'closing.css' holds </style, which would end it in the page",
+        ),
+        ("first", "refused", "order of its modifier 'first' must be a whole number, not 'first'"),
+        ("twice_route", "refused", "it adds the route 'twice_route/again GET' twice"),
     ],
 )
 def test_each_broken_extension_is_named_with_its_reason(broken: Loader, name: str, state: str, reason: str) -> None:
@@ -64,9 +84,10 @@ def test_each_broken_extension_is_named_with_its_reason(broken: Loader, name: st
 
 
 def test_only_what_was_let_in_is_in_the_host(broken: Loader) -> None:
-    assert broken.host.modifiers.names() == ("each_hook", "ends_worker", "spoils")
+    assert broken.host.modifiers.names() == ("each_hook", "ends_worker", "leaks", "spoils")
     assert len(broken.host.samplers) == 0
-    assert {owner.name for owner in broken.host.owners.values()} == {"each_hook", "ends_worker", "spoils"}
+    assert {owner.name for owner in broken.host.owners.values()} == set(broken.host.modifiers.names())
+    assert not broken.host.routes.names() and not broken.host.assets.names()
     assert not any(name.startswith(PRIVATE + "raises") for name in sys.modules)
 
 
@@ -77,7 +98,7 @@ def test_only_what_was_let_in_is_in_the_host(broken: Loader) -> None:
         ("name = [", "its extension.toml cannot be read"),
         ('name = "other"\nversion = "1"\napi = 1', "its manifest says name = 'other' and its folder is 'mine'"),
         ('name = "mine"\nversion = 1\napi = 1', "its version is 1"),
-        ('name = "mine"\nversion = "1"\napi = 2', "it was written for version 2 of the programming interface"),
+        ('name = "mine"\nversion = "1"\napi = 3', "it was written for version 3 of the programming interface"),
         ('name = "mine"\nversion = "1"\napi = 1\npermissions = ["root"]', "there is no permission 'root'"),
         ('name = "mine"\nversion = "1"\napi = 1\npermissions = "tab"', "its permissions must be a list of texts"),
         ('name = "mine"\nversion = "1"\napi = 1\n[[flags]]\nname = "A B"', "its flags must be tables"),
@@ -201,13 +222,43 @@ def test_two_starts_that_end_early_are_followed_by_one_without_extensions(tmp_pa
     assert loader(tmp_path / "ext", tmp_path).extensions["deadly"].state == "loaded"
 
 
+def test_safe_mode_leaves_out_the_one_to_blame_and_then_another(tmp_path: Path) -> None:
+    """One ends the process from a thread, behind the loading of all: the newest is suspected first."""
+    late = "import os, threading\nthreading.Timer(0.2, os._exit, (3,)).start()\ndef register(host): pass\n"
+    write(tmp_path / "ext", "late", late)
+    write(tmp_path / "ext", "newer", "def register(host): pass\n")
+    for name, when in (("late", 1_000_000), ("newer", 2_000_000)):
+        for path in (tmp_path / "ext" / name).rglob("*"):
+            os.utime(path, (when, when))
+        os.utime(tmp_path / "ext" / name, (when, when))
+    script = (
+        "import sys, time\nfrom pathlib import Path\nfrom modules.extension.host import Host\n"
+        "from modules.extension.loader import Loader\n"
+        f"made = Loader(Path({str(tmp_path / 'ext')!r}), Path({str(tmp_path)!r}), Path('.'), process='server')\n"
+        "made.load_all(Host())\nprint(*(f'{n} {e.state}' for n, e in made.extensions.items()), sep=', ', flush=True)\n"
+        "time.sleep(1)\nmade.started()\n"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-B", "-c", script], cwd=ROOT, capture_output=True, text=True) for _ in range(5)
+    ]
+    both = "late loaded, newer loaded"
+    assert [(run.returncode, run.stdout.strip()) for run in runs] == [
+        (3, both),
+        (3, both),
+        (3, "late loaded, newer left out"),
+        (0, "late left out, newer left out"),
+        (3, both),  # a start that was completed: all are tried again
+    ]
+
+
 def test_torch_cannot_be_imported_by_an_extension_in_the_server(tmp_path: Path) -> None:
-    write(tmp_path / "ext", "heavy", "import torch\ndef register(host): pass\n")
+    (tmp_path / "ext").mkdir()
+    (tmp_path / "ext" / "server_torch").symlink_to(BROKEN / "server_torch", target_is_directory=True)
     script = (
         "import sys\nfrom pathlib import Path\nfrom modules.extension.host import Host\n"
         "from modules.extension.loader import Loader\n"
         f"made = Loader(Path({str(tmp_path / 'ext')!r}), Path({str(tmp_path)!r}), Path('.'), process='server')\n"
-        "made.load_all(Host())\nprint(made.extensions['heavy'].reason, 'torch' in sys.modules)\n"
+        "made.load_all(Host())\nprint(made.extensions['server_torch'].reason, 'torch' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     reason = "ImportError: torch is not for the server process: import it within the hooks that need it"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -25,8 +27,9 @@ from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
 from modules.extension.contexts import SamplingPass
 from modules.extension.host import Host, Owner, TagSpec
-from modules.extension.loader import Loader
+from modules.extension.loader import PRIVATE, Loader
 from modules.extension.modifier import Modifier, ModifierSpec, Report, UsedFile, from_text, to_text
+from modules.jobs.watchdog import HookWatch
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
 from modules.params.generation import GenerationParams, Hires, ModifierOptions
@@ -204,6 +207,16 @@ def test_spoilt_weights_are_found_and_loaded_anew(broken: Engine) -> None:
     _, notes = run(broken, extensions=chosen(spoils={}))
     assert notes == ["extension spoils did not put the model's weights or attributes back; the model is loaded anew"]
     assert digest(broken.store.load()) == before
+
+
+def test_leak_is_told_after_the_third_picture(broken: Engine, tmp_path: Path) -> None:
+    engine = Engine(broken.store, broken.host, version="0.0", watch=HookWatch(tmp_path))
+    _, notes = run(engine, batch_count=3, extensions=chosen(leaks={}))
+    assert len(notes) == 1
+    assert re.fullmatch(
+        r"extension leaks: it keeps about \d\d MB more with every picture; memory will run out", notes[0]
+    )
+    sys.modules[f"{PRIVATE}leaks"].KEPT.clear()
 
 
 def test_request_for_what_is_broken_is_done_without_it_and_for_what_is_not_there_refused(broken: Engine) -> None:
