@@ -69,7 +69,7 @@ def check_options(cls: object, whose: str) -> None:
     try:
         options = options_of(cast(Hashable, cls))
         cls()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, it is in what the author wrote
         raise Refused(
             f"the options of {whose} cannot be read ({error})", hint="give each a type and a default"
         ) from None
