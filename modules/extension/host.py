@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -13,7 +13,7 @@ from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension.checks import check_asset, check_options, check_spec
 from modules.extension.manifest import NAME, Refused
-from modules.extension.modifier import ModifierSpec, in_order, key_of
+from modules.extension.modifier import ModifierSpec, ReadKey, in_order, keys_of
 from modules.extension.script import Axis, ScriptSpec, axes_of_params
 from modules.params.generation import GenerationParams, Value
 from modules.params.options import Option, options_of
@@ -89,6 +89,7 @@ class Owner:
     """The version of the interface that it was written for."""
 
 
+RELABEL = "give it another label"
 _PATH = re.compile(r"[a-z0-9_-]{1,60}")
 
 
@@ -168,10 +169,39 @@ class Host:
         check_options(spec.options, f"the modifier {spec.name!r}")
         if not NAME.fullmatch(spec.name):
             raise Refused(f"the modifier name {spec.name!r} is not of small letters, digits and _", hint="rename it")
-        key = key_of(spec)
-        if len(key) < 2 or key in self.reserved:
+        keys = keys_of(spec)
+        if len(keys[0]) < 2 or keys[0] in self.reserved:
             raise Refused(f"the generation text cannot say {spec.label!r} of a modifier", hint="give it another label")
+        if taken := [key for key in keys if key in self.reserved]:
+            raise Refused(f"its modifier {spec.label!r} would write the program's own key {taken[0]!r}", hint=RELABEL)
+        if twice := [key for i, key in enumerate(keys) if _same(key, keys[:i])]:
+            raise Refused(f"its modifier {spec.label!r} would write the key {twice[0]!r} twice", hint=RELABEL)
+        self._not_taken(spec, self.modifiers)
         self._add("modifier", spec.name, spec)
+
+    def reads_key(self, key: str, modifier: str, option: str = "", read: Callable[[str], Value] = str) -> None:
+        """Read a key that another program writes, as "ADetailer model", into an option of a modifier that was added
+        before. Pasting a text with it switches the modifier on.
+        """
+        if modifier not in self.modifiers or self.modifiers.canonical(modifier) != modifier:
+            raise Refused(f"it reads the key {key!r} into {modifier!r}, which it did not add", hint="add it first")
+        spec = self.modifiers.get(modifier)
+        if option and option not in options_of(cast(Hashable, spec.options)):
+            raise Refused(f"its modifier {modifier!r} has no option {option!r} for the key {key!r}")
+        if key in self.reserved or _same(key, (one for other in self.modifiers for one in _read_by(other))):
+            raise Refused(f"the key {key!r} is read already", hint="leave it out")
+        changed = replace(spec, reads={**spec.reads, key: ReadKey(option, read)})
+        self.modifiers.replace(modifier, changed)
+
+    def _not_taken(self, spec: ModifierSpec, others: Iterable[ModifierSpec]) -> None:
+        """Labels and keys are one namespace each: two that are written alike could not be told apart."""
+        for other in others:
+            whose = self.owners.get(("modifier", other.name))
+            by = f"the modifier {other.name!r}" + (f" of extension {whose.name}" if whose else "")
+            if other.name != spec.name and _same(spec.label, (other.label,)):
+                raise Refused(f"its modifier has the label {spec.label!r}, as {by}", hint=RELABEL)
+            if taken := [key for key in (*keys_of(spec), *spec.reads) if _same(key, _read_by(other))]:
+                raise Refused(f"its modifier {spec.label!r} has the key {taken[0]!r}, as {by}", hint=RELABEL)
 
     def add_tag(self, spec: TagSpec) -> None:
         self._add("tag", spec.name, spec)
@@ -235,6 +265,8 @@ class Host:
                     owner = self.owners.get((kind, tables[kind].canonical(name)))
                     whose = f"extension {owner.name}" if owner else "the program"
                     raise Refused(f"it adds the {kind} {name!r}, which {whose} has already", hint="rename it")
+        for spec in part.modifiers:
+            self._not_taken(spec, self.modifiers)
         for kind, table in parts.items():
             tables[kind].take(table)
         self.owners |= part.owners
@@ -273,6 +305,14 @@ class Host:
     def add_script(self, spec: ScriptSpec) -> None:
         check_options(spec.options, f"the script {spec.name!r}")
         self._add("script", spec.name, spec, (spec.label,))
+
+
+def _same(text: str, others: Iterable[str]) -> bool:
+    return text.casefold() in {other.casefold() for other in others}
+
+
+def _read_by(spec: ModifierSpec) -> list[str]:
+    return [*keys_of(spec), *spec.reads]
 
 
 def _setter(spec: ModifierSpec, name: str, option: Option) -> Callable[[GenerationParams, Any], GenerationParams]:

@@ -82,6 +82,7 @@ class Loader:
         self.safe_mode = False
         self._choices = data_dir / "extensions.json"
         self._settings = data_dir / "settings.json"
+        self._known = data_dir / "extensions" / "modifiers.json"
         self._starts = data_dir / "extensions" / f"{name or process}.json"
         self._root = root
         self._process = process
@@ -139,13 +140,22 @@ class Loader:
         return _disabled_in(_object_in(self._choices))
 
     def absent(self) -> dict[str, str]:
-        """Extensions that are not loaded, with the reason, as told to jobs that ask for them."""
+        """Extensions that are not loaded, and the modifiers that they added when they were, each with the reason, as
+        told to jobs that ask for them.
+        """
         words: dict[State, str] = {"disabled": "it is switched off", "broken": "it is broken"}
-        return {
+        reasons = {
             one.name: one.reason or words.get(one.state, one.state)
             for one in self.extensions.values()
             if one.state != "loaded"
         }
+        found = dict(reasons)
+        for name, modifiers in _known_in(self._known).items():
+            gone = "" if name in self.extensions else "it is not installed any more"
+            if reason := reasons.get(name, gone):
+                whose = {name: reason} | dict.fromkeys(modifiers, f"its extension {name}: {reason}")
+                found |= {one: why for one, why in whose.items() if one not in self.host.modifiers and one not in found}
+        return found
 
     def _load(self, place: Path) -> Extension:
         with _interrupts() as interrupted:
@@ -168,7 +178,9 @@ class Loader:
             with _without_torch() if self._process == "server" else contextlib.nullcontext():
                 module = _imported(place)
                 module.register(part)
+            self._check_names(name, part)
             self.host.take(part)
+            self._remember(name, part)
         except Refused as error:
             log.warning("extension %s is refused: %s", name, error)
             return Extension(name, place, "refused", manifest, str(error))
@@ -180,6 +192,22 @@ class Loader:
         added = tuple(f"{kind} {title}" for kind, title in part.owners)
         log.info("extension %s %s: %s", name, manifest.version, ", ".join(added) or "nothing registered")
         return Extension(name, place, "loaded", manifest, added=added)
+
+    def _check_names(self, name: str, part: Host) -> None:
+        """Recipes name extensions and modifiers side by side, so no extension may be called like another's modifier."""
+        folders = {place.name for place in folders_in(self.folder)} - {name}
+        if clash := [modifier for modifier in part.modifiers.names() if modifier in folders]:
+            raise Refused(f"its modifier has the name of the extension {clash[0]!r}", hint="rename it")
+        if name in self.host.modifiers and (self.host.owner_of("modifier", name) or ("",))[0] != name:
+            raise Refused(f"a modifier of the program or of another extension is called {name!r}", hint="rename it")
+
+    def _remember(self, name: str, part: Host) -> None:
+        """Keep which modifiers an extension adds, for jobs that ask for them when it is gone (`absent`)."""
+        known = _known_in(self._known)
+        if (modifiers := sorted(part.modifiers.names())) != known.get(name, []):
+            with contextlib.suppress(OSError):
+                self._known.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write(self._known, json.dumps({**known, name: modifiers}).encode())
 
     def _owner(self, place: Path, manifest: Manifest) -> Owner:
         settings = _object_in(self._settings).get(manifest.name)
@@ -226,6 +254,16 @@ def _changed_at(place: Path) -> float:
         with contextlib.suppress(OSError):
             times.append(path.stat().st_mtime)
     return max(times)
+
+
+def _known_in(path: Path) -> dict[str, list[str]]:
+    """The modifiers that each extension added when it was last loaded."""
+    try:
+        found = _object_in(path)
+    except OSError as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return {}
+    return {name: [str(one) for one in names] for name, names in found.items() if isinstance(names, list)}
 
 
 def _texts_of(found: object) -> dict[str, str]:

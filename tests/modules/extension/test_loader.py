@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +19,17 @@ from modules.errors import OutputError
 from modules.extension.host import Host
 from modules.extension.loader import PRIVATE, Extension, Loader
 from modules.extension.manifest import Refused, check_requirements, flags_in, read_manifest
+from modules.extension.modifier import Modifier, ModifierSpec
+from modules.metadata import infotext
 
 ROOT = Path(__file__).parents[3]
 BROKEN = ROOT / "tests" / "broken"
 MANIFEST = 'name = "{}"\nversion = "1.0"\napi = 1\npermissions = [{}]\n'
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
 
 
 def write(folder: Path, name: str, code: str, permissions: str = "", more: str = "") -> Path:
@@ -350,3 +359,60 @@ def test_ctrl_c_while_an_extension_loads_ends_the_start(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         loader(tmp_path / "ext", tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+MODIFIER = (
+    "from dataclasses import dataclass\nfrom modules import Modifier, ModifierSpec, option\n"
+    "@dataclass(frozen=True)\nclass Options:\n    steps: int = option(1, {option!r})\n"
+    "def register(host):\n    host.add_modifier(ModifierSpec({name!r}, {label!r}, Options, lambda o: Modifier()))\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "option", "reason"),
+    [
+        ("b", "Hires", "Steps", "its modifier 'Hires' would write the program's own key 'Hires steps'"),
+        ("b", "do a", "Other", "its modifier has the label 'do a', as the modifier 'a' of extension a"),
+        ("b", "Do", "A steps", "its modifier 'Do' has the key 'Do a steps', as the modifier 'a' of extension a"),
+        ("a", "Do b", "Steps", "its modifier has the name of the extension 'a'"),
+        ("c", "Do b", "Steps", "its modifier has the name of the extension 'c'"),
+        ("built", "Do b", "Steps", "it adds the modifier 'built', which the program has already"),
+    ],
+)
+def test_names_labels_and_keys_are_one_namespace_each(
+    tmp_path: Path, name: str, label: str, option: str, reason: str
+) -> None:
+    folder = tmp_path / "ext"
+    write(folder, "a", MODIFIER.format(name="a", label="Do a", option="Steps"), '"modifier"')
+    write(folder, "b", MODIFIER.format(name=name, label=label, option=option), '"modifier"')
+    write(folder, "c", "def register(host): pass\n")
+    made = Loader(folder, tmp_path, ROOT, process="command")
+    host = Host(reserved=infotext.RESERVED)
+    host.add_modifier(ModifierSpec("built", "Built in", Nothing, lambda _: Modifier()))
+    made.load_all(host)
+    assert made.extensions["a"].state == "loaded"
+    assert (made.extensions["b"].state, made.extensions["b"].reason.partition(";")[0]) == ("refused", reason)
+
+
+def test_extension_with_the_name_of_a_modifier_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "ext", "built", "def register(host): pass\n")
+    host = Host()
+    host.add_modifier(ModifierSpec("built", "Built in", Nothing, lambda _: Modifier()))
+    made = Loader(tmp_path / "ext", tmp_path, ROOT, process="command")
+    made.load_all(host)
+    assert made.extensions["built"].reason.startswith("a modifier of the program or of another extension is called")
+
+
+def test_modifiers_of_an_extension_that_is_gone_are_known_with_the_reason(tmp_path: Path) -> None:
+    folder = tmp_path / "ext"
+    write(folder, "mine", MODIFIER.format(name="detail", label="Detail", option="Steps"), '"modifier"')
+    made = loader(folder, tmp_path)
+    assert made.absent() == {}
+    made.enable("mine", False)
+    assert made.absent() == {"mine": "it is switched off", "detail": "its extension mine: it is switched off"}
+    assert loader(folder, tmp_path).absent() == made.absent()
+    made.enable("mine", True)
+    assert made.absent() == {}
+    shutil.rmtree(folder / "mine")
+    gone = "it is not installed any more"
+    assert loader(folder, tmp_path).absent() == {"mine": gone, "detail": f"its extension mine: {gone}"}
