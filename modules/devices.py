@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +26,10 @@ class Device:
     device: torch.device
     dtype: torch.dtype
     channels_last: bool = True
+    graphs: bool = False
+    """UNet steps are recorded and replayed. It changes no image."""
+    shares_prefix: bool = False
+    """What all prompts of a step have in common is computed once, in a batch of another size: equal up to rounding."""
 
     @property
     def kind(self) -> str:
@@ -49,6 +56,33 @@ class Device:
         threads = torch.get_num_threads()
         return f"{torch.backends.cpu.get_cpu_capability()}{units}, {threads} thread{'s' if threads > 1 else ''}"
 
+    def recorder(self) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]] | None:
+        """Makes a function on this device that repeats what another did there; None where that is impossible."""
+        return CudaGraphs() if self.graphs else None
+
+    @property
+    def gains_by_company(self) -> bool:
+        """Whether several images decoded together take less time than one by one. On a processor they do not."""
+        return self.kind != "cpu"
+
+    def fits(self, nbytes: int, most: int) -> int:
+        """How many things of ``nbytes`` each, 1 to ``most``, the device has room for now."""
+        if self.kind != "cuda":
+            return most
+        free = torch.cuda.mem_get_info(self.device)[0]
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return max(1, min(most, int((free + kept) * 0.8) // nbytes))
+
+    def snapshot(self, x: Tensor) -> Snapshot:
+        """A copy of ``x`` on the processor, for which nothing on the card has to wait."""
+        return Snapshot(x)
+
+    def wider(self) -> Device | None:
+        """This device with a number format that holds larger numbers; None: there is none to try."""
+        if self.dtype != torch.float16:
+            return None
+        return replace(self, dtype=torch.bfloat16 if self.kind == "cpu" or _has_bfloat16() else torch.float32)
+
     def place(self, x: Tensor) -> Tensor:
         """An activation (b, c, h, w) moved, cast and laid out for a network's input."""
         if x.dim() == 4 and self.channels_last:
@@ -69,6 +103,56 @@ class Device:
         return module
 
 
+class Snapshot:
+    """A tensor on its way to the processor, which goes on working meanwhile."""
+
+    def __init__(self, x: Tensor):
+        self._arrived: torch.cuda.Event | None = None
+        if x.device.type != "cuda":
+            self._copy = x
+            return
+        self._copy = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+        self._copy.copy_(x, non_blocking=True)
+        self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._arrived.record()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether `get` would wait for nothing."""
+        return self._arrived is None or bool(self._arrived.query())  # type: ignore[no-untyped-call]
+
+    def get(self) -> Tensor:
+        """The copy, once it has arrived; what was queued on the card before it is then finished too."""
+        if self._arrived:
+            self._arrived.synchronize()
+        return self._copy
+
+
+class CudaGraphs:
+    """Records work on a card. All recordings share one pool of memory, since no two of them run at once."""
+
+    def __init__(self) -> None:
+        self._pool: object | None = None
+
+    def __call__(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # once before, so that nothing is set up for the first time while recording
+            function()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):  # type: ignore[arg-type, unused-ignore]
+            out = function()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay
+
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -83,15 +167,29 @@ def choose(name: str = "auto", dtype: str = "auto") -> Device:
     on_card = torch.cuda.is_available() if name == "auto" else name == "cuda"
     device = torch.device("cuda", 0) if on_card else torch.device("cpu")
     chosen = DTYPES[dtype] if dtype != "auto" else _best_dtype(device)
-    return Device(device, chosen)
+    return Device(device, chosen, graphs=on_card, shares_prefix=on_card)
 
 
 def _best_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        # On an H100 as fast as bfloat16 and eight times nearer to float32: 0.06 against 0.49 levels a pixel. Models
+        # whose numbers leave its range are loaded again in a wider format.
+        return torch.float16
     able = torch.cpu.get_capabilities()
     # Without matrix units bfloat16 is emulated and slower than float32.
     return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
+
+
+def _has_bfloat16() -> bool:
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def held_memory() -> int:
+    """Memory in bytes that this process holds now: resident, and on cards. 0 where the system does not report it."""
+    held = 0
+    with contextlib.suppress(OSError, ValueError):
+        held = int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return held + (torch.cuda.memory_allocated() if torch.cuda.is_initialized() else 0)
 
 
 def peak_memory() -> int:

@@ -14,7 +14,7 @@ from modules.checkpoints.fingerprint import PatchChecks
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
-from modules.errors import Cancelled, out_of_memory
+from modules.errors import Cancelled, RepriseError, out_of_memory
 from modules.extension.contexts import JobEnd
 from modules.extension.host import Host
 from modules.extension.modifier import UsedFile
@@ -34,7 +34,7 @@ from modules.pipeline.results import BatchImage
 from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
 from modules.pipeline.results import RunCallbacks as RunCallbacks
-from modules.pipeline.run import BatchRunner, InitImages, Task, image_conditioning_facts
+from modules.pipeline.run import BatchRunner, InitImages, Overflow, Task, image_conditioning_facts
 
 log = logging.getLogger(__name__)
 
@@ -164,12 +164,20 @@ class Engine:
                     for result in results:
                         run.made += 1
                         on_result(result)
+                        if leak := self.watch.made():
+                            run.note_once(leak)
                 return run.made
             except HookFailed as failure:
                 log.warning("%s", failure, exc_info=failure.error)
                 self.watch.failed(failure)
                 run.absent[failure.name] = str(failure)
                 run.callbacks.on_note(f"{failure}; the job goes on without it")
+            except Overflow as overflow:
+                widened = [self.store.widen(model) for model in overflow.models]
+                if not any(widened):
+                    raise RepriseError(str(overflow), hint="start with --dtype float32") from overflow
+                name = overflow.models[-1].name
+                run.note_once(f"{name} overflows in float16; the job goes on in a wider number format")
             except (MemoryError, RuntimeError) as error:
                 if short := out_of_memory(error):
                     log.warning("%s", error)

@@ -6,23 +6,28 @@ A tab that fails to build leaves nothing on the page but a sentence, and the oth
 from __future__ import annotations
 
 import asyncio
+import logging
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.context import Context
 
 from modules.errors import UserError
 from modules.extension.host import TabSpec
 from modules.jobs.protocol import GenerateSpec, Origin
 from modules.params.generation import GenerationParams
-from webui.components.slots import contained
+from webui.components.contained import forget
 from webui.context import Page
 from webui.events import AT_ONCE
 from webui.forms import Form
-from webui.i18n import t
+from webui.html.extensions import failed_tab_html
 from webui.services import JobView, Services
 from webui.tabs.generation import View, actions, result_at, wire_jobs
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -69,7 +74,7 @@ class TabPage:
 
     def load(self, fill: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
         """Whenever the page is opened, put what ``fill(*inputs)`` returns into ``outputs``."""
-        self._page.blocks.load(fill, list(inputs), list(outputs), **AT_ONCE)
+        self._page.blocks.load(fill, list(inputs), list(outputs), **{**AT_ONCE, "preprocess": True})
 
 
 def build_tab(page: Page, spec: TabSpec) -> None:
@@ -77,13 +82,16 @@ def build_tab(page: Page, spec: TabSpec) -> None:
     if ("tab", spec.name) not in page.services.host.owners:
         spec.build(page)
         return
-    with contained(page.blocks.default_config, spec.label, t("This tab could not be built")):
-        try:
-            with gr.Column(elem_classes="rp-tab-page"):
-                spec.build(TabPage(page, spec.name))
-        except Exception:
-            page.views.pop(spec.name, None)
-            raise
+    config, parent = page.blocks.default_config, Context.block
+    blocks, functions = set(config.blocks), set(config.fns)
+    try:
+        with gr.Column(elem_classes="rp-tab-page"):
+            spec.build(TabPage(page, spec.name))
+    except Exception as error:
+        logger.warning("the tab %s of an extension cannot be built", spec.name, exc_info=True)
+        forget(config, parent, blocks, functions)
+        page.views.pop(spec.name, None)
+        gr.HTML(failed_tab_html(spec.label, str(error) or type(error).__name__, traceback.format_exc()), padding=False)
 
 
 def assets(services: Services, suffix: str) -> list[Path]:

@@ -92,6 +92,10 @@ class Form(Generic[T]):
         self._components[name] = component
         return component
 
+    def keep(self, names: Sequence[str]) -> None:
+        """Forget all components but those of ``names``."""
+        self._components = {name: self._components[name] for name in names}
+
     def switch(self, name: str, **overrides: Any) -> Any:
         """A checkbox for a group of options, however deep within: not ticked, they are all absent."""
         return self.adopt(name, gr.Checkbox(**{"label": self.shape.groups[name].label, "value": False, **overrides}))

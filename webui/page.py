@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 TMP_SWEEP_S, TMP_AGE_S = 3600, 86400
-SAFE_MODE = "two starts did not come to an end, so no extension was loaded; the Extensions tab says more"
+SAFE_MODE = "two starts did not come to an end, so an extension was left out; the Extensions tab says which"
 
 
 class LocalBlocks(gr.Blocks):  # type: ignore[misc]

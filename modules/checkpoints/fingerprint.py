@@ -60,8 +60,8 @@ def _dense(tensor: Tensor) -> bool:
 
 _BOOKS = frozenset(vars(nn.Module()))
 """What torch keeps for every module: parameters, buffers, submodules and hooks."""
-_COUNTS = frozenset(("changes",))
-"""Attributes that count, and belong to nobody."""
+_COUNTS = frozenset(("changes", "_layers"))
+"""Attributes of the `UNet` that it sets itself while it is in use."""
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 

@@ -24,11 +24,14 @@ from modules.errors import CheckpointError, RepriseError
 from modules.nn import vae as vae_nn
 from modules.nn.clip import CLIPText
 from modules.nn.configs import CLIP, TextConfig, VAEConfig
+from modules.nn.graphs import GraphPool
 from modules.nn.openclip import OpenCLIPText
 from modules.nn.text import Inserted, TextEncoder, TextStates
 from modules.nn.unet import UNet
 
 log = logging.getLogger(__name__)
+_DECODING = 1024
+"""Numbers for each pixel that decoding an image holds at most: 914 were measured at 512x512."""
 _GROUP = 128 * 2**20
 """Bytes mapped at a time while loading; each group is released before the next is touched."""
 
@@ -56,6 +59,8 @@ class LatentDiffusion:
     """The textual inversions that prompts may name, if they have the width of the text encoders."""
     invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
     """The results of `pipeline.batch_invariance` for the UNet's kernels, by shape."""
+    graphs: GraphPool = field(default_factory=lambda: GraphPool(None))
+    """Recorded steps of the UNet, where its device has such a thing."""
 
     @property
     def short_hash(self) -> str:
@@ -99,15 +104,21 @@ class LatentDiffusion:
 
         An autoencoder that overflows in half precision is moved to float32 once and for all.
         """
-        return torch.cat([self._decode_one(latent[None]) for latent in latents])
+        return torch.cat([self.decode_together(latent[None]) for latent in latents])
 
-    def _decode_one(self, latent: Tensor) -> Tensor:
-        if not latent.isfinite().all():
+    def decodes_at_once(self, latents: Tensor) -> int:
+        """How many of ``latents`` (n, c, h, w) the device has room to decode together, at least 1."""
+        pixels = latents.shape[2] * latents.shape[3] * self.config.vae.factor**2
+        return self.device.fits(pixels * _DECODING * self._vae_dtype().itemsize, len(latents))
+
+    def decode_together(self, latents: Tensor) -> Tensor:
+        """As `decode`, all of them in one go: a few bits of an image may then depend on its company."""
+        if not latents.isfinite().all():
             raise RepriseError(
                 "the model answered with values that are no numbers",
                 hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
             )
-        z = latent / self.config.latent.scale + self.config.latent.shift
+        z = latents / self.config.latent.scale + self.config.latent.shift
         image: Tensor = self.vae.decode(self._to_vae(z)).float()
         if not image.isfinite().all() and self._vae_dtype() != torch.float32:
             log.warning("the autoencoder of %s overflows in %s; it runs in float32 now", self.name, self._vae_dtype())
@@ -138,6 +149,7 @@ def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> Lat
     model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts)
     parts = {part: module for part, module in model.parts().items() if part != "vae" or config.own_vae}
     _fill(name, source, config.family.places(source.header.tensors), parts, device)
+    model.graphs = GraphPool(device.recorder())
     model.nbytes = sum(p.nbytes for module in parts.values() for p in module.parameters())
     return model
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from torch import dtype
+
 from modules.checkpoints.detect import native_size
 from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
@@ -52,8 +54,10 @@ class ModelStore:
         self._budget = budget
         """Bytes of weights to keep; the newest model stays whatever its size."""
         self._vaes = vaes or VaeFolders(folder / "none", folder)
-        self._vae: tuple[tuple[Path, int, VAEConfig], VAE] | None = None
+        self._vae: tuple[tuple[Path, int, VAEConfig, dtype], VAE] | None = None
         """The standalone VAE used last."""
+        self._wider: dict[Path, Device] = {}
+        """Devices of models that overflowed in the usual number format."""
         self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()
 
     def find(self, name: str) -> ModelFile:
@@ -90,10 +94,10 @@ class ModelStore:
             raise _no_vae(model.name, list(self._vaes.list()))
         if path is None:
             return model
-        key = (path, path.stat().st_mtime_ns, model.config.vae)
+        key = (path, path.stat().st_mtime_ns, model.config.vae, model.device.dtype)
         if self._vae is None or self._vae[0] != key:
             self._vae = None  # two never have to fit at once
-            self._vae = (key, load_vae(path, self.device, model.config.vae))
+            self._vae = (key, load_vae(path, model.device, model.config.vae))
             log.info("loaded %s", path.name)
         sha256, name = self._hashes.sha256(path), self._vaes.name_of(path)
         return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=sha256, vae_name=name)
@@ -107,10 +111,11 @@ class ModelStore:
         self._loaded.pop(file.path, None)
         self._make_room(file.nbytes)
         start = time.perf_counter()
-        model = load(file.path, self.device, name=file.stem, sha256=self._hashes.sha256(file.path))
+        device = self._wider.get(file.path, self.device)
+        model = load(file.path, device, name=file.stem, sha256=self._hashes.sha256(file.path))
         if model.config.only_seen:
             self._ask(model)
-        log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, self.device.describe())
+        log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, device.describe())
         self._loaded[file.path] = (stamp, model)
         return model
 
@@ -122,6 +127,15 @@ class ModelStore:
             self._hashes.note(model.path, PREDICTION, kind)
         side = native_size(open_source(model.path).header, model.path, kind)
         model.config = replace(model.config.predicting(kind), native_size=side, only_seen=False)
+
+    def widen(self, model: LatentDiffusion) -> bool:
+        """Have a model whose numbers overflow loaded in a wider format from now on; False where there is none."""
+        device = model.device.wider()
+        if device is None:
+            return False
+        self._wider[model.path] = device
+        self.forget(model)
+        return True
 
     def forget(self, model: LatentDiffusion) -> None:
         """Drop a model that was modified, together with a separately loaded VAE."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from modules.diffusion.types import Asked, Cond, Denoiser, Guidance, Network, Part, Row
+from modules.diffusion.types import Asked, Cond, Denoiser, Guidance, Network, Part, Row, SharingNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -210,7 +210,10 @@ class Guided:
                 answers[group[0]] = self._network(x, sigma, conds[group[0]])
                 continue
             joined = self._join([conds[i] for i in group], len(x))
-            together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
+            if isinstance(self._network, SharingNetwork):
+                together = self._network.for_each(x, sigma, joined, len(group))
+            else:  # an extension's, which may treat the copies differently
+                together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
             answers.update(zip(group, together.chunk(len(group)), strict=True))
         return [answers[i] for i in range(len(conds))]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,6 +68,15 @@ class Asked:
 
 class Network(Protocol):
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor: ...
+
+
+@runtime_checkable
+class SharingNetwork(Network, Protocol):
+    """A network that computes only once what several conditions of the same latents have in common."""
+
+    def for_each(self, x: Tensor, sigma: float, conds: Cond, copies: int) -> Tensor:
+        """What the call gives for ``x`` repeated ``copies`` times; ``conds`` has that many rows."""
+        ...
 
 
 class Guidance(Protocol):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
+from modules.extension.checks import check_asset, check_options, check_spec
 from modules.extension.manifest import NAME, Refused
-from modules.extension.modifier import ModifierSpec, in_order, key_of
+from modules.extension.modifier import ModifierSpec, ReadKey, in_order, keys_of
 from modules.extension.page import PLACES, CardsSpec, ExtrasStepSpec, SlotSpec
 from modules.extension.script import Axis, ScriptSpec, axes_of_params
 from modules.params.generation import GenerationParams, Value
@@ -98,6 +99,7 @@ class Owner:
     """Where it may write: ``DATA/extensions/NAME``."""
 
 
+RELABEL = "give it another label"
 _PATH = re.compile(r"[a-z0-9_-]{1,60}")
 
 
@@ -179,12 +181,43 @@ class Host:
         self._add("tab", spec.name, spec)
 
     def add_modifier(self, spec: ModifierSpec) -> None:
+        check_spec("modifier", spec.name, spec)
+        check_options(spec.options, f"the modifier {spec.name!r}")
         if not NAME.fullmatch(spec.name):
             raise Refused(f"the modifier name {spec.name!r} is not of small letters, digits and _", hint="rename it")
-        key = key_of(spec)
-        if len(key) < 2 or key in self.reserved:
+        keys = keys_of(spec)
+        if len(keys[0]) < 2 or keys[0] in self.reserved:
             raise Refused(f"the generation text cannot say {spec.label!r} of a modifier", hint="give it another label")
+        if taken := [key for key in keys if key in self.reserved]:
+            raise Refused(f"its modifier {spec.label!r} would write the program's own key {taken[0]!r}", hint=RELABEL)
+        if twice := [key for i, key in enumerate(keys) if _same(key, keys[:i])]:
+            raise Refused(f"its modifier {spec.label!r} would write the key {twice[0]!r} twice", hint=RELABEL)
+        self._not_taken(spec, self.modifiers)
         self._add("modifier", spec.name, spec)
+
+    def reads_key(self, key: str, modifier: str, option: str = "", read: Callable[[str], Value] = str) -> None:
+        """Read a key that another program writes, as "ADetailer model", into an option of a modifier that was added
+        before. Pasting a text with it switches the modifier on.
+        """
+        if modifier not in self.modifiers or self.modifiers.canonical(modifier) != modifier:
+            raise Refused(f"it reads the key {key!r} into {modifier!r}, which it did not add", hint="add it first")
+        spec = self.modifiers.get(modifier)
+        if option and option not in options_of(cast(Hashable, spec.options)):
+            raise Refused(f"its modifier {modifier!r} has no option {option!r} for the key {key!r}")
+        if key in self.reserved or _same(key, (one for other in self.modifiers for one in _read_by(other))):
+            raise Refused(f"the key {key!r} is read already", hint="leave it out")
+        changed = replace(spec, reads={**spec.reads, key: ReadKey(option, read)})
+        self.modifiers.replace(modifier, changed)
+
+    def _not_taken(self, spec: ModifierSpec, others: Iterable[ModifierSpec]) -> None:
+        """Labels and keys are one namespace each: two that are written alike could not be told apart."""
+        for other in others:
+            whose = self.owners.get(("modifier", other.name))
+            by = f"the modifier {other.name!r}" + (f" of extension {whose.name}" if whose else "")
+            if other.name != spec.name and _same(spec.label, (other.label,)):
+                raise Refused(f"its modifier has the label {spec.label!r}, as {by}", hint=RELABEL)
+            if taken := [key for key in (*keys_of(spec), *spec.reads) if _same(key, _read_by(other))]:
+                raise Refused(f"its modifier {spec.label!r} has the key {taken[0]!r}, as {by}", hint=RELABEL)
 
     def add_tag(self, spec: TagSpec) -> None:
         self._add("tag", spec.name, spec)
@@ -194,6 +227,7 @@ class Host:
         values. They are read when the extension is loaded, so a change takes effect at the next start.
         """
         owner = self.owner or Owner("", "")
+        check_options(cls, "its settings")
         self._add("setting", owner.name, cls)
         good = {}
         for name, declared in options_of(cast(Hashable, cls)).items():
@@ -218,6 +252,8 @@ class Host:
         is_folder = path.is_dir() and _PATH.fullmatch(file) is not None
         if not inside or not (is_folder or (path.suffix in (".js", ".css") and path.is_file())):
             raise Refused(f"the asset {file!r} is no .js or .css file of its folder", hint="check the name")
+        if not is_folder:
+            check_asset(path, file)
         self._add("asset", f"{self.owner.name if self.owner else ''}/{file}", path)
 
     def slot(self, place: str, build: Callable[[Any], None]) -> None:
@@ -255,6 +291,9 @@ class Host:
                     hint=f'write "{kind}" into permissions in extension.toml',
                 )
             self.owners[kind, name] = self.owner
+        check_spec(kind, name, value)
+        if name in self.tables()[kind]:
+            raise Refused(f"it adds the {kind} {name!r} twice", hint="rename one of them")
         self.tables()[kind].add(name, value, aliases)
 
     # -- what the program does with it
@@ -268,6 +307,8 @@ class Host:
                     owner = self.owners.get((kind, tables[kind].canonical(name)))
                     whose = f"extension {owner.name}" if owner else "the program"
                     raise Refused(f"it adds the {kind} {name!r}, which {whose} has already", hint="rename it")
+        for spec in part.modifiers:
+            self._not_taken(spec, self.modifiers)
         for kind, table in parts.items():
             tables[kind].take(table)
         self.owners |= part.owners
@@ -304,7 +345,16 @@ class Host:
         return in_order(self.modifiers)
 
     def add_script(self, spec: ScriptSpec) -> None:
+        check_options(spec.options, f"the script {spec.name!r}")
         self._add("script", spec.name, spec, (spec.label,))
+
+
+def _same(text: str, others: Iterable[str]) -> bool:
+    return text.casefold() in {other.casefold() for other in others}
+
+
+def _read_by(spec: ModifierSpec) -> list[str]:
+    return [*keys_of(spec), *spec.reads]
 
 
 def _setter(spec: ModifierSpec, name: str, option: Option) -> Callable[[GenerationParams, Any], GenerationParams]:

@@ -173,6 +173,16 @@ def overridden(modifier: Modifier, api: int = 2) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class ReadKey:
+    """How a key of another program is read."""
+
+    option: str
+    """The option whose value it gives; empty: it says no more than that the modifier took part."""
+    read: Callable[[str], Value] = str
+    """The option's value for the text behind the key. Raises `UserError` or `ValueError`."""
+
+
+@dataclass(frozen=True)
 class ModifierSpec:
     """A modifier as registered: name, options and factory."""
 
@@ -190,6 +200,8 @@ class ModifierSpec:
     """One sentence beside the switch."""
     by_tag: bool = False
     """Tags in prompts alone call it: it has no switch, and recipes do not name it beside the prompt."""
+    reads: Mapping[str, ReadKey] = field(default_factory=dict)
+    """Keys of other programs in a generation text (`Host.reads_key`): a text with one switches the modifier on."""
 
     def chosen(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """All options as JSON, missing ones at their defaults. Raises `UserError`."""
@@ -243,6 +255,12 @@ def key_of(spec: ModifierSpec, option: Option | None = None) -> str:
     return " ".join(_NO_KEY.sub(" ", words).split())
 
 
+def keys_of(spec: ModifierSpec) -> list[str]:
+    """All keys that a modifier may write: its own, then those of its options."""
+    options = options_of(cast(Hashable, spec.options)).values()
+    return [key_of(spec), *(key_of(spec, option) for option in options)]
+
+
 def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str, object]:
     """Keys and values for the generation text: of each that takes part, and of its options that are not the default."""
     found: dict[str, object] = {}
@@ -264,16 +282,24 @@ def from_text(
     keys: set[str] = set()
     for spec in specs:
         options = {key_of(spec, option): option for option in options_of(cast(Hashable, spec.options)).values()}
-        if key_of(spec) in parsed:
-            told = {}
-            for key, option in options.items():
-                if key in parsed:
-                    try:
-                        told[option.name] = option.cast(_read(parsed[key]))
-                    except UserError as error:
-                        notes.append(f"{spec.label}: {error.message}; the default stands for it")
+        foreign = {key: how for key, how in spec.reads.items() if key in parsed}
+        if key_of(spec) in parsed or foreign:
+            told: dict[str, Value] = {}
+            values = [(option, lambda key=key: _read(parsed[key])) for key, option in options.items() if key in parsed]
+            by_name = {option.name: option for option in options.values()}
+            values += [
+                (by_name[how.option], lambda key=key, how=how: how.read(str(parsed[key])))
+                for key, how in foreign.items()
+                if how.option and key_of(spec) not in parsed
+            ]
+            for option, value in values:
+                try:
+                    told[option.name] = option.cast(value())
+                except (UserError, ValueError) as error:
+                    reason = error.message if isinstance(error, UserError) else f"{option.label} cannot be read"
+                    notes.append(f"{spec.label}: {reason}; the default stands for it")
             found[spec.name] = spec.chosen(told)
-            keys |= {key_of(spec), *options}
+            keys |= {key_of(spec), *options, *foreign}
     return found, keys
 
 

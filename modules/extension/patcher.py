@@ -120,6 +120,8 @@ class Patcher:
             self._stack.enter_context(_attribute(unet, "taps", taps))
         for module, name, value in self._attributes:
             self._stack.enter_context(_attribute(module, name, value))
+        if self._taps or self._attributes:
+            self._stack.enter_context(_attribute(self.model.unet, "extended", True))
         self._stack.callback(self.lift)
         self.settle()
 
@@ -146,6 +148,7 @@ class Patcher:
     def attending(self, where: str, function: AttentionFunction) -> Iterator[None]:
         """While this lasts, ``function`` stands around the attentions that ``where`` names."""
         with ExitStack() as stack:
+            stack.enter_context(_attribute(self.model.unet, "extended", True))
             for layer in self._matching(where, ("self", "cross")):
                 module = self._layers[layer]
                 assert isinstance(module, CrossAttention)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from modules.nn import fused
 from modules.nn.attention import KeyValue, attention, join_heads, split_heads
 from modules.nn.configs import NO_MIDDLE, ONE_BLOCK, UNetConfig
 
@@ -68,6 +69,13 @@ class FeedForward(nn.Module):
         out: Tensor = self.net(x)
         return out
 
+    def fused(self, x: Tensor) -> Tensor:
+        """The same with gate and GELU in one pass."""
+        first, _, last = self.net
+        assert isinstance(first, GEGLU)
+        out: Tensor = last(fused.geglu(first.proj(x)))
+        return out
+
 
 class TransformerBlock(nn.Module):
     def __init__(self, channels: int, context_dim: int, heads: int):
@@ -80,9 +88,19 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:  # (b, tokens, channels)
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), text[self.attn2])
+        key_value = text[self.attn2]
+        x = _for_each_text(x + self.attn1(self.norm1(x)), len(key_value[0]))
+        x = x + self.attn2(self.norm2(x), key_value)
         return x + self.ff(self.norm3(x))  # type: ignore[no-any-return]
+
+    def fused(self, x: Tensor, text: TextKeys) -> Tensor:
+        """The same with each sum and the norm behind it in one pass."""
+        key_value = text[self.attn2]
+        rows = len(key_value[0])
+        x, y = fused.add_layer_norm(self.norm2, x, self.attn1(self.norm1(x)))
+        x, y = _for_each_text(x, rows), _for_each_text(y, rows)
+        x, y = fused.add_layer_norm(self.norm3, x, self.attn2(y, key_value))
+        return x + self.ff.fused(y)
 
 
 class SpatialTransformer(nn.Module):
@@ -113,10 +131,24 @@ class SpatialTransformer(nn.Module):
             y = block(y, text)
         if self.linear:
             y = self.proj_out(y)
-        y = y.reshape(b, h, w, c).permute(0, 3, 1, 2)
+        y = y.reshape(len(y), h, w, c).permute(0, 3, 1, 2)
         if not self.linear:
             y = self.proj_out(y)
-        return x + y
+        return _for_each_text(x, len(y)) + y
+
+    def fused(self, x: Tensor, text: TextKeys) -> Tensor:
+        """The same over views of channels_last: no layout changes, and 1x1 convolutions are matrix products."""
+        y = fused.pointwise(self.proj_in, fused.tokens(fused.group_norm(self.norm, x, silu=False)))
+        for block in self.transformer_blocks:
+            assert isinstance(block, TransformerBlock)
+            y = block.fused(y, text)
+        y = fused.feature_map(fused.pointwise(self.proj_out, y), x)
+        return _for_each_text(x, len(y)) + y
+
+
+def _for_each_text(x: Tensor, rows: int) -> Tensor:
+    """What all texts have in common, once for each of them: (n, ...) -> (rows, ...), rows a multiple of n."""
+    return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.dim() - 1))
 
 
 class ResBlock(nn.Module):
@@ -139,6 +171,18 @@ class ResBlock(nn.Module):
         h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
         out: Tensor = self.skip_connection(x) + self.out_layers(h)
         return out
+
+    def fused(self, x: Tensor, activated: Tensor) -> Tensor:
+        """The same from the activated embedding (b, emb_channels): norms, SiLU, biases and sums in one pass each."""
+        norm_in, _, conv_in = self.in_layers
+        norm_out, _, _, conv_out = self.out_layers
+        h = fused.conv(conv_in, fused.group_norm(norm_in, x, silu=True))  # type: ignore[arg-type]
+        shift = self.emb_layers[1](activated)
+        h = fused.group_norm(norm_out, h, silu=True, shift=shift, conv_bias=conv_in.bias)  # type: ignore[arg-type]
+        h = fused.conv(conv_out, h)  # type: ignore[arg-type]
+        if isinstance(self.skip_connection, nn.Conv2d):
+            x = fused.feature_map(fused.pointwise(self.skip_connection, fused.tokens(x)), x)
+        return fused.add_bias(x, h, conv_out.bias)  # type: ignore[arg-type]
 
 
 class Downsample(nn.Module):
@@ -192,9 +236,13 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
+        self._layers: fused.Layers | None = None
         self.changes = 0
         """How often its weights changed while it was in use: what was computed from them before no longer holds."""
         self.taps: Taps | None = None
+        self.extended = False
+        """Whether something works between or within its layers, or on their attributes: then every layer is called, for
+        each row by itself, and no recorded step stands for it."""
         base, groups = config.model_channels, config.norm_groups
         emb = base * 4
         self.time_embed = nn.Sequential(nn.Linear(base, emb), nn.SiLU(), nn.Linear(emb, emb))
@@ -252,15 +300,28 @@ class UNet(nn.Module):
     def _transformer_blocks(self) -> Iterator[TransformerBlock]:
         return (module for module in self.modules() if isinstance(module, TransformerBlock))
 
-    def run(self, x: Tensor, emb: Tensor, text: TextKeys) -> Tensor:
-        """One evaluation at latents ``x`` (b, in_channels, h, w) with what `embed` and `text_keys` gave."""
+    def layers(self, *, anew: bool = False) -> fused.Layers:
+        """Its modules, watched; ``anew`` where some may have been replaced."""
+        if self._layers is None or anew:
+            self._layers = fused.Layers(self)
+        return self._layers
+
+    def run(self, x: Tensor, emb: Tensor, text: TextKeys, copies: int = 1) -> Tensor:
+        """One evaluation at latents ``x`` (b, in_channels, h, w) with what `embed` and `text_keys` gave.
+
+        With ``copies`` each of the latents meets that many texts: ``emb`` and ``text`` have copies * b rows, the
+        embedding of each latent being the same in every copy, and so has the answer. Everything before the first
+        cross-attention is then computed once for all of them.
+        """
+        rows, fuse = copies * len(x), fused.suits(x) and self.layers().untouched()
+        emb = F.silu(emb) if fuse else emb
 
         def through(block: nn.Module, h: Tensor, size: Sequence[int] = ()) -> Tensor:
             for layer in block.children():
                 if isinstance(layer, ResBlock):
-                    h = layer(h, emb)
+                    h = layer.fused(h, emb[: len(h)]) if fuse else layer(h, emb[: len(h)])
                 elif isinstance(layer, SpatialTransformer):
-                    h = layer(h, text)
+                    h = layer.fused(h, text) if fuse else layer(h, text)
                 elif isinstance(layer, Upsample):
                     h = layer(h, size)
                 else:
@@ -277,10 +338,16 @@ class UNet(nn.Module):
         for i, block in enumerate(self.output_blocks):
             skip = skips.pop()
             h, skip = taps.join(i, h, skip) if taps else (h, skip)
-            h = through(block, torch.cat([h, skip], dim=1), skips[-1].shape[-2:] if skips else ())
+            most = max(len(h), len(skip))
+            h = torch.cat([_for_each_text(h, most), _for_each_text(skip, most)], dim=1)
+            h = through(block, h, skips[-1].shape[-2:] if skips else ())
             h = taps.after("output", i, h) if taps else h
-        out: Tensor = self.out(h)
-        return out
+        if fuse:
+            norm, _, last = self.out
+            h = last(fused.group_norm(norm, h, silu=True))  # type: ignore[arg-type]
+        else:
+            h = self.out(h)
+        return _for_each_text(h, rows)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, y: Tensor | None = None) -> Tensor:
         return self.run(x, self.embed(t, y), self.text_keys(context))

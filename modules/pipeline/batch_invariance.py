@@ -51,19 +51,19 @@ def _groups(parts: Sequence[WeightedCond], negative: WeightedCond) -> set[Group]
 def _is_invariant(model: LatentDiffusion, size: tuple[int, int], n: int, conds: int, tokens: int) -> bool:
     """Whether each of ``n`` images of noise gets from the UNet, to the last bit, what it gets alone, in every draw."""
     generator = torch.Generator().manual_seed(0)
-    unet, rows = model.unet, n * conds
+    unet, rows, shares = model.unet, n * conds, model.device.shares_prefix and not model.unet.config.vector_dim
     emb = unet.embed(torch.tensor([500.0], device=model.device.device))
     if unet.config.vector_dim:
         emb = emb + unet.label(torch.ones(1, unet.config.vector_dim, device=model.device.device))
 
     def same() -> bool:
-        x = torch.randn(rows, unet.config.in_channels, *size, generator=generator)
+        x = torch.randn(n if shares else rows, unet.config.in_channels, *size, generator=generator)
         context = torch.randn(rows, tokens, unet.config.context_dim, generator=generator)
 
         def run(rows: slice) -> torch.Tensor:
-            picked = x[rows]
-            text = unet.text_keys(model.device.place(context[rows]))
-            return unet.run(model.device.place(picked), emb.expand(len(picked), -1), text)
+            picked, texts = x[rows], context[rows]
+            text, copies = unet.text_keys(model.device.place(texts)), len(texts) // len(picked)
+            return unet.run(model.device.place(picked), emb.expand(len(texts), -1), text, copies)
 
         together = run(slice(None))
         return all(torch.equal(together[i::n], run(slice(i, None, n))) for i in range(n))

@@ -31,22 +31,41 @@ class CachedUNet:
         # The Cond is kept so that its id stays its own.
         self._texts: dict[int, tuple[Cond, TextKeys, Tensor | None]] = {}
         self._changes = model.unet.changes
+        model.unet.layers(anew=True)
         self._embed([sigma for sigma in dict.fromkeys(sigmas) if sigma > 0])
 
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor:
+        return self._evaluate(x, sigma, cond, 1)
+
+    def for_each(self, x: Tensor, sigma: float, conds: Cond, copies: int) -> Tensor:
+        """``copies`` conditions of the same latents (n, c, h, w), ``conds`` with copies * n rows -> (copies * n, ...).
+
+        What they have in common is computed once where the device says so. A vector (SDXL) makes their embeddings
+        differ, and then they have nothing in common.
+        """
+        shares = self._model.device.shares_prefix and not self._model.unet.extended
+        if shares and conds.vector is None:
+            return self._evaluate(x, sigma, conds, copies)
+        return self._evaluate(x.repeat(copies, 1, 1, 1), sigma, conds, 1)
+
+    def _evaluate(self, x: Tensor, sigma: float, cond: Cond, copies: int) -> Tensor:
         unet, device = self._model.unet, self._model.device
         if unet.changes != self._changes:
             self._changes = unet.changes
             self._embeddings.clear()
             self._texts.clear()
+            unet.layers(anew=True)
         scaled = x / (sigma**2 + 1) ** 0.5
         if self._image_cond is not None:
             image_cond = self._image_cond.repeat(len(x) // len(self._image_cond), 1, 1, 1)
             scaled = torch.cat([scaled, image_cond], dim=1)
         scaled = device.place(scaled)
-        keys, label = self._text(cond, len(x))
-        emb = self._embedding(sigma).expand(len(x), -1)
-        prediction = unet.run(scaled, emb if label is None else emb + label, keys).to(x.dtype)
+        rows = copies * len(x)
+        keys, label = self._text(cond, rows)
+        emb = self._embedding(sigma).expand(rows, -1)
+        emb = emb if label is None else emb + label
+        prediction = self._model.graphs.run(unet, scaled, emb, keys, copies).to(x.dtype)
+        x = x if copies == 1 else x.repeat(copies, 1, 1, 1)
         return denoised(prediction, x, sigma, self._model.config.prediction)
 
     def _embed(self, sigmas: list[float]) -> None:

@@ -85,6 +85,10 @@ class Watch(Protocol):
         """What must not be tried again for what is done now, with the reason."""
         ...
 
+    def made(self) -> str:
+        """An image is finished. A sentence, where an extension is found to keep more memory with each; else empty."""
+        ...
+
 
 class NoWatch:
     """A `Watch` that does nothing."""
@@ -97,6 +101,9 @@ class NoWatch:
 
     def crashed(self) -> Mapping[str, str]:
         return {}
+
+    def made(self) -> str:
+        return ""
 
 
 @dataclass(frozen=True)

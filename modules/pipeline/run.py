@@ -11,8 +11,9 @@ from torch import Tensor
 
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
+from modules.devices import Snapshot
 from modules.diffusion.types import StopSampling
-from modules.errors import Cancelled, UserError
+from modules.errors import Cancelled, UserError, out_of_memory
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import Previews
@@ -138,8 +139,7 @@ class BatchRunner:
         with contextlib.ExitStack() as patched:  # by the second pass, until its images are decoded
             if batch.hires and not skipped:
                 task, latents, skipped = self._hires_pass(task, batch, latents, patched)
-            for i in numbers:
-                (image,) = to_images(task.model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
+            for i, image in _decoded(task.model, batch, latents, list(numbers)):
                 image = self._with_faces(image, batch.params, task.callbacks)
                 if start:
                     image = init_images[i % len(init_images)].finished(image, latent_distance(latents, start, i))
@@ -194,9 +194,12 @@ class BatchRunner:
         refiner, model, hooks = batch.params.refiner, task.model, task.hooks
         hooks.begin(batch.sampling_pass)
 
+        used = [model]
+
         def load() -> tuple[LatentDiffusion, Sequence[ScheduledCond], ScheduledCond]:
             assert refiner
             other = hooks.patched(self._load_sibling(model, refiner.checkpoint))
+            used.append(other)
             return other, *self._encoder.encode(other, batch, hooks.scope())[:2]
 
         image_cond = inpaint_conditioning(model, batch, init_images) if is_inpainting_model(model) else None
@@ -213,7 +216,39 @@ class BatchRunner:
             refinement=Refinement(load, refiner.switch_at) if refiner else None,
             hooks=hooks,
         )
+        if any(each.device.wider() for each in used) and not latents.isfinite().all():
+            raise Overflow(used)
         return latents, params, reporter.skipped
+
+
+class Overflow(Exception):
+    """Numbers left the range of the format of ``models``, of which some have a wider one."""
+
+    def __init__(self, models: Sequence[LatentDiffusion]):
+        super().__init__("the model answered with values that are no numbers")
+        self.models = models
+
+
+def _decoded(
+    model: LatentDiffusion, batch: Batch, latents: Tensor, numbers: Sequence[int]
+) -> Iterator[tuple[int, Image.Image]]:
+    """The images of a batch that have these ``numbers`` in it: as many at a time as the device has room for, or one by
+    one where none may depend on its company.
+    """
+    together = model.device.gains_by_company and batch.params.kernels != "exact" and len(numbers) > 1
+    size = model.decodes_at_once(latents) if together else 1
+    rest = list(numbers)
+    while rest:
+        chosen = rest[:size]
+        try:
+            decoded = (model.decode_together if together else model.decode)(latents[chosen])
+        except RuntimeError as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            size = 1  # the room was estimated
+            continue
+        yield from zip(chosen, to_images(decoded, floor=batch.profile.floor_pixels), strict=True)
+        rest = rest[size:]
 
 
 class StepReporter:
@@ -230,11 +265,16 @@ class StepReporter:
         self._before = task.done * own + done
         self._steps = task.parts * own
         self._images = 1 if batch.params.init and batch.params.init.tiled else len(batch.seeds)
+        self._before_this: Snapshot | None = None
 
     def __call__(self, step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
         callbacks, taken = self._task.callbacks, self._before + step + 1
         if callbacks.cancelled():
             raise Cancelled
+        # One step behind the card, which so never waits for the processor, and no step is reported before it is done.
+        latest, now = self._before_this, self._task.model.device.snapshot(denoised[0])
+        shown = latest.get() if latest and not now.arrived else now.get()
+        self._before_this = now
         images = self._batch.first_image + self._images * taken / self._steps
         callbacks.on_progress(
             Progress(
@@ -243,7 +283,7 @@ class StepReporter:
                 step=taken,
                 steps=self._steps,
                 fraction=min(images / self._task.images, 1.0),
-                preview=lambda: self._preview(denoised[0]),
+                preview=lambda: self._preview(shown),
             )
         )
         if callbacks.skips():

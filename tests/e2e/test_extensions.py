@@ -138,7 +138,7 @@ def test_scripts_of_extensions_read_and_fill_the_form_and_hear_of_images(visit: 
         assert run("(name) => window.reprise.get('txt2img', name)", name) == value
     assert run("window.reprise.set('txt2img', 'sampler', 'no such sampler')") is False
     unknown = run("(() => { try { window.reprise.get('txt2img', 'x') } catch (error) { return error.message } })()")
-    assert unknown == "the tab txt2img has no field x"
+    assert unknown == "the tab txt2img shows no field x now"
     run("window.reprise.insert('in snow')")
     assert run("window.reprise.get('txt2img', 'prompt')") == "a fox, in snow"
 

@@ -98,7 +98,7 @@ def test_every_element_that_the_guide_promises_is_there(config: dict[str, Any]) 
 def test_a_place_that_cannot_be_built_leaves_a_sentence(config: dict[str, Any]) -> None:
     assert "left_behind" not in ids_in(config)
     html = [str(c["props"].get("value")) for c in config["components"] if c["type"] == "html"]
-    said = [text for text in html if "This part of the page could not be built" in text]
+    said = [text for text in html if "This part of an extension could not be built" in text]
     assert len(said) == 2
     assert "failing (txt2img.size)" in said[0] and "&lt;i&gt;half a place&lt;/i&gt;" in said[0]
     assert "failing (txt2img.result)" in said[1]

@@ -14,8 +14,10 @@ import pytest
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
+import webui.forms
 from modules.extension.loader import Loader
 from modules.extension.modifier import Modifier, ModifierSpec, with_modifiers
+from modules.extension.script import ScriptSpec
 from modules.metadata.recipe import File, Recipe, UsedExtension
 from modules.params.generation import GenerationParams, ModifierOptions
 from modules.params.options import option
@@ -113,6 +115,62 @@ def test_a_tab_that_cannot_be_built_leaves_a_sentence_and_nothing_else(client: T
         # What happens when the page is loaded has the page itself for its target, which is no component.
         targets = {target for target, event in dependency["targets"] if event != "load" and target is not None}
         assert {*dependency["inputs"], *dependency["outputs"], *targets} <= known
+
+
+def test_part_of_an_extension_that_cannot_be_built_leaves_the_page_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fold of a modifier and the panel of a script; another script, which is then alone, shows its options."""
+
+    @dataclass(frozen=True)
+    class Odd:
+        odd: int = option(1, "An odd one")
+
+    @dataclass(frozen=True)
+    class Even:
+        even: int = option(2, "An even one")
+
+    def control(option: Any, *arguments: Any, **overrides: Any) -> Any:
+        made = real(option, *arguments, **overrides)
+        if option.label == "An odd one":
+            raise RuntimeError("it has no control")
+        return made
+
+    real = webui.forms.control
+    monkeypatch.setattr(webui.forms, "control", control)
+    with services(tmp_path) as given:
+        given.host.add_modifier(ModifierSpec("odd", "Odd modifier", Odd, lambda _: Modifier()))
+        given.host.add_modifier(ModifierSpec("even", "Even modifier", Even, lambda _: Modifier()))
+        given.host.add_script(ScriptSpec("odd", "Odd script", Odd, lambda *_: iter(())))
+        given.host.add_script(ScriptSpec("even", "Even script", Even, lambda *_: iter(())))
+        with TestClient(create_app(given), base_url=ORIGIN) as client:
+            config = config_of(client)
+    found = {c["props"].get("elem_id"): c for c in config["components"]}
+    assert not [name for name in found if name and "odd" in name and "script_odd" not in name]
+    assert {"txt2img_ext_even_even", "txt2img_even_even", "txt2img_script_even"} <= found.keys()
+    html = [str(c["props"].get("value")) for c in config["components"] if c["type"] == "html"]
+    assert len([text for text in html if "This part of an extension could not be built" in text]) == 6
+    known = {c["id"] for c in config["components"]}
+    for dependency in config["dependencies"]:
+        assert {*dependency["inputs"], *dependency["outputs"]} <= known
+    choices = [label for label, _ in found["txt2img_script"]["props"]["choices"]]
+    assert choices == ["None", "Even script"]
+
+
+def test_one_script_alone_shows_its_options(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        times: int = option(2, "Times")
+
+    with services(tmp_path) as given:
+        given.host.add_script(ScriptSpec("alone", "Alone", Options, lambda *_: iter(())))
+        blocks = build_page(given, {}, None, lambda page, spec: spec.build(page))
+    components = {getattr(block, "elem_id", None): block for block in blocks.blocks.values()}
+    choice, column = components["txt2img_script"], components["txt2img_script_alone"]
+    (event,) = [fn for fn in blocks.fns.values() if (choice._id, "change") in fn.targets]
+    assert [block._id for block in event.outputs] == [column._id]
+    assert event.fn("alone")["visible"] is True
+    assert event.fn("")["visible"] is False
 
 
 def test_every_tab_that_makes_pictures_has_the_controls_of_a_modifier(client: TestClient) -> None:

@@ -6,21 +6,35 @@
   const listeners = { generate: [], result: [], image: [] }
   const last = {}
 
-  function elementOf(tab, name) {
+  // The input of a field; null while it is in a fold that is closed, for such fields are not on the page.
+  function find(tab, name) {
     const shared = document.getElementById(name === 'checkpoint' ? name : `quick_${name}`)
     const id = name.startsWith('ext.') ? name.replace(/\./g, '_') : NAMES[name] || name.replace(/^mask_soft_/, 'soft_')
     const switches = document.getElementById(`${tab}_${id}_on`)
-    const found = shared || (switches?.querySelector('input[type=checkbox]') ? switches : document.getElementById(`${tab}_${id}`))
-    if (!found) throw new Error(`the tab ${tab} has no field ${name}`)
-    return found
+    const home = shared || switches || document.getElementById(`${tab}_${id}`)
+    return home?.querySelector('input[type=checkbox], textarea, input[type=number], input:not([type=range])') || null
   }
 
-  const boxOf = (element) => element.querySelector('input[type=checkbox], textarea, input[type=number], input:not([type=range])')
+  function boxOf(tab, name) {
+    const box = find(tab, name)
+    if (!box) throw new Error(`the tab ${tab} shows no field ${name} now`)
+    return box
+  }
+
+  // Open the folds of a tab until the field is there.
+  async function reveal(tab, name) {
+    for (const fold of document.querySelectorAll(`#${tab}_parameters button.label-wrap:not(.open)`)) {
+      if (find(tab, name)) return
+      fold.click()
+      for (let turn = 0; turn < 8 && !find(tab, name); turn++) await new Promise((done) => setTimeout(done, 25))
+    }
+  }
+
   const isChoice = (box) => box.getAttribute('role') === 'listbox' || box.getAttribute('aria-haspopup') === 'listbox'
 
   // The value of a field as the page shows it: a boolean, a number or a text.
   function get(tab, name) {
-    const box = boxOf(elementOf(tab, name))
+    const box = boxOf(tab, name)
     if (box.type === 'checkbox') return box.checked
     return box.type === 'number' ? Number(box.value) : box.value
   }
@@ -33,7 +47,8 @@
 
   // Give a field a value; the form has it when the promise is kept, true, or false where there is no such choice.
   async function set(tab, name, value) {
-    const box = boxOf(elementOf(tab, name))
+    if (!find(tab, name)) await reveal(tab, name)
+    const box = boxOf(tab, name)
     if (box.type === 'checkbox') {
       if (box.checked !== Boolean(value)) box.click()
     } else if (isChoice(box)) {
@@ -66,7 +81,7 @@
 
   // Put a text into the prompt where the cursor was last, set apart from its neighbours by a comma; it can be undone.
   function insert(text, { tab = 'txt2img', negative = false } = {}) {
-    const box = boxOf(elementOf(tab, negative ? 'negative_prompt' : 'prompt'))
+    const box = boxOf(tab, negative ? 'negative_prompt' : 'prompt')
     const start = last[box.closest('[id]')?.id] ? box.selectionStart : box.value.length
     const end = last[box.closest('[id]')?.id] ? box.selectionEnd : box.value.length
     const before = box.value.slice(0, start), after = box.value.slice(end)

@@ -12,7 +12,7 @@ import gradio as gr
 from modules.extension.page import CardsSpec
 from webui.context import Page
 from webui.events import AT_ONCE
-from webui.html.extensions import cards_html, failed_html
+from webui.html.extensions import cards_html, failed_part_html
 from webui.i18n import t
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,6 @@ def _lister(spec: CardsSpec) -> Any:
             return cards_html(cards)
         except Exception as error:
             logger.warning("the cards %s of an extension cannot be listed", spec.name, exc_info=True)
-            return failed_html(t("This part of the page could not be built"), spec.label, str(error), "")
+            return failed_part_html(spec.label, str(error), "")
 
     return on_open

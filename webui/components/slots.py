@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
-from gradio.context import Context
 
 from modules.errors import RepriseError
+from webui.components.contained import contained
 from webui.context import Page
 from webui.events import AT_ONCE
 from webui.forms import Form
-from webui.html.extensions import failed_html
-from webui.i18n import t
 
 logger = logging.getLogger(__name__)
 
-PART = "This part of the page could not be built"
 Handler = Callable[..., Mapping[str, Any] | None]
 
 
@@ -79,50 +76,20 @@ def place_slots(page: Page, place: str, form: Form[Any] | None = None) -> None:
     host = page.services.host
     for name in host.slots.names():
         extension, _, where = name.partition("/")
-        if where != place:
-            continue
-        slot = SlotPage(place, extension, form)
-        with contained(page.blocks.default_config, f"{extension} ({place})", t(PART)):
-            with gr.Column(elem_id=f"{place.replace('.', '_')}_slot_{extension}", elem_classes="rp-slot", min_width=80):
-                host.slots.get(name).build(slot)
-            page.slots.append(slot)
+        if where == place:
+            slot = SlotPage(place, extension, form)
+            if contained(f"{extension} ({place})", partial(_built, slot, host.slots.get(name).build)):
+                page.slots.append(slot)
+
+
+def _built(slot: SlotPage, build: Callable[[Any], None]) -> SlotPage:
+    elem_id = f"{slot.place.replace('.', '_')}_slot_{slot.extension}"
+    with gr.Column(elem_id=elem_id, elem_classes="rp-slot", min_width=80):
+        build(slot)
+    return slot
 
 
 def wire_slots(page: Page) -> None:
     """Wire the events of all places, when the page is complete."""
     for slot in page.slots:
-        with contained(page.blocks.default_config, f"{slot.extension} ({slot.place})", t(PART)):
-            slot.wire()
-
-
-class contained:
-    """Within this block components are created by an extension: an exception leaves nothing of them on the page but a
-    sentence."""
-
-    def __init__(self, config: Any, title: str, words: str):
-        self._config, self._title, self._words = config, title, words
-
-    def __enter__(self) -> None:
-        self._parent = Context.block
-        self._blocks, self._functions = set(self._config.blocks), set(self._config.fns)
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        logger.warning("%s of an extension cannot be built", self._title, exc_info=error)
-        Context.block = self._parent
-        self._forget()
-        reason = str(error) or type(error).__name__
-        trace_text = "".join(traceback.format_exception(error))
-        gr.HTML(failed_html(self._words, self._title, reason, trace_text), padding=False)
-        return True
-
-    def _forget(self) -> None:
-        """Remove what was added to the page since."""
-        config = self._config
-        for numbers, before in ((config.blocks, self._blocks), (config.fns, self._functions)):
-            for number in set(numbers) - before:
-                del numbers[number]
-        config.fn_id = max(config.fns, default=-1) + 1
-        if self._parent is not None:
-            self._parent.children = [child for child in self._parent.children if child._id in self._blocks]
+        contained(f"{slot.extension} ({slot.place})", slot.wire)

@@ -34,8 +34,17 @@ def list_html(
     return f'{_banner() if safe_mode else ""}<ul class="rp-exts">{rows}</ul>{_order(order)}'
 
 
-def failed_html(words: str, label: str, reason: str, trace: str) -> str:
-    """The placeholder of what could not be built, as ``words`` say."""
+def failed_tab_html(label: str, reason: str, trace: str) -> str:
+    """The placeholder of a tab that could not be built."""
+    return _failed_html(t("This tab could not be built"), label, reason, trace)
+
+
+def failed_part_html(label: str, reason: str, trace: str) -> str:
+    """The placeholder of a modifier's or script's options that could not be built."""
+    return _failed_html(t("This part of an extension could not be built"), label, reason, trace)
+
+
+def _failed_html(words: str, label: str, reason: str, trace: str) -> str:
     return (
         f'<div class="rp-ext-failed" role="alert"><p>{escape(words)}: <b translate="no">{escape(label)}</b>, '
         f'<span translate="no">{escape(reason)}</span></p>{_trace(trace)}</div>'
@@ -59,7 +68,7 @@ def cards_html(cards: Iterable[Card]) -> str:
 
 
 def _banner() -> str:
-    text = t("Safe mode: two starts did not come to an end, so no extension was loaded. Switch off the one at fault.")
+    text = t("Safe mode: two starts did not come to an end, so an extension was left out. Switch it off, or mend it.")
     return f'<p class="rp-ext-safe" role="alert">{escape(text)}</p>'
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from modules.params.generation import GenerationParams
+from modules.params.options import Nested
 from webui.components.card_pages import place_cards
+from webui.components.contained import contained
 from webui.components.paste import wire_paste
 from webui.components.scripts import ScriptPanel
 from webui.components.sizes import SizeTools
@@ -97,13 +100,17 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
 def modifiers(form: Form[GenerationParams], tab: str) -> None:
     """One fold for each modifier of an extension, with a switch and its options, in the order in which they work."""
     for switch, group in form.shape.within.get("extensions", {}).items():
-        place = f"{tab}_ext_{group.name}"
-        with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
-            label = t(group.help) or f"{t('Let it take part')}: {t(group.label)}"
-            form.switch(switch, label=label, elem_id=f"{place}_on")
-            with gr.Row():
-                for name, option in group.flat.items():
-                    form.add(name, min_width=200, elem_id=f"{place}_{option.name}")
+        contained(group.label, partial(_fold, form, tab, switch, group), form)
+
+
+def _fold(form: Form[GenerationParams], tab: str, switch: str, group: Nested) -> None:
+    place = f"{tab}_ext_{group.name}"
+    with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
+        label = t(group.help) or f"{t('Let it take part')}: {t(group.label)}"
+        form.switch(switch, label=label, elem_id=f"{place}_on")
+        with gr.Row():
+            for name, option in group.flat.items():
+                form.add(name, min_width=200, elem_id=f"{place}_{option.name}")
 
 
 def second_pass(form: Form[GenerationParams], tab: str) -> None:

@@ -168,7 +168,7 @@ def test_block_and_skip_functions_stand_where_the_written_out_network_has_them(s
 
     def by_hand(model: Any) -> Callable[[], object]:
         unet = model.unet
-        unet.run = lambda x, emb, text: scaled_run(unet, x, emb, text, 1.5, 0.5)
+        unet.run = lambda x, emb, text, copies: scaled_run(unet, x, emb, text, 1.5, 0.5)
         return lambda: delattr(unet, "run")
 
     engine = engine_of(store, Modifying(by_blocks), ByHand(by_hand))
