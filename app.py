@@ -719,7 +719,7 @@ def new_extension(args: argparse.Namespace) -> int:
     """Write the skeleton of an extension."""
     from modules.extension.scaffold import write_skeleton
 
-    print(write_skeleton(args.extensions_dir, args.name))
+    print(write_skeleton(args.extensions_dir, args.name, args.kind))
     return 0
 
 

@@ -150,6 +150,7 @@ def _add_convert(one: argparse.ArgumentParser) -> None:
 
 def _add_new_extension(one: argparse.ArgumentParser) -> None:
     one.add_argument("name", help="small letters, digits and _")
+    one.add_argument("--kind", default="modifier", help="modifier, guidance, sampler, script, tab, route or detailer")
     _add_places(one)
 
 

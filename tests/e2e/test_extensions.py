@@ -37,7 +37,8 @@ def register(host):
 def extended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The program with one extension that works, one that cannot be read and one that ends its process."""
     folder = tmp_path_factory.mktemp("extended")
-    for source in (ROOT / "extensions" / "example_tab", BROKEN / "syntax", BROKEN / "ends_worker"):
+    completion = ROOT / "extensions" / "examples" / "tag_completion"
+    for source in (ROOT / "extensions" / "example_tab", completion, BROKEN / "syntax", BROKEN / "ends_worker"):
         shutil.copytree(source, folder / "extensions" / source.name)
     shutil.copytree(FIXTURES / "page_api", folder / "extensions" / "page_api")
     write(folder / "extensions", "tuned", TUNED, '"setting"')
@@ -162,3 +163,26 @@ def test_scripts_of_extensions_read_and_fill_the_form_and_hear_of_images(visit: 
 
     page.locator("#tab_page_api-button").click()
     expect(page.locator("#page_api_opened input, #page_api_opened textarea")).to_have_value("when it was opened")
+
+
+def test_tags_are_completed_while_a_prompt_is_typed(visit: Visit) -> None:
+    page = visit.open()
+    box = page.locator("#txt2img_prompt textarea")
+    box.press_sequentially("a cat, sno")
+    offered = page.locator(".tag-completion li")
+    expect(offered).to_have_count(2)
+    expect(offered.first).to_have_attribute("aria-selected", "true")
+    box.press("ArrowDown")
+    expect(offered.nth(1)).to_have_attribute("aria-selected", "true")
+    box.press("ArrowUp")
+    box.press("Tab")
+    expect(box).to_have_value("a cat, snow, ")
+    expect(offered).to_have_count(0)
+    box.press_sequentially("watercol")
+    expect(offered).to_have_count(1)
+    offered.first.click()
+    expect(box).to_have_value(r"a cat, snow, watercolor \(medium\), ")
+    box.press_sequentially("fo")
+    expect(offered).to_have_count(1)
+    box.press("Escape")
+    expect(offered).to_have_count(0)
