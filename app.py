@@ -312,6 +312,7 @@ def serve(args: argparse.Namespace) -> int:
     _check_folder(args.data_dir / "outputs")
     if args.api_only:
         os.environ["REPRISE_API_ONLY"] = "1"  # before anything of webui is imported, which imports Gradio at once
+    from modules.extension.autoreload import AutoReload
     from webui import server
     from webui.security import proxy, routes
     from webui.security.tls import tls_of
@@ -332,16 +333,21 @@ def serve(args: argparse.Namespace) -> int:
     if days:
         queue.store.forget(time.time() - 86400 * days)
     queue.start()
+    watch = AutoReload(loader, queue.restart_worker) if args.reload_extensions else None
     try:
         services = build_services(args, queue, loader, scripts, settings, models, login=bool(opening))
         app = server.create_app(services, page=not args.api_only)
         loader.started()
         url = f"{'https' if tls else 'http'}://{_shown(address)}:{args.port}{below}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
+        if watch:
+            watch.start()
         if args.autolaunch:
             webbrowser.open(url)
         server.serve(app, listener, tls, trusted=args.trusted_proxy)
     finally:
+        if watch:
+            watch.close()
         queue.close()
     return 0
 

@@ -81,6 +81,9 @@ def _add_serving(serving: Any) -> None:
         "--trusted-proxy", action="append", default=[], metavar="ADDRESS", help="proxy to believe X-Forwarded-* of"
     )
     serving.add_argument("--no-extensions", action="store_true", help="load no extension, shipped ones neither")
+    serving.add_argument(
+        "--reload-extensions", action="store_true", help="load extensions anew when their files change, for authors"
+    )
     serving.add_argument("--api-only", action="store_true", help="serve the HTTP APIs without the page: starts sooner")
     serving.add_argument("--list-routes", action="store_true", help="print every route and who may use it, and end")
     serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
