@@ -174,7 +174,7 @@ class Loader:
                 return Extension(name, place, "disabled", manifest, "it is switched off")
             pinned = pins([self._root / "requirements.txt"])
             check_requirements(manifest.requirements, pinned, installed(sys.path) if manifest.requirements else {})
-            part = Host(owner, self.host.reserved)
+            part = Host(owner, self.host.reserved, self.host.models)
             with _without_torch() if self._process == "server" else contextlib.nullcontext():
                 module = _imported(place)
                 module.register(part)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,18 +12,23 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 import webui.forms
+from modules.errors import UserError
 from modules.extension.loader import Loader
 from modules.extension.modifier import Modifier, ModifierSpec, with_modifiers
 from modules.extension.script import ScriptSpec
+from modules.jobs.protocol import GenerateSpec
 from modules.metadata.recipe import File, Recipe, UsedExtension
 from modules.params.generation import GenerationParams, ModifierOptions
 from modules.params.options import option
 from tests.modules.extension.test_loader import write
+from tests.modules.extension.test_option_values import SPEC as PASTES
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
+from webui.api.v1.jobs import read_spec
 from webui.forms import Form
 from webui.html.extensions import list_html
 from webui.html.status import recipe_html
@@ -256,3 +264,45 @@ def test_axes_have_the_options_of_modifiers(given: Services) -> None:
     axis = given.host.axes()["Good one: amount"]
     assert axis.set(GenerationParams(), "0.2").extensions == ModifierOptions({"good": {"amount": 0.2}})
     assert "Good one: amount" in given.tables()["axes"]()
+
+
+def test_options_that_stand_for_pictures_have_a_place_for_them_and_units_a_fold_each(tmp_path: Path) -> None:
+    """What is chosen is stored, and the field beside it has its name; choices follow what they depend on."""
+    with services(tmp_path) as given:
+        given.host.add_modifier(PASTES)
+        blocks = build_page(given, {}, None, lambda page, spec: spec.build(page))
+        found = {getattr(block, "elem_id", None): block for block in blocks.blocks.values()}
+        place = "txt2img_ext_pastes"
+        picture, field = found[f"{place}_units_2_picture_picture"], found[f"{place}_units_2_picture"]
+        assert (type(picture), type(field)) == (gr.Image, gr.Textbox)
+        (event,) = [fn for fn in blocks.fns.values() if (picture._id, "change") in fn.targets]
+        assert [block._id for block in event.outputs] == [field._id]
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+        sha256 = asyncio.run(event.fn(str(tmp_path / "red.png")))
+        assert sha256 in given.inputs
+        assert asyncio.run(event.fn(None)) == ""
+        model, module = found[f"{place}_units_1_model"], found[f"{place}_units_1_module"]
+        assert [value for _, value in model.choices] == ["a", "b"]
+        (event,) = [
+            fn for fn in blocks.fns.values() if (module._id, "change") in fn.targets and model._id == fn.outputs[0]._id
+        ]
+        update = event.fn("a", "depth")
+        assert (list(update["choices"]), update["value"]) == (["b", "c"], "b")
+        folds = [block.label for block in blocks.blocks.values() if isinstance(block, gr.Accordion)]
+        assert folds.count("Unit 1") == folds.count("Unit 2") == 3
+
+
+def test_pictures_in_options_are_stored_by_the_http_api(tmp_path: Path) -> None:
+    with services(tmp_path) as given:
+        given.host.add_modifier(PASTES)
+        data = io.BytesIO()
+        Image.new("RGB", (8, 8), "red").save(data, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+        params = {"extensions": {"pastes": {"units": [{"picture": url}]}}}
+        spec = read_spec(given, {"params": params})
+        assert isinstance(spec, GenerateSpec)
+        sha256 = spec.params.extensions["pastes"]["units_1_picture"]
+        assert sha256 in given.inputs
+        for value, words in (("0" * 64, "there is no stored picture"), ("fox", "is no picture that can be read")):
+            with pytest.raises(UserError, match=words):
+                read_spec(given, {"params": {"extensions": {"pastes": {"area": value}}}})
