@@ -297,27 +297,30 @@ def from_text(
     """Read modifiers from infotext: their options, and the keys used; unreadable values are added to ``notes``."""
     found: dict[str, dict[str, Value]] = {}
     keys: set[str] = set()
+    readers: list[tuple[Option, str, Callable[[Any], Any]]]
     for spec in specs:
         options = {key_of(spec, option): option for option in options_of(cast(Hashable, spec.options)).values()}
         foreign = {key: how for key, how in spec.reads.items() if key in parsed}
         if key_of(spec) in parsed or foreign:
             told: dict[str, Value] = {}
-            values = [(option, lambda key=key: _read(parsed[key])) for key, option in options.items() if key in parsed]
             by_name = {option.name: option for option in options.values()}
-            values += [
-                (by_name[how.option], lambda key=key, how=how: how.read(str(parsed[key])))
-                for key, how in foreign.items()
-                if how.option and key_of(spec) not in parsed
-            ]
-            for option, value in values:
+            readers = [(option, key, _read) for key, option in options.items() if key in parsed]
+            if key_of(spec) not in parsed:  # a text of our own knows better
+                others = [(how, key) for key, how in foreign.items() if how.option]
+                readers += [(by_name[how.option], key, _of_text(how.read)) for how, key in others]
+            for option, key, reader in readers:
                 try:
-                    told[option.name] = option.cast(value())
+                    told[option.name] = option.cast(reader(parsed[key]))
                 except (UserError, ValueError) as error:
                     reason = error.message if isinstance(error, UserError) else f"{option.label} cannot be read"
                     notes.append(f"{spec.label}: {reason}; the default stands for it")
             found[spec.name] = spec.chosen(told)
             keys |= {key_of(spec), *options, *foreign}
     return found, keys
+
+
+def _of_text(read: Callable[[str], Value]) -> Callable[[Any], Value]:
+    return lambda value: read(str(value))
 
 
 def _told(value: Value) -> object:

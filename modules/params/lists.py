@@ -71,7 +71,7 @@ def _fields_of(name: str, declared: OptionsList) -> list[tuple[str, Any, Any]]:
     inner = {field.name: field for field in dataclasses.fields(declared.cls)}
     for i in range(1, declared.most + 1):
         title, prefix = f"{declared.label} {i}", f"{name}_{i}_"
-        facts = {"label": title, "group": title}
+        facts: dict[str, Any] = {"label": title, "group": title}
         found.append((f"{prefix}on", bool, dataclasses.field(default=i <= declared.least, metadata={"option": facts})))
         for own in options_of(cast(Hashable, declared.cls)).values():
             facts = {**inner[own.name].metadata["option"], "group": title}
