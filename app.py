@@ -82,8 +82,8 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
 
         return devices.choose(args.device, "float32")
 
-    host = Host(reserved=infotext.RESERVED)
     places = model_places(args)
+    host = Host(reserved=infotext.RESERVED, models=places.root)
     builtin.register(host, NetworkShelf(places.root, args.data_dir, extra=places.loras))
     for upscaler in upscale.file_upscalers(places.root, upscale.Networks(device)):
         host.add_upscaler(upscaler)
@@ -483,7 +483,7 @@ def generate(args: argparse.Namespace) -> int:
 
     inputs = InputStore(args.data_dir / "inputs")
     watcher = RunCallbacks(_tell_progress, lambda note: print(note, file=sys.stderr))
-    for stem, one in _starts(params):
+    for stem, one in _starts(_with_option_images(params, engine.host, inputs)):
         stored = _stored(one, inputs, args.outpaint)
         for turn in range(args.loopback):
             name = f"{stem}-turn{turn + 1}" if turn else stem
@@ -513,6 +513,14 @@ def _modifiers(said: Sequence[str], flag: str = "--ext") -> dict[str, dict[str, 
             raise UserError(f"{flag} {text} is not understood", hint="write NAME or NAME.OPTION=VALUE", field=flag[2:])
         found.setdefault(name, {}).update({option: value} if dot else {})
     return found
+
+
+def _with_option_images(params: GenerationParams, host: Host, inputs: InputStore) -> GenerationParams:
+    """The request with the files stored that options of modifiers name as pictures."""
+    from modules.extension.option_values import stored
+
+    specs = tuple(host.modifiers)
+    return params.changed(extensions=stored(specs, params.extensions, lambda path, field: inputs.put(Path(path))))
 
 
 def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:

@@ -189,7 +189,8 @@ def held_memory() -> int:
     held = 0
     with contextlib.suppress(OSError, ValueError):
         held = int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return held + (torch.cuda.memory_allocated() if torch.cuda.is_initialized() else 0)
+    initialized: Callable[[], bool] = torch.cuda.is_initialized
+    return held + (torch.cuda.memory_allocated() if initialized() else 0)
 
 
 def peak_memory() -> int:

@@ -6,22 +6,26 @@ import contextlib
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
+from PIL import Image
 
 from modules.checkpoints.embeddings import EmbeddingFolder, Listing
 from modules.checkpoints.fingerprint import PatchChecks
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
-from modules.errors import Cancelled, RepriseError, out_of_memory
+from modules.errors import Cancelled, RepriseError, UserError, out_of_memory
 from modules.extension.contexts import JobEnd
 from modules.extension.host import Host
 from modules.extension.modifier import UsedFile
+from modules.extension.option_values import bound, used_files
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import Previews
 from modules.metadata.recipe import File
 from modules.params.generation import GenerationParams, ModifierOptions
+from modules.params.options import Option
 from modules.pipeline.finishing import Finisher, InnerInputs, InnerRuns
 from modules.pipeline.hooks import Border, HookFailed, LeftModified, NoWatch, RequestHooks, Watch
 from modules.pipeline.inventory import Inventory
@@ -29,7 +33,15 @@ from modules.pipeline.notes import notes_on
 from modules.pipeline.plan import Batch, check_extensions, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.prompts import PromptParser
-from modules.pipeline.provenance import Recorder, input_files, model_files, provenance_of, reported, used_extensions
+from modules.pipeline.provenance import (
+    Provenance,
+    Recorder,
+    input_files,
+    model_files,
+    provenance_of,
+    reported,
+    used_extensions,
+)
 from modules.pipeline.results import BatchImage
 from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
@@ -91,6 +103,7 @@ class Engine:
             self.encoder.provenance,
             input_files,
             self.runner.provenance,
+            self._option_files,
         ]
         """Functions that name the files a batch uses; extend it with every new user of files."""
 
@@ -190,7 +203,15 @@ class Engine:
         able = ModifierOptions({name: options for name, options in params.extensions.items() if name not in absent})
         parser = PromptParser()
         chosen = check_extensions(able, self.host)
-        modifiers = RequestHooks(self.host, chosen, self.watch, absent=absent, parser=parser, checks=self.patch_checks)
+        modifiers = RequestHooks(
+            self.host,
+            chosen,
+            self.watch,
+            absent=absent,
+            parser=parser,
+            checks=self.patch_checks,
+            bind=partial(self._bound, run.runner.inputs),
+        )
         run.modifiers = modifiers
         plan = make_plan(params.changed(extensions=able), self.host, modifiers.reviser(params.prompt), parser)
         for note in plan.notes:
@@ -228,6 +249,21 @@ class Engine:
                     else:
                         yield finisher.result(image)
             yield from finisher.results(waiting)
+
+    def _bound(self, inputs: InputStore | None, option: Option, value: str) -> object:
+        """The value of an option that stands for a picture or a file."""
+
+        def read(sha256: str) -> Image.Image:
+            if inputs is None:
+                raise UserError("there is no place for stored pictures here", field=option.name)
+            return inputs.open(sha256, field=option.name)
+
+        return bound(option, value, read, self.host.models)
+
+    def _option_files(self, model: LatentDiffusion, batch: Batch) -> Provenance:
+        """The pictures and files that options of modifiers name."""
+        used = used_files(self.host.modifiers, batch.params.extensions, self.host.models, self.store.sha256)
+        return Provenance(tuple(File(file.role, file.name, file.sha256) for file in used))
 
     def _inner(self, border: Border, run: _Run, images: int, batch: Batch) -> Callable[[], InnerRuns]:
         """The generations within an image: each a request of its own, without the patches of this one."""

@@ -42,7 +42,7 @@ def test_guide_names_every_fact_of_a_step_and_every_method_that_modify_may_call(
 
 
 def test_guide_names_every_method_that_register_may_call() -> None:
-    for name in [name for name in methods(Host) if name.startswith("add_")] + ["flag"]:
+    for name in [name for name in methods(Host) if name.startswith("add_")] + ["flag", "reads_key", "model_files"]:
         assert re.search(rf"^\| `{name}\(", GUIDE, re.M), name
     for name in methods(TabPage):
         assert f"| `page.{name}(" in GUIDE, name

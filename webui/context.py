@@ -125,9 +125,9 @@ class Page:
         header's controls.
         """
         if cls is not GenerationParams:
-            return Form(Shape(cls), self.services.tables())
+            return Form(Shape(cls), self.services.tables(), self.services.inputs.put)
         shape: Shape[Any] = with_modifiers(self.services.host.modifiers)
-        made: Form[T] = Form(shape, self.services.tables())
+        made: Form[T] = Form(shape, self.services.tables(), self.services.inputs.put)
         made.share(self.shared)
         self.forms.append(made)
         return made

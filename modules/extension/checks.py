@@ -13,7 +13,8 @@ from typing import Any, cast
 
 from modules.errors import UserError
 from modules.extension.manifest import Refused
-from modules.params.options import Option, options_of
+from modules.params.lists import lists_of, side_by_side
+from modules.params.options import Dependent, Option, options_of
 
 TABLES = (
     "samplers",
@@ -67,14 +68,21 @@ def check_options(cls: object, whose: str) -> None:
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise Refused(f"the options of {whose} can be changed", hint="write @dataclass(frozen=True)")
     try:
+        for name, declared in lists_of(cls).items():
+            check_options(declared.cls, f"{name!r} of {whose}")
+        cls, _ = side_by_side(cls)
         options = options_of(cast(Hashable, cls))
-        cls()
+        defaults = vars(cls())
+    except Refused:
+        raise
     except Exception as error:  # noqa: BLE001  whatever it is, it is in what the author wrote
         raise Refused(
             f"the options of {whose} cannot be read ({error})", hint="give each a type and a default"
         ) from None
     for option in options.values():
         check_option(option, f"{option.name!r} of {whose}")
+        if isinstance(option.choices, Dependent):
+            _check_dependent(option, option.choices, defaults, f"{option.name!r} of {whose}")
 
 
 def check_option(option: Option, whose: str) -> None:
@@ -82,6 +90,9 @@ def check_option(option: Option, whose: str) -> None:
         raise Refused(f"the option {whose} has no label", hint="the second argument of option() is one")
     if option.type not in _TYPES:
         raise Refused(f"the option {whose} is {_short(option.type)}", hint="it can be bool, int, float or str")
+    folder = re.fullmatch(r"file:[\w-]+(?:/[\w-]+)*", option.kind)
+    if option.kind and (option.type is not str or not (folder or option.kind in ("image", "mask"))):
+        raise Refused(f"the option {whose} is a {option.kind!r}", hint="there are image, mask and file:FOLDER, of str")
     if isinstance(option.choices, str) and option.choices not in TABLES:
         raise Refused(f"the option {whose} names the table {option.choices!r}", hint=f"there are {', '.join(TABLES)}")
     if isinstance(option.choices, (list, tuple)):
@@ -96,6 +107,17 @@ def check_option(option: Option, whose: str) -> None:
         raise Refused(
             f"the default of the option {whose} cannot be ({error.message})", hint="give it another"
         ) from None
+
+
+def _check_dependent(option: Option, choices: Dependent, defaults: Mapping[str, object], whose: str) -> None:
+    if missing := [name for name in choices.on if name not in defaults]:
+        raise Refused(f"the option {whose} depends on {missing[0]!r}", hint="name another option of the same class")
+    try:
+        option.check_among(defaults)
+    except UserError as error:
+        raise Refused(f"the default of the option {whose} cannot be ({error.message})", hint="choose another") from None
+    except Exception as error:  # noqa: BLE001  it is the author's function
+        raise Refused(f"the choices of the option {whose} fail ({error})", hint="mend their function") from None
 
 
 def _check_choices(option: Option, whose: str) -> None:

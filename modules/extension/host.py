@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -14,6 +15,7 @@ from modules.errors import UserError
 from modules.extension.checks import check_asset, check_options, check_spec
 from modules.extension.manifest import NAME, Refused
 from modules.extension.modifier import ModifierSpec, ReadKey, in_order, keys_of
+from modules.extension.option_values import folder_of, model_files
 from modules.extension.page import PLACES, CardsSpec, ExtrasStepSpec, SlotSpec
 from modules.extension.script import Axis, ScriptSpec, axes_of_params
 from modules.params.generation import GenerationParams, Value
@@ -106,10 +108,11 @@ _PATH = re.compile(r"[a-z0-9_-]{1,60}")
 class Host:
     """The tables of everything that can be registered. Filled once at startup, then only read."""
 
-    def __init__(self, owner: Owner | None = None, reserved: Collection[str] = ()) -> None:
+    def __init__(self, owner: Owner | None = None, reserved: Collection[str] = (), models: Path | None = None) -> None:
         """``owner``: the extension that fills this host; None: the program itself, which may add everything.
-        ``reserved``: labels that no modifier may have, because infotext uses them.
+        ``reserved``: labels that no modifier may have, because infotext uses them. ``models``: the models folder.
         """
+        self.models = models
         self.owner = owner
         self.reserved = reserved
         self.samplers: Registry[SamplerSpec] = Registry("sampler")
@@ -183,6 +186,7 @@ class Host:
     def add_modifier(self, spec: ModifierSpec) -> None:
         check_spec("modifier", spec.name, spec)
         check_options(spec.options, f"the modifier {spec.name!r}")
+        spec = spec.flat()
         if not NAME.fullmatch(spec.name):
             raise Refused(f"the modifier name {spec.name!r} is not of small letters, digits and _", hint="rename it")
         keys = keys_of(spec)
@@ -277,6 +281,10 @@ class Host:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def model_files(self, folder: str) -> dict[str, Path]:
+        """The files of models below ``models/FOLDER``, by the names under which options list them."""
+        return model_files(self.models, folder)
+
     def flag(self, name: str) -> str:
         """The command line value of a flag of the manifest."""
         if self.owner is None or name not in self.owner.flags:
@@ -341,12 +349,22 @@ class Host:
                 found[label] = Axis(label, option, _setter(spec, name, option))
         return found
 
+    def file_tables(self) -> dict[str, Callable[[], Sequence[str]]]:
+        """The choices of all options that name a file in a models folder, by the option's kind."""
+        specs = (*self.modifiers, *self.scripts)
+        options = [option for spec in specs for option in options_of(cast(Hashable, spec.options)).values()]
+        folders = dict.fromkeys(filter(None, map(folder_of, options)))
+        return {f"file:{folder}": partial(self._files_or_none, folder) for folder in folders}
+
+    def _files_or_none(self, folder: str) -> Sequence[str]:
+        return ("", *self.model_files(folder))
+
     def modifiers_in_order(self) -> list[ModifierSpec]:
         return in_order(self.modifiers)
 
     def add_script(self, spec: ScriptSpec) -> None:
         check_options(spec.options, f"the script {spec.name!r}")
-        self._add("script", spec.name, spec, (spec.label,))
+        self._add("script", spec.name, spec.flat(), (spec.label,))
 
 
 def _same(text: str, others: Iterable[str]) -> bool:

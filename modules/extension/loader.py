@@ -186,7 +186,7 @@ class Loader:
             if off:
                 return Extension(name, place, "disabled", manifest, "it is switched off")
             self._packages.admit(name, manifest.requirements)
-            part = Host(owner, self.host.reserved)
+            part = Host(owner, self.host.reserved, self.host.models)
             with _without_torch() if self._process == "server" else contextlib.nullcontext():
                 module = _imported(place)
                 module.register(part)

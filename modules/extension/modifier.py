@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from modules.diffusion.types import Cond, Denoiser, Guidance, Network
 from modules.errors import UserError
 from modules.extension.contexts import BatchRun, ImageContext, JobEnd, MadeImage, PassRun, SamplingPass, Saving, Step
 from modules.params.generation import GenerationParams, ModifierOptions, Value
+from modules.params.lists import side_by_side
 from modules.params.options import Nested, Option, Shape, options_of, read, values_of
 
 if TYPE_CHECKING:
@@ -213,13 +214,29 @@ class ModifierSpec:
                 field=f"extensions.{self.name}.{foreign[0][:40]}",
             )
         try:
-            return values_of(read(self.options, values))
+            found = values_of(read(self.options, values))
+            for option in options_of(cast(Hashable, self.options)).values():
+                option.check_among(found)
+            return found
         except UserError as error:
             field = f"extensions.{self.name}.{error.field}"
             raise type(error)(f"{self.label}: {error.message}", hint=error.hint, field=field) from None
 
-    def made(self, values: Mapping[str, Any]) -> Modifier:
-        return self.make(read(self.options, values))
+    def made(self, values: Mapping[str, Any], bind: Callable[[Option, Any], Any] | None = None) -> Modifier:
+        """``bind`` gives the values of options that stand for something else (`modules.extension.option_values`)."""
+        options = read(self.options, values)
+        if bind:
+            kinds = [option for option in options_of(cast(Hashable, self.options)).values() if option.kind]
+            options = replace(options, **{one.name: bind(one, getattr(options, one.name)) for one in kinds})
+        return self.make(options)
+
+    def flat(self) -> ModifierSpec:
+        """The same with lists of option groups written side by side (`modules.params.lists`)."""
+        options, gathered = side_by_side(self.options)
+        if options is self.options:
+            return self
+        make = self.make
+        return replace(self, options=options, make=lambda values: make(gathered(values)))
 
 
 def in_order(specs: Iterable[ModifierSpec]) -> list[ModifierSpec]:
@@ -280,27 +297,30 @@ def from_text(
     """Read modifiers from infotext: their options, and the keys used; unreadable values are added to ``notes``."""
     found: dict[str, dict[str, Value]] = {}
     keys: set[str] = set()
+    readers: list[tuple[Option, str, Callable[[Any], Any]]]
     for spec in specs:
         options = {key_of(spec, option): option for option in options_of(cast(Hashable, spec.options)).values()}
         foreign = {key: how for key, how in spec.reads.items() if key in parsed}
         if key_of(spec) in parsed or foreign:
             told: dict[str, Value] = {}
-            values = [(option, lambda key=key: _read(parsed[key])) for key, option in options.items() if key in parsed]
             by_name = {option.name: option for option in options.values()}
-            values += [
-                (by_name[how.option], lambda key=key, how=how: how.read(str(parsed[key])))
-                for key, how in foreign.items()
-                if how.option and key_of(spec) not in parsed
-            ]
-            for option, value in values:
+            readers = [(option, key, _read) for key, option in options.items() if key in parsed]
+            if key_of(spec) not in parsed:  # a text of our own knows better
+                others = [(how, key) for key, how in foreign.items() if how.option]
+                readers += [(by_name[how.option], key, _of_text(how.read)) for how, key in others]
+            for option, key, reader in readers:
                 try:
-                    told[option.name] = option.cast(value())
+                    told[option.name] = option.cast(reader(parsed[key]))
                 except (UserError, ValueError) as error:
                     reason = error.message if isinstance(error, UserError) else f"{option.label} cannot be read"
                     notes.append(f"{spec.label}: {reason}; the default stands for it")
             found[spec.name] = spec.chosen(told)
             keys |= {key_of(spec), *options, *foreign}
     return found, keys
+
+
+def _of_text(read: Callable[[str], Value]) -> Callable[[Any], Value]:
+    return lambda value: read(str(value))
 
 
 def _told(value: Value) -> object:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules.errors import UserError
+from modules.params.lists import flattened
 from modules.params.options import loose, nested, option, read, values_of
 
 MAX_SEED = 2**64 - 1
@@ -240,11 +241,14 @@ class ModifierOptions(Mapping[str, Mapping[str, Value]]):
 
     @classmethod
     def from_json(cls, values: Any) -> ModifierOptions:
-        """From JSON: an object of objects of plain values; null is nothing. Raises `UserError`."""
+        """From JSON: an object of objects of plain values, or of lists of such (`modules.params.lists`); null is
+        nothing. Raises `UserError`.
+        """
         if values is None or isinstance(values, ModifierOptions):
             return values or cls()
         if not isinstance(values, Mapping):
             raise UserError("Extensions must be an object of objects", field="extensions")
+        values = {name: flattened(one) if isinstance(one, Mapping) else one for name, one in values.items()}
         for name, options in values.items():
             plain = isinstance(options, Mapping) and all(
                 isinstance(key, str) and isinstance(value, Value) for key, value in options.items()

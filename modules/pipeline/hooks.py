@@ -31,6 +31,7 @@ from modules.extension.contexts import (
 from modules.extension.host import Host, TagSpec
 from modules.extension.modifier import STEP_HOOKS, Modifier, ModifierSpec, Report, UsedFile, overridden
 from modules.params.generation import GenerationParams, ModifierOptions, Value
+from modules.params.options import Option
 from modules.pipeline.plan import Batch, Changes, Revise
 from modules.pipeline.prompts import PromptParser
 from modules.pipeline.steps import GuidedDenoiser, StepScope
@@ -190,8 +191,11 @@ class RequestHooks:
         absent: Container[str] = (),
         parser: PromptParser | None = None,
         checks: PatchChecks | None = None,
+        bind: Callable[[Option, Any], Any] | None = None,
     ):
-        """``absent``: unavailable modifiers; tags that call them have no effect."""
+        """``absent``: unavailable modifiers; tags that call them have no effect. ``bind``: as `ModifierSpec.made` has
+        it."""
+        self._bind = bind
         self._checks = checks
         self._host = host
         self._chosen = chosen
@@ -266,7 +270,7 @@ class RequestHooks:
         key = spec.name, ModifierOptions({spec.name: options})
         if key not in self._made:
             with self._border.within(spec.name, "make"):
-                modifier = spec.made(options)
+                modifier = spec.made(options, self._bind)
                 if not isinstance(modifier, Modifier):
                     raise TypeError(f"make must give a Modifier, not {type(modifier).__name__}")
             owner = self._host.owners.get(("modifier", spec.name))

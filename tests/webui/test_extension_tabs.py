@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
-from starlette.requests import Request
+from PIL import Image
 from starlette.testclient import TestClient
 
 import webui.forms
+from modules.errors import UserError
 from modules.extension.loader import Loader
 from modules.extension.modifier import Modifier, ModifierSpec, with_modifiers
 from modules.extension.script import ScriptSpec
+from modules.jobs.protocol import GenerateSpec
 from modules.metadata.recipe import File, Recipe, UsedExtension
 from modules.params.generation import GenerationParams, ModifierOptions
 from modules.params.options import option
 from tests.modules.extension.test_loader import write
+from tests.modules.extension.test_option_values import SPEC as PASTES
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
-from webui.context import Page
+from webui.api.v1.jobs import read_spec
 from webui.forms import Form
 from webui.html.extensions import list_html
 from webui.html.status import recipe_html
 from webui.page import build_page
 from webui.server import create_app
 from webui.services import Services
-from webui.tabs import extensions as extensions_tab
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -263,39 +266,43 @@ def test_axes_have_the_options_of_modifiers(given: Services) -> None:
     assert "Good one: amount" in given.tables()["axes"]()
 
 
-def test_packages_are_installed_by_admins_at_this_machine_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path / "ext", "hungry", "def register(host): pass\n", "", 'requirements = ["rp-not-there"]\n')
-    installed: list[str] = []
-    monkeypatch.setattr(Loader, "install", lambda self, name: installed.append(name) or self.extensions[name])
-    with services(tmp_path / "data") as made:
-        loader = Loader(tmp_path / "ext", tmp_path / "data", ROOT, process="server")
-        loader.load_all(made.host)
-        for changes, address, headers, may in (
-            ({}, "127.0.0.1", {}, True),
-            ({}, "192.0.2.7", {}, False),
-            ({}, "127.0.0.1", {"x-forwarded-for": "192.0.2.7"}, False),
-            ({"subpath": "pictures"}, "127.0.0.1", {}, False),
-            ({"trusted_proxies": ("127.0.0.1",)}, "127.0.0.1", {}, False),
-            ({"is_admin": False}, "127.0.0.1", {}, False),
-        ):
-            facts = {name: value for name, value in changes.items() if name != "is_admin"}
-            given = replace(made, extensions=loader, **facts)
-            monkeypatch.setattr(Services, "is_admin", lambda self, owner, admin=changes.get("is_admin", True): admin)
-            with gr.Blocks() as blocks, gr.Tabs(), gr.Tab("Extensions") as tab:
-                page = Page(given, blocks, {}, None, None, tabs={"extensions": tab})
-                extensions_tab.build(page)
-            (button,) = [block for block in blocks.blocks.values() if block.elem_id == "extensions_install"]
-            assert button.visible
-            handler = next(fn.fn for fn in blocks.fns.values() if fn.trigger_after is not None)
-            scope = {
-                "type": "http",
-                "client": (address, 1),
-                "headers": [(b"host", b"127.0.0.1:7860"), *((k.encode(), v.encode()) for k, v in headers.items())],
-            }
-            said = asyncio.run(handler(SimpleNamespace(request=Request(scope), username="local"), "hungry"))[0]
-            assert (installed == ["hungry"]) is may, changes
-            at_home = "ackages are installed at the server" in said
-            assert at_home is (not may and "is_admin" not in changes), said
-            installed.clear()
+def test_options_that_stand_for_pictures_have_a_place_for_them_and_units_a_fold_each(tmp_path: Path) -> None:
+    """What is chosen is stored, and the field beside it has its name; choices follow what they depend on."""
+    with services(tmp_path) as given:
+        given.host.add_modifier(PASTES)
+        blocks = build_page(given, {}, None, lambda page, spec: spec.build(page))
+        found = {getattr(block, "elem_id", None): block for block in blocks.blocks.values()}
+        place = "txt2img_ext_pastes"
+        picture, field = found[f"{place}_units_2_picture_picture"], found[f"{place}_units_2_picture"]
+        assert (type(picture), type(field)) == (gr.Image, gr.Textbox)
+        (event,) = [fn for fn in blocks.fns.values() if (picture._id, "change") in fn.targets]
+        assert [block._id for block in event.outputs] == [field._id]
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+        sha256 = asyncio.run(event.fn(str(tmp_path / "red.png")))
+        assert sha256 in given.inputs
+        assert asyncio.run(event.fn(None)) == ""
+        model, module = found[f"{place}_units_1_model"], found[f"{place}_units_1_module"]
+        assert [value for _, value in model.choices] == ["a", "b"]
+        (event,) = [
+            fn for fn in blocks.fns.values() if (module._id, "change") in fn.targets and model._id == fn.outputs[0]._id
+        ]
+        update = event.fn("a", "depth")
+        assert (list(update["choices"]), update["value"]) == (["b", "c"], "b")
+        folds = [block.label for block in blocks.blocks.values() if isinstance(block, gr.Accordion)]
+        assert folds.count("Unit 1") == folds.count("Unit 2") == 3
+
+
+def test_pictures_in_options_are_stored_by_the_http_api(tmp_path: Path) -> None:
+    with services(tmp_path) as given:
+        given.host.add_modifier(PASTES)
+        data = io.BytesIO()
+        Image.new("RGB", (8, 8), "red").save(data, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+        params = {"extensions": {"pastes": {"units": [{"picture": url}]}}}
+        spec = read_spec(given, {"params": params})
+        assert isinstance(spec, GenerateSpec)
+        sha256 = spec.params.extensions["pastes"]["units_1_picture"]
+        assert sha256 in given.inputs
+        for value, words in (("0" * 64, "there is no stored picture"), ("fox", "is no picture that can be read")):
+            with pytest.raises(UserError, match=words):
+                read_spec(given, {"params": {"extensions": {"pastes": {"area": value}}}})

@@ -46,7 +46,7 @@ class ScriptPanel:
         self._choice.change(shown, self._choice, list(columns.values()), **AT_ONCE)
 
     def _column(self, spec: ScriptSpec) -> Any:
-        form: Form[Any] = Form(Shape(spec.options), self._page.services.tables())
+        form: Form[Any] = Form(Shape(spec.options), self._page.services.tables(), self._page.services.inputs.put)
         with gr.Column(visible=False, elem_id=f"{self._tab}_script_{spec.name}", elem_classes="rp-script") as column:
             if spec.help:
                 gr.Markdown(t(spec.help))
@@ -57,6 +57,7 @@ class ScriptPanel:
                 with gr.Row():
                     for name in row:
                         form.add(name, min_width=150, elem_id=f"{self._tab}_{spec.name}_{name}")
+            form.wire()
         self._forms[spec.name] = form
         return column
 

@@ -108,9 +108,14 @@ def _fold(form: Form[GenerationParams], tab: str, switch: str, group: Nested) ->
     with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
         label = t(group.help) or f"{t('Let it take part')}: {t(group.label)}"
         form.switch(switch, label=label, elem_id=f"{place}_on")
-        with gr.Row():
-            for name, option in group.flat.items():
-                form.add(name, min_width=200, elem_id=f"{place}_{option.name}")
+        options = group.flat
+        for unit in dict.fromkeys(option.group for option in options.values()):
+            # The options of a unit stand in a fold of their own.
+            with gr.Accordion(t(unit), open=False) if unit else gr.Row():
+                for name, option in options.items():
+                    if option.group == unit:
+                        form.add(name, min_width=200, elem_id=f"{place}_{option.name}")
+        form.wire()
 
 
 def second_pass(form: Form[GenerationParams], tab: str) -> None:
