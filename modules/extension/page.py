@@ -36,7 +36,7 @@ class SlotPage(Protocol):
     def on(
         self,
         trigger: Callable[..., Any],
-        handler: Callable[..., Mapping[str, Any] | None],
+        handler: Callable[..., Any],
         inputs: Sequence[Any] = (),
         outputs: Sequence[Any] = (),
     ) -> None:

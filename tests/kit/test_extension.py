@@ -28,6 +28,7 @@ from modules.checkpoints.fingerprint import digest
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
+from modules.diffusion.parameterization import NoiseTable
 from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import UserError
 from modules.extension.host import Host
@@ -133,7 +134,7 @@ def another(option: Option) -> Any:
     """A value that is not the default."""
     if isinstance(option.choices, tuple):
         return next((value for value in option.choices if value != option.default), option.default)
-    if option.choices or option.multiline:
+    if option.choices or option.multiline or option.kind:  # what a picture or a file is, the kit cannot know
         return option.default
     if option.type is bool:
         return not option.default
@@ -272,7 +273,7 @@ def test_samplers_run_over_every_kind_of_schedule(extension: Extension, host: Ho
 def test_schedulers_fall_to_zero_and_make_pictures(extension: Extension, host: Host, engine: Engine) -> None:
     for spec in entries(extension, host, "scheduler"):
         for steps in (1, 2, 20):
-            sigmas = spec.schedule(steps, 0.03, 14.6, table=engine.store.load().table)
+            sigmas = spec.schedule(steps, 0.03, 14.6, table=NoiseTable.named("scaled_linear"))
             assert len(sigmas) == steps + 1 and sigmas[-1] == 0.0
             assert all(high > low for high, low in itertools.pairwise(sigmas)), "sigmas must fall"
         assert len(made(engine, PARAMS.changed(scheduler=spec.label, steps=3))) == 1

@@ -87,7 +87,7 @@ def test_first_start_installs_and_later_starts_repair_update_and_extend(program:
     (program / "requirements.txt").write_text("small==1.1\n")
     assert "with 1.1" in start(program).stdout
 
-    pip = [program / ".venv" / "bin" / "python", "-m", "pip", "install", "--no-index", "mine"]
+    pip = [str(program / ".venv" / "bin" / "python"), "-m", "pip", "install", "--no-index", "mine"]
     subprocess.run([*pip, "--find-links", str(program / "wheels")], check=True, capture_output=True)
     (program / "requirements.txt").write_text("small==9.9\n")
     ended = start(program)

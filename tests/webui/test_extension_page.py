@@ -174,7 +174,8 @@ def test_a_step_of_extras_has_controls_and_does_its_work(config: dict[str, Any],
     params = ExtrasParams.from_json({"steps": {"cutout": {"keep": 99}}})
     check(params, given.host)
     extra = process(ramp, params, given.host)
-    assert [extra.image.getpixel((0, y))[3] for y in (99, 100)] == [0, 255]  # the gradient's row y has the value y
+    alpha = extra.image.getchannel("A")
+    assert [alpha.getpixel((0, y)) for y in (99, 100)] == [0, 255]  # the gradient's row y has the value y
     assert extra.infotext == "Cut out: 1.0, Cut out keep above: 99"
     assert process(ramp, ExtrasParams(), given.host).image is ramp
     assert ExtrasParams.from_json(params.to_json()) == params
@@ -202,7 +203,11 @@ def test_a_step_that_is_asked_for_wrongly_is_refused_before_any_work(
 def test_a_step_that_fails_names_its_extension(given: Services, tmp_path: Path) -> None:
     host = Host(Owner("clumsy", "1", permissions=frozenset({"extras_step"})))
     cutout = given.host.extras_steps.get("cutout")
-    host.add_extras_step(ExtrasStepSpec("clumsy", "Clumsy", cutout.options, lambda image, options: 1 / 0))
+
+    def divide(image: Image.Image, options: Any) -> Image.Image:
+        return image.resize((image.width // 0, 1))
+
+    host.add_extras_step(ExtrasStepSpec("clumsy", "Clumsy", cutout.options, divide))
     host.upscalers.add("None", given.host.upscalers.get("None"), ())
     with pytest.raises(RepriseError, match=r"extension clumsy failed in Clumsy \(ZeroDivisionError"):
         process(Image.new("RGB", (8, 8)), ExtrasParams.from_json({"steps": {"clumsy": {}}}), host)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,8 @@ from webui.forms import Form
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[..., Mapping[str, Any] | None]
+Handler = Callable[..., Any]
+"""``(values, *inputs) -> changes``, or ``(changes, *outputs)``."""
 
 
 class SlotPage:
