@@ -239,7 +239,7 @@ class Engine:
                 provenance = provenance_of(self.file_users, model, batch) + reported(reports)
                 extensions = used_extensions(self.host, request, batch, passes, absent)
                 recorder = Recorder(self.host, self.program, request, model, batch, provenance, extensions)
-                finisher = Finisher(batch, passes[-1], recorder, self._inner(modifiers.border, run, plan.images, batch))
+                finisher = Finisher(batch, passes, recorder, self._inner(modifiers.border, run, plan.images, batch))
                 task = Task(model, plan.images, callbacks.from_now(), passes[0], passes[-1], left_modified)
                 for image in run.runner.images(task, batch, ready[start], rest):
                     for note in (note for hooks in passes for note in hooks.notes()):
