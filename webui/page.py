@@ -102,7 +102,7 @@ def build_page(
                     build_tab(page, spec)
         wire_sends(page)
         wire_choices(blocks, catalogues)
-        header.wire(blocks, page.forms)
+        header.wire(page)
     blocks.files = files
     return blocks
 
