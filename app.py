@@ -132,6 +132,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     from modules.checkpoints.embeddings import EmbeddingFolder
     from modules.checkpoints.files import Hashes
     from modules.checkpoints.store import ModelStore
+    from modules.checkpoints.text_encoders import TextEncoders
     from modules.checkpoints.vaes import VaeFolders
     from modules.engine import Engine
     from modules.gallery.inputs import InputStore
@@ -140,7 +141,15 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     hashes = Hashes(args.data_dir / "hashes.json")
     places = model_places(args)
     vaes = VaeFolders(places.vaes, places.checkpoints)
-    store = ModelStore(places.checkpoints, device, hashes, default=default_model(args), vaes=vaes)
+    store = ModelStore(
+        places.checkpoints,
+        device,
+        hashes,
+        default=default_model(args),
+        vaes=vaes,
+        approximations=places.approximations,
+        text_encoders=TextEncoders(places.text_encoders),
+    )
     loader = loader or build_loader(args, "command")
     inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(places.embeddings)
     return Engine(
@@ -189,7 +198,8 @@ def build_runner(args: argparse.Namespace) -> Runner:
         now, trouble = settings.load(args.data_dir / "settings.json")
         encoding = Encoding(now.image_format, now.image_quality, now.webp_lossless)
         gallery = replace(whole, encoding=encoding, names=Names(now.file_name, now.folder_name))
-        run: Runner = GenerationRunner(engine, gallery, preview_every=now.preview_every, embed_inputs=now.embed_inputs)
+        previews = {"preview_every": now.preview_every, "preview_type": now.show_progress_type}
+        run: Runner = GenerationRunner(engine, gallery, embed_inputs=now.embed_inputs, **previews)
         if now.save_grid:
             run = with_grid(run, replace(whole, encoding=encoding), now.grid_rows)
         return (noted(run, trouble) if trouble else run)(*job)
@@ -210,7 +220,7 @@ def build_scripts(args: argparse.Namespace, host: Host, models: CheckpointCatalo
     from modules.jobs.runners.script import Scripts
     from webui.services import tables_of
 
-    tables = tables_of(host, models.checkpoints, models.vaes)
+    tables = tables_of(host, models.checkpoints, models.vaes, models.text_encoders)
     keep = InputStore(args.data_dir / "inputs").put
     context = ScriptContext(host.axes, lambda name: tables[name](), keep)
     return Scripts(host, Gallery(args.data_dir / "outputs"), context)
@@ -282,6 +292,8 @@ def build_services(
         inputs=InputStore(args.data_dir / "inputs"),
         settings=settings,
         history=History(queue.store, args.data_dir / "outputs", args.data_dir / "thumbnails"),
+        text_encoders=models.text_encoders,
+        keeper=models,
         version=VERSION,
         checkpoints=models.checkpoints,
         native_size=models.native_size,
@@ -675,7 +687,12 @@ def make_tiny_checkpoint(args: argparse.Namespace) -> int:
     from modules.checkpoints.tiny import write_tiny_checkpoint
 
     written = write_tiny_checkpoint(
-        args.path, args.family, args.seed, inpainting=args.inpainting, prediction=args.prediction
+        args.path,
+        args.family,
+        args.seed,
+        inpainting=args.inpainting,
+        pix2pix=args.pix2pix,
+        prediction=args.prediction,
     )
     print(written)
     return 0

@@ -30,7 +30,7 @@ from modules.pipeline.finishing import Finisher, InnerInputs, InnerRuns
 from modules.pipeline.hooks import Border, HookFailed, LeftModified, NoWatch, RequestHooks, Watch
 from modules.pipeline.inventory import Inventory
 from modules.pipeline.notes import notes_on
-from modules.pipeline.plan import Batch, check_extensions, make_plan
+from modules.pipeline.plan import Batch, check_extensions, check_sides, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.prompts import PromptParser
 from modules.pipeline.provenance import (
@@ -46,7 +46,16 @@ from modules.pipeline.results import BatchImage
 from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
 from modules.pipeline.results import RunCallbacks as RunCallbacks
-from modules.pipeline.run import BatchRunner, InitImages, Overflow, Task, image_conditioning_facts
+from modules.pipeline.run import (
+    TEXT_ENCODER,
+    TINY_ROLES,
+    BatchRunner,
+    InitImages,
+    Overflow,
+    Task,
+    image_conditioning_facts,
+)
+from modules.pipeline.sampling_options import said_beside
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +104,9 @@ class Engine:
         self.program = f"Reprise {version}"
         self.encoder = PromptEncoder(store)
         self.runner = BatchRunner(store, host, self.encoder, Previews(), inputs)
-        networks = dict.fromkeys(ROLES, self._has_network)
-        self.inventory = Inventory(store, host, inputs, embeddings, self.absent, networks)
+        others = {**dict.fromkeys(ROLES, self._has_network), **dict.fromkeys(TINY_ROLES, self._has_tiny)}
+        others[TEXT_ENCODER] = self._has_text_encoder
+        self.inventory = Inventory(store, host, inputs, embeddings, self.absent, others)
         self.file_users = [
             image_conditioning_facts,
             model_files,
@@ -109,6 +119,12 @@ class Engine:
 
     def _has_network(self, file: File) -> bool:
         return bool(self.host.shelf.recorded(file.role, [(file.name, file.sha256)]).files)
+
+    def _has_text_encoder(self, file: File) -> bool:
+        return any(self.store.sha256(path) == file.sha256 for path in self.store.text_encoders.names().values())
+
+    def _has_tiny(self, file: File) -> bool:
+        return any(self.store.sha256(path) == file.sha256 for path in self.store.approximations.files())
 
     def warm_up(self) -> LatentDiffusion:
         """Load the default model and run one step and a preview with it, so that the first request is fast."""
@@ -229,17 +245,22 @@ class Engine:
                 start = batch.params.init, batch.params.width, batch.params.height  # extensions may change it
                 if start not in ready:
                     ready = {start: run.runner.init_images(batch.params, callbacks.cancelled)}
-                loaded = self.store.load(batch.params.checkpoint, batch.params.vae)
+                loaded = self.store.load(batch.params.checkpoint, batch.params.vae, batch.params.text_encoder)
+                beside = said_beside(loaded.config, batch.params)
+                batch = replace(batch, params=batch.params.changed(**beside))
                 config = loaded.config.predicting(batch.params.prediction)
                 model = replace(loaded, embeddings=run.embeddings, config=config)
+                check_sides(batch, model.name, config.latent)
+                model = run.runner.approximated(model, batch.params)
                 reports = modifiers.prepare(batch, model, [UsedFile(f.role, f.name, f.sha256) for f in run.recorded])
                 model = passes[0].patched(model)
                 for note in notes_on(batch, model, self.store, self.host, self.encoder):
                     run.note_once(note)
                 provenance = provenance_of(self.file_users, model, batch) + reported(reports)
                 extensions = used_extensions(self.host, request, batch, passes, absent)
-                recorder = Recorder(self.host, self.program, request, model, batch, provenance, extensions)
-                finisher = Finisher(batch, passes[-1], recorder, self._inner(modifiers.border, run, plan.images, batch))
+                said = request.changed(**beside)
+                recorder = Recorder(self.host, self.program, said, model, batch, provenance, extensions)
+                finisher = Finisher(batch, passes, recorder, self._inner(modifiers.border, run, plan.images, batch))
                 task = Task(model, plan.images, callbacks.from_now(), passes[0], passes[-1], left_modified)
                 for image in run.runner.images(task, batch, ready[start], rest):
                     for note in (note for hooks in passes for note in hooks.notes()):

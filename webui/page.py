@@ -108,7 +108,7 @@ def build_page(
         wire_slots(page)
         wire_sends(page)
         wire_choices(blocks, catalogues)
-        header.wire(blocks, page.forms)
+        header.wire(page)
     blocks.files = files
     return blocks
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from PIL.Image import Image
+
 from modules.accounts import LOCAL, Accounts
 from modules.checkpoints.catalogue import Card
+from modules.checkpoints.choices import Choices
 from modules.checkpoints.embeddings import Suited
 from modules.checkpoints.networks.metadata import family_named
 from modules.checkpoints.vaes import AUTOMATIC, OWN
@@ -20,7 +23,7 @@ from modules.jobs.protocol import JobSpec, Json
 from modules.jobs.submit import Queue as Submissions
 from modules.jobs.submit import Submitter, submit
 from modules.params.generation import GenerationParams
-from modules.params.settings import SettingsFile
+from modules.params.settings import FORM, SettingsFile
 from modules.pipeline.plan import hires_upscalers
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
@@ -114,6 +117,14 @@ class History(Protocol):
     def delete(self, owner: str, number: int) -> None: ...
 
 
+class CardKeeper(Protocol):
+    """The part of `modules.checkpoints.catalogue.CheckpointCatalogue` that changes files beside checkpoints."""
+
+    def choose(self, checkpoint: str, chosen: Choices) -> None: ...
+    def illustrate(self, checkpoint: str, image: Image, infotext: str = "") -> None: ...
+    def convert(self, checkpoint: str) -> Path: ...
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a tab may need. ``queue`` is started and closed by its owner, not by the front end."""
@@ -145,6 +156,10 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """The model card of a checkpoint."""
+    text_encoders: Callable[[], Sequence[str]] = tuple
+    """The file names of the text encoders that can be chosen now."""
+    keeper: CardKeeper | None = None
+    """Changes model cards; None: they cannot be changed here."""
     extensions: Loader | None = None
     """The extensions with their states; None: there are none here."""
     allowed_hosts: tuple[str, ...] = ()
@@ -170,6 +185,17 @@ class Services:
         """The family of networks that fit a checkpoint; empty: none is known."""
         return family_named(self.card(checkpoint).family)
 
+    def begin(self, checkpoint: str) -> dict[str, Any]:
+        """What a form begins with for a checkpoint: the owner's settings, and over them what the model's card says."""
+        settings = self.settings.current()
+        found: dict[str, Any] = {name: getattr(settings, setting) for setting, name in FORM.items()}
+        found |= {"vae": AUTOMATIC, "clip_skip": 1}
+        tables = self.tables()
+        known = {"sampler": tables["samplers"](), "scheduler": tables["schedulers"](), "vae": tables["vaes"]()}
+        said = self.card(checkpoint).preset.values()
+        found |= {name: value for name, value in said.items() if name not in known or value in known[name]}
+        return found
+
     def is_admin(self, owner: str) -> bool:
         """Whether a visitor, as named by `Page.owner`, may change what affects everybody."""
         if owner == LOCAL:
@@ -188,11 +214,14 @@ class Services:
 
     def tables(self) -> Tables:
         """The tables of choices that options refer to."""
-        return tables_of(self.host, self.checkpoints, self.vaes)
+        return tables_of(self.host, self.checkpoints, self.vaes, self.text_encoders)
 
 
 def tables_of(
-    host: Host, checkpoints: Callable[[], Sequence[str]], vaes: Callable[[], Sequence[str]] = tuple
+    host: Host,
+    checkpoints: Callable[[], Sequence[str]],
+    vaes: Callable[[], Sequence[str]] = tuple,
+    text_encoders: Callable[[], Sequence[str]] = tuple,
 ) -> Tables:
     """The tables of choices that options refer to. An empty choice means that the second pass uses the first pass's
     value.
@@ -204,6 +233,7 @@ def tables_of(
         "face_restorers": lambda: (*host.face_restorers.names(), *host.absent_face_restorers),
         "checkpoints": checkpoints,
         "vaes": lambda: (AUTOMATIC, OWN, *vaes()),
+        "text_encoders": lambda: (AUTOMATIC, *text_encoders()),
         "hires_upscalers": hires_upscalers(host).names,
         "hires_samplers": lambda: ("", *host.samplers.names()),
         "hires_schedulers": lambda: ("", *host.schedulers.names()),

@@ -26,6 +26,8 @@ MAX_TENSORS = 20_000
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 INDEX = "model_index.json"
 """The file that makes a folder a model of diffusers, and stands for it."""
+MOST_NAMED = 8
+"""Names in one hint."""
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _SIZES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
@@ -227,7 +229,7 @@ def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
         raise ambiguous(wanted, found.several, "checkpoint")
     if pickle := _meant(wanted, list_models(folder, PICKLES), folder).file:
         read_header(pickle.path)  # raises with the way to convert it
-    names = ", ".join(repr(model.name) for model in models[:8])
+    names = ", ".join(repr(model.name) for model in models[:MOST_NAMED]) + ", …" * (len(models) > MOST_NAMED)
     unnamed = unlistable(folder, (".safetensors", *PICKLES))
     odd = f"; {unnamed[0]} is left out because its name is not UTF-8: rename it" if unnamed else ""
     raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"there are {names}{odd}", field="checkpoint")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +13,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from modules.checkpoints.detect import detect, detect_vae
+from modules.checkpoints.detect import detect, detect_vae, family_of, remarks, shapes_of
 from modules.checkpoints.embeddings import NONE, Listing, Suited
-from modules.checkpoints.families.base import TRAINING, VAE, Family, ModelConfig, Places
+from modules.checkpoints.families.base import TRAINING, VAE, EncoderSpec, Family, ModelConfig, Places, Shapes
 from modules.checkpoints.files import Header
 from modules.checkpoints.source import Place, Source, open_source
+from modules.checkpoints.text_encoders import with_encoders
 from modules.checkpoints.vaes import OWN
 from modules.devices import Device
 from modules.errors import CheckpointError, RepriseError
@@ -55,6 +56,11 @@ class LatentDiffusion:
     """A standalone VAE: its file, hash and requested name."""
     vae_sha256: str = ""
     vae_name: str = OWN
+    text_files: tuple[Path, ...] = ()
+    """The files of text encoders that the checkpoint lacks."""
+    tiny_encoder: nn.Module | None = None
+    tiny_decoder: nn.Module | None = None
+    """Stand in for the autoencoder's parts; they take and give scaled latents."""
     embeddings: Listing = NONE
     """The textual inversions that prompts may name, if they have the width of the text encoders."""
     invariant_shapes: dict[tuple[int, ...], bool] = field(default_factory=dict)
@@ -96,6 +102,8 @@ class LatentDiffusion:
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h / f, w / f) float32, one image at a time."""
+        if self.tiny_encoder is not None:
+            return torch.cat([through(self.tiny_encoder, image[None]) for image in images])
         means = [self.vae.encode(self._to_vae(image[None]))[0] for image in images]
         return (torch.cat(means).float() - self.config.latent.shift) * self.config.latent.scale
 
@@ -118,6 +126,8 @@ class LatentDiffusion:
                 "the model answered with values that are no numbers",
                 hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
             )
+        if self.tiny_decoder is not None:
+            return through(self.tiny_decoder, latents).clamp(-1.0, 1.0)
         z = latents / self.config.latent.scale + self.config.latent.shift
         image: Tensor = self.vae.decode(self._to_vae(z)).float()
         if not image.isfinite().all() and self._vae_dtype() != torch.float32:
@@ -135,23 +145,59 @@ class LatentDiffusion:
         return self.vae.post_quant_conv.weight.dtype
 
 
-def load(path: Path, device: Device, *, name: str = "", sha256: str = "") -> LatentDiffusion:
+def through(network: nn.Module, x: Tensor) -> Tensor:
+    """A network's answer in float32, wherever it runs and in whatever numbers."""
+    weight = next(network.parameters())
+    found: Tensor = network(x.to(weight.device, weight.dtype)).float()
+    return found
+
+
+FindEncoders = Callable[[Family, Shapes], Sequence[tuple[EncoderSpec, Path]]]
+"""The files of the text encoders that a checkpoint of a family lacks."""
+
+
+def _no_encoders(family: Family, shapes: Shapes) -> Sequence[tuple[EncoderSpec, Path]]:
+    return ()
+
+
+def load(
+    path: Path,
+    device: Device,
+    *,
+    name: str = "",
+    sha256: str = "",
+    find_encoders: FindEncoders = _no_encoders,
+) -> LatentDiffusion:
     """Load a safetensors checkpoint onto ``device``; raises `CheckpointError` with the file and the reason.
 
     Networks are built without storage, then each tensor is taken from the mapped file, converted and put in its place,
     so the peak stays near the size of the model itself.
     """
     name = name or path.stem
-    source = open_source(path)
+    source, files = _whole(path, find_encoders)
     config = detect(name, source.header, path)
+    for remark in remarks(source.header, path):
+        log.warning("%s", remark)
     with torch.device("meta"):
         unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
-    model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts)
+    model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts, text_files=files)
     parts = {part: module for part, module in model.parts().items() if part != "vae" or config.own_vae}
     _fill(name, source, config.family.places(source.header.tensors), parts, device)
     model.graphs = GraphPool(device.recorder())
     model.nbytes = sum(p.nbytes for module in parts.values() for p in module.parameters())
     return model
+
+
+def _whole(path: Path, find_encoders: FindEncoders) -> tuple[Source, tuple[Path, ...]]:
+    """A checkpoint with the text encoders that it lacks, and the other files that they are of."""
+    source = open_source(path)
+    shapes = shapes_of(source.header)
+    family = family_of(shapes)
+    if family is None or not family.supported:
+        return source, ()
+    found = find_encoders(family, shapes)
+    files = dict.fromkeys(file for _, file in found if file != path)
+    return with_encoders(source, family, found), tuple(files)
 
 
 def new_text(config: TextConfig) -> TextEncoder:

@@ -20,6 +20,17 @@ class ModelFolders:
     loras: tuple[Path, ...] = ()
     """Beside ``root/Lora`` and ``root/LyCORIS``."""
 
+    @property
+    def text_encoders(self) -> tuple[Path, ...]:
+        """Of text encoders, as Forge and ComfyUI name them."""
+        return tuple(self.root / name for name in ("text_encoder", "text_encoders", "clip"))
+
+    @property
+    def approximations(self) -> Path:
+        """Of tiny autoencoders, as A1111 or as ComfyUI names it."""
+        own, other = self.root / "VAE-approx", self.root / "vae_approx"
+        return other if other.is_dir() and not own.is_dir() else own
+
 
 def model_folders(
     models: Path,

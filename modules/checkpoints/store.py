@@ -10,15 +10,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import dtype
 
-from modules.checkpoints.detect import native_size
-from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
+from modules.checkpoints.approximations import DECODER, ENCODER, Approximations
+from modules.checkpoints.detect import Beside, native_size, only_seen, prediction, said_beside, shapes_of
+from modules.checkpoints.files import MOST_NAMED, PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
 from modules.checkpoints.source import open_source
+from modules.checkpoints.text_encoders import TextEncoders
 from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
 from modules.devices import Device
 from modules.errors import CheckpointError
@@ -29,9 +32,14 @@ log = logging.getLogger(__name__)
 
 
 def _no_vae(name: str, others: Sequence[str]) -> CheckpointError:
-    there = f"choose a VAE: there is {', '.join(map(repr, others[:8]))}"
+    names = ", ".join(map(repr, others[:MOST_NAMED])) + ", …" * (len(others) > MOST_NAMED)
+    there = f"choose a VAE: there is {names}"
     hint = there if others else "put a VAE for it into models/VAE and choose it"
     return CheckpointError(f"{name} has no autoencoder of its own", hint=hint, field="vae")
+
+
+def _stamp(path: Path) -> tuple[Path, int]:
+    return path, path.stat().st_mtime_ns if path.is_file() else 0
 
 
 class ModelStore:
@@ -46,6 +54,8 @@ class ModelStore:
         default: str = "",
         budget: int = 8 * 2**30,
         vaes: VaeFolders | None = None,
+        approximations: Path | None = None,
+        text_encoders: TextEncoders | None = None,
     ):
         self.folder = folder
         self.device = device
@@ -54,11 +64,17 @@ class ModelStore:
         self._budget = budget
         """Bytes of weights to keep; the newest model stays whatever its size."""
         self._vaes = vaes or VaeFolders(folder / "none", folder)
+        self.text_encoders = text_encoders or TextEncoders()
+        self._text_wanted: dict[Path, tuple[object, ...]] = {}
+        """The text encoder that was asked for, and what its files were, of models that have none of their own."""
+        self.approximations = Approximations(approximations or folder / "none", device)
         self._vae: tuple[tuple[Path, int, VAEConfig, dtype], VAE] | None = None
         """The standalone VAE used last."""
         self._wider: dict[Path, Device] = {}
         """Devices of models that overflowed in the usual number format."""
         self._loaded: OrderedDict[Path, tuple[int, LatentDiffusion]] = OrderedDict()
+        self._said: dict[Path, Beside] = {}
+        """What lay beside the models when they were looked at."""
 
     def find(self, name: str) -> ModelFile:
         return find_model(self.folder, name, self._default)
@@ -82,13 +98,14 @@ class ModelStore:
         path = self._vaes.unconverted(model.path) if model.vae_path is None else None
         return path.name if path else ""
 
-    def load(self, name: str = "", vae: str = AUTOMATIC) -> LatentDiffusion:
-        """Load the checkpoint ``name`` (empty: the default) with the VAE that ``vae`` names.
+    def load(self, name: str = "", vae: str = AUTOMATIC, text_encoder: str = AUTOMATIC) -> LatentDiffusion:
+        """Load the checkpoint ``name`` (empty: the default) with the VAE that ``vae`` names and, where it has no text
+        encoders of its own, with the one that ``text_encoder`` names.
 
         What is in memory, and whose file has not changed since, is used as it is. Another autoencoder stands beside
         the checkpoint's own, whose networks are left as they are.
         """
-        model = self._load(self.find(name))
+        model = self._load(self.find(name), text_encoder)
         path = self._vaes.find(vae, model.path)
         if path is None and not model.config.own_vae:
             raise _no_vae(model.name, list(self._vaes.list()))
@@ -102,22 +119,65 @@ class ModelStore:
         sha256, name = self._hashes.sha256(path), self._vaes.name_of(path)
         return replace(model, vae=self._vae[1], vae_path=path, vae_sha256=sha256, vae_name=name)
 
-    def _load(self, file: ModelFile) -> LatentDiffusion:
+    def approximated(self, model: LatentDiffusion, *, encoder: bool, decoder: bool) -> LatentDiffusion:
+        """``model`` with a tiny autoencoder in the place of its own, for the parts that are asked for."""
+        tiny = self.approximations
+        return replace(
+            model,
+            tiny_encoder=tiny.load(model.config, ENCODER)[0] if encoder else None,
+            tiny_decoder=tiny.load(model.config, DECODER)[0] if decoder else None,
+        )
+
+    def _load(self, file: ModelFile, text_encoder: str) -> LatentDiffusion:
         stamp = file.path.stat().st_mtime_ns
         kept = self._loaded.get(file.path)
-        if kept and kept[0] == stamp:
+        beside, before = said_beside(file.path), self._said.get(file.path)
+        same_yaml = before is not None and before.yaml == beside.yaml  # which may change how networks are built
+        if kept and kept[0] == stamp and same_yaml and self._has_texts(kept[1], text_encoder):
             self._loaded.move_to_end(file.path)
+            if before != beside:
+                self._look_again(kept[1])
             return kept[1]
         self._loaded.pop(file.path, None)
         self._make_room(file.nbytes)
         start = time.perf_counter()
         device = self._wider.get(file.path, self.device)
-        model = load(file.path, device, name=file.stem, sha256=self._hashes.sha256(file.path))
+        model = load(
+            file.path,
+            device,
+            name=file.stem,
+            sha256=self._hashes.sha256(file.path),
+            find_encoders=partial(self.text_encoders.find, text_encoder, file.path),
+        )
+        self._text_wanted[file.path] = (text_encoder, *map(_stamp, model.text_files))
         if model.config.only_seen:
             self._ask(model)
+        self._said[file.path] = beside
         log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, device.describe())
         self._loaded[file.path] = (stamp, model)
         return model
+
+    def _has_texts(self, model: LatentDiffusion, text_encoder: str) -> bool:
+        """Whether a model in memory has the text encoders that are asked for, as they lie on the disk."""
+        if not model.text_files:
+            return True
+        return self._text_wanted.get(model.path) == (text_encoder, *map(_stamp, model.text_files))
+
+    def _look_again(self, model: LatentDiffusion) -> None:
+        """Read anew what is said beside a model in memory, whose weights stay."""
+        header = open_source(model.path).header
+        predicts = prediction(header, model.path)
+        model.config = replace(
+            model.config,
+            prediction=predicts.kind,
+            zero_terminal_snr=predicts.zero_terminal_snr,
+            said_beside=predicts.beside,
+            native_size=native_size(header, model.path),
+            only_seen=only_seen(shapes_of(header), predicts),
+        )
+        if model.config.only_seen:
+            self._ask(model)
+        self._said[model.path] = said_beside(model.path)
 
     def _ask(self, model: LatentDiffusion) -> None:
         """Find out what a model predicts, once for each content of a file."""

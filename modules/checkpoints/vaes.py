@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modules.checkpoints.files import PICKLES, read_header
+from modules.checkpoints.choices import beside, read_choices
+from modules.checkpoints.files import MOST_NAMED, PICKLES, read_header
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.matching import ambiguous, match
 from modules.errors import UnknownName
@@ -32,12 +33,21 @@ class VaeFolders:
         return dict(sorted((found | own).items(), key=lambda item: (item[0].casefold(), item[0])))
 
     def find(self, wanted: str, checkpoint: Path) -> Path | None:
-        """The VAE file that ``wanted`` means for ``checkpoint``; None: the checkpoint's own autoencoder."""
+        """The VAE file that ``wanted`` means for ``checkpoint``; None: the checkpoint's own autoencoder.
+
+        "Automatic" is the one that its card prefers, else one whose name begins like the checkpoint's.
+        """
         if wanted == OWN:
             return None
         listed = self.list()
         if wanted == AUTOMATIC:
-            return next((path for path in listed.values() if path.name.startswith(checkpoint.stem)), None)
+            preferred = read_choices(checkpoint).preset.vae
+            if preferred == OWN:
+                return None
+            if preferred in listed:
+                return listed[preferred]
+            stem = beside(checkpoint).stem
+            return next((path for path in listed.values() if path.name.startswith(stem)), None)
         found = match(wanted, listed, self._below)
         if found.file:
             return found.file
@@ -45,7 +55,8 @@ class VaeFolders:
             raise ambiguous(wanted, found.several, "vae")
         if pickle := match(wanted, self.list(PICKLES), self._below).file:
             read_header(pickle, field="vae")  # raises with the way to convert it
-        names = ", ".join(repr(name) for name in [*listed][:8]) or "none in models/VAE"
+        several = ", ".join(map(repr, [*listed][:MOST_NAMED])) + ", …" * (len(listed) > MOST_NAMED)
+        names = several or "none in models/VAE"
         raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")
 
     def _below(self, path: Path) -> str:
@@ -57,4 +68,5 @@ class VaeFolders:
 
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickled VAE that "Automatic" would choose if it were safetensors; None if there is none."""
-        return next((path for path in self.list(PICKLES).values() if path.name.startswith(checkpoint.stem)), None)
+        stem = beside(checkpoint).stem
+        return next((path for path in self.list(PICKLES).values() if path.name.startswith(stem)), None)

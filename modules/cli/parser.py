@@ -166,7 +166,9 @@ def _add_install_extension(one: argparse.ArgumentParser) -> None:
 def _add_tiny(one: argparse.ArgumentParser) -> None:
     one.add_argument("path", type=Path)
     one.add_argument("--family", default="sd1", help="sd1, sd2, sdxl or sdxl-refiner")
-    one.add_argument("--inpainting", action="store_true", help="its UNet sees a mask and the picture behind it")
+    seen = one.add_mutually_exclusive_group()
+    seen.add_argument("--inpainting", action="store_true", help="its UNet sees a mask and the picture behind it")
+    seen.add_argument("--pix2pix", action="store_true", help="its UNet sees the picture that is to be changed")
     one.add_argument("--prediction", default="eps", choices=("eps", "v"), help="what its UNet is said to answer")
     one.add_argument("--seed", type=int, default=0)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from modules.diffusion.types import Asked, Cond, Denoiser, Guidance, Network, Part, Row, SharingNetwork
@@ -91,6 +92,28 @@ def skip_low(level: float, *, every: bool = False, of: Callable[[float], float] 
     return lambda call, sigma: level > 0 and of(sigma) < level and (every or call % 2 == 1)
 
 
+class Seeing:
+    """The conditions of a `WeightedCond` with ``image`` (1 or n, channels, h, w) beside the latents."""
+
+    def __init__(self, part: WeightedCond, image: Tensor):
+        self._part = part
+        self._image = image
+        self._seen: dict[int, tuple[Cond, Cond]] = {}
+
+    @property
+    def weight(self) -> float:
+        return self._part.weight
+
+    def at(self, call: int, step: int | None = None) -> Cond:
+        """The same object for the same text: networks keep a text's keys and values by the identity of its
+        condition.
+        """
+        cond = self._part.at(call, step)
+        if id(cond) not in self._seen:
+            self._seen[id(cond)] = cond, replace(cond, image=self._image)
+        return self._seen[id(cond)][1]
+
+
 class Guided:
     """The `Denoiser` of a batch: evaluates the network for every AND part and for the negative prompt, then applies
     guidance.
@@ -113,8 +136,14 @@ class Guided:
         always_negative: bool = False,
         calls: int = 0,
         observer: Observer | None = None,
+        unseen: WeightedCond | None = None,
+        image_scale: float = 1.0,
     ):
         """``calls``: those of the run that were made before.
+
+        ``unseen``: the negative prompt without the picture that the others see, for guidance by the picture of
+        strength ``image_scale`` (Brooks et al. 2023, arXiv:2211.09800, eq. 3); then the negative prompt is never
+        skipped.
 
         ``always_negative``: ask for the negative prompt even where it cancels out, because `direction` is wanted.
         """
@@ -125,7 +154,10 @@ class Guided:
         self._scale = scale
         self._skips = skips
         self._alone = alone
-        self._always_negative = always_negative or (observer is not None and observer.needs_negative)
+        self._unseen = unseen
+        self._image_scale = image_scale
+        needed = observer is not None and observer.needs_negative
+        self._always_negative = always_negative or unseen is not None or needed
         self._observer = observer
         self.calls = calls
         self._last: tuple[Tensor, float, Tensor] | None = None
@@ -146,10 +178,14 @@ class Guided:
             always = self._observer is not None and self._observer.guided_always
             return self._guidance(self._estimate, self._estimate, self._scale) if always else self._estimate
         # All conditions are evaluated together, in as few network calls as their lengths allow.
-        *positive, negative = self._evaluate(x, sigma, [*conds, asked.uncond], [*rows, ("negative", 0)])
+        unseen = [self._unseen.at(asked.call, step)] if self._unseen else []
+        rows += [("negative", 0), *(("other", 0) for _ in unseen)]
+        answers = self._evaluate(x, sigma, [*conds, asked.uncond, *unseen], rows)
+        positive, negative = answers[: len(conds)], answers[len(conds)]
         self._last = x, sigma, negative
         self._estimate = positive[0] if single else compose(positive, weights, negative)
-        return self._guidance(self._estimate, negative, self._scale)
+        guided = self._guidance(self._estimate, negative, self._scale)
+        return guided + (negative - answers[-1]) * (self._image_scale - 1) if unseen else guided
 
     def asked(self, x: Tensor, sigma: float, step: int) -> Asked:
         """The conditions of the call that comes next."""
@@ -228,11 +264,10 @@ class Guided:
 
     def _row(self, cond: Cond, i: int) -> Cond:
         """The condition of image ``i`` alone; cached, so equal input gives the same object."""
-        if len(cond.context) == 1:
+        if all(tensor is None or len(tensor) == 1 for tensor in (cond.context, cond.vector, cond.image)):
             return cond
         if (id(cond), i) not in self._rows:
-            vector = None if cond.vector is None else cond.vector[i : i + 1]
-            self._rows[id(cond), i] = (cond, Cond(cond.context[i : i + 1], vector))
+            self._rows[id(cond), i] = (cond, row_of(cond, i))
         return self._rows[id(cond), i][1]
 
 
@@ -271,8 +306,22 @@ def join(conds: Sequence[Cond], n: int) -> Cond:
     from torch import cat
 
     context = cat([cond.context.expand(n, -1, -1) for cond in conds])
-    vectors = [cond.vector for cond in conds if cond.vector is not None]
-    return Cond(context, cat([vector.expand(n, -1) for vector in vectors]) if vectors else None)
+    vectors = [cond.vector.expand(n, -1) for cond in conds if cond.vector is not None]
+    images = [cond.image for cond in conds if cond.image is not None]
+    image = images[0] if images else None
+    if any(one is not image for one in images):  # one for all conditions stays one: it is repeated where it is used
+        image = cat([one.expand(n, -1, -1, -1) for one in images])
+    return Cond(context, cat(vectors) if vectors else None, image)
+
+
+def row_of(cond: Cond, i: int) -> Cond:
+    """The condition of image ``i`` alone; what has one row is for all images."""
+
+    def row(tensor: Tensor) -> Tensor:
+        return tensor if len(tensor) == 1 else tensor[i : i + 1]
+
+    vector, image = cond.vector, cond.image
+    return Cond(row(cond.context), vector if vector is None else row(vector), image if image is None else row(image))
 
 
 def keep(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:

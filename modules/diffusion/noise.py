@@ -288,7 +288,7 @@ class ImageNoise:
         self._shape = shape
         self._source = source
         self._strength = subseed_strength
-        self._noise_shape = (shape[0], *(side // 8 for side in resize_from)) if min(resize_from) > 0 else shape
+        self._noise_shape = (shape[0], *resize_from) if min(resize_from) > 0 else shape
         self._ensd = ensd
         self._profile = profile
         self._device = device

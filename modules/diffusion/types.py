@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cond:
-    """A text condition as the network takes it: ``context`` (n or 1, tokens, width) and, for SDXL, ``vector`` (n or
-    1, width).
+    """A condition as the network takes it: ``context`` (n or 1, tokens, width) of a text and, for SDXL, ``vector`` (n
+    or 1, width). ``image`` (n or 1, channels, h, w) stands beside the latents where the network sees a picture.
     """
 
     context: Tensor
     vector: Tensor | None = None
+    image: Tensor | None = None
 
 
 @dataclass(frozen=True)

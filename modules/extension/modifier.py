@@ -224,7 +224,7 @@ class ModifierSpec:
 
     def made(self, values: Mapping[str, Any], bind: Callable[[Option, Any], Any] | None = None) -> Modifier:
         """``bind`` gives the values of options that stand for something else (`modules.extension.option_values`)."""
-        options = read(self.options, values)
+        options: Any = read(self.options, values)
         if bind:
             kinds = [option for option in options_of(cast(Hashable, self.options)).values() if option.kind]
             options = replace(options, **{one.name: bind(one, getattr(options, one.name)) for one in kinds})

@@ -97,6 +97,8 @@ def group_norm(
     norm: nn.GroupNorm, x: Tensor, *, silu: bool, shift: Tensor | None = None, conv_bias: Tensor | None = None
 ) -> Tensor:
     """``norm(x + shift + conv_bias)``, then SiLU where asked; ``shift`` (b, c), ``conv_bias`` (c,)."""
+    # Small maps too: launched one by one, the three kernels take 133 us at 2x320x64x64 on an H100 and torch's 87, but
+    # steps of one image are launched or replayed depending on what was made before, and must give the same bits.
     if has_kernels(x):
         x = x.contiguous(memory_format=torch.channels_last)
         return kernels.group_norm(

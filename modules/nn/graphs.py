@@ -2,7 +2,8 @@
 
 A recording holds for one set of shapes and for the weights that lie where they lay. What a recording cannot know (hooks
 on layers, replaced layers) sends the evaluation the plain way, and weights in another place make a recording of their
-own: a network whose strength changes at every step never becomes one.
+own. A network whose strength changes at every step has new weights each time: they are recorded only where memory is
+used again, and the recording then reads what lies there now.
 """
 
 from __future__ import annotations

@@ -2,11 +2,10 @@
 
 Activations are channels_last, so a feature map (b, c, h, w) lies in memory as (b, rows, c) with rows = h * w. All sums
 are made in float32 and in a fixed order: the same input gives the same bits, and an image does not depend on its batch.
+Triton compiles annotations with the code and knows no Python type, so kernels annotate nothing but `tl.constexpr`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton  # type: ignore[import-not-found, unused-ignore]
@@ -18,7 +17,7 @@ ROWS, CHANNELS = 64, 64
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _tile_moments(x: Any, means: Any, squares: Any, rows: Any, channels: Any, R: tl.constexpr, C: tl.constexpr) -> None:
+def _tile_moments(x, means, squares, rows, channels, R: tl.constexpr, C: tl.constexpr):  # type: ignore[no-untyped-def]
     """Mean and sum of squared deviations of every channel of one tile. Grid: (row tiles, channel tiles, images)."""
     tile, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
     r = tile * R + tl.arange(0, R)
@@ -33,27 +32,27 @@ def _tile_moments(x: Any, means: Any, squares: Any, rows: Any, channels: Any, R:
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _scale_and_offset(
-    means: Any,
-    squares: Any,
-    weight: Any,
-    bias: Any,
-    shift: Any,
-    shift_stride: Any,
-    conv_bias: Any,
-    scales: Any,
-    offsets: Any,
-    rows: Any,
-    channels: Any,
-    tiles: Any,
-    eps: Any,
+def _scale_and_offset(  # type: ignore[no-untyped-def]
+    means,
+    squares,
+    weight,
+    bias,
+    shift,
+    shift_stride,
+    conv_bias,
+    scales,
+    offsets,
+    rows,
+    channels,
+    tiles,
+    eps,
     SHIFT: tl.constexpr,
     CONV: tl.constexpr,
     R: tl.constexpr,
     PER_GROUP: tl.constexpr,
     C: tl.constexpr,
     T: tl.constexpr,
-) -> None:
+):
     """The moments of one group, joined (Chan et al. 1979), as a scale and an offset of each channel. Grid: (groups,
     images). What a convolution adds to a whole channel moves its mean and nothing else, so it is added here.
     """
@@ -92,17 +91,17 @@ def _scale_and_offset(
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _affine(
-    x: Any,
-    out: Any,
-    scales: Any,
-    offsets: Any,
-    rows: Any,
-    channels: Any,
+def _affine(  # type: ignore[no-untyped-def]
+    x,
+    out,
+    scales,
+    offsets,
+    rows,
+    channels,
     SILU: tl.constexpr,
     R: tl.constexpr,
     C: tl.constexpr,
-) -> None:
+):
     """``x * scale + offset`` by image and channel, then SiLU. Grid: (row tiles, channel tiles, images)."""
     image = tl.program_id(2).to(tl.int64)
     r = tl.program_id(0) * R + tl.arange(0, R)
@@ -118,7 +117,7 @@ def _affine(
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _geglu(x: Any, out: Any, inner: Any, B: tl.constexpr) -> None:
+def _geglu(x, out, inner, B: tl.constexpr):  # type: ignore[no-untyped-def]
     """``x[:, :inner] * gelu(x[:, inner:])``, with the error function. Grid: (tokens, column blocks)."""
     token = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * B + tl.arange(0, B)
@@ -129,9 +128,9 @@ def _geglu(x: Any, out: Any, inner: Any, B: tl.constexpr) -> None:
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _add_layer_norm(
-    x: Any, delta: Any, weight: Any, bias: Any, total: Any, out: Any, channels: Any, eps: Any, B: tl.constexpr
-) -> None:
+def _add_layer_norm(  # type: ignore[no-untyped-def]
+    x, delta, weight, bias, total, out, channels, eps, B: tl.constexpr
+):
     """``total = x + delta`` and its layer norm. Grid: (tokens,); a program holds a whole token."""
     token = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, B)
@@ -151,7 +150,7 @@ def _add_layer_norm(
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _add_bias(x: Any, y: Any, bias: Any, out: Any, size: Any, channels: Any, B: tl.constexpr) -> None:
+def _add_bias(x, y, bias, out, size, channels, B: tl.constexpr):  # type: ignore[no-untyped-def]
     """``x + y + bias``, bias by channel, over ``size`` numbers in channels_last order. Grid: (blocks,)."""
     i = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B)
     inside = i < size

@@ -179,6 +179,15 @@ class Init:
         1.0, "Noise multiplier", lo=0.0, hi=1.5, step=0.001, key="Noise multiplier", help="of the noise at the start"
     )
     extra_noise: float = option(0.0, "Extra noise", lo=0.0, hi=1.0, step=0.01, key="Extra noise")
+    image_cfg_scale: float = option(
+        1.5,
+        "Image CFG scale",
+        lo=0.0,
+        hi=10.0,
+        step=0.05,
+        key="Image CFG scale",
+        help="pix2pix models: how strongly the picture is followed",
+    )
     colour_correction: bool = option(
         False, "Colour correction", key="Color correction", help="keep the colours of the start picture"
     )
@@ -307,6 +316,14 @@ class GenerationParams:
         group=MODEL,
         help="Automatic: the one named like the checkpoint; None: the checkpoint's own",
     )
+    text_encoder: str = option(
+        "Automatic",
+        "Text encoder",
+        key="Text encoder",
+        choices="text_encoders",
+        group=MODEL,
+        help="for checkpoints without one, from models/text_encoder; Automatic: the first that fits",
+    )
     prediction: str = option(
         "auto",
         "Prediction",
@@ -314,6 +331,22 @@ class GenerationParams:
         choices=("auto", "eps", "v"),
         group=MODEL,
         help="what the network answers: eps, the noise, or v, the velocity; auto: as the file says",
+    )
+    sd_vae_encode_method: str = option(
+        "Full",
+        "VAE for encoding",
+        key="VAE Encoder",
+        choices=("Full", "TAESD"),
+        group=MODEL,
+        help="TAESD: a tiny network from models/VAE-approx, faster and less exact",
+    )
+    sd_vae_decode_method: str = option(
+        "Full",
+        "VAE for decoding",
+        key="VAE Decoder",
+        choices=("Full", "TAESD"),
+        group=MODEL,
+        help="TAESD: a tiny network from models/VAE-approx, faster and less exact",
     )
     sampler: str = option("Euler a", "Sampler", key="Sampler", choices="samplers")
     scheduler: str = option("Automatic", "Schedule type", key="Schedule type", choices="schedulers")

@@ -79,6 +79,13 @@ class Settings:
     preview_every: int = option(
         1, "Preview every N steps", lo=0, hi=150, step=1, help="0: no previews", group="While it runs"
     )
+    show_progress_type: str = option(
+        "Approx cheap",
+        "Preview method",
+        choices=("Approx cheap", "TAESD", "Full"),
+        help="TAESD: sharper, where its file lies in models/VAE-approx; Full: as the finished picture, and slow",
+        group="While it runs",
+    )
     warm_up: bool = option(
         True,
         "Warm up",

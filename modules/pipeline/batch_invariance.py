@@ -26,12 +26,21 @@ Group = tuple[int, int]
 
 
 def needs_single_image_batches(
-    model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[WeightedCond], negative: WeightedCond
+    model: LatentDiffusion,
+    size: tuple[int, int],
+    n: int,
+    parts: Sequence[WeightedCond],
+    negative: WeightedCond,
+    *,
+    negatives: int = 1,
 ) -> bool:
-    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be the same as alone."""
+    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be the same as alone.
+
+    ``negatives``: how many conditions have the length of the negative prompt.
+    """
     if n == 1:
         return False
-    for group in _groups(parts, negative):
+    for group in _groups(parts, negative, negatives):
         key = (*size, n, torch.get_num_threads(), *group)
         if key not in model.invariant_shapes:
             model.invariant_shapes[key] = _is_invariant(model, size, n, *group)
@@ -41,10 +50,10 @@ def needs_single_image_batches(
     return False
 
 
-def _groups(parts: Sequence[WeightedCond], negative: WeightedCond) -> set[Group]:
+def _groups(parts: Sequence[WeightedCond], negative: WeightedCond, negatives: int) -> set[Group]:
     """The batch compositions that guidance may use: with the negative prompt if the lengths match, and without it."""
     length, other = (part.at(0).context.shape[1] for part in (parts[0], negative))
-    together = {(len(parts) + 1, length)} if length == other else {(1, other)}
+    together = {(len(parts) + negatives, length)} if length == other else {(negatives, other)}
     return together | {(len(parts), length)}
 
 

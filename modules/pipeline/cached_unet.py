@@ -20,12 +20,8 @@ class CachedUNet:
     is first met. Both are kept until the batch ends, or until something changes the UNet's weights.
     """
 
-    def __init__(
-        self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float], image_cond: Tensor | None = None
-    ):
-        """``image_cond`` (1 or n, channels, h, w): stands beside the latents in the input of an inpainting model."""
+    def __init__(self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float]):
         self._model = model
-        self._image_cond = image_cond
         self._table = table
         self._embeddings: dict[float, Tensor] = {}
         # The Cond is kept so that its id stays its own.
@@ -41,10 +37,11 @@ class CachedUNet:
         """``copies`` conditions of the same latents (n, c, h, w), ``conds`` with copies * n rows -> (copies * n, ...).
 
         What they have in common is computed once where the device says so. A vector (SDXL) makes their embeddings
-        differ, and then they have nothing in common.
+        differ, and an image of each their inputs; then they have nothing in common.
         """
+        one_image = conds.image is None or len(conds.image) <= len(x)
         shares = self._model.device.shares_prefix and not self._model.unet.extended
-        if shares and conds.vector is None:
+        if shares and conds.vector is None and one_image:
             return self._evaluate(x, sigma, conds, copies)
         return self._evaluate(x.repeat(copies, 1, 1, 1), sigma, conds, 1)
 
@@ -56,9 +53,8 @@ class CachedUNet:
             self._texts.clear()
             unet.layers(anew=True)
         scaled = x / (sigma**2 + 1) ** 0.5
-        if self._image_cond is not None:
-            image_cond = self._image_cond.repeat(len(x) // len(self._image_cond), 1, 1, 1)
-            scaled = torch.cat([scaled, image_cond], dim=1)
+        if cond.image is not None:
+            scaled = torch.cat([scaled, cond.image.repeat(len(x) // len(cond.image), 1, 1, 1)], dim=1)
         scaled = device.place(scaled)
         rows = copies * len(x)
         keys, label = self._text(cond, rows)

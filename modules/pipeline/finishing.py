@@ -142,8 +142,8 @@ class Finisher:
     """Finishes the images of one batch."""
 
     batch: Batch
-    hooks: Hooks
-    """Those of the last pass."""
+    hooks: Sequence[Hooks]
+    """Those of each pass. An image has the hooks of the last one that it went through."""
     recorder: Recorder
     inner: Callable[[], InnerRuns]
     """The generations within an image, of which there are none yet."""
@@ -151,19 +151,21 @@ class Finisher:
     @property
     def waits(self) -> bool:
         """Whether it takes the whole batch, and a model that is not patched."""
-        return self.hooks.has("after_batch", "after_image")
+        return any(hooks.has("after_batch", "after_image") for hooks in self.hooks)
 
     def results(self, images: Sequence[BatchImage]) -> Iterator[Result]:
         """The results of all images of a batch."""
+        if not images:
+            return
         numbers = [self.batch.first_image + image.number for image in images]
         seeds = tuple(self.batch.seeds[image.number] for image in images)
         run = BatchRun(self.batch.params, seeds, tuple(numbers))
-        whole = self.hooks.after_batch(run, [image.image for image in images])
+        whole = images[0].hooks.after_batch(run, [image.image for image in images])
         for generated, image in zip(images, whole, strict=True):
             yield self.result(replace(generated, image=image))
 
     def result(self, generated: BatchImage) -> Result:
-        batch, hooks, number = self.batch, self.hooks, generated.number
+        batch, hooks, number = self.batch, generated.hooks, generated.number
         made = MadeImage(batch.params, batch.seeds[number], batch.subseeds[number], batch.first_image + number)
         runs = self.inner()
         image = hooks.finish(generated.image)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from modules.imaging.latent_preview import CHEAP
 from modules.metadata.recipe import Recipe
 from modules.params.generation import GenerationParams
 from modules.pipeline.hooks import Hooks
@@ -39,6 +40,9 @@ class RunCallbacks:
     cancelled: Callable[[], bool] = lambda: False
     skips: Callable[[], int] = lambda: 0
     """The number of skip requests (finish the current image early); polled after each step."""
+
+    preview_type: str = CHEAP
+    """What previews are made with."""
 
     def from_now(self) -> RunCallbacks:
         """The same callbacks for one batch: skips requested before are not counted again."""

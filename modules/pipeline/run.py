@@ -5,35 +5,44 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from PIL import Image
 from torch import Tensor
 
-from modules.checkpoints.model import LatentDiffusion
+from modules.checkpoints.approximations import DECODER, ENCODER, TAESD
+from modules.checkpoints.families.base import INPAINTING, PIX2PIX
+from modules.checkpoints.model import LatentDiffusion, through
 from modules.checkpoints.store import ModelStore
 from modules.devices import Snapshot
+from modules.diffusion.guidance import Seeing, WeightedCond
 from modules.diffusion.types import StopSampling
 from modules.errors import Cancelled, UserError, out_of_memory
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
-from modules.imaging.latent_preview import Previews
+from modules.imaging.latent_preview import TAESD as PREVIEW_TAESD
+from modules.imaging.latent_preview import Latents, Previews
 from modules.imaging.resize import Enlarge
 from modules.imaging.tensors import to_images
 from modules.metadata.recipe import File
 from modules.params.generation import GenerationParams
-from modules.pipeline.conditioning import ScheduledCond
 from modules.pipeline.hires import LATENT_MODES
 from modules.pipeline.hooks import Hooks, LeftModified
-from modules.pipeline.image_conditioning import encode, enlarge, inpaint_conditioning, latent_distance, mask_weight
+from modules.pipeline.image_conditioning import encode, enlarge, image_conditioning, latent_distance, mask_weight
 from modules.pipeline.init_image import InitImage, prepare
 from modules.pipeline.plan import Batch
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.provenance import Provenance
 from modules.pipeline.results import BatchImage, Progress, RunCallbacks
-from modules.pipeline.sample import Refinement, Start, generate, is_inpainting_model
+from modules.pipeline.sample import Refinement, Start, generate
 from modules.pipeline.tiled_upscale import Tiled, rounds, tiled
 from modules.restoration.upscale import Work, upscale
 
+TEXT_ENCODER = "text encoder"
+"""Role of a text encoder's own file in a recipe."""
+TINY = {ENCODER: "tiny encoder", DECODER: "tiny decoder"}
+TINY_ROLES = tuple(TINY.values())
+"""Roles of TAESD's files in a recipe."""
 InitImages = Sequence[InitImage] | Tiled
 """Prepared init images: none, one for all images of a request or one each; or the tiles of one."""
 
@@ -111,8 +120,14 @@ class BatchRunner:
             "hires checkpoint": params.hires and params.hires.checkpoint,
         }
         paths = [(role, self._store.find(name).path) for role, name in checkpoints.items() if name]
+        paths += [(TEXT_ENCODER, path) for path in model.text_files]
         if params.restore_faces:
             paths += self._host.face_restorer(params.face_restorer).files
+        methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}
+        if params.init is None and params.hires is None:
+            del methods[ENCODER]
+        for part in (part for part, method in methods.items() if method == TAESD):
+            paths.append((TINY[part], self._store.approximations.load(model.config, part)[1]))
         files = [File(role, path.name, self._store.sha256(path)) for role, path in paths]
         return Provenance(tuple(files))
 
@@ -165,16 +180,38 @@ class BatchRunner:
             # A modifier may be in both with other options, so one pass's patches never lie over the other's.
             task.hooks.unpatch()
             patched.enter_context(hooks.patching(task.left_modified))
-        other = self._load_sibling(task.model, second.params.checkpoint)
+        other = self._load_sibling(task.model, second.params.checkpoint, second.params)
         other = replace(other, config=other.config.predicting(second.params.prediction))
         task = replace(task, model=hooks.patched(other), hooks=hooks)
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
         latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
         return task, latents, skipped
 
-    def _load_sibling(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
+    def _load_sibling(self, model: LatentDiffusion, checkpoint: str, params: GenerationParams) -> LatentDiffusion:
         """Load another checkpoint for the same request, with the VAE of ``model`` if that is a separate file."""
-        return replace(self._store.load(checkpoint, model.vae_name), embeddings=model.embeddings)
+        other = replace(self._store.load(checkpoint, model.vae_name, params.text_encoder), embeddings=model.embeddings)
+        theirs, ours = other.config.latent, model.config.latent
+        if (theirs.channels, theirs.factor) != (ours.channels, ours.factor):
+            raise UserError(
+                f"{other.name} cannot go on where {model.name} ends, because their latents have other shapes",
+                hint="choose another checkpoint",
+                field="checkpoint",
+            )
+        return self.approximated(other, params)
+
+    def approximated(self, model: LatentDiffusion, params: GenerationParams) -> LatentDiffusion:
+        """``model`` with the tiny autoencoders that a request asks for."""
+        encoder, decoder = (method == TAESD for method in (params.sd_vae_encode_method, params.sd_vae_decode_method))
+        return self._store.approximated(model, encoder=encoder, decoder=decoder) if encoder or decoder else model
+
+    def _preview(self, model: LatentDiffusion, latent: Tensor, kind: str) -> Image.Image:
+        """The preview of one image's latents in a run that asks for previews of a ``kind``."""
+        latents = model.config.latent
+        tiny = self._store.approximations.preview(model.config) if kind == PREVIEW_TAESD else None
+        decode = None if tiny is None else partial(through, tiny)
+        return self._previews.draw(
+            model, latent, kind, Latents(latents.channels, latents.factor, latents.rgb or None, decode)
+        )
 
     def _enlarge(self, name: str, callbacks: RunCallbacks) -> Enlarge | None:
         """The upscaling function of an upscaler; None for latent upscalers and for plain Lanczos."""
@@ -196,15 +233,19 @@ class BatchRunner:
 
         used = [model]
 
-        def load() -> tuple[LatentDiffusion, Sequence[ScheduledCond], ScheduledCond]:
+        def load() -> tuple[LatentDiffusion, Sequence[WeightedCond], WeightedCond]:
             assert refiner
-            other = hooks.patched(self._load_sibling(model, refiner.checkpoint))
+            other = hooks.patched(self._load_sibling(model, refiner.checkpoint, batch.params))
             used.append(other)
-            return other, *self._encoder.encode(other, batch, hooks.scope())[:2]
+            positive, negative, _ = self._encoder.encode(other, batch, hooks.scope())
+            if (seen := image_conditioning(other, batch, init_images)) is None:
+                return other, positive, negative
+            return other, [Seeing(part, seen) for part in positive], Seeing(negative, seen)
 
-        image_cond = inpaint_conditioning(model, batch, init_images) if is_inpainting_model(model) else None
         positive, negative, params = self._encoder.encode(model, batch, hooks.scope())
-        reporter = StepReporter(task, batch, lambda latent: self._previews.draw(model, latent), done)
+        reporter = StepReporter(
+            task, batch, lambda latent: self._preview(model, latent, task.callbacks.preview_type), done
+        )
         latents = generate(
             model,
             batch,
@@ -212,7 +253,7 @@ class BatchRunner:
             negative,
             on_step=reporter,
             start=start,
-            image_cond=image_cond,
+            image_cond=image_conditioning(model, batch, init_images),
             refinement=Refinement(load, refiner.switch_at) if refiner else None,
             hooks=hooks,
         )
@@ -292,5 +333,8 @@ class StepReporter:
 
 
 def image_conditioning_facts(model: LatentDiffusion, batch: Batch) -> Provenance:
-    """The infotext key for the inpainting conditioning mask weight."""
-    return Provenance((), {"Conditional mask weight": mask_weight(batch.params)} if is_inpainting_model(model) else {})
+    """The infotext keys of what an inpainting or pix2pix model sees beside the latents."""
+    variant, init = model.config.variant, batch.params.init
+    if variant == INPAINTING:
+        return Provenance((), {"Conditional mask weight": mask_weight(batch.params)})
+    return Provenance((), {"Image CFG scale": init.image_cfg_scale} if variant == PIX2PIX and init else {})

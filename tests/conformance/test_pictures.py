@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modules.builtin import register
 from modules.checkpoints.embeddings import Listing
+from modules.checkpoints.families.base import variant
 from modules.checkpoints.families.sd1 import SD1
 from modules.devices import Device
 from modules.diffusion.parameterization import NoiseTable
@@ -52,7 +53,8 @@ def config_of(channels: int) -> Any:
     """What the engine asks of a model's configuration; it predicts noise whatever a request says."""
     vae, unet = SimpleNamespace(z_channels=4), SimpleNamespace(in_channels=channels)
     config = SimpleNamespace(schedule="scaled_linear", zero_terminal_snr=False, prediction="eps", vae=vae, unet=unet)
-    config.family = SD1
+    config.family, config.latent, config.variant = SD1, SD1.latent, variant(channels, 4)
+    config.said_beside, config.own_vae = False, True
     config.predicting = lambda prediction: config
     return config
 
@@ -65,6 +67,7 @@ class Model:
     embeddings: Listing = NOTHING
     name, short_hash, sha256 = "toy", "0123456789", "0123456789" + "0" * 54
     vae_path, vae_name, vae_sha256 = None, "", ""
+    text_files = ()
     path = SimpleNamespace(name="toy.safetensors")
     device = Device(torch.device("cpu"), torch.float32)
 
@@ -96,8 +99,8 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The latents of each pass, as they come."""
     found: list[Tensor] = []
 
-    def network(model: Any, table: NoiseTable, sigmas: Any, seen: Tensor | None = None) -> Toy:
-        return Toy(table, NoiseTable.named("scaled_linear"), "eps", seen)
+    def network(model: Any, table: NoiseTable, sigmas: Any) -> Toy:
+        return Toy(table, NoiseTable.named("scaled_linear"), "eps")
 
     def generate(*args: Any, **more: Any) -> Tensor:
         found.append(generation.generate(*args, **more))

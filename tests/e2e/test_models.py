@@ -36,6 +36,30 @@ def test_the_card_tells_of_the_chosen_checkpoint_and_follows_the_choice(visit: V
     expect(page.locator("#model_card_button")).to_have_attribute("aria-expanded", "false")
 
 
+def test_a_card_is_edited_and_the_form_follows_the_model_that_is_chosen_again(visit: Visit) -> None:
+    page = visit.open()
+    steps = page.locator("#txt2img_steps input[type=number]")
+    expect(steps).to_have_value("20")
+    expect(page.locator("#model_card_tools")).to_have_count(0)
+    page.click("#model_card_button")
+    page.click("#model_card_editor > button")
+    page.fill("#model_card_steps input", "7")
+    page.fill("#model_card_notes textarea", "<b>mine</b>")
+    page.check("#model_card_applies input")
+    page.click("#model_card_save")
+    expect(page.locator(CARD)).to_contain_text("<b>mine</b>")
+    expect(page.locator(CARD)).to_contain_text("7 steps")
+    expect(steps).to_have_value("20")  # the model is not chosen anew
+    for name, expected in (("another.safetensors", "20"), ("reprise-mini.safetensors", "7")):
+        page.click("#checkpoint input")
+        page.get_by_role("option", name=name).click()
+        expect(page.locator(f"{CARD} h3")).to_have_text(name)
+        expect(steps).to_have_value(expected)
+    page.click("#checkpoint input")
+    page.get_by_role("option", name="another.safetensors").click()
+    expect(steps).to_have_value("20")  # 7 was the model's, and nobody's own choice
+
+
 def test_a_click_puts_an_embedding_at_the_cursor_of_the_box_used_last(visit: Visit) -> None:
     page = visit.open()
     page.fill(PROMPT, "a fox in snow")

@@ -96,6 +96,7 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "subseed": st.integers(0, MAX_SEED),
     "checkpoint": st.just(""),
     "vae": st.just("Automatic"),
+    "text_encoder": st.just("Automatic"),
     "face_restorer": st.sampled_from(("CodeFormer", "GFPGAN")),
 }
 requests = st.builds(
@@ -144,6 +145,7 @@ def meant(params: GenerationParams) -> GenerationParams:
     idle |= {"ensd"} if not spec.marks_ensd or params.eta == 0 else set()
     texts = f"{params.prompt}{params.negative_prompt}"  # without edits these are the texts encoded
     idle |= {"emphasis"} if not set("([") & set(texts) else set()
+    idle |= {"sd_vae_encode_method"}  # no picture is encoded
     idle |= {"use_old_scheduling"}  # nor does it change anything without them
     return params.changed(
         **{name: getattr(DEFAULT, name) for name in idle},

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from PIL import Image
 from modules import builtin
 from modules.accounts import Accounts
 from modules.checkpoints.catalogue import Card
+from modules.checkpoints.choices import Choices
 from modules.checkpoints.embeddings import EmbeddingFile, Suited
-from modules.errors import Cancelled
+from modules.errors import Cancelled, NotFound
 from modules.extension.host import Host
 from modules.extension.script import ScriptContext, axes_of_params
 from modules.gallery.inputs import InputStore
@@ -113,6 +115,26 @@ def card(checkpoint: str) -> Card:
     return Card(checkpoint, checkpoint, "Painter", "eps", 128, 23_450_000, "0123456789abcdef" * 4, metadata)
 
 
+class Cards:
+    """Model cards that are changed in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Choices] = {}
+
+    def card(self, checkpoint: str) -> Card:
+        kept = self.kept.get(checkpoint, Choices())
+        return replace(card(checkpoint), choices=kept, preset=kept.preset)
+
+    def choose(self, checkpoint: str, chosen: Choices) -> None:
+        self.kept[checkpoint] = chosen
+
+    def illustrate(self, checkpoint: str, image: Image.Image, infotext: str = "") -> None:
+        raise NotFound("there is no folder here")
+
+    def convert(self, checkpoint: str) -> Path:
+        raise NotFound("there is no pickle here")
+
+
 @contextlib.contextmanager
 def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     """Everything as in the program, but for the runner. The queue runs until the end of the block."""
@@ -127,6 +149,7 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     scripts = Scripts(host, Gallery(outputs), context)
     queue = JobQueue(JobStore(data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
     queue.start()
+    cards = Cards()
     try:
         facts: dict[str, Any] = {
             "queue": queue,
@@ -142,7 +165,8 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "native_size": lambda name: 128,
             "vaes": lambda: ("fine.safetensors",),
             "embeddings": suited,
-            "card": card,
+            "card": cards.card,
+            "keeper": cards,
         }
         yield Services(**{**facts, **changes})
     finally:

@@ -99,6 +99,11 @@ def client(given: Services) -> Iterator[TestClient]:
         yield made
 
 
+def no_steps(*_: Any) -> Any:
+    """A script that asks for nothing."""
+    return iter(())
+
+
 def config_of(client: TestClient) -> dict[str, Any]:
     found = client.get("/config").json()
     assert isinstance(found, dict)
@@ -144,8 +149,8 @@ def test_part_of_an_extension_that_cannot_be_built_leaves_the_page_as_it_is(
     with services(tmp_path) as given:
         given.host.add_modifier(ModifierSpec("odd", "Odd modifier", Odd, lambda _: Modifier()))
         given.host.add_modifier(ModifierSpec("even", "Even modifier", Even, lambda _: Modifier()))
-        given.host.add_script(ScriptSpec("odd", "Odd script", Odd, lambda *_: iter(())))
-        given.host.add_script(ScriptSpec("even", "Even script", Even, lambda *_: iter(())))
+        given.host.add_script(ScriptSpec("odd", "Odd script", Odd, no_steps))
+        given.host.add_script(ScriptSpec("even", "Even script", Even, no_steps))
         with TestClient(create_app(given), base_url=ORIGIN) as client:
             config = config_of(client)
     found = {c["props"].get("elem_id"): c for c in config["components"]}
@@ -166,7 +171,7 @@ def test_one_script_alone_shows_its_options(tmp_path: Path) -> None:
         times: int = option(2, "Times")
 
     with services(tmp_path) as given:
-        given.host.add_script(ScriptSpec("alone", "Alone", Options, lambda *_: iter(())))
+        given.host.add_script(ScriptSpec("alone", "Alone", Options, no_steps))
         blocks = build_page(given, {}, None, lambda page, spec: spec.build(page))
     components = {getattr(block, "elem_id", None): block for block in blocks.blocks.values()}
     choice, column = components["txt2img_script"], components["txt2img_script_alone"]

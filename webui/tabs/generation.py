@@ -19,7 +19,6 @@ import gradio as gr
 from modules.errors import NotFound, RepriseError
 from modules.jobs.protocol import GenerateSpec, InputImage, Origin
 from modules.params.generation import GenerationParams
-from modules.params.settings import FORM
 from webui.components.canvas import Canvas
 from webui.components.job_stream import ACTIVE, MOST_SHOWN, JobStream, Shown, awake, ids_of, page_of, shown_of
 from webui.components.replay import ReplayPanel
@@ -297,8 +296,7 @@ def wire_jobs(
         jobs = await asyncio.to_thread(JobStream(queue, page.owner(request)).jobs, ids_of(ids))
         found = [job.id for job in jobs]
         if not found:  # forgotten, or of another server: the page is simply new
-            chosen = page.services.settings.current()
-            begin = {name: getattr(chosen, setting) for setting, name in FORM.items()}
+            begin = page.services.begin("")
             return [*(form.show(begin) if form else []), "", gr.skip()]
         # A seed of -1 was drawn when the job was submitted; the form asks for a new one again.
         filled = form.show(jobs[-1].spec["params"], leave=("seed", "subseed")) if form else []

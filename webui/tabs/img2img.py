@@ -68,7 +68,9 @@ def _build(page: Page, tab: str) -> None:
             many = None if inpaint else _many(page, tab)
             if inpaint:
                 _soft_controls(form, tab)
-            form.add("denoising_strength", elem_id=f"{tab}_denoising_strength")
+            with gr.Row():
+                form.add("denoising_strength", min_width=200, elem_id=f"{tab}_denoising_strength")
+                form.add("image_cfg_scale", min_width=200, elem_id=f"{tab}_image_cfg_scale")
             with gr.Row():
                 form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
                 measure = gr.Button("Size of the picture", elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from modules.extension.modifier import PREFIX
 from modules.params.generation import GenerationParams
 from modules.params.options import Nested
 from webui.components.card_pages import place_cards
@@ -87,7 +88,8 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
         form.add("subseed", min_width=130, elem_id=f"{tab}_subseed", info=None)
         form.add("subseed_strength", min_width=130, elem_id=f"{tab}_subseed_strength")
     with gr.Accordion("More", open=False, elem_id=f"{tab}_more"):
-        rare = {name: option.group for name, option in form.options.items() if option.group and name not in form.shared}
+        elsewhere = {*form.shared, *(name for name in form.options if name.startswith(PREFIX))}
+        rare = {name: option.group for name, option in form.options.items() if option.group and name not in elsewhere}
         for group in dict.fromkeys(rare.values()):
             gr.Markdown(f"#### {group}")
             with gr.Row():

@@ -97,6 +97,8 @@ class Downloaded:
     prompts: tuple[str, str] = ("", "")
     """Positive and negative, of the first picture that has them."""
     url: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What StabilityMatrix begins with for the model: numbers by the names of our parameters."""
 
 
 def read_downloaded(model: Path) -> Downloaded:
@@ -130,7 +132,13 @@ def _cm(table: Mapping[str, Any]) -> Downloaded:
         base_model=_text(table.get("BaseModel")),
         trained_words=_words(table.get("TrainedWords")),
         description=_text(table.get("ModelDescription")),
+        defaults=_defaults(table.get("InferenceDefaults")),
     )
+
+
+def _defaults(table: Any) -> dict[str, Any]:
+    names = {"Steps": "steps", "CfgScale": "cfg_scale", "Width": "width", "Height": "height"}
+    return {names[key]: value for key, value in table.items() if key in names} if isinstance(table, Mapping) else {}
 
 
 def read_description(model: Path) -> str:
@@ -149,6 +157,12 @@ def preview_name(stem: str, names: Container[str]) -> str:
     """
     candidates = [f"{stem}{middle}.{suffix}" for middle in ("", ".preview") for suffix in PREVIEWS]
     return next((name for name in candidates if name in names), "")
+
+
+def preview_of(model: Path) -> Path | None:
+    """The picture that is shown for a model; None: there is none."""
+    names = [f"{model.stem}{middle}.{suffix}" for middle in ("", ".preview") for suffix in PREVIEWS]
+    return next((path for name in names if (path := model.with_name(name)).is_file()), None)
 
 
 def write_preview(model: Path, image: Image.Image, infotext: str = "") -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from modules.nn.configs import UNetConfig, VAEConfig
 from modules.nn.unet import UNet
 from modules.nn.vae import VAE
 
+GLOBALS = {"Any", "Tensor", "torch", "ROWS", "CHANNELS"}
+"""Names of the kernels' file that a compiled function cannot read."""
 SMALL = UNetConfig(model_channels=32, channel_mult=(1, 2), transformer_depth=(1, 1), context_dim=16, num_heads=2)
 WIDE = UNetConfig(
     model_channels=32, channel_mult=(1, 2), transformer_depth=(0, 2), context_dim=16, head_channels=32, linear_proj=True
@@ -129,6 +133,21 @@ def test_group_norm_adds_what_a_convolution_left_out(fusing: None) -> None:
     x, shift, bias = torch.randn(2, 8, 5, 3), torch.randn(2, 8), torch.randn(8)
     expected = F.silu(norm(x + shift[:, :, None, None] + bias[:, None, None]))
     assert torch.allclose(fused.group_norm(norm, x, silu=True, shift=shift, conv_bias=bias), expected, atol=1e-5)
+
+
+def test_kernels_have_no_annotations_but_those_of_their_constants() -> None:
+    """Triton compiles annotations too, and knows no name but its own."""
+    tree = ast.parse((Path(fused.__file__).parent / "triton_kernels.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    kernels = [f for f in functions if any(ast.unparse(d) == "triton.jit" for d in f.decorator_list)]
+    assert len(kernels) == 6
+    for kernel in kernels:
+        arguments = kernel.args.args + kernel.args.kwonlyargs
+        found = {ast.unparse(argument.annotation) for argument in arguments if argument.annotation}
+        assert found <= {"tl.constexpr"}, kernel.name
+        assert kernel.returns is None, kernel.name
+        names = {node.id for node in ast.walk(kernel) if isinstance(node, ast.Name)}
+        assert not names & GLOBALS, kernel.name
 
 
 @pytest.mark.gpu

@@ -65,7 +65,7 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
     settings = {**chosen, **given.get("override_settings", {})}
     told, notes, styles = _told(services, given.get("infotext", ""))
     call = called(services.host, tab, given)
-    values = {"hires_denoising_strength": STRENGTH, **_fields(table, with_defaults(table, {}))}
+    values = {"hires_denoising_strength": STRENGTH, "image_cfg_scale": 1.0, **_fields(table, with_defaults(table, {}))}
     values |= values_from(chosen) | told | _fields(table, given)
     values |= _sampler(services, given, told)
     if tab == "txt2img":
