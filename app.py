@@ -406,7 +406,8 @@ def dump_sysinfo(args: argparse.Namespace) -> int:
 
     models = build_catalogue(args)
     counts = {"checkpoints": len(models.checkpoints()), "VAEs": len(models.vaes())}
-    told = sysinfo.report(VERSION, sys.argv[1:], counts, [folder.name for folder in folders_in(*extension_folders(args))])
+    names = [folder.name for folder in folders_in(*extension_folders(args))]
+    told = sysinfo.report(VERSION, sys.argv[1:], counts, names)
     try:
         path = sysinfo.write(Path.cwd(), told)
     except OSError as error:
