@@ -83,8 +83,8 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
 
         return devices.choose(args.device, "float32", args.device_id)
 
-    host = Host(reserved=infotext.RESERVED)
     places = model_places(args)
+    host = Host(reserved=infotext.RESERVED, models=places.root)
     shelf = NetworkShelf(places.root, args.data_dir, extra=places.loras, hypernetworks=places.hypernetworks)
     builtin.register(host, shelf)
     for upscaler in upscale.file_upscalers(places.root, upscale.Networks(device), places.upscalers):
@@ -99,9 +99,15 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         builtin_tabs.register(host)
     name = args.worker_name if process == "worker" else process
     flags = commandline.extension_flags(args)
-    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, name=name, flags=flags)
+    folders = () if args.no_extensions else extension_folders(args)
+    loader = Loader(folders, args.data_dir, ROOT, process=process, name=name, flags=flags)
     loader.load_all(host)
     return loader
+
+
+def extension_folders(args: argparse.Namespace) -> tuple[Path, ...]:
+    """The folders of extensions: the shipped ones, then the owner's, which may take their names."""
+    return tuple(dict.fromkeys((ROOT / "extensions", args.extensions_dir)))
 
 
 def model_places(args: argparse.Namespace) -> ModelFolders:
@@ -256,6 +262,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     folders = ("data", "models", "extensions")
     places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
     places += commandline.said_places(args)
+    places += ["--no-extensions"] if args.no_extensions else []
     own_flags = {} if args.no_extensions else commandline.extension_flags(args)
     for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
@@ -361,12 +368,11 @@ def serve(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT, torch_index=args.torch_index)
     bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs")
-    if args.no_extensions:
-        args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
     if args.dump_sysinfo:
         return dump_sysinfo(args)
     if args.api_only:
         os.environ["REPRISE_API_ONLY"] = "1"  # before anything of webui is imported, which imports Gradio at once
+    from modules.extension.autoreload import AutoReload
     from webui import server
     from webui.security import proxy, routes
     from webui.security.tls import tls_of
@@ -387,16 +393,21 @@ def serve(args: argparse.Namespace) -> int:
     if days:
         queue.store.forget(time.time() - 86400 * days)
     queue.start()
+    watch = AutoReload(loader, queue.restart_worker) if args.reload_extensions else None
     try:
         services = build_services(args, queue, loader, scripts, settings, models, login=bool(opening))
         app = server.create_app(services, page=not args.api_only)
         loader.started()
         url = f"{'https' if tls else 'http'}://{_shown(address)}:{args.port}{below}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
+        if watch:
+            watch.start()
         if args.autolaunch:
             webbrowser.open(url)
         server.serve(app, listener, tls, trusted=args.trusted_proxy)
     finally:
+        if watch:
+            watch.close()
         queue.close()
     return 0
 
@@ -408,7 +419,8 @@ def dump_sysinfo(args: argparse.Namespace) -> int:
 
     models = build_catalogue(args)
     counts = {"checkpoints": len(models.checkpoints()), "VAEs": len(models.vaes())}
-    told = sysinfo.report(VERSION, sys.argv[1:], counts, [folder.name for folder in folders_in(args.extensions_dir)])
+    names = [folder.name for folder in folders_in(*extension_folders(args))]
+    told = sysinfo.report(VERSION, sys.argv[1:], counts, names)
     try:
         path = sysinfo.write(Path.cwd(), told)
     except OSError as error:
@@ -548,7 +560,7 @@ def generate(args: argparse.Namespace) -> int:
 
     inputs = InputStore(args.data_dir / "inputs")
     watcher = RunCallbacks(_tell_progress, lambda note: print(note, file=sys.stderr))
-    for stem, one in _starts(params):
+    for stem, one in _starts(_with_option_images(params, engine.host, inputs)):
         stored = _stored(one, inputs, args.outpaint)
         for turn in range(args.loopback):
             name = f"{stem}-turn{turn + 1}" if turn else stem
@@ -568,16 +580,24 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     return from_flat(GenerationParams, said) | {"extensions": _modifiers(getattr(args, "ext", ()))}
 
 
-def _modifiers(said: Sequence[str]) -> dict[str, dict[str, str]]:
+def _modifiers(said: Sequence[str], flag: str = "--ext") -> dict[str, dict[str, str]]:
     """Parse ``--ext``: ``twice.amount=2``, or ``twice`` for its defaults."""
     found: dict[str, dict[str, str]] = {}
     for text in said:
         path, equals, value = text.partition("=")
         name, dot, option = path.partition(".")
         if bool(dot) != bool(equals) or not name:
-            raise UserError(f"--ext {text} is not understood", hint="write NAME or NAME.OPTION=VALUE", field="ext")
+            raise UserError(f"{flag} {text} is not understood", hint="write NAME or NAME.OPTION=VALUE", field=flag[2:])
         found.setdefault(name, {}).update({option: value} if dot else {})
     return found
+
+
+def _with_option_images(params: GenerationParams, host: Host, inputs: InputStore) -> GenerationParams:
+    """The request with the files stored that options of modifiers name as pictures."""
+    from modules.extension.option_values import stored
+
+    specs = tuple(host.modifiers)
+    return params.changed(extensions=stored(specs, params.extensions, lambda path, field: inputs.put(Path(path))))
 
 
 def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:
@@ -669,9 +689,10 @@ def upscale(args: argparse.Namespace) -> int:
     from modules.storage import atomic
 
     known = {name: value for name, value in vars(args).items() if name in options_of(ExtrasParams)}
+    steps = _modifiers(args.step, "--step")
     if {"width", "height"} & known.keys():
         known.setdefault("resize", TO)
-    params, host = ExtrasParams.from_json({"upscaler": "Lanczos", **known}), build_host(args)
+    params, host = ExtrasParams.from_json({"upscaler": "Lanczos", **known, "steps": steps}), build_host(args)
     check(params, host)
     extra = process(open_image(args.file), params, host, Work(on_tile=_tell_tiles))
     texts = {"parameters": read_metadata(args.file)["infotext"] or "", "extras": extra.infotext}
@@ -805,7 +826,22 @@ def new_extension(args: argparse.Namespace) -> int:
     """Write the skeleton of an extension."""
     from modules.extension.scaffold import write_skeleton
 
-    print(write_skeleton(args.extensions_dir, args.name))
+    print(write_skeleton(args.extensions_dir, args.name, args.kind))
+    return 0
+
+
+def install_extension(args: argparse.Namespace) -> int:
+    """Install an extension that lies on this machine, or the packages of one that is in its place."""
+    bootstrap.ensure(ROOT)
+    bootstrap.keep_private(args.data_dir)
+    from modules.extension.installer import Installer
+
+    installer = Installer(extension_folders(args), args.data_dir, ROOT)
+    done = installer.install(args.what, replace=args.replace, on_step=lambda said: print(said, file=sys.stderr))
+    print(f"{done.name} {done.version} is in {done.folder}")
+    for name, version in done.packages.items():
+        print(f"{name} {version} was installed for it")
+    print("A server that is running takes it up when it is loaded anew in the Extensions tab.", file=sys.stderr)
     return 0
 
 
@@ -828,9 +864,9 @@ def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Build the argument parser, with the function of each command. ``given`` tells whose extensions have flags too."""
     places: dict[str, Any] = {f"{name}_dir": ROOT / name for name in ("data", "models", "extensions")}
     places |= commandline.MEMORY
-    servants: tuple[commandline.Command, ...] = (serve, worker, doctor, user, new_extension)
-    commands = (*servants, generate, upscale, explain, replay, convert, make_tiny_checkpoint)
-    flags = flags_in(commandline.extensions_dir(given, places["extensions_dir"]))
+    commands: list[commandline.Command] = [serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint]
+    commands += [doctor, user, new_extension, install_extension, worker]
+    flags = flags_in(places["extensions_dir"], commandline.extensions_dir(given, places["extensions_dir"]))
     return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands}, flags)
 
 

@@ -9,6 +9,7 @@ told from a finished one and built anew. It also keeps the index that torch came
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 import json
@@ -22,7 +23,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
@@ -212,7 +213,7 @@ class Environment:
             print(sentence[0].upper() + sentence[1:], file=sys.stderr)
         progress = Progress("Setting up Reprise (only once)")
         try:
-            finished = self._start_marker(known)
+            finished = self._start_marker(known, wanted)
             (self.path / "install.log").unlink(missing_ok=True)
             if not (finished and self.python.exists() and Path(self.packages).exists()):
                 self._create(progress, lock)
@@ -225,6 +226,7 @@ class Environment:
             more = ["--extra-index-url" if "://" in index else "--find-links", index] if index else []
             lists = [word for name in files for word in ("-r", str(root / name))]
             self._pip([*more, *lists], len(wanted), progress, lock)
+            self._bring_back()
             if lacking := missing(wanted, [self.packages]):
                 raise SetupError(f"pip ended well, yet {', '.join(lacking[:3])} did not arrive", hint=self._see_log())
             kept = {INDEX: index} if index else {}
@@ -248,7 +250,7 @@ class Environment:
         except ValueError:
             return {}
 
-    def _start_marker(self, index: str) -> dict[str, str]:
+    def _start_marker(self, index: str, wanted: Mapping[str, str]) -> dict[str, str]:
         marker = self._marker()
         if marker is None:
             raise SetupError(
@@ -257,10 +259,33 @@ class Environment:
             )
         finished = {name: digest for name, digest in marker.items() if name != INDEX}
         if not finished and self.path.exists():
+            self._put_aside({*wanted, "pip", "setuptools", "wheel"})
             shutil.rmtree(self.path)  # killed half way: pip would take a half-written package for a whole one
         self.path.mkdir(exist_ok=True)
         self._write_marker({INDEX: index} if index else {})
         return finished
+
+    @property
+    def _kept(self) -> Path:
+        """Where the owner's packages wait while the environment is built anew."""
+        return self.path.with_name(f"{self.path.name}.kept")
+
+    def _put_aside(self, ours: Collection[str]) -> None:
+        """Move what the owner installed here, which is none of ``ours``, to where a rebuild does not delete it."""
+        for name, files in _distributions(self.path, Path(self.packages)).items():
+            if name not in ours:
+                _move(files, self.path, self._kept)
+
+    def _bring_back(self) -> None:
+        """Put the owner's packages back, but for those that have come with ours meanwhile."""
+        if not self._kept.exists():
+            return
+        there = installed([self.packages])
+        packages = self._kept / Path(self.packages).relative_to(self.path)
+        for name, files in _distributions(self._kept, packages).items():
+            if name not in there:
+                _move(files, self._kept, self.path)
+        shutil.rmtree(self._kept)
 
     def _write_marker(self, marker: Mapping[str, str]) -> None:
         part = self.path / f"{MARKER}.part"
@@ -284,7 +309,7 @@ class Environment:
         command, held = [base, "-m", "venv", str(self.path)], () if lock is None else (lock,)
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", pass_fds=held)
         if done.returncode:
-            raise _failed(done.stdout + done.stderr, self.path, "python -m venv failed", "")
+            raise failure_of(done.stdout + done.stderr, self.path, "python -m venv failed", "")
 
     def _pip(
         self,
@@ -298,8 +323,7 @@ class Environment:
         environment that do not count.
         """
         command = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
-        elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", *ignored)  # would install past .venv
-        settings = {name: value for name, value in os.environ.items() if name not in elsewhere}
+        settings = {name: value for name, value in pip_settings().items() if name not in ignored}
         collected, output = set(), []
         with (
             (self.path / "install.log").open("a", encoding="utf-8") as log,
@@ -326,7 +350,7 @@ class Environment:
                 elif _OFFLINE.search(line):
                     progress.say("the package registry does not answer, trying again")
         if pip.returncode:
-            raise _failed("".join(output), self.path, "pip could not install the packages", self._see_log())
+            raise failure_of("".join(output), self.path, "pip could not install the packages", self._see_log())
 
     def _count(self, coming: int) -> Callable[[], str]:
         """Number of packages installed so far, since pip itself prints nothing while it installs."""
@@ -427,8 +451,32 @@ def _explained(error: OSError, path: Path) -> SetupError:
     return SetupError(f"{path} cannot be made: {error.strerror or error}")
 
 
-def _failed(output: str, path: Path, what: str, hint: str) -> SetupError:
-    """A `SetupError` with one sentence from the output of ``venv`` or ``pip``."""
+def _distributions(root: Path, packages: Path) -> dict[str, list[Path]]:
+    """The files below ``root`` of each package in ``packages`` that was installed to its end, by its name."""
+    found = {}
+    for record in packages.glob("*.dist-info/RECORD"):
+        name = _normal(record.parent.name.removesuffix(".dist-info").rpartition("-")[0])
+        with record.open(encoding="utf-8", newline="") as lines:
+            paths = [Path(os.path.normpath(packages / row[0])) for row in csv.reader(lines) if row]
+        found[name] = [path for path in paths if path.is_relative_to(root) and path.is_file()]
+    return found
+
+
+def _move(files: Iterable[Path], root: Path, target: Path) -> None:
+    for path in files:
+        place = target / path.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+
+
+def pip_settings() -> dict[str, str]:
+    """The environment for pip, without what would make it install elsewhere than it is told."""
+    elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+    return {name: value for name, value in os.environ.items() if name not in elsewhere}
+
+
+def failure_of(output: str, path: Path, what: str, hint: str) -> SetupError:
+    """A `SetupError` with one sentence from the output of ``venv`` or ``pip``, which installed into ``path``."""
     if _FULL.search(output):
         return _disk_full(path)
     if "ensurepip is not available" in output:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable
@@ -252,6 +253,15 @@ def _best_dtype(device: torch.device) -> torch.dtype:
 
 def _has_bfloat16() -> bool:
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def held_memory() -> int:
+    """Memory in bytes that this process holds now: resident, and on cards. 0 where the system does not report it."""
+    held = 0
+    with contextlib.suppress(OSError, ValueError):
+        held = int(Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    initialized: Callable[[], bool] = torch.cuda.is_initialized
+    return held + (torch.cuda.memory_allocated() if initialized() else 0)
 
 
 def peak_memory() -> int:

@@ -248,4 +248,5 @@ def tables_of(
         "hires_schedulers": lambda: ("", *host.schedulers.names()),
         "hires_checkpoints": lambda: ("", *checkpoints()),
         "axes": lambda: axis_names(host.axes()),
+        **host.file_tables(),
     }

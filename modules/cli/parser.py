@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   python3 app.py user add alice                       an account; then --listen serves the LAN
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
   python3 app.py test --extension extensions/mine     run the ready tests over an extension
+  python3 app.py install-extension mine.zip           a local extension, and its packages
 """
 
 
@@ -114,6 +115,9 @@ def _add_serving(serving: Any) -> None:
     )
     serving.add_argument("--dump-sysinfo", action="store_true", help="write a report for bug reports here, and end")
     serving.add_argument("--no-extensions", action="store_true", help="load no extension, shipped ones neither")
+    serving.add_argument(
+        "--reload-extensions", action="store_true", help="load extensions anew when their files change, for authors"
+    )
     serving.add_argument("--api-only", action="store_true", help="serve the HTTP APIs without the page: starts sooner")
     serving.add_argument("--list-routes", action="store_true", help="print every route and who may use it, and end")
     serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
@@ -158,6 +162,9 @@ def _add_upscale(one: argparse.ArgumentParser) -> None:
     one.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
     for name, declared in options_of(ExtrasParams).items():
         _add_option(one, name, declared)
+    one.add_argument(
+        "--step", action="append", default=[], metavar="NAME[.OPTION=VALUE]", help="a step of an extension, afterwards"
+    )
     _add_places(one)
 
 
@@ -180,6 +187,13 @@ def _add_convert(one: argparse.ArgumentParser) -> None:
 
 def _add_new_extension(one: argparse.ArgumentParser) -> None:
     one.add_argument("name", help="small letters, digits and _")
+    one.add_argument("--kind", default="modifier", help="modifier, guidance, sampler, script, tab, route or detailer")
+    _add_places(one)
+
+
+def _add_install_extension(one: argparse.ArgumentParser) -> None:
+    one.add_argument("what", metavar="NAME|DIR|ZIP", help="one that is there, to install its packages, or a local one")
+    one.add_argument("--replace", action="store_true", help="take the place of another version of it")
     _add_places(one)
 
 
@@ -253,7 +267,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     for flag, (_, meaning) in FOLDERS.items():
         add(flag, f"{meaning}; can be given again", type=_folder, metavar="DIR", action="append")
     add("--ckpt", "the checkpoint of those who choose none", metavar="FILE")
-    add("--extensions-dir", "extensions (default extensions/)", type=_folder, metavar="DIR")
+    add("--extensions-dir", "extensions beside the shipped ones", type=_folder, metavar="DIR")
     add("--device", "auto, cpu, cuda (NVIDIA and AMD), mps (Apple) or xpu (Intel)")
     add("--device-id", "which of several cards, from 0", type=int, metavar="N")
     add("--dtype", "auto, float32, bfloat16 or float16")
@@ -403,6 +417,7 @@ def _sides(text: str) -> tuple[int, ...]:
 def _add_worker(parser: argparse.ArgumentParser) -> None:
     _add_places(parser)
     parser.add_argument("--worker-name", default="worker", help="what it keeps for its next start goes by this name")
+    parser.add_argument("--no-extensions", action="store_true", default=argparse.SUPPRESS)
 
 
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
@@ -415,6 +430,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "doctor": ("say what this machine has, and what to do about it", _add_places),
     "user": ("accounts: user add NAME, list, remove, password, token", _add_user),
     "new-extension": ("write the skeleton of an extension", _add_new_extension),
+    "install-extension": ("install an extension from a folder or ZIP file, and its packages", _add_install_extension),
     "worker": ("", _add_worker),
 }
 """The commands: help text and positional argument of each; one without help is internal."""

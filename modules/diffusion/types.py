@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,40 @@ class Cond:
     context: Tensor
     vector: Tensor | None = None
     image: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One AND part of a positive prompt at a network call."""
+
+    weight: float
+    cond: Cond
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row of the network's input belongs to."""
+
+    image: int
+    """Number of the image in the batch, from 0."""
+    kind: Literal["positive", "negative", "other"]
+    """Which prompt conditions it; "other": a condition of an extension's own."""
+    part: int = 0
+    """Which AND part, of the positive prompt."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a denoiser of guidance is asked at one call: the conditions that hold, and how to evaluate others."""
+
+    x: Tensor
+    """Latents (n, c, h, w)."""
+    sigma: float
+    step: int
+    call: int
+    cond: tuple[Part, ...]
+    uncond: Cond | None
+    """None where the negative prompt is not evaluated."""
 
 
 class Network(Protocol):

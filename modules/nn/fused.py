@@ -57,11 +57,14 @@ class Layers:
         self._own = [m.__dict__ for m in modules]
         # Subclasses, as of layers that keep their weights in another format, compute in a way of their own.
         layers = [m for m in modules if isinstance(m, PLAIN)]
-        self._plain = all(type(m) in PLAIN for m in layers)
+        self._plain = all(type(m) in PLAIN and getattr(m, "padding_mode", "zeros") == "zeros" for m in layers)
+        self._network = network
 
     def untouched(self) -> bool:
         """Whether every layer is what its class makes of its weights."""
-        return self._plain and not any(self._hooks) and not any("forward" in own for own in self._own)
+        extended = getattr(self._network, "extended", False)
+        plain = self._plain and not extended and not any(self._hooks)
+        return plain and not any("forward" in own for own in self._own)
 
     def addresses(self) -> Sequence[Any]:
         """Where the weights lie, and their formats: what a recorded graph depends on."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ class CrossAttention(nn.Module):
 
     sliced = False
     """Whether it is computed for some of the tokens at a time."""
+    attend = staticmethod(attention)
+    """``(q, k, v) -> out``, each (b, heads, tokens, head_dim). `modules.extension.patcher` puts others in its place."""
 
     def __init__(self, channels: int, context_dim: int, heads: int):
         super().__init__()
@@ -40,7 +43,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, key_value: KeyValue | None = None) -> Tensor:
         q = split_heads(self.to_q(x), self.heads)
         k, v = key_value or self.key_value(x)
-        attend = sliced_attention if self.sliced else attention
+        attend = sliced_attention if self.sliced and self.attend is attention else self.attend
         out: Tensor = self.to_out(join_heads(attend(q, k, v)))
         return out
 
@@ -231,6 +234,18 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([args.cos(), args.sin()], dim=-1)
 
 
+class Taps(Protocol):
+    """What is done between the blocks of a `UNet`; feature maps are (b, channels, h, w)."""
+
+    def after(self, place: str, number: int, h: Tensor) -> Tensor:
+        """The output of block ``number`` of the "input", the "middle" or the "output"."""
+        ...
+
+    def join(self, number: int, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """What output block ``number`` joins: the feature map that comes up, and the skip beside it."""
+        ...
+
+
 class UNet(nn.Module):
     """Predicts noise (or v) in latents: ``(x, t, context) -> (b, out_channels, h, w)``.
 
@@ -246,6 +261,10 @@ class UNet(nn.Module):
         self._layers: fused.Layers | None = None
         self.changes = 0
         """How often its weights changed while it was in use: what was computed from them before no longer holds."""
+        self.taps: Taps | None = None
+        self.extended = False
+        """Whether something works between or within its layers, or on their attributes: then every layer is called, for
+        each row by itself, and no recorded step stands for it."""
         base, groups = config.model_channels, config.norm_groups
         emb = base * 4
         self.time_embed = nn.Sequential(nn.Linear(base, emb), nn.SiLU(), nn.Linear(emb, emb))
@@ -359,16 +378,20 @@ class UNet(nn.Module):
                         h = layer(h)
             return h
 
-        skips, h = [], x
-        for block in self.input_blocks:
+        skips, h, taps = [], x, self.taps
+        for i, block in enumerate(self.input_blocks):
             h = through(block, h)
+            h = taps.after("input", i, h) if taps else h
             skips.append(h)
         h = through(self.middle_block, h)
-        for block in self.output_blocks:
+        h = taps.after("middle", 0, h) if taps else h
+        for i, block in enumerate(self.output_blocks):
             skip = skips.pop()
+            h, skip = taps.join(i, h, skip) if taps else (h, skip)
             most = max(len(h), len(skip))
             h = torch.cat([_for_each_text(h, most), _for_each_text(skip, most)], dim=1)
             h = through(block, h, skips[-1].shape[-2:] if skips else ())
+            h = taps.after("output", i, h) if taps else h
         with self._lend(self.out):
             if fuse:
                 norm, _, last = self.out

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules.errors import UserError
+from modules.params.lists import flattened
 from modules.params.options import loose, nested, option, read, values_of
 
 MAX_SEED = 2**64 - 1
@@ -253,11 +254,14 @@ class ModifierOptions(Mapping[str, Mapping[str, Value]]):
 
     @classmethod
     def from_json(cls, values: Any) -> ModifierOptions:
-        """From JSON: an object of objects of plain values; null is nothing. Raises `UserError`."""
+        """From JSON: an object of objects of plain values, or of lists of such (`modules.params.lists`); null is
+        nothing. Raises `UserError`.
+        """
         if values is None or isinstance(values, ModifierOptions):
             return values or cls()
         if not isinstance(values, Mapping):
             raise UserError("Extensions must be an object of objects", field="extensions")
+        values = {name: flattened(one) if isinstance(one, Mapping) else one for name, one in values.items()}
         for name, options in values.items():
             plain = isinstance(options, Mapping) and all(
                 isinstance(key, str) and isinstance(value, Value) for key, value in options.items()
@@ -653,6 +657,8 @@ class ExtrasParams:
     )
     tile_size: int = option(192, "Tile size", lo=0, hi=1024, step=16, help="what a network sees at once; 0: all")
     tile_overlap: int = option(8, "Tile overlap", lo=0, hi=48, step=1, help="small values may leave seams")
+    steps: ModifierOptions = loose(ModifierOptions(), ModifierOptions.from_json)
+    """The steps of extensions, each by its name with its options."""
 
     def to_json(self) -> dict[str, Any]:
         return values_of(self)

@@ -43,7 +43,8 @@ class CachedUNet:
         differ, and an image of each their inputs; then they have nothing in common.
         """
         one_image = conds.image is None or len(conds.image) <= len(x)
-        if self._model.device.shares_prefix and conds.vector is None and one_image:
+        shares = self._model.device.shares_prefix and not self._model.unet.extended
+        if shares and conds.vector is None and one_image:
             return self._evaluate(x, sigma, conds, copies)
         return self._evaluate(x.repeat(copies, 1, 1, 1), sigma, conds, 1)
 

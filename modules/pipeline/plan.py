@@ -16,8 +16,8 @@ from modules.checkpoints.families.base import LatentFormat
 from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
+from modules.extension.contexts import SamplingPass
 from modules.extension.host import Host
-from modules.extension.modifier import SamplingPass
 from modules.params.generation import MAX_PROMPT, GenerationParams, Init, ModifierOptions, wrapped
 from modules.params.options import checked, nested_of, options_of
 from modules.params.profile import Profile, profile_named

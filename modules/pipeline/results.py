@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image
 
@@ -82,3 +83,7 @@ class Result:
     image: Image.Image
     infotext: str
     recipe: Recipe
+    name: str = ""
+    """What the file's name is to end with."""
+    saved: Callable[[Path], None] = lambda path: None
+    """To be told of the file that it was saved as."""

@@ -28,7 +28,7 @@ from modules.imaging.tensors import to_images
 from modules.metadata.recipe import File
 from modules.params.generation import GenerationParams
 from modules.pipeline.hires import LATENT_MODES
-from modules.pipeline.hooks import Hooks
+from modules.pipeline.hooks import Hooks, LeftModified
 from modules.pipeline.image_conditioning import encode, enlarge, image_conditioning, latent_distance, mask_weight
 from modules.pipeline.init_image import InitImage, prepare
 from modules.pipeline.plan import Batch
@@ -60,8 +60,8 @@ class Task:
     hooks: Hooks
     """The hooks of the first pass; those of hires fix are ``hires_hooks``."""
     hires_hooks: Hooks
-    left_modified: Callable[[LatentDiffusion, str], None]
-    """Called with a model that an extension did not restore."""
+    left_modified: LeftModified
+    """Hears of what an extension did not restore."""
     done: int = 0
     """Of the ``parts`` (tiles) in which one image is made, the number finished."""
     parts: int = 1
@@ -82,21 +82,21 @@ class BatchRunner:
         self._host = host
         self._encoder = encoder
         self._previews = previews
-        self._inputs = inputs
+        self.inputs = inputs
 
     def init_images(self, params: GenerationParams, cancelled: Callable[[], bool] = lambda: False) -> InitImages:
         """Open and prepare the init images of a request."""
         init, size = params.init, (params.width, params.height)
         if init is None:
             return ()
-        if self._inputs is None:
+        if self.inputs is None:
             raise UserError("there is no place for start pictures here", field="init.image")
         if init.tiled:
             spec, work = self._host.upscalers.get(init.tiled.upscaler), Work(cancelled=cancelled)
-            image = self._inputs.open(init.images[0])
+            image = self.inputs.open(init.images[0])
             return tiled(init, init.tiled, image, size, lambda image, factor: upscale(spec, image, factor, work))
-        mask = self._inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
-        return [prepare(init, self._inputs.open(image), mask, *size) for image in init.images]
+        mask = self.inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
+        return [prepare(init, self.inputs.open(image), mask, *size) for image in init.images]
 
     def images(self, task: Task, batch: Batch, init_images: InitImages, numbers: Iterable[int]) -> Iterator[BatchImage]:
         """The images of a batch that have these ``numbers`` in it."""

@@ -17,6 +17,7 @@ from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, ScheduleOptions, image_start, sigmas_for
 from modules.diffusion.types import Denoiser, Network, OnStep, StopSampling
 from modules.errors import UserError
+from modules.extension.contexts import PassRun
 from modules.params.generation import GenerationParams, SoftInpainting
 from modules.pipeline import sampling_options as choices
 from modules.pipeline.batch_invariance import needs_single_image_batches
@@ -76,6 +77,7 @@ def generate(
     height, width = start.latents.shape[2:] if start else model.config.latent.size(params.width, params.height)
     size = (height, width)
     noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
+    scope = hooks.follow(batch) if hooks else None
 
     unseen = None
     if image_cond is not None:
@@ -109,6 +111,7 @@ def generate(
             apart=way.sliced,
             always_negative=sampler.cfg_factor != 1,
             calls=calls,
+            observer=scope,
             unseen=unseen,
             image_scale=params.init.image_cfg_scale if params.init else 1.0,
         )
@@ -119,7 +122,7 @@ def generate(
         second = refinement.load
         guided = Refined(first, lambda calls: guidance(*second(), calls), switch_test(refinement.switch_at, table))
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
-    denoise = hooks.denoiser(denoise) if hooks else denoise
+    denoise = hooks.denoiser(denoise, guided) if hooks else denoise
     if start and start.mask is not None:
         denoise = _masked(denoise, start, start.mask, unit_start=sampler.unit_start)
     # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.
@@ -132,13 +135,22 @@ def generate(
         **({} if start else whole),
     )
     x = noised(batch, begin, noise.initial(), start)
+    run = pass_run(model, batch, begin.sigmas)
+    x = hooks.before_pass(run, x) if hooks else x
     try:
         latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **arguments)
     except StopSampling:
         latents = guided.estimate()
+    latents = hooks.after_sampling(run, latents) if hooks else latents
     if start and start.mask is not None and not start.soft:
         latents = latents * start.mask + start.latents * (1 - start.mask)
     return latents
+
+
+def pass_run(model: LatentDiffusion, batch: Batch, sigmas: Sequence[float]) -> PassRun:
+    """A pass as modifiers are told of it."""
+    numbers = tuple(range(batch.first_image, batch.first_image + len(batch.seeds)))
+    return PassRun(batch.sampling_pass, batch.params, model, tuple(sigmas), batch.seeds, numbers)
 
 
 def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) -> Denoiser:

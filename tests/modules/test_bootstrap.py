@@ -59,7 +59,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "requirements.txt").write_text("small==1.0\n")
     (folder / "more.txt").write_text("other==2.0\n")
     (folder / "wheels").mkdir()
-    for name, version in (("small", "1.0"), ("small", "1.1"), ("other", "2.0")):
+    for name, version in (("small", "1.0"), ("small", "1.1"), ("other", "2.0"), ("mine", "3.0")):
         write_wheel(folder / "wheels", name, version)
     return folder
 
@@ -88,6 +88,8 @@ def test_first_start_installs_and_later_starts_repair_update_and_extend(program:
     (program / "requirements.txt").write_text("small==1.1\n")
     assert "with 1.1" in start(program).stdout
 
+    pip = [str(program / ".venv" / "bin" / "python"), "-m", "pip", "install", "--no-index", "mine"]
+    subprocess.run([*pip, "--find-links", str(program / "wheels")], check=True, capture_output=True)
     (program / "requirements.txt").write_text("small==9.9\n")
     ended = start(program)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -103,6 +105,10 @@ def test_first_start_installs_and_later_starts_repair_update_and_extend(program:
     next(program.glob(".venv/**/site-packages/small.py")).unlink()
     repaired = start(program)
     assert "with 1.1" in repaired.stdout, repaired.stderr
+    packages = next(program.glob(".venv/**/site-packages"))
+    assert (packages / "mine.py").is_file()  # what its owner installed there is there again
+    assert installed([str(packages)])["mine"] == "3.0"
+    assert not (program / ".venv.kept").exists()
 
 
 def test_torch_comes_from_the_index_that_its_owner_names_which_is_remembered(tmp_path: Path, program: Path) -> None:

@@ -174,6 +174,7 @@ def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
             *([("Cut short", f"after step {recorded.skipped}")] if recorded.skipped else []),
             *((file.role.capitalize(), f"{file.name}, SHA-256 {file.sha256}") for file in recorded.files),
             *((t("Extension"), _part_of(one)) for one in recorded.extensions),
+            *((t("Generation within it"), str(one)) for one in recorded.inner),
             ("Pixels", f"SHA-256 {recorded.pixels}"),
         ]
         rows = facts + rows

@@ -69,7 +69,7 @@ class GenerationRunner:
                 infotext=result.infotext,
                 recipe=str(result.recipe),
                 job=job_id,
-                stem=stem,
+                stem="-".join(filter(None, (stem, result.name))),
                 carried=self._engine.inventory.carried(result.recipe) if self._embed_inputs else (),
             )
             size = result.image.size
@@ -77,6 +77,7 @@ class GenerationRunner:
             emit(ImageEvent(images[-1]).to_json())
             if saved.note:
                 on_note(saved.note)
+            result.saved(saved.path)
 
         def on_note(text: str) -> None:
             if text not in notes:

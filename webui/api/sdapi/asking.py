@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from modules.diffusion.names import resolve, split_sampler
 from modules.errors import UnknownName
+from modules.extension.option_values import stored
 from modules.jobs.protocol import GenerateSpec, Json, Origin, ScriptSpec
 from modules.metadata.infotext.keys import AUTOMATIC
 from modules.params.generation import CONTENTS, RESIZE_MODES, GenerationParams, Init, ModifierOptions
@@ -83,8 +85,13 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
         said.append("mask_blur_y has no effect where it differs: a mask is blurred alike in both directions")
     said += [f"the setting {name} has no effect" for name in unheeded(given.get("override_settings", {}))]
     wanted = _grouped(values, hires=bool(given.get("enable_hr", told.get("hires", False))) and tab == "txt2img")
+    extensions = stored(tuple(services.host.modifiers), extensions, partial(_put, services))
     params = GenerationParams.from_json({**wanted, "extensions": extensions})
     return Asked(given, params, call, settings, styles, (*notes, *call.notes, *said))
+
+
+def _put(services: Services, picture: str, field: str) -> str:
+    return services.inputs.put(decoded(picture, field))
 
 
 def _told(services: Services, infotext: str) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from modules.errors import NotFound, UserError
+from modules.extension.option_values import IMAGE, MASK, named, stored
 from modules.jobs.protocol import (
     EXTRAS,
     GENERATE,
@@ -27,6 +30,7 @@ from modules.jobs.protocol import (
     ScriptSpec,
     spec_from_json,
 )
+from modules.params.generation import GenerationParams
 from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
 from webui.api.v1.events import PATH, last_id, stream, told_output
@@ -185,12 +189,24 @@ def read_spec(services: Services, values: Mapping[str, Any]) -> JobSpec:
     spec = spec_from_json({"params": {}, **said, "kind": kind, **Origin(tab=_tab(kind, said)).to_json()})
     if isinstance(spec, ExtrasSpec) and not spec.inputs:
         raise UserError("there is no picture to work on", hint="send some as inputs", field="inputs")
+    if isinstance(spec, (GenerateSpec, ScriptSpec)):
+        spec = replace(spec, params=_with_option_images(services, spec.params))
     if isinstance(spec, (GenerateSpec, ScriptSpec)) and (init := spec.params.init):
         for key in init.images or ("",):
             services.inputs.path(key)
         if init.mask:
             services.inputs.path(init.mask.image, field="init.mask.image")
     return spec
+
+
+def _with_option_images(services: Services, params: GenerationParams) -> GenerationParams:
+    """The request with the pictures in options of modifiers stored; those that are named by a hash are there."""
+    specs = tuple(services.host.modifiers)
+    chosen = stored(specs, params.extensions, partial(_stored, services))
+    for spec, option, value in named(specs, chosen):
+        if option.kind in (IMAGE, MASK):
+            services.inputs.path(value, field=f"extensions.{spec.name}.{option.name}")
+    return params.changed(extensions=chosen)
 
 
 def _tab(kind: str, said: Mapping[str, Any]) -> str:

@@ -94,8 +94,12 @@ def _property(option: Option) -> Json:
     told = [option.help] if option.help else []
     if isinstance(option.choices, tuple):
         found["enum"] = list(option.choices)
-    elif option.choices:
+    elif isinstance(option.choices, str):
         told.append(f"one of the list {option.choices} of GET /api/v1/choices")
+    if option.kind in ("image", "mask"):
+        told.append("a stored picture by its SHA-256, or a picture as a data URL")
+    elif option.kind:
+        told.append(f"one of the list {option.kind} of GET /api/v1/choices")
     if told:
         found["description"] = "; ".join(told)
     found |= {"minimum": option.lo} if option.lo is not None else {}
