@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from modules.jobs.worker import Runner
     from modules.params.settings import SettingsFile
     from modules.pipeline.hooks import Watch
+    from webui.policy import ApiPolicy
     from webui.server import Services
 
 ROOT = Path(__file__).resolve().parent
@@ -84,10 +85,12 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
 
     places = model_places(args)
     host = Host(reserved=infotext.RESERVED, models=places.root)
-    builtin.register(host, NetworkShelf(places.root, args.data_dir, extra=places.loras))
-    for upscaler in upscale.file_upscalers(places.root, upscale.Networks(device)):
+    shelf = NetworkShelf(places.root, args.data_dir, extra=places.loras, hypernetworks=places.hypernetworks)
+    builtin.register(host, shelf)
+    for upscaler in upscale.file_upscalers(places.root, upscale.Networks(device), places.upscalers):
         host.add_upscaler(upscaler)
-    restorers, host.absent_face_restorers = faces.file_restorers(places.root, faces.FaceNetworks(device))
+    networks = faces.FaceNetworks(device)
+    restorers, host.absent_face_restorers = faces.file_restorers(places.root, networks, places.restorers)
     for restorer in restorers:
         host.add_face_restorer(restorer.name, restorer.restore, restorer.files)
     if process == "server" and not args.api_only:
@@ -105,19 +108,22 @@ def model_places(args: argparse.Namespace) -> ModelFolders:
     """Where models lie, as the command line has it."""
     from modules.checkpoints.places import model_folders
 
-    return model_folders(
-        args.models_dir,
-        installation=args.models_from,
-        checkpoints=args.ckpt_dir,
-        vaes=args.vae_dir,
-        embeddings=args.embeddings_dir,
-        loras=args.lora_dir or (),
-    )
+    given = {kind: getattr(args, commandline.dest_of(flag)) or () for flag, (kind, _) in commandline.FOLDERS.items()}
+    file = Path(args.ckpt).expanduser().resolve() if args.ckpt else None
+    if file and file.is_file():
+        given["checkpoints"] = (*given["checkpoints"], file)  # where it lies in one of the folders it is listed there
+    return model_folders(args.models_dir, installations=given.pop("installations"), **given)
 
 
 def default_model(args: argparse.Namespace) -> str:
     """The checkpoint of those who choose none, by its name."""
-    return Path(args.ckpt).stem if args.ckpt else DEFAULT_MODEL
+    if not args.ckpt:
+        return DEFAULT_MODEL
+    from modules.checkpoints.files import list_models
+
+    file = Path(args.ckpt).expanduser().resolve()
+    models = list_models(model_places(args).checkpoints)
+    return next((model.name for model in models if model.path == file), file.stem)
 
 
 def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: Watch | None = None) -> Engine:
@@ -192,8 +198,13 @@ def build_runner(args: argparse.Namespace) -> Runner:
         now, trouble = settings.load(args.data_dir / "settings.json")
         encoding = Encoding(now.image_format, now.image_quality, now.webp_lossless)
         gallery = replace(whole, encoding=encoding, names=Names(now.file_name, now.folder_name))
-        previews = {"preview_every": now.preview_every, "preview_type": now.show_progress_type}
-        run: Runner = GenerationRunner(engine, gallery, embed_inputs=now.embed_inputs, **previews)
+        run: Runner = GenerationRunner(
+            engine,
+            gallery,
+            preview_every=now.preview_every,
+            preview_type=now.show_progress_type,
+            embed_inputs=now.embed_inputs,
+        )
         if now.save_grid:
             run = with_grid(run, replace(whole, encoding=encoding), now.grid_rows)
         return (noted(run, trouble) if trouble else run)(*job)
@@ -251,10 +262,31 @@ def build_settings(args: argparse.Namespace) -> SettingsFile:
     from modules.params.settings import SettingsFile
 
     fixed = {"theme": args.theme} if args.theme else {}
-    settings = SettingsFile(args.data_dir / "settings.json", fixed=fixed, locked=args.lock_settings)
+    locked, _ = flags.locked_settings(args.lock_a1111_settings, args.lock_a1111_sections)
+    settings = SettingsFile(args.data_dir / "settings.json", fixed=fixed, locked=(*args.lock_settings, *locked))
     if settings.trouble:
         logging.warning(settings.trouble)
     return settings
+
+
+def build_policy(args: argparse.Namespace) -> ApiPolicy:
+    """What programs may do that use the HTTP APIs."""
+    from webui.policy import ApiPolicy, allowed_origins
+
+    origins, pattern, notes = allowed_origins(args.cors_allow_origins, args.cors_allow_origins_regex)
+    for note in notes:
+        logging.warning(note)
+    return ApiPolicy(
+        origins=origins,
+        origins_pattern=pattern,
+        webhook_hosts=tuple(args.webhook_host),
+        image_hosts=tuple(args.image_host),
+        requests_per_minute=args.rate_limit,
+        max_pixels=round(args.max_megapixels * 1_000_000),
+        max_steps=args.max_steps,
+        can_stop=args.api_server_stop,
+        frozen=frozenset(flags.locked_settings(args.lock_a1111_settings, args.lock_a1111_sections)[1]),
+    )
 
 
 def build_services(
@@ -298,6 +330,7 @@ def build_services(
         accounts=Accounts(args.data_dir / "users.db"),
         login=login,
         styles_file=args.styles_file,
+        api=build_policy(args),
         subpath=args.subpath,
         trusted_proxies=tuple(args.trusted_proxy),
     )
@@ -317,6 +350,8 @@ def serve(args: argparse.Namespace) -> int:
     _check_folder(args.data_dir / "outputs")
     if args.no_extensions:
         args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
+    if args.dump_sysinfo:
+        return dump_sysinfo(args)
     if args.api_only:
         os.environ["REPRISE_API_ONLY"] = "1"  # before anything of webui is imported, which imports Gradio at once
     from webui import server
@@ -350,6 +385,22 @@ def serve(args: argparse.Namespace) -> int:
         server.serve(app, listener, tls, trusted=args.trusted_proxy)
     finally:
         queue.close()
+    return 0
+
+
+def dump_sysinfo(args: argparse.Namespace) -> int:
+    """Write a report for bug reports into the folder at hand, as A1111 does."""
+    from modules.cli import sysinfo
+    from modules.extension.manifest import folders_in
+
+    models = build_catalogue(args)
+    counts = {"checkpoints": len(models.checkpoints()), "VAEs": len(models.vaes())}
+    told = sysinfo.report(VERSION, sys.argv[1:], counts, [folder.name for folder in folders_in(args.extensions_dir)])
+    try:
+        path = sysinfo.write(Path.cwd(), told)
+    except OSError as error:
+        raise OutputError(f"no report can be written here: {error.strerror}", hint="go to another folder") from error
+    print(path)
     return 0
 
 

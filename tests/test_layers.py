@@ -40,6 +40,8 @@ FOLDERS = (
     "modules.jobs",
     "webui.events",
     "webui.i18n",
+    "webui.policy",
+    "webui.outgoing",
     "webui.security",
     "webui.services",
     "webui.recorded",

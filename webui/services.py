@@ -19,12 +19,13 @@ from modules.extension.host import Host
 from modules.extension.loader import Loader
 from modules.extension.script import axis_names
 from modules.gallery.inputs import InputStore
-from modules.jobs.protocol import JobSpec, Json
+from modules.jobs.protocol import GenerateSpec, JobSpec, Json, ScriptSpec
 from modules.jobs.submit import Queue as Submissions
 from modules.jobs.submit import Submitter, submit
 from modules.params.generation import GenerationParams
 from modules.params.settings import FORM, SettingsFile
 from modules.pipeline.plan import hires_upscalers
+from webui.policy import NOTHING_MORE, ApiPolicy
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
@@ -86,6 +87,7 @@ class Queue(Submissions, Protocol):
 
     def cancel(self, owner: str | None, job_id: str) -> object: ...
     def skip(self, owner: str, job_id: str) -> object: ...
+    def finish(self, owner: str, job_id: str) -> object: ...
     def get(self, job_id: str, owner: str) -> JobView: ...
     def list(self, owner: str | None, limit: int = ..., states: Iterable[str] | None = ...) -> Sequence[JobView]: ...
     def position(self, job_id: str) -> int: ...
@@ -107,7 +109,7 @@ class History(Protocol):
     """The part of `modules.jobs.history.History` that the page uses. Another owner's images are `NotFound`."""
 
     def page(
-        self, owner: str, *, before: int = ..., after: int = ..., limit: int = ...
+        self, owner: str, *, before: int = ..., after: int = ..., limit: int = ..., words: Sequence[str] = ...
     ) -> Sequence[HistoryImageView]: ...
     def count(self, owner: str) -> int: ...
     def owns(self, owner: str, path: Path) -> bool: ...
@@ -169,6 +171,8 @@ class Services:
     login: bool = False
     """Nobody gets in without an account, even as long as there is none: the server can be reached from elsewhere."""
 
+    api: ApiPolicy = NOTHING_MORE
+    """What programs may do that use the HTTP APIs."""
     styles_file: Path | None = None
     """The styles, where they do not lie in ``data_dir``."""
     subpath: str = ""
@@ -210,6 +214,8 @@ class Services:
 
     def prepared(self, spec: JobSpec) -> JobSpec:
         """``spec`` as it would be queued."""
+        if isinstance(spec, (GenerateSpec, ScriptSpec)):
+            self.api.check(spec.params)
         return Submitter(self.queue, self.host, self.inputs, self.scripts).prepared(spec)
 
     def tables(self) -> Tables:

@@ -28,12 +28,13 @@ from modules.checkpoints.files import (
     PREDICTION,
     Hashes,
     Header,
+    ModelFile,
     contents,
     find_model,
     list_models,
     old_hash,
 )
-from modules.checkpoints.folders import unlistable
+from modules.checkpoints.folders import each, root_of, unlistable
 from modules.checkpoints.networks.side_files import preview_of, read_description, read_downloaded, write_preview
 from modules.checkpoints.places import ModelFolders, model_folders
 from modules.checkpoints.presets import Preset, distilled, preset_from, suggested
@@ -95,15 +96,17 @@ class CheckpointCatalogue:
         self._vaes = VaeFolders(places.vaes, self._checkpoints)
         self._texts = TextEncoders(places.text_encoders)
         self._embeddings = EmbeddingFolder(places.embeddings)
+        self._missing = places.missing
         self._hashes = hashes
         self._default = default
         self._headers: dict[tuple[Path, int], Header] = {}
 
     def told_at_start(self) -> list[str]:
         """Warnings about the folders to log at startup."""
-        return [
+        gone = [f"there is no folder {folder}, so nothing is read from there" for folder in self._missing]
+        return gone + [
             f"{name} in {folder.name} is left out because its name is not UTF-8: rename it"
-            for folder in (self._checkpoints, self._vaes.folder, self._embeddings.folder)
+            for folder in (*self._checkpoints, *each(self._vaes.folder), *each(self._embeddings.folder))
             for name in unlistable(folder, (*SUFFIXES, *PICKLES))
         ]
 
@@ -116,7 +119,7 @@ class CheckpointCatalogue:
 
     def _pickles(self) -> dict[str, Path]:
         found = {
-            model.path.relative_to(self._checkpoints).as_posix(): model.path
+            model.path.relative_to(root_of(model.path, self._checkpoints)).as_posix(): model.path
             for model in list_models(self._checkpoints, CHECKPOINT_PICKLES)
         }
         return {name: path for name, path in found.items() if not path.with_suffix(".safetensors").is_file()}
@@ -160,15 +163,16 @@ class CheckpointCatalogue:
     def native_size(self, checkpoint: str) -> int:
         """The image size in pixels (side of a square) that a checkpoint was trained for."""
         try:
-            path, header = self._header(checkpoint)
-            return native_size(header, path, self._seen(path, header))
+            file, header = self._header(checkpoint)
+            return native_size(header, file.path, self._seen(file.path, header))
         except RepriseError:  # no model at all: the job will say so
             return 512
 
     def card(self, checkpoint: str) -> Card:
         """The model card of a checkpoint."""
         try:
-            path, header = self._header(checkpoint)
+            file, header = self._header(checkpoint)
+            path = file.path
             nbytes = sum(file.stat().st_size for file in contents(path))
             sha256 = self._hashes.known(path)
         except RepriseError as error:
@@ -189,7 +193,7 @@ class CheckpointCatalogue:
             description=chosen.description or read_description(beside(path)) or downloaded.description,
             trigger_words=(chosen.trigger_words,) if chosen.trigger_words else downloaded.trained_words,
             preview=preview_of(beside(path)),
-            name=self._name(path),
+            name=file.name,
             file_name=path.parent.name if path.name == INDEX else path.name,
             family=family_label(shapes),
             prediction=seen if only_seen(shapes, predicts) else predicts.kind,
@@ -209,22 +213,19 @@ class CheckpointCatalogue:
             return ""
         return self._hashes.noted(path, PREDICTION)
 
-    def _name(self, path: Path) -> str:
-        whole = path.relative_to(self._checkpoints)
-        return (whole.parent if path.name == INDEX else whole.with_suffix("")).as_posix()
-
     def _path(self, checkpoint: str) -> Path:
         return find_model(self._checkpoints, checkpoint, self._default).path
 
-    def _header(self, checkpoint: str) -> tuple[Path, Header]:
-        path = self._path(checkpoint)
+    def _header(self, checkpoint: str) -> tuple[ModelFile, Header]:
+        file = find_model(self._checkpoints, checkpoint, self._default)
+        path = file.path
         try:
             key = (path, path.stat().st_mtime_ns)
         except OSError as error:  # gone since it was listed
             raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
         if key not in self._headers:
             self._headers = {key: open_source(path).header}  # one: asked for again and again while its prompt is typed
-        return path, self._headers[key]
+        return file, self._headers[key]
 
 
 CHECKPOINT_PICKLES = (".ckpt", ".pt", ".pth")

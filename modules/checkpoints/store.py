@@ -18,6 +18,7 @@ from torch import dtype
 from modules.checkpoints.approximations import DECODER, ENCODER, Approximations
 from modules.checkpoints.detect import Beside, native_size, only_seen, prediction, said_beside, shapes_of
 from modules.checkpoints.files import MOST_NAMED, PREDICTION, Hashes, ModelFile, find_model, list_models
+from modules.checkpoints.folders import Folders, each
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
 from modules.checkpoints.source import open_source
@@ -43,11 +44,13 @@ def _stamp(path: Path) -> tuple[Path, int]:
 
 
 class ModelStore:
-    """Loads the checkpoints of one folder by name. Not thread-safe: the worker that owns it runs one job at a time."""
+    """Loads the checkpoints of some folders by name. Not thread-safe: the worker that owns it runs one job at a
+    time.
+    """
 
     def __init__(
         self,
-        folder: Path,
+        folder: Folders,
         device: Device,
         hashes: Hashes,
         *,
@@ -63,11 +66,11 @@ class ModelStore:
         self._default = default
         self._budget = budget
         """Bytes of weights to keep; the newest model stays whatever its size."""
-        self._vaes = vaes or VaeFolders(folder / "none", folder)
+        self._vaes = vaes or VaeFolders((), folder)
         self.text_encoders = text_encoders or TextEncoders()
         self._text_wanted: dict[Path, tuple[object, ...]] = {}
         """The text encoder that was asked for, and what its files were, of models that have none of their own."""
-        self.approximations = Approximations(approximations or folder / "none", device)
+        self.approximations = Approximations(approximations or each(folder)[0] / "none", device)
         self._vae: tuple[tuple[Path, int, VAEConfig, dtype], VAE] | None = None
         """The standalone VAE used last."""
         self._wider: dict[Path, Device] = {}

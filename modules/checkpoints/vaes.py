@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modules.checkpoints.choices import beside, read_choices
 from modules.checkpoints.files import MOST_NAMED, PICKLES, read_header
-from modules.checkpoints.folders import files_below
+from modules.checkpoints.folders import Folders, below, each, files_below, told_apart
 from modules.checkpoints.matching import ambiguous, match
 from modules.errors import UnknownName
 
@@ -17,7 +17,7 @@ AUTOMATIC, OWN = "Automatic", "None"
 class VaeFolders:
     """The VAEs in the VAE folder, and beside checkpoints as ``NAME.vae.safetensors``, listed by file name."""
 
-    def __init__(self, vaes: Path, checkpoints: Path):
+    def __init__(self, vaes: Folders, checkpoints: Folders):
         self.folder = vaes
         self._checkpoints = checkpoints
 
@@ -29,7 +29,8 @@ class VaeFolders:
         found = {path.name: path for path in sorted(beside, reverse=True)}
         own: dict[str, Path] = {}
         for path in sorted(files_below(self.folder, suffixes), key=lambda path: (len(path.parts), path)):
-            own[path.relative_to(self.folder).as_posix() if path.name in own else path.name] = path
+            name = path.name if path.name not in own else below(path, self.folder).as_posix()
+            own[told_apart(name, path, self.folder, own)] = path
         return dict(sorted((found | own).items(), key=lambda item: (item[0].casefold(), item[0])))
 
     def find(self, wanted: str, checkpoint: Path) -> Path | None:
@@ -60,7 +61,8 @@ class VaeFolders:
         raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")
 
     def _below(self, path: Path) -> str:
-        return path.relative_to(self.folder if path.is_relative_to(self.folder) else self._checkpoints).as_posix()
+        own = any(path.is_relative_to(folder) for folder in each(self.folder))
+        return below(path, self.folder if own else self._checkpoints).as_posix()
 
     def name_of(self, path: Path) -> str:
         """The name under which `list` has the file."""

@@ -72,6 +72,16 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--lock-settings", type=_names, default=(), metavar="NAME,NAME", help="settings that the page cannot change"
     )
+    serving.add_argument(
+        "--lock-a1111-settings",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help="settings by A1111's names that neither the page nor its API changes; or all",
+    )
+    serving.add_argument(
+        "--lock-a1111-sections", type=_names, default=(), metavar="NAME,NAME", help="the same, by A1111's sections"
+    )
     serving.add_argument("--styles-file", type=_folder, metavar="FILE", help="styles.csv, instead of the one in data/")
     serving.add_argument("--tls-keyfile", type=_folder, metavar="FILE", help="key for https, PEM")
     serving.add_argument("--tls-certfile", type=_folder, metavar="FILE", help="certificate and its chain, PEM")
@@ -79,6 +89,29 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--trusted-proxy", action="append", default=[], metavar="ADDRESS", help="proxy to believe X-Forwarded-* of"
     )
+    serving.add_argument(
+        "--cors-allow-origins", type=_names, default=(), metavar="URL,URL", help="other sites that may use the APIs"
+    )
+    serving.add_argument(
+        "--cors-allow-origins-regex", default="", metavar="PATTERN", help="the same, as a regular expression"
+    )
+    serving.add_argument(
+        "--webhook-host", action="append", default=[], metavar="HOST[:PORT]", help="a host that jobs may call when done"
+    )
+    serving.add_argument(
+        "--image-host", action="append", default=[], metavar="HOST[:PORT]", help="a host that images are fetched from"
+    )
+    serving.add_argument(
+        "--rate-limit", type=_rate, default=0, metavar="N", help="requests a minute to the APIs, for each account"
+    )
+    serving.add_argument(
+        "--max-megapixels", type=_part_up, default=0.0, metavar="X", help="the largest image that may be asked for"
+    )
+    serving.add_argument("--max-steps", type=_rate, default=0, metavar="N", help="the most steps of a pass")
+    serving.add_argument(
+        "--api-server-stop", action="store_true", help="let an administrator end the server by a request"
+    )
+    serving.add_argument("--dump-sysinfo", action="store_true", help="write a report for bug reports here, and end")
     serving.add_argument("--no-extensions", action="store_true", help="load no extension, shipped ones neither")
     serving.add_argument("--api-only", action="store_true", help="serve the HTTP APIs without the page: starts sooner")
     serving.add_argument("--list-routes", action="store_true", help="print every route and who may use it, and end")
@@ -176,24 +209,34 @@ def _add_user(people: argparse.ArgumentParser) -> None:
         _add_places(one)
 
 
-FOLDERS: Mapping[str, str] = {
-    "--models-from": "an installation of A1111, Forge or ComfyUI, whose models stand in for --models-dir",
-    "--ckpt-dir": "checkpoints, instead of models/Stable-diffusion",
-    "--vae-dir": "VAEs, instead of models/VAE",
-    "--embeddings-dir": "embeddings, instead of models/embeddings",
-    "--lora-dir": "LoRAs beside those of models/Lora; can be given again",
+FOLDERS: Mapping[str, tuple[str, str]] = {
+    "--models-from": ("installations", "models of A1111, Forge, ComfyUI or StabilityMatrix too, or of a yaml of paths"),
+    "--ckpt-dir": ("checkpoints", "further checkpoints"),
+    "--vae-dir": ("vaes", "further VAEs"),
+    "--embeddings-dir": ("embeddings", "further embeddings"),
+    "--lora-dir": ("loras", "further LoRAs"),
+    "--hypernetwork-dir": ("hypernetworks", "further hypernetworks"),
+    "--upscaler-dir": ("upscalers", "further upscalers"),
+    "--face-restorer-dir": ("restorers", "further face restorers and face detectors"),
 }
-"""Where models lie, in A1111's words where it has some."""
-UNSAID: Mapping[str, Any] = {flag[2:].replace("-", "_"): None for flag in (*FOLDERS, "--ckpt")}
+"""Folders beside those of ``--models-dir``, in A1111's words where it has some: what lies there, and help. Each can be
+given again."""
+
+
+def dest_of(flag: str) -> str:
+    """The name of a flag's value among the parsed ones."""
+    return flag[2:].replace("-", "_")
+
+
+UNSAID: Mapping[str, Any] = {dest_of(flag): None for flag in (*FOLDERS, "--ckpt")}
 
 
 def said_places(args: argparse.Namespace) -> list[str]:
     """What was said of where models lie, in the words of the command line, for a process that is to know it too."""
     words = ["--ckpt", args.ckpt] if args.ckpt else []
     for flag in FOLDERS:
-        value = getattr(args, flag[2:].replace("-", "_"))
-        for folder in value if isinstance(value, list) else [value]:
-            words += [flag, str(folder)] if folder else []
+        for folder in getattr(args, dest_of(flag)) or ():
+            words += [flag, str(folder)]
     return words
 
 
@@ -206,9 +249,8 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
     add("--data-dir", "what is written (default data/)", type=_folder, metavar="DIR")
     add("--models-dir", "checkpoints (default models/)", type=_folder, metavar="DIR")
-    for flag, meaning in FOLDERS.items():
-        repeated: dict[str, Any] = {"action": "append"} if flag == "--lora-dir" else {}
-        add(flag, meaning, type=_folder, metavar="DIR", **repeated)
+    for flag, (_, meaning) in FOLDERS.items():
+        add(flag, f"{meaning}; can be given again", type=_folder, metavar="DIR", action="append")
     add("--ckpt", "the checkpoint of those who choose none", metavar="FILE")
     add("--extensions-dir", "extensions (default extensions/)", type=_folder, metavar="DIR")
     add("--device", "auto, cpu or cuda")
@@ -293,6 +335,18 @@ def _turns(text: str) -> int:
 def _part(text: str) -> float:
     if not 0 < float(text) <= 1:
         raise argparse.ArgumentTypeError("must be above 0 and at most 1")
+    return float(text)
+
+
+def _rate(text: str) -> int:
+    if not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError("must be between 1 and 1,000,000")
+    return int(text)
+
+
+def _part_up(text: str) -> float:
+    if not 0.01 <= float(text) <= 1000:
+        raise argparse.ArgumentTypeError("must be between 0.01 and 1000")
     return float(text)
 
 

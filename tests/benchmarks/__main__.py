@@ -9,7 +9,7 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-PARTS = ("gpu", "image", "kernels", "networks", "page", "prompt", "samplers", "start", "unet", "replay")
+PARTS = ("api", "gpu", "image", "kernels", "networks", "page", "prompt", "samplers", "start", "unet", "replay")
 """Modules beside this one, each imported only when it runs: not every machine has what all of them need."""
 
 

@@ -36,6 +36,7 @@ from modules.jobs.worker import Emit, JobControl
 from modules.metadata.verdict import Verdict
 from modules.params.settings import SettingsFile
 from webui import tabs
+from webui.policy import ApiPolicy
 from webui.security.connections import HEAD_S
 from webui.security.guard import Guard
 from webui.services import Services, tables_of
@@ -181,6 +182,7 @@ def main() -> None:
     parser.add_argument("--subpath", default="")
     parser.add_argument("--trusted-proxy", action="append", default=[])
     parser.add_argument("--body-s", type=float, help="how long a client may take to send a body")
+    parser.add_argument("--can-stop", action="store_true", help="a request may end the server")
     parser.add_argument("--head-s", type=float, default=HEAD_S, help="how long a client may take to send a head")
     args = parser.parse_args()
     from webui.server import create_app, listen, serve
@@ -188,7 +190,8 @@ def main() -> None:
     accounts = Accounts(args.data_dir / "users.db")
     for name, _, password in (user.partition(":") for user in args.user):
         accounts.add(name, password)
-    proxies = {"subpath": args.subpath, "trusted_proxies": tuple(args.trusted_proxy)}
+    proxies: dict[str, Any] = {"api": ApiPolicy(can_stop=args.can_stop)}
+    proxies |= {"subpath": args.subpath, "trusted_proxies": tuple(args.trusted_proxy)}
     with services(args.data_dir, accounts=accounts, **proxies) as given:
         app = create_app(given)
         for middleware in app.user_middleware:

@@ -91,8 +91,13 @@ def visitor_of(request: Any) -> Visitor | None:
 
 def owner_of(request: Any) -> str:
     """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
-    visitor = visitor_of(request)
-    return visitor.name if visitor else LOCAL
+    return owner_of_scope(request.scope)
+
+
+def owner_of_scope(scope: Scope) -> str:
+    """The same of a request's ASGI scope."""
+    visitor = scope.get(IN_SCOPE)
+    return visitor.name if isinstance(visitor, Visitor) else LOCAL
 
 
 def address_of(scope: Scope) -> str:

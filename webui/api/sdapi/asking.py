@@ -158,12 +158,13 @@ def _start(services: Services, given: Mapping[str, Any]) -> dict[str, Any]:
     pictures = given.get("init_images")
     if not pictures:
         raise Refusal(404, "Init image not found", field="init_images")
-    put = services.inputs.put
-    values: dict[str, Any] = {"image": ",".join(put(decoded(str(one), "init_images")) for one in pictures)}
+    put, hosts = services.inputs.put, services.api.image_hosts
+    keys = [put(decoded(str(one), "init_images", hosts)) for one in pictures]
+    values: dict[str, Any] = {"image": ",".join(keys)}
     if len(pictures) > 1:
         values["batch_size"] = len(pictures)
     if given.get("mask"):
-        values["mask_image"] = put(decoded(given["mask"], "mask"))
+        values["mask_image"] = put(decoded(given["mask"], "mask", hosts))
         values["mask_blur"] = given.get("mask_blur", given.get("mask_blur_x", given.get("mask_blur_y", 4)))
     return values
 

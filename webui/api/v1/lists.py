@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
+from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, ROLES
 from modules.jobs.protocol import Json
 from webui.api.v1.openapi import TAGS
 from webui.security.auth import owner_of
 from webui.services import Services
 
-MOST = 500
+MOST, MOST_WORDS = 500, 20
 
 
 def add_lists(routes: APIRouter, services: Services) -> None:
@@ -42,17 +43,24 @@ def add_lists(routes: APIRouter, services: Services) -> None:
             "vaes": list(services.vaes()),
         }
 
+    @routes.get("/networks", tags=[TAGS.files])
+    def networks() -> Json:
+        """LoRA and its relatives, and hypernetworks: how a prompt calls each, and for which models it is. What a new
+        file says of itself is read in the background, and known at a later call."""
+        return {"networks": [one for role in ROLES for one in _networks(services, role)]}
+
     @routes.get("/choices", tags=[TAGS.files])
     def choices() -> Json:
         """The values of all parameters that are chosen from a list, by the list's name in the schema."""
         return {name: list(table()) for name, table in services.tables().items()}
 
     @routes.get("/history", tags=[TAGS.files])
-    def history(request: Request, before: int = 0, after: int = 0, limit: int = 60) -> Json:
-        """The pictures that you made, the newest first: older than number ``before``, or newer than ``after``."""
+    def history(request: Request, before: int = 0, after: int = 0, limit: int = 60, q: str = "") -> Json:
+        """The pictures that you made, the newest first: older than number ``before``, or newer than ``after``. ``q``:
+        words that are all in a prompt or in the checkpoint's name. ``count`` is the number of all that you made."""
         bounds = {"before": _number(before), "after": _number(after), "limit": max(1, min(limit, MOST))}
         owner = owner_of(request)
-        found = services.history.page(owner, **bounds)
+        found = services.history.page(owner, **bounds, words=q.split()[:MOST_WORDS])
         pictures = [
             {
                 "number": one.number,
@@ -65,6 +73,25 @@ def add_lists(routes: APIRouter, services: Services) -> None:
             for one in found
         ]
         return {"count": services.history.count(owner), "pictures": pictures}
+
+
+def _networks(services: Services, role: str) -> list[Json]:
+    listing = services.host.shelf.listed(role)
+    tag = {LORA: "lora", HYPERNETWORK: "hypernet"}[role]
+    return [
+        {
+            "name": (name := listing.prompt_name(file)),
+            "kind": role,
+            "tag": f"<{tag}:{name}:1>",
+            "file": file.path.relative_to(file.folder).as_posix(),
+            "bytes": file.size,
+            "family": file.described.family,
+            "tags": list(file.described.tags),
+            "hash": file.described.hash,
+            "problem": file.described.problem,
+        }
+        for file in listing.files
+    ]
 
 
 def _number(value: int) -> int:
