@@ -289,7 +289,9 @@ def test_options_that_stand_for_pictures_have_a_place_for_them_and_units_a_fold_
         model, module = found[f"{place}_units_1_model"], found[f"{place}_units_1_module"]
         assert [value for _, value in model.choices] == ["a", "b"]
         (event,) = [
-            fn for fn in blocks.fns.values() if (module._id, "change") in fn.targets and model._id == fn.outputs[0]._id
+            fn
+            for fn in blocks.fns.values()
+            if (module._id, "change") in fn.targets and [b._id for b in fn.outputs] == [model._id]
         ]
         update = event.fn("a", "depth")
         assert (list(update["choices"]), update["value"]) == (["b", "c"], "b")
