@@ -20,7 +20,7 @@ class ByteLimit(TorchDispatchMode):
 
     def __init__(self, limit: int = 2**62, extra: Callable[[], int] = lambda: 0):
         """``extra``: bytes that count besides, say of weights that were moved to a pretended card."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.limit = limit
         self.extra = extra
         self.peak = 0
@@ -38,7 +38,7 @@ class ByteLimit(TorchDispatchMode):
         for tensor in tree_flatten(out)[0]:
             if isinstance(tensor, Tensor) and (address := _address(tensor)) not in before:
                 storage = tensor.untyped_storage()
-                self._living[address] = StorageWeakRef(storage), storage.nbytes()
+                self._living[address] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
                 self._most += storage.nbytes()
         if self._most + self.extra() <= self.peak:
             return out
@@ -50,7 +50,8 @@ class ByteLimit(TorchDispatchMode):
         return out
 
     def living(self) -> int:
-        self._living = {key: value for key, value in self._living.items() if not value[0].expired()}
+        kept = {key: value for key, value in self._living.items() if not value[0].expired()}  # type: ignore[no-untyped-call]
+        self._living = kept
         self._most = sum(size for _, size in self._living.values())
         return self._most + self.extra()
 

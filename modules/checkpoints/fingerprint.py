@@ -33,7 +33,7 @@ def _on_cpu(samples: Sequence[Tensor]) -> list[bytes]:
     found: dict[int, bytes] = {}
     for device in {sample.device for sample in samples}:
         there = [(i, sample) for i, sample in enumerate(samples) if sample.device == device]
-        pieces = torch.cat([sample for _, sample in there]).cpu().split([len(sample) for _, sample in there])
+        pieces = torch.split(torch.cat([sample for _, sample in there]).cpu(), [len(sample) for _, sample in there])
         found.update((i, piece.numpy().tobytes()) for (i, _), piece in zip(there, pieces, strict=True))
     return [found[i] for i in range(len(samples))]
 

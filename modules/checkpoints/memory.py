@@ -151,13 +151,13 @@ class Residence:
         others leave the card where it needs room.
         """
         module = model.parts()[name]
-        streams = isinstance(module, UNet) and self._streams_now(module, working)
         if isinstance(module, UNet):
-            self._hook(module, streams or module.input_blocks[0][0].weight.dtype == STORED)
+            streams = self._streams_now(module, working)
+            self._hook(module, streams or _is_stored(module))
+            if streams and self._mover:
+                self._stream(module, working)
+                return
         if self._mover is None:
-            return
-        if streams:
-            self._stream(module, working)
             return
         changes = module.changes if isinstance(module, UNet) else None
         if module not in self._there:
@@ -232,6 +232,11 @@ class Residence:
         elif not needed and (stream := self._streams.pop(unet, None)):
             stream.remove()
             self._there.pop(unet, None)  # some of it may be there, and now all is wanted
+
+
+def _is_stored(unet: UNet) -> bool:
+    """Whether its weights are kept in 8 bits."""
+    return any(parameter.dtype == STORED for parameter in unet.input_blocks[0].parameters())
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -109,7 +109,8 @@ class Memory:
                 except (OutOfMemory, MemoryError, RuntimeError) as error:
                     if not out_of_memory(error):
                         raise
-            self.way = replace(self.way, **{measure: area})
+            smaller: dict[str, Any] = {measure: area}
+            self.way = replace(self.way, **smaller)
         return self.attempt(tiled)
 
     def climb(self, images: int) -> str:

@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Finding:
 def examine(
     root: Path,
     data_dir: Path,
-    folders: Mapping[str, Path],
+    folders: Mapping[str, Sequence[Path]],
     host: str,
     port: int,
     *,
@@ -176,15 +176,20 @@ def _units(machine: Machine, torch: Mapping[str, Any]) -> Finding:
     return Finding("matrix units", f"none for bfloat16 ({name})", advice)
 
 
-def _folders(folders: Mapping[str, Path]) -> Iterator[Finding]:
-    for kind, folder in folders.items():
-        if not folder.is_dir():
-            yield Finding(f"folder of {kind}", f"{folder} is not there", "make it, or name another with --models-dir")
-            continue
-        count = sum(path.suffix in (".safetensors", ".pt", ".ckpt") for path in folder.rglob("*"))
-        empty = kind == "checkpoints" and not count
-        advice = f"put a checkpoint (.safetensors) into {folder}" if empty else ""
-        yield Finding(f"folder of {kind}", f"{folder}, {count} file{'' if count == 1 else 's'}", advice, bad=empty)
+def _folders(folders: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
+    for kind, places in folders.items():
+        counts = {folder: _models_in(folder) for folder in places if folder.is_dir()}
+        if not counts:
+            advice = "make it, or name another with --models-dir"
+            yield Finding(f"folder of {kind}", f"{places[0]} is not there", advice)
+        empty = kind == "checkpoints" and not any(counts.values())
+        for folder, count in counts.items():
+            advice = f"put a checkpoint (.safetensors) into {folder}" if empty else ""
+            yield Finding(f"folder of {kind}", f"{folder}, {count} file{'' if count == 1 else 's'}", advice, bad=empty)
+
+
+def _models_in(folder: Path) -> int:
+    return sum(path.suffix in (".safetensors", ".pt", ".ckpt") for path in folder.rglob("*"))
 
 
 def _port(host: str, port: int) -> Finding:

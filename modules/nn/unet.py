@@ -319,7 +319,7 @@ class UNet(nn.Module):
 
     def text_keys(self, context: Tensor) -> TextKeys:
         """Text states (b, tokens, context_dim) -> keys and values of every cross-attention layer."""
-        found = {}
+        found: dict[nn.Module, KeyValue] = {}
         for block in self._transformer_blocks():
             with self._lend(block.attn2.to_k, block.attn2.to_v):
                 found[block.attn2] = block.attn2.key_value(context)

@@ -101,16 +101,18 @@ class Cards:
         self._by_file = by_file
         self._sides: dict[Path, tuple[object, _Side]] = {}
 
-    def list(self, role: str = LORA) -> list[Card]:
+    def list(self, role: str = LORA) -> Sequence[Card]:
         """Those of a role, in the order of their paths; files whose headers nobody has read yet as far as is known."""
         return self.of_listing(role, self._shelf.listed(role))
 
-    def of_listing(self, role: str, listing: NetworkListing) -> list[Card]:
+    def of_listing(self, role: str, listing: NetworkListing) -> Sequence[Card]:
         """The cards of what the shelf listed."""
         names = [listing.prompt_name(file, by_file=self._by_file) for file in listing.files]
         return self.of(role, listing.files, names, self._shelf.known_hashes(listing.files))
 
-    def of(self, role: str, files: Sequence[NetworkFile], names: Sequence[str], hashes: Sequence[str]) -> list[Card]:
+    def of(
+        self, role: str, files: Sequence[NetworkFile], names: Sequence[str], hashes: Sequence[str]
+    ) -> Sequence[Card]:
         """The cards of ``files``, which prompts call by ``names``."""
         models = [side_base(file.path) for file in files]
         folders = _names({model.parent for model in models})

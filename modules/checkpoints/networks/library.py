@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from PIL import Image
 from modules.checkpoints.detect import family_label, shapes_of
 from modules.checkpoints.embeddings import EmbeddingFile, EmbeddingFolder
 from modules.checkpoints.files import Hashes, list_models, read_header
+from modules.checkpoints.folders import root_of
 from modules.checkpoints.networks import metadata as told
 from modules.checkpoints.networks.cards import CHECKPOINT, EMBEDDING, Card, Cards
 from modules.checkpoints.networks.listing import COVERS, Described, NetworkFile, NetworkFolders
@@ -92,13 +93,13 @@ class Library:
         self._embeddings = EmbeddingFolder(places.embeddings)
         cache = data / "checkpoint-cards.json" if data else None
         self._checkpoints = NetworkFolders(
-            [places.checkpoints], (".safetensors",), cache, list_files=_checkpoints, describe=_described_checkpoint
+            places.checkpoints, (".safetensors",), cache, list_files=_checkpoints, describe=_described_checkpoint
         )
         self._checkpoint_hashes = Hashes(data / "hashes.json" if data else None)
         self._small = data / "thumbnails" / "networks" if data else None
         self._known: dict[tuple[str, str], Card] = {}
 
-    def cards(self, kind: str) -> tuple[list[Card], int]:
+    def cards(self, kind: str) -> tuple[Sequence[Card], int]:
         """The cards of a kind in the order of their paths, and how many of them have not been read yet."""
         naming = self._naming()
         cards = self._cards.setdefault(naming, Cards(self._shelf, default_weight=naming.weight, by_file=naming.by_file))
@@ -106,7 +107,7 @@ class Library:
         self._known |= {(kind, card.key): card for card in found}
         return found, unread
 
-    def _listed(self, kind: str, cards: Cards) -> tuple[list[Card], int]:
+    def _listed(self, kind: str, cards: Cards) -> tuple[Sequence[Card], int]:
         if kind == EMBEDDING:
             listed = self._embedding_files()
             return cards.of(kind, [file for _, file in listed], [name for name, _ in listed], [""] * len(listed)), 0
@@ -116,23 +117,23 @@ class Library:
             return self._network_cards(kind, cards)
         raise NotFound(f"there is no kind of network {kind[:40]!r}", hint=f"there are {', '.join(KINDS)}", field="kind")
 
-    def _network_cards(self, kind: str, cards: Cards) -> tuple[list[Card], int]:
+    def _network_cards(self, kind: str, cards: Cards) -> tuple[Sequence[Card], int]:
         listing = self._shelf.listed(kind)
         return cards.of_listing(kind, listing), listing.unread
 
     def _embedding_files(self) -> list[tuple[str, NetworkFile]]:
-        listing, folder = self._embeddings.list(), self._places.embeddings
+        listing, folders = self._embeddings.list(), self._places.embeddings
         sizes = {file.path: _WIDTHS.get(file.width, "") for file in listing.files}
         reasons = {file.path: file.reason for file in listing.broken}
-        names = {file.path: file.name for file in (*listing.files, *listing.broken)}
-        found = []
+        names = {file.path: file.name for file in listing.files} | {file.path: file.name for file in listing.broken}
+        found: list[tuple[str, NetworkFile]] = []
         for path in sorted(names):
             about = Described(family=sizes.get(path, ""), problem=reasons.get(path, ""))
-            if file := _stamped(path, folder, about):
+            if file := _stamped(path, root_of(path, folders), about):
                 found.append((names[path], file))
         return found
 
-    def _checkpoint_cards(self, cards: Cards) -> tuple[list[Card], int]:
+    def _checkpoint_cards(self, cards: Cards) -> tuple[Sequence[Card], int]:
         names = {model.path: model.name for model in list_models(self._places.checkpoints)}
         listing = self._checkpoints.listed()
         if listing.unread:

@@ -16,7 +16,7 @@ from modules.machine import GB, Card, Machine, Ram
 def found(tmp_path: Path, machine: Machine, torch: Mapping[str, Any], port: int = 0) -> dict[str, Finding]:
     (tmp_path / "checkpoints").mkdir(exist_ok=True)
     (tmp_path / "checkpoints" / "a.safetensors").touch()
-    folders = {"checkpoints": tmp_path / "checkpoints", "VAEs": tmp_path / "none"}
+    folders = {"checkpoints": [tmp_path / "checkpoints"], "VAEs": [tmp_path / "none"]}
     findings = examine(
         tmp_path, tmp_path / "data", folders, "127.0.0.1", port, machine=machine, ask_torch=lambda: torch
     )
@@ -83,6 +83,6 @@ def test_a_port_in_use_and_a_folder_without_checkpoints_are_problems(tmp_path: P
         finding = found(tmp_path, machine(), WITHOUT, port)["port"]
     assert finding.bad and finding.advice == "choose another with --port"
     (tmp_path / "empty").mkdir()
-    empty = {"checkpoints": tmp_path / "empty"}
+    empty = {"checkpoints": [tmp_path / "empty"]}
     findings = examine(tmp_path, tmp_path, empty, "127.0.0.1", 0, machine=machine(), ask_torch=lambda: WITHOUT)
     assert [one.subject for one in findings if one.bad] == ["folder of checkpoints"]

@@ -106,6 +106,7 @@ def test_other_weights_make_a_recording_of_their_own_and_changing_ones_none(unet
     pool = GraphPool(recorder)
     arguments = step(unet)
     layer = unet.out[2]
+    assert isinstance(layer, nn.Conv2d)
     own, others = layer.weight, [nn.Parameter(torch.randn_like(layer.weight), False) for _ in range(4)]
     pool.run(unet, *arguments)
     pool.run(unet, *arguments)

@@ -107,7 +107,7 @@ def told_card(card: Card) -> Json:
     }
 
 
-def chosen_of(cards: list[Card], search: str, family: str, sort: str, folder: str) -> list[Card]:
+def chosen_of(cards: Sequence[Card], search: str, family: str, sort: str, folder: str) -> list[Card]:
     if sort not in SORTS:
         raise UserError(f"there is no order {sort[:40]!r}", hint=f"there are {', '.join(SORTS)}", field="sort")
     return chosen(cards, search, family, sort, folder=folder)
