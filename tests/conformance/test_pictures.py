@@ -18,6 +18,7 @@ from modules.builtin import register
 from modules.checkpoints.embeddings import Listing
 from modules.checkpoints.families.base import variant
 from modules.checkpoints.families.sd1 import SD1
+from modules.checkpoints.way import Memory
 from modules.devices import Device
 from modules.diffusion.parameterization import NoiseTable
 from modules.engine import Engine, Result
@@ -65,6 +66,7 @@ class Model:
 
     config: Any
     embeddings: Listing = NOTHING
+    memory: Memory = Memory()
     name, short_hash, sha256 = "toy", "0123456789", "0123456789" + "0" * 54
     vae_path, vae_name, vae_sha256 = None, "", ""
     text_files = ()
@@ -72,6 +74,7 @@ class Model:
     device = Device(torch.device("cpu"), torch.float32)
 
     own_embeddings = SimpleNamespace(files=(), skipped={})
+    unet = object()
 
     def encode(self, images: Tensor) -> Tensor:
         r, g, b = torch.nn.functional.avg_pool2d(images, 8).unbind(1)
@@ -123,6 +126,9 @@ def test_the_pictures_are_the_references(
     store = SimpleNamespace(
         load=lambda *_: Model(config_of(9 if "conditioning_key" in request else 4)),
         unconverted_vae=lambda _: "",
+        relieve=lambda: False,
+        sha256=lambda _: "",
+        residence=SimpleNamespace(moves=False, streaming=0),
         device=SimpleNamespace(kernels="fast"),
     )
     engine = Engine(store, host, version="0", inputs=InputStore(tmp_path))  # type: ignore[arg-type]

@@ -158,7 +158,7 @@ def test_latents(run: Case, host: Host, record_property: Callable[[str, object],
             source=settings.get("randn_source", "NV"),
             subseeds=(run["all_subseeds"] or [])[picked],
             subseed_strength=request.get("subseed_strength", 0.0),
-            resize_from=(request.get("seed_resize_from_h", 0), request.get("seed_resize_from_w", 0)),
+            resize_from=(request.get("seed_resize_from_h", 0) // 8, request.get("seed_resize_from_w", 0) // 8),
             ensd=settings.get("eta_noise_seed_delta", 0),
             brownian=full if sampler.brownian else (),
         )

@@ -119,7 +119,7 @@ def params_from(
     if whole and (specs := tuple(modifiers)):
         changes["extensions"], keys = from_text(specs, parsed, notes)
         known |= keys
-    foreign = [f"{k}: {v}" for k, v in parsed.items() if whole and k not in known and v != DEFAULTS.get(k)]
+    foreign = [f"{k}: {v}" for k, v in parsed.items() if whole and k not in known and v not in (False, DEFAULTS.get(k))]
     if foreign:
         notes.append(f"not used here: {', '.join(foreign)}")
     return Paste(changes, tuple(notes), start)

@@ -126,7 +126,7 @@ def test_a_unet_alone_tells_its_family(family: str, tmp_path: Path) -> None:
 
 
 def test_full_size_unets_alone_tell_their_family() -> None:
-    """By the widths of spec 8.2: texts of 768, 1024, 2048 and 1280, vectors of 2816 and 2560."""
+    """By their widths: texts of 768, 1024, 2048 and 1280, vectors of 2816 and 2560."""
     unet, expected = "model.diffusion_model.", {"sd1": (768, 0), "sd2": (1024, 0), "sdxl": (2048, 2816)}
     for name, (context, vector) in (expected | {"sdxl-refiner": (1280, 2560)}).items():
         shapes: dict[str, tuple[int, ...]] = {f"{unet}input_blocks.0.0.weight": (320, 4, 3, 3)}

@@ -355,7 +355,7 @@ def test_waiting_job_of_a_modifier_that_is_gone_is_done_without_it_and_says_so(s
     ]
 
 
-@pytest.mark.parametrize("values", [[], {"a": 1}, {"a": {"b": []}}, {"a": {"b": {}}}])
+@pytest.mark.parametrize("values", [[], {"a": 1}, {"a": {"b": [1]}}, {"a": {"b": {}}}])
 def test_extensions_of_a_request_are_objects_of_plain_values(values: Any) -> None:
     with pytest.raises(UserError):
         GenerationParams.from_json({"extensions": values})
