@@ -382,7 +382,7 @@ def test_hostile_text_is_read_in_time_proportional_to_its_length(piece: str) -> 
     start = time.process_time()
     paste(text)
     paste(piece * (MAX_LENGTH // len(piece)))
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 20.0  # a fraction of a second on a free core; by the square it would be hours
 
 
 def test_text_over_the_limit_is_refused() -> None:
