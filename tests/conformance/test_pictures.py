@@ -5,7 +5,7 @@ The engine itself runs; its model, text encoder and autoencoder are those that t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,7 +66,7 @@ class Model:
 
     config: Any
     embeddings: Listing = NOTHING
-    memory: Memory = Memory()
+    memory: Memory = field(default_factory=Memory)
     name, short_hash, sha256 = "toy", "0123456789", "0123456789" + "0" * 54
     vae_path, vae_name, vae_sha256 = None, "", ""
     text_files = ()
