@@ -10,15 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings, strategies
 from hypothesis import given as drawn
-from safetensors.numpy import save_file
 from starlette.testclient import TestClient
 
 from modules.accounts import Accounts
-from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.params.generation import GenerationParams
 from modules.params.options import options_of
 from tests.webui.conftest import ORIGIN
@@ -306,23 +303,6 @@ def test_the_history_is_searched_by_words_of_prompts(client: TestClient) -> None
         1,
     ]
     assert found("blurry teal") == 2 and found("") >= 3
-
-
-def test_networks_are_listed_with_what_calls_them(client: TestClient, given: Any, tmp_path: Path) -> None:
-    (tmp_path / "Lora" / "sub").mkdir(parents=True)
-    (tmp_path / "hypernetworks").mkdir()
-    save_file({"x": np.zeros((1, 4), np.float32)}, tmp_path / "Lora" / "sub" / "ink.safetensors")
-    (tmp_path / "hypernetworks" / "hyper.pt").write_bytes(b"")
-    before, given.host.shelf = given.host.shelf, NetworkShelf(tmp_path)
-    try:
-        found = client.get("/api/v1/networks").json()["networks"]
-    finally:
-        given.host.shelf = before
-    assert [(one["tag"], one["kind"], one["file"]) for one in found] == [
-        ("<lora:ink:1>", "lora", "sub/ink.safetensors"),
-        ("<hypernet:hyper:1>", "hypernetwork", "hyper.pt"),
-    ]
-    assert str(tmp_path) not in json.dumps(found)
 
 
 def test_a_picture_is_stored_from_a_form_as_from_json(client: TestClient) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, ROLES
 from modules.jobs.protocol import Json
 from webui.api.v1.openapi import TAGS
 from webui.security.auth import owner_of
@@ -43,12 +42,6 @@ def add_lists(routes: APIRouter, services: Services) -> None:
             "vaes": list(services.vaes()),
         }
 
-    @routes.get("/networks", tags=[TAGS.files])
-    def networks() -> Json:
-        """LoRA and its relatives, and hypernetworks: how a prompt calls each, and for which models it is. What a new
-        file says of itself is read in the background, and known at a later call."""
-        return {"networks": [one for role in ROLES for one in _networks(services, role)]}
-
     @routes.get("/choices", tags=[TAGS.files])
     def choices() -> Json:
         """The values of all parameters that are chosen from a list, by the list's name in the schema."""
@@ -73,25 +66,6 @@ def add_lists(routes: APIRouter, services: Services) -> None:
             for one in found
         ]
         return {"count": services.history.count(owner), "pictures": pictures}
-
-
-def _networks(services: Services, role: str) -> list[Json]:
-    listing = services.host.shelf.listed(role)
-    tag = {LORA: "lora", HYPERNETWORK: "hypernet"}[role]
-    return [
-        {
-            "name": (name := listing.prompt_name(file)),
-            "kind": role,
-            "tag": f"<{tag}:{name}:1>",
-            "file": file.path.relative_to(file.folder).as_posix(),
-            "bytes": file.size,
-            "family": file.described.family,
-            "tags": list(file.described.tags),
-            "hash": file.described.hash,
-            "problem": file.described.problem,
-        }
-        for file in listing.files
-    ]
 
 
 def _number(value: int) -> int:
