@@ -85,7 +85,7 @@ class Sampling:
 def test_images_go_one_by_one_first_which_keeps_every_byte(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = make(engine, kernels="exact")
     # Where they may go together they would have to be equal anyway; here they go together whatever comes of it.
-    monkeypatch.setattr("modules.pipeline.sample.needs_single_image_batches", lambda *_: False)
+    monkeypatch.setattr("modules.pipeline.sample.needs_single_image_batches", lambda *_, **__: False)
     sampling = Sampling(engine, monkeypatch)
     make(engine, kernels="exact")
     sampling.counter.limit = sampling.counter.peak * 2 // 3

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from modules.checkpoints import memory
+from modules.checkpoints import store as stores
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.memory import (
     AUTO,
@@ -185,10 +187,10 @@ def test_weights_go_home_even_if_a_layer_fails(path: Path) -> None:
 
 
 def test_the_budget_is_what_the_machine_has_or_what_the_owner_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Device, "memory", lambda self: (16 * GB, 20 * GB))
+    monkeypatch.setattr(memory, "in_main_memory", lambda: (16 * GB, 20 * GB))
     assert find_budget(CPU) == Budget(12 * GB)
     assert find_budget(CPU, ram=5.5) == Budget(round(5.5 * GB))
-    monkeypatch.setattr(Device, "memory", lambda self: (3 * GB, 20 * GB))
+    monkeypatch.setattr(memory, "in_main_memory", lambda: (3 * GB, 20 * GB))
     assert find_budget(CPU) == Budget(1 * GB)
     with pytest.raises(UserError, match="-1 GB is no amount of memory; give it in GB"):
         find_budget(CPU, ram=-1)
@@ -218,7 +220,7 @@ def test_a_model_makes_room_where_others_took_the_memory(tmp_path: Path, monkeyp
         write_tiny_checkpoint(tmp_path / f"{name}.safetensors", seed=seed)
     store = ModelStore(tmp_path, CPU, Hashes(), default="a", budget=GB)
     first = store.load("a").unet
-    monkeypatch.setattr(Device, "memory", lambda self: (1000, GB))
+    monkeypatch.setattr(stores, "in_main_memory", lambda: (1000, GB))
     store.load("b")
     monkeypatch.undo()
     assert store.load("a").unet is not first
