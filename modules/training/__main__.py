@@ -94,11 +94,13 @@ def run(stage: str, settings: config.Config, args: argparse.Namespace) -> None:
 
 
 def stages(args: argparse.Namespace, settings: config.Config) -> tuple[str, ...]:
-    """What a command runs: under the clock only what leads to a file, and no lesson that earlier weights have had."""
+    """What a command runs: under the clock only what leads to a file, and no lesson that earlier weights have had or
+    that has no steps."""
     if args.stage != "all":
         return (args.stage,)
     wanted = ("render", "text", "vae", "latents", "unet", "export") if args.minutes else STAGES
-    return tuple(stage for stage in wanted if not (stage == "text" and settings.start.file))
+    unwanted = {"text": bool(settings.start.file), "sharpen": not settings.sharpen.run.steps}
+    return tuple(stage for stage in wanted if not unwanted.get(stage, False))
 
 
 @contextmanager

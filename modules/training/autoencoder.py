@@ -74,7 +74,7 @@ class AutoencoderLoss:
             x = x.flip(-1).contiguous(memory_format=torch.channels_last)
         side = x.shape[-1] // 8
         noise = torch.randn(batch, 4, side, side, generator=generator, device=device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with loop.autocast(device):
             y, mean, logvar = self.network(x, noise)
         kl = kl_to_unit(mean.float(), logvar.float())
         loss = reconstruction_loss(y.float(), x) + self.settings.kl * kl
@@ -130,7 +130,7 @@ def unseen_psnr(vae: VAE, pictures: Pictures) -> float:
     scores = []
     for rows in torch.split(torch.arange(min(UNSEEN, len(pictures) // 2), device=pictures.device), 8):
         x = pictures.take(rows)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with loop.autocast(x.device):
             y = vae.decode(vae.encode(x)[0])
         levels = ((y.float().clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
         scores.append(psnr(levels, x))

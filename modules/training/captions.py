@@ -90,7 +90,7 @@ class CaptionLoss:
         texts = [caption(scene, Random(start + i)) for i, scene in enumerate(scenes)]
         ids = weighted_ids(texts)[0][:, :SHORT].to(loop.device())
         wanted = [answers(scene) for scene in scenes]
-        with torch.autocast(ids.device.type, torch.bfloat16):
+        with loop.autocast(ids.device):
             said = self.reader(ids)
         loss = F.binary_cross_entropy_with_logits(said["concepts"].float(), shown(scenes).to(ids.device)) * 20
         right = torch.zeros(())

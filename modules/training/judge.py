@@ -56,7 +56,7 @@ def _halved(channels: int, out: int) -> nn.Sequential:
 class Judge(nn.Module):
     """Pictures (b, 3, h, w) in [-1, 1] -> scores for each question: (b, answers), or (b, `REGIONS`, answers)."""
 
-    def __init__(self, width: int = 48):
+    def __init__(self, width: int = 32):
         super().__init__()
         w = width
         self.body = nn.Sequential(
@@ -148,7 +148,7 @@ class JudgeLoss:
     def __call__(self, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
         rows = torch.randint(len(self.pictures), (self.batch,), generator=generator, device=generator.device)
         x = roughened(self.pictures.take(rows), generator).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with loop.autocast(x.device):
             said = self.judge(x)
         losses = {
             q: F.cross_entropy(said[q].float().flatten(0, -2), answer[rows].flatten(), label_smoothing=0.02)
@@ -188,7 +188,7 @@ def load(config: Config, folder: Path) -> Judge:
     return judge.cpu().eval()
 
 
-def train(config: Config, folder: Path, pictures: int = 32_000) -> None:
+def train(config: Config, folder: Path, pictures: int = 10_000) -> None:
     """Stage ``judge``: render, learn, and say how right it is on renders it has not seen."""
     judge = new(config)
     trainer = loop.Trainer(judge, config.judge, folder / "judge.pt")

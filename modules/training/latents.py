@@ -42,7 +42,7 @@ def encode(vae: VAE, pixels: Pixels, name: str = "latents") -> Latents:
     progress = Progress(name, len(pixels))
     for start in range(0, len(pixels), BATCH):
         x = cache.to_network(torch.from_numpy(pixels[start : start + BATCH].copy())).to(loop.device())
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with loop.autocast(x.device):
             mean, logvar = vae.encode(x)
         means.append(mean.half().cpu())
         deviations.append((0.5 * logvar.float()).exp().half().cpu())

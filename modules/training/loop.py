@@ -43,6 +43,11 @@ def device() -> torch.device:
     return choose().device
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 for the block, unless this machine only emulates it, which is slower than float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=choose().dtype != torch.float32)
+
+
 def rank_and_world() -> tuple[int, int]:
     """This process's number and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -93,7 +93,7 @@ class DiffusionLoss:
         noise = torch.randn(x0.shape, generator=generator, device=device)
         t = diffusion.stratified(batch, generator)
         x = self.process.noised(x0, noise, t).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
+        with loop.autocast(device):
             said = self.network(x, t, ids, weights)
         return {"loss": diffusion.loss(self.process, said.float(), x0, noise, t, self.settings.min_snr)}
 

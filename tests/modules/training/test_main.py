@@ -25,7 +25,9 @@ def arguments(*words: str, folder: Path = Path("data")) -> argparse.Namespace:
 def test_without_minutes_all_stages_run_and_the_steps_count() -> None:
     args = arguments("all")
     settings = command.settings_of(args)
-    assert command.stages(args, replace(settings, start=Start())) == command.STAGES
+    sharpened = replace(settings.sharpen, run=replace(settings.sharpen.run, steps=10))
+    assert command.stages(args, replace(settings, start=Start(), sharpen=sharpened)) == command.STAGES
+    assert set(command.STAGES) - set(command.stages(args, settings)) == {"text", "sharpen"}
     assert command.by_the_clock(settings, 0.0) == settings
 
 
