@@ -19,7 +19,6 @@ from modules.jobs.protocol import Json
 from modules.pipeline.hires import LATENT_MODES
 from modules.prompt.styles import StyleBook
 from webui import API_ONLY
-from webui.api.sdapi.card_memory import CardMemory
 from webui.api.sdapi.options import CHECKPOINT, Options, untitled
 from webui.api.sdapi.scripts import BOTH, titles, told
 from webui.security.auth import owner_of
@@ -217,7 +216,7 @@ def _add_program(routes: APIRouter, services: Services) -> None:
             "api": True,
             "nowebui": API_ONLY in os.environ,
             "subpath": services.subpath or None,
-            "api_server_stop": services.api.can_stop,
+            "api_server_stop": False,
         }
 
     @routes.get("/extensions")
@@ -236,14 +235,12 @@ def _add_program(routes: APIRouter, services: Services) -> None:
             for one in found
         ]
 
-    card = CardMemory()
-
     @routes.get("/memory")
     def memory() -> Json:
-        """The machine's memory in bytes, and the first card's."""
+        """The machine's memory in bytes. That of the card is known to the worker alone."""
         total, free = _ram()
         ram = {"free": free, "used": total - free, "total": total} if total else {"error": "unavailable"}
-        return dataclasses.asdict(Memory(ram, card.told()))
+        return dataclasses.asdict(Memory(ram, {"error": "unavailable"}))
 
 
 def _ram() -> tuple[int, int]:

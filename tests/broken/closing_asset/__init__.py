@@ -1,2 +1,0 @@
-def register(host):
-    host.add_asset("closing.css")

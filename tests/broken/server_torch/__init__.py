@@ -1,5 +1,0 @@
-import torch  # noqa: F401
-
-
-def register(host):
-    pass
