@@ -56,7 +56,7 @@ def _halved(channels: int, out: int) -> nn.Sequential:
 class Judge(nn.Module):
     """Pictures (b, 3, h, w) in [-1, 1] -> scores for each question: (b, answers), or (b, `REGIONS`, answers)."""
 
-    def __init__(self, width: int = 32):
+    def __init__(self, width: int = 48):
         super().__init__()
         w = width
         self.body = nn.Sequential(
@@ -188,7 +188,7 @@ def load(config: Config, folder: Path) -> Judge:
     return judge.cpu().eval()
 
 
-def train(config: Config, folder: Path, pictures: int = 10_000) -> None:
+def train(config: Config, folder: Path, pictures: int = 32_000) -> None:
     """Stage ``judge``: render, learn, and say how right it is on renders it has not seen."""
     judge = new(config)
     trainer = loop.Trainer(judge, config.judge, folder / "judge.pt")
