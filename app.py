@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from modules.jobs.worker import Runner
     from modules.params.settings import SettingsFile
     from modules.pipeline.hooks import Watch
+    from webui.policy import ApiPolicy
     from webui.server import Services
 
 ROOT = Path(__file__).resolve().parent
@@ -80,14 +81,16 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
     def device() -> Device:
         from modules import devices
 
-        return devices.choose(args.device, "float32")
+        return devices.choose(args.device, "float32", args.device_id)
 
-    host = Host(reserved=infotext.RESERVED)
     places = model_places(args)
-    builtin.register(host, NetworkShelf(places.root, args.data_dir, extra=places.loras))
-    for upscaler in upscale.file_upscalers(places.root, upscale.Networks(device)):
+    host = Host(reserved=infotext.RESERVED, models=places.root)
+    shelf = NetworkShelf(places.root, args.data_dir, extra=places.loras, hypernetworks=places.hypernetworks)
+    builtin.register(host, shelf)
+    for upscaler in upscale.file_upscalers(places.root, upscale.Networks(device), places.upscalers):
         host.add_upscaler(upscaler)
-    restorers, host.absent_face_restorers = faces.file_restorers(places.root, faces.FaceNetworks(device))
+    networks = faces.FaceNetworks(device)
+    restorers, host.absent_face_restorers = faces.file_restorers(places.root, networks, places.restorers)
     for restorer in restorers:
         host.add_face_restorer(restorer.name, restorer.restore, restorer.files)
     if process == "server" and not args.api_only:
@@ -96,45 +99,70 @@ def build_loader(args: argparse.Namespace, process: Literal["server", "worker", 
         builtin_tabs.register(host)
     name = args.worker_name if process == "worker" else process
     flags = commandline.extension_flags(args)
-    loader = Loader(args.extensions_dir, args.data_dir, ROOT, process=process, name=name, flags=flags)
+    folders = () if args.no_extensions else extension_folders(args)
+    loader = Loader(folders, args.data_dir, ROOT, process=process, name=name, flags=flags)
     loader.load_all(host)
     return loader
+
+
+def extension_folders(args: argparse.Namespace) -> tuple[Path, ...]:
+    """The folders of extensions: the shipped ones, then the owner's, which may take their names."""
+    return tuple(dict.fromkeys((ROOT / "extensions", args.extensions_dir)))
 
 
 def model_places(args: argparse.Namespace) -> ModelFolders:
     """Where models lie, as the command line has it."""
     from modules.checkpoints.places import model_folders
 
-    return model_folders(
-        args.models_dir,
-        installation=args.models_from,
-        checkpoints=args.ckpt_dir,
-        vaes=args.vae_dir,
-        embeddings=args.embeddings_dir,
-        loras=args.lora_dir or (),
-    )
+    given = {kind: getattr(args, commandline.dest_of(flag)) or () for flag, (kind, _) in commandline.FOLDERS.items()}
+    file = Path(args.ckpt).expanduser().resolve() if args.ckpt else None
+    if file and file.is_file():
+        given["checkpoints"] = (*given["checkpoints"], file)  # where it lies in one of the folders it is listed there
+    return model_folders(args.models_dir, installations=given.pop("installations"), **given)
 
 
 def default_model(args: argparse.Namespace) -> str:
     """The checkpoint of those who choose none, by its name."""
-    return Path(args.ckpt).stem if args.ckpt else DEFAULT_MODEL
+    if not args.ckpt:
+        return DEFAULT_MODEL
+    from modules.checkpoints.files import list_models
+
+    file = Path(args.ckpt).expanduser().resolve()
+    models = list_models(model_places(args).checkpoints)
+    return next((model.name for model in models if model.path == file), file.stem)
 
 
 def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: Watch | None = None) -> Engine:
     """Create the engine on the chosen device. Imports torch."""
     from modules import devices
+    from modules.checkpoints import memory
     from modules.checkpoints.embeddings import EmbeddingFolder
     from modules.checkpoints.files import Hashes
     from modules.checkpoints.store import ModelStore
+    from modules.checkpoints.text_encoders import TextEncoders
     from modules.checkpoints.vaes import VaeFolders
     from modules.engine import Engine
     from modules.gallery.inputs import InputStore
 
-    device = devices.choose(args.device, args.dtype)
+    if args.deterministic:
+        devices.make_deterministic()
+    device = devices.choose(args.device, args.dtype, args.device_id)
+    budget = memory.find_budget(device, args.ram_budget, args.vram_budget)
+    offload = memory.LOWVRAM if args.lowvram else memory.MEDVRAM if args.medvram else memory.AUTO
+    logging.info("%s: %s", device.describe(), budget)
     hashes = Hashes(args.data_dir / "hashes.json")
     places = model_places(args)
     vaes = VaeFolders(places.vaes, places.checkpoints)
-    store = ModelStore(places.checkpoints, device, hashes, default=default_model(args), vaes=vaes)
+    store = ModelStore(
+        places.checkpoints,
+        device,
+        hashes,
+        default=default_model(args),
+        vaes=vaes,
+        residence=memory.Residence(device, budget, offload),
+        approximations=places.approximations,
+        text_encoders=TextEncoders(places.text_encoders),
+    )
     loader = loader or build_loader(args, "command")
     inputs, embeddings = InputStore(args.data_dir / "inputs"), EmbeddingFolder(places.embeddings)
     return Engine(
@@ -183,7 +211,13 @@ def build_runner(args: argparse.Namespace) -> Runner:
         now, trouble = settings.load(args.data_dir / "settings.json")
         encoding = Encoding(now.image_format, now.image_quality, now.webp_lossless)
         gallery = replace(whole, encoding=encoding, names=Names(now.file_name, now.folder_name))
-        run: Runner = GenerationRunner(engine, gallery, preview_every=now.preview_every, embed_inputs=now.embed_inputs)
+        run: Runner = GenerationRunner(
+            engine,
+            gallery,
+            preview_every=now.preview_every,
+            preview_type=now.show_progress_type,
+            embed_inputs=now.embed_inputs,
+        )
         if now.save_grid:
             run = with_grid(run, replace(whole, encoding=encoding), now.grid_rows)
         return (noted(run, trouble) if trouble else run)(*job)
@@ -204,7 +238,7 @@ def build_scripts(args: argparse.Namespace, host: Host, models: CheckpointCatalo
     from modules.jobs.runners.script import Scripts
     from webui.services import tables_of
 
-    tables = tables_of(host, models.checkpoints, models.vaes)
+    tables = tables_of(host, models.checkpoints, models.vaes, models.text_encoders)
     keep = InputStore(args.data_dir / "inputs").put
     context = ScriptContext(host.axes, lambda name: tables[name](), keep)
     return Scripts(host, Gallery(args.data_dir / "outputs"), context)
@@ -228,10 +262,11 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     folders = ("data", "models", "extensions")
     places = [word for name in folders for word in (f"--{name}-dir", str(getattr(args, f"{name}_dir")))]
     places += commandline.said_places(args)
+    places += ["--no-extensions"] if args.no_extensions else []
     own_flags = {} if args.no_extensions else commandline.extension_flags(args)
     for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
-    command = (sys.executable, str(ROOT / "app.py"), "worker", *places, "--device", args.device, "--dtype", args.dtype)
+    command = (sys.executable, str(ROOT / "app.py"), "worker", *places, *commandline.said_of_device(args))
     executor = LocalExecutor((*command, "--worker-name", "worker"))  # further ones need names of their own
     return JobQueue(JobStore(args.data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
 
@@ -241,10 +276,31 @@ def build_settings(args: argparse.Namespace) -> SettingsFile:
     from modules.params.settings import SettingsFile
 
     fixed = {"theme": args.theme} if args.theme else {}
-    settings = SettingsFile(args.data_dir / "settings.json", fixed=fixed, locked=args.lock_settings)
+    locked, _ = flags.locked_settings(args.lock_a1111_settings, args.lock_a1111_sections)
+    settings = SettingsFile(args.data_dir / "settings.json", fixed=fixed, locked=(*args.lock_settings, *locked))
     if settings.trouble:
         logging.warning(settings.trouble)
     return settings
+
+
+def build_policy(args: argparse.Namespace) -> ApiPolicy:
+    """What programs may do that use the HTTP APIs."""
+    from webui.policy import ApiPolicy, allowed_origins
+
+    origins, pattern, notes = allowed_origins(args.cors_allow_origins, args.cors_allow_origins_regex)
+    for note in notes:
+        logging.warning(note)
+    return ApiPolicy(
+        origins=origins,
+        origins_pattern=pattern,
+        webhook_hosts=tuple(args.webhook_host),
+        image_hosts=tuple(args.image_host),
+        requests_per_minute=args.rate_limit,
+        max_pixels=round(args.max_megapixels * 1_000_000),
+        max_steps=args.max_steps,
+        can_stop=args.api_server_stop,
+        frozen=frozenset(flags.locked_settings(args.lock_a1111_settings, args.lock_a1111_sections)[1]),
+    )
 
 
 def build_services(
@@ -259,9 +315,14 @@ def build_services(
 ) -> Services:
     """Create the services of the front end. ``login``: nobody gets in without an account."""
     from modules.accounts import Accounts
+    from modules.checkpoints.networks.library import Library, Naming
     from modules.gallery.inputs import InputStore
     from modules.jobs.history import History
     from webui.server import Services
+
+    def naming() -> Naming:
+        now = settings.current()
+        return Naming(now.network_weight, now.network_names == "Filename")
 
     for sentence in models.told_at_start():
         logging.warning(sentence)
@@ -275,6 +336,8 @@ def build_services(
         inputs=InputStore(args.data_dir / "inputs"),
         settings=settings,
         history=History(queue.store, args.data_dir / "outputs", args.data_dir / "thumbnails"),
+        text_encoders=models.text_encoders,
+        keeper=models,
         version=VERSION,
         checkpoints=models.checkpoints,
         native_size=models.native_size,
@@ -282,10 +345,12 @@ def build_services(
         vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
+        networks=Library(loader.host.shelf, model_places(args), args.data_dir, naming=naming),
         allowed_hosts=(*args.allowed_host, *_names(args)),
         accounts=Accounts(args.data_dir / "users.db"),
         login=login,
         styles_file=args.styles_file,
+        api=build_policy(args),
         subpath=args.subpath,
         trusted_proxies=tuple(args.trusted_proxy),
     )
@@ -300,13 +365,14 @@ def serve(args: argparse.Namespace) -> int:
     opening = _opening(args, address)
     if opening and not args.list_routes:
         _check_accounts(args, opening)
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs")
-    if args.no_extensions:
-        args.extensions_dir = args.data_dir / "no-extensions"  # which is never made
+    if args.dump_sysinfo:
+        return dump_sysinfo(args)
     if args.api_only:
         os.environ["REPRISE_API_ONLY"] = "1"  # before anything of webui is imported, which imports Gradio at once
+    from modules.extension.autoreload import AutoReload
     from webui import server
     from webui.security import proxy, routes
     from webui.security.tls import tls_of
@@ -327,17 +393,39 @@ def serve(args: argparse.Namespace) -> int:
     if days:
         queue.store.forget(time.time() - 86400 * days)
     queue.start()
+    watch = AutoReload(loader, queue.restart_worker) if args.reload_extensions else None
     try:
         services = build_services(args, queue, loader, scripts, settings, models, login=bool(opening))
         app = server.create_app(services, page=not args.api_only)
         loader.started()
         url = f"{'https' if tls else 'http'}://{_shown(address)}:{args.port}{below}"
         print(f"Reprise {VERSION} serves {url}", flush=True)
+        if watch:
+            watch.start()
         if args.autolaunch:
             webbrowser.open(url)
         server.serve(app, listener, tls, trusted=args.trusted_proxy)
     finally:
+        if watch:
+            watch.close()
         queue.close()
+    return 0
+
+
+def dump_sysinfo(args: argparse.Namespace) -> int:
+    """Write a report for bug reports into the folder at hand, as A1111 does."""
+    from modules.cli import sysinfo
+    from modules.extension.manifest import folders_in
+
+    models = build_catalogue(args)
+    counts = {"checkpoints": len(models.checkpoints()), "VAEs": len(models.vaes())}
+    names = [folder.name for folder in folders_in(*extension_folders(args))]
+    told = sysinfo.report(VERSION, sys.argv[1:], counts, names)
+    try:
+        path = sysinfo.write(Path.cwd(), told)
+    except OSError as error:
+        raise OutputError(f"no report can be written here: {error.strerror}", hint="go to another folder") from error
+    print(path)
     return 0
 
 
@@ -413,7 +501,7 @@ def generate(args: argparse.Namespace) -> int:
         from modules.cli import remote
 
         return remote.generate(args.server, params, chosen, args.output, args.data_dir / "outputs" / "from-server")
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     if args.output is None:  # a picture that is put elsewhere has the mode that its owner's others have
         bootstrap.keep_private(args.data_dir)
     _check_folder(args.data_dir / "outputs" if args.output is None else args.output.parent, "--data-dir or -o")
@@ -472,7 +560,7 @@ def generate(args: argparse.Namespace) -> int:
 
     inputs = InputStore(args.data_dir / "inputs")
     watcher = RunCallbacks(_tell_progress, lambda note: print(note, file=sys.stderr))
-    for stem, one in _starts(params):
+    for stem, one in _starts(_with_option_images(params, engine.host, inputs)):
         stored = _stored(one, inputs, args.outpaint)
         for turn in range(args.loopback):
             name = f"{stem}-turn{turn + 1}" if turn else stem
@@ -492,16 +580,24 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     return from_flat(GenerationParams, said) | {"extensions": _modifiers(getattr(args, "ext", ()))}
 
 
-def _modifiers(said: Sequence[str]) -> dict[str, dict[str, str]]:
+def _modifiers(said: Sequence[str], flag: str = "--ext") -> dict[str, dict[str, str]]:
     """Parse ``--ext``: ``twice.amount=2``, or ``twice`` for its defaults."""
     found: dict[str, dict[str, str]] = {}
     for text in said:
         path, equals, value = text.partition("=")
         name, dot, option = path.partition(".")
         if bool(dot) != bool(equals) or not name:
-            raise UserError(f"--ext {text} is not understood", hint="write NAME or NAME.OPTION=VALUE", field="ext")
+            raise UserError(f"{flag} {text} is not understood", hint="write NAME or NAME.OPTION=VALUE", field=flag[2:])
         found.setdefault(name, {}).update({option: value} if dot else {})
     return found
+
+
+def _with_option_images(params: GenerationParams, host: Host, inputs: InputStore) -> GenerationParams:
+    """The request with the files stored that options of modifiers name as pictures."""
+    from modules.extension.option_values import stored
+
+    specs = tuple(host.modifiers)
+    return params.changed(extensions=stored(specs, params.extensions, lambda path, field: inputs.put(Path(path))))
 
 
 def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:
@@ -563,7 +659,7 @@ def _tell_progress(progress: Progress) -> None:
 
 def replay(args: argparse.Namespace) -> int:
     """Replay a recorded image. Exit status 0: identical, 1: it differs or cannot be made."""
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.engine import RunCallbacks
     from modules.metadata.recipe import Recipe
     from modules.replay import recorded_in
@@ -582,7 +678,7 @@ def upscale(args: argparse.Namespace) -> int:
     """Upscale an image without a server."""
     if args.output.suffix.lower() != ".png":
         raise UserError(f"{args.output} does not end in .png", hint="images are written as PNG", field="output")
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     if not args.file.is_file():
         raise NotFound(f"there is no file {args.file}", hint="check the name", field="file")
     _check_folder(args.output.parent, "-o")
@@ -593,9 +689,10 @@ def upscale(args: argparse.Namespace) -> int:
     from modules.storage import atomic
 
     known = {name: value for name, value in vars(args).items() if name in options_of(ExtrasParams)}
+    steps = _modifiers(args.step, "--step")
     if {"width", "height"} & known.keys():
         known.setdefault("resize", TO)
-    params, host = ExtrasParams.from_json({"upscaler": "Lanczos", **known}), build_host(args)
+    params, host = ExtrasParams.from_json({"upscaler": "Lanczos", **known, "steps": steps}), build_host(args)
     check(params, host)
     extra = process(open_image(args.file), params, host, Work(on_tile=_tell_tiles))
     texts = {"parameters": read_metadata(args.file)["infotext"] or "", "extras": extra.infotext}
@@ -619,7 +716,7 @@ def _tell_tiles(done: int, tiles: int) -> None:
 def explain(args: argparse.Namespace) -> int:
     """Print what a prompt means, step by step, as JSON."""
     params = GenerationParams.from_json(_chosen(args))
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.networks.metadata import family_named
     from modules.pipeline.explain import explain_request
 
@@ -632,7 +729,7 @@ def explain(args: argparse.Namespace) -> int:
 
 def convert(args: argparse.Namespace) -> int:
     """Convert a pickled checkpoint to safetensors, in a child process."""
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.convert import convert as converted
 
     print(converted(_in_models(args.file, args.models_dir)))
@@ -651,11 +748,16 @@ def _in_models(file: Path, models_dir: Path) -> Path:
 
 def make_tiny_checkpoint(args: argparse.Namespace) -> int:
     """Write a random checkpoint of a megabyte or a few, for tests and for trying things."""
-    bootstrap.ensure(ROOT)
+    bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.tiny import write_tiny_checkpoint
 
     written = write_tiny_checkpoint(
-        args.path, args.family, args.seed, inpainting=args.inpainting, prediction=args.prediction
+        args.path,
+        args.family,
+        args.seed,
+        inpainting=args.inpainting,
+        pix2pix=args.pix2pix,
+        prediction=args.prediction,
     )
     print(written)
     return 0
@@ -667,6 +769,17 @@ def worker(args: argparse.Namespace) -> int:
 
     bootstrap.keep_private(args.data_dir)
     return serve_jobs(lambda _report: build_runner(args))
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print what this machine has, with a line of advice for each finding. Exit status 1: something does not work."""
+    from modules.cli import doctor as examination
+
+    places = model_places(args)
+    folders = {"checkpoints": places.checkpoints, "VAEs": places.vaes, "embeddings": places.embeddings}
+    findings = examination.examine(ROOT, args.data_dir, folders, args.host, args.port)
+    print(examination.report(findings))
+    return int(any(finding.bad for finding in findings))
 
 
 def user(args: argparse.Namespace) -> int:
@@ -713,7 +826,22 @@ def new_extension(args: argparse.Namespace) -> int:
     """Write the skeleton of an extension."""
     from modules.extension.scaffold import write_skeleton
 
-    print(write_skeleton(args.extensions_dir, args.name))
+    print(write_skeleton(args.extensions_dir, args.name, args.kind))
+    return 0
+
+
+def install_extension(args: argparse.Namespace) -> int:
+    """Install an extension that lies on this machine, or the packages of one that is in its place."""
+    bootstrap.ensure(ROOT)
+    bootstrap.keep_private(args.data_dir)
+    from modules.extension.installer import Installer
+
+    installer = Installer(extension_folders(args), args.data_dir, ROOT)
+    done = installer.install(args.what, replace=args.replace, on_step=lambda said: print(said, file=sys.stderr))
+    print(f"{done.name} {done.version} is in {done.folder}")
+    for name, version in done.packages.items():
+        print(f"{name} {version} was installed for it")
+    print("A server that is running takes it up when it is loaded anew in the Extensions tab.", file=sys.stderr)
     return 0
 
 
@@ -735,9 +863,10 @@ def test(arguments: Sequence[str]) -> int:
 def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Build the argument parser, with the function of each command. ``given`` tells whose extensions have flags too."""
     places: dict[str, Any] = {f"{name}_dir": ROOT / name for name in ("data", "models", "extensions")}
-    places |= {"device": "auto", "dtype": "auto"}
-    commands = (serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint, user, new_extension, worker)
-    flags = flags_in(commandline.extensions_dir(given, places["extensions_dir"]))
+    places |= commandline.MEMORY
+    commands: list[commandline.Command] = [serve, generate, upscale, explain, replay, convert, make_tiny_checkpoint]
+    commands += [doctor, user, new_extension, install_extension, worker]
+    flags = flags_in(places["extensions_dir"], commandline.extensions_dir(given, places["extensions_dir"]))
     return commandline.build_parser(VERSION, places, {run.__name__.replace("_", "-"): run for run in commands}, flags)
 
 

@@ -4,11 +4,12 @@ files private.
 Standard library only, for it runs before anything is installed. `ensure` returns at once where the interpreter already
 has every pinned package. Otherwise it builds ``.venv`` beside the program; the file ``.venv/reprise.json`` is written
 first, with nothing in it, and last, with the hash of each requirements file, so a start that was killed half way is
-told from a finished one and built anew.
+told from a finished one and built anew. It also keeps the index that torch came from, for the next time.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 import json
@@ -22,12 +23,13 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
 from pathlib import Path
 from typing import NoReturn
 
+from modules import machine, torch_build
 from modules.errors import RepriseError
 
 log = logging.getLogger(__name__)
@@ -46,18 +48,31 @@ class SetupError(RepriseError):
     """The virtual environment could not be created, and why."""
 
 
-def ensure(root: Path, files: Sequence[str] = ("requirements.txt",)) -> None:
+TORCH = "torch"
+INDEX = "torch index"
+"""The name under which the marker keeps the index that torch came from."""
+
+
+def ensure(root: Path, files: Sequence[str] = ("requirements.txt",), *, torch_index: str = "") -> None:
     """Return if this interpreter has the packages that ``files`` (below ``root``) pin; else create ``.venv`` and
     restart in it.
+
+    ``torch_index``: where torch is taken from, an address or a folder of wheels; without one from where it came the
+    last time, or from pip's own index. A torch that is there stays, unless it came from another index than is named.
     """
     wanted = pins(root / name for name in files)
     environment = Environment(root / ".venv")
-    if not missing(wanted, sys.path) and not (environment.is_current() and environment.is_unfinished()):
+    elsewhere = bool(torch_index) and environment.torch_index != torch_index
+    if (
+        not elsewhere
+        and not missing(wanted, sys.path)
+        and not (environment.is_current() and environment.is_unfinished())
+    ):
         return
     with _one_at_a_time(root) as lock:
-        ready = environment.is_ready(root, files, wanted)
+        ready = environment.is_ready(root, files, wanted, torch_index)
         if not ready:
-            environment.build(root, files, wanted, lock)
+            environment.build(root, files, wanted, lock, torch_index)
     if ready and environment.is_current():
         names = ", ".join(missing(wanted, sys.path)[:3])
         raise SetupError(f"PYTHONPATH puts other versions in front of .venv ({names})", hint="unset it and start again")
@@ -160,11 +175,21 @@ class Environment:
         return Path(sys.prefix).resolve() == self.path.resolve()
 
     def is_unfinished(self) -> bool:
-        return self._marker() == {}
-
-    def is_ready(self, root: Path, files: Sequence[str], wanted: Mapping[str, str]) -> bool:
-        """Whether the marker records an installation of ``files`` as they read now, and the packages are there."""
         marker = self._marker()
+        return marker is not None and not marker.keys() - {INDEX}
+
+    @property
+    def torch_index(self) -> str:
+        """Where torch was taken from; empty: pip's own index."""
+        return (self._marker() or {}).get(INDEX, "")
+
+    def is_ready(self, root: Path, files: Sequence[str], wanted: Mapping[str, str], torch_index: str = "") -> bool:
+        """Whether the marker records an installation of ``files`` as they read now, with torch from ``torch_index`` if
+        one is named, and the packages are there.
+        """
+        marker = self._marker()
+        if marker and torch_index and marker.get(INDEX) != torch_index:
+            return False
         if marker is None:  # made by its owner: used when it has all, never changed
             return self.python.exists() and not missing(wanted, [self.packages])
         return (
@@ -173,17 +198,39 @@ class Environment:
             and not missing(wanted, [self.packages])
         )
 
-    def build(self, root: Path, files: Sequence[str], wanted: Mapping[str, str], lock: int | None = None) -> None:
+    def build(
+        self,
+        root: Path,
+        files: Sequence[str],
+        wanted: Mapping[str, str],
+        lock: int | None = None,
+        torch_index: str = "",
+    ) -> None:
         """Create or update the environment, and write the marker when everything is installed."""
+        known = self.torch_index
+        index = torch_index or known
+        if TORCH in wanted and not index and (sentence := torch_build.choose(machine.look()).sentence):
+            print(sentence[0].upper() + sentence[1:], file=sys.stderr)
         progress = Progress("Setting up Reprise (only once)")
         try:
-            finished = self._start_marker()
+            finished = self._start_marker(known, wanted)
+            (self.path / "install.log").unlink(missing_ok=True)
             if not (finished and self.python.exists() and Path(self.packages).exists()):
                 self._create(progress, lock)
-            self._install(root, files, len(wanted), progress, lock)
+            if TORCH in wanted and index and (index != known or missing({TORCH: wanted[TORCH]}, [self.packages])):
+                anew = ["--force-reinstall"] if index != known else []
+                torch = [*anew, "--no-deps", *_from(index), f"{TORCH}=={wanted[TORCH]}"]
+                self._pip(torch, 1, progress, lock, ignored=_INDEXES)
+                self._write_marker({INDEX: index})  # not before: one that has no torch is not kept
+            # What torch's build needs beside our pins lies where it lies.
+            more = ["--extra-index-url" if "://" in index else "--find-links", index] if index else []
+            lists = [word for name in files for word in ("-r", str(root / name))]
+            self._pip([*more, *lists], len(wanted), progress, lock)
+            self._bring_back()
             if lacking := missing(wanted, [self.packages]):
                 raise SetupError(f"pip ended well, yet {', '.join(lacking[:3])} did not arrive", hint=self._see_log())
-            self._write_marker({**finished, **self._digests(root, files)})
+            kept = {INDEX: index} if index else {}
+            self._write_marker({**finished, **kept, **self._digests(root, files)})
         except OSError as error:
             raise _explained(error, self.path) from error
         except KeyboardInterrupt:
@@ -203,18 +250,42 @@ class Environment:
         except ValueError:
             return {}
 
-    def _start_marker(self) -> dict[str, str]:
+    def _start_marker(self, index: str, wanted: Mapping[str, str]) -> dict[str, str]:
         marker = self._marker()
         if marker is None:
             raise SetupError(
                 f"{self.path} is not Reprise's own and lacks some of the packages in requirements.txt",
                 hint=f"remove it, or install them: {self.python} -m pip install -r requirements.txt",
             )
-        if not marker and self.path.exists():
+        finished = {name: digest for name, digest in marker.items() if name != INDEX}
+        if not finished and self.path.exists():
+            self._put_aside({*wanted, "pip", "setuptools", "wheel"})
             shutil.rmtree(self.path)  # killed half way: pip would take a half-written package for a whole one
         self.path.mkdir(exist_ok=True)
-        self._write_marker({})
-        return marker
+        self._write_marker({INDEX: index} if index else {})
+        return finished
+
+    @property
+    def _kept(self) -> Path:
+        """Where the owner's packages wait while the environment is built anew."""
+        return self.path.with_name(f"{self.path.name}.kept")
+
+    def _put_aside(self, ours: Collection[str]) -> None:
+        """Move what the owner installed here, which is none of ``ours``, to where a rebuild does not delete it."""
+        for name, files in _distributions(self.path, Path(self.packages)).items():
+            if name not in ours:
+                _move(files, self.path, self._kept)
+
+    def _bring_back(self) -> None:
+        """Put the owner's packages back, but for those that have come with ours meanwhile."""
+        if not self._kept.exists():
+            return
+        there = installed([self.packages])
+        packages = self._kept / Path(self.packages).relative_to(self.path)
+        for name, files in _distributions(self._kept, packages).items():
+            if name not in there:
+                _move(files, self._kept, self.path)
+        shutil.rmtree(self._kept)
 
     def _write_marker(self, marker: Mapping[str, str]) -> None:
         part = self.path / f"{MARKER}.part"
@@ -238,19 +309,24 @@ class Environment:
         command, held = [base, "-m", "venv", str(self.path)], () if lock is None else (lock,)
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", pass_fds=held)
         if done.returncode:
-            raise _failed(done.stdout + done.stderr, self.path, "python -m venv failed", "")
+            raise failure_of(done.stdout + done.stderr, self.path, "python -m venv failed", "")
 
-    def _install(
-        self, root: Path, files: Sequence[str], count: int, progress: Progress, lock: int | None = None
+    def _pip(
+        self,
+        arguments: Sequence[str],
+        count: int,
+        progress: Progress,
+        lock: int | None = None,
+        ignored: Sequence[str] = (),
     ) -> None:
-        command = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-        for name in files:
-            command += ["-r", str(root / name)]
-        elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")  # would install past .venv
-        settings = {name: value for name, value in os.environ.items() if name not in elsewhere}
+        """``pip install`` with these arguments, which bring about ``count`` packages. ``ignored``: variables of the
+        environment that do not count.
+        """
+        command = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *arguments]
+        settings = {name: value for name, value in pip_settings().items() if name not in ignored}
         collected, output = set(), []
         with (
-            (self.path / "install.log").open("w", encoding="utf-8") as log,
+            (self.path / "install.log").open("a", encoding="utf-8") as log,
             subprocess.Popen(
                 command,
                 env={**settings, "PYTHONUNBUFFERED": "1"},
@@ -274,7 +350,7 @@ class Environment:
                 elif _OFFLINE.search(line):
                     progress.say("the package registry does not answer, trying again")
         if pip.returncode:
-            raise _failed("".join(output), self.path, "pip could not install the packages", self._see_log())
+            raise failure_of("".join(output), self.path, "pip could not install the packages", self._see_log())
 
     def _count(self, coming: int) -> Callable[[], str]:
         """Number of packages installed so far, since pip itself prints nothing while it installs."""
@@ -283,6 +359,15 @@ class Environment:
 
     def _see_log(self) -> str:
         return f"see {self.path / 'install.log'}"
+
+
+_INDEXES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX")
+"""Where pip looks, but for what its command says."""
+
+
+def _from(index: str) -> list[str]:
+    """pip's words for an index alone, which may be a folder of wheels."""
+    return ["--index-url", index] if "://" in index else ["--no-index", "--find-links", index]
 
 
 class Progress:
@@ -366,8 +451,32 @@ def _explained(error: OSError, path: Path) -> SetupError:
     return SetupError(f"{path} cannot be made: {error.strerror or error}")
 
 
-def _failed(output: str, path: Path, what: str, hint: str) -> SetupError:
-    """A `SetupError` with one sentence from the output of ``venv`` or ``pip``."""
+def _distributions(root: Path, packages: Path) -> dict[str, list[Path]]:
+    """The files below ``root`` of each package in ``packages`` that was installed to its end, by its name."""
+    found = {}
+    for record in packages.glob("*.dist-info/RECORD"):
+        name = _normal(record.parent.name.removesuffix(".dist-info").rpartition("-")[0])
+        with record.open(encoding="utf-8", newline="") as lines:
+            paths = [Path(os.path.normpath(packages / row[0])) for row in csv.reader(lines) if row]
+        found[name] = [path for path in paths if path.is_relative_to(root) and path.is_file()]
+    return found
+
+
+def _move(files: Iterable[Path], root: Path, target: Path) -> None:
+    for path in files:
+        place = target / path.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+
+
+def pip_settings() -> dict[str, str]:
+    """The environment for pip, without what would make it install elsewhere than it is told."""
+    elsewhere = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+    return {name: value for name, value in os.environ.items() if name not in elsewhere}
+
+
+def failure_of(output: str, path: Path, what: str, hint: str) -> SetupError:
+    """A `SetupError` with one sentence from the output of ``venv`` or ``pip``, which installed into ``path``."""
     if _FULL.search(output):
         return _disk_full(path)
     if "ensurepip is not available" in output:

@@ -53,6 +53,12 @@ class NotFound(UserError):
     status = 404
 
 
+class NotAllowed(UserError):
+    """Somebody else may do it, and this visitor may not."""
+
+    status = 403
+
+
 class UnknownName(UserError):
     """A name that is not in its table; the hint suggests the nearest."""
 

@@ -33,6 +33,10 @@ class Registry(Generic[T]):
         for name, value in other.items():
             self.add(name, value, [key for key, owner in other._keys.items() if owner == name])
 
+    def replace(self, name: str, value: T) -> None:
+        """Another value for a name that is registered."""
+        self._values[self.canonical(name)] = value
+
     def remove(self, name: str) -> None:
         """Unregister ``name`` and its aliases."""
         del self._values[name]

@@ -10,8 +10,11 @@ from pathlib import Path
 from PIL import Image
 
 from modules.checkpoints.vaes import OWN
+from modules.checkpoints.way import Way
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import Cancelled
+from modules.extension.modifier import UsedFile
+from modules.extension.option_values import renamed
 from modules.imaging.files import carried_in, open_header, open_image
 from modules.metadata import verdict as verdicts
 from modules.metadata.image_text import is_lossy, read_metadata
@@ -88,6 +91,9 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, callbacks: RunCallba
 
     vaes = [engine.store.vae_with_sha256(file.sha256) for file in recorded.files if file.role == VAE]
     params = recorded.request.changed(checkpoint=checkpoint, vae=next(filter(None, vaes), OWN))
+    used = [UsedFile(file.role, file.name, file.sha256) for file in recorded.files]
+    host, sha256 = engine.host, engine.store.sha256
+    params = params.changed(extensions=renamed(host.modifiers, params.extensions, used, host.models, sha256))
     if recorded.skipped:
         callbacks = _cut_short(callbacks, recorded.skipped)
     absent = {one.name: one.failed for one in recorded.extensions if one.failed}
@@ -101,6 +107,7 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, callbacks: RunCallba
             embeddings=embeddings,
             recorded=recorded.files,
             without=absent,
+            way=Way.from_json(recorded.memory),
         )
     except Cancelled:
         if not results:

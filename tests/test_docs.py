@@ -168,7 +168,8 @@ def test_program_imports_what_its_first_pins_name_and_no_more() -> None:
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
-    ours = {"modules", "webui", "extensions", "app", "pytest"}  # pytest: app.py's test command
+    # pytest: for the command that tests; triton: comes with torch, where it can
+    ours = {"modules", "webui", "extensions", "app", "pytest", "triton"}
     foreign = {IMPORTED_AS.get(name, name) for name in imported - ours - sys.stdlib_module_names}
     assert foreign == set(direct("requirements.txt"))
 

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = (
     "modules.errors",
     "modules.registry",
+    "modules.machine",
+    "modules.torch_build",
     "modules.bootstrap",
     "modules.storage",
     "modules.accounts",
@@ -40,6 +42,8 @@ FOLDERS = (
     "modules.jobs",
     "webui.events",
     "webui.i18n",
+    "webui.policy",
+    "webui.outgoing",
     "webui.security",
     "webui.services",
     "webui.recorded",

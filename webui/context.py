@@ -99,6 +99,9 @@ class Page:
     tabs: dict[str, Any] = field(default_factory=dict)
     """The tabs themselves, for those that fill when they are first looked at."""
 
+    slots: list[Any] = field(default_factory=list)
+    """What extensions have put at places of the page; see `webui.components.slots`."""
+
     forms: list[Form[Any]] = field(default_factory=list)
     """The request forms made by `form`."""
 
@@ -122,9 +125,9 @@ class Page:
         header's controls.
         """
         if cls is not GenerationParams:
-            return Form(Shape(cls), self.services.tables())
+            return Form(Shape(cls), self.services.tables(), self.services.inputs.put)
         shape: Shape[Any] = with_modifiers(self.services.host.modifiers)
-        made: Form[T] = Form(shape, self.services.tables())
+        made: Form[T] = Form(shape, self.services.tables(), self.services.inputs.put)
         made.share(self.shared)
         self.forms.append(made)
         return made

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, StreamingResponse
 
 from modules.errors import NotFound, RepriseError
 from modules.extension.host import RouteSpec
-from modules.jobs.protocol import Json
+from modules.extension.page import FileAnswer, JobState, StreamAnswer
+from modules.jobs.protocol import GenerateSpec, Json, Origin
+from modules.params.generation import GenerationParams
+from webui.html.status import results_of
 from webui.security.auth import owner_of
 from webui.security.bodies import object_in
 from webui.security.characters import whole
@@ -24,20 +30,58 @@ def router(services: Services) -> APIRouter:
     """All routes of extensions, looked up when they are asked for, so that reloading one changes them."""
     routes = APIRouter(prefix="/api/ext")
 
-    @routes.get("/{extension}/{path}")
+    @routes.get("/{extension}/{path}", response_model=None)
     async def get(request: Request, extension: str, path: str) -> Any:
         """An extension's own route."""
         spec = _found(services, extension, path, "GET")
-        return await _answer(spec, extension, dict(request.query_params), owner_of(request))
+        return await _answer(services, spec, extension, dict(request.query_params), owner_of(request))
 
-    @routes.post("/{extension}/{path}")
+    @routes.post("/{extension}/{path}", response_model=None)
     async def post(request: Request, extension: str, path: str) -> Any:
         """An extension's own route."""
         spec = _found(services, extension, path, "POST")
         values = object_in(await request.body() or b"{}")
-        return await _answer(spec, extension, values, owner_of(request))
+        return await _answer(services, spec, extension, values, owner_of(request))
+
+    @routes.get("/{extension}/{folder}/{file:path}", response_class=FileResponse)
+    async def static(extension: str, folder: str, file: str) -> FileResponse:
+        """A file of a folder that an extension serves."""
+        name = f"{extension}/{folder}"
+        place = services.host.assets.get(name) if name in services.host.assets else Path()
+        path = (place / file).resolve()
+        inside = place.is_dir() and place != Path() and path.is_relative_to(place.resolve())
+        if not inside or any(part.startswith(".") for part in Path(file).parts) or not path.is_file():
+            raise NotFound("no extension has such a file", hint="look at the Extensions tab")
+        return FileResponse(path, headers={"cache-control": "no-cache"})
 
     return routes
+
+
+class Call:
+    """A request to an extension's route, and what it may do for whoever asks (`modules.extension.page.RouteCall`)."""
+
+    def __init__(self, services: Services, extension: str, values: Json, owner: str):
+        self.values, self.owner = values, owner
+        self._services, self._extension = services, extension
+
+    @property
+    def is_admin(self) -> bool:
+        return self._services.is_admin(self.owner)
+
+    def submit(self, params: GenerationParams) -> str:
+        """Queue a generation as a job of whoever asks, and return its number. Raises `UserError`."""
+        spec = GenerateSpec(params, origin=Origin(tab=self._extension))
+        return self._services.submit(self.owner, spec).id
+
+    def job(self, number: str) -> JobState:
+        """How far a job is; another's is not found."""
+        job = self._services.queue.get(number, self.owner)
+        images = tuple(Path(result.path) for result in results_of(job))
+        return JobState(job.id, job.state, images, str((job.error or {}).get("detail", "")))
+
+    def store(self, image: bytes) -> str:
+        """Keep an image file as one that jobs may start from, and return its name for ``Init.image``."""
+        return self._services.inputs.put(image)
 
 
 def _found(services: Services, extension: str, path: str, method: str) -> RouteSpec:
@@ -47,13 +91,33 @@ def _found(services: Services, extension: str, path: str, method: str) -> RouteS
     return services.host.routes.get(name)
 
 
-async def _answer(spec: RouteSpec, extension: str, values: Json, owner: str) -> Any:
+async def _answer(services: Services, spec: RouteSpec, extension: str, values: Json, owner: str) -> Any:
     """What the route answers, in a thread: it may take its time. Its faults are its own, in one sentence."""
+    given = (Call(services, extension, values, owner),) if spec.caller else (values, owner)
     try:
-        answer = await asyncio.to_thread(spec.answer, values, owner)
+        answer = await asyncio.to_thread(spec.answer, *given)
+        if isinstance(answer, FileAnswer):
+            return _file(answer)
+        if isinstance(answer, StreamAnswer):
+            pieces = _guarded(answer, extension, spec.path)
+            return StreamingResponse(pieces, media_type=answer.media_type, headers={"cache-control": "no-store"})
         return whole(json.loads(json.dumps(answer, allow_nan=False)))
     except RepriseError:
         raise
     except Exception as error:
         logger.warning("extension %s failed in its route %s", extension, spec.path, exc_info=True)
         raise RepriseError(f"extension {extension} failed ({type(error).__name__}: {error})") from error
+
+
+def _file(answer: FileAnswer) -> FileResponse:
+    if not answer.path.is_file():
+        raise NotFound(f"there is no file {answer.path.name}", hint="it may have been deleted")
+    return FileResponse(answer.path, media_type=answer.media_type or None, filename=answer.name or None)
+
+
+def _guarded(answer: StreamAnswer, extension: str, path: str) -> Iterator[bytes | str]:
+    """The pieces; an exception between them ends the answer and is logged."""
+    try:
+        yield from answer.pieces
+    except Exception:
+        logger.warning("extension %s failed in its route %s", extension, path, exc_info=True)

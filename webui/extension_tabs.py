@@ -19,7 +19,9 @@ from modules.errors import UserError
 from modules.extension.host import TabSpec
 from modules.jobs.protocol import GenerateSpec, Origin
 from modules.params.generation import GenerationParams
+from webui.components.contained import forget
 from webui.context import Page
+from webui.events import AT_ONCE
 from webui.forms import Form
 from webui.html.extensions import failed_tab_html
 from webui.services import JobView, Services
@@ -70,6 +72,10 @@ class TabPage:
         if view.replay:
             view.replay.wire(page, shown_path, [view.shown, view.chosen])
 
+    def load(self, fill: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
+        """Whenever the page is opened, put what ``fill(*inputs)`` returns into ``outputs``."""
+        self._page.blocks.load(fill, list(inputs), list(outputs), **{**AT_ONCE, "preprocess": True})
+
 
 def build_tab(page: Page, spec: TabSpec) -> None:
     """Build the tab of ``spec``; errors in an extension's tab are contained."""
@@ -83,19 +89,9 @@ def build_tab(page: Page, spec: TabSpec) -> None:
             spec.build(TabPage(page, spec.name))
     except Exception as error:
         logger.warning("the tab %s of an extension cannot be built", spec.name, exc_info=True)
-        _forget(config, parent, blocks, functions)
+        forget(config, parent, blocks, functions)
         page.views.pop(spec.name, None)
         gr.HTML(failed_tab_html(spec.label, str(error) or type(error).__name__, traceback.format_exc()), padding=False)
-
-
-def _forget(config: Any, parent: Any, blocks: set[int], functions: set[int]) -> None:
-    """Remove what was added to the page since it had these blocks and functions."""
-    for kind, before in ((config.blocks, blocks), (config.fns, functions)):
-        for number in set(kind) - before:
-            del kind[number]
-    config.fn_id = max(config.fns, default=-1) + 1
-    if parent is not None:
-        parent.children = [child for child in parent.children if child._id in blocks]
 
 
 def assets(services: Services, suffix: str) -> list[Path]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
 
-from modules.params.options import Option, Shape
+from modules.params.options import Dependent, Option, Shape
+from webui.events import AT_ONCE, QUIET
 from webui.i18n import t
 
 T = TypeVar("T")
@@ -15,19 +19,29 @@ KEPT = t("what is kept is not shown; empty keeps it, a blank deletes it")
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
-def choices_of(option: Option, tables: Tables) -> tuple[str, ...] | None:
-    """The values an option can take, looked up if it names a table; None if it is not a choice."""
+Put = Callable[[Path], str]
+"""Stores a picture, and returns its name."""
+
+
+def choices_of(option: Option, tables: Tables, values: Mapping[str, Any] | None = None) -> tuple[str, ...] | None:
+    """The values an option can take, looked up if it names a table; None if it is not a choice. ``values``: those of
+    the other options, on which they may depend.
+    """
+    if option.kind.startswith("file:"):
+        return tuple(tables[option.kind]())
+    if isinstance(option.choices, Dependent):
+        return option.choices.given(values or {})
     if isinstance(option.choices, str):
         return tuple(tables[option.choices]())
     return option.choices
 
 
-def control(option: Option, tables: Tables, **overrides: Any) -> Any:
+def control(option: Option, tables: Tables, values: Mapping[str, Any] | None = None, **overrides: Any) -> Any:
     """Create the component for an option: checkbox, dropdown, textbox, slider or number; ``overrides`` are its
     arguments.
     """
     facts: dict[str, Any] = {"label": option.label, "value": option.default, "info": option.help or None}
-    choices = choices_of(option, tables)
+    choices = choices_of(option, tables, values)
     if choices is not None:
         facts["value"] = option.default if option.default in choices else next(iter(choices), None)
         return gr.Dropdown(**{**facts, "choices": list(choices), **overrides})
@@ -53,6 +67,25 @@ def control(option: Option, tables: Tables, **overrides: Any) -> Any:
     return gr.Slider(**{**facts, **whole, **ends, **overrides})
 
 
+def _upload(option: Option, field: Any, put: Put, overrides: Mapping[str, Any]) -> None:
+    """A place to drop a picture, which writes the name of the stored one into ``field``."""
+    place = f"{overrides['elem_id']}_picture" if overrides.get("elem_id") else None
+    words = t("Choose a mask") if option.kind == "mask" else t("Choose a picture")
+    image = gr.Image(label=f"{option.label}: {words}", type="filepath", sources=["upload", "clipboard"], elem_id=place)
+
+    async def stored(path: str | None) -> str:
+        return await asyncio.to_thread(put, Path(path)) if path else ""
+
+    # Uploads alone are preprocessed: that is where Gradio makes sure that a path is an upload of its own.
+    image.change(stored, image, field, **{**QUIET, "queue": False})
+
+
+def _followed(option: Option, value: Any, *others: Any) -> Any:
+    assert isinstance(option.choices, Dependent)
+    choices = list(option.choices.of(*others))
+    return gr.update(choices=choices, value=value if value in choices else next(iter(choices), None))
+
+
 class Form(Generic[T]):
     """The components of a shape's options, in the order in which a handler receives their values.
 
@@ -60,7 +93,9 @@ class Form(Generic[T]):
     `modules.params.options`, in a sentence that names the field.
     """
 
-    def __init__(self, shape: Shape[T], tables: Tables):
+    def __init__(self, shape: Shape[T], tables: Tables, put: Put | None = None):
+        """``put`` stores pictures that a person chooses for an option."""
+        self._put = put
         self.shape = shape
         self.options = shape.options
         self._tables = tables
@@ -76,14 +111,36 @@ class Form(Generic[T]):
 
     def listed(self, tables: Sequence[str]) -> list[tuple[Any, str]]:
         """The components whose choices come from one of ``tables``, each with the table's name."""
-        found = {name: self.options[name].choices for name in self._components if name in self.options}
+        options = {name: self.options[name] for name in self._components if name in self.options}
+        found = {name: option.choices or option.kind for name, option in options.items()}
         return [(self._components[name], str(table)) for name, table in found.items() if table in tables]
 
     def add(self, name: str, **overrides: Any) -> Any:
         """Render the component for option ``name`` here, unless it is in the header."""
         if name in self.shared:
             return self._components[name]
-        return self.adopt(name, control(self.options[name], self._tables, **overrides))
+        option, values = self.options[name], None
+        if isinstance(option.choices, Dependent):
+            prefix = name.removesuffix(option.name)
+            values = {
+                one.removeprefix(prefix): self.options[one].default for one in self.options if one.startswith(prefix)
+            }
+        component = self.adopt(name, control(option, self._tables, values, **overrides))
+        if option.kind in ("image", "mask") and self._put:
+            _upload(option, component, self._put, overrides)
+        return component
+
+    def wire(self) -> None:
+        """Let choices follow the values that they depend on, once all components are there."""
+        for name, component in self._components.items():
+            option = self.options.get(name)
+            if option and isinstance(option.choices, Dependent):
+                prefix = name.removesuffix(option.name)
+                others = [self._components[prefix + on] for on in option.choices.on if prefix + on in self._components]
+                if len(others) == len(option.choices.on):
+                    follow = partial(_followed, option)
+                    for other in others:
+                        other.change(follow, [component, *others], component, **AT_ONCE)
 
     def adopt(self, name: str, component: Any) -> Any:
         """Take a component that stands elsewhere on the page as the one for ``name``."""
@@ -91,6 +148,10 @@ class Form(Generic[T]):
             raise ValueError(f"{name!r} is there twice or is no option of {self.shape.cls.__name__}")
         self._components[name] = component
         return component
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Forget all components but those of ``names``."""
+        self._components = {name: self._components[name] for name in names}
 
     def switch(self, name: str, **overrides: Any) -> Any:
         """A checkbox for a group of options, however deep within: not ticked, they are all absent."""

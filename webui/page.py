@@ -17,6 +17,8 @@ from modules.extension.host import TabSpec
 from modules.imaging.files import open_header
 from webui.choices import wire_choices
 from webui.components.header import Header
+from webui.components.networks import NetworkPanel
+from webui.components.slots import place_slots, wire_slots
 from webui.context import Page, Sent, Source, Target
 from webui.events import AT_ONCE
 from webui.html.status import account_html, header_html, results_of, trouble_html, worker_html
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 TMP_SWEEP_S, TMP_AGE_S = 3600, 86400
-SAFE_MODE = "two starts did not come to an end, so no extension was loaded; the Extensions tab says more"
+SAFE_MODE = "two starts did not come to an end, so an extension was left out; the Extensions tab says which"
 
 
 class LocalBlocks(gr.Blocks):  # type: ignore[misc]
@@ -86,6 +88,7 @@ def build_page(
         with gr.Row(elem_id="rp_header"):
             gr.HTML(header_html(services.version), elem_id="rp_brand", padding=False)
             header = Header(services)
+            beside = gr.Row(elem_id="rp_header_slots", min_height=0) if _has_slots(services, "header") else None
             gr.HTML(worker_html(), elem_id="rp_worker", padding=False)
             gr.HTML(account_html(), elem_id="rp_account", padding=False)
         if services.extensions and services.extensions.safe_mode:
@@ -100,11 +103,21 @@ def build_page(
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
                     build_tab(page, spec)
+        networks = NetworkPanel(services)
+        networks.wire(header.shared["checkpoint"])
+        if beside:
+            with beside:
+                place_slots(page, "header")
+        wire_slots(page)
         wire_sends(page)
         wire_choices(blocks, catalogues)
-        header.wire(blocks, page.forms)
+        header.wire(page)
     blocks.files = files
     return blocks
+
+
+def _has_slots(services: Services, place: str) -> bool:
+    return any(spec.place == place for spec in services.host.slots)
 
 
 def wire_sends(page: Page) -> None:

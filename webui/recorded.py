@@ -9,7 +9,7 @@ from typing import Any
 
 from modules.checkpoints.matching import Candidate, hash_in, match, recognise
 from modules.checkpoints.networks.hashes import short
-from modules.checkpoints.networks.listing import read_hashes, with_local_names
+from modules.checkpoints.networks.listing import addnet_tags, read_hashes, with_local_names
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.metadata import recipe as recipes
 from modules.metadata import verdict as verdicts
@@ -113,17 +113,19 @@ def kept(services: Services, paste: Paste) -> Paste:
 
 
 def _with_local_networks(services: Services, found: Metadata, changes: dict[str, Any]) -> dict[str, Any]:
-    """``changes`` with the LoRAs of its prompt as they are called here, where their hashes are known."""
+    """``changes`` with the LoRAs of its prompt as they are called here, where their hashes are known, and with those
+    that the extension Additional Networks names behind it."""
     text = found["infotext"] or found["stealth_infotext"] or ""
     prompt = changes.get("prompt")
-    hashes = read_hashes(str(read(text).get("Lora hashes", ""))) if "Lora hashes" in text else {}
-    if not hashes or not isinstance(prompt, str):
+    if not isinstance(prompt, str) or not any(key in text for key in ("Lora hashes", "AddNet Model")):
         return changes
-    shelf = services.host.shelf
-    listing = shelf.listed()
+    values, shelf = read(text), services.host.shelf
+    hashes, listing = read_hashes(str(values.get("Lora hashes", ""))), shelf.listed()
     known = zip(listing.files, shelf.known_hashes(listing.files), strict=True)
     local = {short(digest).lower(): listing.prompt_name(file) for file, digest in known if digest}
-    return {**changes, "prompt": with_local_names(prompt, hashes, local)}
+    more = addnet_tags(values, local)
+    named = with_local_names(prompt, hashes, local) + (f"\n{more}" if more else "")
+    return {**changes, "prompt": named}
 
 
 def _lost_embeddings(services: Services, found: Metadata, paste: Paste) -> Iterator[str]:

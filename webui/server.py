@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery.outputs import Gallery
 from webui import extension_routes
-from webui.api import router, sdapi
+from webui.api import panel, router, sdapi
 from webui.i18n import load_catalogues
 from webui.security import login
 from webui.security.access_log import AccessLog
@@ -29,6 +29,7 @@ from webui.security.connections import HEAD_S, TimedProtocol, Waiting
 from webui.security.guard import Guard, refused
 from webui.security.ownership import Claims, Files, Ownership
 from webui.security.proxy import Proxied, network_of
+from webui.security.rates import Rates
 from webui.security.tls import Tls
 from webui.services import Services
 
@@ -71,12 +72,17 @@ def create_app(services: Services, *, page: bool = True) -> FastAPI:
     if page:
         from webui import mount
 
+        app.include_router(panel.router(services))
         events = mount.mount(app, services, catalogues, files, claims)
     else:
         app.add_api_route("/", _to_docs, include_in_schema=False)
     app.add_middleware(Ownership, files=files, claims=claims)
     app.add_middleware(Bodies, events=events)
-    app.add_middleware(Guard, hosts=services.allowed_hosts, visitors=visitors)  # the last one added comes first
+    if services.api.requests_per_minute:
+        app.add_middleware(Rates, per_minute=services.api.requests_per_minute)
+    app.add_middleware(
+        Guard, hosts=services.allowed_hosts, visitors=visitors, policy=services.api
+    )  # the last one added comes first
     app.add_middleware(AccessLog, folder=services.data_dir / "logs")
     app.add_middleware(Proxied, subpath=services.subpath, trusted=services.trusted_proxies)
     return app
@@ -151,7 +157,9 @@ def serve(
             ssl_certfile=tls.certfile if tls else None,
             timeout_graceful_shutdown=3,  # a page that stays open holds its event stream
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        app.state.stop = partial(setattr, server, "should_exit", True)
+        server.run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -7,21 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from PIL.Image import Image
+
 from modules.accounts import LOCAL, Accounts
 from modules.checkpoints.catalogue import Card
+from modules.checkpoints.choices import Choices
 from modules.checkpoints.embeddings import Suited
+from modules.checkpoints.networks.library import Library
 from modules.checkpoints.networks.metadata import family_named
 from modules.checkpoints.vaes import AUTOMATIC, OWN
 from modules.extension.host import Host
 from modules.extension.loader import Loader
 from modules.extension.script import axis_names
 from modules.gallery.inputs import InputStore
-from modules.jobs.protocol import JobSpec, Json
+from modules.jobs.protocol import GenerateSpec, JobSpec, Json, ScriptSpec
 from modules.jobs.submit import Queue as Submissions
 from modules.jobs.submit import Submitter, submit
 from modules.params.generation import GenerationParams
-from modules.params.settings import SettingsFile
+from modules.params.settings import FORM, SettingsFile
 from modules.pipeline.plan import hires_upscalers
+from webui.policy import NOTHING_MORE, ApiPolicy
 
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
@@ -83,6 +88,7 @@ class Queue(Submissions, Protocol):
 
     def cancel(self, owner: str | None, job_id: str) -> object: ...
     def skip(self, owner: str, job_id: str) -> object: ...
+    def finish(self, owner: str, job_id: str) -> object: ...
     def get(self, job_id: str, owner: str) -> JobView: ...
     def list(self, owner: str | None, limit: int = ..., states: Iterable[str] | None = ...) -> Sequence[JobView]: ...
     def position(self, job_id: str) -> int: ...
@@ -104,7 +110,7 @@ class History(Protocol):
     """The part of `modules.jobs.history.History` that the page uses. Another owner's images are `NotFound`."""
 
     def page(
-        self, owner: str, *, before: int = ..., after: int = ..., limit: int = ...
+        self, owner: str, *, before: int = ..., after: int = ..., limit: int = ..., words: Sequence[str] = ...
     ) -> Sequence[HistoryImageView]: ...
     def count(self, owner: str) -> int: ...
     def owns(self, owner: str, path: Path) -> bool: ...
@@ -112,6 +118,14 @@ class History(Protocol):
     def file(self, owner: str, number: int) -> Path: ...
     def thumbnail(self, owner: str, number: int) -> Path: ...
     def delete(self, owner: str, number: int) -> None: ...
+
+
+class CardKeeper(Protocol):
+    """The part of `modules.checkpoints.catalogue.CheckpointCatalogue` that changes files beside checkpoints."""
+
+    def choose(self, checkpoint: str, chosen: Choices) -> None: ...
+    def illustrate(self, checkpoint: str, image: Image, infotext: str = "") -> None: ...
+    def convert(self, checkpoint: str) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,12 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """The model card of a checkpoint."""
+    networks: Library | None = None
+    """LoRAs, hypernetworks, embeddings and checkpoints as cards; None: there are none here."""
+    text_encoders: Callable[[], Sequence[str]] = tuple
+    """The file names of the text encoders that can be chosen now."""
+    keeper: CardKeeper | None = None
+    """Changes model cards; None: they cannot be changed here."""
     extensions: Loader | None = None
     """The extensions with their states; None: there are none here."""
     allowed_hosts: tuple[str, ...] = ()
@@ -154,6 +174,8 @@ class Services:
     login: bool = False
     """Nobody gets in without an account, even as long as there is none: the server can be reached from elsewhere."""
 
+    api: ApiPolicy = NOTHING_MORE
+    """What programs may do that use the HTTP APIs."""
     styles_file: Path | None = None
     """The styles, where they do not lie in ``data_dir``."""
     subpath: str = ""
@@ -170,6 +192,17 @@ class Services:
         """The family of networks that fit a checkpoint; empty: none is known."""
         return family_named(self.card(checkpoint).family)
 
+    def begin(self, checkpoint: str) -> dict[str, Any]:
+        """What a form begins with for a checkpoint: the owner's settings, and over them what the model's card says."""
+        settings = self.settings.current()
+        found: dict[str, Any] = {name: getattr(settings, setting) for setting, name in FORM.items()}
+        found |= {"vae": AUTOMATIC, "clip_skip": 1}
+        tables = self.tables()
+        known = {"sampler": tables["samplers"](), "scheduler": tables["schedulers"](), "vae": tables["vaes"]()}
+        said = self.card(checkpoint).preset.values()
+        found |= {name: value for name, value in said.items() if name not in known or value in known[name]}
+        return found
+
     def is_admin(self, owner: str) -> bool:
         """Whether a visitor, as named by `Page.owner`, may change what affects everybody."""
         if owner == LOCAL:
@@ -184,15 +217,20 @@ class Services:
 
     def prepared(self, spec: JobSpec) -> JobSpec:
         """``spec`` as it would be queued."""
+        if isinstance(spec, (GenerateSpec, ScriptSpec)):
+            self.api.check(spec.params)
         return Submitter(self.queue, self.host, self.inputs, self.scripts).prepared(spec)
 
     def tables(self) -> Tables:
         """The tables of choices that options refer to."""
-        return tables_of(self.host, self.checkpoints, self.vaes)
+        return tables_of(self.host, self.checkpoints, self.vaes, self.text_encoders)
 
 
 def tables_of(
-    host: Host, checkpoints: Callable[[], Sequence[str]], vaes: Callable[[], Sequence[str]] = tuple
+    host: Host,
+    checkpoints: Callable[[], Sequence[str]],
+    vaes: Callable[[], Sequence[str]] = tuple,
+    text_encoders: Callable[[], Sequence[str]] = tuple,
 ) -> Tables:
     """The tables of choices that options refer to. An empty choice means that the second pass uses the first pass's
     value.
@@ -204,9 +242,11 @@ def tables_of(
         "face_restorers": lambda: (*host.face_restorers.names(), *host.absent_face_restorers),
         "checkpoints": checkpoints,
         "vaes": lambda: (AUTOMATIC, OWN, *vaes()),
+        "text_encoders": lambda: (AUTOMATIC, *text_encoders()),
         "hires_upscalers": hires_upscalers(host).names,
         "hires_samplers": lambda: ("", *host.samplers.names()),
         "hires_schedulers": lambda: ("", *host.schedulers.names()),
         "hires_checkpoints": lambda: ("", *checkpoints()),
         "axes": lambda: axis_names(host.axes()),
+        **host.file_tables(),
     }

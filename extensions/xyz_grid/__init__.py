@@ -167,7 +167,7 @@ def _values(axis: Axis, text: str, context: ScriptContext, field: str) -> list[A
     if axis.option.type in (int, float):
         return [number for part in listed(text) for number in numbers(part, whole=axis.option.type is int)]
     choices = axis.option.choices
-    if choices is None:
+    if not isinstance(choices, (str, tuple)):
         return listed(text, empty=axis.option.type is str)
     table = list(context.choices(choices)) if isinstance(choices, str) else list(choices)
     if text.strip() == "*":

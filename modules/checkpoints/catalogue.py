@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
+from modules.checkpoints.choices import Choices, beside, read_choices, write_choices
+from modules.checkpoints.convert import convert
 from modules.checkpoints.detect import (
     family_label,
+    family_of,
     has_vae,
     native_size,
     only_seen,
     prediction,
+    remarks,
     shapes_of,
     text_width,
 )
@@ -22,16 +28,20 @@ from modules.checkpoints.files import (
     PREDICTION,
     Hashes,
     Header,
+    ModelFile,
     contents,
     find_model,
     list_models,
     old_hash,
 )
-from modules.checkpoints.folders import unlistable
+from modules.checkpoints.folders import each, root_of, unlistable
+from modules.checkpoints.networks.side_files import preview_of, read_description, read_downloaded, write_preview
 from modules.checkpoints.places import ModelFolders, model_folders
+from modules.checkpoints.presets import Preset, distilled, preset_from, suggested
 from modules.checkpoints.source import open_source
+from modules.checkpoints.text_encoders import TextEncoders, missing_encoders
 from modules.checkpoints.vaes import VaeFolders
-from modules.errors import CheckpointError, RepriseError, printable
+from modules.errors import CheckpointError, NotFound, RepriseError, printable
 
 _MAX_VALUE, _MAX_ENTRIES = 600, 60
 
@@ -58,6 +68,23 @@ class Card:
     zero_terminal_snr: bool = False
     own_vae: bool = True
     """False: it needs a standalone VAE file."""
+    own_text: bool = True
+    """False: it needs text encoders in files of their own."""
+    choices: Choices = field(default_factory=Choices)
+    """What a person chose for it."""
+    preset: Preset = field(default_factory=Preset)
+    """What a form begins with for it: what was chosen and, where nothing was, what suits its kind."""
+    kind: str = ""
+    """Of models that need few steps: "Turbo", "Lightning", "LCM" or "Hyper"."""
+    remarks: tuple[str, ...] = ()
+    """What the configuration beside it says that is not done."""
+    description: str = ""
+    trigger_words: tuple[str, ...] = ()
+    """Of the card, else of the downloader that fetched the file."""
+    preview: Path | None = None
+    """A picture beside the file."""
+    pickled: bool = False
+    """The file is a pickle, which can be converted."""
 
 
 class CheckpointCatalogue:
@@ -67,23 +94,42 @@ class CheckpointCatalogue:
         places = folder if isinstance(folder, ModelFolders) else model_folders(folder)
         self._checkpoints = places.checkpoints
         self._vaes = VaeFolders(places.vaes, self._checkpoints)
+        self._texts = TextEncoders(places.text_encoders)
         self._embeddings = EmbeddingFolder(places.embeddings)
+        self._missing = places.missing
         self._hashes = hashes
         self._default = default
         self._headers: dict[tuple[Path, int], Header] = {}
 
     def told_at_start(self) -> list[str]:
         """Warnings about the folders to log at startup."""
-        return [
+        gone = [f"there is no folder {folder}, so nothing is read from there" for folder in self._missing]
+        return gone + [
             f"{name} in {folder.name} is left out because its name is not UTF-8: rename it"
-            for folder in (self._checkpoints, self._vaes.folder, self._embeddings.folder)
+            for folder in (*self._checkpoints, *each(self._vaes.folder), *each(self._embeddings.folder))
             for name in unlistable(folder, (*SUFFIXES, *PICKLES))
         ]
 
     def checkpoints(self) -> list[str]:
-        """Names of all checkpoints, the default first."""
-        names = (model.name for model in list_models(self._checkpoints))
-        return sorted(names, key=lambda name: name != self._default)
+        """Names of all checkpoints, the default first, and behind them pickles that nobody has converted, with their
+        suffix.
+        """
+        names = [model.name for model in list_models(self._checkpoints)]
+        return [*sorted(names, key=lambda name: name != self._default), *self._pickles()]
+
+    def _pickles(self) -> dict[str, Path]:
+        found = {
+            model.path.relative_to(root_of(model.path, self._checkpoints)).as_posix(): model.path
+            for model in list_models(self._checkpoints, CHECKPOINT_PICKLES)
+        }
+        return {name: path for name, path in found.items() if not path.with_suffix(".safetensors").is_file()}
+
+    def convert(self, checkpoint: str) -> Path:
+        """Write a safetensors file beside a pickle of `checkpoints`. Raises `RepriseError`."""
+        path = self._pickles().get(checkpoint)
+        if path is None:
+            raise NotFound(f"there is no pickle {printable(checkpoint)}", hint="choose another", field="checkpoint")
+        return convert(path)
 
     def vae_sha256(self, name: str) -> str:
         """SHA-256 of a VAE by its listed name; empty until the worker has read the file."""
@@ -94,6 +140,10 @@ class CheckpointCatalogue:
         """File names of all VAEs."""
         return list(self._vaes.list())
 
+    def text_encoders(self) -> list[str]:
+        """File names of all text encoders in files of their own."""
+        return list(self._texts.names())
+
     def embeddings(self, checkpoint: str) -> Suited:
         """The embeddings, sorted into usable and unusable for a checkpoint; empty if the checkpoint cannot be read."""
         try:
@@ -102,34 +152,55 @@ class CheckpointCatalogue:
             return Suited()
         return self._embeddings.list().for_width(text_width(shapes_of(header)))
 
+    def choose(self, checkpoint: str, chosen: Choices) -> None:
+        """Keep what a person chose for a checkpoint beside its file. Raises `RepriseError`."""
+        write_choices(self._path(checkpoint), chosen)
+
+    def illustrate(self, checkpoint: str, image: Image.Image, infotext: str = "") -> None:
+        """Keep a picture as a checkpoint's preview. Raises `RepriseError`."""
+        write_preview(beside(self._path(checkpoint)), image, infotext)
+
     def native_size(self, checkpoint: str) -> int:
         """The image size in pixels (side of a square) that a checkpoint was trained for."""
         try:
-            path, header = self._header(checkpoint)
-            return native_size(header, path, self._seen(path, header))
+            file, header = self._header(checkpoint)
+            return native_size(header, file.path, self._seen(file.path, header))
         except RepriseError:  # no model at all: the job will say so
             return 512
 
     def card(self, checkpoint: str) -> Card:
         """The model card of a checkpoint."""
         try:
-            path, header = self._header(checkpoint)
+            file, header = self._header(checkpoint)
+            path = file.path
             nbytes = sum(file.stat().st_size for file in contents(path))
             sha256 = self._hashes.known(path)
         except RepriseError as error:
-            return Card(printable(checkpoint), problem=str(error))
+            return Card(printable(checkpoint), problem=str(error), pickled=checkpoint in self._pickles())
         except OSError as error:  # gone since it was listed
             return Card(printable(checkpoint), problem=f"the file cannot be read: {error.strerror}")
+        family = family_of(shapes_of(header))
         shapes, predicts = shapes_of(header), prediction(header, path)
         seen = self._seen(path, header)
+        side, chosen = native_size(header, path, seen), read_choices(path)
+        name, title = beside(path).stem, header.metadata.get("modelspec.title", "")
+        kind, downloaded = distilled(name, title), read_downloaded(beside(path))
         return Card(
-            name=self._name(path),
+            choices=chosen,
+            preset=chosen.preset.over(preset_from(downloaded.defaults)).over(suggested(name, title, side)),
+            kind=kind.name if kind else "",
+            remarks=tuple(remarks(header, path)),
+            description=chosen.description or read_description(beside(path)) or downloaded.description,
+            trigger_words=(chosen.trigger_words,) if chosen.trigger_words else downloaded.trained_words,
+            preview=preview_of(beside(path)),
+            name=file.name,
             file_name=path.parent.name if path.name == INDEX else path.name,
             family=family_label(shapes),
             prediction=seen if only_seen(shapes, predicts) else predicts.kind,
             zero_terminal_snr=predicts.zero_terminal_snr,
             own_vae=has_vae(shapes),
-            native_size=native_size(header, path, seen),
+            own_text=family is None or not missing_encoders(family, shapes),
+            native_size=side,
             nbytes=nbytes,
             sha256=sha256,
             old_hash=old_hash(path),
@@ -142,21 +213,22 @@ class CheckpointCatalogue:
             return ""
         return self._hashes.noted(path, PREDICTION)
 
-    def _name(self, path: Path) -> str:
-        whole = path.relative_to(self._checkpoints)
-        return (whole.parent if path.name == INDEX else whole.with_suffix("")).as_posix()
+    def _path(self, checkpoint: str) -> Path:
+        return find_model(self._checkpoints, checkpoint, self._default).path
 
-    def _header(self, checkpoint: str) -> tuple[Path, Header]:
-        path = find_model(self._checkpoints, checkpoint, self._default).path
+    def _header(self, checkpoint: str) -> tuple[ModelFile, Header]:
+        file = find_model(self._checkpoints, checkpoint, self._default)
+        path = file.path
         try:
             key = (path, path.stat().st_mtime_ns)
         except OSError as error:  # gone since it was listed
             raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
         if key not in self._headers:
             self._headers = {key: open_source(path).header}  # one: asked for again and again while its prompt is typed
-        return path, self._headers[key]
+        return file, self._headers[key]
 
 
+CHECKPOINT_PICKLES = (".ckpt", ".pt", ".pth")
 _FIRST = ("title", "author", "description", "license", "date", "usage_hint", "tags", "trigger_phrase")
 
 

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from modules.checkpoints.a1111_yaml import read_yaml
+from modules.checkpoints.choices import EPS, V_ZERO_SNR, V, beside, read_choices
 from modules.checkpoints.families import FAMILIES
-from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, VARIANTS, Family, ModelConfig, Shapes
+from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, Family, ModelConfig, Shapes, bare_unet, variant
 from modules.checkpoints.families.shapes import text_config, unet_config, vae_config
 from modules.checkpoints.files import Header
 from modules.errors import CheckpointError
-from modules.nn.configs import TextConfig, UNetConfig, VAEConfig
+from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
 
 log = logging.getLogger(__name__)
-
-_MAX_YAML = 256 * 2**10
-"""Size limit in bytes; A1111's own files have 2 to 4 kB."""
 
 
 def shapes_of(header: Header) -> Shapes:
@@ -58,12 +55,13 @@ def family_label(shapes: Shapes) -> str:
     family = family_of(shapes)
     if family is None:
         return "not a diffusion model"
-    return ", ".join(filter(None, (family.label, VARIANTS.get(_in_channels(shapes), ""), _pruned(family, shapes))))
+    return ", ".join(filter(None, (family.label, _variant(shapes), _pruned(family, shapes))))
 
 
-def _in_channels(shapes: Shapes) -> int:
-    shape = shapes.get(FIRST_CONV, ())
-    return shape[1] if len(shape) > 1 else 0
+def _variant(shapes: Shapes) -> str | None:
+    """What the UNet sees beside latents, as `families.base.variant` names it."""
+    channels = shapes.get(FIRST_CONV, ())[1:2]
+    return variant(channels[0], next(iter(shapes.get(f"{UNET}out.2.weight", ())), 4)) if channels else None
 
 
 def _pruned(family: Family, shapes: Shapes) -> str:
@@ -82,6 +80,8 @@ def has_vae(shapes: Shapes) -> bool:
 def text_width(shapes: Shapes) -> int:
     """Width of a checkpoint's token embeddings, summed over two encoders; 0 if no known encoder is there."""
     family = family_of(shapes)
+    if family and family.supported and (bare := bare_unet(shapes)):
+        return bare.context
     try:
         return sum(text_config(spec, shapes).width for spec in family.encoders) if family else 0
     except (LookupError, ValueError):
@@ -113,27 +113,55 @@ class Prediction:
     """Trained with a last step of pure noise (Lin et al. 2023, arXiv:2305.08891)."""
     said: bool = True
     """Whether somebody says what kind it is; else it is the usual one."""
+    beside: bool = False
+    """It is not the file that says it, but its card or its yaml, which another machine may not have."""
 
 
 def prediction(header: Header, path: Path | None = None) -> Prediction:
-    """The prediction type of a checkpoint. The first source that states it wins: A1111's yaml beside the file, our
-    own metadata, the marker tensors ``v_pred`` and ``ztsnr``, ModelSpec.
+    """The prediction type of a checkpoint. The first source that states it wins: the choice on its card, A1111's yaml
+    beside the file, our own metadata, the marker tensors ``v_pred`` and ``ztsnr``, ModelSpec.
     """
     own = stated(header)
-    kind = (
-        (_in_yaml(path.with_suffix(".yaml")) if path else "")
-        or _kind(own.get("prediction"))
+    chosen = read_choices(path).prediction if path else ""
+    near = {EPS: "eps", V: "v", V_ZERO_SNR: "v"}.get(chosen, "") or (_in_yaml(path) if path else "")
+    inside = (
+        _kind(own.get("prediction"))
         or ("v" if "v_pred" in header.tensors else "")
         or _kind(header.metadata.get("modelspec.prediction_type"))
     )
     zero_snr = own.get("zero_terminal_snr") is True or "ztsnr" in header.tensors
-    return Prediction(kind or "eps", zero_snr, said=bool(kind))
+    return Prediction(
+        near or inside or "eps",
+        zero_snr or chosen == V_ZERO_SNR,
+        said=bool(near or inside),
+        beside=bool(near) and (near != inside or (chosen == V_ZERO_SNR and not zero_snr)),
+    )
+
+
+def _yaml_of(path: Path) -> Path:
+    """A1111's configuration beside a checkpoint."""
+    return beside(path).with_suffix(".yaml")
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside a checkpoint, to compare with what stood there before."""
+
+    prediction: str
+    """Chosen on its card."""
+    yaml: int
+    """The time of A1111's configuration; 0: there is none."""
+
+
+def said_beside(path: Path) -> Beside:
+    yaml = _yaml_of(path)
+    return Beside(read_choices(path).prediction, yaml.stat().st_mtime_ns if yaml.is_file() else 0)
 
 
 def only_seen(shapes: Shapes, predicts: Prediction) -> bool:
     """Whether nothing but the UNet's answers can tell what a model predicts (`probe.answers_with`)."""
     family = family_of(shapes)
-    return not predicts.said and family is not None and not family.tells_prediction and _in_channels(shapes) == 4
+    return not predicts.said and family is not None and not family.tells_prediction and _variant(shapes) == ""
 
 
 def _kind(value: object) -> str:
@@ -147,33 +175,20 @@ def _kind(value: object) -> str:
 
 
 def _in_yaml(path: Path) -> str:
-    """The prediction type in A1111's configuration file beside a checkpoint; empty if there is none or it does not
-    say.
+    said = read_yaml(_yaml_of(path))
+    return _kind(said.prediction) if said else ""
 
-    The file is taken apart and never built: YAML's merge keys could make gigabytes of a few lines.
-    """
+
+def remarks(header: Header, path: Path) -> list[str]:
+    """What the configuration beside a checkpoint says that is not done, in sentences."""
+    said, shapes = read_yaml(_yaml_of(path)), shapes_of(header)
+    family = family_of(shapes)
+    if said is None or family is None or not family.supported:
+        return []
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_YAML:
-            return ""
-        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        log.warning("%s is left aside: it cannot be read (%s)", path.name, type(error).__name__)
-        return ""
-    params = ("model", "params")
-    said = _kind(_scalar(root, (*params, "parameterization")))
-    scaling = _scalar(root, (*params, "denoiser_config", "params", "scaling_config", "target")).rpartition(".")[2]
-    return said or {"VScaling": "v", "EpsScaling": "eps"}.get(scaling, "")
-
-
-def _scalar(node: Any, keys: tuple[str, ...]) -> str:
-    """The value at a path of keys in a yaml tree; empty where the path does not exist."""
-    for key in keys:
-        node = next((value for name, value in _entries(node) if getattr(name, "value", None) == key), None)
-    return node.value if isinstance(node, yaml.ScalarNode) else ""
-
-
-def _entries(node: Any) -> Iterator[tuple[Any, Any]]:
-    return iter(node.value if isinstance(node, yaml.MappingNode) else ())
+        return said.remarks(unet_config(shapes), clip=family.encoders[0].layout == CLIP)
+    except (LookupError, ValueError, ArithmeticError):
+        return []
 
 
 # ---------------------------------------------------------------------------------------------------- configuration
@@ -192,8 +207,12 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
     shapes = shapes_of(header)
     family = _supported(name, shapes)
     own, own_vae, predicts = stated(header), has_vae(shapes), prediction(header, path)
+    said = read_yaml(_yaml_of(path)) if path else None
+    if said and said.last_layer:
+        family = _taking_last_layer(family)
     try:
         unet = _merge(name, unet_config(shapes), own.get("unet"))
+        unet = said.with_heads(unet) if said else unet
         vae = _merge(name, vae_config(shapes) if own_vae else VAEConfig(), own.get("vae"))
         texts = tuple(_merge(name, text_config(spec, shapes), own.get(spec.part)) for spec in family.encoders)
     except (LookupError, ValueError, ArithmeticError) as error:
@@ -202,7 +221,7 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
             hint="choose another one",
             field="checkpoint",
         ) from error
-    scale, schedule = own.get("scale_factor"), own.get("schedule")
+    schedule = own.get("schedule")
     return ModelConfig(
         family,
         unet,
@@ -210,11 +229,11 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         texts,
         latent=replace(
             family.latent,
-            scale=float(scale)
-            if isinstance(scale, int | float) and not isinstance(scale, bool)
-            else family.latent.scale,
+            scale=(said and said.scale_factor) or _number(own.get("scale_factor"), family.latent.scale),
+            shift=_number(own.get("shift_factor"), family.latent.shift),
             channels=vae.z_channels,
             factor=vae.factor,
+            rgb=family.latent.rgb if vae == VAEConfig() else (),
         ),
         native_size=native_size(header, path),
         prediction=predicts.kind,
@@ -222,7 +241,18 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         zero_terminal_snr=predicts.zero_terminal_snr,
         own_vae=own_vae,
         only_seen=only_seen(shapes, predicts),
+        said_beside=predicts.beside,
     )
+
+
+def _taking_last_layer(family: Family) -> Family:
+    """SD 2.x with the last layer of its text encoder rather than the one before it."""
+    encoders = [replace(e, skip=1) if e.layout == OPEN_CLIP and e.final_norm else e for e in family.encoders]
+    return replace(family, encoders=tuple(encoders))
+
+
+def _number(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else otherwise
 
 
 def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
@@ -247,17 +277,21 @@ def _supported(name: str, shapes: Shapes) -> Family:
     """The family of a file; raises a `CheckpointError` that says what the file is if it cannot be run."""
     family = family_of(shapes)
     if family and family.supported:
-        channels = _in_channels(shapes)
-        if channels in (4, 9):  # 9: an inpainting model
+        if FIRST_CONV not in shapes or _variant(shapes) is not None:
             return family
-        kind = {8: "an Instruct-pix2pix model"}.get(channels, f"a {channels}-channel model")
-        what = f"{kind}, which is not supported"
+        what = f"a model whose UNet has {shapes[FIRST_CONV][1]} input channels, which is not supported"
     elif family:
         what = f"of the family {family.label}, which is not supported"
     elif any(key.startswith(("lora_unet_", "lora_te")) for key in shapes):
         what = "a LoRA, which belongs in the Lora folder"
     elif any(key.startswith(("decoder.", f"{VAE}decoder.")) for key in shapes):
         what = "only an autoencoder, which belongs in the VAE folder"
+    elif any(key.endswith("token_embedding.weight") for key in shapes):
+        what = "only a text encoder, which belongs in models/text_encoder"
+    elif any(key.startswith(("control_model.", "controlnet_", "input_hint_block.")) for key in shapes):
+        what = "a ControlNet, which belongs in models/ControlNet"
+    elif any(".double_blocks." in f".{key}" or ".joint_blocks." in f".{key}" for key in shapes):
+        what = "a transformer of the Flux or SD 3 family, which is not supported"
     else:
         what = "not a diffusion model"
     raise CheckpointError(f"{name} is {what}", hint="choose a checkpoint of SD 1.x, SD 2.x or SDXL", field="checkpoint")

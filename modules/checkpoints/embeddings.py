@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from modules.checkpoints import unpickle
 from modules.checkpoints.files import read_header
-from modules.checkpoints.folders import files_below
+from modules.checkpoints.folders import Folders, files_below
 from modules.checkpoints.unpickle import Array, StoredTensor
 from modules.errors import CheckpointError, RepriseError, printable
 from modules.imaging.files import BROKEN, open_header
@@ -118,9 +118,9 @@ NONE = Listing()
 
 
 class EmbeddingFolder:
-    """The embeddings below a folder."""
+    """The embeddings below some folders."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Folders):
         self.folder = folder
         self._known: dict[tuple[Path, int, int], EmbeddingFile | Broken | None] = {}
 

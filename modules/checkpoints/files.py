@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.checkpoints.folders import files_below, unlistable
+from modules.checkpoints.folders import Folders, below, each, files_below, root_of, told_apart, unlistable
 from modules.checkpoints.matching import Match, ambiguous, match
 from modules.errors import CheckpointError, UnknownName, printable
 from modules.storage import atomic
@@ -26,6 +26,8 @@ MAX_TENSORS = 20_000
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 INDEX = "model_index.json"
 """The file that makes a folder a model of diffusers, and stands for it."""
+MOST_NAMED = 8
+"""Names in one hint."""
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _SIZES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
@@ -186,28 +188,36 @@ def weight_files(folder: Path) -> list[Path]:
     return plain or [path for path in files if ".non_ema" not in path.name]
 
 
-def list_models(folder: Path, suffixes: tuple[str, ...] = (".safetensors",)) -> list[ModelFile]:
+def list_models(folder: Folders, suffixes: tuple[str, ...] = (".safetensors",)) -> list[ModelFile]:
     """The model files below ``folder``, sorted by name, ignoring case. A missing folder counts as empty.
 
     VAEs that lie beside them are none. Of files that differ in their endings alone all but the first keep them. A
-    folder as diffusers lays it out is one model.
+    folder as diffusers lays it out is one model. Of several folders' files of one name the first folder's has it alone,
+    the others stand behind their folders' names.
     """
     found: dict[str, ModelFile] = {}
-    indexes = [path for path in files_below(folder, (INDEX,)) if path.name == INDEX and path.parent != folder]
-    if ".safetensors" in suffixes:
-        found = {name: ModelFile(name, p) for p in indexes if (name := p.parent.relative_to(folder).as_posix())}
+    roots = each(folder)
+
+    def add(name: str, path: Path) -> None:
+        name = told_apart(name, path, roots, found) if name in found else name
+        found[name] = ModelFile(name, path)
+
+    indexes = [path for path in files_below(roots, (INDEX,)) if path.name == INDEX and path.parent not in roots]
+    for path in indexes if ".safetensors" in suffixes else ():
+        add(below(path.parent, roots).as_posix(), path)
     within = {path.parent for path in indexes}
-    for path in sorted(path for path in files_below(folder, suffixes) if not path.stem.lower().endswith(".vae")):
+    files = (path for path in files_below(roots, suffixes) if not path.stem.lower().endswith(".vae"))
+    for path in sorted(files, key=lambda path: (roots.index(root_of(path, roots)), path)):
         if not within.isdisjoint(path.parents):
             continue
-        whole = path.relative_to(folder)
-        short = whole.with_suffix("").as_posix()
-        name = whole.as_posix() if short in found else short
-        found[name] = ModelFile(name, path)
+        whole = below(path, roots)
+        same = found.get(short := whole.with_suffix("").as_posix())
+        by_ending = same is not None and root_of(same.path, roots) == root_of(path, roots)
+        add(whole.as_posix() if by_ending else short, path)
     return sorted(found.values(), key=lambda model: (model.name.casefold(), model.name))
 
 
-def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
+def find_model(folder: Folders, wanted: str, default: str = "") -> ModelFile:
     """The file that ``wanted`` names, as `matching.match` finds it; if empty, ``default``, else the first file."""
     models = list_models(folder)
     if not models:
@@ -217,7 +227,9 @@ def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
             if pickles
             else "put a .safetensors checkpoint there"
         )
-        raise CheckpointError(f"there is no checkpoint in {folder}", hint=hint, field="checkpoint")
+        raise CheckpointError(
+            f"there is no checkpoint in {' or '.join(map(str, each(folder)))}", hint=hint, field="checkpoint"
+        )
     if not wanted:
         return next((m for m in models if m.name == default), models[0])
     found = _meant(wanted, models, folder)
@@ -227,18 +239,18 @@ def find_model(folder: Path, wanted: str, default: str = "") -> ModelFile:
         raise ambiguous(wanted, found.several, "checkpoint")
     if pickle := _meant(wanted, list_models(folder, PICKLES), folder).file:
         read_header(pickle.path)  # raises with the way to convert it
-    names = ", ".join(repr(model.name) for model in models[:8])
+    names = ", ".join(repr(model.name) for model in models[:MOST_NAMED]) + ", …" * (len(models) > MOST_NAMED)
     unnamed = unlistable(folder, (".safetensors", *PICKLES))
     odd = f"; {unnamed[0]} is left out because its name is not UTF-8: rename it" if unnamed else ""
     raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"there are {names}{odd}", field="checkpoint")
 
 
-def _meant(wanted: str, models: Sequence[ModelFile], folder: Path) -> Match[ModelFile]:
+def _meant(wanted: str, models: Sequence[ModelFile], folder: Folders) -> Match[ModelFile]:
     by_name = {model.name: model for model in models}
 
     def place(model: ModelFile) -> str:
         path = model.path.parent if model.path.name == INDEX else model.path
-        return path.relative_to(folder).as_posix()
+        return below(path, folder).as_posix()
 
     return match(wanted, by_name, place)
 

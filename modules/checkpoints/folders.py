@@ -4,15 +4,52 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from modules.errors import printable
 
 log = logging.getLogger(__name__)
 
+Folders = Path | Sequence[Path]
+"""One folder or several, the first of which counts most; a file stands for a folder that holds it alone."""
 
-def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+
+def each(folders: Folders) -> tuple[Path, ...]:
+    """The folders one by one."""
+    return (folders,) if isinstance(folders, Path) else tuple(folders)
+
+
+def root_of(path: Path, folders: Folders) -> Path:
+    """The first of the folders that a file lies in; raises `ValueError` where none is.
+
+    >>> root_of(Path("/b/sub/x.pt"), [Path("/a"), Path("/b")]).as_posix()
+    '/b'
+    """
+    for folder in each(folders):
+        if path.is_relative_to(folder):
+            return folder
+    raise ValueError(f"{path} is in none of {each(folders)}")
+
+
+def below(path: Path, folders: Folders) -> Path:
+    """A file's path below the folder that it lies in."""
+    root = root_of(path, folders)
+    return Path(path.name) if path == root else path.relative_to(root)
+
+
+def told_apart(name: str, path: Path, folders: Folders, taken: Container[str]) -> str:
+    """A name that is not taken: behind as many folders above the file's own as it needs.
+
+    >>> told_apart("x", Path("/disk/other/models/x.pt"), [Path("/models"), Path("/disk/other/models")], ["x"])
+    'models/x'
+    """
+    above = [part for part in root_of(path, folders).parts if part.strip("/")]
+    names = ["/".join((*above[len(above) - n :], name)) for n in range(len(above) + 1)]
+    return next((free for free in names if free not in taken), path.as_posix())
+
+
+def files_below(folder: Folders, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """The regular files with one of these suffixes, ignoring case; none if the folder is missing.
 
     Links are followed, but no folder is looked into twice: a real folder is found by its own name, and after it what
@@ -24,14 +61,23 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
             yield path
 
 
-def unlistable(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+def unlistable(folder: Folders, suffixes: tuple[str, ...]) -> list[str]:
     """The names, made printable, of files that are not listed because their names are not UTF-8."""
-    return sorted(printable(str(path.relative_to(folder))) for path, whole in _walk(folder, suffixes) if not whole)
+    return sorted(printable(str(below(path, folder))) for path, whole in _walk(folder, suffixes) if not whole)
 
 
-def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool]]:
-    """Yield each file, and whether its path below ``folder`` is valid text."""
+def _walk(folders: Folders, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool]]:
+    """Yield each file, and whether its path below its folder is valid text."""
     seen: set[tuple[int, int]] = set()
+    for folder in each(folders):
+        if _is_file(folder):
+            if folder.name.lower().endswith(suffixes):
+                yield folder, printable(folder.name) == folder.name
+            continue
+        yield from _walk_one(folder, suffixes, seen)
+
+
+def _walk_one(folder: Path, suffixes: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
     real, linked = [folder], list[Path]()
     while real or linked:
         place = (real or linked).pop(0)
@@ -54,6 +100,13 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool]
             elif entry.name.lower().endswith(suffixes) and _is(entry, folder=False):
                 name = str(path.relative_to(folder))
                 yield path, printable(name) == name
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def folders_in(folder: Path) -> list[Path]:

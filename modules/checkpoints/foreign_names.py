@@ -162,9 +162,14 @@ def file_names(keys: Collection[str]) -> dict[str, str]:
     {'diffusion_model.input_blocks.0.0.bias': 'model.diffusion_model.input_blocks.0.0.bias'}
     """
     if any(key.startswith(UNET) for key in keys):
-        return dict(zip(keys, keys, strict=True))
+        return {key: _vae_of_comfy(key) for key in keys}
+    if any(key.startswith(_EMA) for key in keys):
+        return {key: UNET + own if (own := ema_name(key)) else key for key in keys}
     if any(key.startswith("encoder.down_blocks.") for key in keys):
         return vae_names(keys)
+    if any(key.startswith("down_blocks.0.resnets.") for key in keys):
+        known = unet_names(keys)
+        return {key: UNET + known[key] if key in known else key for key in keys}
     prefix = next((p for p in _UNET_PREFIXES if any(key.startswith(p + "input_blocks.") for key in keys)), "")
     found = {}
     for key in keys:
@@ -172,6 +177,38 @@ def file_names(keys: Collection[str]) -> dict[str, str]:
         is_unet = key.startswith(prefix) if prefix else "input_blocks.0.0.weight" in keys and key.startswith(_BARE)
         found[key] = UNET + own if is_unet else key
     return found
+
+
+_EMA = "model_ema.diffusion_model"
+_EMA_BLOCK = re.compile(r"(input_blocks|output_blocks)(\d+)(\d)|(middle_block|time_embed|out)(\d)|(label_emb)(\d)(\d)")
+_EMA_LAYER = re.compile(
+    r"in_layers|out_layers|emb_layers|skip_connection|transformer_blocks|attn[12]|to_out|to_[qkv]|ff|net"
+    r"|proj_in|proj_out|proj|norm[123]?|op|conv|weight|bias|\d+"
+)
+
+
+def ema_name(key: str) -> str:
+    """The UNet's name for a tensor of averaged weights, whose names ldm writes without dots; empty for others.
+
+    >>> ema_name("model_ema.diffusion_modelinput_blocks101transformer_blocks0attn2to_out0bias")
+    'input_blocks.10.1.transformer_blocks.0.attn2.to_out.0.bias'
+    """
+    own = key.removeprefix(_EMA)
+    block = _EMA_BLOCK.match(own) if key.startswith(_EMA) else None
+    if block is None:
+        return ""
+    rest = own[block.end() :]
+    layers = _EMA_LAYER.findall(rest)
+    return ".".join([*filter(None, block.groups()), *layers]) if "".join(layers) == rest else ""
+
+
+def _vae_of_comfy(key: str) -> str:
+    """ComfyUI's name of an autoencoder's tensor beside a UNet as ldm's."""
+    return (
+        VAE + key.removeprefix("vae.")
+        if key.startswith(("vae.encoder.", "vae.decoder.", "vae.quant", "vae.post_"))
+        else key
+    )
 
 
 def diffusers_vae_pieces(keys: Collection[str]) -> Pieces:

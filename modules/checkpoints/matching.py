@@ -76,7 +76,7 @@ def hash_in(wanted: str) -> str:
 
 def ambiguous(wanted: str, several: Sequence[str], field: str) -> UnknownName:
     """The error for a name that may mean several files."""
-    names = ", ".join(map(repr, several[:8]))
+    names = ", ".join(map(repr, several[:8])) + ", …" * (len(several) > 8)
     return UnknownName(f"{wanted!r} may mean {names}", hint="choose one of them by its whole name", field=field)
 
 

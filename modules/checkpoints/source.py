@@ -74,7 +74,7 @@ def _folder(folder: Path) -> Source:
     origins: dict[str, Origin] = {}
     for name, places in _pieces(folder):
         turned = name.endswith(".text_projection")
-        tensors[name] = _joined([info for info, _ in places], turned=turned)
+        tensors[name] = joined([info for info, _ in places], turned=turned)
         origins[name] = Origin(tuple(place for _, place in places), transposed=turned)
     config = json.dumps(_stated(folder))
     return Source(Header(tensors, {"reprise.config": config}), origins)
@@ -137,7 +137,8 @@ def _part(folder: Path) -> dict[str, tuple[TensorInfo, Place]]:
     return {key: (info, (path, key)) for path in files for key, info in read_header(path).tensors.items()}
 
 
-def _joined(infos: list[TensorInfo], *, turned: bool) -> TensorInfo:
+def joined(infos: list[TensorInfo], *, turned: bool = False) -> TensorInfo:
+    """What several tensors are that are laid one below the other; ``turned``: then turned round."""
     first = infos[0]
     shape = first.shape if len(infos) == 1 else (sum(sum(info.shape[:1]) for info in infos), *first.shape[1:])
     return TensorInfo(first.dtype, shape[::-1] if turned else shape, sum(info.nbytes for info in infos))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from modules.checkpoints.families.base import UNET, Family
@@ -37,6 +37,7 @@ class Tiny:
     family: Family
     unet: UNetConfig
     texts: tuple[TextConfig, ...]
+    vae: VAEConfig = field(default_factory=lambda: VAEConfig(channels=2, norm_groups=2))
 
 
 _WIDTH = 4
@@ -70,15 +71,27 @@ OLD_NAMES = {"sd15": ("sd1", False), "sd15-inpainting": ("sd1", True)}
 
 
 def write_tiny_checkpoint(
-    path: Path, family: str = "sd1", seed: int = 0, *, inpainting: bool = False, prediction: str = "eps"
+    path: Path,
+    family: str = "sd1",
+    seed: int = 0,
+    *,
+    inpainting: bool = False,
+    pix2pix: bool = False,
+    prediction: str = "eps",
 ) -> Path:
     """Write random weights (fp16) with every layer of ``family``, only narrower. The same seed gives the same bytes."""
     name, painter = OLD_NAMES.get(family, (family, inpainting))
     if name not in FAMILIES:
         raise UserError(f"no family named {family!r}", hint=f"there is {', '.join(FAMILIES)}", field="family")
     tiny = FAMILIES[name]
-    if painter or inpainting:
-        tiny = replace(tiny, unet=replace(tiny.unet, in_channels=9))
+    if painter or inpainting or pix2pix:
+        channels = 2 * tiny.unet.out_channels + (not pix2pix)
+        tiny = replace(tiny, unet=replace(tiny.unet, in_channels=channels))
+    return write_tiny(path, tiny, seed, prediction=prediction)
+
+
+def write_tiny(path: Path, tiny: Tiny, seed: int = 0, *, prediction: str = "eps") -> Path:
+    """Write random weights (fp16) for a model of any sizes. The file's permissions are those of any new file."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         weights = {key: tensor.to(torch.float16).contiguous() for key, tensor in _weights(tiny).items()}
@@ -86,7 +99,8 @@ def write_tiny_checkpoint(
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, part, metadata=metadata)  # of one entry: safetensors writes several in random order
+        # Of one entry: safetensors writes several in random order. Written here: its own writer makes private files.
+        part.write_bytes(save(weights, metadata=metadata))
         part.replace(path)
     except (OSError, SafetensorError) as error:
         if part.exists():
@@ -96,11 +110,8 @@ def write_tiny_checkpoint(
     return path
 
 
-_VAE = VAEConfig(channels=2, norm_groups=2)
-
-
 def _weights(tiny: Tiny) -> dict[str, Tensor]:
-    parts: dict[str, nn.Module] = {UNET: UNet(tiny.unet), AUTOENCODER: VAE(_VAE)}
+    parts: dict[str, nn.Module] = {UNET: UNet(tiny.unet), AUTOENCODER: VAE(tiny.vae)}
     for spec, config in zip(tiny.family.encoders, tiny.texts, strict=True):
         parts[spec.prefixes[0]] = text = new_text(config)
         tokens = "embeddings.token_embedding.weight" if config.layout == CLIP else "token_embedding.weight"
@@ -113,7 +124,7 @@ def _stated(tiny: Tiny, prediction: str) -> dict[str, object]:
     texts = {spec.part: asdict(config) for spec, config in zip(tiny.family.encoders, tiny.texts, strict=True)}
     return {
         "unet": asdict(tiny.unet),
-        "vae": asdict(_VAE),
+        "vae": asdict(tiny.vae),
         **texts,
         "scale_factor": tiny.family.latent.scale,
         "native_size": 64,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modules.checkpoints.files import PICKLES, read_header
-from modules.checkpoints.folders import files_below
+from modules.checkpoints.choices import beside, read_choices
+from modules.checkpoints.files import MOST_NAMED, PICKLES, read_header
+from modules.checkpoints.folders import Folders, below, each, files_below, told_apart
 from modules.checkpoints.matching import ambiguous, match
 from modules.errors import UnknownName
 
 AUTOMATIC, OWN = "Automatic", "None"
-"""Special values of a request: the VAE named like the checkpoint, if there is one; always the checkpoint's own."""
+"""Special values of a request: the VAE that the checkpoint's card remembers, else the one named like the checkpoint, if
+there is one; always the checkpoint's own."""
 
 
 class VaeFolders:
     """The VAEs in the VAE folder, and beside checkpoints as ``NAME.vae.safetensors``, listed by file name."""
 
-    def __init__(self, vaes: Path, checkpoints: Path):
+    def __init__(self, vaes: Folders, checkpoints: Folders):
         self.folder = vaes
         self._checkpoints = checkpoints
 
@@ -28,16 +30,26 @@ class VaeFolders:
         found = {path.name: path for path in sorted(beside, reverse=True)}
         own: dict[str, Path] = {}
         for path in sorted(files_below(self.folder, suffixes), key=lambda path: (len(path.parts), path)):
-            own[path.relative_to(self.folder).as_posix() if path.name in own else path.name] = path
+            name = path.name if path.name not in own else below(path, self.folder).as_posix()
+            own[told_apart(name, path, self.folder, own)] = path
         return dict(sorted((found | own).items(), key=lambda item: (item[0].casefold(), item[0])))
 
     def find(self, wanted: str, checkpoint: Path) -> Path | None:
-        """The VAE file that ``wanted`` means for ``checkpoint``; None: the checkpoint's own autoencoder."""
+        """The VAE file that ``wanted`` means for ``checkpoint``; None: the checkpoint's own autoencoder.
+
+        "Automatic" is the one that its card prefers, else one whose name begins like the checkpoint's.
+        """
         if wanted == OWN:
             return None
         listed = self.list()
         if wanted == AUTOMATIC:
-            return next((path for path in listed.values() if path.name.startswith(checkpoint.stem)), None)
+            preferred = read_choices(checkpoint).preset.vae
+            if preferred == OWN:
+                return None
+            if preferred in listed:
+                return listed[preferred]
+            stem = beside(checkpoint).stem
+            return next((path for path in listed.values() if path.name.startswith(stem)), None)
         found = match(wanted, listed, self._below)
         if found.file:
             return found.file
@@ -45,11 +57,13 @@ class VaeFolders:
             raise ambiguous(wanted, found.several, "vae")
         if pickle := match(wanted, self.list(PICKLES), self._below).file:
             read_header(pickle, field="vae")  # raises with the way to convert it
-        names = ", ".join(repr(name) for name in [*listed][:8]) or "none in models/VAE"
+        several = ", ".join(map(repr, [*listed][:MOST_NAMED])) + ", …" * (len(listed) > MOST_NAMED)
+        names = several or "none in models/VAE"
         raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")
 
     def _below(self, path: Path) -> str:
-        return path.relative_to(self.folder if path.is_relative_to(self.folder) else self._checkpoints).as_posix()
+        own = any(path.is_relative_to(folder) for folder in each(self.folder))
+        return below(path, self.folder if own else self._checkpoints).as_posix()
 
     def name_of(self, path: Path) -> str:
         """The name under which `list` has the file."""
@@ -57,4 +71,5 @@ class VaeFolders:
 
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickled VAE that "Automatic" would choose if it were safetensors; None if there is none."""
-        return next((path for path in self.list(PICKLES).values() if path.name.startswith(checkpoint.stem)), None)
+        stem = beside(checkpoint).stem
+        return next((path for path in self.list(PICKLES).values() if path.name.startswith(stem)), None)

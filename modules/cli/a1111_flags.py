@@ -1,15 +1,13 @@
 """Translates A1111's command line flags, so that existing start scripts work.
 
-A flag of the same meaning is put in our words; one that has nothing to do here is left out with a line that says so;
-one that would open the machine to others is refused.
+A flag of the same meaning is put in our words; one that has nothing to do here, or that would open the machine to
+others, is left out with a line that says so. None ends the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-from modules.errors import UserError
 
 NONE, ONE, SOME = 0, 1, 2
 """How many values a flag takes; some: up to the next flag."""
@@ -22,12 +20,15 @@ class Foreign:
     note: str = ""
     values: int = NONE
     ours: tuple[str, ...] = ()
-    refused: bool = False
+    left_out: bool = False
+    """It would open the machine to others."""
 
 
 MEMORY = "memory is seen to without flags"
+NETWORKS = "there is no such upscaler here; ESRGAN, SwinIR, DAT and HAT are read"
 ATTENTION = "attention is computed by torch's own kernels"
-FOLDER = "files lie in the folders of --models-dir or --models-from, which may be A1111's; a link in them is followed"
+UPSCALERS = ("--upscaler-dir", "{}")
+RESTORERS = ("--face-restorer-dir", "{}")
 QUEUE = "jobs always queue"
 UI_FILES = "settings are in settings.json, in --data-dir; the Settings tab changes them"
 CHECKS = "there is no such check at start"
@@ -36,7 +37,7 @@ UPDATES = "nothing is downloaded or updated behind your back"
 LOGIN = "accounts are made with: python3 app.py user add NAME, and once there is one everybody logs in"
 EXTENSIONS = "no extension is loaded, those that come with Reprise neither"
 TUNNEL = "no tunnel to another company's server is ever opened"
-CARDS = "--device chooses cpu or cuda; other accelerators are not used"
+CARDS = "an Intel card is used where torch can use it: --device xpu says so"
 NEVER = "in A1111 it has no effect either"
 ACCOUNTS = "the page would be open to everybody who knows the address"
 
@@ -46,8 +47,19 @@ FLAGS: Mapping[str, Foreign] = {
     "--nowebui": Foreign(ours=("--api-only",)),
     "--no-half": Foreign(ours=("--dtype", "float32")),
     "--use-cpu": Foreign("all of it runs on the CPU", SOME, ours=("--device", "cpu")),
-    "--freeze-settings": Foreign(ours=("--lock-settings", "all")),
-    "--freeze-specific-settings": Foreign(values=ONE, ours=("--lock-settings", "{}")),
+    "--freeze-settings": Foreign(ours=("--lock-settings", "all", "--lock-a1111-settings", "all")),
+    "--freeze-specific-settings": Foreign(values=ONE, ours=("--lock-a1111-settings", "{}")),
+    "--freeze-settings-in-sections": Foreign(values=ONE, ours=("--lock-a1111-sections", "{}")),
+    "--esrgan-models-path": Foreign(values=ONE, ours=UPSCALERS),
+    "--realesrgan-models-path": Foreign(values=ONE, ours=UPSCALERS),
+    "--bsrgan-models-path": Foreign(values=ONE, ours=UPSCALERS),
+    "--swinir-models-path": Foreign(values=ONE, ours=UPSCALERS),
+    "--dat-models-path": Foreign(values=ONE, ours=UPSCALERS),
+    "--gfpgan-models-path": Foreign(values=ONE, ours=RESTORERS),
+    "--gfpgan-dir": Foreign(values=ONE, ours=RESTORERS),
+    "--codeformer-models-path": Foreign(values=ONE, ours=RESTORERS),
+    "--lyco-dir-backcompat": Foreign(values=ONE, ours=("--lora-dir", "{}")),
+    "--lyco-dir": Foreign(values=ONE, ours=("--lora-dir", "{}")),
     "--disable-all-extensions": Foreign(EXTENSIONS, ours=("--no-extensions",)),
     "--disable-extra-extensions": Foreign(EXTENSIONS, ours=("--no-extensions",)),
     # nothing to do here
@@ -56,8 +68,9 @@ FLAGS: Mapping[str, Foreign] = {
     "--api-auth": Foreign(LOGIN, ONE),
     "--disable-tls-verify": Foreign("a self-signed certificate is served like any other: nothing here asks for it"),
     "--api": Foreign("A1111's HTTP API is always served, below /sdapi/v1, and Reprise's own below /api/v1"),
-    "--api-server-stop": Foreign("no request can stop the server; end it in its terminal"),
-    "--add-stop-route": Foreign("no request can stop the server; end it in its terminal"),
+    "--add-stop-route": Foreign(
+        "--api-server-stop lets an administrator end the server, by POST /sdapi/v1/server-stop"
+    ),
     "--xformers": Foreign(ATTENTION),
     "--force-enable-xformers": Foreign(ATTENTION),
     "--xformers-flash-attention": Foreign(ATTENTION),
@@ -68,41 +81,28 @@ FLAGS: Mapping[str, Foreign] = {
     "--update-all-extensions": Foreign(UPDATES),
     "--do-not-download-clip": Foreign(UPDATES),
     "--no-download-sd-model": Foreign(UPDATES),
-    "--medvram": Foreign(MEMORY),
-    "--medvram-sdxl": Foreign(MEMORY),
-    "--lowvram": Foreign(MEMORY),
+    "--medvram-sdxl": Foreign("what has to leave a card does so by itself, SDXL's networks before others"),
     "--lowram": Foreign(MEMORY),
     "--unload-gfpgan": Foreign(NEVER),
     "--disable-model-loading-ram-optimization": Foreign(
         "checkpoints are always loaded without a second copy in memory"
     ),
     "--always-batch-cond-uncond": Foreign(MEMORY),
-    "--use-ipex": Foreign(CARDS),
+    "--use-ipex": Foreign(CARDS, ours=("--device", "xpu")),
     "--opt-channelslast": Foreign("weights are laid out in the order that suits the device, without a flag"),
     "--no-half-vae": Foreign("--dtype chooses the number format, for the VAE too"),
     "--upcast-sampling": Foreign("sampling is always in float32"),
     "--precision": Foreign("--dtype chooses the number format: float32, bfloat16 or float16", ONE),
-    "--device-id": Foreign("CUDA_VISIBLE_DEVICES in the environment chooses the card", ONE),
     "--disable-nan-check": Foreign("a picture that is not a number is an error"),
     "--no-hashing": Foreign("hashes are what replay is built on; each file is read for it once"),
     "--vae-path": Foreign("the VAE is chosen on the page", ONE),
-    "--hypernetwork-dir": Foreign(FOLDER, ONE),
-    "--esrgan-models-path": Foreign(FOLDER, ONE),
-    "--realesrgan-models-path": Foreign(FOLDER, ONE),
-    "--bsrgan-models-path": Foreign(FOLDER, ONE),
-    "--swinir-models-path": Foreign(FOLDER, ONE),
-    "--dat-models-path": Foreign(FOLDER, ONE),
-    "--scunet-models-path": Foreign(FOLDER, ONE),
-    "--ldsr-models-path": Foreign(FOLDER, ONE),
-    "--gfpgan-models-path": Foreign(FOLDER, ONE),
-    "--gfpgan-dir": Foreign(FOLDER, ONE),
-    "--gfpgan-model": Foreign(FOLDER, ONE),
+    "--scunet-models-path": Foreign(NETWORKS, ONE),
+    "--ldsr-models-path": Foreign(NETWORKS, ONE),
+    "--gfpgan-model": Foreign("of several versions of GFPGAN the last one is taken", ONE),
     "--clip-models-path": Foreign("there is no CLIP interrogator that would need models", ONE),
     "--deepdanbooru": Foreign(NEVER),
     "--config": Foreign("what a checkpoint is, is read from the file itself, so no config file is needed", ONE),
     "--textual-inversion-templates-dir": Foreign("embeddings are used here and not trained", ONE),
-    "--lyco-dir-backcompat": Foreign(FOLDER, ONE),
-    "--codeformer-models-path": Foreign(FOLDER, ONE),
     "--no-gradio-queue": Foreign(QUEUE),
     "--gradio-queue": Foreign(QUEUE),
     "--gradio-debug": Foreign(LOGS),
@@ -117,10 +117,6 @@ FLAGS: Mapping[str, Foreign] = {
         "the page never waits for a model; the setting Warm up says whether one is loaded"
     ),
     "--test-server": Foreign("there is no such mode; python3 app.py test runs the tests"),
-    "--dump-sysinfo": Foreign("no report is written; python3 app.py --version says which version this is"),
-    "--freeze-settings-in-sections": Foreign(
-        "settings are locked by their names and not by sections: --lock-settings NAME,NAME", ONE
-    ),
     "--ui-settings-file": Foreign(UI_FILES, ONE),
     "--ui-config-file": Foreign(UI_FILES, ONE),
     "--hide-ui-dir-config": Foreign("the page shows no folders"),
@@ -140,18 +136,60 @@ FLAGS: Mapping[str, Foreign] = {
     "--ngrok-region": Foreign(TUNNEL, ONE),
     "--unix-filenames-sanitization": Foreign("names of files suit every system"),
     "--filenames-max-length": Foreign("names of files are cut to what file systems take", ONE),
-    # refused
-    "--share": Foreign(f"it opens a tunnel to another company's server, and {ACCOUNTS}", refused=True),
-    "--ngrok": Foreign(f"it opens a tunnel to another company's server, and {ACCOUNTS}", ONE, refused=True),
+    "--tests": Foreign("python3 app.py test runs the tests", ONE),
+    "--no-tests": Foreign("python3 app.py test runs the tests"),
+    # left out: they would open the machine
+    "--share": Foreign(f"it opens a tunnel to another company's server, and {ACCOUNTS}", left_out=True),
+    "--ngrok": Foreign(f"it opens a tunnel to another company's server, and {ACCOUNTS}", ONE, left_out=True),
     "--enable-insecure-extension-access": Foreign(
-        "it would let everybody who sees the page install and run code", refused=True
+        "it would let everybody who sees the page install and run code", left_out=True
     ),
-    "--allow-code": Foreign("it would let everybody who sees the page run code", refused=True),
-    "--disable-safe-unpickle": Foreign("pickles are read without running what is in them", refused=True),
-    "--cors-allow-origins": Foreign("other sites could then use this server in your name", ONE, refused=True),
-    "--cors-allow-origins-regex": Foreign("other sites could then use this server in your name", ONE, refused=True),
-    "--gradio-allowed-path": Foreign("the page shows files of its own outputs alone", ONE, refused=True),
+    "--allow-code": Foreign("it would let everybody who sees the page run code", left_out=True),
+    "--disable-safe-unpickle": Foreign("pickles are read without running what is in them", left_out=True),
+    "--gradio-allowed-path": Foreign("the page shows files of its own outputs alone", ONE, left_out=True),
 }
+SETTINGS: Mapping[str, str] = {
+    "samples_format": "image_format",
+    "jpeg_quality": "image_quality",
+    "webp_lossless": "webp_lossless",
+    "samples_filename_pattern": "file_name",
+    "directories_filename_pattern": "folder_name",
+    "grid_save": "save_grid",
+    "n_rows": "grid_rows",
+    "show_progress_every_n_steps": "preview_every",
+    "quicksettings_list": "quick_settings",
+    "disable_weights_auto_swap": "disable_weights_auto_swap",
+}
+"""A1111's settings that are settings of ours."""
+_SAVING = ("samples_format", "jpeg_quality", "webp_lossless", "samples_filename_pattern", "grid_save", "n_rows")
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "saving-images": _SAVING,
+    "Saving images/grids": _SAVING,
+    "saving-to-dirs": ("directories_filename_pattern",),
+    "Saving to a directory": ("directories_filename_pattern",),
+    "ui": ("show_progress_every_n_steps", "quicksettings_list"),
+    "User interface": ("quicksettings_list",),
+    "Live previews": ("show_progress_every_n_steps",),
+    "infotext": ("disable_weights_auto_swap",),
+    "Infotext": ("disable_weights_auto_swap",),
+    "sd": ("sd_model_checkpoint", "CLIP_stop_at_last_layers", "randn_source"),
+    "Stable Diffusion": ("sd_model_checkpoint", "CLIP_stop_at_last_layers", "randn_source"),
+    "vae": ("sd_vae",),
+    "VAE": ("sd_vae",),
+}
+"""A1111's sections, by key and by title, with those of their settings that have an effect here."""
+
+
+def locked_settings(names: Iterable[str], sections: Iterable[str]) -> tuple[set[str], set[str]]:
+    """What ``--freeze-*`` locks: names of our settings, and of A1111's.
+
+    >>> locked_settings(["samples_format"], ["VAE"])[0], sorted(locked_settings(["samples_format"], ["VAE"])[1])
+    ({'image_format'}, ['samples_format', 'sd_vae'])
+    """
+    theirs = {*names, *(name for section in sections for name in SECTIONS.get(section, ()))}
+    return {SETTINGS[name] for name in theirs if name in SETTINGS}, theirs
+
+
 FAMILIES: Mapping[str, Foreign] = {
     "--opt-": Foreign(ATTENTION),
     "--sub-quad-": Foreign(ATTENTION, ONE),
@@ -161,7 +199,7 @@ FAMILIES: Mapping[str, Foreign] = {
 
 
 def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """``arguments`` translated to our flags, and a note for each ignored one. Raises `UserError` for an unsafe one.
+    """``arguments`` translated to our flags, and a note for each ignored one.
 
     >>> translated(["--xformers", "--server-name", "::1", "--port", "80"])[0]
     ['--host', '::1', '--port', '80']
@@ -173,13 +211,12 @@ def translated(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if foreign is None:
             ours += [flag, *behind]
             continue
-        if foreign.refused:
-            raise UserError(f"{flag} is not taken over: {foreign.note}", hint="leave it out", field=flag.strip("-"))
         own = {NONE: 0, ONE: 1, SOME: len(behind)}[foreign.values]
         value = behind[0] if own and behind else ""
         ours += [word.replace("{}", value) for word in foreign.ours] + behind[own:]
         if foreign.note:
-            notes.append(f"{flag}: {foreign.note}" if foreign.ours else f"{flag} does nothing here: {foreign.note}")
+            verb = ":" if foreign.ours else " is left out:" if foreign.left_out else " does nothing here:"
+            notes.append(f"{flag}{verb} {foreign.note}")
     return ours, notes
 
 

@@ -22,9 +22,11 @@ EXAMPLES = """examples:
   python3 app.py replay fox.png                       make it again: identical, or why not
   python3 app.py upscale fox.png --upscaler Lanczos --by 2 -o large.png
   python3 app.py convert old-model.ckpt               make a safe copy of a pickle
+  python3 app.py doctor                               what this machine has, and what to do about it
   python3 app.py user add alice                       an account; then --listen serves the LAN
   python3 app.py test -k prompt                       run the tests, arguments go to pytest
   python3 app.py test --extension extensions/mine     run the ready tests over an extension
+  python3 app.py install-extension mine.zip           a local extension, and its packages
 """
 
 
@@ -72,6 +74,16 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--lock-settings", type=_names, default=(), metavar="NAME,NAME", help="settings that the page cannot change"
     )
+    serving.add_argument(
+        "--lock-a1111-settings",
+        type=_names,
+        default=(),
+        metavar="NAME,NAME",
+        help="settings by A1111's names that neither the page nor its API changes; or all",
+    )
+    serving.add_argument(
+        "--lock-a1111-sections", type=_names, default=(), metavar="NAME,NAME", help="the same, by A1111's sections"
+    )
     serving.add_argument("--styles-file", type=_folder, metavar="FILE", help="styles.csv, instead of the one in data/")
     serving.add_argument("--tls-keyfile", type=_folder, metavar="FILE", help="key for https, PEM")
     serving.add_argument("--tls-certfile", type=_folder, metavar="FILE", help="certificate and its chain, PEM")
@@ -79,7 +91,33 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--trusted-proxy", action="append", default=[], metavar="ADDRESS", help="proxy to believe X-Forwarded-* of"
     )
+    serving.add_argument(
+        "--cors-allow-origins", type=_names, default=(), metavar="URL,URL", help="other sites that may use the APIs"
+    )
+    serving.add_argument(
+        "--cors-allow-origins-regex", default="", metavar="PATTERN", help="the same, as a regular expression"
+    )
+    serving.add_argument(
+        "--webhook-host", action="append", default=[], metavar="HOST[:PORT]", help="a host that jobs may call when done"
+    )
+    serving.add_argument(
+        "--image-host", action="append", default=[], metavar="HOST[:PORT]", help="a host that images are fetched from"
+    )
+    serving.add_argument(
+        "--rate-limit", type=_rate, default=0, metavar="N", help="requests a minute to the APIs, for each account"
+    )
+    serving.add_argument(
+        "--max-megapixels", type=_part_up, default=0.0, metavar="X", help="the largest image that may be asked for"
+    )
+    serving.add_argument("--max-steps", type=_rate, default=0, metavar="N", help="the most steps of a pass")
+    serving.add_argument(
+        "--api-server-stop", action="store_true", help="let an administrator end the server by a request"
+    )
+    serving.add_argument("--dump-sysinfo", action="store_true", help="write a report for bug reports here, and end")
     serving.add_argument("--no-extensions", action="store_true", help="load no extension, shipped ones neither")
+    serving.add_argument(
+        "--reload-extensions", action="store_true", help="load extensions anew when their files change, for authors"
+    )
     serving.add_argument("--api-only", action="store_true", help="serve the HTTP APIs without the page: starts sooner")
     serving.add_argument("--list-routes", action="store_true", help="print every route and who may use it, and end")
     serving.add_argument("--autolaunch", action="store_true", help="open the page in the browser")
@@ -124,6 +162,9 @@ def _add_upscale(one: argparse.ArgumentParser) -> None:
     one.add_argument("-o", "--output", type=Path, metavar="FILE", required=True)
     for name, declared in options_of(ExtrasParams).items():
         _add_option(one, name, declared)
+    one.add_argument(
+        "--step", action="append", default=[], metavar="NAME[.OPTION=VALUE]", help="a step of an extension, afterwards"
+    )
     _add_places(one)
 
 
@@ -146,13 +187,22 @@ def _add_convert(one: argparse.ArgumentParser) -> None:
 
 def _add_new_extension(one: argparse.ArgumentParser) -> None:
     one.add_argument("name", help="small letters, digits and _")
+    one.add_argument("--kind", default="modifier", help="modifier, guidance, sampler, script, tab, route or detailer")
+    _add_places(one)
+
+
+def _add_install_extension(one: argparse.ArgumentParser) -> None:
+    one.add_argument("what", metavar="NAME|DIR|ZIP", help="one that is there, to install its packages, or a local one")
+    one.add_argument("--replace", action="store_true", help="take the place of another version of it")
     _add_places(one)
 
 
 def _add_tiny(one: argparse.ArgumentParser) -> None:
     one.add_argument("path", type=Path)
     one.add_argument("--family", default="sd1", help="sd1, sd2, sdxl or sdxl-refiner")
-    one.add_argument("--inpainting", action="store_true", help="its UNet sees a mask and the picture behind it")
+    seen = one.add_mutually_exclusive_group()
+    seen.add_argument("--inpainting", action="store_true", help="its UNet sees a mask and the picture behind it")
+    seen.add_argument("--pix2pix", action="store_true", help="its UNet sees the picture that is to be changed")
     one.add_argument("--prediction", default="eps", choices=("eps", "v"), help="what its UNet is said to answer")
     one.add_argument("--seed", type=int, default=0)
 
@@ -174,24 +224,34 @@ def _add_user(people: argparse.ArgumentParser) -> None:
         _add_places(one)
 
 
-FOLDERS: Mapping[str, str] = {
-    "--models-from": "an installation of A1111, Forge or ComfyUI, whose models stand in for --models-dir",
-    "--ckpt-dir": "checkpoints, instead of models/Stable-diffusion",
-    "--vae-dir": "VAEs, instead of models/VAE",
-    "--embeddings-dir": "embeddings, instead of models/embeddings",
-    "--lora-dir": "LoRAs beside those of models/Lora; can be given again",
+FOLDERS: Mapping[str, tuple[str, str]] = {
+    "--models-from": ("installations", "models of A1111, Forge, ComfyUI or StabilityMatrix too, or of a yaml of paths"),
+    "--ckpt-dir": ("checkpoints", "further checkpoints"),
+    "--vae-dir": ("vaes", "further VAEs"),
+    "--embeddings-dir": ("embeddings", "further embeddings"),
+    "--lora-dir": ("loras", "further LoRAs"),
+    "--hypernetwork-dir": ("hypernetworks", "further hypernetworks"),
+    "--upscaler-dir": ("upscalers", "further upscalers"),
+    "--face-restorer-dir": ("restorers", "further face restorers and face detectors"),
 }
-"""Where models lie, in A1111's words where it has some."""
-UNSAID: Mapping[str, Any] = {flag[2:].replace("-", "_"): None for flag in (*FOLDERS, "--ckpt")}
+"""Folders beside those of ``--models-dir``, in A1111's words where it has some: what lies there, and help. Each can be
+given again."""
+
+
+def dest_of(flag: str) -> str:
+    """The name of a flag's value among the parsed ones."""
+    return flag[2:].replace("-", "_")
+
+
+UNSAID: Mapping[str, Any] = {dest_of(flag): None for flag in (*FOLDERS, "--ckpt")}
 
 
 def said_places(args: argparse.Namespace) -> list[str]:
     """What was said of where models lie, in the words of the command line, for a process that is to know it too."""
     words = ["--ckpt", args.ckpt] if args.ckpt else []
     for flag in FOLDERS:
-        value = getattr(args, flag[2:].replace("-", "_"))
-        for folder in value if isinstance(value, list) else [value]:
-            words += [flag, str(folder)] if folder else []
+        for folder in getattr(args, dest_of(flag)) or ():
+            words += [flag, str(folder)]
     return words
 
 
@@ -204,13 +264,54 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 
     add("--data-dir", "what is written (default data/)", type=_folder, metavar="DIR")
     add("--models-dir", "checkpoints (default models/)", type=_folder, metavar="DIR")
-    for flag, meaning in FOLDERS.items():
-        repeated: dict[str, Any] = {"action": "append"} if flag == "--lora-dir" else {}
-        add(flag, meaning, type=_folder, metavar="DIR", **repeated)
+    for flag, (_, meaning) in FOLDERS.items():
+        add(flag, f"{meaning}; can be given again", type=_folder, metavar="DIR", action="append")
     add("--ckpt", "the checkpoint of those who choose none", metavar="FILE")
-    add("--extensions-dir", "extensions (default extensions/)", type=_folder, metavar="DIR")
-    add("--device", "auto, cpu or cuda")
+    add("--extensions-dir", "extensions beside the shipped ones", type=_folder, metavar="DIR")
+    add("--device", "auto, cpu, cuda (NVIDIA and AMD), mps (Apple) or xpu (Intel)")
+    add("--device-id", "which of several cards, from 0", type=int, metavar="N")
     add("--dtype", "auto, float32, bfloat16 or float16")
+    add(
+        "--deterministic",
+        "kernels alone that give the same bits at every call, which can be slower",
+        action="store_true",
+    )
+    add("--medvram", "one network on the card at a time: the least memory at nearly full speed", action="store_true")
+    add(
+        "--lowvram", "the UNet comes to the card block by block: the least memory of all, and slow", action="store_true"
+    )
+    add("--ram-budget", "main memory that models may take (default: what is free, less a quarter)", **_GB)
+    add("--vram-budget", "memory of the card that is ours (default: what is free)", **_GB)
+    add(
+        "--torch-index", "where the build of torch is that fits this machine's card, for the first start", metavar="URL"
+    )
+
+
+_GB: Mapping[str, Any] = {"type": float, "metavar": "GB"}
+MEMORY: Mapping[str, Any] = {
+    "device": "auto",
+    "dtype": "auto",
+    "device_id": None,
+    "deterministic": False,
+    "medvram": False,
+    "lowvram": False,
+    "ram_budget": None,
+    "vram_budget": None,
+    "torch_index": "",
+}
+"""Defaults of the flags that say where and in how much memory networks run."""
+
+
+def said_of_device(args: argparse.Namespace) -> list[str]:
+    """What was said of that, in the words of the command line, for a process that is to know it too."""
+    words = []
+    for name, default in MEMORY.items():
+        value = getattr(args, name)
+        if value is True:
+            words.append(f"--{name.replace('_', '-')}")
+        elif value != default:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
 
 
 _FLAG = "extension flag"
@@ -294,6 +395,18 @@ def _part(text: str) -> float:
     return float(text)
 
 
+def _rate(text: str) -> int:
+    if not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError("must be between 1 and 1,000,000")
+    return int(text)
+
+
+def _part_up(text: str) -> float:
+    if not 0.01 <= float(text) <= 1000:
+        raise argparse.ArgumentTypeError("must be between 0.01 and 1000")
+    return float(text)
+
+
 def _sides(text: str) -> tuple[int, ...]:
     sides = tuple(int(side) for side in text.split(","))
     if len(sides) != 4 or not all(0 <= side <= 1024 for side in sides):
@@ -304,6 +417,7 @@ def _sides(text: str) -> tuple[int, ...]:
 def _add_worker(parser: argparse.ArgumentParser) -> None:
     _add_places(parser)
     parser.add_argument("--worker-name", default="worker", help="what it keeps for its next start goes by this name")
+    parser.add_argument("--no-extensions", action="store_true", default=argparse.SUPPRESS)
 
 
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
@@ -313,8 +427,10 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "replay": ("make a saved picture again and say whether it is identical", _add_replay),
     "convert": ("make a safetensors copy of a .ckpt or .pt file, safely", _add_convert),
     "make-tiny-checkpoint": ("write a small random checkpoint for tests", _add_tiny),
+    "doctor": ("say what this machine has, and what to do about it", _add_places),
     "user": ("accounts: user add NAME, list, remove, password, token", _add_user),
     "new-extension": ("write the skeleton of an extension", _add_new_extension),
+    "install-extension": ("install an extension from a folder or ZIP file, and its packages", _add_install_extension),
     "worker": ("", _add_worker),
 }
 """The commands: help text and positional argument of each; one without help is internal."""

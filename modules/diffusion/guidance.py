@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from modules.diffusion.types import Cond, Denoiser, Guidance, Network
+from modules.diffusion.types import Asked, Cond, Denoiser, Guidance, Network, Part, Row, SharingNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Skip = Callable[[int, float], bool]
 """``(call, sigma) -> bool``: whether to skip the negative prompt in network call number ``call`` of a run."""
+
+
+Kind = Literal["positive", "negative", "other"]
 
 
 class WeightedCond(Protocol):
@@ -24,6 +28,28 @@ class WeightedCond(Protocol):
     def weight(self) -> float: ...
 
     def at(self, call: int, step: int | None = None) -> Cond: ...
+
+
+class Observer(Protocol):
+    """Hears what a `Guided` is about to do, and says what it wants of it (see `modules.pipeline.steps`)."""
+
+    @property
+    def guided_always(self) -> bool:
+        """Guidance is asked at every call; where there is no negative answer it is given the positive one twice."""
+        ...
+
+    @property
+    def needs_negative(self) -> bool:
+        """The negative prompt is evaluated at every call."""
+        ...
+
+    def asked(self, asked: Asked) -> None:
+        """A call begins."""
+        ...
+
+    def evaluating(self, rows: tuple[Row, ...]) -> None:
+        """The network is about to be called with these rows."""
+        ...
 
 
 def cfg(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
@@ -66,6 +92,28 @@ def skip_low(level: float, *, every: bool = False, of: Callable[[float], float] 
     return lambda call, sigma: level > 0 and of(sigma) < level and (every or call % 2 == 1)
 
 
+class Seeing:
+    """The conditions of a `WeightedCond` with ``image`` (1 or n, channels, h, w) beside the latents."""
+
+    def __init__(self, part: WeightedCond, image: Tensor):
+        self._part = part
+        self._image = image
+        self._seen: dict[int, tuple[Cond, Cond]] = {}
+
+    @property
+    def weight(self) -> float:
+        return self._part.weight
+
+    def at(self, call: int, step: int | None = None) -> Cond:
+        """The same object for the same text: networks keep a text's keys and values by the identity of its
+        condition.
+        """
+        cond = self._part.at(call, step)
+        if id(cond) not in self._seen:
+            self._seen[id(cond)] = cond, replace(cond, image=self._image)
+        return self._seen[id(cond)][1]
+
+
 class Guided:
     """The `Denoiser` of a batch: evaluates the network for every AND part and for the negative prompt, then applies
     guidance.
@@ -85,10 +133,19 @@ class Guided:
         *,
         skips: Sequence[Skip] = (),
         alone: bool = False,
+        apart: bool = False,
         always_negative: bool = False,
         calls: int = 0,
+        observer: Observer | None = None,
+        unseen: WeightedCond | None = None,
+        image_scale: float = 1.0,
     ):
-        """``calls``: those of the run that were made before.
+        """``calls``: those of the run that were made before. ``apart``: each condition goes through the network by
+        itself, which takes less memory.
+
+        ``unseen``: the negative prompt without the picture that the others see, for guidance by the picture of
+        strength ``image_scale`` (Brooks et al. 2023, arXiv:2211.09800, eq. 3); then the negative prompt is never
+        skipped.
 
         ``always_negative``: ask for the negative prompt even where it cancels out, because `direction` is wanted.
         """
@@ -99,7 +156,12 @@ class Guided:
         self._scale = scale
         self._skips = skips
         self._alone = alone
-        self._always_negative = always_negative
+        self._apart = apart
+        self._unseen = unseen
+        self._image_scale = image_scale
+        needed = observer is not None and observer.needs_negative
+        self._always_negative = always_negative or unseen is not None or needed
+        self._observer = observer
         self.calls = calls
         self._last: tuple[Tensor, float, Tensor] | None = None
         self._estimate: Tensor | None = None
@@ -107,24 +169,40 @@ class Guided:
         self._rows: dict[tuple[int, int], tuple[Cond, Cond]] = {}
 
     def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor:
-        call, self.calls = self.calls, self.calls + 1
-        conds = [part.at(call, step) for part in self._positive]
-        weights = [part.weight for part in self._positive]
-        single = weights == [1.0]
-        # The negative prompt costs half of the time: leave it out where A1111 skips it or where it would cancel out.
-        if not self._always_negative:
-            if any(skip(call, sigma) for skip in self._skips):
-                first, *others = self._evaluate(x, sigma, conds)
-                self._estimate = first if single else compose([first, *others], weights, first)
-                return self._estimate
-            if self._scale == 1 and single:
-                (self._estimate,) = self._evaluate(x, sigma, conds)
-                return self._estimate
+        asked = self.asked(x, sigma, step)
+        self.calls += 1
+        if self._observer:
+            self._observer.asked(asked)
+        conds, weights = [part.cond for part in asked.cond], [part.weight for part in asked.cond]
+        single, rows = weights == [1.0], list[tuple[Kind, int]](("positive", i) for i in range(len(conds)))
+        if asked.uncond is None:
+            first, *others = self._evaluate(x, sigma, conds, rows)
+            self._estimate = first if single else compose([first, *others], weights, first)
+            always = self._observer is not None and self._observer.guided_always
+            return self._guidance(self._estimate, self._estimate, self._scale) if always else self._estimate
         # All conditions are evaluated together, in as few network calls as their lengths allow.
-        *positive, negative = self._evaluate(x, sigma, [*conds, self._negative.at(call, step)])
+        unseen = [self._unseen.at(asked.call, step)] if self._unseen else []
+        rows += [("negative", 0), *(("other", 0) for _ in unseen)]
+        answers = self._evaluate(x, sigma, [*conds, asked.uncond, *unseen], rows)
+        positive, negative = answers[: len(conds)], answers[len(conds)]
         self._last = x, sigma, negative
         self._estimate = positive[0] if single else compose(positive, weights, negative)
-        return self._guidance(self._estimate, negative, self._scale)
+        guided = self._guidance(self._estimate, negative, self._scale)
+        return guided + (negative - answers[-1]) * (self._image_scale - 1) if unseen else guided
+
+    def asked(self, x: Tensor, sigma: float, step: int) -> Asked:
+        """The conditions of the call that comes next."""
+        call = self.calls
+        cond = tuple(Part(part.weight, part.at(call, step)) for part in self._positive)
+        # The negative prompt costs half of the time: leave it out where A1111 skips it or where it would cancel out.
+        cancels = self._scale == 1 and [part.weight for part in cond] == [1.0]
+        skipped = not self._always_negative and (cancels or any(skip(call, sigma) for skip in self._skips))
+        return Asked(x, sigma, step, call, cond, None if skipped else self._negative.at(call, step))
+
+    def evaluate(self, x: Tensor, sigma: float, cond: Cond, row: tuple[Kind, int] = ("other", 0)) -> Tensor:
+        """x0 under one condition, image by image where each goes by itself; no call is counted."""
+        (answer,) = self._evaluate(x, sigma, [cond], [row])
+        return answer
 
     def estimate(self) -> Tensor:
         """x0 under the positive prompt alone at the last call: what A1111 decodes when sampling is interrupted."""
@@ -137,28 +215,52 @@ class Guided:
         x, sigma, negative = self._last
         return (x - negative) / sigma
 
-    def _evaluate(self, x: Tensor, sigma: float, conds: Sequence[Cond]) -> list[Tensor]:
-        """x0 under each condition."""
+    def _evaluate(
+        self, x: Tensor, sigma: float, conds: Sequence[Cond], rows: Sequence[tuple[Kind, int]]
+    ) -> list[Tensor]:
+        """x0 under each condition; ``rows`` says of each which prompt and which of its parts it is."""
+        images = range(len(x))
         if not self._alone or len(x) == 1:
-            return self._together(x, sigma, conds)
+            return self._together(x, sigma, conds, rows, images)
         from torch import cat  # here, so that the server can import this file without torch
 
-        images = [self._together(x[i : i + 1], sigma, [self._row(cond, i) for cond in conds]) for i in range(len(x))]
-        return [cat(answers) for answers in zip(*images, strict=True)]
+        answers = [
+            self._together(x[i : i + 1], sigma, [self._row(cond, i) for cond in conds], rows, images[i : i + 1])
+            for i in images
+        ]
+        return [cat(answers) for answers in zip(*answers, strict=True)]
 
-    def _together(self, x: Tensor, sigma: float, conds: Sequence[Cond]) -> list[Tensor]:
+    def _together(
+        self,
+        x: Tensor,
+        sigma: float,
+        conds: Sequence[Cond],
+        rows: Sequence[tuple[Kind, int]],
+        images: Sequence[int],
+    ) -> list[Tensor]:
         # A tensor of contexts has one length, so only conditions of equal length can share a call. One alone goes as
         # the very object it is: networks keep a text's keys and values by the identity of its condition.
         answers: dict[int, Tensor] = {}
         for length in dict.fromkeys(cond.context.shape[1] for cond in conds):
             group = [i for i, cond in enumerate(conds) if cond.context.shape[1] == length]
-            if len(group) == 1:
-                answers[group[0]] = self._network(x, sigma, conds[group[0]])
+            if len(group) == 1 or self._apart:
+                for i in group:
+                    self._evaluating([i], rows, images)
+                    answers[i] = self._network(x, sigma, conds[i])
                 continue
+            self._evaluating(group, rows, images)
             joined = self._join([conds[i] for i in group], len(x))
-            together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
+            if isinstance(self._network, SharingNetwork):
+                together = self._network.for_each(x, sigma, joined, len(group))
+            else:  # an extension's, which may treat the copies differently
+                together = self._network(x.repeat(len(group), 1, 1, 1), sigma, joined)
             answers.update(zip(group, together.chunk(len(group)), strict=True))
         return [answers[i] for i in range(len(conds))]
+
+    def _evaluating(self, group: Sequence[int], rows: Sequence[tuple[Kind, int]], images: Sequence[int]) -> None:
+        """Tell the observer which rows the network is called with next."""
+        if self._observer:
+            self._observer.evaluating(tuple(Row(image, *rows[i]) for i in group for image in images))
 
     def _join(self, conds: Sequence[Cond], n: int) -> Cond:
         """Concatenate conditions along the batch, each for ``n`` images; cached, so equal input gives the same
@@ -171,11 +273,10 @@ class Guided:
 
     def _row(self, cond: Cond, i: int) -> Cond:
         """The condition of image ``i`` alone; cached, so equal input gives the same object."""
-        if len(cond.context) == 1:
+        if all(tensor is None or len(tensor) == 1 for tensor in (cond.context, cond.vector, cond.image)):
             return cond
         if (id(cond), i) not in self._rows:
-            vector = None if cond.vector is None else cond.vector[i : i + 1]
-            self._rows[id(cond), i] = (cond, Cond(cond.context[i : i + 1], vector))
+            self._rows[id(cond), i] = (cond, row_of(cond, i))
         return self._rows[id(cond), i][1]
 
 
@@ -189,9 +290,18 @@ class Refined:
         self._switch_test = switch_test
 
     def __call__(self, x: Tensor, sigma: float, step: int) -> Tensor:
+        return self._at(sigma)(x, sigma, step)
+
+    def asked(self, x: Tensor, sigma: float, step: int) -> Asked:
+        return self._at(sigma).asked(x, sigma, step)
+
+    def evaluate(self, x: Tensor, sigma: float, cond: Cond, row: tuple[Kind, int] = ("other", 0)) -> Tensor:
+        return self._guided.evaluate(x, sigma, cond, row)
+
+    def _at(self, sigma: float) -> Guided:
         if self._second and self._switch_test(sigma):
             self._guided, self._second = self._second(self._guided.calls), None
-        return self._guided(x, sigma, step)
+        return self._guided
 
     def direction(self) -> Tensor:
         return self._guided.direction()
@@ -205,8 +315,22 @@ def join(conds: Sequence[Cond], n: int) -> Cond:
     from torch import cat
 
     context = cat([cond.context.expand(n, -1, -1) for cond in conds])
-    vectors = [cond.vector for cond in conds if cond.vector is not None]
-    return Cond(context, cat([vector.expand(n, -1) for vector in vectors]) if vectors else None)
+    vectors = [cond.vector.expand(n, -1) for cond in conds if cond.vector is not None]
+    images = [cond.image for cond in conds if cond.image is not None]
+    image = images[0] if images else None
+    if any(one is not image for one in images):  # one for all conditions stays one: it is repeated where it is used
+        image = cat([one.expand(n, -1, -1, -1) for one in images])
+    return Cond(context, cat(vectors) if vectors else None, image)
+
+
+def row_of(cond: Cond, i: int) -> Cond:
+    """The condition of image ``i`` alone; what has one row is for all images."""
+
+    def row(tensor: Tensor) -> Tensor:
+        return tensor if len(tensor) == 1 else tensor[i : i + 1]
+
+    vector, image = cond.vector, cond.image
+    return Cond(row(cond.context), vector if vector is None else row(vector), image if image is None else row(image))
 
 
 def keep(denoise: Denoiser, original: Tensor, mask: Tensor) -> Denoiser:

@@ -264,8 +264,8 @@ class ImageNoise:
     """The `Noise` of a batch: latents of ``shape`` (c, h, w) for each of ``seeds``.
 
     ``ensd`` (eta noise seed delta) changes every draw after the first. ``subseeds`` and ``subseed_strength`` move the
-    start noise towards that of another seed. ``resize_from`` (height, width), in pixels, takes the start noise of
-    another picture size; 0: off. With ``brownian``, the sigmas of the whole run, the noise of the steps is that of one
+    start noise towards that of another seed. ``resize_from`` (height, width), of latents, takes the start noise of
+    another image size; 0: off. With ``brownian``, the sigmas of the whole run, the noise of the steps is that of one
     Brownian path an image; ENSD does not touch it.
     """
 
@@ -288,7 +288,7 @@ class ImageNoise:
         self._shape = shape
         self._source = source
         self._strength = subseed_strength
-        self._noise_shape = (shape[0], *(side // 8 for side in resize_from)) if min(resize_from) > 0 else shape
+        self._noise_shape = (shape[0], *resize_from) if min(resize_from) > 0 else shape
         self._ensd = ensd
         self._profile = profile
         self._device = device

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,16 +24,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cond:
-    """A text condition as the network takes it: ``context`` (n or 1, tokens, width) and, for SDXL, ``vector`` (n or
-    1, width).
+    """A condition as the network takes it: ``context`` (n or 1, tokens, width) of a text and, for SDXL, ``vector`` (n
+    or 1, width). ``image`` (n or 1, channels, h, w) stands beside the latents where the network sees a picture.
     """
 
     context: Tensor
     vector: Tensor | None = None
+    image: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One AND part of a positive prompt at a network call."""
+
+    weight: float
+    cond: Cond
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row of the network's input belongs to."""
+
+    image: int
+    """Number of the image in the batch, from 0."""
+    kind: Literal["positive", "negative", "other"]
+    """Which prompt conditions it; "other": a condition of an extension's own."""
+    part: int = 0
+    """Which AND part, of the positive prompt."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a denoiser of guidance is asked at one call: the conditions that hold, and how to evaluate others."""
+
+    x: Tensor
+    """Latents (n, c, h, w)."""
+    sigma: float
+    step: int
+    call: int
+    cond: tuple[Part, ...]
+    uncond: Cond | None
+    """None where the negative prompt is not evaluated."""
 
 
 class Network(Protocol):
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor: ...
+
+
+@runtime_checkable
+class SharingNetwork(Network, Protocol):
+    """A network that computes only once what several conditions of the same latents have in common."""
+
+    def for_each(self, x: Tensor, sigma: float, conds: Cond, copies: int) -> Tensor:
+        """What the call gives for ``x`` repeated ``copies`` times; ``conds`` has that many rows."""
+        ...
 
 
 class Guidance(Protocol):

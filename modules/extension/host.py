@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
+from modules.extension.checks import check_asset, check_options, check_spec
 from modules.extension.manifest import NAME, Refused
-from modules.extension.modifier import ModifierSpec, in_order, key_of
+from modules.extension.modifier import ModifierSpec, ReadKey, in_order, keys_of
+from modules.extension.option_values import folder_of, model_files
+from modules.extension.page import PLACES, CardsSpec, ExtrasStepSpec, SlotSpec
 from modules.extension.script import Axis, ScriptSpec, axes_of_params
 from modules.params.generation import GenerationParams, Value
 from modules.params.options import Option, options_of
@@ -40,6 +44,11 @@ class TabPage(Protocol):
         of whoever clicked. It may raise `UserError`.
         """
 
+    def load(self, fill: Callable[..., Any], outputs: Sequence[Any], inputs: Sequence[Any] = ()) -> None:
+        """Whenever the page is opened, put what ``fill(*inputs)`` returns into ``outputs``: the value itself for one,
+        a sequence of values for several.
+        """
+
 
 @dataclass(frozen=True)
 class TabSpec:
@@ -56,10 +65,12 @@ class RouteSpec:
 
     path: str
     """ "colours": small letters, digits, - and _."""
-    answer: Callable[[Mapping[str, Any], str], Any]
+    answer: Callable[..., Any]
     """``(values, owner) -> answer``, JSON both: the query's values, for POST the body's object; and whose request it
-    is. A `UserError` becomes its status and sentence."""
+    is. A `UserError` becomes its status and sentence. The answer may be a `FileAnswer` or a `StreamAnswer` as well."""
     method: Literal["GET", "POST"] = "GET"
+    caller: bool = False
+    """``answer`` takes a `modules.extension.page.RouteCall` instead, which can submit jobs for whoever asks."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +95,24 @@ class Owner:
     """The extension's part of the settings file."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """Command line values, by the flag names of the manifest."""
+    api: int = 2
+    """The version of the interface that it was written for."""
+    data_dir: Path = Path()
+    """Where it may write: ``DATA/extensions/NAME``."""
 
 
+RELABEL = "give it another label"
 _PATH = re.compile(r"[a-z0-9_-]{1,60}")
 
 
 class Host:
     """The tables of everything that can be registered. Filled once at startup, then only read."""
 
-    def __init__(self, owner: Owner | None = None, reserved: Collection[str] = ()) -> None:
+    def __init__(self, owner: Owner | None = None, reserved: Collection[str] = (), models: Path | None = None) -> None:
         """``owner``: the extension that fills this host; None: the program itself, which may add everything.
-        ``reserved``: labels that no modifier may have, because infotext uses them.
+        ``reserved``: labels that no modifier may have, because infotext uses them. ``models``: the models folder.
         """
+        self.models = models
         self.owner = owner
         self.reserved = reserved
         self.samplers: Registry[SamplerSpec] = Registry("sampler")
@@ -113,6 +130,9 @@ class Host:
         self.settings: Registry[type] = Registry("group of settings")
         self.routes: Registry[RouteSpec] = Registry("route")
         self.assets: Registry[Path] = Registry("asset")
+        self.slots: Registry[SlotSpec] = Registry("slot")
+        self.cards: Registry[CardsSpec] = Registry("page of cards")
+        self.extras_steps: Registry[ExtrasStepSpec] = Registry("step of Extras", field="steps")
         self.owners: dict[tuple[str, str], Owner] = {}
         """The extension that added each entry, by table and name; built-in entries are not in it."""
 
@@ -130,6 +150,9 @@ class Host:
             "setting": self.settings,
             "route": self.routes,
             "asset": self.assets,
+            "slot": self.slots,
+            "cards": self.cards,
+            "extras_step": self.extras_steps,
         }
 
     # -- what register() calls
@@ -161,12 +184,44 @@ class Host:
         self._add("tab", spec.name, spec)
 
     def add_modifier(self, spec: ModifierSpec) -> None:
+        check_spec("modifier", spec.name, spec)
+        check_options(spec.options, f"the modifier {spec.name!r}")
+        spec = spec.flat()
         if not NAME.fullmatch(spec.name):
             raise Refused(f"the modifier name {spec.name!r} is not of small letters, digits and _", hint="rename it")
-        key = key_of(spec)
-        if len(key) < 2 or key in self.reserved:
+        keys = keys_of(spec)
+        if len(keys[0]) < 2 or keys[0] in self.reserved:
             raise Refused(f"the generation text cannot say {spec.label!r} of a modifier", hint="give it another label")
+        if taken := [key for key in keys if key in self.reserved]:
+            raise Refused(f"its modifier {spec.label!r} would write the program's own key {taken[0]!r}", hint=RELABEL)
+        if twice := [key for i, key in enumerate(keys) if _same(key, keys[:i])]:
+            raise Refused(f"its modifier {spec.label!r} would write the key {twice[0]!r} twice", hint=RELABEL)
+        self._not_taken(spec, self.modifiers)
         self._add("modifier", spec.name, spec)
+
+    def reads_key(self, key: str, modifier: str, option: str = "", read: Callable[[str], Value] = str) -> None:
+        """Read a key that another program writes, as "ADetailer model", into an option of a modifier that was added
+        before. Pasting a text with it switches the modifier on.
+        """
+        if modifier not in self.modifiers or self.modifiers.canonical(modifier) != modifier:
+            raise Refused(f"it reads the key {key!r} into {modifier!r}, which it did not add", hint="add it first")
+        spec = self.modifiers.get(modifier)
+        if option and option not in options_of(cast(Hashable, spec.options)):
+            raise Refused(f"its modifier {modifier!r} has no option {option!r} for the key {key!r}")
+        if key in self.reserved or _same(key, (one for other in self.modifiers for one in _read_by(other))):
+            raise Refused(f"the key {key!r} is read already", hint="leave it out")
+        changed = replace(spec, reads={**spec.reads, key: ReadKey(option, read)})
+        self.modifiers.replace(modifier, changed)
+
+    def _not_taken(self, spec: ModifierSpec, others: Iterable[ModifierSpec]) -> None:
+        """Labels and keys are one namespace each: two that are written alike could not be told apart."""
+        for other in others:
+            whose = self.owners.get(("modifier", other.name))
+            by = f"the modifier {other.name!r}" + (f" of extension {whose.name}" if whose else "")
+            if other.name != spec.name and _same(spec.label, (other.label,)):
+                raise Refused(f"its modifier has the label {spec.label!r}, as {by}", hint=RELABEL)
+            if taken := [key for key in (*keys_of(spec), *spec.reads) if _same(key, _read_by(other))]:
+                raise Refused(f"its modifier {spec.label!r} has the key {taken[0]!r}, as {by}", hint=RELABEL)
 
     def add_tag(self, spec: TagSpec) -> None:
         self._add("tag", spec.name, spec)
@@ -176,6 +231,7 @@ class Host:
         values. They are read when the extension is loaded, so a change takes effect at the next start.
         """
         owner = self.owner or Owner("", "")
+        check_options(cls, "its settings")
         self._add("setting", owner.name, cls)
         good = {}
         for name, declared in options_of(cast(Hashable, cls)).items():
@@ -191,12 +247,43 @@ class Host:
         self._add("route", f"{self.owner.name if self.owner else ''}/{spec.path} {spec.method}", spec)
 
     def add_asset(self, file: str) -> None:
-        """Register a script or style sheet in the extension's folder, to be loaded by the page."""
+        """Register a script or style sheet in the extension's folder, to be loaded by the page; or a folder in it,
+        whose files are served below ``/api/ext/NAME/FOLDER/``.
+        """
         folder = self.owner.folder if self.owner else Path()
         path = (folder / file).resolve()
-        if path.suffix not in (".js", ".css") or not path.is_relative_to(folder.resolve()) or not path.is_file():
+        inside = path.is_relative_to(folder.resolve()) and path != folder.resolve()
+        is_folder = path.is_dir() and _PATH.fullmatch(file) is not None
+        if not inside or not (is_folder or (path.suffix in (".js", ".css") and path.is_file())):
             raise Refused(f"the asset {file!r} is no .js or .css file of its folder", hint="check the name")
+        if not is_folder:
+            check_asset(path, file)
         self._add("asset", f"{self.owner.name if self.owner else ''}/{file}", path)
+
+    def slot(self, place: str, build: Callable[[Any], None]) -> None:
+        """Create components at a place of the page; ``build`` receives a `modules.extension.page.SlotPage`."""
+        if place not in PLACES:
+            raise Refused(f"the page has no place {place!r}", hint=f"there are {', '.join(PLACES)}")
+        self._add("slot", f"{self.owner.name if self.owner else ''}/{place}", SlotSpec(place, build))
+
+    def add_cards(self, spec: CardsSpec) -> None:
+        self._add("cards", spec.name, spec)
+
+    def add_extras_step(self, spec: ExtrasStepSpec) -> None:
+        if not NAME.fullmatch(spec.name):
+            raise Refused(f"the step's name {spec.name!r} is not of small letters, digits and _", hint="rename it")
+        self._add("extras_step", spec.name, spec)
+
+    @property
+    def data_dir(self) -> Path:
+        """A folder of the extension's own to write to, made when it is asked for."""
+        folder = self.owner.data_dir if self.owner else Path()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def model_files(self, folder: str) -> dict[str, Path]:
+        """The files of models below ``models/FOLDER``, by the names under which options list them."""
+        return model_files(self.models, folder)
 
     def flag(self, name: str) -> str:
         """The command line value of a flag of the manifest."""
@@ -212,6 +299,9 @@ class Host:
                     hint=f'write "{kind}" into permissions in extension.toml',
                 )
             self.owners[kind, name] = self.owner
+        check_spec(kind, name, value)
+        if name in self.tables()[kind]:
+            raise Refused(f"it adds the {kind} {name!r} twice", hint="rename one of them")
         self.tables()[kind].add(name, value, aliases)
 
     # -- what the program does with it
@@ -225,6 +315,8 @@ class Host:
                     owner = self.owners.get((kind, tables[kind].canonical(name)))
                     whose = f"extension {owner.name}" if owner else "the program"
                     raise Refused(f"it adds the {kind} {name!r}, which {whose} has already", hint="rename it")
+        for spec in part.modifiers:
+            self._not_taken(spec, self.modifiers)
         for kind, table in parts.items():
             tables[kind].take(table)
         self.owners |= part.owners
@@ -257,11 +349,30 @@ class Host:
                 found[label] = Axis(label, option, _setter(spec, name, option))
         return found
 
+    def file_tables(self) -> dict[str, Callable[[], Sequence[str]]]:
+        """The choices of all options that name a file in a models folder, by the option's kind."""
+        specs = (*self.modifiers, *self.scripts)
+        options = [option for spec in specs for option in options_of(cast(Hashable, spec.options)).values()]
+        folders = dict.fromkeys(filter(None, map(folder_of, options)))
+        return {f"file:{folder}": partial(self._files_or_none, folder) for folder in folders}
+
+    def _files_or_none(self, folder: str) -> Sequence[str]:
+        return ("", *self.model_files(folder))
+
     def modifiers_in_order(self) -> list[ModifierSpec]:
         return in_order(self.modifiers)
 
     def add_script(self, spec: ScriptSpec) -> None:
-        self._add("script", spec.name, spec, (spec.label,))
+        check_options(spec.options, f"the script {spec.name!r}")
+        self._add("script", spec.name, spec.flat(), (spec.label,))
+
+
+def _same(text: str, others: Iterable[str]) -> bool:
+    return text.casefold() in {other.casefold() for other in others}
+
+
+def _read_by(spec: ModifierSpec) -> list[str]:
+    return [*keys_of(spec), *spec.reads]
 
 
 def _setter(spec: ModifierSpec, name: str, option: Option) -> Callable[[GenerationParams, Any], GenerationParams]:

@@ -16,16 +16,17 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Literal
 
-from modules.bootstrap import installed, pins
 from modules.errors import NotFound, OutputError
 from modules.extension.host import Host, Owner
-from modules.extension.manifest import Manifest, Refused, check_requirements, folders_in, read_manifest
+from modules.extension.installer import Installer
+from modules.extension.manifest import Manifest, Refused, folders_in, read_manifest
+from modules.extension.packages import Missing, PackagePaths
 from modules.storage import atomic
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Extension:
     traceback: str = ""
     added: tuple[str, ...] = ()
     """What it registered, as in "sampler My Euler"."""
+    missing: tuple[str, ...] = ()
+    """The packages for want of which it is refused."""
 
     @property
     def version(self) -> str:
@@ -60,11 +63,11 @@ class Extension:
 
 
 class Loader:
-    """Loads the extensions of one folder into a host, and keeps their states."""
+    """Loads the extensions of one or more folders into a host, and keeps their states."""
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | Sequence[Path],
         data_dir: Path,
         root: Path,
         *,
@@ -72,47 +75,52 @@ class Loader:
         name: str = "",
         flags: Mapping[str, Mapping[str, str]] | None = None,
     ):
-        """``root``: the folder of requirements.txt. In the ``server`` an extension cannot import torch; starts of a
-        ``command`` are not counted. ``name``: of this worker, since each counts its own starts. ``flags``: command
-        line values, by extension and name.
+        """Of two extensions with one name that in the later folder is taken. ``root``: the folder of requirements.txt.
+        In the ``server`` an extension cannot import torch; starts of a ``command`` are not counted. ``name``: of this
+        worker, since each counts its own starts. ``flags``: command line values, by extension and name.
         """
-        self.folder = folder
+        self.folders = (folder,) if isinstance(folder, Path) else tuple(folder)
         self.host = Host()
         self.extensions: dict[str, Extension] = {}
         self.safe_mode = False
         self._choices = data_dir / "extensions.json"
         self._settings = data_dir / "settings.json"
+        self._known = data_dir / "extensions" / "modifiers.json"
         self._starts = data_dir / "extensions" / f"{name or process}.json"
+        self._data_dir = data_dir
         self._root = root
+        self._packages = PackagePaths(data_dir, root)
         self._process = process
         self._flags = flags or {}
 
     def load_all(self, host: Host) -> None:
-        """Load all valid extensions. Safe mode: after `MAX_STARTS` starts that ended before `started` was called,
-        load none.
+        """Load all valid extensions. Safe mode: after `MAX_STARTS` starts that ended before `started` was called, leave
+        out the one to blame (`_suspect`), and another if that does not help.
         """
         self.host = host
-        before = self._last_start()
+        places, before = folders_in(*self.folders), self._last_start()
         starts = before.get("starts", 0) if isinstance(before.get("starts"), int) else 0
+        left_out = _texts_of(before.get("left_out"))
         self.safe_mode = starts >= MAX_STARTS and self._process != "command"
-        for place in folders_in(self.folder):
-            if self.safe_mode:
-                last = before.get("loading")
-                reason = f"the last {starts} starts did not come to an end" + (f", within {last}" if last else "")
-                self.extensions[place.name] = Extension(place.name, place, "left out", _manifest_or_none(place), reason)
+        if self.safe_mode and (suspect := _suspect(places, str(before.get("loading") or ""), left_out, starts)):
+            left_out |= dict([suspect])
+        for place in places:
+            if self.safe_mode and place.name in left_out:
+                manifest, reason = _manifest_or_none(place), left_out[place.name]
+                self.extensions[place.name] = Extension(place.name, place, "left out", manifest, reason)
             else:
-                self._note_start(starts + 1, place.name)
+                self._note_start(starts + 1, place.name, left_out)
                 self.extensions[place.name] = self._load(place)
-        self._note_start(0 if self.safe_mode else starts + 1, "")
+        self._note_start(starts + 1, "", left_out)
 
     def started(self) -> None:
-        """Report that the start was completed, which ends the count for safe mode."""
-        if not self.safe_mode and self.extensions:
+        """Report that the start was completed, which ends the count for safe mode: the next one tries all again."""
+        if self.extensions:
             self._note_start(0, "")
 
     def reload(self, name: str) -> Extension:
         """Remove what the extension added, and import it again."""
-        place = next((place for place in folders_in(self.folder) if place.name == name), None)
+        place = next((place for place in folders_in(*self.folders) if place.name == name), None)
         if place is None:
             raise NotFound(f"no extension named {name!r}", hint="look into the folder", field="extension")
         self.host.drop(name)
@@ -120,6 +128,11 @@ class Loader:
             del sys.modules[module]
         self.extensions[name] = self._load(place)
         return self.extensions[name]
+
+    def install(self, name: str) -> Extension:
+        """Install the packages that an extension lacks, and load it. It may take minutes. Raises `RepriseError`."""
+        Installer(self.folders, self._data_dir, self._root).install(name)
+        return self.reload(name)
 
     def enable(self, name: str, enabled: bool) -> Extension:
         """Enable or disable an extension, now and for later starts."""
@@ -137,17 +150,29 @@ class Loader:
         return _disabled_in(_object_in(self._choices))
 
     def absent(self) -> dict[str, str]:
-        """Extensions that are not loaded, with the reason, as told to jobs that ask for them."""
+        """Extensions that are not loaded, and the modifiers that they added when they were, each with the reason, as
+        told to jobs that ask for them.
+        """
         words: dict[State, str] = {"disabled": "it is switched off", "broken": "it is broken"}
-        return {
+        reasons = {
             one.name: one.reason or words.get(one.state, one.state)
             for one in self.extensions.values()
             if one.state != "loaded"
         }
+        found = dict(reasons)
+        for name, modifiers in _known_in(self._known).items():
+            gone = "" if name in self.extensions else "it is not installed any more"
+            if reason := reasons.get(name, gone):
+                whose = {name: reason} | dict.fromkeys(modifiers, f"its extension {name}: {reason}")
+                found |= {one: why for one, why in whose.items() if one not in self.host.modifiers and one not in found}
+        return found
 
     def _load(self, place: Path) -> Extension:
         with _interrupts() as interrupted:
-            return self._let_in(place, interrupted)
+            found = self._let_in(place, interrupted)
+        if found.state != "loaded":
+            self._packages.withdraw(place.name)
+        return found
 
     def _let_in(self, place: Path, interrupted: Callable[[], bool]) -> Extension:
         name, manifest = place.name, None
@@ -160,16 +185,18 @@ class Loader:
                 return Extension(name, place, "left out", manifest, _unread(error))
             if off:
                 return Extension(name, place, "disabled", manifest, "it is switched off")
-            pinned = pins([self._root / "requirements.txt"])
-            check_requirements(manifest.requirements, pinned, installed(sys.path) if manifest.requirements else {})
-            part = Host(owner, self.host.reserved)
+            self._packages.admit(name, manifest.requirements)
+            part = Host(owner, self.host.reserved, self.host.models)
             with _without_torch() if self._process == "server" else contextlib.nullcontext():
                 module = _imported(place)
                 module.register(part)
+            self._check_names(name, part)
             self.host.take(part)
+            self._remember(name, part)
         except Refused as error:
             log.warning("extension %s is refused: %s", name, error)
-            return Extension(name, place, "refused", manifest, str(error))
+            missing = error.requirements if isinstance(error, Missing) else ()
+            return Extension(name, place, "refused", manifest, str(error), missing=missing)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and interrupted():
                 raise
@@ -179,12 +206,30 @@ class Loader:
         log.info("extension %s %s: %s", name, manifest.version, ", ".join(added) or "nothing registered")
         return Extension(name, place, "loaded", manifest, added=added)
 
+    def _check_names(self, name: str, part: Host) -> None:
+        """Recipes name extensions and modifiers side by side, so no extension may be called like another's modifier."""
+        folders = {place.name for place in folders_in(*self.folders)} - {name}
+        if clash := [modifier for modifier in part.modifiers.names() if modifier in folders]:
+            raise Refused(f"its modifier has the name of the extension {clash[0]!r}", hint="rename it")
+        if name in self.host.modifiers and (self.host.owner_of("modifier", name) or ("",))[0] != name:
+            raise Refused(f"a modifier of the program or of another extension is called {name!r}", hint="rename it")
+
+    def _remember(self, name: str, part: Host) -> None:
+        """Keep which modifiers an extension adds, for jobs that ask for them when it is gone (`absent`)."""
+        known = _known_in(self._known)
+        if (modifiers := sorted(part.modifiers.names())) != known.get(name, []):
+            with contextlib.suppress(OSError):
+                self._known.parent.mkdir(parents=True, exist_ok=True)
+                atomic.write(self._known, json.dumps({**known, name: modifiers}).encode())
+
     def _owner(self, place: Path, manifest: Manifest) -> Owner:
         settings = _object_in(self._settings).get(manifest.name)
         said = self._flags.get(manifest.name, {})
         flags = {name: said.get(name, declared.default) for name, declared in manifest.flags.items()}
         settings = settings if isinstance(settings, dict) else {}
-        return Owner(manifest.name, manifest.version, place, manifest.permissions, settings, flags)
+        data_dir = self._data_dir / "extensions" / manifest.name
+        facts = manifest.name, manifest.version, place, manifest.permissions, settings, flags
+        return Owner(*facts, api=manifest.api, data_dir=data_dir)
 
     def _last_start(self) -> dict[str, Any]:
         try:
@@ -193,13 +238,51 @@ class Loader:
             log.warning("%s cannot be read: %s", self._starts, error)
             return {}
 
-    def _note_start(self, starts: int, loading: str) -> None:
+    def _note_start(self, starts: int, loading: str, left_out: Mapping[str, str] = {}) -> None:
         """Record the start in progress, for the next start to find if this one crashes."""
         if self._process == "command":
             return
         with contextlib.suppress(OSError):
             self._starts.parent.mkdir(parents=True, exist_ok=True)
-            self._starts.write_text(json.dumps({"starts": starts, "loading": loading}), encoding="utf-8")
+            self._starts.write_text(
+                json.dumps({"starts": starts, "loading": loading, "left_out": dict(left_out)}), encoding="utf-8"
+            )
+
+
+def _suspect(places: Sequence[Path], loading: str, left_out: Mapping[str, str], starts: int) -> tuple[str, str] | None:
+    """Whom to leave out after so many starts that did not come to an end, and why: the one that was being loaded, or
+    else the one whose files are the newest; None if there is none left.
+    """
+    begin = f"the last {starts} starts did not come to an end"
+    able = {place.name: place for place in places if place.name not in left_out}
+    if loading in able:
+        return loading, f"{begin}, within {loading}"
+    if not able:
+        return None
+    newest = max(able, key=lambda name: _changed_at(able[name]))
+    return newest, f"{begin}, and of the extensions {newest} was changed last"
+
+
+def _changed_at(place: Path) -> float:
+    times = [0.0]
+    for path in (place, *place.rglob("*.py"), *place.glob("extension.toml")):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def _known_in(path: Path) -> dict[str, list[str]]:
+    """The modifiers that each extension added when it was last loaded."""
+    try:
+        found = _object_in(path)
+    except OSError as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return {}
+    return {name: [str(one) for one in names] for name, names in found.items() if isinstance(names, list)}
+
+
+def _texts_of(found: object) -> dict[str, str]:
+    return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else {}
 
 
 def _imported(place: Path) -> ModuleType:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from typing import Any
 from modules.errors import RepriseError
 from modules.params.options import Option
 
-API = 1
+API = 2
 """The version of the extension API. It increases when anything promised changes."""
+APIS = (1, API)
+"""The versions that are understood: extensions of before go on working."""
 PERMISSIONS = frozenset(
     (
         "sampler",
@@ -31,12 +33,13 @@ PERMISSIONS = frozenset(
         "setting",
         "route",
         "asset",
+        "slot",
+        "extras_step",
+        "cards",
     )
 )
 """The tables to which an extension can add; its manifest lists those that it uses."""
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*((?:(?:[<>=!~]=|[<>])\s*[\w.*+!-]+\s*,?\s*)*)")
-_CLAUSE = re.compile(r"([<>=!~]=|[<>])\s*([\w.*+!-]+)")
 
 
 class Refused(RepriseError):
@@ -53,6 +56,9 @@ class Manifest:
     description: str = ""
     permissions: frozenset[str] = frozenset()
     requirements: tuple[str, ...] = ()
+    """Packages without which it is not loaded, as PEP 508 writes them."""
+    optional: tuple[str, ...] = ()
+    """Packages that it does without; ``install-extension`` installs them too."""
     flags: Mapping[str, Option] = field(default_factory=dict)
     """Its flags on the command line, ``--NAME-flag``, by their names."""
 
@@ -73,7 +79,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if not isinstance(version, str) or not re.fullmatch(r"[\w.+-]{1,40}", version):
         raise Refused(f"its version is {version!r}", hint='write it as text, as in version = "1.0"')
-    if api != API:
+    if api not in APIS or isinstance(api, bool):
         raise Refused(f"it was written for version {api!r} of the programming interface and this is {API}")
     permissions = _texts(values, "permissions")
     if unknown := sorted(set(permissions) - PERMISSIONS):
@@ -88,6 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
         description=str(values.get("description", "")),
         permissions=frozenset(permissions),
         requirements=tuple(_texts(values, "requirements")),
+        optional=tuple(_texts(values, "optional")),
         flags={one["name"]: _flag(**one) for one in flags},
     )
 
@@ -108,55 +115,22 @@ def _flag(name: str, help: str = "", default: str = "") -> Option:
     return Option(name, name.replace("_", " "), str, default, help=help)
 
 
-def check_requirements(wanted: Sequence[str], pinned: Mapping[str, str], have: Mapping[str, str]) -> None:
-    """Raise `Refused` if a required package is missing or conflicts with our pins. Nothing is installed."""
-    for text in wanted:
-        match = _REQUIREMENT.fullmatch(text.strip())
-        if not match:
-            raise Refused(f"its requirement {text!r} is not understood", hint="write it as name>=1.2,<2")
-        name = re.sub(r"[-_.]+", "-", match[1]).lower()
-        version = pinned.get(name) or have.get(name)
-        if version is None:
-            raise Refused(f"it needs {text}, which is not installed", hint=f"install it beside the program: {match[1]}")
-        if not all(_meets(version, *clause) for clause in _CLAUSE.findall(match[2])):
-            whose = "the program is pinned to" if name in pinned else "there is"
-            raise Refused(f"it needs {text} and {whose} {name} {version}", hint="ask its author for another version")
-
-
-def _meets(version: str, sign: str, wanted: str) -> bool:
-    """Whether a version meets a PEP 440 specifier; release numbers only, which is all that pins use."""
-    here, there = _release(version), _release(wanted)
-    if sign in ("==", "!="):
-        length = len(there) if wanted.endswith(".*") else max(len(here), len(there))
-        return (_padded(here, length) == _padded(there, length)) == (sign == "==")
-    if sign == "~=":
-        return here >= there and here[: len(there) - 1] == there[:-1]
-    size = max(len(here), len(there))
-    here, there = _padded(here, size), _padded(there, size)
-    return {">=": here >= there, "<=": here <= there, ">": here > there, "<": here < there}[sign]
-
-
-def _release(version: str) -> tuple[int, ...]:
-    match = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in match[0].split(".")) if match else (0,)
-
-
-def _padded(numbers: tuple[int, ...], length: int) -> tuple[int, ...]:
-    return (*numbers, *(0,) * length)[:length]
-
-
-def flags_in(folder: Path) -> dict[str, dict[str, Option]]:
-    """The command line flags declared by all manifests in a folder, by extension and name. Nothing is imported."""
+def flags_in(*folders: Path) -> dict[str, dict[str, Option]]:
+    """The command line flags declared by all manifests in ``folders``, by extension and name. Nothing is imported."""
     found = {}
-    for place in folders_in(folder):
+    for place in folders_in(*folders):
         with contextlib.suppress(Refused):
             found[place.name] = dict(read_manifest(place).flags)
     return found
 
 
-def folders_in(folder: Path) -> list[Path]:
-    """The subfolders that look like extensions."""
-    if not folder.is_dir():
-        return []
-    found = (place for place in folder.iterdir() if place.is_dir() and place.name[0] not in "._")
-    return sorted(place for place in found if (place / "__init__.py").exists() or (place / "extension.toml").exists())
+def folders_in(*folders: Path) -> list[Path]:
+    """The subfolders that look like extensions, by name; of two with one name that of the later of ``folders``."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        places = [place for place in folder.iterdir() if place.is_dir()] if folder.is_dir() else []
+        for place in places:
+            looks_so = (place / "__init__.py").exists() or (place / "extension.toml").exists()
+            if looks_so and place.name[0] not in "._":
+                found[place.name] = place
+    return [found[name] for name in sorted(found)]

@@ -10,33 +10,44 @@ import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from modules.diffusion.types import Denoiser, Guidance, Network
+from modules.diffusion.types import Cond, Denoiser, Guidance, Network
 from modules.errors import UserError
+from modules.extension.contexts import BatchRun, ImageContext, JobEnd, MadeImage, PassRun, SamplingPass, Saving, Step
 from modules.params.generation import GenerationParams, ModifierOptions, Value
+from modules.params.lists import side_by_side
 from modules.params.options import Nested, Option, Shape, options_of, read, values_of
-from modules.prompt.clock import Clock
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
+    from torch import Tensor
 
     from modules.checkpoints.model import LatentDiffusion
+    from modules.extension.patcher import Patcher
 
 PREFIX = "ext."
 HOOKS = ("revise", "prepare", "patch", "begin", "network", "guidance", "denoiser", "finish")
-
-
-@dataclass(frozen=True)
-class SamplingPass:
-    """One pass of a batch, decided."""
-
-    number: int
-    """0, or 1 for that of hires fix."""
-    prompt: str
-    """The positive one, network tags and all."""
-    clock: Clock
+"""The hooks of every version of the interface."""
+HOOKS_2 = (
+    "modify",
+    "before_pass",
+    "on_step",
+    "on_guidance",
+    "on_network",
+    "after_sampling",
+    "after_batch",
+    "after_image",
+    "before_save",
+    "on_saved",
+    "job_ended",
+)
+"""Those of ``api = 2``: in an older extension a method of such a name is its own affair."""
+STEP_HOOKS = ("modify", "before_pass", "on_step", "on_guidance", "on_network", "after_sampling")
+"""Those of `HOOKS_2` that see several images at once while they are sampled."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,12 @@ class Report:
 
 class Modifier:
     """Base class: override one or more of these hooks. An instance lives for one request."""
+
+    guided_always = False
+    """`on_guidance` is asked at every call, also at CFG 1 and where the negative prompt is skipped; there ``negative``
+    is the very object that ``positive`` is, and ``step.uncond`` is None."""
+    needs_negative = False
+    """The negative prompt is evaluated at every call, which takes its time, and `on_guidance` is asked at every one."""
 
     def revise(self, params: GenerationParams) -> GenerationParams:
         """Return the request of one image, changed, before anything is planned; ``params.seed`` is that image's own.
@@ -106,10 +123,64 @@ class Modifier:
         """Process a finished image before it is saved."""
         return image
 
+    # -- from api = 2 on
 
-def overridden(modifier: Modifier) -> tuple[str, ...]:
-    """The names of the hooks that a modifier overrides."""
-    return tuple(name for name in HOOKS if getattr(type(modifier), name) is not getattr(Modifier, name))
+    def modify(self, model: Patcher) -> None:
+        """Say what to change in the model for the duration of a batch. The host does it, and puts everything back."""
+
+    def before_pass(self, run: PassRun, x: Tensor) -> Tensor:
+        """The latents (n, c, h, w) from which the sampler starts, noise in them."""
+        return x
+
+    def on_step(self, step: Step, x: Tensor, sigma: float, denoise: Callable[[Tensor, float], Tensor]) -> Tensor:
+        """x0 (n, c, h, w) that the sampler gets: ``denoise(x, sigma)``."""
+        return denoise(x, sigma)
+
+    def on_guidance(self, step: Step, positive: Tensor, negative: Tensor, scale: float, guidance: Guidance) -> Tensor:
+        """x0 of the answers under the two prompts, each (n, c, h, w): ``guidance(positive, negative, scale)``."""
+        return guidance(positive, negative, scale)
+
+    def on_network(self, step: Step, x: Tensor, sigma: float, cond: Cond, network: Network) -> Tensor:
+        """x0 of one evaluation: ``network(x, sigma, cond)``. ``step.rows`` says what each row of x belongs to."""
+        return network(x, sigma, cond)
+
+    def after_sampling(self, run: PassRun, latents: Tensor) -> Tensor:
+        """The latents (n, c, h, w) at the end of a pass, before a mask puts back what it protects."""
+        return latents
+
+    def after_batch(self, batch: BatchRun, images: list[Image]) -> list[Image]:
+        """The images of a whole batch, as many as before."""
+        return images
+
+    def after_image(self, image: Image, context: ImageContext) -> Image:
+        """Process a finished image, with further generations if need be; no patch is on the model."""
+        return image
+
+    def before_save(self, image: Image, made: MadeImage) -> Saving | None:
+        """The last word on an image: its pixels, its file's name, further keys of its text. None: as it is."""
+        return None
+
+    def on_saved(self, path: Path, made: MadeImage) -> None:
+        """The image is in a file."""
+
+    def job_ended(self, end: JobEnd) -> None:
+        """The request is over, whatever way."""
+
+
+def overridden(modifier: Modifier, api: int = 2) -> tuple[str, ...]:
+    """The names of the hooks that a modifier overrides, in the order of the lists above."""
+    names = HOOKS if api < 2 else (*HOOKS, *HOOKS_2)
+    return tuple(name for name in names if getattr(type(modifier), name) is not getattr(Modifier, name))
+
+
+@dataclass(frozen=True)
+class ReadKey:
+    """How a key of another program is read."""
+
+    option: str
+    """The option whose value it gives; empty: it says no more than that the modifier took part."""
+    read: Callable[[str], Value] = str
+    """The option's value for the text behind the key. Raises `UserError` or `ValueError`."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +201,8 @@ class ModifierSpec:
     """One sentence beside the switch."""
     by_tag: bool = False
     """Tags in prompts alone call it: it has no switch, and recipes do not name it beside the prompt."""
+    reads: Mapping[str, ReadKey] = field(default_factory=dict)
+    """Keys of other programs in a generation text (`Host.reads_key`): a text with one switches the modifier on."""
 
     def chosen(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """All options as JSON, missing ones at their defaults. Raises `UserError`."""
@@ -141,13 +214,29 @@ class ModifierSpec:
                 field=f"extensions.{self.name}.{foreign[0][:40]}",
             )
         try:
-            return values_of(read(self.options, values))
+            found = values_of(read(self.options, values))
+            for option in options_of(cast(Hashable, self.options)).values():
+                option.check_among(found)
+            return found
         except UserError as error:
             field = f"extensions.{self.name}.{error.field}"
             raise type(error)(f"{self.label}: {error.message}", hint=error.hint, field=field) from None
 
-    def made(self, values: Mapping[str, Any]) -> Modifier:
-        return self.make(read(self.options, values))
+    def made(self, values: Mapping[str, Any], bind: Callable[[Option, Any], Any] | None = None) -> Modifier:
+        """``bind`` gives the values of options that stand for something else (`modules.extension.option_values`)."""
+        options: Any = read(self.options, values)
+        if bind:
+            kinds = [option for option in options_of(cast(Hashable, self.options)).values() if option.kind]
+            options = replace(options, **{one.name: bind(one, getattr(options, one.name)) for one in kinds})
+        return self.make(options)
+
+    def flat(self) -> ModifierSpec:
+        """The same with lists of option groups written side by side (`modules.params.lists`)."""
+        options, gathered = side_by_side(self.options)
+        if options is self.options:
+            return self
+        make = self.make
+        return replace(self, options=options, make=lambda values: make(gathered(values)))
 
 
 def in_order(specs: Iterable[ModifierSpec]) -> list[ModifierSpec]:
@@ -183,6 +272,12 @@ def key_of(spec: ModifierSpec, option: Option | None = None) -> str:
     return " ".join(_NO_KEY.sub(" ", words).split())
 
 
+def keys_of(spec: ModifierSpec) -> list[str]:
+    """All keys that a modifier may write: its own, then those of its options."""
+    options = options_of(cast(Hashable, spec.options)).values()
+    return [key_of(spec), *(key_of(spec, option) for option in options)]
+
+
 def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str, object]:
     """Keys and values for the generation text: of each that takes part, and of its options that are not the default."""
     found: dict[str, object] = {}
@@ -202,19 +297,30 @@ def from_text(
     """Read modifiers from infotext: their options, and the keys used; unreadable values are added to ``notes``."""
     found: dict[str, dict[str, Value]] = {}
     keys: set[str] = set()
+    readers: list[tuple[Option, str, Callable[[Any], Any]]]
     for spec in specs:
         options = {key_of(spec, option): option for option in options_of(cast(Hashable, spec.options)).values()}
-        if key_of(spec) in parsed:
-            told = {}
-            for key, option in options.items():
-                if key in parsed:
-                    try:
-                        told[option.name] = option.cast(_read(parsed[key]))
-                    except UserError as error:
-                        notes.append(f"{spec.label}: {error.message}; the default stands for it")
+        foreign = {key: how for key, how in spec.reads.items() if key in parsed}
+        if key_of(spec) in parsed or foreign:
+            told: dict[str, Value] = {}
+            by_name = {option.name: option for option in options.values()}
+            readers = [(option, key, _read) for key, option in options.items() if key in parsed]
+            if key_of(spec) not in parsed:  # a text of our own knows better
+                others = [(how, key) for key, how in foreign.items() if how.option]
+                readers += [(by_name[how.option], key, _of_text(how.read)) for how, key in others]
+            for option, key, reader in readers:
+                try:
+                    told[option.name] = option.cast(reader(parsed[key]))
+                except (UserError, ValueError) as error:
+                    reason = error.message if isinstance(error, UserError) else f"{option.label} cannot be read"
+                    notes.append(f"{spec.label}: {reason}; the default stands for it")
             found[spec.name] = spec.chosen(told)
-            keys |= {key_of(spec), *options}
+            keys |= {key_of(spec), *options, *foreign}
     return found, keys
+
+
+def _of_text(read: Callable[[str], Value]) -> Callable[[Any], Value]:
+    return lambda value: read(str(value))
 
 
 def _told(value: Value) -> object:

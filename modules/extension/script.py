@@ -13,11 +13,12 @@ jobs that it had finished before are answered from the database.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from modules.params.generation import GenerationParams
+from modules.params.lists import side_by_side
 from modules.params.options import Option, flat_of, from_flat, nested_of
 
 MOST_REQUESTS = 1000
@@ -154,3 +155,11 @@ class ScriptSpec:
     help: str = ""
     tabs: tuple[str, ...] = ("txt2img", "img2img", "inpaint")
     """The tabs that offer it."""
+
+    def flat(self) -> ScriptSpec:
+        """The same with lists of option groups written side by side (`modules.params.lists`)."""
+        options, gathered = side_by_side(self.options)
+        if options is self.options:
+            return self
+        run = self.run
+        return replace(self, options=options, run=lambda params, own, context: run(params, gathered(own), context))

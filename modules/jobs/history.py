@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,13 @@ class History:
     outputs: Path
     thumbnails: Path
 
-    def page(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> list[HistoryImage]:
-        """At most ``limit`` images, newest first: older than number ``before``, or the next newer than ``after``."""
-        return self.store.images(owner, before=before, after=after, limit=limit)
+    def page(
+        self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60, words: Sequence[str] = ()
+    ) -> list[HistoryImage]:
+        """At most ``limit`` images, newest first: older than number ``before``, or the next newer than ``after``.
+        ``words``: each is in a prompt or in the checkpoint's name.
+        """
+        return self.store.images(owner, before=before, after=after, limit=limit, words=words)
 
     def count(self, owner: str) -> int:
         return self.store.count_images(owner)

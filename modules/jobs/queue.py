@@ -57,6 +57,7 @@ class JobQueue:
         self._changed = threading.Condition()  # also orders "queued" before "started"
         self._running: dict[str, tuple[CancelFlag, threading.Thread]] = {}
         self._scripting: set[str] = set()  # those of the running that take no slot
+        self._finishing: set[str] = set()  # those of the running that stop behind the image at hand
         self._published_positions: dict[str, int] = {}  # the place in the line last published
         self._waiting = True
         self._script_waits = scripts is not None
@@ -105,6 +106,17 @@ class JobQueue:
         if running is not None:
             running[0].skip()
         return job
+
+    def finish(self, owner: str | None, job_id: str) -> Job:
+        """Stop a running job behind the image at hand, or the batch that it is in; one that waits is cancelled at
+        once.
+        """
+        with self._changed:
+            job = self.store.get(job_id, owner)
+            if job_id in self._running:
+                self._finishing.add(job_id)
+                return job
+        return self.cancel(owner, job_id)
 
     def get(self, job_id: str, owner: str | None = None) -> Job:
         return self.store.get(job_id, owner)
@@ -209,7 +221,13 @@ class JobQueue:
 
     def _run(self, job: Job) -> None:
         flag = self._running[job.id][0]
-        record = _Record(self.store, self.hub, job.id)
+
+        def on_image() -> None:
+            if job.id in self._finishing:
+                self.store.cancel(None, job.id)
+                flag.set()
+
+        record = _Record(self.store, self.hub, job.id, on_image)
         try:
             end = self._outcome(job, flag, record)
             with self._changed:
@@ -220,6 +238,7 @@ class JobQueue:
             with self._changed:
                 del self._running[job.id]
                 self._scripting.discard(job.id)
+                self._finishing.discard(job.id)
                 self._wake()
 
     def _outcome(self, job: Job, flag: CancelFlag, record: _Record) -> Callable[[], None]:
@@ -296,11 +315,13 @@ class JobQueue:
 class _Record:
     """Receives a running job's events: publishes all, and stores the last step and the images in the database."""
 
-    def __init__(self, store: JobStore, hub: EventHub, job_id: str):
+    def __init__(self, store: JobStore, hub: EventHub, job_id: str, on_image: Callable[[], None]):
+        """``on_image``: called when one was saved."""
         self.images: list[Json] = []
         self._store = store
         self._hub = hub
         self._job_id = job_id
+        self._on_image = on_image
         self._last: Json = {}
         self._write_at = 0.0
 
@@ -316,6 +337,8 @@ class _Record:
             if time.monotonic() >= self._write_at:
                 self._write()
         self._hub.publish(self._job_id, event)
+        if event["type"] == "image":
+            self._on_image()
 
     def _write(self) -> None:
         self._write_at = time.monotonic() + PROGRESS_S

@@ -7,10 +7,11 @@ lease ran out, or whose server is known to be gone, is queued again.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,9 @@ MIGRATIONS = (
 )
 """Applied in order; ``PRAGMA user_version`` counts those a file has. Never edit one that was released: add the next."""
 
+_HAS_WORD = """ AND (COALESCE(json_extract(spec, '$.params.prompt'), '') || char(10)
+    || COALESCE(json_extract(spec, '$.params.negative_prompt'), '') || char(10)
+    || COALESCE(json_extract(spec, '$.params.checkpoint'), '')) LIKE ? ESCAPE '!'"""
 _NEXT_JOB = """
     SELECT jobs.id, jobs.owner FROM jobs LEFT JOIN turns ON turns.owner = jobs.owner
     WHERE state = 'queued' AND kind != 'script' ORDER BY COALESCE(turns.turn, 0), seq LIMIT 1
@@ -231,13 +235,21 @@ class JobStore:
 
     # -- what was made
 
-    def images(self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60) -> HistoryImages:
-        """Images, newest first: older than number ``before``, or the next newer than ``after``; 0: the newest."""
+    def images(
+        self, owner: str, *, before: int = 0, after: int = 0, limit: int = 60, words: Sequence[str] = ()
+    ) -> HistoryImages:
+        """Images, newest first: older than number ``before``, or the next newer than ``after``; 0: the newest.
+
+        ``words``: each is in a prompt or in the checkpoint's name of the image's job, A to Z in any case. Images of
+        jobs that were forgotten are not found by words.
+        """
         where, order = ("number > ?", "ASC") if after else ("number < ? OR ? = 0", "DESC")
         bounds = (after,) if after else (before, before)
-        query = f"SELECT * FROM pictures WHERE owner = ? AND ({where}) ORDER BY number {order} LIMIT ?"
+        named = f" AND job IN (SELECT id FROM jobs WHERE owner = ?{_HAS_WORD * len(words)})" if words else ""
+        sought = (owner, *map(_pattern, words)) if words else ()
+        query = f"SELECT * FROM pictures WHERE owner = ? AND ({where}){named} ORDER BY number {order} LIMIT ?"
         with self._db.transaction() as db:
-            found = [_history_image(row) for row in db.execute(query, (owner, *bounds, max(0, limit)))]
+            found = [_history_image(row) for row in db.execute(query, (owner, *bounds, *sought, max(0, limit)))]
         return found[::-1] if after else found
 
     def count_images(self, owner: str) -> int:
@@ -478,3 +490,12 @@ def _dump(data: Json | None) -> str | None:
 
 def _load(text: str | None) -> Json | None:
     return None if text is None else json.loads(text)
+
+
+def _pattern(word: str) -> str:
+    """Of SQL's ``LIKE``, for a word anywhere.
+
+    >>> _pattern("50%_!")
+    '%50!%!_!!%'
+    """
+    return "%" + re.sub("([%_!])", r"!\1", word) + "%"

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 LIMIT_S = 60.0
 """Time limit of an extension's own code in one hook call. No interactive hook takes longer."""
 SLOW_EXIT = 75
+LEAK_BYTES, LEAK_IMAGES = 32 * 2**20, 3
+"""Growth within an extension's own code that is reported, where it comes with so many images in a row."""
 _SIZE = 512
 _JOBS_KEPT = 20
 _REASON, _TRACE = 500, 20_000
@@ -40,7 +43,35 @@ class _Frame:
     """The extension; empty for the engine."""
     hook: str
     since: float
+    memory: int
+    """That the process held when this frame was entered, or entered again."""
     spent: float = 0.0
+    grown: int = 0
+    """Bytes by which that grew within it."""
+
+
+class Growth:
+    """How much more memory the process holds after each image, and within whose code it grew."""
+
+    def __init__(self, least: int = LEAK_BYTES, images: int = LEAK_IMAGES):
+        self._least = least
+        self._images = images
+        self._grown: Counter[str] = Counter()
+        self._before = 0
+        self._streaks: Counter[str] = Counter()
+
+    def add(self, name: str, size: int) -> None:
+        self._grown[name] += size
+
+    def image(self, held: int) -> tuple[str, int] | None:
+        """An image is finished, with so much ``held``: who let it grow for so many in a row, once, and by how much."""
+        grown, self._grown = self._grown, Counter()
+        total, self._before = held - self._before, held
+        for name in {*grown, *self._streaks}:
+            leaks = grown[name] >= self._least and total >= self._least
+            self._streaks[name] = self._streaks[name] + 1 if leaks else 0
+        found = [name for name, streak in self._streaks.items() if streak == self._images]
+        return (found[0], grown[found[0]]) if found else None
 
 
 class HookWatch:
@@ -51,6 +82,9 @@ class HookWatch:
     """
 
     def __init__(self, folder: Path, worker: str = "worker", *, limit_s: float = LIMIT_S):
+        from modules.devices import held_memory  # here: the server reads failures, and never loads torch
+
+        self._held = held_memory
         folder.mkdir(parents=True, exist_ok=True)
         self._failures = folder / "failures.json"
         self._unwritten: list[tuple[str, Json, str]] = []  # name, failure, job
@@ -59,6 +93,7 @@ class HookWatch:
         self._limit_s = limit_s
         self._job = ""
         self._frames: list[_Frame] = []
+        self._growth = Growth()
         self._lock = threading.Lock()
         self._file = os.open(folder / f"{worker}.hook", os.O_RDWR | os.O_CREAT, 0o600)
         self._bury()
@@ -77,19 +112,33 @@ class HookWatch:
         return run
 
     def enter(self, name: str, hook: str) -> None:
-        now = time.monotonic()
+        now, held = time.monotonic(), self._held()
         with self._lock:
             if self._frames:
-                self._frames[-1].spent += now - self._frames[-1].since
-            self._frames.append(_Frame(name, hook, now))
+                top = self._frames[-1]
+                top.spent += now - top.since
+                top.grown += held - top.memory
+            self._frames.append(_Frame(name, hook, now, held))
         self._mark()
 
     def leave(self) -> None:
+        held = self._held()
         with self._lock:
-            self._frames.pop()
+            frame = self._frames.pop()
+            if frame.name:
+                self._growth.add(frame.name, frame.grown + held - frame.memory)
             if self._frames:
-                self._frames[-1].since = time.monotonic()
+                self._frames[-1].since, self._frames[-1].memory = time.monotonic(), held
         self._mark()
+
+    def made(self) -> str:
+        found = self._growth.image(self._held())
+        if not found:
+            return ""
+        name, size = found
+        reason = f"it keeps about {size / 2**20:.0f} MB more with every picture"
+        self._record(name, "memory", reason, "")
+        return f"extension {name}: {reason}; memory will run out"
 
     def failed(self, failure: HookFailed) -> None:
         self._record(failure.name, failure.hook, failure.reason, "".join(traceback.format_exception(failure.error)))

@@ -47,6 +47,34 @@ class UsedExtension:
 
 
 @dataclass(frozen=True)
+class InnerGeneration:
+    """A generation within an image, which an extension asked for."""
+
+    extension: str
+    kind: str
+    """ "generate", "inpaint"."""
+    request: GenerationParams
+    """Images in it are those of that moment, by their SHA-256: they are made again, not looked for."""
+
+    def __str__(self) -> str:
+        """
+        >>> str(InnerGeneration("detailer", "generate", GenerationParams(seed=7)))
+        'detailer generate 512x512, 20 steps, seed 7'
+        """
+        request, init = self.request, self.request.init
+        strength = f", strength {init.denoising_strength:g}" if init else ""
+        size = f"{request.width}x{request.height}"
+        return f"{self.extension} {self.kind} {size}, {request.steps} steps{strength}, seed {request.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"extension": self.extension, "kind": self.kind, "request": self.request.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> InnerGeneration:
+        return cls(values["extension"], values["kind"], GenerationParams.from_json(values["request"]))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The recipe of one image: the request, and from ``files`` on the facts of its generation."""
 
@@ -74,6 +102,10 @@ class Recipe:
     skipped: int = 0
     """The step after which the image was finished early (skip); 0: it was not."""
     extensions: tuple[UsedExtension, ...] = ()
+    memory: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What was done because memory was short, as `checkpoints.way.Way` tells it; replay does the same."""
+    inner: tuple[InnerGeneration, ...] = ()
+    """The generations within this one, in their order: replay runs them again."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -82,13 +114,15 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if not self.skipped:
-            del plain["skipped"]
+        for name in ("skipped", "memory"):
+            if not plain[name]:
+                del plain[name]
         files = [dataclasses.asdict(file) for file in sorted(self.files)]
         plain |= {"schema": SCHEMA, "request": self.request.to_json(), "files": files}
-        used = [dataclasses.asdict(one) for one in self.extensions]
+        plain |= {"extensions": [dataclasses.asdict(one) for one in self.extensions]}
+        plain |= {"inner": [one.to_json() for one in self.inner]}
         # Left out where there are none: such recipes are those of before there were extensions.
-        return plain | {"extensions": used} if used else {k: v for k, v in plain.items() if k != "extensions"}
+        return {key: value for key, value in plain.items() if value or key not in ("extensions", "inner")}
 
     def __str__(self) -> str:
         return canonical(self.to_json())
@@ -126,6 +160,7 @@ def read(text: str) -> Recipe:
         values |= {name: seeds.cast(values[name]) for name in ("seed", "subseed") if isinstance(values[name], str)}
         values["files"] = tuple(File(**file) for file in values["files"])
         values["extensions"] = tuple(UsedExtension(**used) for used in values.get("extensions", ()))
+        values["inner"] = tuple(InnerGeneration.from_json(one) for one in values.get("inner", ()))
         recipe = Recipe(**values)
     except (LookupError, TypeError, AttributeError) as error:
         raise _unreadable() from error
@@ -152,6 +187,8 @@ def _check(recipe: Recipe) -> None:
     parts: tuple[Recipe | File | UsedExtension, ...] = (recipe, *recipe.files, *recipe.extensions)
     maps = [(one.options, one.changed) for one in recipe.extensions]
     if not all(isinstance(options, (dict, NoneType)) and isinstance(changed, dict) for options, changed in maps):
+        raise _unreadable()
+    if not isinstance(recipe.memory, dict) or not all(type(value) in (bool, int) for value in recipe.memory.values()):
         raise _unreadable()
     for part in parts:
         for field in dataclasses.fields(part):

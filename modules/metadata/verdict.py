@@ -112,6 +112,7 @@ FACTS: Mapping[str, str] = {
     "processor": "processor",
     "dtype": "number format",
     "kernels": "kernel mode",
+    "memory": "way with little memory",
 }
 
 
@@ -133,7 +134,7 @@ def compare(recorded: Recipe, again: Recipe, old: Image.Image | None = None, new
         if (before := getattr(recorded, name)) != (after := getattr(again, name)) and before
     ]
     changed = [CHANGED] if shown != recorded.pixels else []
-    others = (*_file_changes(recorded, again), *_extension_changes(recorded, again))
+    others = (*_file_changes(recorded, again), *_extension_changes(recorded, again), *_inner_changes(recorded, again))
     reasons = (*_asked(recorded, again), *others, *facts, *changed)
     return Verdict("differs", reasons, apart)
 
@@ -187,6 +188,18 @@ def _extension_changes(recorded: Recipe, again: Recipe) -> list[str]:
         elif one := (before or after if not (before and after) else None):
             reasons.append(f"extension {name} {one.version} had part only {'then' if before else 'now'}")
     return reasons
+
+
+def _inner_changes(recorded: Recipe, again: Recipe) -> list[str]:
+    """The generations within the image that differ; what they began with follows from what came before."""
+
+    def told(recipe: Recipe) -> list[str]:
+        return [str(one) for one in recipe.inner]
+
+    then, now = told(recorded), told(again)
+    if len(then) != len(now):
+        return [f"there were {len(then)} generations within it and there are {len(now)}"]
+    return [f"within it {a} became {b}" for a, b in zip(then, now, strict=True) if a != b]
 
 
 def _label(file: File) -> str:

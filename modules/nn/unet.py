@@ -8,18 +8,26 @@ families, inpainting and pruned ones too: `modules.checkpoints.families` reads t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from modules.nn.attention import KeyValue, attention, join_heads, split_heads
+from modules.nn import fused
+from modules.nn.attention import KeyValue, attention, join_heads, sliced_attention, split_heads
 from modules.nn.configs import NO_MIDDLE, ONE_BLOCK, UNetConfig
 
 
 class CrossAttention(nn.Module):
     """Attention of image tokens to themselves, or to the text when keys and values are given."""
+
+    sliced = False
+    """Whether it is computed for some of the tokens at a time."""
+    attend = staticmethod(attention)
+    """``(q, k, v) -> out``, each (b, heads, tokens, head_dim). `modules.extension.patcher` puts others in its place."""
 
     def __init__(self, channels: int, context_dim: int, heads: int):
         super().__init__()
@@ -35,7 +43,8 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, key_value: KeyValue | None = None) -> Tensor:
         q = split_heads(self.to_q(x), self.heads)
         k, v = key_value or self.key_value(x)
-        out: Tensor = self.to_out(join_heads(attention(q, k, v)))
+        attend = sliced_attention if self.sliced and self.attend is attention else self.attend
+        out: Tensor = self.to_out(join_heads(attend(q, k, v)))
         return out
 
 
@@ -64,6 +73,13 @@ class FeedForward(nn.Module):
         out: Tensor = self.net(x)
         return out
 
+    def fused(self, x: Tensor) -> Tensor:
+        """The same with gate and GELU in one pass."""
+        first, _, last = self.net
+        assert isinstance(first, GEGLU)
+        out: Tensor = last(fused.geglu(first.proj(x)))
+        return out
+
 
 class TransformerBlock(nn.Module):
     def __init__(self, channels: int, context_dim: int, heads: int):
@@ -76,13 +92,33 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:  # (b, tokens, channels)
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), text[self.attn2])
+        key_value = text[self.attn2]
+        x = _for_each_text(x + self.attn1(self.norm1(x)), len(key_value[0]))
+        x = x + self.attn2(self.norm2(x), key_value)
         return x + self.ff(self.norm3(x))  # type: ignore[no-any-return]
+
+    def fused(self, x: Tensor, text: TextKeys) -> Tensor:
+        """The same with each sum and the norm behind it in one pass."""
+        key_value = text[self.attn2]
+        rows = len(key_value[0])
+        x, y = fused.add_layer_norm(self.norm2, x, self.attn1(self.norm1(x)))
+        x, y = _for_each_text(x, rows), _for_each_text(y, rows)
+        x, y = fused.add_layer_norm(self.norm3, x, self.attn2(y, key_value))
+        return x + self.ff.fused(y)
+
+
+Lend = Callable[..., AbstractContextManager[None]]
+"""``lend(*layers)`` is a context in which these layers have their weights where and as they are computed with."""
+
+
+def _at_hand(*_: nn.Module) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the pixels of a feature map (b, c, h, w)."""
+
+    _lend: Lend = staticmethod(_at_hand)
 
     def __init__(self, channels: int, depth: int, config: UNetConfig):
         super().__init__()
@@ -97,6 +133,10 @@ class SpatialTransformer(nn.Module):
     def _projection(self, channels: int) -> nn.Module:
         return nn.Linear(channels, channels) if self.linear else nn.Conv2d(channels, channels, 1)
 
+    def own(self) -> tuple[nn.Module, ...]:
+        """The layers beside the blocks."""
+        return self.norm, self.proj_in, self.proj_out
+
     def forward(self, x: Tensor, text: TextKeys) -> Tensor:
         b, c, h, w = x.shape
         y: Tensor = self.norm(x)
@@ -106,13 +146,29 @@ class SpatialTransformer(nn.Module):
         if self.linear:
             y = self.proj_in(y)
         for block in self.transformer_blocks:
-            y = block(y, text)
+            with self._lend(block):
+                y = block(y, text)
         if self.linear:
             y = self.proj_out(y)
-        y = y.reshape(b, h, w, c).permute(0, 3, 1, 2)
+        y = y.reshape(len(y), h, w, c).permute(0, 3, 1, 2)
         if not self.linear:
             y = self.proj_out(y)
-        return x + y
+        return _for_each_text(x, len(y)) + y
+
+    def fused(self, x: Tensor, text: TextKeys) -> Tensor:
+        """The same over views of channels_last: no layout changes, and 1x1 convolutions are matrix products."""
+        y = fused.pointwise(self.proj_in, fused.tokens(fused.group_norm(self.norm, x, silu=False)))
+        for block in self.transformer_blocks:
+            assert isinstance(block, TransformerBlock)
+            with self._lend(block):
+                y = block.fused(y, text)
+        y = fused.feature_map(fused.pointwise(self.proj_out, y), x)
+        return _for_each_text(x, len(y)) + y
+
+
+def _for_each_text(x: Tensor, rows: int) -> Tensor:
+    """What all texts have in common, once for each of them: (n, ...) -> (rows, ...), rows a multiple of n."""
+    return x if len(x) == rows else x.repeat(rows // len(x), *[1] * (x.dim() - 1))
 
 
 class ResBlock(nn.Module):
@@ -135,6 +191,18 @@ class ResBlock(nn.Module):
         h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
         out: Tensor = self.skip_connection(x) + self.out_layers(h)
         return out
+
+    def fused(self, x: Tensor, activated: Tensor) -> Tensor:
+        """The same from the activated embedding (b, emb_channels): norms, SiLU, biases and sums in one pass each."""
+        norm_in, _, conv_in = self.in_layers
+        norm_out, _, _, conv_out = self.out_layers
+        h = fused.conv(conv_in, fused.group_norm(norm_in, x, silu=True))  # type: ignore[arg-type]
+        shift = self.emb_layers[1](activated)
+        h = fused.group_norm(norm_out, h, silu=True, shift=shift, conv_bias=conv_in.bias)  # type: ignore[arg-type]
+        h = fused.conv(conv_out, h)  # type: ignore[arg-type]
+        if isinstance(self.skip_connection, nn.Conv2d):
+            x = fused.feature_map(fused.pointwise(self.skip_connection, fused.tokens(x)), x)
+        return fused.add_bias(x, h, conv_out.bias)  # type: ignore[arg-type]
 
 
 class Downsample(nn.Module):
@@ -166,6 +234,18 @@ def timestep_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([args.cos(), args.sin()], dim=-1)
 
 
+class Taps(Protocol):
+    """What is done between the blocks of a `UNet`; feature maps are (b, channels, h, w)."""
+
+    def after(self, place: str, number: int, h: Tensor) -> Tensor:
+        """The output of block ``number`` of the "input", the "middle" or the "output"."""
+        ...
+
+    def join(self, number: int, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """What output block ``number`` joins: the feature map that comes up, and the skip beside it."""
+        ...
+
+
 class UNet(nn.Module):
     """Predicts noise (or v) in latents: ``(x, t, context) -> (b, out_channels, h, w)``.
 
@@ -173,11 +253,18 @@ class UNet(nn.Module):
     for its texts once per batch, then `run` at every step.
     """
 
+    _lend: Lend = staticmethod(_at_hand)
+
     def __init__(self, config: UNetConfig):
         super().__init__()
         self.config = config
+        self._layers: fused.Layers | None = None
         self.changes = 0
         """How often its weights changed while it was in use: what was computed from them before no longer holds."""
+        self.taps: Taps | None = None
+        self.extended = False
+        """Whether something works between or within its layers, or on their attributes: then every layer is called, for
+        each row by itself, and no recorded step stands for it."""
         base, groups = config.model_channels, config.norm_groups
         emb = base * 4
         self.time_embed = nn.Sequential(nn.Linear(base, emb), nn.SiLU(), nn.Linear(emb, emb))
@@ -220,46 +307,98 @@ class UNet(nn.Module):
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Timesteps (b,), which may be fractional, and SDXL's vector (b, vector_dim) -> (b, 4 * model_channels)."""
         dtype = next(self.time_embed.parameters()).dtype
-        emb: Tensor = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
+        with self._lend(self.time_embed):
+            emb: Tensor = self.time_embed(timestep_embedding(t, self.config.model_channels).to(dtype))
         return emb if y is None else emb + self.label(y)
 
     def label(self, y: Tensor) -> Tensor:
         """A vector (b, vector_dim) as it is added to the embedding of time: (b, 4 * model_channels)."""
-        out: Tensor = self.label_emb(y.to(next(self.label_emb.parameters()).dtype))
+        with self._lend(self.label_emb):
+            out: Tensor = self.label_emb(y.to(next(self.label_emb.parameters()).dtype))
         return out
 
     def text_keys(self, context: Tensor) -> TextKeys:
         """Text states (b, tokens, context_dim) -> keys and values of every cross-attention layer."""
-        return {block.attn2: block.attn2.key_value(context) for block in self._transformer_blocks()}
+        found: dict[nn.Module, KeyValue] = {}
+        for block in self._transformer_blocks():
+            with self._lend(block.attn2.to_k, block.attn2.to_v):
+                found[block.attn2] = block.attn2.key_value(context)
+        return found
+
+    def lend_by(self, lend: Lend | None) -> None:
+        """Have layers that are about to run get their weights from ``lend``; None: they are at hand."""
+        for module in self.modules():
+            if isinstance(module, (UNet, SpatialTransformer)):
+                module._lend = lend or _at_hand
+
+    @property
+    def borrows(self) -> bool:
+        """Whether weights come and go while it runs."""
+        return self._lend is not _at_hand
 
     def _transformer_blocks(self) -> Iterator[TransformerBlock]:
         return (module for module in self.modules() if isinstance(module, TransformerBlock))
 
-    def run(self, x: Tensor, emb: Tensor, text: TextKeys) -> Tensor:
-        """One evaluation at latents ``x`` (b, in_channels, h, w) with what `embed` and `text_keys` gave."""
+    def slice_attention(self, sliced: bool) -> bool:
+        """Whether attention is computed in slices from now on: less memory, and sums that may be rounded otherwise.
+        Says whether that is a change.
+        """
+        layers = [layer for layer in self.modules() if isinstance(layer, CrossAttention) and layer.sliced != sliced]
+        for layer in layers:
+            layer.sliced = sliced
+        return bool(layers)
+
+    def layers(self, *, anew: bool = False) -> fused.Layers:
+        """Its modules, watched; ``anew`` where some may have been replaced."""
+        if self._layers is None or anew:
+            self._layers = fused.Layers(self)
+        return self._layers
+
+    def run(self, x: Tensor, emb: Tensor, text: TextKeys, copies: int = 1) -> Tensor:
+        """One evaluation at latents ``x`` (b, in_channels, h, w) with what `embed` and `text_keys` gave.
+
+        With ``copies`` each of the latents meets that many texts: ``emb`` and ``text`` have copies * b rows, the
+        embedding of each latent being the same in every copy, and so has the answer. Everything before the first
+        cross-attention is then computed once for all of them.
+        """
+        rows, fuse = copies * len(x), fused.suits(x) and self.layers().untouched()
+        emb = F.silu(emb) if fuse else emb
 
         def through(block: nn.Module, h: Tensor, size: Sequence[int] = ()) -> Tensor:
             for layer in block.children():
-                if isinstance(layer, ResBlock):
-                    h = layer(h, emb)
-                elif isinstance(layer, SpatialTransformer):
-                    h = layer(h, text)
-                elif isinstance(layer, Upsample):
-                    h = layer(h, size)
-                else:
-                    h = layer(h)
+                # A transformer borrows for each of its blocks.
+                with self._lend(*(layer.own() if isinstance(layer, SpatialTransformer) else (layer,))):
+                    if isinstance(layer, ResBlock):
+                        h = layer.fused(h, emb[: len(h)]) if fuse else layer(h, emb[: len(h)])
+                    elif isinstance(layer, SpatialTransformer):
+                        h = layer.fused(h, text) if fuse else layer(h, text)
+                    elif isinstance(layer, Upsample):
+                        h = layer(h, size)
+                    else:
+                        h = layer(h)
             return h
 
-        skips, h = [], x
-        for block in self.input_blocks:
+        skips, h, taps = [], x, self.taps
+        for i, block in enumerate(self.input_blocks):
             h = through(block, h)
+            h = taps.after("input", i, h) if taps else h
             skips.append(h)
         h = through(self.middle_block, h)
-        for block in self.output_blocks:
-            h = torch.cat([h, skips.pop()], dim=1)
+        h = taps.after("middle", 0, h) if taps else h
+        for i, block in enumerate(self.output_blocks):
+            skip = skips.pop()
+            h, skip = taps.join(i, h, skip) if taps else (h, skip)
+            most = max(len(h), len(skip))
+            h = torch.cat([_for_each_text(h, most), _for_each_text(skip, most)], dim=1)
             h = through(block, h, skips[-1].shape[-2:] if skips else ())
-        out: Tensor = self.out(h)
-        return out
+            h = taps.after("output", i, h) if taps else h
+        with self._lend(self.out):
+            if fuse:
+                norm, _, last = self.out
+                h = last(fused.group_norm(norm, h, silu=True))  # type: ignore[arg-type]
+            else:
+                h = self.out(h)
+        return _for_each_text(h, rows)
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor, y: Tensor | None = None) -> Tensor:
         return self.run(x, self.embed(t, y), self.text_keys(context))

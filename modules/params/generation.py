@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modules.errors import UserError
+from modules.params.lists import flattened
 from modules.params.options import loose, nested, option, read, values_of
 
 MAX_SEED = 2**64 - 1
@@ -17,7 +18,7 @@ MAX_PROMPT = 20_000
 BY, TO = "Scale by", "Scale to"
 
 MODEL, SAMPLING, NOISE = "Model", "Sampling", "Noise"
-GUIDANCE, SDXL, FACES, COMPATIBILITY = "Guidance", "SDXL", "Faces", "Compatibility"
+GUIDANCE, SDXL, FACES, MEMORY, COMPATIBILITY = "Guidance", "SDXL", "Faces", "Memory", "Compatibility"
 """Headings of groups of rarely changed options."""
 
 RESIZE_MODES = ("Just resize", "Crop and resize", "Resize and fill", "Just resize (latent upscale)")
@@ -35,6 +36,10 @@ def wrapped(seed: int) -> int:
     (1, True)
     """
     return seed % (MAX_SEED + 1)
+
+
+FULL, FP8_SDXL, FP8_ALL = "Disable", "Enable for SDXL", "Enable"
+"""A1111's words for which UNets' weights are kept in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +183,15 @@ class Init:
         1.0, "Noise multiplier", lo=0.0, hi=1.5, step=0.001, key="Noise multiplier", help="of the noise at the start"
     )
     extra_noise: float = option(0.0, "Extra noise", lo=0.0, hi=1.0, step=0.01, key="Extra noise")
+    image_cfg_scale: float = option(
+        1.5,
+        "Image CFG scale",
+        lo=0.0,
+        hi=10.0,
+        step=0.05,
+        key="Image CFG scale",
+        help="pix2pix models: how strongly the picture is followed",
+    )
     colour_correction: bool = option(
         False, "Colour correction", key="Color correction", help="keep the colours of the start picture"
     )
@@ -240,11 +254,14 @@ class ModifierOptions(Mapping[str, Mapping[str, Value]]):
 
     @classmethod
     def from_json(cls, values: Any) -> ModifierOptions:
-        """From JSON: an object of objects of plain values; null is nothing. Raises `UserError`."""
+        """From JSON: an object of objects of plain values, or of lists of such (`modules.params.lists`); null is
+        nothing. Raises `UserError`.
+        """
         if values is None or isinstance(values, ModifierOptions):
             return values or cls()
         if not isinstance(values, Mapping):
             raise UserError("Extensions must be an object of objects", field="extensions")
+        values = {name: flattened(one) if isinstance(one, Mapping) else one for name, one in values.items()}
         for name, options in values.items():
             plain = isinstance(options, Mapping) and all(
                 isinstance(key, str) and isinstance(value, Value) for key, value in options.items()
@@ -303,6 +320,14 @@ class GenerationParams:
         group=MODEL,
         help="Automatic: the one named like the checkpoint; None: the checkpoint's own",
     )
+    text_encoder: str = option(
+        "Automatic",
+        "Text encoder",
+        key="Text encoder",
+        choices="text_encoders",
+        group=MODEL,
+        help="for checkpoints without one, from models/text_encoder; Automatic: the first that fits",
+    )
     prediction: str = option(
         "auto",
         "Prediction",
@@ -310,6 +335,22 @@ class GenerationParams:
         choices=("auto", "eps", "v"),
         group=MODEL,
         help="what the network answers: eps, the noise, or v, the velocity; auto: as the file says",
+    )
+    sd_vae_encode_method: str = option(
+        "Full",
+        "VAE for encoding",
+        key="VAE Encoder",
+        choices=("Full", "TAESD"),
+        group=MODEL,
+        help="TAESD: a tiny network from models/VAE-approx, faster and less exact",
+    )
+    sd_vae_decode_method: str = option(
+        "Full",
+        "VAE for decoding",
+        key="VAE Decoder",
+        choices=("Full", "TAESD"),
+        group=MODEL,
+        help="TAESD: a tiny network from models/VAE-approx, faster and less exact",
     )
     sampler: str = option("Euler a", "Sampler", key="Sampler", choices="samplers")
     scheduler: str = option("Automatic", "Schedule type", key="Schedule type", choices="schedulers")
@@ -522,6 +563,23 @@ class GenerationParams:
         help="0: the most is changed, 1: the least",
     )
 
+    # Memory.
+    fp8_storage: str = option(
+        FULL,
+        "FP8 weights",
+        choices=(FULL, FP8_SDXL, FP8_ALL),
+        key="FP8 weight",
+        group=MEMORY,
+        help="the UNet is kept in 8 bits: half the memory, and another picture; arithmetic is as before",
+    )
+    tiled_vae: bool = option(
+        False,
+        "Tiled VAE",
+        key="Tiled VAE",
+        group=MEMORY,
+        help="pictures are encoded and decoded in bands, without a seam; otherwise only where the whole would not fit",
+    )
+
     # Compatibility.
     profile: str = option("a1111", "Profile", choices=("a1111", "exact"), key="Profile", group=COMPATIBILITY)
     pad_cond_uncond_v0: bool = option(
@@ -599,6 +657,8 @@ class ExtrasParams:
     )
     tile_size: int = option(192, "Tile size", lo=0, hi=1024, step=16, help="what a network sees at once; 0: all")
     tile_overlap: int = option(8, "Tile overlap", lo=0, hi=48, step=1, help="small values may leave seams")
+    steps: ModifierOptions = loose(ModifierOptions(), ModifierOptions.from_json)
+    """The steps of extensions, each by its name with its options."""
 
     def to_json(self) -> dict[str, Any]:
         return values_of(self)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,10 +21,29 @@ from modules.errors import UserError
 _KEY = "option"
 _NESTED = "nested"
 _LOOSE = "loose"
+SHA256 = re.compile(r"[0-9a-f]{64}")
 EXACT = 2**53
 """The largest integer up to which a float represents every integer exactly."""
 T = TypeVar("T")
 _TRUTHS = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """Choices that follow from the values of other options: ``Dependent(("module",), lambda module: (...))``."""
+
+    on: tuple[str, ...]
+    """The names of those options."""
+    of: Callable[..., Sequence[str]]
+    """The choices for their values."""
+
+    def given(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """The choices beside ``values``, which hold all options."""
+        return tuple(self.of(*(values[name] for name in self.on)))
+
+    def within(self, prefix: str) -> Dependent:
+        """The same for options whose names have a prefix."""
+        return Dependent(tuple(prefix + name for name in self.on), self.of)
 
 
 @dataclass(frozen=True)
@@ -40,8 +60,9 @@ class Option:
     lo: float | None = None
     hi: float | None = None
     step: float | None = None
-    choices: tuple[str, ...] | str | None = None
-    """The values themselves, or the name of the table of the `Host` that lists them ("samplers")."""
+    choices: tuple[str, ...] | str | Dependent | None = None
+    """The values themselves, the name of the table of the `Host` that lists them ("samplers"), or a function of other
+    options."""
     key: str | None = None
     """The key in A1111's generation text, where the parameter has one. Of two that are written as one, "Size: 512x768",
     each has the key under which its half is read: "Size-1", "Size-2"."""
@@ -53,6 +74,9 @@ class Option:
     """A setting, such as a key or password, that is stored and never sent back."""
     group: str = ""
     """The heading under which the page shows a rarely changed option."""
+    kind: str = ""
+    """What a text stands for: "image" or "mask", a stored picture by its SHA-256; "file:FOLDER", a file below
+    models/FOLDER."""
 
     def cast(self, value: Any) -> Any:
         """``value`` cast to the declared type and range, or a `UserError` that names the field.
@@ -74,7 +98,14 @@ class Option:
             raise self._error(f"must be text, not {_shown(value)}")
         if isinstance(self.choices, tuple) and value not in self.choices:
             raise self._error(f"must be one of {', '.join(self.choices)}, not {_shown(value)}")
+        if self.kind in ("image", "mask") and value and not SHA256.fullmatch(value):
+            raise self._error(f"must be a stored picture by its SHA-256, not {_shown(value)}")
         return value
+
+    def check_among(self, values: Mapping[str, Any]) -> None:
+        """Check the value beside those of the other options, where its choices depend on them."""
+        if isinstance(self.choices, Dependent) and values[self.name] not in (known := self.choices.given(values)):
+            raise self._error(f"must be one of {', '.join(known) or 'none'}, not {_shown(values[self.name])}")
 
     def _truth(self, value: Any) -> bool:
         if isinstance(value, str) and value.strip().lower() in _TRUTHS:
@@ -145,13 +176,14 @@ def option(
     lo: float | None = None,
     hi: float | None = None,
     step: float | None = None,
-    choices: tuple[str, ...] | str | None = None,
+    choices: tuple[str, ...] | str | Dependent | None = None,
     key: str | None = None,
     words: tuple[str, str] | None = None,
     help: str = "",
     multiline: bool = False,
     secret: bool = False,
     group: str = "",
+    kind: str = "",
 ) -> Any:
     """Declare a parameter: ``steps: int = option(20, "Steps", lo=1, hi=150)``."""
     facts = {
@@ -166,6 +198,7 @@ def option(
         "multiline": multiline,
         "secret": secret,
         "group": group,
+        "kind": kind,
     }
     return dataclasses.field(default=default, metadata={_KEY: facts})
 

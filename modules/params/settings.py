@@ -79,6 +79,13 @@ class Settings:
     preview_every: int = option(
         1, "Preview every N steps", lo=0, hi=150, step=1, help="0: no previews", group="While it runs"
     )
+    show_progress_type: str = option(
+        "Approx cheap",
+        "Preview method",
+        choices=("Approx cheap", "TAESD", "Full"),
+        help="TAESD: sharper, where its file lies in models/VAE-approx; Full: as the finished picture, and slow",
+        group="While it runs",
+    )
     warm_up: bool = option(
         True,
         "Warm up",
@@ -129,6 +136,25 @@ class Settings:
     )
     history_pictures: int = option(
         60, "Pictures on a page of the history", lo=12, hi=240, step=12, help="more take longer", group="The page"
+    )
+    network_weight: float = option(
+        1.0,
+        "Weight of networks",
+        lo=-2.0,
+        hi=2.0,
+        step=0.05,
+        help="that a click on a card writes where the card states none",
+        group="Networks",
+    )
+    network_names: str = option(
+        "Alias from file",
+        "Names of networks",
+        choices=("Alias from file", "Filename"),
+        help="what a click on a card writes: the name that the file states, or the file's own",
+        group="Networks",
+    )
+    network_separator: str = option(
+        " ", "Before a network", help="what a click on a card writes between the prompt and the tag", group="Networks"
     )
     keep_jobs_days: int = option(
         0,

@@ -26,12 +26,21 @@ Group = tuple[int, int]
 
 
 def needs_single_image_batches(
-    model: LatentDiffusion, size: tuple[int, int], n: int, parts: Sequence[WeightedCond], negative: WeightedCond
+    model: LatentDiffusion,
+    size: tuple[int, int],
+    n: int,
+    parts: Sequence[WeightedCond],
+    negative: WeightedCond,
+    *,
+    negatives: int = 1,
 ) -> bool:
-    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be the same as alone."""
+    """Whether ``n`` latents of ``size`` (h, w) must go through the UNet one by one to be the same as alone.
+
+    ``negatives``: how many conditions have the length of the negative prompt.
+    """
     if n == 1:
         return False
-    for group in _groups(parts, negative):
+    for group in _groups(parts, negative, negatives):
         key = (*size, n, torch.get_num_threads(), *group)
         if key not in model.invariant_shapes:
             model.invariant_shapes[key] = _is_invariant(model, size, n, *group)
@@ -41,29 +50,30 @@ def needs_single_image_batches(
     return False
 
 
-def _groups(parts: Sequence[WeightedCond], negative: WeightedCond) -> set[Group]:
+def _groups(parts: Sequence[WeightedCond], negative: WeightedCond, negatives: int) -> set[Group]:
     """The batch compositions that guidance may use: with the negative prompt if the lengths match, and without it."""
     length, other = (part.at(0).context.shape[1] for part in (parts[0], negative))
-    together = {(len(parts) + 1, length)} if length == other else {(1, other)}
+    together = {(len(parts) + negatives, length)} if length == other else {(negatives, other)}
     return together | {(len(parts), length)}
 
 
 def _is_invariant(model: LatentDiffusion, size: tuple[int, int], n: int, conds: int, tokens: int) -> bool:
     """Whether each of ``n`` images of noise gets from the UNet, to the last bit, what it gets alone, in every draw."""
     generator = torch.Generator().manual_seed(0)
-    unet, rows = model.unet, n * conds
+    unet, rows, shares = model.unet, n * conds, model.device.shares_prefix and not model.unet.config.vector_dim
+    model.bring_unet(rows, size[0] * size[1])
     emb = unet.embed(torch.tensor([500.0], device=model.device.device))
     if unet.config.vector_dim:
         emb = emb + unet.label(torch.ones(1, unet.config.vector_dim, device=model.device.device))
 
     def same() -> bool:
-        x = torch.randn(rows, unet.config.in_channels, *size, generator=generator)
+        x = torch.randn(n if shares else rows, unet.config.in_channels, *size, generator=generator)
         context = torch.randn(rows, tokens, unet.config.context_dim, generator=generator)
 
         def run(rows: slice) -> torch.Tensor:
-            picked = x[rows]
-            text = unet.text_keys(model.device.place(context[rows]))
-            return unet.run(model.device.place(picked), emb.expand(len(picked), -1), text)
+            picked, texts = x[rows], context[rows]
+            text, copies = unet.text_keys(model.device.place(texts)), len(texts) // len(picked)
+            return unet.run(model.device.place(picked), emb.expand(len(texts), -1), text, copies)
 
         together = run(slice(None))
         return all(torch.equal(together[i::n], run(slice(i, None, n))) for i in range(n))

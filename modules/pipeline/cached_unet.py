@@ -20,37 +20,61 @@ class CachedUNet:
     is first met. Both are kept until the batch ends, or until something changes the UNet's weights.
     """
 
-    def __init__(
-        self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float], image_cond: Tensor | None = None
-    ):
-        """``image_cond`` (1 or n, channels, h, w): stands beside the latents in the input of an inpainting model."""
+    def __init__(self, model: LatentDiffusion, table: NoiseTable, sigmas: Iterable[float]):
         self._model = model
-        self._image_cond = image_cond
         self._table = table
         self._embeddings: dict[float, Tensor] = {}
         # The Cond is kept so that its id stays its own.
         self._texts: dict[int, tuple[Cond, TextKeys, Tensor | None]] = {}
         self._changes = model.unet.changes
+        if model.unet.slice_attention(model.memory.way.sliced):
+            model.graphs.clear()  # they were recorded with the other kernels
+        model.bring("unet")
+        model.unet.layers(anew=True)
         self._embed([sigma for sigma in dict.fromkeys(sigmas) if sigma > 0])
 
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor:
+        return self._evaluate(x, sigma, cond, 1)
+
+    def for_each(self, x: Tensor, sigma: float, conds: Cond, copies: int) -> Tensor:
+        """``copies`` conditions of the same latents (n, c, h, w), ``conds`` with copies * n rows -> (copies * n, ...).
+
+        What they have in common is computed once where the device says so. A vector (SDXL) makes their embeddings
+        differ, and an image of each their inputs; then they have nothing in common.
+        """
+        one_image = conds.image is None or len(conds.image) <= len(x)
+        shares = self._model.device.shares_prefix and not self._model.unet.extended
+        if shares and conds.vector is None and one_image:
+            return self._evaluate(x, sigma, conds, copies)
+        return self._evaluate(x.repeat(copies, 1, 1, 1), sigma, conds, 1)
+
+    def _evaluate(self, x: Tensor, sigma: float, cond: Cond, copies: int) -> Tensor:
         unet, device = self._model.unet, self._model.device
         if unet.changes != self._changes:
             self._changes = unet.changes
             self._embeddings.clear()
             self._texts.clear()
+            unet.layers(anew=True)
         scaled = x / (sigma**2 + 1) ** 0.5
-        if self._image_cond is not None:
-            image_cond = self._image_cond.repeat(len(x) // len(self._image_cond), 1, 1, 1)
-            scaled = torch.cat([scaled, image_cond], dim=1)
+        if cond.image is not None:
+            scaled = torch.cat([scaled, cond.image.repeat(len(x) // len(cond.image), 1, 1, 1)], dim=1)
         scaled = device.place(scaled)
-        keys, label = self._text(cond, len(x))
-        emb = self._embedding(sigma).expand(len(x), -1)
-        prediction = unet.run(scaled, emb if label is None else emb + label, keys).to(x.dtype)
+        rows = copies * len(x)
+
+        def predicted() -> Tensor:
+            self._model.bring_unet(rows, x.shape[2] * x.shape[3])
+            keys, label = self._text(cond, rows)
+            emb = self._embedding(sigma).expand(rows, -1)
+            emb = emb if label is None else emb + label
+            return self._model.graphs.run(unet, scaled, emb, keys, copies).to(x.dtype)
+
+        prediction = self._model.memory.attempt(predicted)
+        x = x if copies == 1 else x.repeat(copies, 1, 1, 1)
         return denoised(prediction, x, sigma, self._model.config.prediction)
 
     def _embed(self, sigmas: list[float]) -> None:
         if sigmas:
+            self._model.bring("unet")
             t = torch.tensor([self._table.sigma_to_t(s) for s in sigmas], device=self._model.device.device)
             self._embeddings.update(zip(sigmas, self._model.unet.embed(t)[:, None], strict=True))
 

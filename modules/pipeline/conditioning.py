@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -353,7 +353,7 @@ def pad_parts(
 
 def _mapped(part: ScheduledCond, change: Callable[[Tensor], Tensor]) -> ScheduledCond:
     """``part`` with a function applied to its contexts; equal ones stay one object."""
-    shared = {id(cond): Cond(change(cond.context), cond.vector) for cond in part.conds}
+    shared = {id(cond): replace(cond, context=change(cond.context)) for cond in part.conds}
     return ScheduledCond(part.weight, part.segments, tuple(shared[id(cond)] for cond in part.conds), part.profile)
 
 

@@ -22,22 +22,24 @@ LATENT_MODES: dict[str, dict[str, Any]] = {
 """Latent upscalers, with their ``torch.nn.functional.interpolate`` arguments."""
 
 
+PIXEL = 8
+"""Pixels a side of a latent pixel of the usual autoencoders, to which A1111 rounds sizes."""
+
+
 @dataclass(frozen=True)
 class HiresSize:
     upscaled: tuple[int, int]
     """Width and height in pixels before the crop."""
     cropped: tuple[int, int]
-    """Columns and rows of the latents to crop."""
-
-    @property
-    def latent(self) -> tuple[int, int]:
-        """Width and height of the latents of the second pass."""
-        return self.upscaled[0] // 8 - self.cropped[0], self.upscaled[1] // 8 - self.cropped[1]
+    """Pixels to crop, columns and rows: whole latent pixels of them go."""
 
     @property
     def final(self) -> tuple[int, int]:
-        """Width and height of the finished image."""
-        return self.latent[0] * 8, self.latent[1] * 8
+        """Width and height of the finished image, to whole latent pixels of the usual size."""
+        wide, high = (
+            (side // PIXEL - crop // PIXEL) * PIXEL for side, crop in zip(self.upscaled, self.cropped, strict=True)
+        )
+        return wide, high
 
 
 def hires_size(width: int, height: int, hires: Hires) -> HiresSize:
@@ -50,7 +52,7 @@ def hires_size(width: int, height: int, hires: Hires) -> HiresSize:
         case 0, wanted:
             return HiresSize((wanted * width // height, wanted), (0, 0))
     wide, high = covering((width, height), hires.width, hires.height)
-    return HiresSize((wide, high), ((wide - hires.width) // 8, (high - hires.height) // 8))
+    return HiresSize((wide, high), (wide - hires.width, high - hires.height))
 
 
 def resize_latents(latents: Tensor, name: str, width: int, height: int) -> Tensor:

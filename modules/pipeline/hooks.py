@@ -11,24 +11,48 @@ import signal
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.errors import RepriseError, out_of_memory
+from modules.extension.contexts import (
+    AttentionFunction,
+    BatchRun,
+    ImageContext,
+    JobEnd,
+    MadeImage,
+    PassRun,
+    SamplingPass,
+    Saving,
+    Step,
+)
 from modules.extension.host import Host, TagSpec
-from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, overridden
+from modules.extension.modifier import STEP_HOOKS, Modifier, ModifierSpec, Report, UsedFile, overridden
 from modules.params.generation import GenerationParams, ModifierOptions, Value
+from modules.params.options import Option
 from modules.pipeline.plan import Batch, Changes, Revise
 from modules.pipeline.prompts import PromptParser
+from modules.pipeline.steps import GuidedDenoiser, StepScope
 from modules.prompt.tree import NetworkTag
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from pathlib import Path
 
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from modules.checkpoints.fingerprint import Functions, PatchChecks
     from modules.checkpoints.model import LatentDiffusion
+    from modules.extension.patcher import Patcher
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+
+LeftModified = Callable[["LatentDiffusion | None", str, str], None]
+"""``(model, name, what)`` hears of an extension that did not put something back. A model must be loaded anew; None:
+what it changed is put back already."""
 
 
 class HookFailed(Exception):
@@ -62,6 +86,10 @@ class Watch(Protocol):
         """What must not be tried again for what is done now, with the reason."""
         ...
 
+    def made(self) -> str:
+        """An image is finished. A sentence, where an extension is found to keep more memory with each; else empty."""
+        ...
+
 
 class NoWatch:
     """A `Watch` that does nothing."""
@@ -75,6 +103,9 @@ class NoWatch:
     def crashed(self) -> Mapping[str, str]:
         return {}
 
+    def made(self) -> str:
+        return ""
+
 
 @dataclass(frozen=True)
 class Active:
@@ -84,9 +115,10 @@ class Active:
     version: str
     options: Mapping[str, Value]
     modifier: Modifier
+    api: int = 2
 
     def has(self, hook: str) -> bool:
-        return hook in overridden(self.modifier)
+        return hook in overridden(self.modifier, self.api)
 
 
 def called_by(networks: Sequence[NetworkTag], host: Host) -> list[tuple[ModifierSpec, TagSpec, list[NetworkTag]]]:
@@ -131,10 +163,10 @@ class Border:
     def outside(self, inner: T) -> T:
         """Wrap an engine function that extensions call, so that its errors are not blamed on them."""
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             self._watch.enter("", "")
             try:
-                return inner(*arguments)
+                return inner(*arguments, **options)
             except BaseException as error:
                 self._foreign = error
                 raise
@@ -158,13 +190,18 @@ class RequestHooks:
         *,
         absent: Container[str] = (),
         parser: PromptParser | None = None,
+        checks: PatchChecks | None = None,
+        bind: Callable[[Option, Any], Any] | None = None,
     ):
-        """``absent``: unavailable modifiers; tags that call them have no effect."""
+        """``absent``: unavailable modifiers; tags that call them have no effect. ``bind``: as `ModifierSpec.made` has
+        it."""
+        self._bind = bind
+        self._checks = checks
         self._host = host
         self._chosen = chosen
         self._absent = absent
         self._parser = parser or PromptParser()
-        self._border = Border(watch or NoWatch())
+        self.border = self._border = Border(watch or NoWatch())
         self._made: dict[tuple[str, ModifierOptions], Active] = {}
         self._hooks: dict[ModifierOptions, Hooks] = {}
 
@@ -179,12 +216,28 @@ class RequestHooks:
         # Passes with equal modifiers share one object, so that their model stays patched in between.
         if chosen not in self._hooks:
             specs = [spec for spec in self._host.modifiers_in_order() if spec.name in chosen]
-            self._hooks[chosen] = Hooks([self._active(spec, chosen[spec.name]) for spec in specs], self._border)
+            active = [self._active(spec, chosen[spec.name]) for spec in specs]
+            self._hooks[chosen] = Hooks(active, self._border, self._checks)
         return self._hooks[chosen]
 
     def passes(self, batch: Batch) -> list[Hooks]:
         """The hooks of each pass of a batch."""
         return [self.of(each.prompts.networks) for each in batch.passes]
+
+    def apart(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """The batches as they are computed: in exact ones, images go by themselves where a modifier sees several at
+        once, since nobody knows how it computes."""
+        for batch in batches:
+            exact = (
+                batch.params.kernels == "exact"
+                and len(batch.seeds) > 1
+                and not (batch.params.init and batch.params.init.tiled)
+            )
+            if exact and any(hooks.sees_batches for hooks in self.passes(batch)):
+                for i, (seed, subseed) in enumerate(zip(batch.seeds, batch.subseeds, strict=True)):
+                    yield replace(batch, first_image=batch.first_image + i, seeds=(seed,), subseeds=(subseed,))
+            else:
+                yield batch
 
     def prepare(self, batch: Batch, model: LatentDiffusion, recorded: Sequence[UsedFile]) -> list[Report]:
         """Tell modifiers of the passes of a batch in which they take part, and hear what there is to tell of it."""
@@ -217,32 +270,64 @@ class RequestHooks:
         key = spec.name, ModifierOptions({spec.name: options})
         if key not in self._made:
             with self._border.within(spec.name, "make"):
-                modifier = spec.made(options)
+                modifier = spec.made(options, self._bind)
                 if not isinstance(modifier, Modifier):
                     raise TypeError(f"make must give a Modifier, not {type(modifier).__name__}")
-            self._made[key] = Active(spec, self._host.version_of("modifier", spec.name), options, modifier)
+            owner = self._host.owners.get(("modifier", spec.name))
+            version, api = (owner.version, owner.api) if owner else ("", 2)
+            self._made[key] = Active(spec, version, options, modifier, api)
         return self._made[key]
+
+    def ended(self, end: JobEnd, failed: Callable[[HookFailed], None]) -> None:
+        """Tell modifiers that the request is over; ``failed`` hears of each that fails in that."""
+        for one in self._made.values():
+            if one.has("job_ended"):
+                try:
+                    with self._border.within(one.spec.name, "job_ended"):
+                        one.modifier.job_ended(end)
+                except HookFailed as failure:
+                    failed(failure)
 
 
 class Hooks:
     """The modifiers of one sampling pass. The lowest order is wrapped first, so it is innermost."""
 
-    def __init__(self, active: Sequence[Active], border: Border):
+    def __init__(self, active: Sequence[Active], border: Border, checks: PatchChecks | None = None):
+        """``checks``: how patched models are compared; None: the fast way."""
+        self._checks = checks
         self.active = tuple(active)
         self._border = border
         self._patches: Patches | None = None
+        self._scope: StepScope | None = None
 
     def revising(self) -> list[Active]:
         return self._having("revise")
 
     def scope(self) -> tuple[object, ...]:
         """What else than the model decides what the patched model answers."""
-        return tuple((a.spec.name, a.version, repr(a.options), a.modifier.state()) for a in self._having("patch"))
+        return tuple(
+            (a.spec.name, a.version, repr(a.options), a.modifier.state()) for a in self._having("patch", "modify")
+        )
+
+    @property
+    def sees_batches(self) -> bool:
+        """Whether a modifier may compute with several images at once, so that one could depend on the others."""
+        return bool(self._having(*STEP_HOOKS))
 
     def begin(self, run: SamplingPass) -> None:
-        for one in self._having("begin"):
-            with self._border.within(one.spec.name, "begin"):
-                one.modifier.begin(run)
+        with self._lifted():
+            for one in self._having("begin"):
+                with self._border.within(one.spec.name, "begin"):
+                    one.modifier.begin(run)
+
+    @contextlib.contextmanager
+    def _lifted(self) -> Iterator[None]:
+        """Weights that the host put on are off, for those who change weights on their own."""
+        if self._patches:
+            self._patches.lift()
+        yield
+        if self._patches:
+            self._patches.settle()
 
     def notes(self) -> list[str]:
         """What modifiers have to tell of the batch so far."""
@@ -263,32 +348,96 @@ class Hooks:
             params = revised.changed(extensions=params.extensions)
         return params, changed
 
+    # -- of a pass
+
+    def follow(self, batch: Batch) -> StepScope | None:
+        """Follow the steps of a pass, for modifiers that are told of them; None if none is."""
+        self._scope = None
+        if self._having(*STEP_HOOKS):
+            guided = [one.modifier for one in self._having("on_guidance")]
+            needs_negative = any(modifier.needs_negative for modifier in guided)
+            always = needs_negative or any(modifier.guided_always for modifier in guided)
+            self._scope = StepScope(batch, self._attending, always, needs_negative)
+        return self._scope
+
     def network(self, network: Network) -> Network:
         return self._wrapped("network", network)
 
     def guidance(self, guidance: Guidance) -> Guidance:
+        if self._scope and self._scope.guided_always:
+            guidance = _where_there_are_two(guidance)
         return self._wrapped("guidance", guidance)
 
-    def denoiser(self, denoiser: Denoiser) -> Denoiser:
-        return self._wrapped("denoiser", denoiser)
+    def denoiser(self, denoiser: Denoiser, guided: GuidedDenoiser | None = None) -> Denoiser:
+        """``guided``: the one within ``denoiser`` that evaluates the network."""
+        patches = self._patches
+        if patches and patches.changes_weights:
+            denoiser = patches.settled(denoiser)
+        denoiser = self._wrapped("denoiser", denoiser, hook_2="on_step")
+        if patches and patches.changes_weights:
+            denoiser = patches.lifted(denoiser)
+        if self._scope:
+            self._scope.guided = guided
+            denoiser = self._scope.opened(denoiser)
+        return denoiser
+
+    def before_pass(self, run: PassRun, x: Tensor) -> Tensor:
+        return self._changed("before_pass", run, x)
+
+    def after_sampling(self, run: PassRun, latents: Tensor) -> Tensor:
+        return self._changed("after_sampling", run, latents)
+
+    def _changed(self, hook: str, run: PassRun, x: Tensor) -> Tensor:
+        for one in self._having(hook):
+            with self._border.within(one.spec.name, hook):
+                x = _of_shape(getattr(one.modifier, hook)(run, x), x)
+        return x
+
+    # -- of images
+
+    def after_batch(self, batch: BatchRun, images: list[Image]) -> list[Image]:
+        for one in self._having("after_batch"):
+            with self._border.within(one.spec.name, "after_batch"):
+                answer = list(one.modifier.after_batch(batch, list(images)))
+                if len(answer) != len(images):
+                    raise TypeError(f"it must give {len(images)} pictures, not {len(answer)}")
+                images = [_image(image) for image in answer]
+        return images
 
     def finish(self, image: Image) -> Image:
-        from PIL.Image import Image as PILImage
-
         for one in self._having("finish"):
             with self._border.within(one.spec.name, "finish"):
-                image = one.modifier.finish(image)
-                if not isinstance(image, PILImage):
-                    raise TypeError(f"it must give a picture, not {type(image).__name__}")
+                image = _image(one.modifier.finish(image))
         return image
 
-    @contextlib.contextmanager
-    def patching(self, left_modified: Callable[[LatentDiffusion, str], None]) -> Iterator[None]:
-        """While a pass is made: models that `patched` is told of are what they were before when it ends.
+    def after_image(self, image: Image, context: Callable[[str], ImageContext]) -> Image:
+        """``context``: what the modifier of a name may ask for."""
+        for one in self._having("after_image"):
+            with self._border.within(one.spec.name, "after_image"):
+                image = _image(one.modifier.after_image(image, context(one.spec.name)))
+        return image
 
-        ``left_modified(model, name)`` hears of a model that an extension did not put back.
-        """
-        patches = self._patches = Patches(self._having("patch"), self._border.within, left_modified)
+    def before_save(self, image: Image, made: MadeImage) -> Saving:
+        """What all modifiers make of it: the last name, and the keys of all."""
+        saving = Saving(image)
+        for one in self._having("before_save"):
+            with self._border.within(one.spec.name, "before_save"):
+                answer = one.modifier.before_save(saving.image, made)
+                if answer is not None:
+                    name, facts = answer.name or saving.name, {**saving.facts, **answer.facts}
+                    saving = Saving(_image(answer.image), name, facts)
+        return saving
+
+    def on_saved(self, path: Path, made: MadeImage) -> None:
+        for one in self._having("on_saved"):
+            with self._border.within(one.spec.name, "on_saved"):
+                one.modifier.on_saved(path, made)
+
+    @contextlib.contextmanager
+    def patching(self, left_modified: LeftModified) -> Iterator[None]:
+        """While a pass is made: models that `patched` is told of are what they were before when it ends."""
+        active = self._having("patch", "modify")
+        patches = self._patches = Patches(active, self._border.within, left_modified, self._step, self._compared())
         try:
             yield
         except BaseException:
@@ -298,6 +447,13 @@ class Hooks:
         finally:
             self._patches = None
         patches.undo()
+
+    def _compared(self) -> Callable[[LatentDiffusion], object]:
+        """What models are compared by: what the program itself does to them needs no exact comparison."""
+        from modules.checkpoints.fingerprint import fingerprint
+
+        foreign = self._checks and any(one.version for one in self._having("patch", "modify"))
+        return self._checks.next() if self._checks and foreign else fingerprint
 
     def unpatch(self) -> None:
         """Undo all patches now instead of at the end of `patching`."""
@@ -309,15 +465,30 @@ class Hooks:
         assert self._patches is not None, "no batch is being made"
         return self._patches.on(model)
 
-    def has(self, hook: str) -> bool:
-        return bool(self._having(hook))
+    def has(self, *hooks: str) -> bool:
+        return bool(self._having(*hooks))
 
-    def _having(self, hook: str) -> list[Active]:
-        return [one for one in self.active if one.has(hook)]
+    def _having(self, *hooks: str) -> list[Active]:
+        return [one for one in self.active if any(one.has(hook) for hook in hooks)]
 
-    def _wrapped(self, hook: str, inner: T) -> T:
-        for one in self._having(hook):
-            inner = self._wrap(one, hook, inner)
+    def _step(self, name: str) -> Step:
+        """The step at hand; what an extension asks of it is the engine's own work."""
+        assert self._scope is not None, "no step is at hand"
+        step = self._scope.step(name)
+        return replace(step, network=self._border.outside(step.network))
+
+    def _attending(self, name: str, functions: Mapping[str, AttentionFunction]) -> AbstractContextManager[None]:
+        if not functions:
+            return contextlib.nullcontext()
+        assert self._patches is not None, "no batch is being made"
+        return self._patches.attending(name, functions)
+
+    def _wrapped(self, hook: str, inner: T, hook_2: str = "") -> T:
+        """``inner`` in the hooks of all modifiers. One may have both, that of each version of the interface."""
+        hook_2 = hook_2 or f"on_{hook}"
+        for one in self._having(hook, hook_2):
+            inner = self._wrap(one, hook, inner) if one.has(hook) else inner
+            inner = self._wrap_step(one, hook_2, inner) if one.has(hook_2) else inner
         return inner
 
     def _wrap(self, one: Active, hook: str, inner: T) -> T:
@@ -331,12 +502,42 @@ class Hooks:
 
         def call(first: Any, *rest: Any) -> Any:
             with self._border.within(name, hook):
-                answer = outer(first, *rest)
-                if getattr(answer, "shape", None) != first.shape:
-                    raise TypeError(f"it must answer a tensor of shape {tuple(first.shape)}")
-            return answer
+                return _of_shape(outer(first, *rest), first)
 
         return call  # type: ignore[return-value]
+
+    def _wrap_step(self, one: Active, hook: str, inner: T) -> T:
+        name, inside, function = one.spec.name, self._border.outside(inner), getattr(one.modifier, hook)
+
+        def call(first: Any, *rest: Any) -> Any:
+            within: Callable[..., Any] = inside
+            arguments = rest
+            if hook == "on_step":  # its author has no use for the sampler's number, which stands in the step
+                *arguments, number = rest  # type: ignore[assignment]
+                within = lambda x, sigma: inside(x, sigma, number)  # noqa: E731
+            with self._border.within(name, hook):
+                return _of_shape(function(self._step(name), first, *arguments, within), first)
+
+        return call  # type: ignore[return-value]
+
+
+def _of_shape(answer: Any, first: Any) -> Any:
+    if getattr(answer, "shape", None) != first.shape:
+        raise TypeError(f"it must answer a tensor of shape {tuple(first.shape)}")
+    return answer
+
+
+def _image(answer: Any) -> Image:
+    from PIL.Image import Image as PILImage
+
+    if not isinstance(answer, PILImage):
+        raise TypeError(f"it must give a picture, not {type(answer).__name__}")
+    return answer
+
+
+def _where_there_are_two(guidance: Guidance) -> Guidance:
+    """``guidance``, and the positive answer to the last bit where it stands for the negative one too."""
+    return lambda positive, negative, scale: positive if negative is positive else guidance(positive, negative, scale)
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
@@ -355,52 +556,141 @@ class Patches:
         self,
         active: Sequence[Active],
         within: Callable[[str, str], AbstractContextManager[None]],
-        left_modified: Callable[[LatentDiffusion, str], None],
+        left_modified: LeftModified,
+        step: Callable[[str], Step],
+        fingerprint: Callable[[LatentDiffusion], object],
     ):
+        """``fingerprint`` tells whether a model is what it was."""
         self._active = active
+        self._fingerprint = fingerprint
         self._within = within
         self._left_modified = left_modified
+        self._step = step
         self._models: dict[int, LatentDiffusion] = {}
         self._blamed: set[int] = set()
-        self._undo: list[tuple[Active, LatentDiffusion, object, AbstractContextManager[object]]] = []
+        self._undo: list[_Undo] = []
 
     def on(self, model: LatentDiffusion) -> LatentDiffusion:
         """Patch ``model``; a second call changes nothing."""
-        if self._active and id(model.unet) not in self._models:
-            from modules.checkpoints.fingerprint import fingerprint
-
+        if id(model.unet) not in self._models:
             self._models[id(model.unet)] = model
             for one in self._active:
-                before = fingerprint(model)  # per modifier, so that the right one is blamed
+                from modules.checkpoints.fingerprint import Functions
+
+                # Per modifier, so that the right one is blamed.
+                undo = _Undo(one, model, self._fingerprint(model), Functions())
+                self._undo.append(undo)
                 try:
-                    with self._within(one.spec.name, "patch"):
-                        context = one.modifier.patch(model)
-                        context.__enter__()
+                    if one.has("patch"):
+                        with self._within(one.spec.name, "patch"):
+                            context = one.modifier.patch(model)
+                            context.__enter__()
+                            undo.context = context
+                    if one.has("modify"):
+                        self._modify(undo)
                 except BaseException:
-                    self._judge(one, model, before)
+                    self._undo.pop()
+                    self._undone(undo)
                     raise
-                self._undo.append((one, model, before, context))
         return model
+
+    def _modify(self, undo: _Undo) -> None:
+        from modules.extension.patcher import Patcher
+
+        name = undo.one.spec.name
+        patcher = undo.patcher = Patcher(undo.model, partial(self._step, name), partial(self._within, name))
+        with self._within(name, "modify"):
+            undo.one.modifier.modify(patcher)
+            patcher.put_on()
 
     def undo(self) -> None:
         """Undo all patches in reverse order, and check that the weights are restored."""
         failure: BaseException | None = None
         while self._undo:
-            one, model, before, context = self._undo.pop()
-            try:
-                with self._within(one.spec.name, "patch"):
-                    # As if all had gone well: many a context manager would not tidy up behind an error.
-                    context.__exit__(None, None, None)
-            except (RepriseError, HookFailed) as error:
-                failure = error
-            self._judge(one, model, before)
+            failure = self._undone(self._undo.pop()) or failure
         self._models.clear()
         if failure:
             raise failure
 
-    def _judge(self, one: Active, model: LatentDiffusion, before: object) -> None:
-        from modules.checkpoints.fingerprint import fingerprint
+    def _undone(self, undo: _Undo) -> BaseException | None:
+        """Undo one, and judge it; the error that came of it."""
+        failure: BaseException | None = None
+        if undo.patcher:
+            undo.patcher.take_off()
+        if undo.context:
+            try:
+                with self._within(undo.one.spec.name, "patch"):
+                    # As if all had gone well: many a context manager would not tidy up behind an error.
+                    undo.context.__exit__(None, None, None)
+            except (RepriseError, HookFailed) as error:
+                failure = error
+        name, functions = undo.one.spec.name, undo.functions.restore()
+        if functions:
+            self._left_modified(None, name, f"the functions {', '.join(functions[:3])}")
+        if id(undo.model.unet) not in self._blamed and self._fingerprint(undo.model) != undo.before:
+            self._blamed.add(id(undo.model.unet))
+            self._left_modified(undo.model, name, "the model's weights or attributes")
+        return failure
 
-        if id(model.unet) not in self._blamed and fingerprint(model) != before:
-            self._blamed.add(id(model.unet))
-            self._left_modified(model, one.spec.name)
+    # -- weights that the host put on, among others who change weights
+
+    @property
+    def _patchers(self) -> list[Patcher]:
+        return [undo.patcher for undo in self._undo if undo.patcher]
+
+    @property
+    def changes_weights(self) -> bool:
+        return any(patcher.changes_weights for patcher in self._patchers)
+
+    def lift(self) -> None:
+        for patcher in reversed(self._patchers):
+            patcher.lift()
+
+    def settle(self) -> None:
+        for patcher in self._patchers:
+            patcher.settle()
+
+    def settled(self, denoiser: Denoiser) -> Denoiser:
+        """``denoiser`` with all weights on."""
+
+        def call(x: Tensor, sigma: float, step: int) -> Tensor:
+            self.settle()
+            return denoiser(x, sigma, step)
+
+        return call
+
+    def lifted(self, denoiser: Denoiser) -> Denoiser:
+        """``denoiser``, before which all weights come off: modifiers within it may change others'."""
+
+        def call(x: Tensor, sigma: float, step: int) -> Tensor:
+            self.lift()
+            return denoiser(x, sigma, step)
+
+        return call
+
+    @contextlib.contextmanager
+    def attending(self, name: str, functions: Mapping[str, AttentionFunction]) -> Iterator[None]:
+        """While this lasts, functions of that extension stand around the attentions of the models that are patched."""
+        from modules.extension.patcher import Patcher
+
+        models = self._models.values()
+        with contextlib.ExitStack() as stack:
+            with self._within(name, "attention"):  # whose fault it is if there are no such layers
+                patchers = [Patcher(model, partial(self._step, name), partial(self._within, name)) for model in models]
+                for where, function in functions.items():
+                    fitting = [patcher for patcher in patchers if patcher.has_attention(where)] or patchers[-1:]
+                    for patcher in fitting:
+                        stack.enter_context(patcher.attending(where, function))
+            yield
+
+
+@dataclass
+class _Undo:
+    """How to undo the patch of one modifier on a model, and the model's fingerprint before it."""
+
+    one: Active
+    model: LatentDiffusion
+    before: object
+    functions: Functions
+    context: AbstractContextManager[object] | None = None
+    patcher: Patcher | None = None

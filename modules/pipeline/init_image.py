@@ -29,8 +29,8 @@ class InitImage:
     """RGB, to be encoded: resized, cropped, and filled under the mask."""
     mask: Image.Image | None = None
     """Of the size of ``image``; white is repainted."""
-    latent_mask: NDArray[np.float32] | None = None
-    """(h / 8, w / 8) of the size asked for, 1 = repaint."""
+    is_rounded: bool = True
+    """The mask has no greys: each place is repainted or kept."""
     soft: SoftInpainting | None = None
     """Soft inpainting: how mask greys and latent changes determine the result; None without it."""
     overlay: Image.Image | None = None
@@ -45,18 +45,23 @@ class InitImage:
         """Whether the mask is all black, so that nothing is repainted."""
         return self.mask is not None and self.mask.getbbox() is None
 
+    def latent_mask(self, height: int, width: int) -> NDArray[np.float32] | None:
+        """The mask for latents of that size, 1 = repaint."""
+        return None if self.mask is None else masks.latent_mask(self.mask, width, height, rounded=self.is_rounded)
+
     def finished(self, image: Image.Image, distance: NDArray[np.float32] | None = None) -> Image.Image:
         """The finished image: colour-corrected, with the protected pixels of the original pasted over it.
 
-        ``distance`` (h / 8, w / 8): how far its latents are from those of the start, which soft inpainting asks.
+        ``distance`` (h, w): how far its latents are from those of the start, which soft inpainting asks.
         """
         if self.like is not None:
             image = corrected(image, self.like)
         if self.overlay is None:
             return image
         whole, overlay = self._placed(image.convert("RGBA")), self.overlay
-        if self.soft and self.latent_mask is not None and distance is not None:
-            new = self._placed(soft.changed(distance, self.latent_mask, self.soft, *image.size))
+        mask = self.latent_mask(*distance.shape) if self.soft and distance is not None else None
+        if self.soft and distance is not None and mask is not None:
+            new = self._placed(soft.changed(distance, mask, self.soft, *image.size))
             overlay = overlay.copy()
             overlay.putalpha(ImageChops.lighter(overlay.getchannel("A"), ImageOps.invert(new)))
         whole.alpha_composite(overlay)
@@ -141,12 +146,11 @@ def _masked(
     which is pasted over the result.
     """
     image = source if wanted.content == masks.ORIGINAL else masks.filled(source, mask)
-    size = image.width // 8, image.height // 8
     return InitImage(
         unchanged=unchanged,
         image=image,
         mask=mask,
-        latent_mask=masks.latent_mask(mask, *size, rounded=is_rounded(wanted)),
+        is_rounded=is_rounded(wanted),
         soft=wanted.soft,
         overlay=masks.overlay(unchanged, masks.widest(shown) if wanted.soft else shown) if wanted.overlay else None,
         box=box if wanted.overlay else None,

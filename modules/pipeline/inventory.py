@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from modules.checkpoints.embeddings import EmbeddingFolder, Listing
 from modules.checkpoints.store import ModelStore
 from modules.extension.host import Host
+from modules.extension.option_values import FILE
 from modules.gallery.inputs import InputStore
 from modules.metadata.recipe import File, Recipe
 from modules.pipeline.provenance import EMBEDDING, IMAGE, MASK, VAE
@@ -36,6 +37,9 @@ class Inventory:
             return bool(self.recorded_embeddings((file,)).files)
         if file.role == VAE:
             return self.store.vae_with_sha256(file.sha256) is not None
+        if file.role.startswith(FILE):
+            paths = self.host.model_files(file.role.removeprefix(FILE)).values()
+            return any(self.store.sha256(path) == file.sha256 for path in paths)
         faces = [path for spec in self.host.face_restorers for role, path in spec.files if role == file.role]
         if faces:
             return any(self.store.sha256(path) == file.sha256 for path in faces)

@@ -16,8 +16,9 @@ from modules.checkpoints.networks.metadata import SD1, SD2, SDXL
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
 from modules.diffusion.types import Denoiser
 from modules.errors import CheckpointError, UserError
+from modules.extension.contexts import SamplingPass
 from modules.extension.host import TagSpec
-from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile
+from modules.extension.modifier import Modifier, ModifierSpec, Report, UsedFile
 from modules.params.profile import EXACT
 
 if TYPE_CHECKING:

@@ -22,6 +22,12 @@ def notes_on(
     """Yield notes on a pickled VAE, embeddings of another width, and networks of unsupported kinds."""
     if batch.params.vae == AUTOMATIC and (pickle := store.unconverted_vae(model)):
         yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
+    if not model.config.own_vae and model.vae_path is not None:
+        yield f"{model.name} has no autoencoder of its own, so {model.vae_path.name} was used"
+    if model.text_files:
+        files = " and ".join(path.name for path in model.text_files)
+        verb = "were" if len(model.text_files) > 1 else "was"
+        yield f"{model.name} has no text encoder of its own, so {files} {verb} used"
     yield from encoder.notes(model, batch)
     if names := unapplied_networks(batch, [spec.name for spec in host.tags]):
         listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from modules.checkpoints.families.base import LatentFormat
 from modules.diffusion.names import resolve
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
+from modules.extension.contexts import SamplingPass
 from modules.extension.host import Host
-from modules.extension.modifier import SamplingPass
 from modules.params.generation import MAX_PROMPT, GenerationParams, Init, ModifierOptions, wrapped
 from modules.params.options import checked, nested_of, options_of
 from modules.params.profile import Profile, profile_named
@@ -252,6 +253,20 @@ def limit_size(params: GenerationParams) -> None:
 def check_colour(text: str) -> None:
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
         raise UserError(f"Background must look like #rrggbb, not {text[:20]!r}", field="init.background")
+
+
+def check_sides(batch: Batch, name: str, latent: LatentFormat) -> None:
+    """Check that the sizes of a batch are whole latent pixels of the model ``name``; multiples of 8 they are before."""
+    for params in (one.params for one in batch.passes):
+        for side in ("width", "height"):
+            pixels = getattr(params, side)
+            if pixels % latent.factor:
+                lower = pixels // latent.factor * latent.factor
+                raise UserError(
+                    f"{name} makes pictures with sides that are multiples of {latent.factor}, and {pixels} is none",
+                    hint=f"ask for {lower or latent.factor} or {lower + latent.factor}",
+                    field=side,
+                )
 
 
 def make_plan(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 from PIL.Image import Resampling
 
-from modules.errors import UserError
+from modules.errors import RepriseError, UserError
 from modules.extension.host import Host
+from modules.extension.page import ExtrasStepSpec
 from modules.params.generation import BY, TO, ExtrasParams
+from modules.params.options import Nested, Shape, options_of, read, values_of
 from modules.restoration.upscale import MAX_RESULT, UpscalerSpec, Work, upscale
 
 
@@ -37,10 +40,71 @@ def check(params: ExtrasParams, host: Host) -> None:
         raise UserError("tiles must be larger than their overlap", hint="choose larger tiles", field="tile_size")
     for name in _restorers(params):
         host.face_restorer(name, field=f"{name.lower()}_visibility")
+    for name in params.steps:
+        step_options(host.extras_steps.get(name), params.steps[name])
+
+
+def with_steps(host: Host) -> Shape[ExtrasParams]:
+    """The options of Extras with those of extensions' steps beside them: ``step.cutout.soft``, switched by
+    ``step.cutout``."""
+    groups = [
+        Nested(spec.name, spec.label, spec.options, f"step.{spec.name}.", help=spec.help, take=_taken(spec))
+        for spec in in_order(host)
+    ]
+    return Shape(ExtrasParams, {"steps": groups})
+
+
+def in_order(host: Host) -> list[ExtrasStepSpec]:
+    """The steps of extensions as they follow each other: by their order, then by name."""
+    return sorted(host.extras_steps, key=lambda spec: (spec.order, spec.name))
+
+
+def step_options(spec: ExtrasStepSpec, values: Mapping[str, Any]) -> Any:
+    """The options of a step from unchecked values. Raises `UserError`."""
+    known = options_of(cast(Hashable, spec.options))
+    if foreign := sorted(values.keys() - known.keys()):
+        raise UserError(
+            f"{spec.label} has no option {foreign[0][:40]!r}",
+            hint=f"it has {', '.join(known) or 'none'}",
+            field=f"steps.{spec.name}",
+        )
+    try:
+        return read(spec.options, values)
+    except UserError as error:
+        field = f"steps.{spec.name}.{error.field}"
+        raise type(error)(f"{spec.label}: {error.message}", hint=error.hint, field=field) from None
+
+
+def _taken(spec: ExtrasStepSpec) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    return lambda values: values_of(step_options(spec, values))
+
+
+def _stepped(image: Image.Image, params: ExtrasParams, host: Host, done: dict[str, Any]) -> Image.Image:
+    """The image after the steps of extensions, each told by its label and the options that are not the default."""
+    for spec in in_order(host):
+        if spec.name not in params.steps:
+            continue
+        options = step_options(spec, params.steps[spec.name])
+        owner = host.owner_of("extras_step", spec.name)
+        try:
+            image = spec.apply(image, options)
+            image.load()
+        except RepriseError:
+            raise
+        except Exception as error:
+            raise RepriseError(
+                f"extension {owner[0] if owner else ''} failed in {spec.label} ({type(error).__name__}: {error})",
+                hint="leave this step out, and tell its author",
+            ) from error
+        done[spec.label] = owner[1] if owner else True
+        for name, option in options_of(cast(Hashable, spec.options)).items():
+            if getattr(options, name) != option.default:
+                done[f"{spec.label} {option.label.lower()}"] = getattr(options, name)
+    return image
 
 
 def process(image: Image.Image, params: ExtrasParams, host: Host, work: Work = Work()) -> Extra:
-    """Upscale the image, then restore faces; returns it with a record of what was done."""
+    """Upscale the image, restore faces, take the steps of extensions; returns it with a record of what was done."""
     work = dataclasses.replace(work, tile_size=params.tile_size, tile_overlap=params.tile_overlap)
     done: dict[str, Any] = {}
     image = _enlarged(image, params, host, work, done)
@@ -55,6 +119,7 @@ def process(image: Image.Image, params: ExtrasParams, host: Host, work: Work = W
         done[f"{name} visibility"] = round(visibility, 3)
         if name == "CodeFormer":
             done["CodeFormer weight"] = weight
+    image = _stepped(image, params, host, done)
     return Extra(image, ", ".join(f"{key}: {_quoted(value)}" for key, value in done.items()), tuple(notes))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -11,7 +11,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.extension.host import Host
 from modules.extension.modifier import Report
 from modules.metadata import infotext
-from modules.metadata.recipe import File, Recipe, UsedExtension, pixel_hash
+from modules.metadata.recipe import File, InnerGeneration, Recipe, UsedExtension, pixel_hash
 from modules.params.generation import GenerationParams
 from modules.pipeline.hooks import Hooks, called_by
 from modules.pipeline.plan import Batch
@@ -120,10 +120,23 @@ class Recorder:
     provenance: Provenance
     extensions: tuple[UsedExtension, ...]
 
-    def result(self, generated: BatchImage) -> Result:
-        return Result(generated.image, self._infotext(generated), self._recipe(generated))
+    def result(
+        self,
+        generated: BatchImage,
+        facts: Mapping[str, object] | None = None,
+        inner: Sequence[InnerGeneration] = (),
+        files: Sequence[File] = (),
+    ) -> Result:
+        """``facts``: further keys of the infotext. ``inner``: the generations within this one, and their ``files``."""
+        told = {"Inner generations": "; ".join(map(str, inner)) or None, **(facts or {})}
+        recipe = replace(
+            self._recipe(generated),
+            inner=tuple(inner),
+            files=tuple(dict.fromkeys((*self.provenance.files, *files))),
+        )
+        return Result(generated.image, self._infotext(generated, told), recipe)
 
-    def _infotext(self, generated: BatchImage) -> str:
+    def _infotext(self, generated: BatchImage, facts: Mapping[str, object]) -> str:
         batch = self.batch
         return infotext.write(
             generated.infotext_params,
@@ -134,7 +147,7 @@ class Recorder:
             model_name=self.model.name,
             model_hash=self.model.short_hash,
             version=self.program,
-            extra=self.provenance.infotext,
+            extra={**self.provenance.infotext, **facts},
             modifiers=self.host.modifiers,
         )
 
@@ -155,4 +168,5 @@ class Recorder:
             processor=device.processor(),
             skipped=generated.skipped,
             extensions=self.extensions,
+            memory=self.model.memory.way.to_json(),
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from PIL import Image
 
+from modules.imaging.latent_preview import CHEAP
 from modules.metadata.recipe import Recipe
 from modules.params.generation import GenerationParams
 from modules.pipeline.hooks import Hooks
@@ -38,6 +40,9 @@ class RunCallbacks:
     cancelled: Callable[[], bool] = lambda: False
     skips: Callable[[], int] = lambda: 0
     """The number of skip requests (finish the current image early); polled after each step."""
+
+    preview_type: str = CHEAP
+    """What previews are made with."""
 
     def from_now(self) -> RunCallbacks:
         """The same callbacks for one batch: skips requested before are not counted again."""
@@ -78,3 +83,7 @@ class Result:
     image: Image.Image
     infotext: str
     recipe: Recipe
+    name: str = ""
+    """What the file's name is to end with."""
+    saved: Callable[[Path], None] = lambda path: None
+    """To be told of the file that it was saved as."""

@@ -5,34 +5,45 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from PIL import Image
 from torch import Tensor
 
-from modules.checkpoints.model import LatentDiffusion
+from modules.checkpoints.approximations import DECODER, ENCODER, TAESD
+from modules.checkpoints.families.base import INPAINTING, PIX2PIX
+from modules.checkpoints.model import LatentDiffusion, through
 from modules.checkpoints.store import ModelStore
+from modules.checkpoints.way import SamplingRanOut
+from modules.devices import Snapshot
+from modules.diffusion.guidance import Seeing, WeightedCond
 from modules.diffusion.types import StopSampling
-from modules.errors import Cancelled, UserError
+from modules.errors import Cancelled, OutOfMemory, UserError, out_of_memory
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
-from modules.imaging.latent_preview import Previews
+from modules.imaging.latent_preview import TAESD as PREVIEW_TAESD
+from modules.imaging.latent_preview import Latents, Previews
 from modules.imaging.resize import Enlarge
 from modules.imaging.tensors import to_images
 from modules.metadata.recipe import File
 from modules.params.generation import GenerationParams
-from modules.pipeline.conditioning import ScheduledCond
 from modules.pipeline.hires import LATENT_MODES
-from modules.pipeline.hooks import Hooks
-from modules.pipeline.image_conditioning import encode, enlarge, inpaint_conditioning, latent_distance, mask_weight
+from modules.pipeline.hooks import Hooks, LeftModified
+from modules.pipeline.image_conditioning import encode, enlarge, image_conditioning, latent_distance, mask_weight
 from modules.pipeline.init_image import InitImage, prepare
 from modules.pipeline.plan import Batch
 from modules.pipeline.prompt_encoder import PromptEncoder
 from modules.pipeline.provenance import Provenance
 from modules.pipeline.results import BatchImage, Progress, RunCallbacks
-from modules.pipeline.sample import Refinement, Start, generate, is_inpainting_model
+from modules.pipeline.sample import Refinement, Start, generate
 from modules.pipeline.tiled_upscale import Tiled, rounds, tiled
 from modules.restoration.upscale import Work, upscale
 
+TEXT_ENCODER = "text encoder"
+"""Role of a text encoder's own file in a recipe."""
+TINY = {ENCODER: "tiny encoder", DECODER: "tiny decoder"}
+TINY_ROLES = tuple(TINY.values())
+"""Roles of TAESD's files in a recipe."""
 InitImages = Sequence[InitImage] | Tiled
 """Prepared init images: none, one for all images of a request or one each; or the tiles of one."""
 
@@ -49,8 +60,8 @@ class Task:
     hooks: Hooks
     """The hooks of the first pass; those of hires fix are ``hires_hooks``."""
     hires_hooks: Hooks
-    left_modified: Callable[[LatentDiffusion, str], None]
-    """Called with a model that an extension did not restore."""
+    left_modified: LeftModified
+    """Hears of what an extension did not restore."""
     done: int = 0
     """Of the ``parts`` (tiles) in which one image is made, the number finished."""
     parts: int = 1
@@ -71,21 +82,21 @@ class BatchRunner:
         self._host = host
         self._encoder = encoder
         self._previews = previews
-        self._inputs = inputs
+        self.inputs = inputs
 
     def init_images(self, params: GenerationParams, cancelled: Callable[[], bool] = lambda: False) -> InitImages:
         """Open and prepare the init images of a request."""
         init, size = params.init, (params.width, params.height)
         if init is None:
             return ()
-        if self._inputs is None:
+        if self.inputs is None:
             raise UserError("there is no place for start pictures here", field="init.image")
         if init.tiled:
             spec, work = self._host.upscalers.get(init.tiled.upscaler), Work(cancelled=cancelled)
-            image = self._inputs.open(init.images[0])
+            image = self.inputs.open(init.images[0])
             return tiled(init, init.tiled, image, size, lambda image, factor: upscale(spec, image, factor, work))
-        mask = self._inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
-        return [prepare(init, self._inputs.open(image), mask, *size) for image in init.images]
+        mask = self.inputs.open(init.mask.image, field="init.mask.image") if init.mask else None
+        return [prepare(init, self.inputs.open(image), mask, *size) for image in init.images]
 
     def images(self, task: Task, batch: Batch, init_images: InitImages, numbers: Iterable[int]) -> Iterator[BatchImage]:
         """The images of a batch that have these ``numbers`` in it."""
@@ -110,8 +121,14 @@ class BatchRunner:
             "hires checkpoint": params.hires and params.hires.checkpoint,
         }
         paths = [(role, self._store.find(name).path) for role, name in checkpoints.items() if name]
+        paths += [(TEXT_ENCODER, path) for path in model.text_files]
         if params.restore_faces:
             paths += self._host.face_restorer(params.face_restorer).files
+        methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}
+        if params.init is None and params.hires is None:
+            del methods[ENCODER]
+        for part in (part for part, method in methods.items() if method == TAESD):
+            paths.append((TINY[part], self._store.approximations.load(model.config, part)[1]))
         files = [File(role, path.name, self._store.sha256(path)) for role, path in paths]
         return Provenance(tuple(files))
 
@@ -134,12 +151,12 @@ class BatchRunner:
         """Sampled images: from text, over one start image for all, or over one each."""
         model, init = task.model, batch.params.init
         start = encode(model, batch, init_images, init) if init_images and init else None
-        latents, params, skipped = self._sample(task, batch, init_images, start)
+        with _sampling():
+            latents, params, skipped = self._sample(task, batch, init_images, start)
         with contextlib.ExitStack() as patched:  # by the second pass, until its images are decoded
             if batch.hires and not skipped:
                 task, latents, skipped = self._hires_pass(task, batch, latents, patched)
-            for i in numbers:
-                (image,) = to_images(task.model.decode(latents[i : i + 1]), floor=batch.profile.floor_pixels)
+            for i, image in _decoded(task.model, batch, latents, list(numbers)):
                 image = self._with_faces(image, batch.params, task.callbacks)
                 if start:
                     image = init_images[i % len(init_images)].finished(image, latent_distance(latents, start, i))
@@ -165,16 +182,40 @@ class BatchRunner:
             # A modifier may be in both with other options, so one pass's patches never lie over the other's.
             task.hooks.unpatch()
             patched.enter_context(hooks.patching(task.left_modified))
-        other = self._load_sibling(task.model, second.params.checkpoint)
+        other = self._load_sibling(task.model, second.params.checkpoint, second.params)
         other = replace(other, config=other.config.predicting(second.params.prediction))
         task = replace(task, model=hooks.patched(other), hooks=hooks)
         start = Start(larger, hires.denoising_strength, exact_steps=True, extra_noise=hires.extra_noise)
-        latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
+        with _sampling():
+            latents, _, skipped = self._sample(task, hires_batch, (), start, done=batch.announced_steps)
         return task, latents, skipped
 
-    def _load_sibling(self, model: LatentDiffusion, checkpoint: str) -> LatentDiffusion:
+    def _load_sibling(self, model: LatentDiffusion, checkpoint: str, params: GenerationParams) -> LatentDiffusion:
         """Load another checkpoint for the same request, with the VAE of ``model`` if that is a separate file."""
-        return replace(self._store.load(checkpoint, model.vae_name), embeddings=model.embeddings)
+        other = self._store.load(checkpoint, model.vae_name, params.text_encoder, params.fp8_storage)
+        other = replace(other, embeddings=model.embeddings, memory=model.memory)
+        theirs, ours = other.config.latent, model.config.latent
+        if (theirs.channels, theirs.factor) != (ours.channels, ours.factor):
+            raise UserError(
+                f"{other.name} cannot go on where {model.name} ends, because their latents have other shapes",
+                hint="choose another checkpoint",
+                field="checkpoint",
+            )
+        return self.approximated(other, params)
+
+    def approximated(self, model: LatentDiffusion, params: GenerationParams) -> LatentDiffusion:
+        """``model`` with the tiny autoencoders that a request asks for."""
+        encoder, decoder = (method == TAESD for method in (params.sd_vae_encode_method, params.sd_vae_decode_method))
+        return self._store.approximated(model, encoder=encoder, decoder=decoder) if encoder or decoder else model
+
+    def _preview(self, model: LatentDiffusion, latent: Tensor, kind: str) -> Image.Image:
+        """The preview of one image's latents in a run that asks for previews of a ``kind``."""
+        latents = model.config.latent
+        tiny = self._store.approximations.preview(model.config) if kind == PREVIEW_TAESD else None
+        decode = None if tiny is None else partial(through, tiny)
+        return self._previews.draw(
+            model, latent, kind, Latents(latents.channels, latents.factor, latents.rgb or None, decode)
+        )
 
     def _enlarge(self, name: str, callbacks: RunCallbacks) -> Enlarge | None:
         """The upscaling function of an upscaler; None for latent upscalers and for plain Lanczos."""
@@ -194,14 +235,21 @@ class BatchRunner:
         refiner, model, hooks = batch.params.refiner, task.model, task.hooks
         hooks.begin(batch.sampling_pass)
 
-        def load() -> tuple[LatentDiffusion, Sequence[ScheduledCond], ScheduledCond]:
-            assert refiner
-            other = hooks.patched(self._load_sibling(model, refiner.checkpoint))
-            return other, *self._encoder.encode(other, batch, hooks.scope())[:2]
+        used = [model]
 
-        image_cond = inpaint_conditioning(model, batch, init_images) if is_inpainting_model(model) else None
+        def load() -> tuple[LatentDiffusion, Sequence[WeightedCond], WeightedCond]:
+            assert refiner
+            other = hooks.patched(self._load_sibling(model, refiner.checkpoint, batch.params))
+            used.append(other)
+            positive, negative, _ = self._encoder.encode(other, batch, hooks.scope())
+            if (seen := image_conditioning(other, batch, init_images)) is None:
+                return other, positive, negative
+            return other, [Seeing(part, seen) for part in positive], Seeing(negative, seen)
+
         positive, negative, params = self._encoder.encode(model, batch, hooks.scope())
-        reporter = StepReporter(task, batch, lambda latent: self._previews.draw(model, latent), done)
+        reporter = StepReporter(
+            task, batch, lambda latent: self._preview(model, latent, task.callbacks.preview_type), done
+        )
         latents = generate(
             model,
             batch,
@@ -209,11 +257,55 @@ class BatchRunner:
             negative,
             on_step=reporter,
             start=start,
-            image_cond=image_cond,
+            image_cond=image_conditioning(model, batch, init_images),
             refinement=Refinement(load, refiner.switch_at) if refiner else None,
             hooks=hooks,
         )
+        if any(each.device.wider() for each in used) and not latents.isfinite().all():
+            raise Overflow(used)
         return latents, params, reporter.skipped
+
+
+@contextlib.contextmanager
+def _sampling() -> Iterator[None]:
+    """Tells want of memory within it from that of other parts of a run."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OutOfMemory) as error:
+        if short := out_of_memory(error):
+            raise SamplingRanOut(short.message, hint=short.hint) from error
+        raise
+
+
+class Overflow(Exception):
+    """Numbers left the range of the format of ``models``, of which some have a wider one."""
+
+    def __init__(self, models: Sequence[LatentDiffusion]):
+        super().__init__("the model answered with values that are no numbers")
+        self.models = models
+
+
+def _decoded(
+    model: LatentDiffusion, batch: Batch, latents: Tensor, numbers: Sequence[int]
+) -> Iterator[tuple[int, Image.Image]]:
+    """The images of a batch that have these ``numbers`` in it: as many at a time as the device has room for, or one by
+    one where none may depend on its company.
+    """
+    together = model.device.gains_by_company and batch.params.kernels != "exact" and len(numbers) > 1
+    together = together and not model.memory.tiles("tiled_decode", latents.shape[2] * latents.shape[3])
+    size = model.decodes_at_once(latents) if together else 1
+    rest = list(numbers)
+    while rest:
+        chosen = rest[:size]
+        try:
+            decoded = (model.decode_together if together else model.decode)(latents[chosen])
+        except RuntimeError as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            size = 1  # the room was estimated
+            continue
+        yield from zip(chosen, to_images(decoded, floor=batch.profile.floor_pixels), strict=True)
+        rest = rest[size:]
 
 
 class StepReporter:
@@ -230,11 +322,16 @@ class StepReporter:
         self._before = task.done * own + done
         self._steps = task.parts * own
         self._images = 1 if batch.params.init and batch.params.init.tiled else len(batch.seeds)
+        self._before_this: Snapshot | None = None
 
     def __call__(self, step: int, x: Tensor, sigma: float, denoised: Tensor) -> None:
         callbacks, taken = self._task.callbacks, self._before + step + 1
         if callbacks.cancelled():
             raise Cancelled
+        # One step behind the card, which so never waits for the processor, and no step is reported before it is done.
+        latest, now = self._before_this, self._task.model.device.snapshot(denoised[0])
+        shown = latest.get() if latest and not now.arrived else now.get()
+        self._before_this = now
         images = self._batch.first_image + self._images * taken / self._steps
         callbacks.on_progress(
             Progress(
@@ -243,7 +340,7 @@ class StepReporter:
                 step=taken,
                 steps=self._steps,
                 fraction=min(images / self._task.images, 1.0),
-                preview=lambda: self._preview(denoised[0]),
+                preview=lambda: self._preview(shown),
             )
         )
         if callbacks.skips():
@@ -252,5 +349,8 @@ class StepReporter:
 
 
 def image_conditioning_facts(model: LatentDiffusion, batch: Batch) -> Provenance:
-    """The infotext key for the inpainting conditioning mask weight."""
-    return Provenance((), {"Conditional mask weight": mask_weight(batch.params)} if is_inpainting_model(model) else {})
+    """The infotext keys of what an inpainting or pix2pix model sees beside the latents."""
+    variant, init = model.config.variant, batch.params.init
+    if variant == INPAINTING:
+        return Provenance((), {"Conditional mask weight": mask_weight(batch.params)})
+    return Provenance((), {"Image CFG scale": init.image_cfg_scale} if variant == PIX2PIX and init else {})

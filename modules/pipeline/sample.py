@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, zeros_like
 
+from modules.checkpoints.families.base import PIX2PIX
 from modules.checkpoints.model import LatentDiffusion
-from modules.diffusion.guidance import Guided, Refined, WeightedCond, keep, keep_input, keep_softly
+from modules.diffusion.guidance import Guided, Refined, Seeing, WeightedCond, keep, keep_input, keep_softly
 from modules.diffusion.noise import ImageNoise
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ImageStart, ScheduleOptions, image_start, sigmas_for
 from modules.diffusion.types import Denoiser, Network, OnStep, StopSampling
-from modules.params.generation import SoftInpainting
+from modules.errors import UserError
+from modules.extension.contexts import PassRun
+from modules.params.generation import GenerationParams, SoftInpainting
 from modules.pipeline import sampling_options as choices
 from modules.pipeline.batch_invariance import needs_single_image_batches
 from modules.pipeline.cached_unet import CachedUNet
@@ -28,7 +31,7 @@ class Start:
     """How an img2img run begins: latents, mask and schedule. txt2img has none and begins at full noise."""
 
     latents: Tensor
-    """(n or 1, 4, h, w), scaled."""
+    """(n or 1, c, h, w), scaled."""
     strength: float
     exact_steps: bool = False
     noise_multiplier: float = 1.0
@@ -44,7 +47,7 @@ class Refinement:
     """The refiner: a second model that finishes the run."""
 
     load: Callable[[], tuple[LatentDiffusion, Sequence[WeightedCond], WeightedCond]]
-    """Loads the refiner and encodes the prompts with it; called when it takes over."""
+    """Loads the refiner and encodes the prompts with it, and what it sees beside them; called when it takes over."""
     switch_at: float
     """The share of the noise levels, from the highest down, that the first model samples."""
 
@@ -61,23 +64,35 @@ def generate(
     refinement: Refinement | None = None,
     hooks: Hooks | None = None,
 ) -> Tensor:
-    """Sample one batch: scaled latents (n, 4, height / 8, width / 8), float32, on the model's device.
+    """Sample one batch: scaled latents (n, c, h, w), float32, on the model's device.
 
-    ``image_cond`` (1 or n, 5, h, w) is what an inpainting model sees beside the latents.
+    ``image_cond`` (1 or n, channels, h, w) is what an inpainting or pix2pix model sees beside the latents.
     """
-    params, sampler = batch.params, batch.sampler
+    params, sampler, way = batch.params, batch.sampler, model.memory.way
     trained = model.config.schedule
     levels = choices.noise_table(params, trained, zero_terminal_snr=model.config.zero_terminal_snr)
     table = sampler.table_for(levels)
     options = choices.schedule_options(params, sdxl=model.config.family.sdxl_schedules)
     begin = _begin(batch, table, start, options)
-    size: tuple[int, int] = tuple(start.latents.shape[2:]) if start else (params.height // 8, params.width // 8)  # type: ignore[assignment]
+    height, width = start.latents.shape[2:] if start else model.config.latent.size(params.width, params.height)
+    size = (height, width)
     noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
+    scope = hooks.follow(batch) if hooks else None
+
+    unseen = None
+    if image_cond is not None:
+        if is_guided_by_image(model, params):
+            unseen = _unseen(positive, negative, image_cond)
+        positive, negative = [Seeing(part, image_cond) for part in positive], Seeing(negative, image_cond)
 
     def guidance(
-        model: LatentDiffusion, positive: Sequence[WeightedCond], negative: WeightedCond, calls: int = 0
+        model: LatentDiffusion,
+        positive: Sequence[WeightedCond],
+        negative: WeightedCond,
+        calls: int = 0,
+        unseen: WeightedCond | None = None,
     ) -> Guided:
-        network: Network = CachedUNet(model, table, begin.sigmas, image_cond if is_inpainting_model(model) else None)
+        network: Network = CachedUNet(model, table, begin.sigmas)
         guide = choices.guidance(params)
         return Guided(
             hooks.network(network) if hooks else network,
@@ -86,19 +101,28 @@ def generate(
             negative,
             params.cfg_scale * sampler.cfg_factor,
             skips=choices.skips(params, sampler, table, begin.t_enc + 1),
-            alone=params.kernels == "exact"
-            and needs_single_image_batches(model, size, len(batch.seeds), positive, negative),
+            alone=way.one_by_one
+            or (
+                params.kernels == "exact"
+                and needs_single_image_batches(
+                    model, size, len(batch.seeds), positive, negative, negatives=2 if unseen else 1
+                )
+            ),
+            apart=way.sliced,
             always_negative=sampler.cfg_factor != 1,
             calls=calls,
+            observer=scope,
+            unseen=unseen,
+            image_scale=params.init.image_cfg_scale if params.init else 1.0,
         )
 
-    first = guidance(model, positive, negative)
+    first = guidance(model, positive, negative, unseen=unseen)
     guided: Guided | Refined = first
     if refinement:
         second = refinement.load
         guided = Refined(first, lambda calls: guidance(*second(), calls), switch_test(refinement.switch_at, table))
     denoise: Denoiser = sampler.wrap(guided, table) if sampler.wrap else guided
-    denoise = hooks.denoiser(denoise) if hooks else denoise
+    denoise = hooks.denoiser(denoise, guided) if hooks else denoise
     if start and start.mask is not None:
         denoise = _masked(denoise, start, start.mask, unit_start=sampler.unit_start)
     # A sampler that makes its own steps makes them between these; over a picture, between the sigmas that are left.
@@ -111,13 +135,22 @@ def generate(
         **({} if start else whole),
     )
     x = noised(batch, begin, noise.initial(), start)
+    run = pass_run(model, batch, begin.sigmas)
+    x = hooks.before_pass(run, x) if hooks else x
     try:
         latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **arguments)
     except StopSampling:
         latents = guided.estimate()
+    latents = hooks.after_sampling(run, latents) if hooks else latents
     if start and start.mask is not None and not start.soft:
         latents = latents * start.mask + start.latents * (1 - start.mask)
     return latents
+
+
+def pass_run(model: LatentDiffusion, batch: Batch, sigmas: Sequence[float]) -> PassRun:
+    """A pass as modifiers are told of it."""
+    numbers = tuple(range(batch.first_image, batch.first_image + len(batch.seeds)))
+    return PassRun(batch.sampling_pass, batch.params, model, tuple(sigmas), batch.seeds, numbers)
 
 
 def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) -> Denoiser:
@@ -139,9 +172,20 @@ def switch_test(switch_at: float, table: NoiseTable) -> Callable[[float], bool]:
     return is_due
 
 
-def is_inpainting_model(model: LatentDiffusion) -> bool:
-    """Whether the UNet takes the masked image as extra input channels."""
-    return model.config.unet.in_channels == 9
+def is_guided_by_image(model: LatentDiffusion, params: GenerationParams) -> bool:
+    """Whether a pix2pix model follows the init image with a strength of its own; at 1 it sees the image, no more."""
+    return model.config.variant == PIX2PIX and params.init is not None and params.init.image_cfg_scale != 1
+
+
+def _unseen(positive: Sequence[WeightedCond], negative: WeightedCond, image_cond: Tensor) -> WeightedCond:
+    """The negative prompt before an empty picture."""
+    if len(positive) > 1:
+        raise UserError(
+            "a prompt with AND cannot be combined with guidance by the picture",
+            hint="leave out AND, or set Image CFG scale to 1",
+            field="prompt",
+        )
+    return Seeing(negative, zeros_like(image_cond[:1]))
 
 
 def batch_noise(
@@ -160,7 +204,7 @@ def batch_noise(
         source=params.rng,
         subseeds=batch.subseeds,
         subseed_strength=params.subseed_strength if varied else 0.0,
-        resize_from=(params.seed_resize_from_h, params.seed_resize_from_w),
+        resize_from=model.config.latent.size(max(params.seed_resize_from_w, 0), max(params.seed_resize_from_h, 0)),
         ensd=params.ensd,
         brownian=brownian,
         profile=batch.profile,

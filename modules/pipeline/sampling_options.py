@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from modules.checkpoints.families.base import ModelConfig
 from modules.diffusion.guidance import Skip, cfg, rescaled, skip_early, skip_low
 from modules.diffusion.parameterization import NoiseTable
 from modules.diffusion.schedules import ScheduleOptions
 from modules.diffusion.types import Guidance, SamplerSpec
 from modules.params.generation import GenerationParams
 
+ZERO_SNR = "Zero Terminal SNR"
+
 
 def noise_table(params: GenerationParams, schedule: str, *, zero_terminal_snr: bool = False) -> NoiseTable:
     """The noise levels of a model trained on ``schedule``, with the request's changes."""
     table = NoiseTable.named(schedule)
-    if zero_terminal_snr or params.sd_noise_schedule == "Zero Terminal SNR":
+    if zero_terminal_snr or params.sd_noise_schedule == ZERO_SNR:
         table = table.zero_terminal_snr()
     if params.use_downcasted_alpha_bar:
         table = table.half()
     return table.quantize() if params.enable_quantization else table
+
+
+def said_beside(config: ModelConfig, params: GenerationParams) -> dict[str, str]:
+    """Changes that make a request say what a model's card or yaml says of its predictions: text and recipe are read
+    where those may not lie.
+    """
+    if not config.said_beside or params.prediction != "auto":
+        return {}
+    zero = {"sd_noise_schedule": ZERO_SNR} if config.zero_terminal_snr else {}
+    return {"prediction": config.prediction, **zero}
 
 
 def schedule_options(params: GenerationParams, *, sdxl: bool = False) -> ScheduleOptions:

@@ -280,11 +280,13 @@ class Wanted:
     start: str
     """Lower-case prefix of other versions' names."""
 
-    def find(self, models_dir: Path) -> Path | None:
+    def find(self, models_dir: Path, further: Sequence[Path] = ()) -> Path | None:
         """The file with the usual name, else the matching one whose name sorts last; None if there is none."""
         names = {folder.casefold() for folder in self.folders}
         folders = [folder for folder in folders_in(models_dir) if folder.name.casefold() in names]
-        files = [file.path for folder in folders for file in list_models(folder, (".safetensors", *PICKLES))]
+        files = [
+            file.path for folder in (*folders, *further) for file in list_models(folder, (".safetensors", *PICKLES))
+        ]
         fitting = sorted(
             (f for f in files if f.name.casefold().startswith(self.start)), key=lambda f: f.name.casefold()
         )
@@ -316,12 +318,16 @@ class FileRestorer:
         return self.networks.restore(self.detector, self.restorer, image, weight)
 
 
-def file_restorers(models_dir: Path, networks: FaceNetworks) -> tuple[list[FaceRestorerSpec], dict[str, str]]:
-    """The face restorers whose files are present; and for each other one, which file is missing in which folder."""
+def file_restorers(
+    models_dir: Path, networks: FaceNetworks, further: Sequence[Path] = ()
+) -> tuple[list[FaceRestorerSpec], dict[str, str]]:
+    """The face restorers whose files are present, there or in ``further`` folders; and for each other one, which file
+    is missing in which folder.
+    """
     there, absent = [], {}
-    detector = DETECTOR.find(models_dir)
+    detector = DETECTOR.find(models_dir, further)
     for name, wanted in RESTORERS.items():
-        restorer = wanted.find(models_dir)
+        restorer = wanted.find(models_dir, further)
         if detector and restorer:
             files = (wanted.role, restorer), (DETECTOR.role, detector)
             there.append(FaceRestorerSpec(name, FileRestorer(detector, restorer, networks), files))

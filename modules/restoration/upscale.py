@@ -7,7 +7,7 @@ server lists the files' names, the worker alone loads the networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -189,14 +189,18 @@ class FileUpscaler:
         return self.networks.enlarge(self.path, image, work)
 
 
-def file_upscalers(models_dir: Path, networks: Networks) -> Iterator[UpscalerSpec]:
-    """One upscaler for each network file in the upscaler folders; duplicates of a name are listed with their folder."""
+def file_upscalers(models_dir: Path, networks: Networks, further: Sequence[Path] = ()) -> Iterator[UpscalerSpec]:
+    """One upscaler for each network file in the upscaler folders and in ``further`` ones; duplicates of a name are
+    listed with their folder.
+    """
     taken = {spec.name.casefold() for spec in BUILTIN}
-    for folder in FOLDERS:
-        for file in list_models(models_dir / folder, (".safetensors", *PICKLES)):
+    for folder in (*(models_dir / name for name in FOLDERS), *further):
+        for file in list_models(folder, (".safetensors", *PICKLES)):
             name = A1111_NAMES.get(file.stem, file.stem)
             if name.casefold() in taken:
-                name = f"{name} ({folder}/{file.path.relative_to(models_dir / folder).as_posix()})"
+                name = f"{name} ({folder.name}/{file.path.relative_to(folder).as_posix()})"
+            if name.casefold() in taken:  # in two installations
+                name = f"{file.path.stem} ({file.path})"
             taken.add(name.casefold())
             yield UpscalerSpec(name, FileUpscaler(file.path, networks), (file.stem, file.path.name), file.path)
 

@@ -6,29 +6,26 @@ Absolute seconds differ between machines and hours; quote the medians and the ra
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 
-from tests.benchmarks import image, kernels, networks, page, prompt, replay, samplers, start, unet
-
-PARTS: dict[str, Callable[[], None]] = {
-    "image": image.main,
-    "kernels": kernels.main,
-    "networks": networks.main,
-    "page": page.main,
-    "prompt": prompt.main,
-    "samplers": samplers.main,
-    "start": start.main,
-    "unet": unet.main,
-    "replay": replay.main,
-}
+PARTS = (
+    *("api", "gpu", "image", "kernels", "memory", "networks"),
+    *("page", "prompt", "samplers", "start", "unet", "replay"),
+)
+"""Modules beside this one, each imported only when it runs: not every machine has what all of them need."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: image and start")
-    for part in parser.parse_args().parts or ("image", "start"):
+    parser.add_argument("--seconds", type=float, default=150, help="the time that gpu may take (default: 150)")
+    parser.add_argument("--out", type=Path, help="a JSON file for the rows of gpu")
+    args = parser.parse_args()
+    for part in args.parts or ("image", "start"):
         print(f"== {part}")
-        PARTS[part]()
+        options = {"seconds": args.seconds, "out": args.out} if part == "gpu" else {}
+        import_module(f"tests.benchmarks.{part}").main(**options)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_image_noise(case: Case) -> None:
         source=case["source"],
         subseeds=case.get("subseeds", ()),
         subseed_strength=case.get("subseed_strength", 0.0),
-        resize_from=(case.get("seed_resize_from_h", 0), case.get("seed_resize_from_w", 0)),
+        resize_from=(case.get("seed_resize_from_h", 0) // 8, case.get("seed_resize_from_w", 0) // 8),
         ensd=case["eta_noise_seed_delta"],
     )
     first, *later = case["calls"]

@@ -5,7 +5,7 @@ The engine itself runs; its model, text encoder and autoencoder are those that t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from modules.builtin import register
 from modules.checkpoints.embeddings import Listing
+from modules.checkpoints.families.base import variant
 from modules.checkpoints.families.sd1 import SD1
+from modules.checkpoints.way import Memory
 from modules.devices import Device
 from modules.diffusion.parameterization import NoiseTable
 from modules.engine import Engine, Result
@@ -52,7 +54,8 @@ def config_of(channels: int) -> Any:
     """What the engine asks of a model's configuration; it predicts noise whatever a request says."""
     vae, unet = SimpleNamespace(z_channels=4), SimpleNamespace(in_channels=channels)
     config = SimpleNamespace(schedule="scaled_linear", zero_terminal_snr=False, prediction="eps", vae=vae, unet=unet)
-    config.family = SD1
+    config.family, config.latent, config.variant = SD1, SD1.latent, variant(channels, 4)
+    config.said_beside, config.own_vae = False, True
     config.predicting = lambda prediction: config
     return config
 
@@ -63,12 +66,15 @@ class Model:
 
     config: Any
     embeddings: Listing = NOTHING
+    memory: Memory = field(default_factory=Memory)
     name, short_hash, sha256 = "toy", "0123456789", "0123456789" + "0" * 54
     vae_path, vae_name, vae_sha256 = None, "", ""
+    text_files = ()
     path = SimpleNamespace(name="toy.safetensors")
     device = Device(torch.device("cpu"), torch.float32)
 
     own_embeddings = SimpleNamespace(files=(), skipped={})
+    unet = object()
 
     def encode(self, images: Tensor) -> Tensor:
         r, g, b = torch.nn.functional.avg_pool2d(images, 8).unbind(1)
@@ -96,8 +102,8 @@ def outputs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The latents of each pass, as they come."""
     found: list[Tensor] = []
 
-    def network(model: Any, table: NoiseTable, sigmas: Any, seen: Tensor | None = None) -> Toy:
-        return Toy(table, NoiseTable.named("scaled_linear"), "eps", seen)
+    def network(model: Any, table: NoiseTable, sigmas: Any) -> Toy:
+        return Toy(table, NoiseTable.named("scaled_linear"), "eps")
 
     def generate(*args: Any, **more: Any) -> Tensor:
         found.append(generation.generate(*args, **more))
@@ -120,6 +126,9 @@ def test_the_pictures_are_the_references(
     store = SimpleNamespace(
         load=lambda *_: Model(config_of(9 if "conditioning_key" in request else 4)),
         unconverted_vae=lambda _: "",
+        relieve=lambda: False,
+        sha256=lambda _: "",
+        residence=SimpleNamespace(moves=False, streaming=0),
         device=SimpleNamespace(kernels="fast"),
     )
     engine = Engine(store, host, version="0", inputs=InputStore(tmp_path))  # type: ignore[arg-type]

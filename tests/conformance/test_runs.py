@@ -94,8 +94,8 @@ def padded(parts: list[ToyCond], negative: ToyCond, *, v0: bool) -> tuple[list[T
 class Toy:
     """The stand-in network of the reference data."""
 
-    def __init__(self, table: NoiseTable, base: NoiseTable, prediction: str, seen: Tensor | None = None):
-        self.table, self.base, self.prediction, self.seen = table, base, prediction, seen
+    def __init__(self, table: NoiseTable, base: NoiseTable, prediction: str):
+        self.table, self.base, self.prediction = table, base, prediction
 
     def __call__(self, x: Tensor, sigma: float, cond: Cond) -> Tensor:
         s = self.base.t_to_sigma(self.table.sigma_to_t(sigma))
@@ -103,8 +103,8 @@ class Toy:
         c, h, w = (torch.arange(size) for size in x.shape[1:])
         waves = torch.sin(0.5 * (h + 1)[None, :, None] + 0.25 * (w + 1)[None, None] * (c + 1)[:, None, None])
         mu = cond.context.mean(1)[:, :, None, None] + 0.3 * waves
-        if self.seen is not None:  # as an inpainting model: the mask, then the picture
-            mu = mu + (0.2 * self.seen[:, :1] + 0.1 * self.seen[:, 1:])
+        if cond.image is not None:  # as an inpainting model: the mask, then the picture
+            mu = mu + (0.2 * cond.image[:, :1] + 0.1 * cond.image[:, 1:])
         clean = (0.25 * v + s**2 * mu) / (0.25 + s**2) + 0.05 * s**2 / (1 + s**2) * torch.tanh(v)
         eps, root = (v - clean) / s, math.sqrt(1 + s**2)
         return denoised(eps if self.prediction == "eps" else eps / root - clean * s / root, x, sigma, self.prediction)
@@ -158,7 +158,7 @@ def test_latents(run: Case, host: Host, record_property: Callable[[str, object],
             source=settings.get("randn_source", "NV"),
             subseeds=(run["all_subseeds"] or [])[picked],
             subseed_strength=request.get("subseed_strength", 0.0),
-            resize_from=(request.get("seed_resize_from_h", 0), request.get("seed_resize_from_w", 0)),
+            resize_from=(request.get("seed_resize_from_h", 0) // 8, request.get("seed_resize_from_w", 0) // 8),
             ensd=settings.get("eta_noise_seed_delta", 0),
             brownian=full if sampler.brownian else (),
         )

@@ -18,6 +18,7 @@ from tests.modules.extension.test_loader import write
 pytestmark = pytest.mark.browser
 
 BROKEN = ROOT / "tests" / "broken"
+FIXTURES = ROOT / "tests" / "fixtures" / "extensions-2"
 TUNED = """
 from dataclasses import dataclass
 from modules import option
@@ -36,8 +37,10 @@ def register(host):
 def extended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The program with one extension that works, one that cannot be read and one that ends its process."""
     folder = tmp_path_factory.mktemp("extended")
-    for source in (ROOT / "extensions" / "example_tab", BROKEN / "syntax", BROKEN / "ends_worker"):
+    completion = ROOT / "extensions" / "examples" / "tag_completion"
+    for source in (ROOT / "extensions" / "example_tab", completion, BROKEN / "syntax", BROKEN / "ends_worker"):
         shutil.copytree(source, folder / "extensions" / source.name)
+    shutil.copytree(FIXTURES / "page_api", folder / "extensions" / "page_api")
     write(folder / "extensions", "tuned", TUNED, '"setting"')
     models = server.data_dir.parent / "models"
     command = [sys.executable, str(ROOT / "app.py"), "--models-dir", str(models), "--device", "cpu"]
@@ -115,3 +118,71 @@ def test_a_job_goes_on_without_the_extension_that_ended_its_worker(visit: Visit)
     ended = page.locator('.rp-exts li[data-name="ends_worker"]')
     expect(ended).to_contain_text("Last failure")
     expect(ended).to_contain_text("finish")
+
+
+def test_scripts_of_extensions_read_and_fill_the_form_and_hear_of_images(visit: Visit) -> None:
+    page = visit.open()
+    page.wait_for_function("window.reprise && window.reprise.on && window.pageApiHeard")
+    page.locator("#txt2img_prompt textarea").fill("a fox")
+    run = page.evaluate
+    for name, value in (
+        ("width", 64),
+        ("height", 64),
+        ("steps", 2),
+        ("seed", "12345678901234567890"),
+        ("negative_prompt", "rain"),
+        ("hires", True),
+        ("hires", False),
+        ("sampler", "Euler"),
+    ):
+        assert run("([name, value]) => window.reprise.set('txt2img', name, value)", [name, value]) is True
+        assert run("(name) => window.reprise.get('txt2img', name)", name) == value
+    assert run("window.reprise.set('txt2img', 'sampler', 'no such sampler')") is False
+    unknown = run("(() => { try { window.reprise.get('txt2img', 'x') } catch (error) { return error.message } })()")
+    assert unknown == "the tab txt2img shows no field x now"
+    run("window.reprise.insert('in snow')")
+    assert run("window.reprise.get('txt2img', 'prompt')") == "a fox, in snow"
+
+    page.locator("#txt2img_page_api_multiply").click()
+    expect(page.locator("#txt2img_page_api_said input, #txt2img_page_api_said textarea")).to_have_value("128 wide")
+    expect(page.locator("#txt2img_prompt textarea")).to_have_value("a fox, in snow, wide")
+    assert run("window.reprise.get('txt2img', 'width')") == 128
+
+    page.locator("#txt2img_cards_colours button").first.click()
+    page.locator('.rp-ext-cards button[data-insert="blue"]').first.click()
+    expect(page.locator("#txt2img_prompt textarea")).to_have_value("a fox, in snow, wide, blue")
+
+    page.locator("#txt2img_generate").click()
+    expect(page.locator("#txt2img_status")).to_contain_text("1 image", timeout=120_000)
+    page.wait_for_function("window.pageApiHeard.some(([what]) => what === 'result')")
+    heard = run("window.pageApiHeard")
+    assert heard[0] == ["generate", {"tab": "txt2img"}]
+    told = next(facts for what, facts in heard if what == "result")
+    assert told["tab"] == "txt2img" and "Size: 128x64" in told["infotext"] and "Sampler: Euler" in told["infotext"]
+    assert run("(job) => fetch(`api/v1/jobs/${job}`).then((answer) => answer.status)", told["job"]) == 200
+
+    page.locator("#tab_page_api-button").click()
+    expect(page.locator("#page_api_opened input, #page_api_opened textarea")).to_have_value("when it was opened")
+
+
+def test_tags_are_completed_while_a_prompt_is_typed(visit: Visit) -> None:
+    page = visit.open()
+    box = page.locator("#txt2img_prompt textarea")
+    box.press_sequentially("a cat, sno")
+    offered = page.locator(".tag-completion li")
+    expect(offered).to_have_count(2)
+    expect(offered.first).to_have_attribute("aria-selected", "true")
+    box.press("ArrowDown")
+    expect(offered.nth(1)).to_have_attribute("aria-selected", "true")
+    box.press("ArrowUp")
+    box.press("Tab")
+    expect(box).to_have_value("a cat, snow, ")
+    expect(offered).to_have_count(0)
+    box.press_sequentially("watercol")
+    expect(offered).to_have_count(1)
+    offered.first.click()
+    expect(box).to_have_value(r"a cat, snow, watercolor \(medium\), ")
+    box.press_sequentially("fo")
+    expect(offered).to_have_count(1)
+    box.press("Escape")
+    expect(offered).to_have_count(0)

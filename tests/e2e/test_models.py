@@ -1,4 +1,4 @@
-"""What stands above the tabs, embeddings by click, and the same prompt area in every tab, in a real browser."""
+"""What stands above the tabs, and the same prompt area in every tab, in a real browser."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 PROMPT = "#txt2img_prompt textarea"
 CARD = "#model_card .rp-card"
-NAMES = "#txt2img_embeddings .rp-names button:visible"
+NAMED = '#rp_networks .rp-net[data-name="my style"] .rp-net-use'
 DONE = '#txt2img_status .rp-status[data-phase="done"]'
 
 
@@ -36,30 +36,28 @@ def test_the_card_tells_of_the_chosen_checkpoint_and_follows_the_choice(visit: V
     expect(page.locator("#model_card_button")).to_have_attribute("aria-expanded", "false")
 
 
-def test_a_click_puts_an_embedding_at_the_cursor_of_the_box_used_last(visit: Visit) -> None:
+def test_a_card_is_edited_and_the_form_follows_the_model_that_is_chosen_again(visit: Visit) -> None:
     page = visit.open()
-    page.fill(PROMPT, "a fox in snow")
-    page.locator(PROMPT).evaluate("(box) => { box.focus(); box.setSelectionRange(5, 5) }")
-    page.click("#txt2img_embeddings_open")
-    expect(page.locator(NAMES)).to_have_count(33)
-    page.fill("#txt2img_embeddings input", "MY")
-    expect(page.locator(NAMES)).to_have_count(1)
-    page.click(NAMES)
-    expect(page.locator(PROMPT)).to_have_value("a fox, my style, in snow")
-    expect(page.locator("#txt2img_prompt_line .rp-count")).to_have_text(re.compile(r"\d+/75"))
-    page.keyboard.press("Control+z")
-    expect(page.locator(PROMPT)).to_have_value("a fox in snow")
-    page.focus("#txt2img_negative textarea")
-    page.fill("#txt2img_embeddings input", "hands")
-    page.click(NAMES)
-    expect(page.locator("#txt2img_negative textarea")).to_have_value("bad <b>hands</b>")
-    expect(page.locator("#txt2img_negative_line .rp-count")).to_have_text("2/75")  # its vectors, not its tokens
-    page.fill("#txt2img_embeddings input", "")
+    steps = page.locator("#txt2img_steps input[type=number]")
+    expect(steps).to_have_value("20")
+    expect(page.locator("#model_card_tools")).to_have_count(0)
+    page.click("#model_card_button")
+    page.click("#model_card_editor > button")
+    page.fill("#model_card_steps input", "7")
+    page.fill("#model_card_notes textarea", "<b>mine</b>")
+    page.check("#model_card_applies input")
+    page.click("#model_card_save")
+    expect(page.locator(CARD)).to_contain_text("<b>mine</b>")
+    expect(page.locator(CARD)).to_contain_text("7 steps")
+    expect(steps).to_have_value("20")  # the model is not chosen anew
+    for name, expected in (("another.safetensors", "20"), ("reprise-mini.safetensors", "7")):
+        page.click("#checkpoint input")
+        page.get_by_role("option", name=name).click()
+        expect(page.locator(f"{CARD} h3")).to_have_text(name)
+        expect(steps).to_have_value(expected)
     page.click("#checkpoint input")
     page.get_by_role("option", name="another.safetensors").click()
-    expect(page.locator(NAMES)).to_have_count(0)
-    page.click("#txt2img_embeddings summary")
-    expect(page.locator("#txt2img_embeddings li").first).to_contain_text("it is for models of width 768")
+    expect(steps).to_have_value("20")  # 7 was the model's, and nobody's own choice
 
 
 def test_the_prompts_of_img2img_have_all_that_those_of_txt2img_have(visit: Visit) -> None:
@@ -69,9 +67,9 @@ def test_the_prompts_of_img2img_have_all_that_those_of_txt2img_have(visit: Visit
     expect(page.locator("#img2img_prompt_line")).to_contain_text("unclosed (")
     page.click("#img2img_prompts .rp-toggle")
     expect(page.locator("#img2img_inspector .rp-block")).to_have_text(["cat", "dog"])
-    page.click("#img2img_embeddings_open")
-    page.fill("#img2img_embeddings input", "my style")
-    page.click("#img2img_embeddings .rp-names button:visible")
+    page.click("#img2img_networks_open")
+    page.click("#rp_networks_embedding")
+    page.click(NAMED)
     expect(page.locator("#img2img_prompt textarea")).to_have_value(re.compile("my style"))
 
 
@@ -82,9 +80,8 @@ def test_header_panels_and_editor_fit_into_the_window(visit: Visit, width: int) 
     visit.open()
     page.click("#model_card_button")
     page.wait_for_selector(CARD)
-    page.click("#txt2img_embeddings_open")
     page.click("#txt2img_styles_edit")
-    parts = ("#checkpoint", "#quick_vae", "#quick_clip_skip", "#model_card_button", CARD, "#txt2img_embeddings")
+    parts = ("#checkpoint", "#quick_vae", "#quick_clip_skip", "#model_card_button", CARD, "#txt2img_networks_open")
     for selector in (*parts, "#txt2img_style_prompt", "#txt2img_style_save"):
         page.wait_for_selector(selector)
         found = page.locator(selector).bounding_box()
@@ -99,8 +96,10 @@ def test_a_picture_is_made_with_the_chosen_vae_and_an_embedding(program: Visit) 
     page.click("#quick_vae input")
     page.get_by_role("option", name="fine.safetensors").click()
     page.fill(PROMPT, "a fox")
-    page.click("#txt2img_embeddings_open")
-    page.click(NAMES)
+    page.click("#txt2img_networks_open")
+    page.click("#rp_networks_embedding")
+    page.click(NAMED)
+    page.click(".rp-net-close")
     expect(page.locator(PROMPT)).to_have_value("a fox, my style")
     expect(page.locator("#txt2img_prompt_line .rp-count")).to_have_text("5/75")  # a fox , and two vectors
     page.click("#txt2img_generate")

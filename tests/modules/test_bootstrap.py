@@ -26,7 +26,8 @@ import sys
 from pathlib import Path
 from modules.bootstrap import SetupError, ensure
 try:
-    ensure(Path(__file__).parent, sys.argv[1].split(","))
+    index = next((word.partition("=")[2] for word in sys.argv if word.startswith("--torch-index=")), "")
+    ensure(Path(__file__).parent, sys.argv[1].split(","), torch_index=index)
 except SetupError as error:
     sys.exit(f"error: {error}")
 import small
@@ -52,13 +53,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a program, its pins and the packages it pins."""
     folder = tmp_path_factory.mktemp("program")
     (folder / "modules").mkdir()
-    for name in ("__init__", "bootstrap", "errors"):
+    for name in ("__init__", "bootstrap", "errors", "machine", "torch_build"):
         shutil.copy(ROOT / "modules" / f"{name}.py", folder / "modules")
     (folder / "app.py").write_text(APP)
     (folder / "requirements.txt").write_text("small==1.0\n")
     (folder / "more.txt").write_text("other==2.0\n")
     (folder / "wheels").mkdir()
-    for name, version in (("small", "1.0"), ("small", "1.1"), ("other", "2.0")):
+    for name, version in (("small", "1.0"), ("small", "1.1"), ("other", "2.0"), ("mine", "3.0")):
         write_wheel(folder / "wheels", name, version)
     return folder
 
@@ -87,6 +88,8 @@ def test_first_start_installs_and_later_starts_repair_update_and_extend(program:
     (program / "requirements.txt").write_text("small==1.1\n")
     assert "with 1.1" in start(program).stdout
 
+    pip = [str(program / ".venv" / "bin" / "python"), "-m", "pip", "install", "--no-index", "mine"]
+    subprocess.run([*pip, "--find-links", str(program / "wheels")], check=True, capture_output=True)
     (program / "requirements.txt").write_text("small==9.9\n")
     ended = start(program)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -102,6 +105,50 @@ def test_first_start_installs_and_later_starts_repair_update_and_extend(program:
     next(program.glob(".venv/**/site-packages/small.py")).unlink()
     repaired = start(program)
     assert "with 1.1" in repaired.stdout, repaired.stderr
+    packages = next(program.glob(".venv/**/site-packages"))
+    assert (packages / "mine.py").is_file()  # what its owner installed there is there again
+    assert installed([str(packages)])["mine"] == "3.0"
+    assert not (program / ".venv.kept").exists()
+
+
+def test_torch_comes_from_the_index_that_its_owner_names_which_is_remembered(tmp_path: Path, program: Path) -> None:
+    """The registry has torch 2.0, and a folder the same with ROCm; what else it needs lies there too."""
+    folder = tmp_path / "program"
+    (folder / "wheels").mkdir(parents=True)
+    shutil.copytree(program / "modules", folder / "modules", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "app.py").write_text(APP)
+    (folder / "requirements.txt").write_text("small==1.0\ntorch==2.0\n")
+    rocm = tmp_path / "rocm builds"
+    rocm.mkdir()
+    for place, version in ((folder / "wheels", "2.0"), (rocm, "2.0+rocm7.0")):
+        write_wheel(place, "torch", version)
+    for name, version in (("small", "1.0"), ("other", "2.0")):
+        write_wheel(folder / "wheels", name, version)
+
+    def torch() -> tuple[str, float]:
+        (path,) = folder.glob(".venv/**/site-packages/torch.py")
+        return path.read_text(), path.stat().st_mtime
+
+    first = start(folder)
+    assert first.returncode == 0, first.stderr
+    assert torch()[0] == "version = '2.0'\n"
+
+    named = start(folder, f"--torch-index={rocm}")
+    assert named.returncode == 0, named.stderr
+    version, since = torch()
+    assert version == "version = '2.0+rocm7.0'\n"
+    assert start(folder, f"--torch-index={rocm}").stderr == ""  # a torch that is there is not installed again
+    (folder / "requirements.txt").write_text("small==1.0\ntorch==2.0\nother==2.0\n")
+    later = start(folder)  # other packages are, and it stays
+    assert later.returncode == 0, later.stderr
+    assert torch() == (version, since)
+
+    marker = folder / ".venv" / bootstrap.MARKER
+    marker.write_text(json.dumps({bootstrap.INDEX: str(rocm)}))  # as after a start that was killed
+    assert start(folder).returncode == 0
+    assert torch()[0] == version
+    gone = start(folder, f"--torch-index={tmp_path / 'empty'}")
+    assert "error: the package registry has no torch==2.0 for Python" in gone.stderr
 
 
 def fake_pip(folder: Path, said: str) -> Environment:

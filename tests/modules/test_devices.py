@@ -10,7 +10,7 @@ from modules.errors import UserError
 
 
 def test_unknown_device_or_number_type_is_named() -> None:
-    with pytest.raises(UserError, match="no device named 'tpu'; there are auto, cpu and cuda"):
+    with pytest.raises(UserError, match="no device named 'tpu'; there are auto, cpu, cuda, mps, xpu"):
         choose("tpu")
     with pytest.raises(UserError, match="no number type 'int4'"):
         choose("cpu", "int4")
@@ -45,3 +45,23 @@ def test_the_processor_is_told_with_its_threads(monkeypatch: pytest.MonkeyPatch)
     assert Device(torch.device("cpu"), torch.float32).processor().endswith(", 1 thread")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert Device(torch.device("cpu"), torch.float32).processor().endswith(", 8 threads")
+
+
+def test_only_float16_has_a_wider_format_to_go_on_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, card = torch.device("cpu"), torch.device("cuda", 0)
+    assert Device(cpu, torch.float32).wider() is None
+    assert Device(cpu, torch.bfloat16).wider() is None
+    assert Device(cpu, torch.float16).wider() == Device(cpu, torch.bfloat16)
+    half = Device(card, torch.float16, graphs=True, shares_prefix=True)
+    for able, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda able=able, **_: able)
+        assert half.wider() == Device(card, expected, graphs=True, shares_prefix=True)
+
+
+def test_a_card_takes_as_many_as_four_fifths_of_its_free_memory_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (600, 10_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 300)  # 400 are kept for what comes
+    card = Device(torch.device("cuda", 0), torch.float16)
+    assert [card.fits(size, most=8) for size in (50, 100, 200, 800, 801)] == [8, 8, 4, 1, 1]
+    assert Device(torch.device("cpu"), torch.float32).fits(10**12, most=8) == 8

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,12 +26,15 @@ from modules.checkpoints.tiny import FAMILIES, write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Cond
 from modules.engine import Engine, Result
+from modules.errors import UserError
 from modules.extension.host import Host
+from modules.gallery.inputs import InputStore
 from modules.nn.text import Inserted
-from modules.params.generation import GenerationParams, Hires, Refiner
+from modules.params.generation import GenerationParams, Hires, Init, Refiner
 from modules.pipeline.conditioning import TextConditioner
 from modules.pipeline.plan import make_plan
 from modules.pipeline.texts import text_encoders, text_vector
+from modules.prompt.tokens import default_tokenizer
 
 ROOT = Path(__file__).parents[2]
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -105,6 +109,26 @@ def test_inpainting_and_velocity_variants_make_one_too(host: Host, family: str, 
     found = Engine(ModelStore(path.parent, CPU, Hashes()), host, version="0.0")
     assert found.store.load("x").config.prediction == "v"
     assert make(found).image.size == (64, 64)
+
+
+def test_a_pix2pix_model_changes_a_picture_and_text_and_recipe_say_how(host: Host, tmp_path: Path) -> None:
+    folder, inputs = tmp_path / "Stable-diffusion", InputStore(tmp_path / "inputs")
+    write_tiny_checkpoint(folder / "edit.safetensors", pix2pix=True)
+    assert CheckpointCatalogue(tmp_path, Hashes()).card("edit").family == "Stable Diffusion 1.x, pix2pix"
+    engine = Engine(ModelStore(folder, CPU, Hashes()), host, version="0.0", inputs=inputs)
+    pictures = [inputs.put(Image.linear_gradient("L").convert("RGB").rotate(turn)) for turn in (0, 90)]
+    found = [
+        make(engine, init=Init(picture, denoising_strength=1.0, image_cfg_scale=scale))
+        for picture in pictures
+        for scale in (1.0, 1.5)
+    ]
+    assert len(set(map(pixels, found))) == 4
+    assert "CFG scale: 7.0, Image CFG scale: 1.5, Seed: 7" in found[1].infotext
+    assert found[1].recipe.request.init.image_cfg_scale == 1.5  # type: ignore[union-attr]
+    assert "Image CFG scale" not in make(engine).infotext  # of a text alone
+    with pytest.raises(UserError, match="AND cannot be combined with guidance by the picture"):
+        make(engine, prompt="a AND b", init=Init(pictures[0]))
+    make(engine, prompt="a AND b", init=Init(pictures[0], image_cfg_scale=1.0))
 
 
 def test_the_command_line_writes_each_and_makes_a_picture_with_it(tmp_path: Path) -> None:
@@ -233,6 +257,20 @@ def test_embeddings_of_sdxl_give_each_encoder_its_own_vectors(sdxl: LatentDiffus
     made = make(engine, checkpoint="sdxl", prompt="a mystyle fox")
     assert 'TI hashes: "mystyle: ' in made.infotext
     assert pixels(made) != pixels(make(engine, checkpoint="sdxl", prompt="a fox"))
+
+
+def test_an_embedding_of_sd2_stands_for_the_words_whose_vectors_it_has(engine: Engine, tmp_path: Path) -> None:
+    """Its vectors are those of two words, so that the text with its name is the text with the words."""
+    model = engine.store.load("sd2")
+    table = model.text[0].state_dict()["token_embedding.weight"]
+    words = default_tokenizer(open_clip=True).ids("red fox")
+    assert len(words) == 2
+    save_file({"emb_params": table[words].clone()}, tmp_path / "mystyle.safetensors")
+    (file,) = EmbeddingFolder(tmp_path).list().for_width(table.shape[1]).files
+    with torch.inference_mode():
+        named = cond(model, "a mystyle in snow", embeddings=[file]).context
+        assert torch.equal(named, cond(model, "a red fox in snow").context)
+        assert not torch.equal(named, cond(model, "a mystyle in snow").context)
 
 
 # --------------------------------------------------------------------------------------- predictions that are seen

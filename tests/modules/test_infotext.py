@@ -96,6 +96,7 @@ OTHERS: dict[str, st.SearchStrategy[Any]] = {
     "subseed": st.integers(0, MAX_SEED),
     "checkpoint": st.just(""),
     "vae": st.just("Automatic"),
+    "text_encoder": st.just("Automatic"),
     "face_restorer": st.sampled_from(("CodeFormer", "GFPGAN")),
 }
 requests = st.builds(
@@ -144,6 +145,7 @@ def meant(params: GenerationParams) -> GenerationParams:
     idle |= {"ensd"} if not spec.marks_ensd or params.eta == 0 else set()
     texts = f"{params.prompt}{params.negative_prompt}"  # without edits these are the texts encoded
     idle |= {"emphasis"} if not set("([") & set(texts) else set()
+    idle |= {"sd_vae_encode_method"}  # no picture is encoded
     idle |= {"use_old_scheduling"}  # nor does it change anything without them
     return params.changed(
         **{name: getattr(DEFAULT, name) for name in idle},
@@ -380,7 +382,7 @@ def test_hostile_text_is_read_in_time_proportional_to_its_length(piece: str) -> 
     start = time.process_time()
     paste(text)
     paste(piece * (MAX_LENGTH // len(piece)))
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 20.0  # a fraction of a second on a free core; by the square it would be hours
 
 
 def test_text_over_the_limit_is_refused() -> None:

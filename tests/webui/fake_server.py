@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,12 @@ from PIL import Image
 from modules import builtin
 from modules.accounts import Accounts
 from modules.checkpoints.catalogue import Card
+from modules.checkpoints.choices import Choices
 from modules.checkpoints.embeddings import EmbeddingFile, Suited
-from modules.errors import Cancelled
+from modules.checkpoints.networks.library import Library
+from modules.checkpoints.networks.shelf import NetworkShelf
+from modules.checkpoints.places import model_folders
+from modules.errors import Cancelled, NotFound
 from modules.extension.host import Host
 from modules.extension.script import ScriptContext, axes_of_params
 from modules.gallery.inputs import InputStore
@@ -34,6 +41,7 @@ from modules.jobs.worker import Emit, JobControl
 from modules.metadata.verdict import Verdict
 from modules.params.settings import SettingsFile
 from webui import tabs
+from webui.policy import ApiPolicy
 from webui.security.connections import HEAD_S
 from webui.security.guard import Guard
 from webui.services import Services, tables_of
@@ -97,11 +105,51 @@ def _jpeg(image: Image.Image) -> bytes:
 
 def suited(checkpoint: str) -> Suited:
     """What the first checkpoint can use; to the other, all embeddings are foreign."""
-    names = ("my style", "Easy (negative)", "bad <b>hands</b>", *(f"concept {n}" for n in range(30)))
+    names = ("my style", "Easy (negative)", "bad <b>hands", *(f"concept {n}" for n in range(30)))
     if checkpoint == CHECKPOINTS[1]:
         return Suited((), dict.fromkeys(names, "it is for models of width 768, and this one has 1024"))
     files = tuple(EmbeddingFile(name, Path(name), 1 + len(name) % 5, 768) for name in names)
     return Suited(files, {"tall": "it is for models of width 1024, and this one has 768"})
+
+
+def write_model(path: Path, metadata: Mapping[str, str] | None = None, **shapes: tuple[int, ...]) -> Path:
+    """A safetensors file of zeros; its keys have dots for double underscores."""
+    table: dict[str, Any] = {"__metadata__": dict(metadata or {})}
+    end = 0
+    for name, shape in (shapes or {"w": (1,)}).items():
+        start, end = end, end + 4 * math.prod(shape)
+        table[name.replace("__", ".")] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(table, ensure_ascii=False).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(end))
+    return path
+
+
+def write_networks(models: Path) -> None:
+    """What a person's folders look like: names, folders, previews, notes; and what cannot be used."""
+    ink = {
+        "ss_output_name": "ink wash",
+        "ss_v2": "False",
+        "ss_tag_frequency": json.dumps({"10_x": {"brush": 12, "paper": 7, "<b>ink</b>": 3}}),
+        "ss_dataset_dirs": json.dumps({"10_x": {"img_count": 22}}),
+        "ss_bucket_info": json.dumps({"buckets": {"0": {"resolution": [512, 768], "count": 22}}}),
+    }
+    path = write_model(models / "Lora" / "styles" / "ink_v1.safetensors", ink)
+    chosen = {"activation text": "brush strokes", "negative text": "photo", "preferred weight": 0.7, "notes": "skies"}
+    path.with_suffix(".json").write_text(json.dumps(chosen), encoding="utf-8")
+    paint(5, 96, 1.0).save(path.with_suffix(".png"))
+    write_model(models / "Lora" / "styles" / "deep" / "xl.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
+    write_model(models / "Lora" / "people" / "ann.safetensors")
+    (models / "Lora" / "broken.safetensors").write_bytes(b"no model")
+    write_model(models / "Lora" / '<b>"quote".safetensors')
+    write_model(models / "LyCORIS" / "locon.safetensors", {"ss_v2": "False"})
+    (models / "hypernetworks").mkdir()
+    (models / "hypernetworks" / "anime.pt").write_bytes(b"")
+    for name in ("my style", "Easy (negative)", "bad <b>hands", *(f"concept {n}" for n in range(30))):
+        write_model(models / "embeddings" / f"{name}.safetensors", emb_params=(2, 768))
+    write_model(models / "embeddings" / "tall.safetensors", emb_params=(1, 1024))
+    for name in CHECKPOINTS:
+        write_model(models / "Stable-diffusion" / f"{name}.safetensors")
 
 
 def card(checkpoint: str) -> Card:
@@ -110,7 +158,28 @@ def card(checkpoint: str) -> Card:
         "modelspec.author": "somebody",
         "description": "Paints.\n" * 3,
     }
-    return Card(checkpoint, checkpoint, "Painter", "eps", 128, 23_450_000, "0123456789abcdef" * 4, metadata)
+    family = "Stable Diffusion 1.x" if checkpoint == CHECKPOINTS[0] else "SDXL"
+    return Card(checkpoint, checkpoint, family, "eps", 128, 23_450_000, "0123456789abcdef" * 4, metadata)
+
+
+class Cards:
+    """Model cards that are changed in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Choices] = {}
+
+    def card(self, checkpoint: str) -> Card:
+        kept = self.kept.get(checkpoint, Choices())
+        return replace(card(checkpoint), choices=kept, preset=kept.preset)
+
+    def choose(self, checkpoint: str, chosen: Choices) -> None:
+        self.kept[checkpoint] = chosen
+
+    def illustrate(self, checkpoint: str, image: Image.Image, infotext: str = "") -> None:
+        raise NotFound("there is no folder here")
+
+    def convert(self, checkpoint: str) -> Path:
+        raise NotFound("there is no pickle here")
 
 
 @contextlib.contextmanager
@@ -118,8 +187,11 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     """Everything as in the program, but for the runner. The queue runs until the end of the block."""
     outputs = data_dir / "outputs"
     outputs.mkdir(parents=True, exist_ok=True)
-    host = Host()
-    builtin.register(host)
+    models = data_dir / "models"
+    if not models.is_dir():
+        write_networks(models)
+    host, shelf = Host(), NetworkShelf(models, data_dir)
+    builtin.register(host, shelf)
     tabs.register(host)
     executor = InlineExecutor(Painter(Gallery(outputs)))
     inputs = InputStore(data_dir / "inputs")
@@ -127,6 +199,7 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     scripts = Scripts(host, Gallery(outputs), context)
     queue = JobQueue(JobStore(data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
     queue.start()
+    cards = Cards()
     try:
         facts: dict[str, Any] = {
             "queue": queue,
@@ -142,7 +215,9 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "native_size": lambda name: 128,
             "vaes": lambda: ("fine.safetensors",),
             "embeddings": suited,
-            "card": card,
+            "card": cards.card,
+            "keeper": cards,
+            "networks": Library(shelf, model_folders(models), data_dir),
         }
         yield Services(**{**facts, **changes})
     finally:
@@ -157,6 +232,7 @@ def main() -> None:
     parser.add_argument("--subpath", default="")
     parser.add_argument("--trusted-proxy", action="append", default=[])
     parser.add_argument("--body-s", type=float, help="how long a client may take to send a body")
+    parser.add_argument("--can-stop", action="store_true", help="a request may end the server")
     parser.add_argument("--head-s", type=float, default=HEAD_S, help="how long a client may take to send a head")
     args = parser.parse_args()
     from webui.server import create_app, listen, serve
@@ -164,7 +240,8 @@ def main() -> None:
     accounts = Accounts(args.data_dir / "users.db")
     for name, _, password in (user.partition(":") for user in args.user):
         accounts.add(name, password)
-    proxies = {"subpath": args.subpath, "trusted_proxies": tuple(args.trusted_proxy)}
+    proxies: dict[str, Any] = {"api": ApiPolicy(can_stop=args.can_stop)}
+    proxies |= {"subpath": args.subpath, "trusted_proxies": tuple(args.trusted_proxy)}
     with services(args.data_dir, accounts=accounts, **proxies) as given:
         app = create_app(given)
         for middleware in app.user_middleware:

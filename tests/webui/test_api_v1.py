@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,16 @@ def events(client: TestClient, job: dict[str, Any], after: str = "", query: str 
             assert (lines["event"], lines["id"]) == (event["type"], str(event["seq"]))
             found.append(event)
     return found
+
+
+def events_as_they_come(client: TestClient, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What polling a job's state tells, as events of the same names."""
+    while True:
+        told = client.get(job["url"]).json()
+        if told["progress"]:
+            yield {"type": "step", **told["progress"]}
+        assert told["state"] in ("queued", "running"), told
+        time.sleep(0.02)
 
 
 def test_a_job_is_submitted_at_once_and_its_events_lead_to_its_images(client: TestClient) -> None:
@@ -251,3 +263,75 @@ def test_no_address_whatsoever_is_answered_by_a_fault_of_the_server(
     clean = {key: value.encode("utf-8", "ignore").decode() for key, value in query.items()}
     answer = client.get(f"/api/v1{path.format(*words)}", params=clean)
     assert answer.status_code < 500, answer.text
+
+
+def test_a_job_stops_behind_the_image_at_hand(client: TestClient) -> None:
+    job = submitted(client, prompt="slow fox", steps=4, batch_count=5)
+    for event in events_as_they_come(client, job):
+        if event["type"] == "step":
+            assert client.post(f"{job['url']}/finish").status_code == 200
+            break
+    told = events(client, job)
+    assert told[-1]["type"] == "cancelled"
+    made = told[-1]["output"]["images"]
+    assert 1 <= len(made) < 5 and [image["seed"] for image in made] == [5 + n for n in range(len(made))]
+    assert client.get(made[0]["url"]).status_code == 200
+
+
+def test_a_job_that_waits_is_stopped_at_once_when_it_is_to_finish(client: TestClient) -> None:
+    first, second = submitted(client, prompt="slow fox", steps=20), submitted(client)
+    assert client.post(f"{second['url']}/finish").json()["state"] == "cancelled"
+    client.post(f"{first['url']}/cancel")
+    assert client.post("/api/v1/jobs/none/finish").status_code == 404
+
+
+def test_the_history_is_searched_by_words_of_prompts(client: TestClient) -> None:
+    for prompt in ("a teal Heron, 50% grey", "a teal otter", "ein Fuchs über dem Fluß 狐"):
+        events(client, submitted(client, prompt=prompt, negative_prompt="blurry"))
+
+    def found(words: str) -> int:
+        answer = client.get("/api/v1/history", params={"q": words})
+        assert answer.status_code == 200
+        return len(answer.json()["pictures"])
+
+    assert [found(words) for words in ("teal", "TEAL heron", "heron otter", "50%", "5_%", "狐 über")] == [
+        2,
+        1,
+        0,
+        1,
+        0,
+        1,
+    ]
+    assert found("blurry teal") == 2 and found("") >= 3
+
+
+def test_a_picture_is_stored_from_a_form_as_from_json(client: TestClient) -> None:
+    data = base64.b64decode(picture())
+    form = client.post("/api/v1/inputs", files={"image": ("fox.png", data, "image/png")})
+    assert (form.status_code, form.json()) == (201, client.post("/api/v1/inputs", json={"image": picture()}).json())
+    for files in ({"other": ("fox.png", data)}, {"image": ("fox.png", b"no picture")}, {}):
+        answer = client.post(
+            "/api/v1/inputs",
+            files=files or None,
+            data={"x": "y"} if not files else None,
+            headers={} if files else {"content-type": "multipart/form-data; boundary=b"},
+        )
+        assert answer.status_code in (400, 415, 422), answer.text
+        assert answer.json()["detail"]
+
+
+def test_a_body_of_a_hundred_megabytes_is_taken_and_one_of_many_values_is_not(client: TestClient) -> None:
+    many = client.post(
+        "/api/v1/explain",
+        content=b'{"prompt": "a", "x": [' + b"[]," * 600_000 + b"1]}",
+        headers={"content-type": "application/json"},
+    )
+    assert many.status_code == 422 and "500,000 values" in many.json()["detail"]
+    large = client.post(
+        "/api/v1/explain",
+        content=b'{"prompt": "a", "x": "' + b"A" * 100_000_000 + b'"}',
+        headers={"content-type": "application/json"},
+    )
+    assert large.status_code == 200
+    larger = client.post("/api/v1/explain", content=b"", headers={"content-length": str(129 * 2**20)})
+    assert larger.status_code == 413 and "128 MB" in larger.json()["detail"]

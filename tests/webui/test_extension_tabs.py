@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,16 +12,23 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
+import webui.forms
+from modules.errors import UserError
 from modules.extension.loader import Loader
 from modules.extension.modifier import Modifier, ModifierSpec, with_modifiers
+from modules.extension.script import ScriptSpec
+from modules.jobs.protocol import GenerateSpec
 from modules.metadata.recipe import File, Recipe, UsedExtension
 from modules.params.generation import GenerationParams, ModifierOptions
 from modules.params.options import option
 from tests.modules.extension.test_loader import write
+from tests.modules.extension.test_option_values import SPEC as PASTES
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
+from webui.api.v1.jobs import read_spec
 from webui.forms import Form
 from webui.html.extensions import list_html
 from webui.html.status import recipe_html
@@ -89,6 +99,11 @@ def client(given: Services) -> Iterator[TestClient]:
         yield made
 
 
+def no_steps(*_: Any) -> Any:
+    """A script that asks for nothing."""
+    return iter(())
+
+
 def config_of(client: TestClient) -> dict[str, Any]:
     found = client.get("/config").json()
     assert isinstance(found, dict)
@@ -108,6 +123,62 @@ def test_a_tab_that_cannot_be_built_leaves_a_sentence_and_nothing_else(client: T
         # What happens when the page is loaded has the page itself for its target, which is no component.
         targets = {target for target, event in dependency["targets"] if event != "load" and target is not None}
         assert {*dependency["inputs"], *dependency["outputs"], *targets} <= known
+
+
+def test_part_of_an_extension_that_cannot_be_built_leaves_the_page_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fold of a modifier and the panel of a script; another script, which is then alone, shows its options."""
+
+    @dataclass(frozen=True)
+    class Odd:
+        odd: int = option(1, "An odd one")
+
+    @dataclass(frozen=True)
+    class Even:
+        even: int = option(2, "An even one")
+
+    def control(option: Any, *arguments: Any, **overrides: Any) -> Any:
+        made = real(option, *arguments, **overrides)
+        if option.label == "An odd one":
+            raise RuntimeError("it has no control")
+        return made
+
+    real = webui.forms.control
+    monkeypatch.setattr(webui.forms, "control", control)
+    with services(tmp_path) as given:
+        given.host.add_modifier(ModifierSpec("odd", "Odd modifier", Odd, lambda _: Modifier()))
+        given.host.add_modifier(ModifierSpec("even", "Even modifier", Even, lambda _: Modifier()))
+        given.host.add_script(ScriptSpec("odd", "Odd script", Odd, no_steps))
+        given.host.add_script(ScriptSpec("even", "Even script", Even, no_steps))
+        with TestClient(create_app(given), base_url=ORIGIN) as client:
+            config = config_of(client)
+    found = {c["props"].get("elem_id"): c for c in config["components"]}
+    assert not [name for name in found if name and "odd" in name and "script_odd" not in name]
+    assert {"txt2img_ext_even_even", "txt2img_even_even", "txt2img_script_even"} <= found.keys()
+    html = [str(c["props"].get("value")) for c in config["components"] if c["type"] == "html"]
+    assert len([text for text in html if "This part of an extension could not be built" in text]) == 6
+    known = {c["id"] for c in config["components"]}
+    for dependency in config["dependencies"]:
+        assert {*dependency["inputs"], *dependency["outputs"]} <= known
+    choices = [label for label, _ in found["txt2img_script"]["props"]["choices"]]
+    assert choices == ["None", "Even script"]
+
+
+def test_one_script_alone_shows_its_options(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        times: int = option(2, "Times")
+
+    with services(tmp_path) as given:
+        given.host.add_script(ScriptSpec("alone", "Alone", Options, no_steps))
+        blocks = build_page(given, {}, None, lambda page, spec: spec.build(page))
+    components = {getattr(block, "elem_id", None): block for block in blocks.blocks.values()}
+    choice, column = components["txt2img_script"], components["txt2img_script_alone"]
+    (event,) = [fn for fn in blocks.fns.values() if (choice._id, "change") in fn.targets]
+    assert [block._id for block in event.outputs] == [column._id]
+    assert event.fn("alone")["visible"] is True
+    assert event.fn("")["visible"] is False
 
 
 def test_every_tab_that_makes_pictures_has_the_controls_of_a_modifier(client: TestClient) -> None:
@@ -198,3 +269,47 @@ def test_axes_have_the_options_of_modifiers(given: Services) -> None:
     axis = given.host.axes()["Good one: amount"]
     assert axis.set(GenerationParams(), "0.2").extensions == ModifierOptions({"good": {"amount": 0.2}})
     assert "Good one: amount" in given.tables()["axes"]()
+
+
+def test_options_that_stand_for_pictures_have_a_place_for_them_and_units_a_fold_each(tmp_path: Path) -> None:
+    """What is chosen is stored, and the field beside it has its name; choices follow what they depend on."""
+    with services(tmp_path) as given:
+        given.host.add_modifier(PASTES)
+        blocks = build_page(given, {}, None, lambda page, spec: spec.build(page))
+        found = {getattr(block, "elem_id", None): block for block in blocks.blocks.values()}
+        place = "txt2img_ext_pastes"
+        picture, field = found[f"{place}_units_2_picture_picture"], found[f"{place}_units_2_picture"]
+        assert (type(picture), type(field)) == (gr.Image, gr.Textbox)
+        (event,) = [fn for fn in blocks.fns.values() if (picture._id, "change") in fn.targets]
+        assert [block._id for block in event.outputs] == [field._id]
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+        sha256 = asyncio.run(event.fn(str(tmp_path / "red.png")))
+        assert sha256 in given.inputs
+        assert asyncio.run(event.fn(None)) == ""
+        model, module = found[f"{place}_units_1_model"], found[f"{place}_units_1_module"]
+        assert [value for _, value in model.choices] == ["a", "b"]
+        (event,) = [
+            fn
+            for fn in blocks.fns.values()
+            if (module._id, "change") in fn.targets and [b._id for b in fn.outputs] == [model._id]
+        ]
+        update = event.fn("a", "depth")
+        assert (list(update["choices"]), update["value"]) == (["b", "c"], "b")
+        folds = [block.label for block in blocks.blocks.values() if isinstance(block, gr.Accordion)]
+        assert folds.count("Unit 1") == folds.count("Unit 2") == 3
+
+
+def test_pictures_in_options_are_stored_by_the_http_api(tmp_path: Path) -> None:
+    with services(tmp_path) as given:
+        given.host.add_modifier(PASTES)
+        data = io.BytesIO()
+        Image.new("RGB", (8, 8), "red").save(data, "PNG")
+        url = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+        params = {"extensions": {"pastes": {"units": [{"picture": url}]}}}
+        spec = read_spec(given, {"params": params})
+        assert isinstance(spec, GenerateSpec)
+        sha256 = spec.params.extensions["pastes"]["units_1_picture"]
+        assert sha256 in given.inputs
+        for value, words in (("0" * 64, "there is no stored picture"), ("fox", "is no picture that can be read")):
+            with pytest.raises(UserError, match=words):
+                read_spec(given, {"params": {"extensions": {"pastes": {"area": value}}}})

@@ -79,6 +79,7 @@ def test_every_declared_parameter_has_a_component() -> None:
         **same,
         "hires_upscalers": lambda: ["Latent"],
         "vaes": lambda: ["Automatic"],
+        "text_encoders": lambda: ["Automatic"],
         "face_restorers": lambda: ["CodeFormer"],
     }
     tables["upscalers"] = lambda: ["Lanczos"]

@@ -69,7 +69,7 @@ def test_every_route_of_a1111_is_there(client: TestClient) -> None:
         ("interrogate", {"image": picture()}, 404, "describes pictures"),
         ("train/embedding", {}, 404, "not trained"),
         ("train/hypernetwork", {}, 404, "not trained"),
-        ("server-kill", {}, 404, "terminal"),
+        ("server-kill", {}, 404, "--api-server-stop"),
     ],
 )
 def test_errors_have_a1111s_status_and_shape(

@@ -108,6 +108,7 @@ OF_TXT2IMG: dict[str, tuple[Any, str, Any]] = {
     "hr_negative_prompt": ("small", "hires_negative_prompt", "small"),
 }
 OF_IMG2IMG: dict[str, tuple[Any, str, Any]] = {
+    "image_cfg_scale": (2.0, "image_cfg_scale", 2.0),
     "denoising_strength": (0.4, "denoising_strength", 0.4),
     "resize_mode": (2, "resize_mode", "Resize and fill"),
     "mask": (picture("white"), "mask", True),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Body, Request
 
@@ -13,11 +16,14 @@ from modules.metadata import verdict as verdicts
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import GenerationParams
 from modules.pipeline.explain import explain_request
+from webui.api.parsed import ParsedRoute
 from webui.api.v1.history import add_routes
-from webui.api.v1.jobs import add_jobs
+from webui.api.v1.jobs import add_jobs, told_job
 from webui.api.v1.lists import add_lists
+from webui.api.v1.networks import add_networks
 from webui.api.v1.openapi import add_docs
 from webui.api.v1.queue import add_queue_routes
+from webui.api.v1.webhooks import Webhooks
 from webui.security.auth import owner_of
 from webui.security.characters import WholeJSON
 from webui.services import Services
@@ -25,7 +31,15 @@ from webui.services import Services
 
 def router(services: Services) -> APIRouter:
     """The routes. What they are given in excess is ignored, as everywhere in A1111's world."""
-    routes = APIRouter(prefix="/api/v1", default_response_class=WholeJSON)
+    webhooks = Webhooks(services.data_dir, services.api.webhook_hosts)
+
+    @contextlib.asynccontextmanager
+    async def resumed(_: Any) -> AsyncIterator[None]:
+        for job_id in list(webhooks.waiting):  # those of before the last stop
+            webhooks.follow(services, job_id, told_job)
+        yield
+
+    routes = APIRouter(prefix="/api/v1", default_response_class=WholeJSON, route_class=ParsedRoute, lifespan=resumed)
 
     @routes.post("/explain")
     def explain(values: Json = Body()) -> Json:
@@ -50,8 +64,9 @@ def router(services: Services) -> APIRouter:
 
     add_routes(routes, services)
     add_queue_routes(routes, services)
-    add_jobs(routes, services)
+    add_jobs(routes, services, webhooks)
     add_lists(routes, services)
+    add_networks(routes, services)
     both = APIRouter(default_response_class=WholeJSON)
     add_docs(both, routes, services.version)
     both.include_router(routes)

@@ -151,6 +151,8 @@
     box.dispatchEvent(new Event('input', { bubbles: true }))
   }
 
+  window.reprise = { ...window.reprise, retype }
+
   const isPrompt = (element) => element && element.matches && element.matches('[id$="_prompt"] textarea, [id$="_negative"] textarea')
 
   document.addEventListener('keydown', (event) => {

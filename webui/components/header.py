@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import gradio as gr
 
+from modules.checkpoints.presets import Preset
 from modules.params.generation import GenerationParams
 from modules.params.options import Option, options_of
+from webui.components.card_editor import CardEditor
+from webui.context import Page
 from webui.events import AT_ONCE
 from webui.forms import Form, control
 from webui.html.cards import card_html
@@ -18,6 +22,8 @@ from webui.services import Services
 
 logger = logging.getLogger(__name__)
 
+PRESET = tuple(field.name for field in fields(Preset))
+"""The parameters of a request that a model's card may say."""
 CARD_SAYS = "() => document.dispatchEvent(new CustomEvent('reprise:card'))"
 """The message that makes models.js check whether the card is open."""
 
@@ -69,8 +75,11 @@ class Header:
     def card(self) -> None:
         """Render the model card below the header."""
         self._card = gr.HTML("", elem_id="model_card", padding=False)
+        self._editor = CardEditor(self._services)
+        self._before = gr.Textbox(self.shared["checkpoint"].value or "", visible="hidden", elem_id="checkpoint_before")
 
-    def wire(self, blocks: Any, forms: Iterable[Form[Any]]) -> None:
+    def wire(self, page: Page) -> None:
+        blocks, forms = page.blocks, page.forms
         listed = {id(component): (component, table) for form in forms for component, table in form.listed(LISTS)}
         components, tables = zip(*listed.values(), strict=True)
         checkpoint = self.shared["checkpoint"]
@@ -85,25 +94,49 @@ class Header:
                 answers.append(gr.update(choices=names, **changed))
             return answers
 
-        def toggled(name: Any, shown: Any) -> str:
-            return "" if shown else self._described(name)
+        def toggled(request: gr.Request, name: Any, shown: Any) -> list[Any]:
+            card = None if shown else self._services.card(str(name or ""))
+            return [card_html(card) if card else "", *self._editor.shown(card, page.owner(request))]
 
-        def changed(name: Any, shown: Any) -> Any:
-            return self._described(name) if shown else gr.skip()
+        def changed(request: gr.Request, name: Any, shown: Any) -> list[Any]:
+            return toggled(request, name, "") if shown else [gr.skip()] * (1 + len(self._editor.outputs))
 
         for event in (self._refresh.click, blocks.load):
             event(refreshed, list(components), list(components), **AT_ONCE)
-        about = [checkpoint, self._card]
-        opened = self._about.click(toggled, about, self._card, **AT_ONCE)
+        about, card = [checkpoint, self._card], [self._card, *self._editor.outputs]
+        opened = self._about.click(toggled, about, card, **AT_ONCE)
         opened.then(None, None, None, js=CARD_SAYS, api_visibility="private")
-        checkpoint.change(changed, about, self._card, **AT_ONCE)
-        self._refresh.click(changed, about, self._card, **AT_ONCE)
+        checkpoint.change(changed, about, card, **AT_ONCE)
+        self._refresh.click(changed, about, card, **AT_ONCE)
+        converted = self._editor.wire(page, checkpoint, self._card)
+        converted.then(refreshed, list(components), list(components), **AT_ONCE)
+        self._follow(checkpoint, forms)
 
-    def _described(self, name: Any) -> str:
-        return card_html(self._services.card(name if isinstance(name, str) else ""))
+    def _follow(self, checkpoint: Any, forms: Iterable[Form[Any]]) -> None:
+        """Let the forms follow a chosen model: what was as the model before had it, and what its card applies."""
+        found = {id(form[name]): (name, form[name]) for form in forms for name in PRESET if name in form.names}
+        names, components = zip(*found.values(), strict=True)
+
+        def chosen(name: Any, before: Any, *shown: Any) -> list[Any]:
+            card = self._services.card(str(name or ""))
+            old, new = self._services.begin(str(before or "")), self._services.begin(str(name or ""))
+            always = card.choices.preset.values() if card.choices.applies else {}
+            values = zip(names, shown, strict=True)
+            return [name, *(followed(n, value, old, new, always) for n, value in values)]
+
+        checkpoint.input(chosen, [checkpoint, self._before, *components], [self._before, *components], **AT_ONCE)
+        checkpoint.change(lambda name: name, checkpoint, self._before, **AT_ONCE)
 
 
-LISTS = ("checkpoints", "hires_checkpoints", "vaes")
+def followed(name: str, value: Any, old: Mapping[str, Any], new: Mapping[str, Any], always: Mapping[str, Any]) -> Any:
+    """The value of a form's field after another model was chosen: ``new``'s where the field was as ``old`` has it, or
+    where the new model ``always`` gets it; else it stays.
+    """
+    untouched = name in old and value == old[name]
+    return new[name] if name in new and (untouched or name in always) else gr.skip()
+
+
+LISTS = ("checkpoints", "hires_checkpoints", "vaes", "text_encoders")
 """Tables of files, reread by the refresh button."""
 
 

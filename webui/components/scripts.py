@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -14,6 +15,7 @@ from modules.jobs.protocol import Origin
 from modules.jobs.protocol import ScriptSpec as ScriptJob
 from modules.params.generation import GenerationParams
 from modules.params.options import Shape, values_of
+from webui.components.contained import contained
 from webui.context import Page
 from webui.events import AT_ONCE
 from webui.forms import Form
@@ -28,20 +30,23 @@ class ScriptPanel:
 
     def __init__(self, page: Page, tab: str):
         self._page, self._tab = page, tab
-        self._specs = [spec for spec in page.services.host.scripts if tab in spec.tabs]
-        choices = [(t("None"), NONE), *((t(spec.label), spec.name) for spec in self._specs)]
-        self._choice = gr.Dropdown(
-            choices, value=NONE, label=t("Script"), elem_id=f"{tab}_script", visible=bool(self._specs)
-        )
+        specs = [spec for spec in page.services.host.scripts if tab in spec.tabs]
+        self._choice = gr.Dropdown([(t("None"), NONE)], value=NONE, label=t("Script"), elem_id=f"{tab}_script")
         self._forms: dict[str, Form[Any]] = {}
-        self._columns = [self._column(spec) for spec in self._specs]
-        names = [spec.name for spec in self._specs]
-        self._choice.change(
-            lambda chosen: [gr.update(visible=name == chosen) for name in names], self._choice, self._columns, **AT_ONCE
-        )
+        built = {spec.name: contained(spec.label, partial(self._column, spec)) for spec in specs}
+        columns = {name: column for name, column in built.items() if column is not None}
+        self._specs = [spec for spec in specs if spec.name in columns]
+        self._choice.choices = [(t("None"), NONE), *((t(spec.label), spec.name) for spec in self._specs)]
+        self._choice.visible = bool(self._specs)
+
+        def shown(chosen: str) -> Any:
+            updates = [gr.update(visible=name == chosen) for name in columns]
+            return updates if len(updates) != 1 else updates[0]  # Gradio takes the values of one output as they are
+
+        self._choice.change(shown, self._choice, list(columns.values()), **AT_ONCE)
 
     def _column(self, spec: ScriptSpec) -> Any:
-        form = self._forms[spec.name] = Form(Shape(spec.options), self._page.services.tables())
+        form: Form[Any] = Form(Shape(spec.options), self._page.services.tables(), self._page.services.inputs.put)
         with gr.Column(visible=False, elem_id=f"{self._tab}_script_{spec.name}", elem_classes="rp-script") as column:
             if spec.help:
                 gr.Markdown(t(spec.help))
@@ -52,6 +57,8 @@ class ScriptPanel:
                 with gr.Row():
                     for name in row:
                         form.add(name, min_width=150, elem_id=f"{self._tab}_{spec.name}_{name}")
+            form.wire()
+        self._forms[spec.name] = form
         return column
 
     def place_table(self) -> None:

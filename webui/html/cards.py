@@ -1,12 +1,21 @@
-"""HTML of model cards and the embeddings panel. Every value is escaped."""
+"""HTML of model cards. Every value is escaped."""
 
 from __future__ import annotations
 
+import base64
+import io
 from html import escape
 
 from modules.checkpoints.catalogue import Card
-from modules.checkpoints.embeddings import EmbeddingFile, Suited
+from modules.checkpoints.presets import Preset
+from modules.errors import RepriseError
+from modules.imaging.files import open_image
 from webui.i18n import t
+
+MOST_TEXT = 2000
+"""Letters of a description that a card shows."""
+PREVIEW_SIDE = 320
+"""Pixels."""
 
 
 def card_html(card: Card) -> str:
@@ -22,14 +31,65 @@ def card_html(card: Card) -> str:
         t("Prediction"): predictions.get(card.prediction, card.prediction),
         t("Hash"): hashes,
     }
+    if card.zero_terminal_snr:
+        facts[t("Prediction")] += f", {t('zero terminal SNR')}"
     if not card.own_vae:
         facts[t("VAE")] = t("not in the file: choose one")
+    if not card.own_text:
+        facts[t("Text encoder")] = t("not in the file: one from models/text_encoder is used")
+    if begins := begins_with(card.preset):
+        facts[t("Begins with")] = f"{card.kind} · {begins}" if card.kind else begins
+    facts |= {
+        t(label): text
+        for label, text in (
+            ("Trigger words", ", ".join(card.trigger_words)),
+            ("Configuration", "\n".join(card.remarks)),
+            ("Description", card.description[:MOST_TEXT]),
+            ("Notes", card.choices.notes[:MOST_TEXT]),
+        )
+        if text
+    }
     own = {key.removeprefix("modelspec."): text for key, text in card.metadata.items()}
     return (
         f'<div class="rp-card rp-facts" role="region" aria-label="{_t("Model card")}">'
-        f'<h3 translate="no">{escape(card.name)}</h3>'
+        f'<h3 translate="no">{escape(card.name)}</h3>{_picture(card)}'
         f'<dl>{_rows(facts)}</dl><dl translate="no">{_rows(own)}</dl></div>'
     )
+
+
+def begins_with(preset: Preset) -> str:
+    """What a form begins with, in a line.
+
+    >>> begins_with(Preset(sampler="LCM", steps=4, cfg_scale=1.0, width=1024, height=768))
+    'LCM · 4 steps · CFG 1 · 1024 x 768'
+    """
+    said = preset.values()
+    size = f"{preset.width} x {preset.height}" if preset.width and preset.height else ""
+    words = [
+        said.get("sampler", ""),
+        said.get("scheduler", ""),
+        f"{preset.steps} steps" if preset.steps else "",
+        f"CFG {preset.cfg_scale:g}" if preset.cfg_scale else "",
+        size,
+        f"clip skip {preset.clip_skip}" if preset.clip_skip else "",
+        f"VAE {preset.vae}" if preset.vae else "",
+    ]
+    return " · ".join(filter(None, words))
+
+
+def _picture(card: Card) -> str:
+    """The preview in the page itself: model folders are not served."""
+    if card.preview is None:
+        return ""
+    try:
+        image = open_image(card.preview)
+    except RepriseError:
+        return ""
+    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    data = io.BytesIO()
+    image.convert("RGB").save(data, "JPEG", quality=85)
+    source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return f'<img class="rp-card-preview" alt="{_t("Preview picture")}" src="{source}">'
 
 
 def _rows(facts: dict[str, str]) -> str:
@@ -49,31 +109,3 @@ def size(nbytes: int) -> str:
     if nbytes >= 1e9:
         return f"{nbytes / 1e9:.2f} GB"
     return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:.0f} kB"
-
-
-def embeddings_html(found: Suited) -> str:
-    """The embeddings panel: a search box, a button for each usable one, and the others with the reason."""
-    if not found.files and not found.skipped:
-        return f'<div class="rp-embeddings"><p>{_t("There are no embeddings in models/embeddings yet.")}</p></div>'
-    chips = "".join(map(_chip, found.files))
-    others = "".join(
-        f'<li data-name="{escape(name.casefold())}">'
-        f'<span translate="no">{escape(name)}</span> <i>{escape(reason)}</i></li>'
-        for name, reason in found.skipped.items()
-    )
-    rest = f"<details><summary>{_t('Not for this model')}: {len(found.skipped)}</summary><ul>{others}</ul></details>"
-    return (
-        '<div class="rp-embeddings">'
-        f'<input type="search" placeholder="{_t("Search embeddings")}" aria-label="{_t("Search embeddings")}">'
-        f'<div class="rp-names">{chips}</div>{rest if found.skipped else ""}</div>'
-    )
-
-
-def _chip(file: EmbeddingFile) -> str:
-    facts = f"{file.count} vector" if file.count == 1 else f"{file.count} vectors"
-    if file.checkpoint_name:
-        facts += f", trained on {file.checkpoint_name}"
-    return (
-        f'<button type="button" data-name="{escape(file.name.casefold())}" data-insert="{escape(file.name)}"'
-        f' title="{escape(facts)}" translate="no">{escape(file.name)}<small>{file.count}</small></button>'
-    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from modules.extension.loader import Extension
 from modules.extension.modifier import ModifierSpec
+from modules.extension.page import Card
 from webui.i18n import t
 
 STATES = {
@@ -35,15 +36,39 @@ def list_html(
 
 def failed_tab_html(label: str, reason: str, trace: str) -> str:
     """The placeholder of a tab that could not be built."""
-    words = escape(t("This tab could not be built"))
+    return _failed_html(t("This tab could not be built"), label, reason, trace)
+
+
+def failed_part_html(label: str, reason: str, trace: str) -> str:
+    """The placeholder of a modifier's or script's options that could not be built."""
+    return _failed_html(t("This part of an extension could not be built"), label, reason, trace)
+
+
+def _failed_html(words: str, label: str, reason: str, trace: str) -> str:
     return (
-        f'<div class="rp-ext-failed" role="alert"><p>{words}: <b translate="no">{escape(label)}</b>, '
+        f'<div class="rp-ext-failed" role="alert"><p>{escape(words)}: <b translate="no">{escape(label)}</b>, '
         f'<span translate="no">{escape(reason)}</span></p>{_trace(trace)}</div>'
     )
 
 
+def cards_html(cards: Iterable[Card]) -> str:
+    """A page of cards; extension_api.js filters it and takes clicks."""
+    entries = "".join(
+        f'<button type="button" data-name="{escape(f"{card.name} {card.description}".casefold())}" translate="no" '
+        f'data-insert="{escape(card.insert)}" title="{escape(card.description)}">{escape(card.name)}</button>'
+        for card in cards
+    )
+    if not entries:
+        return f'<p class="rp-none">{escape(t("There are no cards."))}</p>'
+    label = escape(t("Search"))
+    return (
+        f'<div class="rp-ext-cards"><input type="search" placeholder="{label}" aria-label="{label}">'
+        f'<div class="rp-names">{entries}</div></div>'
+    )
+
+
 def _banner() -> str:
-    text = t("Safe mode: two starts did not come to an end, so no extension was loaded. Switch off the one at fault.")
+    text = t("Safe mode: two starts did not come to an end, so an extension was left out. Switch it off, or mend it.")
     return f'<p class="rp-ext-safe" role="alert">{escape(text)}</p>'
 
 
@@ -54,6 +79,8 @@ def _row(one: Extension, failures: Mapping[str, Mapping[str, Any]]) -> str:
         facts.append((t("May add"), ", ".join(sorted(manifest.permissions))))
     if one.added:
         facts.append((t("Added"), ", ".join(one.added)))
+    if manifest and manifest.optional:
+        facts.append((t("Can also use"), ", ".join(manifest.optional)))
     list_ = "".join(f'<dt>{escape(k)}</dt><dd translate="no">{escape(v)}</dd>' for k, v in facts)
     about = f'<p translate="no">{escape(manifest.description)}</p>' if manifest and manifest.description else ""
     reason = f'<p class="rp-ext-reason" translate="no">{escape(one.reason)}</p>' if one.reason else ""

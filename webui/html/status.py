@@ -9,6 +9,8 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from modules.checkpoints.way import Way
+from modules.errors import UserError
 from modules.metadata.recipe import Recipe, UsedExtension
 from modules.metadata.verdict import Verdict
 from webui.i18n import t
@@ -167,15 +169,25 @@ def recipe_html(recorded: Recipe | Verdict, items: Mapping[str, str]) -> str:
             ("Made by", recorded.program),
             ("With", f"torch {recorded.torch}, {recorded.dtype}, {recorded.kernels} kernels"),
             ("On", ", ".join(filter(None, (recorded.device, recorded.processor)))),
+            *([("Memory", _with_little_memory(recorded))] if recorded.memory else []),
             ("Picture", f"{recorded.index + 1} of {request.images}, seed {recorded.seed}"),
             *([("Cut short", f"after step {recorded.skipped}")] if recorded.skipped else []),
             *((file.role.capitalize(), f"{file.name}, SHA-256 {file.sha256}") for file in recorded.files),
             *((t("Extension"), _part_of(one)) for one in recorded.extensions),
+            *((t("Generation within it"), str(one)) for one in recorded.inner),
             ("Pixels", f"SHA-256 {recorded.pixels}"),
         ]
         rows = facts + rows
     table = "".join(f'<dt>{escape(name)}</dt><dd translate="no">{escape(text)}</dd>' for name, text in rows)
     return f'<div class="rp-facts">{head}<dl>{table}</dl></div>'
+
+
+def _with_little_memory(recorded: Recipe) -> str:
+    """What was done because memory was short; a measure of another version by its name."""
+    try:
+        return str(Way.from_json(recorded.memory))
+    except UserError:
+        return ", ".join(recorded.memory)
 
 
 def _part_of(one: UsedExtension) -> str:

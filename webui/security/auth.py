@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import ipaddress
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -91,8 +93,29 @@ def visitor_of(request: Any) -> Visitor | None:
 
 def owner_of(request: Any) -> str:
     """Whose jobs a visitor sees: the account's name; without accounts all visitors are one person."""
-    visitor = visitor_of(request)
-    return visitor.name if visitor else LOCAL
+    return owner_of_scope(request.scope)
+
+
+def owner_of_scope(scope: Scope) -> str:
+    """The same of a request's ASGI scope."""
+    visitor = scope.get(IN_SCOPE)
+    return visitor.name if isinstance(visitor, Visitor) else LOCAL
+
+
+def is_at_this_machine(scope: Scope) -> bool:
+    """Whether a request comes from a browser on this machine itself, under one of its own names. Behind a proxy it
+    seems so of everybody: whoever grants a right by this excludes proxies (`Services.subpath`, ``trusted_proxies``).
+    """
+    name = urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+    forwarded = any(key.lower().startswith((b"x-forwarded", b"forwarded")) for key, _ in scope.get("headers", ()))
+    return not forwarded and _is_loopback(address_of(scope)) and (name == "localhost" or _is_loopback(name))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def address_of(scope: Scope) -> str:

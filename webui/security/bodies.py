@@ -23,6 +23,12 @@ from webui.security.characters import whole
 from webui.security.guard import path_of, refused
 
 API = "/gradio_api"
+APIS = re.compile(r"/(api/v1|sdapi/v1|internal)/.*")
+"""Routes that take the object that was read here, and not the body."""
+PICTURES = re.compile(r"/api/v1/inputs/?")
+"""Takes JSON or a form."""
+MANY_BYTES, MANY_VALUES = 2**20, 500_000
+"""A body of more bytes than the first may hold about as many values as the second: each costs a hundred bytes or so."""
 FORMS = re.compile(rf"/(login|logout)/?|{API}/upload/?")
 """Routes that take forms; all others take JSON."""
 UPLOAD = re.compile(rf"{API}/upload/?")
@@ -56,7 +62,7 @@ class Bodies:
         form = FORMS.fullmatch(path)
         try:
             check_path(path)
-            if form:
+            if form or (PICTURES.fullmatch(path) and _kind(scope) == "multipart/form-data"):
                 check_form(scope)
             elif scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
                 scope, receive = await self._judged(scope, path, receive)
@@ -73,13 +79,16 @@ class Bodies:
             raise UserError("this route takes JSON and no form", hint="send an object, as application/json")
         body = await whole_body(receive)
         if not body:
-            return scope, again(body, receive)
-        values = object_in(body, mended=path.startswith(f"{API}/"))
+            return scope, again(b"", receive)
+        if APIS.fullmatch(path):
+            return {**scope, IN_SCOPE: object_of(body)}, again(b"{}", receive)
+        values = object_in(bytes(body), mended=path.startswith(f"{API}/"))
         if path.startswith(f"{API}/"):
             self._check_event(values, path)
-            body = json.dumps(values).encode()
-            scope = {**scope, "headers": [*_without(scope, b"content-length"), (b"content-length", b"%d" % len(body))]}
-        return {**scope, IN_SCOPE: values}, again(body, receive)
+            data = json.dumps(values).encode()
+            scope = {**scope, "headers": [*_without(scope, b"content-length"), (b"content-length", b"%d" % len(data))]}
+            return {**scope, IN_SCOPE: values}, again(data, receive)
+        return {**scope, IN_SCOPE: values}, again(bytes(body), receive)
 
     async def _uploaded(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check the parts of an upload as they pass, since Gradio takes each for a file; at an invalid part, the
@@ -191,12 +200,33 @@ def check_path(path: str) -> None:
         raise NotFound("there is nothing here")
 
 
+def object_of(body: bytearray) -> dict[str, Any]:
+    """`object_in` of a body that may be large, which is emptied before it is parsed: so it never lies in memory more
+    than twice.
+    """
+    if len(body) > MANY_BYTES and sum(map(body.count, (b",", b"[", b"{"))) > MANY_VALUES:
+        raise UserError(f"the body holds more than {MANY_VALUES:,} values", hint="send fewer", field="body")
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError("the body is not UTF-8", hint="send JSON in UTF-8", field="body") from None
+    body.clear()
+    return _object(text, mended=False)
+
+
 def object_in(body: bytes, *, mended: bool = False) -> dict[str, Any]:
     """The JSON object in ``body``; raises `UserError` if it is none. ``mended``: lone surrogates, which browsers
     send when half of a character was deleted, become U+FFFD.
     """
     try:
-        values = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number, parse_float=_finite)
+        return _object(body.decode("utf-8-sig"), mended=mended)
+    except UnicodeDecodeError:
+        raise UserError("the body is not UTF-8", hint="send JSON in UTF-8", field="body") from None
+
+
+def _object(text: str, *, mended: bool) -> dict[str, Any]:
+    try:
+        values = json.loads(text, parse_constant=_no_number, parse_float=_finite)
         if not isinstance(values, dict):
             raise UserError("the body is not an object", hint="send {...}", field="body")
         clean = whole(values)
@@ -204,8 +234,6 @@ def object_in(body: bytes, *, mended: bool = False) -> dict[str, Any]:
             raise UserError(
                 "a text holds half a character (a lone surrogate)", hint="send UTF-8 or both halves", field="body"
             )
-    except UnicodeDecodeError:
-        raise UserError("the body is not UTF-8", hint="send JSON in UTF-8", field="body") from None
     except RecursionError:
         raise UserError("the body is nested too deeply", hint="send fewer levels", field="body") from None
     except ValueError as error:
@@ -225,16 +253,16 @@ def _finite(text: str) -> float:
     return number
 
 
-async def whole_body(receive: Receive) -> bytes:
+async def whole_body(receive: Receive) -> bytearray:
     """Read the whole body, which the guard has limited; raises `ConnectionError` if the client disconnected."""
-    parts: list[bytes] = []
+    body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
             raise ConnectionError
-        parts.append(message.get("body", b""))
+        body += message.get("body", b"")
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return body
 
 
 def again(body: bytes, receive: Receive) -> Receive:

@@ -17,12 +17,17 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.errors import NotLoggedIn, RepriseError
+from webui.policy import ApiPolicy
+from webui.security import cors
 from webui.security.auth import IN_SCOPE, Visitor, Visitors
 from webui.security.characters import WholeJSON
 
 OPEN = frozenset({"/login", "/healthz", "/manifest.json", "/robots.txt"})
 """Paths that are answered without a login. Browsers request the manifest without cookies."""
 MAX_BODY = 32 * 2**20
+MAX_PICTURES = 128 * 2**20
+"""Of a request to the HTTP APIs, which carry pictures in base64."""
+APIS = re.compile(r"/(api/v1|sdapi/v1)/")
 BODY_S = 30.0
 """How long a client may take to send a body."""
 MAX_STRANGERS_BODY = 65536
@@ -69,18 +74,25 @@ class Guard:
         hosts: Iterable[str] = (),
         visitors: Visitors | None = None,
         max_body: int = MAX_BODY,
+        max_pictures: int = MAX_PICTURES,
         body_s: float = BODY_S,
+        policy: ApiPolicy = ApiPolicy(),
     ):
         self.app = app
         self.hosts = LOCAL_HOSTS | {host.strip("[]").lower() for host in hosts}
         self.visitors = visitors or Visitors()
         self.max_body = max_body
+        self.max_pictures = max_pictures
         self.body_s = body_s
+        self.policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        answer = await self._judge(scope)
+        origin = cors.allowed_origin(self.policy, scope, path_of(scope)) if scope["type"] == "http" else ""
+        answer = await self._judge(scope, origin)
+        if origin:
+            send = cors.shared_with(origin, send)
         if answer is None and scope["type"] == "http":
             return await self._http(scope, receive, send)
         if answer is None:
@@ -90,10 +102,14 @@ class Guard:
             return await send({"type": "websocket.close", "code": 1008})
         return await answer(scope, receive, with_headers(send))
 
-    async def _judge(self, scope: Scope) -> Response | None:
-        """The response to a rejected request, or None; stores the visitor in ``scope``."""
-        if stranger := self.foreign(scope):
+    async def _judge(self, scope: Scope, origin: str = "") -> Response | None:
+        """The response to a rejected request, or None; stores the visitor in ``scope``. ``origin``: of another site
+        that may use the APIs.
+        """
+        if stranger := self.foreign(scope, origin):
             return _answer(*stranger)
+        if origin and cors.is_preflight(scope):
+            return Response(status_code=204)  # browsers ask without a login
         path = path_of(scope)
         try:
             visitor = await self.visitors.of(scope)
@@ -104,10 +120,10 @@ class Guard:
         scope[IN_SCOPE] = visitor
         if visitor is None and path not in OPEN:
             return _to_login(scope)
-        refusal = self.unfit(scope, MAX_STRANGERS_BODY if visitor is None else self.max_body)
+        refusal = self.unfit(scope, self._max_body(scope, visitor))
         return _answer(*refusal) if refusal else None
 
-    def foreign(self, scope: Scope) -> tuple[int, str] | None:
+    def foreign(self, scope: Scope, origin: str = "") -> tuple[int, str] | None:
         """Status and sentence for a cross-site request, or one under a foreign host name."""
         headers = _Headers(scope)
         netloc = headers.only("host")
@@ -115,7 +131,7 @@ class Guard:
             return 421, "this server is not known by that host name; add it with --allowed-host"
         path, method = scope["path"], scope.get("method", "GET")
         streams = scope["type"] == "websocket" or STREAMS.match(path) or "text/event-stream" in headers.all("accept")
-        if (method != "GET" or streams) and not _same_origin(headers, netloc):
+        if (method != "GET" or streams) and not origin and not _same_origin(headers, netloc):
             return 403, "requests from other sites are not answered"
         return None
 
@@ -143,6 +159,11 @@ class Guard:
             return _too_large(max_body)
         return None
 
+    def _max_body(self, scope: Scope, visitor: Visitor | None) -> int:
+        if visitor is None:
+            return MAX_STRANGERS_BODY
+        return self.max_pictures if APIS.match(path_of(scope)) else self.max_body
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application, limiting size and time of the body; beyond a limit it sees a disconnect."""
         deadline = asyncio.get_running_loop().time() + self.body_s
@@ -152,7 +173,7 @@ class Guard:
         complete = not (headers.has("content-length") or headers.has("transfer-encoding"))
         refusal: tuple[int, str] | None = None
         visitor: Visitor | None = scope[IN_SCOPE]
-        max_body = self.max_body if visitor else MAX_STRANGERS_BODY
+        max_body = self._max_body(scope, visitor)
         send = with_headers(send)
         if visitor:
             send, receive = self._watched(visitor, send, receive)

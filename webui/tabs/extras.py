@@ -20,7 +20,8 @@ from modules.extension.host import Host
 from modules.jobs.protocol import ExtrasSpec, InputImage, Origin
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import BY, TO, ExtrasParams
-from modules.params.options import Shape
+from modules.pipeline.postprocess import with_steps
+from webui.components.slots import place_slots
 from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
@@ -39,15 +40,18 @@ FACES = {"GFPGAN": ("gfpgan_visibility",), "CodeFormer": ("codeformer_visibility
 
 def build(page: Page) -> None:
     """Lay out the tab and wire it."""
-    form = Form(Shape(ExtrasParams), page.services.tables())
+    form = Form(with_steps(page.services.host), page.services.tables())
     with gr.Row(elem_id="extras_body"):
         with gr.Column(scale=5, min_width=300, elem_id="extras_parameters"):
             sources = _Sources()
             _parameters(form, page.services.host)
+            _steps(form)
+            place_slots(page, "extras.options", form)
         with gr.Column(scale=6, min_width=300, elem_id="extras_result"):
             with gr.Row():
                 buttons = actions(TAB, LABEL, skips=False)
             view = View(page.services, TAB, buttons, label=LABEL, text="What was done", lines=4, replays=False)
+            place_slots(page, "extras.result", form)
     page.views[TAB] = view
     page.targets[TAB] = Target(component=sources.single)
     _wire(page, form, sources, view)
@@ -127,6 +131,17 @@ def _faces(form: Form[ExtrasParams], host: Host) -> None:
             elif missing := host.absent_face_restorers.get(restorer):
                 text = html.escape(t(f"{restorer} is not installed: {missing}"))
                 gr.HTML(f'<p class="rp-keys">{text}</p>', padding=False)
+
+
+def _steps(form: Form[ExtrasParams]) -> None:
+    """One fold for each step of an extension, with a switch and its options, in their order."""
+    for switch, group in form.shape.within["steps"].items():
+        place = f"extras_step_{group.name}"
+        with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
+            form.switch(switch, label=t(group.help) or t(group.label), elem_id=f"{place}_on")
+            with gr.Row():
+                for name, option in group.flat.items():
+                    form.add(name, min_width=160, elem_id=f"{place}_{option.name}")
 
 
 def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -> None:

@@ -19,7 +19,6 @@ import gradio as gr
 from modules.errors import NotFound, RepriseError
 from modules.jobs.protocol import GenerateSpec, InputImage, Origin
 from modules.params.generation import GenerationParams
-from modules.params.settings import FORM
 from webui.components.canvas import Canvas
 from webui.components.job_stream import ACTIVE, MOST_SHOWN, JobStream, Shown, awake, ids_of, page_of, shown_of
 from webui.components.replay import ReplayPanel
@@ -41,6 +40,9 @@ LINE_S = 1.0
 """How often the waiting jobs are refreshed while one runs."""
 KEEP = "(ids) => {{ try {{ sessionStorage.setItem('reprise.{tab}', ids || '') }} catch (e) {{}} }}"
 KEPT = "(...args) => {{ args[0] = window.reprise?.kept('{tab}') || ''; return args }}"
+ENDED = "(job, infotext) => {{ window.reprise?.tell('result', {{ tab: '{tab}', job, infotext }}) }}"
+CHOSEN = "(job, index, infotext) => {{ window.reprise?.tell('image', {{ tab: '{tab}', job, index, infotext }}) }}"
+"""Tell extensions' scripts what happened (`assets/extension_api.js`)."""
 OUT_OF_LINE = "() => document.documentElement.dataset.unqueue || ''"
 
 
@@ -294,8 +296,7 @@ def wire_jobs(
         jobs = await asyncio.to_thread(JobStream(queue, page.owner(request)).jobs, ids_of(ids))
         found = [job.id for job in jobs]
         if not found:  # forgotten, or of another server: the page is simply new
-            chosen = page.services.settings.current()
-            begin = {name: getattr(chosen, setting) for setting, name in FORM.items()}
+            begin = page.services.begin("")
             return [*(form.show(begin) if form else []), "", gr.skip()]
         # A seed of -1 was drawn when the job was submitted; the form asks for a new one again.
         filled = form.show(jobs[-1].spec["params"], leave=("seed", "subseed")) if form else []
@@ -336,6 +337,7 @@ def wire_jobs(
     view.generate.click(on_submit, asked, submitted, js=canvas.settled(asked) if canvas else None, **AT_ONCE)
     followed = view.wake.change(on_wake, view.wake, view.outputs, **LONG)
     followed.then(on_rest, [view.job_ids, view.job], [*view.buttons, view.line, view.wake], **AT_ONCE)
+    followed.then(None, [view.job, view.infotext], js=ENDED.format(tab=tab), **QUIET)
     page.blocks.load(on_load, view.job_ids, [*fields, view.job_ids, view.wake], js=KEPT.format(tab=tab), **AT_ONCE)
     view.job_ids.change(None, view.job_ids, js=KEEP.format(tab=tab), **QUIET)
     view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
@@ -348,7 +350,9 @@ def wire_jobs(
         js=f"(...args) => [({OUT_OF_LINE})(), ...args.slice(1)]",
         **AT_ONCE,
     )
-    view.gallery.select(on_select, view.job_ids, [view.infotext, view.shown, view.chosen], **AT_ONCE)
+    seen = [view.infotext, view.shown, view.chosen]
+    chosen = view.gallery.select(on_select, view.job_ids, seen, **AT_ONCE)
+    chosen.then(None, [view.shown, view.chosen, view.infotext], js=CHOSEN.format(tab=tab), **QUIET)
     return followed
 
 

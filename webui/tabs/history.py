@@ -16,6 +16,7 @@ from modules.metadata.image_text import read_metadata
 from webui.components.paste import settings_in_file
 from webui.components.replay import ReplayPanel
 from webui.components.send import send_buttons
+from webui.components.slots import place_slots
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
 from webui.html.history import chosen_html, tiles_html
@@ -63,6 +64,7 @@ def build(page: Page) -> None:
                     for label, name in (("← Newer", "newer"), ("Older →", "older"), ("Refresh", "refresh"))
                 )
                 said = gr.HTML("", elem_id="history_said", padding=False)
+                place_slots(page, "history.tools")
             tiles = gr.HTML("", elem_id="history_tiles", padding=False)
         with gr.Column(scale=5, min_width=300, elem_id="history_detail"):
             view = HistoryView()

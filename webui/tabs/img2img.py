@@ -18,8 +18,10 @@ from modules.jobs.protocol import InputImage
 from modules.params.generation import GenerationParams, SoftInpainting, TiledUpscale
 from modules.params.options import options_of
 from webui.components.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
+from webui.components.card_pages import place_cards
 from webui.components.scripts import ScriptPanel
 from webui.components.send import shown
+from webui.components.slots import place_slots
 from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
@@ -53,6 +55,9 @@ def _build(page: Page, tab: str) -> None:
             prompts = PromptArea(page, form, tab, "What the picture should become")
         with gr.Column(scale=1, min_width=180, elem_id=f"{tab}_actions"):
             buttons = actions(tab)
+            place_slots(page, f"{tab}.actions", form)
+    place_slots(page, f"{tab}.prompt", form)
+    place_cards(page, tab)
     prompts.inspector()
     with gr.Row(elem_id=f"{tab}_body"):
         with gr.Column(scale=5, min_width=300, elem_id=f"{tab}_parameters"):
@@ -63,7 +68,9 @@ def _build(page: Page, tab: str) -> None:
             many = None if inpaint else _many(page, tab)
             if inpaint:
                 _soft_controls(form, tab)
-            form.add("denoising_strength", elem_id=f"{tab}_denoising_strength")
+            with gr.Row():
+                form.add("denoising_strength", min_width=200, elem_id=f"{tab}_denoising_strength")
+                form.add("image_cfg_scale", min_width=200, elem_id=f"{tab}_image_cfg_scale")
             with gr.Row():
                 form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
                 measure = gr.Button("Size of the picture", elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
@@ -76,9 +83,11 @@ def _build(page: Page, tab: str) -> None:
                 for name in ("mask_round", "mask_overlay") if inpaint else ():
                     form.add(name, min_width=200, elem_id=f"{tab}_{name}")
             script = ScriptPanel(page, tab)
+            place_slots(page, f"{tab}.parameters", form)
         with gr.Column(scale=6, min_width=300, elem_id=f"{tab}_result"):
             view = View(page.services, tab, buttons)
             script.place_table()
+            place_slots(page, f"{tab}.result", form)
     page.views[tab] = view
     page.targets[tab] = Target(form, canvas.field, shown)
     prompts.wire()

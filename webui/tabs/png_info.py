@@ -14,6 +14,7 @@ from modules.metadata.image_text import read_metadata
 from webui.components.paste import settings_in_file
 from webui.components.replay import ReplayPanel
 from webui.components.send import send_buttons
+from webui.components.slots import place_slots
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
 from webui.html.status import JobProgress, recipe_html, status_html
@@ -45,6 +46,7 @@ def build(page: Page) -> None:
             panel = ReplayPanel("png_info", *send.values())
             said = gr.HTML("", elem_id="png_info_said", padding=False)
             facts = gr.HTML("", elem_id="png_info_facts", padding=False)
+            place_slots(page, "png_info.result")
 
     async def on_image(request: gr.Request, value: Any) -> list[Any]:
         path = page.uploads(request)(value)

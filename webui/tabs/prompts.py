@@ -19,8 +19,8 @@ from modules.prompt.styles import Style, StyleBook, apply, find, uncommented
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
-from webui.html.cards import embeddings_html
 from webui.html.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
+from webui.html.networks import opener_html
 from webui.i18n import t
 from webui.tabs.style_editor import StyleEditor
 
@@ -62,17 +62,16 @@ class PromptArea:
                 min_width=120,
                 scale=1,
             )
-            self._apply, self._find, self._edit, self._embeddings = (
+            self._apply, self._find, self._edit = (
                 gr.Button(label, elem_id=f"{tab}_{name}", elem_classes="rp-tool", min_width=60, scale=0)
                 for label, name in (
                     (t("Apply"), "styles_apply"),
                     (t("Recognise"), "styles_find"),
                     (t("Edit styles"), "styles_edit"),
-                    (t("Embeddings"), "embeddings_open"),
                 )
             )
+            gr.HTML(opener_html(tab), elem_classes="rp-toggle-home", padding=False)
         self._note = gr.HTML(note_html(""), elem_id=f"{tab}_styles_note", padding=False)
-        self._names_panel = gr.HTML("", elem_id=f"{tab}_embeddings", padding=False)
         self._editor = StyleEditor(self._book, tab)
 
     def _box(self, field: str, placeholder: str, **size: Any) -> Any:
@@ -103,10 +102,6 @@ class PromptArea:
         self._apply.click(self._on_apply, texts, [*texts, self._note], **AT_ONCE)
         self._find.click(self._on_find, texts, [*texts, self._note], **AT_ONCE)
         self._editor.wire(self._edit, self.styles, prompts)
-        shown = [form["checkpoint"], self._names_panel]
-        opened = self._embeddings.click(self._on_embeddings, shown, self._names_panel, **AT_ONCE)
-        opened.then(None, None, None, js=TELL.format("embeddings", self._tab), **QUIET)
-        form["checkpoint"].change(self._on_checkpoint, shown, self._names_panel, **AT_ONCE)
         self._blocks.load(lambda: gr.update(choices=self._names()), None, self.styles, **AT_ONCE)
 
     def styled(self, params: GenerationParams, names: Any) -> GenerationParams:
@@ -171,15 +166,6 @@ class PromptArea:
             return [gr.skip(), gr.skip(), gr.skip(), note_html("None of the styles stands in these prompts.")]
         # What is found now lies inside of what was chosen before, and so is applied before it.
         return [bare, bare_negative, [*found, *(names or ())], note_html("")]
-
-    # Embeddings
-
-    def _on_embeddings(self, checkpoint: Any, shown: Any) -> str:
-        """Update the embeddings panel from the folder, or close it."""
-        return "" if shown else embeddings_html(self._services.embeddings(str(checkpoint or "")))
-
-    def _on_checkpoint(self, checkpoint: Any, shown: Any) -> Any:
-        return self._on_embeddings(checkpoint, "") if shown else gr.skip()
 
 
 def place(own: str, merged: str) -> tuple[int, int]:

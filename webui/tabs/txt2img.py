@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
+from modules.extension.modifier import PREFIX
 from modules.params.generation import GenerationParams
+from modules.params.options import Nested
+from webui.components.card_pages import place_cards
+from webui.components.contained import contained
 from webui.components.paste import wire_paste
 from webui.components.scripts import ScriptPanel
 from webui.components.sizes import SizeTools
+from webui.components.slots import place_slots
 from webui.context import Page, Target
 from webui.forms import Form
 from webui.i18n import t
@@ -35,15 +41,20 @@ def build(page: Page) -> None:
                 "<kbd>Ctrl</kbd> <kbd>↑</kbd> <kbd>↓</kbd> weighs the word at the cursor</p>",
                 padding=False,
             )
+            place_slots(page, f"{TAB}.actions", form)
+    place_slots(page, f"{TAB}.prompt", form)
+    place_cards(page, TAB)
     prompts.inspector()
     with gr.Row(elem_id="txt2img_body"):
         with gr.Column(scale=5, min_width=300, elem_id="txt2img_parameters"):
             tools = parameters(page, form, TAB)
             second_pass(form, TAB)
             script = ScriptPanel(page, TAB)
+            place_slots(page, f"{TAB}.parameters", form)
         with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
             view = View(page.services, TAB, buttons)
             script.place_table()
+            place_slots(page, f"{TAB}.result", form)
     page.views[TAB] = view
     page.targets[TAB] = Target(form)
     prompts.wire()
@@ -64,6 +75,7 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
         form.add("scheduler", min_width=130, elem_id=f"{tab}_scheduler")
     form.add("steps", elem_id=f"{tab}_steps")
     SizeTools(page, form, tab)
+    place_slots(page, f"{tab}.size", form)
     with gr.Row():
         form.add("batch_count", min_width=130, elem_id=f"{tab}_batch_count", info=None)
         form.add("batch_size", min_width=130, elem_id=f"{tab}_batch_size", info=None)
@@ -76,7 +88,8 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
         form.add("subseed", min_width=130, elem_id=f"{tab}_subseed", info=None)
         form.add("subseed_strength", min_width=130, elem_id=f"{tab}_subseed_strength")
     with gr.Accordion("More", open=False, elem_id=f"{tab}_more"):
-        rare = {name: option.group for name, option in form.options.items() if option.group and name not in form.shared}
+        elsewhere = {*form.shared, *(name for name in form.options if name.startswith(PREFIX))}
+        rare = {name: option.group for name, option in form.options.items() if option.group and name not in elsewhere}
         for group in dict.fromkeys(rare.values()):
             gr.Markdown(f"#### {group}")
             with gr.Row():
@@ -89,13 +102,22 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
 def modifiers(form: Form[GenerationParams], tab: str) -> None:
     """One fold for each modifier of an extension, with a switch and its options, in the order in which they work."""
     for switch, group in form.shape.within.get("extensions", {}).items():
-        place = f"{tab}_ext_{group.name}"
-        with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
-            label = t(group.help) or f"{t('Let it take part')}: {t(group.label)}"
-            form.switch(switch, label=label, elem_id=f"{place}_on")
-            with gr.Row():
-                for name, option in group.flat.items():
-                    form.add(name, min_width=200, elem_id=f"{place}_{option.name}")
+        contained(group.label, partial(_fold, form, tab, switch, group), form)
+
+
+def _fold(form: Form[GenerationParams], tab: str, switch: str, group: Nested) -> None:
+    place = f"{tab}_ext_{group.name}"
+    with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
+        label = t(group.help) or f"{t('Let it take part')}: {t(group.label)}"
+        form.switch(switch, label=label, elem_id=f"{place}_on")
+        options = group.flat
+        for unit in dict.fromkeys(option.group for option in options.values()):
+            # The options of a unit stand in a fold of their own.
+            with gr.Accordion(t(unit), open=False) if unit else gr.Row():
+                for name, option in options.items():
+                    if option.group == unit:
+                        form.add(name, min_width=200, elem_id=f"{place}_{option.name}")
+        form.wire()
 
 
 def second_pass(form: Form[GenerationParams], tab: str) -> None:

@@ -12,12 +12,53 @@ FIRST_CONV = f"{UNET}input_blocks.0.0.weight"
 Shapes = Mapping[str, tuple[int, ...]]
 Places = Mapping[str, tuple[str, str]]
 """Where each tensor of a file belongs: (part, name within the part). Foreign tensors are left out."""
-VARIANTS = {4: "", 8: "pix2pix", 9: "inpainting"}
-"""What a UNet is for, by its input channels: latents alone; beside them a picture; a mask and the picture behind it."""
+INPAINTING, PIX2PIX = "inpainting", "pix2pix"
+"""What a UNet is for that sees more than latents: a mask and the picture behind it; a picture to be changed."""
 TRAINING = ("loss", "model_ema.")
 """Beginnings of what an autoencoder's trainer leaves in its file: its judges, and averages of the weights."""
 _BUFFERS = (".position_ids", ".logit_scale", ".attn_mask")
 """Ends of what text encoders' files hold beside the weights."""
+
+
+_TEXTS = (
+    "cond_stage_model.transformer.",
+    "cond_stage_model.model.",
+    "cond_stage_model.roberta.",
+    "conditioner.",
+    "embedder.",
+    "depth_model.",
+)
+
+
+@dataclass(frozen=True)
+class BareUNet:
+    """What tells the family of a file that has a UNet and none of the usual text encoders."""
+
+    context: int
+    """Width of the texts that it takes."""
+    vector: int
+    """Width of its vector; 0: it takes none."""
+    linear: bool
+
+
+def bare_unet(shapes: Shapes) -> BareUNet | None:
+    """None where a text encoder says more, or where there is no UNet."""
+    if FIRST_CONV not in shapes or any(key.startswith(_TEXTS) for key in shapes):
+        return None
+    key = next((key for key in shapes if key.startswith(UNET) and key.endswith(".attn2.to_k.weight")), "")
+    projection = shapes.get(f"{key.partition('transformer_blocks.')[0]}proj_in.weight", ())
+    vector = shapes.get(f"{UNET}label_emb.0.0.weight", (0, 0))
+    return BareUNet(shapes[key][-1], vector[-1], len(projection) == 2) if key else None
+
+
+def variant(channels: int, latent: int) -> str | None:
+    """What a UNet is for, from its input channels and those of latents: empty where it sees latents alone; None for
+    another number of channels.
+
+    >>> variant(4, 4), variant(9, 4), variant(32, 16), variant(7, 4)
+    ('', 'inpainting', 'pix2pix', None)
+    """
+    return {latent: "", 2 * latent: PIX2PIX, 2 * latent + 1: INPAINTING}.get(channels)
 
 
 @dataclass(frozen=True)
@@ -64,6 +105,17 @@ class LatentFormat:
     factor: int = 8
     """Pixels a side of one latent pixel."""
 
+    rgb: tuple[tuple[float, float, float], ...] = ()
+    """The linear map to colours in [-1, 1] that A1111 has for previews, a row for each channel."""
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Height and width of the latents of a picture."""
+        return height // self.factor, width // self.factor
+
+
+RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
+"""Of the autoencoder of SD 1.x and 2.x."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -78,7 +130,7 @@ class Family:
     vector: tuple[str, ...] = ()
     """The numbers that stand behind the pooled text in the UNet's vector, in order: "height", "width", "top", "left"
     (of the crop) and "score" (aesthetic); empty: it takes no vector."""
-    latent: LatentFormat = LatentFormat()
+    latent: LatentFormat = LatentFormat(rgb=RGB)
     native_size: int = 512
     v_size: int = 0
     """Native size of its models that predict v, where that is another one."""
@@ -126,13 +178,16 @@ class ModelConfig:
     only_seen: bool = False
     """Nobody says what it predicts: ``prediction`` is a guess until the UNet was asked."""
 
+    said_beside: bool = False
+    """Its card or its yaml says what it predicts, otherwise than the file, which is all that another machine has."""
+
     def predicting(self, kind: str) -> ModelConfig:
         """With another prediction, "eps" or "v"; "auto" leaves it as it is."""
         return self if kind in ("auto", self.prediction) else replace(self, prediction=kind)
 
     @property
     def variant(self) -> str:
-        return VARIANTS.get(self.unet.in_channels, "")
+        return variant(self.unet.in_channels, self.unet.out_channels) or ""
 
     @property
     def text_width(self) -> int:

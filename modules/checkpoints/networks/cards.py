@@ -9,25 +9,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modules.checkpoints.networks.listing import NetworkFile, NetworkListing
 from modules.checkpoints.networks.metadata import FAMILIES, UNKNOWN
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
 from modules.checkpoints.networks.side_files import (
+    PREVIEWS,
     Downloaded,
     UserMetadata,
     preview_name,
     read_description,
     read_downloaded,
     read_user,
+    side_base,
 )
 
+log = logging.getLogger(__name__)
+EMBEDDING, CHECKPOINT = "embedding", "checkpoint"
+"""Further roles of cards: what is no network, and lies beside them in the panel."""
 SEPARATOR = " "
 _TAG = re.compile(r"<([^:^>]+:[^:]+):[\d.]+>")
 """Its group is the tag without its weight, which a second click does not look at."""
@@ -44,27 +51,44 @@ class Insertion:
 
 @dataclass(frozen=True)
 class Card:
-    """A network, and all that is told of it."""
+    """A network or a checkpoint, and all that is told of it."""
 
     file: NetworkFile
+    role: str
     name: str
-    """What prompts call it."""
+    """What prompts call it; a checkpoint's as it is chosen."""
     folder: str
-    """Below the root folder, empty at its top."""
+    """With the root folder's name before it, as the reference's search has it: ``Lora/people``."""
     family: str
     user: UserMetadata
     downloaded: Downloaded
     description: str
     preview: Path | None
+    preview_ns: int
+    """When the preview was written."""
     insertion: Insertion
     terms: str
     """What a search looks at, in small letters."""
+    weight: float = 0.0
+    """That its tag gets; 0: it has none."""
+    hash: str = ""
+    """By which generation texts know it; empty as long as it would have to be computed."""
+
+    @property
+    def key(self) -> str:
+        """Names the card in addresses."""
+        return hashlib.sha256(str(self.file.path).encode(errors="surrogateescape")).hexdigest()[:16]
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
         """What the person wrote, else what the downloader knows."""
         own = self.user.activation_text.strip()
         return (own,) if own else self.downloaded.trained_words
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether it lies in a folder whose name begins with a dot."""
+        return any(part.startswith(".") for part in self.folder.split("/"))
 
 
 class Cards:
@@ -77,35 +101,49 @@ class Cards:
         self._by_file = by_file
         self._sides: dict[Path, tuple[object, _Side]] = {}
 
-    def list(self, role: str = LORA) -> list[Card]:
+    def list(self, role: str = LORA) -> Sequence[Card]:
         """Those of a role, in the order of their paths; files whose headers nobody has read yet as far as is known."""
-        listing = self._shelf.listed(role)
-        folders = _names({file.path.parent for file in listing.files})
-        hashes = self._shelf.known_hashes(listing.files)
+        return self.of_listing(role, self._shelf.listed(role))
+
+    def of_listing(self, role: str, listing: NetworkListing) -> Sequence[Card]:
+        """The cards of what the shelf listed."""
+        names = [listing.prompt_name(file, by_file=self._by_file) for file in listing.files]
+        return self.of(role, listing.files, names, self._shelf.known_hashes(listing.files))
+
+    def of(
+        self, role: str, files: Sequence[NetworkFile], names: Sequence[str], hashes: Sequence[str]
+    ) -> Sequence[Card]:
+        """The cards of ``files``, which prompts call by ``names``."""
+        models = [side_base(file.path) for file in files]
+        folders = _names({model.parent for model in models})
         return [
-            self._card(file, digest, listing, role, self._side(file.path, folders[file.path.parent]))
-            for file, digest in zip(listing.files, hashes, strict=True)
+            self._card(role, file, name, digest, self._side(model, folders[model.parent]))
+            for file, name, digest, model in zip(files, names, hashes, models, strict=True)
         ]
 
-    def _card(self, file: NetworkFile, digest: str, listing: NetworkListing, role: str, side: _Side) -> Card:
-        name = listing.prompt_name(file, by_file=self._by_file)
+    def _card(self, role: str, file: NetworkFile, name: str, digest: str, side: _Side) -> Card:
         family = side.user.family if side.user.family in FAMILIES[:-1] else ""
         family = family or file.described.family or file.described.stated_family
         description = side.description if side.user.description is None else side.user.description
         relative = file.path.relative_to(file.folder)
         words = (*file.described.tags, *side.downloaded.trained_words, side.user.activation_text, side.user.notes)
+        own_weight = side.user.preferred_weight or self._default_weight
         terms = (str(file.folder.name / relative), digest, name, description, *words)
         return Card(
             file=file,
+            role=role,
             name=name,
-            folder=relative.parent.as_posix() if relative.parent != Path() else "",
+            folder=(file.folder.name / relative).parent.as_posix(),
             family=family,
             user=side.user,
             downloaded=side.downloaded,
             description=description,
-            preview=file.path.with_name(side.preview) if side.preview else None,
+            preview=side_base(file.path).with_name(side.preview) if side.preview else None,
+            preview_ns=side.preview_ns,
             insertion=insertion(name, side.user, self._default_weight, role=role),
             terms=" ".join(terms).lower(),
+            weight=own_weight if role == LORA else self._default_weight if role == HYPERNETWORK else 0.0,
+            hash=digest,
         )
 
     def _side(self, model: Path, names: Mapping[str, int]) -> _Side:
@@ -119,8 +157,8 @@ class Cards:
             downloaded = read_downloaded(model) if texts else Downloaded()
             known = stamp, _Side(user, downloaded, read_description(model) if texts else "")
             self._sides[model] = known
-        side = known[1]
-        return _Side(side.user, side.downloaded, side.description, preview_name(stem, names))
+        side, preview = known[1], preview_name(stem, names)
+        return replace(side, preview=preview, preview_ns=names.get(preview, 0))
 
 
 @dataclass(frozen=True)
@@ -129,19 +167,24 @@ class _Side:
     downloaded: Downloaded
     description: str
     preview: str = ""
+    preview_ns: int = 0
 
 
 _READ = (".json", ".civitai.info", ".cm-info.json", ".txt", ".description.txt")
+_DATED = (*_READ, *(f".{suffix}" for suffix in PREVIEWS))
 
 
 def _names(folders: Iterable[Path]) -> dict[Path, dict[str, int]]:
-    """The files of each folder with their times, each folder read once."""
+    """The files of each folder with the times of side files, each folder read once."""
     found: dict[Path, dict[str, int]] = defaultdict(dict)
     for folder in folders:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                text = entry.name.endswith(_READ)
-                found[folder][entry.name] = entry.stat().st_mtime_ns if text else 1
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.endswith(_DATED) and entry.is_file():  # a link to nothing is no file
+                        found[folder][entry.name] = entry.stat().st_mtime_ns
+        except OSError as error:  # gone since its models were listed
+            log.info("%s is passed over: %s", folder, error.strerror)
     return found
 
 
@@ -154,6 +197,10 @@ def insertion(name: str, user: UserMetadata, default_weight: float = 1.0, *, rol
     >>> insertion("ink", UserMetadata(preferred_weight=0.7, activation_text="brush", negative_text="blurry"))
     Insertion(text='<lora:ink:0.7> brush', negative='(blurry:1)')
     """
+    if role == CHECKPOINT:
+        return Insertion("")
+    if role == EMBEDDING:
+        return Insertion(name)
     if role == HYPERNETWORK:
         return Insertion(f"<hypernet:{name}:{as_javascript(default_weight)}>")
     tag = f"<lora:{name}:{as_javascript(user.preferred_weight or default_weight)}>"
@@ -209,12 +256,23 @@ SORTS: Mapping[str, Callable[[Card], object]] = {
     "Name": lambda card: card.name.lower(),
     "Newest": lambda card: -card.file.mtime_ns,
 }
+HIDDEN_FROM = 4
+"""Letters of a search that also looks into folders whose names begin with a dot, as in the reference."""
 
 
-def chosen(cards: Iterable[Card], search: str = "", family: str = "", sort: str = "Path") -> list[Card]:
-    """The cards that have every word of a search, for a family of models (empty: all), sorted."""
-    words = search.lower().split()
-    found = [card for card in cards if fits(card, family) and all(word in card.terms for word in words)]
+def chosen(
+    cards: Iterable[Card], search: str = "", family: str = "", sort: str = "Path", *, folder: str = ""
+) -> list[Card]:
+    """The cards that have every word of a search, for a family of models and below a folder (empty: all), sorted."""
+    words, hidden = search.lower().split(), len(search) >= HIDDEN_FROM
+    found = [
+        card
+        for card in cards
+        if (hidden or not card.is_hidden)
+        and fits(card, family)
+        and (not folder or f"{card.folder}/".startswith(f"{folder}/"))
+        and all(word in card.terms for word in words)
+    ]
     return sorted(found, key=SORTS.get(sort, SORTS["Path"]))  # type: ignore[arg-type]
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,22 @@ class _Adapter:
     patterns: Mapping[str, float]
     root: bool
     """Alpha is divided by the root of the rank (Kalajdzievski 2023, arXiv:2312.03732)."""
+    rank: float = 0.0
+    ranks: Mapping[str, float] = field(default_factory=dict)
 
-    def scale(self, layer: str, rank: int) -> float:
-        fitting = (a for name, a in self.patterns.items() if f"_{layer}".endswith(f"_{name.replace('.', '_')}"))
-        alpha = next(fitting, self.alpha)
-        return alpha / (math.sqrt(rank) if self.root else rank)
+    def scale(self, layer: str, parts: Mapping[str, Tensor]) -> float | None:
+        """Alpha over the rank: that of a LoRA's factors, else the stated one, which LoHa and LoKr of whole matrices
+        have too; None: it is not known."""
+        rank = len(parts["lora_down.weight"]) if "lora_down.weight" in parts else _of(layer, self.ranks, self.rank)
+        if rank <= 0:
+            return None
+        return _of(layer, self.patterns, self.alpha) / (math.sqrt(rank) if self.root else rank)
+
+
+def _of(layer: str, patterns: Mapping[str, float], otherwise: float) -> float:
+    """The value of the first pattern that a layer's name ends with."""
+    fitting = (value for name, value in patterns.items() if f"_{layer}".endswith(f"_{name.replace('.', '_')}"))
+    return next(fitting, otherwise)
 
 
 def _adapter(path: Path, metadata: Mapping[str, str]) -> dict[str, _Adapter]:
@@ -123,18 +134,30 @@ def _adapter(path: Path, metadata: Mapping[str, str]) -> dict[str, _Adapter]:
 
 
 def _read_adapter(stated: Mapping[str, Any]) -> _Adapter | None:
-    alpha, patterns = stated.get("lora_alpha"), stated.get("alpha_pattern") or {}
-    if not isinstance(alpha, (int, float)) or not isinstance(patterns, Mapping):
+    alpha = stated.get("lora_alpha", stated.get("alpha"))  # LoHa and LoKr call it so
+    rank = stated.get("r", 0)
+    if not isinstance(alpha, (int, float)) or not isinstance(rank, (int, float)):
         return None
-    numbers = {str(name): float(value) for name, value in patterns.items() if isinstance(value, (int, float))}
-    return _Adapter(float(alpha), numbers, stated.get("use_rslora") is True)
+    alphas, ranks = _numbers(stated.get("alpha_pattern")), _numbers(stated.get("rank_pattern"))
+    return _Adapter(float(alpha), alphas, stated.get("use_rslora") is True, float(rank), ranks)
+
+
+def _numbers(table: Any) -> dict[str, float]:
+    found = table if isinstance(table, Mapping) else {}
+    return {str(name): float(value) for name, value in found.items() if isinstance(value, (int, float))}
+
+
+_SCALED = ("lora_down.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a")
+"""Parts of layers that alpha scales."""
 
 
 def _add_scales(layers: Mapping[str, dict[str, Tensor]], adapters: Mapping[str, _Adapter]) -> None:
     for layer, parts in layers.items():
         adapter = next((one for prefix, one in adapters.items() if layer.startswith(prefix)), None)
-        if adapter and "alpha" not in parts and "lora_down.weight" in parts:
-            parts["scale"] = torch.tensor(adapter.scale(layer, len(parts["lora_down.weight"])))
+        if adapter and "alpha" not in parts and any(name in parts for name in _SCALED):
+            scale = adapter.scale(layer, parts)
+            if scale is not None:
+                parts["scale"] = torch.tensor(scale)
 
 
 def _json(text: str) -> Mapping[str, Any]:

@@ -188,7 +188,10 @@ def _norm(parts: Parts, weight: Tensor, dyn: int | None) -> Tensor:
 
 def _ia3(parts: Parts, weight: Tensor, dyn: int | None) -> Tensor:
     if "ia3_l" in parts:  # PEFT keeps the factor itself, in a shape that spreads over the weight
-        return weight * (parts["ia3_l"] - 1)
+        factor = parts["ia3_l"]
+        if factor.dim() == 4 and factor.shape[1] == len(weight):  # over a convolution that of outputs lies across
+            factor = factor.transpose(0, 1)
+        return weight * (factor - 1)
     axis = 1 if bool(parts["on_input"]) else 0
     shape = [1] * weight.dim()
     shape[axis] = -1

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,10 @@ LORA_SUFFIXES = (".pt", ".ckpt", ".safetensors")
 MAX_PICKLE = 8 * 2**30
 _FORBIDDEN = frozenset({"none"})
 _DIGITS = re.compile(r"(\d+)")
+_AT_A_TIME = 100
+"""Headers that are read before the list shows what they say."""
+COVERS = ("ssmd_cover_images", "modelspec.thumbnail")
+"""Entries of the metadata that hold pictures."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Described:
     """Textual inversions that come with it."""
     tags: tuple[str, ...] = ()
     """The commonest words of its training set."""
+    cover: bool = False
+    """Whether it carries a picture of its own."""
     problem: str = ""
     """Why it cannot be used."""
 
@@ -131,14 +137,30 @@ class _Renamed(NetworkFile):
         return self.old_stem
 
 
+ListFiles = Callable[[Path, tuple[str, ...]], Iterable[Path]]
+Describe = Callable[[Path], Described]
+
+
 class NetworkFolders:
     """The networks below some folders; in a later folder a file of the same name counts more."""
 
-    def __init__(self, folders: Sequence[Path], suffixes: tuple[str, ...] = LORA_SUFFIXES, cache: Path | None = None):
-        """``cache``: where what headers say is kept between starts."""
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        suffixes: tuple[str, ...] = LORA_SUFFIXES,
+        cache: Path | None = None,
+        *,
+        list_files: ListFiles = files_below,
+        describe: Describe | None = None,
+    ):
+        """``cache``: where what headers say is kept between starts. ``list_files`` and ``describe``: which files below
+        a folder count, and what one says of itself, where they are no networks.
+        """
         self.folders = tuple(folders)
         self._suffixes = suffixes
         self._cache = cache
+        self._list_files = list_files
+        self._describe = describe
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
         self._known: dict[str, Described] = _load(cache)
@@ -162,7 +184,7 @@ class NetworkFolders:
     def _stamped(self) -> list[NetworkFile]:
         found = []
         for folder in self.folders:
-            own = sorted(files_below(folder, self._suffixes), key=lambda path: natural(str(path)))
+            own = sorted(self._list_files(folder, self._suffixes), key=lambda path: natural(str(path)))
             found += [made for path in own if (made := _stamped(path, folder))]
         return found
 
@@ -170,9 +192,13 @@ class NetworkFolders:
         new = [file for file in files if _key(file) not in self._known]
         if not new:
             return
-        described = {_key(file): describe(file.path) for file in new}
+        for start in range(0, len(new), _AT_A_TIME):  # so that a list of thousands fills while it is read
+            described = {
+                _key(file): (self._describe or describe)(file.path) for file in new[start : start + _AT_A_TIME]
+            }
+            with self._lock:
+                self._known = {**self._known, **described}
         with self._lock:
-            self._known = {**self._known, **described}
             self._save()
 
     def _save(self) -> None:
@@ -187,6 +213,8 @@ class NetworkFolders:
 
 
 _UNREAD = Described()
+_FIELDS = frozenset(one.name for one in fields(Described))
+"""An entry of a cache that lacks one is an older version's, and its file is read again."""
 
 
 def describe(path: Path) -> Described:
@@ -228,6 +256,7 @@ def described(header: Header) -> Described:
         hash=stated_hash(facts),
         embeddings=tuple(bundled),
         tags=tuple(tag for tag, _ in told.training_tags(facts)[:24]),
+        cover=any(header.metadata.get(name) for name in COVERS),
     )
 
 
@@ -259,7 +288,7 @@ def _load(cache: Path | None) -> dict[str, Described]:
         return {}
     try:
         entries = json.loads(cache.read_text(encoding="utf-8"))
-        return {key: _read_entry(entry) for key, entry in entries.items()}
+        return {key: _read_entry(entry) for key, entry in entries.items() if entry.keys() >= _FIELDS}
     except (ValueError, TypeError, AttributeError, OSError):
         log.warning("%s cannot be read; the networks' headers are read again", cache)
         return {}
@@ -306,3 +335,26 @@ def with_local_names(prompt: str, hashes: Mapping[str, str], local: Mapping[str,
         return f"<lora:{local.get(hashes.get(name, '').lower(), match[1])}{match[2]}"
 
     return re.sub(r"<lora:([^:>]+)([:>])", renamed, prompt)
+
+
+_ADDNET_NAME = re.compile(r"(.*?)\s*\(([0-9a-fA-F]+)\)")
+
+
+def addnet_tags(values: Mapping[str, Any], local: Mapping[str, str]) -> str:
+    """The LoRAs that the extension Additional Networks names in a generation text, as tags: A1111 appends them to a
+    pasted prompt, with the weight of the UNet. Where the text encoder's is another one it is kept too.
+
+    >>> addnet_tags({"AddNet Module 1": "LoRA", "AddNet Model 1": "ink(58dda328598e)", "AddNet Weight A 1": "0.8"}, {})
+    '<lora:ink:0.8>'
+    """
+    tags = []
+    for key, model in values.items():
+        number = key.removeprefix("AddNet Model ")
+        if key == number or values.get(f"AddNet Module {number}") != "LoRA":
+            continue
+        stated = _ADDNET_NAME.fullmatch(str(model))
+        name = local.get(stated[2].lower(), stated[1]) if stated else str(model)
+        unet = str(values.get(f"AddNet Weight A {number}", "1.0"))
+        te = str(values.get(f"AddNet Weight B {number}", unet))
+        tags.append(f"<lora:{name}:{unet}>" if te == unet else f"<lora:{name}:te={te}:unet={unet}>")
+    return "".join(tags)

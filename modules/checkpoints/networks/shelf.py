@@ -16,15 +16,22 @@ ROLES = LORA, HYPERNETWORK = "lora", "hypernetwork"
 class NetworkShelf:
     """The folders below a models folder, as they are whenever somebody asks."""
 
-    def __init__(self, models: Path | None = None, data: Path | None = None, *, extra: Iterable[Path] = ()):
-        """Without ``models`` it is empty. ``data``: where hashes and what headers say are kept. ``extra``: further
-        folders of LoRAs.
+    def __init__(
+        self,
+        models: Path | None = None,
+        data: Path | None = None,
+        *,
+        extra: Iterable[Path] = (),
+        hypernetworks: Iterable[Path] = (),
+    ):
+        """Without ``models`` it is empty. ``data``: where hashes and what headers say are kept. ``extra``,
+        ``hypernetworks``: further folders of LoRAs, and of those.
         """
         loras = [*([models / "Lora", models / "LyCORIS"] if models else []), *extra]
-        hypernetworks = [models / "hypernetworks"] if models else []
+        hypers = [*([models / "hypernetworks"] if models else []), *hypernetworks]
         self._folders = {
             LORA: NetworkFolders(loras, LORA_SUFFIXES, data / "networks.json" if data else None),
-            HYPERNETWORK: NetworkFolders(hypernetworks, (".pt",)),
+            HYPERNETWORK: NetworkFolders(hypers, (".pt",)),
         }
         self._hashes = Hashes(data / "network-hashes.json" if data else None)
         self._data_hashes = DataHashes(data / "network-data-hashes.json" if data else None)

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from modules.storage import atomic
 
 PREVIEWS = ("png", "jpg", "jpeg", "webp", "gif")
 MAX_BYTES = 4 * 2**20
+FOLDER_INDEX = "model_index.json"
 _NAMES = {
     "description": "description",
     "notes": "notes",
@@ -52,6 +54,12 @@ class UserMetadata:
     """Keys of other programs, kept as they are."""
 
 
+def side_base(path: Path) -> Path:
+    """The path whose stem side files share: a model's own; for the index of a folder in diffusers' layout, beside that
+    folder."""
+    return path.parent.with_name(f"{path.parent.name}.folder") if path.name == FOLDER_INDEX else path
+
+
 def read_user(model: Path) -> UserMetadata:
     """What ``STEM.json`` says; one that cannot be read says nothing."""
     table = _table(model.with_suffix(".json"))
@@ -69,6 +77,10 @@ def write_user(model: Path, chosen: UserMetadata) -> Path:
     path = model.with_suffix(".json")
     if path == model:
         raise UserError(f"{model.name} is no model", field="file")
+    if path.exists() and not _is_table(path):
+        raise UserError(
+            f"{path.name} beside the file cannot be read, so nothing is written over it", hint="mend it or remove it"
+        )
     table: dict[str, Any] = {**_table(path), **chosen.others}
     for name, key in _NAMES.items():
         value = getattr(chosen, name)
@@ -97,6 +109,8 @@ class Downloaded:
     prompts: tuple[str, str] = ("", "")
     """Positive and negative, of the first picture that has them."""
     url: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What StabilityMatrix begins with for the model: numbers by the names of our parameters."""
 
 
 def read_downloaded(model: Path) -> Downloaded:
@@ -117,7 +131,7 @@ def _civitai(table: Mapping[str, Any]) -> Downloaded | None:
         version=_text(table.get("name")),
         base_model=_text(table.get("baseModel")),
         trained_words=_words(table.get("trainedWords")),
-        description=_text(table.get("description")),
+        description=plain(_text(table.get("description"))),
         prompts=(_text(pair[0]), _text(pair[1])),
         url=f"https://civitai.com/models/{number}" if isinstance(number, int) else "",
     )
@@ -129,15 +143,24 @@ def _cm(table: Mapping[str, Any]) -> Downloaded:
         version=_text(table.get("VersionName")),
         base_model=_text(table.get("BaseModel")),
         trained_words=_words(table.get("TrainedWords")),
-        description=_text(table.get("ModelDescription")),
+        description=plain(_text(table.get("ModelDescription"))),
+        defaults=_defaults(table.get("InferenceDefaults")),
     )
 
 
+def _defaults(table: Any) -> dict[str, Any]:
+    names = {"Steps": "steps", "CfgScale": "cfg_scale", "Width": "width", "Height": "height"}
+    return {names[key]: value for key, value in table.items() if key in names} if isinstance(table, Mapping) else {}
+
+
 def read_description(model: Path) -> str:
-    """``STEM.txt``, else ``STEM.description.txt``."""
+    """``STEM.txt``, else ``STEM.description.txt``; what cannot be read says nothing."""
     for path in (model.with_suffix(".txt"), model.with_suffix(".description.txt")):
-        if path.is_file() and path.stat().st_size <= MAX_BYTES:
-            return path.read_text(encoding="utf-8", errors="replace")
+        try:
+            if path.is_file() and path.stat().st_size <= MAX_BYTES:
+                return path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
     return ""
 
 
@@ -151,9 +174,20 @@ def preview_name(stem: str, names: Container[str]) -> str:
     return next((name for name in candidates if name in names), "")
 
 
-def write_preview(model: Path, image: Image.Image, infotext: str = "") -> Path:
-    """Keep a picture as a LoRA's or a checkpoint's preview, with the text that tells how it was made."""
-    path, info = model.with_suffix(".png"), PngInfo()
+def preview_of(model: Path) -> Path | None:
+    """The picture that is shown for a model; None: there is none."""
+    names = [f"{model.stem}{middle}.{suffix}" for middle in ("", ".preview") for suffix in PREVIEWS]
+    return next((path for name in names if (path := model.with_name(name)).is_file()), None)
+
+
+def write_preview(model: Path, image: Image.Image, infotext: str = "", *, middle: str = "") -> Path:
+    """Keep a picture as a model's preview, with the text that tells how it was made. ``middle``: ".preview" for
+    embeddings and hypernetworks, as the reference has it; a picture that is shown before that one is replaced.
+    """
+    path, info = model.with_suffix(f"{middle}.png"), PngInfo()
+    shown = model.with_suffix(".png")
+    if middle and shown != model and shown.exists():
+        path = shown
     if infotext:
         info.add_text("parameters", infotext)
     data = io.BytesIO()
@@ -175,6 +209,41 @@ def _table(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        return not path.stat().st_size or isinstance(json.loads(path.read_text(encoding="utf-8-sig")), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+class _Words(HTMLParser):
+    """The words of a piece of HTML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("p", "br", "li", "div", "h1", "h2", "h3", "tr") and self.found:
+            self.found.append("\n")
+
+
+def plain(html: str) -> str:
+    """A downloader's description without its markup.
+
+    >>> plain("<p>Draws <b>ink</b>.</p><p>Use &lt; 1.</p>")
+    'Draws ink.\\nUse < 1.'
+    """
+    words = _Words()
+    words.feed(html)
+    words.close()
+    lines = (" ".join(line.split()) for line in "".join(words.found).split("\n"))
+    return "\n".join(line for line in lines if line)
 
 
 def _text(value: Any) -> str:

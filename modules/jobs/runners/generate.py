@@ -35,10 +35,19 @@ class _Turn:
 class GenerationRunner:
     """The `Runner` of "generate" jobs. A job interrupted by a crash continues after the images already saved."""
 
-    def __init__(self, engine: Engine, gallery: Gallery, *, preview_every: int = 1, embed_inputs: bool = False):
+    def __init__(
+        self,
+        engine: Engine,
+        gallery: Gallery,
+        *,
+        preview_every: int = 1,
+        preview_type: str = "Approx cheap",
+        embed_inputs: bool = False,
+    ):
         self._engine = engine
         self._gallery = gallery
         self._preview_every = preview_every
+        self._preview_type = preview_type
         """Steps between previews; 0: none."""
         self._embed_inputs = embed_inputs
         """Whether to embed the input images in the results."""
@@ -60,7 +69,7 @@ class GenerationRunner:
                 infotext=result.infotext,
                 recipe=str(result.recipe),
                 job=job_id,
-                stem=stem,
+                stem="-".join(filter(None, (stem, result.name))),
                 carried=self._engine.inventory.carried(result.recipe) if self._embed_inputs else (),
             )
             size = result.image.size
@@ -68,6 +77,7 @@ class GenerationRunner:
             emit(ImageEvent(images[-1]).to_json())
             if saved.note:
                 on_note(saved.note)
+            result.saved(saved.path)
 
         def on_note(text: str) -> None:
             if text not in notes:
@@ -81,7 +91,7 @@ class GenerationRunner:
             made = before - number * each
             if made < each:
                 tell = _among(steps, number, len(turns), each)
-                watcher = RunCallbacks(tell, on_note, control.cancelled, control.skips)
+                watcher = RunCallbacks(tell, on_note, control.cancelled, control.skips, self._preview_type)
                 take = partial(on_result, stem=turn.stem)
                 self._engine.run(turn.params, take, watcher, made=max(made, 0))
         infotext = images[0].infotext if images else ""

@@ -162,6 +162,11 @@ def _scheduled(f: Facts) -> bool:
     )
 
 
+def _encodes(f: Facts) -> bool:
+    """Whether pictures go into the latents, rather than the other way alone."""
+    return bool(f.params.init or f.params.hires)
+
+
 def _rho(f: Facts) -> float | None:
     own = {"Karras": 7.0, "Polyexponential": 1.0}.get(f.scheduler)
     return f.params.rho if _scheduled(f) and own and f.params.rho not in (0, own) else None
@@ -216,13 +221,13 @@ KEYS: dict[str, Value] = dict(
         _REQUEST.row("sampler"),
         _REQUEST.by_facts("scheduler", _schedule_type),
         _REQUEST.row("cfg_scale"),
-        _place("Image CFG scale"),
+        _INIT.by_facts("image_cfg_scale", _absent),
         _REQUEST.by_facts("seed", lambda f: f.seed),
         _REQUEST.row("face_restorer", lambda p: p.face_restorer if p.restore_faces else None),
         _REQUEST.row("width", lambda p: f"{p.width}x{p.height}"),
         ("Model hash", lambda f: f.model_hash or None),
         _REQUEST.by_facts("checkpoint", lambda f: f.model_name or None),
-        _place("FP8 weight"),
+        _REQUEST.where_changed("fp8_storage"),
         _place("Cache FP16 weight for LoRA"),
         _place("VAE hash"),
         _REQUEST.by_facts("vae", _absent),
@@ -305,8 +310,8 @@ OTHERS: dict[str, Value] = completed(
         _REQUEST.where_changed("pad_cond_uncond", lambda f: not f.params.pad_cond_uncond_v0),
         _REQUEST.where_changed("pad_cond_uncond_v0"),
         _INIT.by_facts("extra_noise", _extra_noise),
-        _place("VAE Encoder"),
-        _place("VAE Decoder"),
+        _REQUEST.where_changed("sd_vae_encode_method", _encodes),
+        _REQUEST.where_changed("sd_vae_decode_method"),
         _taken("uni_pc_variant"),
         _REQUEST.where_changed("uni_pc_skip_type", lambda f: "uni_pc_order" in f.sampler.takes),
         _taken("uni_pc_order"),

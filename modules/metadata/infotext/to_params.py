@@ -69,6 +69,9 @@ _WHOLE: dict[str, Any] = {
 _SILENT = {"Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "User"}
 """Keys that ask for nothing that we do not do."""
 
+_ADDNET = "AddNet "
+"""Keys of the extension Additional Networks, whose LoRAs become tags where a text is pasted."""
+
 
 def params_from(
     parsed: Mapping[str, Any],
@@ -112,11 +115,11 @@ def params_from(
     if whole:
         start = _start_from(parsed, notes)
         changes |= {"hires": _hires_from(parsed, notes), "refiner": _refiner_from(parsed, notes)}
-    known = _PLAIN.keys() | _SILENT | _PASSES
+    known = _PLAIN.keys() | _SILENT | _PASSES | {key for key in parsed if key.startswith(_ADDNET)}
     if whole and (specs := tuple(modifiers)):
         changes["extensions"], keys = from_text(specs, parsed, notes)
         known |= keys
-    foreign = [f"{k}: {v}" for k, v in parsed.items() if whole and k not in known and v != DEFAULTS.get(k)]
+    foreign = [f"{k}: {v}" for k, v in parsed.items() if whole and k not in known and v not in (False, DEFAULTS.get(k))]
     if foreign:
         notes.append(f"not used here: {', '.join(foreign)}")
     return Paste(changes, tuple(notes), start)

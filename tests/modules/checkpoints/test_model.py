@@ -194,10 +194,13 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda t: [t.pop(k) for k in list(t) if k.startswith("first_stage_model.decoder.up")],
         r"lacks decoder\.up\.0",
     ),
-    "instruct-pix2pix": (
-        lambda t: t.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 8, 3, 3)}),
-        "Instruct-pix2pix",
+    "a UNet that sees something else": (
+        lambda t: t.update({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(32, 7, 3, 3)}),
+        "7 input channels",
     ),
+    "only a text encoder": (lambda t: only(t, "text_model.embeddings.token_embedding.weight"), "models/text_encoder"),
+    "a ControlNet": (lambda t: only(t, "control_model.input_blocks.0.0.weight"), "models/ControlNet"),
+    "a Flux model": (lambda t: only(t, "double_blocks.0.img_attn.qkv.weight"), "Flux or SD 3 family, which is not"),
     "something else": (lambda t: only(t, "x"), "not a diffusion model"),
 }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modules.checkpoints.files import Hashes, read_header
 from modules.checkpoints.model import LatentDiffusion
+from modules.checkpoints.networks.side_files import UserMetadata, changed, side_base, write_user
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.checkpoints.vaes import AUTOMATIC, OWN, VaeFolders
@@ -65,6 +66,31 @@ def test_automatic_is_the_file_whose_name_begins_like_the_checkpoints(tmp_path: 
     assert VaeFolders(tmp_path / "none", tmp_path / "none").list() == {}
 
 
+def test_automatic_is_what_the_checkpoints_card_remembers(tmp_path: Path) -> None:
+    """The reference's order: the card's VAE where it is here, None for the checkpoint's own, else the name's."""
+    beside = tmp_path / "Stable-diffusion"
+    touched(
+        beside / "model.safetensors", tmp_path / "VAE" / "model-x.safetensors", tmp_path / "VAE" / "fine.safetensors"
+    )
+    found, checkpoint = folders(tmp_path), beside / "model.safetensors"
+
+    def automatic(vae: str) -> str | None:
+        write_user(checkpoint, changed(checkpoint, vae=vae))
+        path = found.find(AUTOMATIC, checkpoint)
+        return path.name if path else None
+
+    assert automatic("fine.safetensors") == "fine.safetensors"
+    assert automatic(OWN) is None
+    assert automatic(AUTOMATIC) == automatic("gone.safetensors") == automatic("") == "model-x.safetensors"
+    write_user(checkpoint, changed(checkpoint, vae="fine.safetensors"))
+    assert found.find(OWN, checkpoint) is None  # who asks for one gets that one
+    (beside / "diffusers").mkdir()
+    write_user(side_base(beside / "diffusers" / "model_index.json"), UserMetadata(vae="fine.safetensors"))
+    assert (beside / "diffusers.json").is_file()
+    index = beside / "diffusers" / "model_index.json"
+    assert found.find(AUTOMATIC, index) == tmp_path / "VAE" / "fine.safetensors"
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     folder = tmp_path / "Stable-diffusion"
@@ -93,9 +119,13 @@ def test_another_vae_is_put_in_without_loading_the_rest_again_and_taken_out_exac
     assert all(torch.equal(tensor, weights[key]) for key, tensor in again.vae.state_dict().items())
 
 
-def test_the_checkpoints_own_vae_in_a_file_gives_the_same_pictures(store: ModelStore, tmp_path: Path) -> None:
-    """With and without the prefix, leftovers of training beside it."""
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_the_checkpoints_own_vae_in_a_file_gives_the_same_pictures(
+    store: ModelStore, tmp_path: Path, family: str
+) -> None:
+    """With and without the prefix, leftovers of training beside it; the factor of latents is the checkpoint's."""
     prefix = "first_stage_model."
+    write_tiny_checkpoint(store.find("tiny").path, family)
     own = {k: v for k, v in load_file(store.find("tiny").path).items() if k.startswith(prefix)}
     metadata = {"reprise.config": '{"vae": {"norm_groups": 2}}'}
     save_file(own | {"cond.weight": torch.ones(2)}, tmp_path / "VAE" / "a.safetensors", metadata=metadata)

@@ -11,27 +11,38 @@ import pytest
 from modules.errors import UserError
 from modules.extension.host import Host
 from modules.extension.loader import Loader
-from modules.extension.scaffold import write_skeleton
+from modules.extension.scaffold import KINDS, write_skeleton
 
 ROOT = Path(__file__).parents[3]
 
 
-def test_skeleton_is_loaded_and_typed(tmp_path: Path) -> None:
-    place = write_skeleton(tmp_path / "extensions", "my_idea")
+def test_skeletons_of_every_kind_are_loaded_linted_and_formatted(tmp_path: Path) -> None:
+    places = [write_skeleton(tmp_path / "extensions", f"my_{kind}", kind) for kind in KINDS]
     loader = Loader(tmp_path / "extensions", tmp_path, ROOT, process="command")
     loader.load_all(Host())
-    assert loader.extensions["my_idea"].added == ("modifier my_idea",)
-    lint = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--config", str(ROOT / "pyproject.toml"), str(place)],
-        capture_output=True,
-        text=True,
-    )
-    assert lint.returncode == 0, lint.stdout
+    for kind, (permission, _) in KINDS.items():
+        found = loader.extensions[f"my_{kind}"]
+        assert (found.state, found.reason) == ("loaded", "")
+        assert {words.partition(" ")[0] for words in found.added} == {permission}
+    for command in (["check"], ["format", "--check"]):
+        lint = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--config", str(ROOT / "pyproject.toml"), *map(str, places)],
+            capture_output=True,
+            text=True,
+        )
+        assert lint.returncode == 0, lint.stdout
 
 
-def test_skeleton_passes_the_kit_through_the_command(tmp_path: Path) -> None:
-    place = write_skeleton(tmp_path, "my_idea")
-    command = [sys.executable, str(ROOT / "app.py"), "test", "--extension", str(place), "-p", "no:cacheprovider"]
+def test_a_kind_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no kind of extension 'lora'; there are modifier, guidance, sampler"):
+        write_skeleton(tmp_path, "mine", "lora")
+
+
+def test_skeletons_pass_the_kit_through_the_command(tmp_path: Path) -> None:
+    """One of each table that the kit runs; the other modifiers differ from the first in their hooks alone."""
+    places = [write_skeleton(tmp_path, f"my_{kind}", kind) for kind in ("guidance", "sampler", "script", "route")]
+    chosen = [word for place in places for word in ("--extension", str(place))]
+    command = [sys.executable, str(ROOT / "app.py"), "test", *chosen, "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
 

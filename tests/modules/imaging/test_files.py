@@ -332,7 +332,7 @@ def test_bombs_are_refused_before_they_go_off(name: str) -> None:
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(ImageError):
         open_image(BOMBS[name])
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 20.0  # far less on a free core; by the square it would be minutes
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 

@@ -179,3 +179,30 @@ def test_failures_of_several_workers_at_once_are_all_kept(tmp_path: Path) -> Non
     for thread in threads:
         thread.join()
     assert len(read_failures(tmp_path / "failures.json")) == 30
+
+
+def test_extension_that_keeps_memory_of_each_picture_is_named_after_the_third(tmp_path: Path) -> None:
+    """The program's own growth is not laid at its door, and neither is what it lets go of again."""
+    watch, kept, engines = HookWatch(tmp_path), list[bytes](), list[bytes]()
+    said = []
+    for _ in range(4):
+        watch.enter("patient", "finish")
+        watch.enter("", "")
+        engines.append(b"\1" * 50_000_000)
+        watch.leave()
+        watch.leave()
+        watch.enter("leaks", "finish")
+        kept.append(b"\1" * 50_000_000)
+        watch.leave()
+        said.append(watch.made())
+    assert [bool(sentence) for sentence in said] == [False, False, True, False]
+    assert said[2].startswith("extension leaks: it keeps about 4")
+    assert read_failures(tmp_path / "failures.json").keys() == {"leaks"}
+    kept.clear()
+    engines.clear()
+    for _ in range(4):  # a large picture that comes and goes
+        watch.enter("large", "finish")
+        picture = b"\1" * 50_000_000
+        watch.leave()
+        del picture
+        assert watch.made() == ""

@@ -55,7 +55,7 @@ def test_a_broken_file_gives_defaults_is_kept_and_is_told(name: str, tmp_path: P
     assert message.endswith("the old file is kept as settings.json.bad")
     assert (tmp_path / "settings.json.bad").read_bytes() == BROKEN[name]
     assert load(path) == (Settings(), "")
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 20.0  # far less on a free core; by the square it would be minutes
 
 
 def test_a_folder_in_its_place_is_set_aside(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class RoundedAway:
     def text_keys(self, context: torch.Tensor) -> torch.Tensor:
         return context
 
-    def run(self, x: torch.Tensor, emb: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    def run(self, x: torch.Tensor, emb: torch.Tensor, text: torch.Tensor, copies: int = 1) -> torch.Tensor:
         self.batches += len(x) == 4
         return x + 2.0**-9 if len(x) == 4 and self.batches % self.every == 0 else x
 
@@ -129,6 +129,8 @@ class RoundedAway:
 def test_a_difference_that_rounding_hides_nearly_always_is_found(side: int, every: int, alone: bool) -> None:
     """In one of the four draws for each of two groups."""
     device = Device(torch.device("cpu"), torch.float32)
-    model = SimpleNamespace(unet=RoundedAway(every), device=device, name="rare", invariant_shapes={})
+    model = SimpleNamespace(
+        bring_unet=lambda *_: None, unet=RoundedAway(every), device=device, name="rare", invariant_shapes={}
+    )
     texts = [part(1.0, tokens=77)], part(0.0, tokens=60)  # of other lengths: two calls of one condition each
     assert needs_single_image_batches(cast(LatentDiffusion, model), (side, side), 4, *texts) is alone

@@ -15,6 +15,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
@@ -28,7 +29,7 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Cond
 from modules.extension.host import Host
-from modules.params.generation import GenerationParams
+from modules.params.generation import GenerationParams, Init
 from modules.pipeline.plan import Batch, make_plan
 from modules.pipeline.sample import Start, batch_noise, generate
 from modules.pipeline.texts import text_vector
@@ -57,7 +58,7 @@ SPLIT = 4
 """Of the tiny models' pooled text: its width."""
 
 
-Models = dict[tuple[str, bool], LatentDiffusion]
+Models = dict[tuple[str, str], LatentDiffusion]
 Noise = Callable[[LatentDiffusion, Batch], Tensor]
 
 
@@ -78,16 +79,17 @@ def models() -> Models:
     return {}
 
 
-def model_of(models: Models, folder: Path, name: str, *, inpainting: bool = False) -> LatentDiffusion:
+def model_of(models: Models, folder: Path, name: str, variant: str = "") -> LatentDiffusion:
     """With weights large enough that every layer shows; one for both predictions."""
     family, kind = FAMILIES[name]
-    if (family, inpainting) not in models:
-        path = write_tiny_checkpoint(folder / f"{family}.safetensors", family, inpainting=inpainting)
+    if (family, variant) not in models:
+        path = folder / f"{family}.safetensors"
+        write_tiny_checkpoint(path, family, inpainting=variant == "inpainting", pix2pix=variant == "pix2pix")
         found = load(path, Device(torch.device("cpu"), torch.float32, channels_last=False))
         random_weights(found.unet)
         random_weights(found.vae, seed=1)
-        models[family, inpainting] = found
-    found = models[family, inpainting]
+        models[family, variant] = found
+    found = models[family, variant]
     return replace(found, config=found.config.predicting(kind))
 
 
@@ -210,7 +212,7 @@ def test_runs_over_a_picture_agree(name: str, sampler: str, models: Models, tmp_
 def test_inpainting_models_see_mask_and_picture_as_in_diffusers(
     name: str, models: Models, tmp_path: Path, noise: Noise
 ) -> None:
-    model, batch = model_of(models, tmp_path, name, inpainting=True), batch_for("Euler")
+    model, batch = model_of(models, tmp_path, name, "inpainting"), batch_for("Euler")
     kind = StableDiffusionXLInpaintPipeline if model.config.family.vector else StableDiffusionInpaintPipeline
     size = HEIGHT // 8, WIDTH // 8
     mask, masked = torch.zeros(1, 1, *size), torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(3))
@@ -227,4 +229,17 @@ def test_inpainting_models_see_mask_and_picture_as_in_diffusers(
         height=HEIGHT,
     )
     seen = torch.cat([mask, masked], dim=1)
+    assert relative_error(ours(model, batch, image_cond=seen), found[-1]) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a"])
+@pytest.mark.parametrize("image_scale", [1.0, 1.6])
+def test_pix2pix_is_guided_by_picture_and_text_as_in_diffusers(
+    image_scale: float, sampler: str, models: Models, tmp_path: Path, noise: Noise
+) -> None:
+    model = model_of(models, tmp_path, "sd1", "pix2pix")
+    batch = batch_for(sampler, init=Init("0" * 64, image_cfg_scale=image_scale))
+    seen = torch.randn(1, 4, HEIGHT // 8, WIDTH // 8, generator=torch.Generator().manual_seed(3))
+    pipe = pipeline(StableDiffusionInstructPix2PixPipeline, model, sampler)
+    found = theirs(pipe, model, image=seen, image_guidance_scale=image_scale, latents=noise(model, batch))
     assert relative_error(ours(model, batch, image_cond=seen), found[-1]) < 1e-4

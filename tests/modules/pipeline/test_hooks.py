@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,9 +25,12 @@ from modules.devices import Device
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
+from modules.extension.contexts import SamplingPass
 from modules.extension.host import Host, Owner, TagSpec
-from modules.extension.loader import Loader
-from modules.extension.modifier import Modifier, ModifierSpec, Report, SamplingPass, UsedFile, from_text, to_text
+from modules.extension.loader import PRIVATE, Loader
+from modules.extension.manifest import Refused
+from modules.extension.modifier import Modifier, ModifierSpec, Report, UsedFile, from_text, to_text
+from modules.jobs.watchdog import HookWatch
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
 from modules.params.generation import GenerationParams, Hires, ModifierOptions
@@ -201,8 +206,18 @@ def test_replay_leaves_out_what_had_failed(broken: Engine) -> None:
 def test_spoilt_weights_are_found_and_loaded_anew(broken: Engine) -> None:
     before = digest(broken.store.load())
     _, notes = run(broken, extensions=chosen(spoils={}))
-    assert notes == ["extension spoils did not put the model's weights back; the model is loaded anew"]
+    assert notes == ["extension spoils did not put the model's weights or attributes back; the model is loaded anew"]
     assert digest(broken.store.load()) == before
+
+
+def test_leak_is_told_after_the_third_picture(broken: Engine, tmp_path: Path) -> None:
+    engine = Engine(broken.store, broken.host, version="0.0", watch=HookWatch(tmp_path))
+    _, notes = run(engine, batch_count=3, extensions=chosen(leaks={}))
+    assert len(notes) == 1
+    assert re.fullmatch(
+        r"extension leaks: it keeps about \d\d MB more with every picture; memory will run out", notes[0]
+    )
+    sys.modules[f"{PRIVATE}leaks"].KEPT.clear()
 
 
 def test_request_for_what_is_broken_is_done_without_it_and_for_what_is_not_there_refused(broken: Engine) -> None:
@@ -301,7 +316,46 @@ def test_value_in_a_text_that_cannot_be_is_noted() -> None:
     assert to_text([spec("a", [])], chosen(a={"amount": 0.25})) == {"Do a": True, "Do a amount": 0.25}
 
 
-@pytest.mark.parametrize("values", [[], {"a": 1}, {"a": {"b": []}}, {"a": {"b": {}}}])
+def test_keys_of_other_programs_are_read_into_options(store: ModelStore) -> None:
+    part = Host(Owner("mine", "1.0", permissions=frozenset({"modifier"})), reserved=infotext.RESERVED)
+    part.add_modifier(spec("a", []))
+    part.reads_key("ADetailer model", "a", "words")
+    part.reads_key("ADetailer confidence", "a", "amount", lambda text: float(text) / 100)
+    part.reads_key("ADetailer version", "a")
+    host = engine_of(store).host
+    host.take(part)
+    text = "a fox\nSteps: 4, Seed: 1, ADetailer model: face.pt, ADetailer confidence: {}, ADetailer version: 24.1"
+
+    def pasted(text: str) -> infotext.Paste:
+        return infotext.params_from(infotext.read(text), host.samplers, host.schedulers, modifiers=host.modifiers)
+
+    paste = pasted(text.format(30))
+    assert paste.changes["extensions"] == {"a": {"amount": 0.3, "words": "face.pt"}}
+    assert paste.notes == ()
+    paste = pasted(text.format("much"))
+    assert paste.changes["extensions"] == {"a": {"amount": 0.5, "words": "face.pt"}}
+    assert paste.notes == ("Do a: Amount cannot be read; the default stands for it",)
+    assert pasted("a fox\nSteps: 4, Seed: 1, Do a: True, ADetailer model: x").changes["extensions"]["a"]["words"] == ""
+    for key, modifier, name, reason in (
+        ("Steps", "a", "words", "is read already"),
+        ("ADetailer model", "a", "words", "is read already"),
+        ("Other", "a", "wards", "has no option 'wards'"),
+        ("Other", "b", "words", "which it did not add"),
+    ):
+        with pytest.raises(Refused, match=reason):
+            part.reads_key(key, modifier, name)
+
+
+def test_waiting_job_of_a_modifier_that_is_gone_is_done_without_it_and_says_so(store: ModelStore) -> None:
+    engine = engine_of(store, absent={"gone": "its extension mine: it is switched off"})
+    (result,), notes = run(engine, extensions=chosen(gone={"amount": 1}))
+    assert notes == ["made without extension gone: its extension mine: it is switched off"]
+    assert [(used.name, used.failed) for used in result.recipe.extensions] == [
+        ("gone", "its extension mine: it is switched off")
+    ]
+
+
+@pytest.mark.parametrize("values", [[], {"a": 1}, {"a": {"b": [1]}}, {"a": {"b": {}}}])
 def test_extensions_of_a_request_are_objects_of_plain_values(values: Any) -> None:
     with pytest.raises(UserError):
         GenerationParams.from_json({"extensions": values})

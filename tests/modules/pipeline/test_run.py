@@ -74,9 +74,9 @@ def images(
 ) -> list[BatchImage]:
     (batch,) = make_plan(params, host).batches
     hooks = RequestHooks(host, ModifierOptions()).of()
-    with torch.inference_mode(), hooks.patching(lambda model, name: None):
+    with torch.inference_mode(), hooks.patching(lambda model, name, what: None):
         model = hooks.patched(store.load(params.checkpoint))
-        task = Task(model, params.images, callbacks, hooks, hooks, lambda model, name: None)
+        task = Task(model, params.images, callbacks, hooks, hooks, lambda model, name, what: None)
         return list(runner.images(task, batch, runner.init_images(batch.params), numbers))
 
 
@@ -137,7 +137,7 @@ def test_other_checkpoints_are_named_after_their_use(store: ModelStore, host: Ho
 
 def reporter(callbacks: RunCallbacks, batch: Batch, host: Host, store: ModelStore, done: int = 0) -> StepReporter:
     hooks = RequestHooks(host, ModifierOptions()).of()
-    task = Task(store.load(), 2, callbacks, hooks, hooks, lambda model, name: None)
+    task = Task(store.load(), 2, callbacks, hooks, hooks, lambda model, name, what: None)
     return StepReporter(task, batch, lambda latent: to_images(latent[None, :3], floor=True)[0], done)
 
 

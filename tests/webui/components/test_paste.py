@@ -169,4 +169,23 @@ def test_a_lora_is_called_as_it_is_called_here_where_its_hash_is_known(given: Se
     assert not found.notes
 
 
+def test_loras_of_additional_networks_become_tags_behind_the_prompt(given: Services, tmp_path: Path) -> None:
+    """As A1111 reads them: the name without its hash, the weight of the UNet; by the hash, where a file has it here."""
+    given.host.shelf = NetworkShelf(tmp_path)
+    keys = (
+        "AddNet Enabled: True, AddNet Module 1: LoRA, AddNet Model 1: ink_v1(58dda328598e), AddNet Weight A 1: 0.8, "
+        "AddNet Weight B 1: 0.8, AddNet Module 2: LoRA, AddNet Model 2: wet (ab0c3e40), AddNet Weight A 2: 0.5, "
+        "AddNet Weight B 2: 1, AddNet Module 3: ControlNet, AddNet Model 3: edges(0123), AddNet Weight A 3: 1"
+    )
+    found = settings_of_text(given, f"a fox\nSteps: 9, Sampler: Euler, Seed: 3, {keys}")
+    assert found.changes["prompt"] == "a fox\n<lora:ink_v1:0.8><lora:wet:te=1:unet=0.5>"
+    assert not found.notes
+    header = json.dumps({"__metadata__": {"sshs_model_hash": "58dda328598e" + "0" * 52}, "w": _TENSOR}).encode()
+    (tmp_path / "Lora").mkdir()
+    (tmp_path / "Lora" / "brush.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    given.host.shelf.read()
+    found = settings_of_text(given, f"a fox\nSteps: 9, Sampler: Euler, Seed: 3, {keys}")
+    assert str(found.changes["prompt"]).startswith("a fox\n<lora:brush:0.8>")
+
+
 _TENSOR = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import APIRouter, Body, Request
+from starlette.background import BackgroundTask
+from starlette.responses import PlainTextResponse, Response
 
 from modules.errors import NotFound
 from modules.jobs.protocol import Json
@@ -24,9 +26,6 @@ NOT_HERE = {
     "train/hypernetwork": "hypernetworks are not trained here",
     "create/embedding": "embeddings are used here and not made",
     "create/hypernetwork": "hypernetworks are not made here",
-    "server-kill": "no request can end the server; end it in its terminal",
-    "server-restart": "no request can start the server anew; do so in its terminal",
-    "server-stop": "no request can end the server; end it in its terminal",
 }
 """A1111's routes that answer 404, each with the sentence that it says."""
 
@@ -40,6 +39,7 @@ def router(services: Services) -> APIRouter:
     add_progress(routes, services, tasks)
     add_options(routes, services, options)
     add_lists(routes, services, options)
+    add_stop(routes, services)
     for path, sentence in NOT_HERE.items():
         routes.add_api_route(f"/{path}", _absent(sentence), methods=["POST"], name=path)
     internal = APIRouter(prefix="/internal", route_class=Route, default_response_class=WholeJSON, tags=["A1111"])
@@ -69,6 +69,12 @@ def add_options(routes: APIRouter, services: Services, options: Options) -> None
             card = services.card(untitled(str(name)))
             if card.problem:
                 raise Refusal(500, card.problem, field=CHECKPOINT)
+        frozen = services.api.frozen
+        if "all" in frozen or not frozen.isdisjoint(values):
+            named = next((name for name in values if name in frozen), "any")
+            raise Refusal(
+                403, f"this server was started so that nobody can change {named} of the settings", field=named
+            )
         options.change(owner_of(request), values)
         without = ", ".join(unheeded(values)).encode("ascii", "replace").decode()[:2000]
         return WholeJSON(None, headers={"x-without-effect": without} if without else None)
@@ -82,6 +88,30 @@ def add_options(routes: APIRouter, services: Services, options: Options) -> None
     def reload() -> Json:
         """Nothing to do: a checkpoint is loaded when a request needs it."""
         return {}
+
+
+def add_stop(routes: APIRouter, services: Services) -> None:
+    """``/server-stop`` and its fellows, where the server was started with ``--api-server-stop``."""
+
+    def judged(request: Request) -> None:
+        if not services.api.can_stop:
+            raise NotFound("no request can end this server", hint="start it with --api-server-stop to allow that")
+        if not services.is_admin(owner_of(request)):
+            raise Refusal(403, "only an administrator may end the server")
+
+    def stop(request: Request) -> PlainTextResponse:
+        """End the server; jobs that run are queued again and go on at its next start."""
+        judged(request)
+        return PlainTextResponse("Stopping.", background=BackgroundTask(request.app.state.stop))
+
+    def restart(request: Request) -> Response:
+        """501, as in A1111 where nothing would start it again."""
+        judged(request)
+        return Response(status_code=501)
+
+    for path in ("server-stop", "server-kill"):
+        routes.add_api_route(f"/{path}", stop, methods=["POST"], name=path, response_class=PlainTextResponse)
+    routes.add_api_route("/server-restart", restart, methods=["POST"], name="server-restart")
 
 
 def _absent(sentence: str) -> Callable[[], None]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from modules.diffusion.names import resolve, split_sampler
 from modules.errors import UnknownName
+from modules.extension.option_values import stored
 from modules.jobs.protocol import GenerateSpec, Json, Origin, ScriptSpec
 from modules.metadata.infotext.keys import AUTOMATIC
 from modules.params.generation import CONTENTS, RESIZE_MODES, GenerationParams, Init, ModifierOptions
@@ -63,7 +65,7 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
     settings = {**chosen, **given.get("override_settings", {})}
     told, notes, styles = _told(services, given.get("infotext", ""))
     call = called(services.host, tab, given)
-    values = {"hires_denoising_strength": STRENGTH, **_fields(table, with_defaults(table, {}))}
+    values = {"hires_denoising_strength": STRENGTH, "image_cfg_scale": 1.0, **_fields(table, with_defaults(table, {}))}
     values |= values_from(chosen) | told | _fields(table, given)
     values |= _sampler(services, given, told)
     if tab == "txt2img":
@@ -83,8 +85,13 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
         said.append("mask_blur_y has no effect where it differs: a mask is blurred alike in both directions")
     said += [f"the setting {name} has no effect" for name in unheeded(given.get("override_settings", {}))]
     wanted = _grouped(values, hires=bool(given.get("enable_hr", told.get("hires", False))) and tab == "txt2img")
+    extensions = stored(tuple(services.host.modifiers), extensions, partial(_put, services))
     params = GenerationParams.from_json({**wanted, "extensions": extensions})
     return Asked(given, params, call, settings, styles, (*notes, *call.notes, *said))
+
+
+def _put(services: Services, picture: str, field: str) -> str:
+    return services.inputs.put(decoded(picture, field))
 
 
 def _told(services: Services, infotext: str) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
@@ -151,12 +158,13 @@ def _start(services: Services, given: Mapping[str, Any]) -> dict[str, Any]:
     pictures = given.get("init_images")
     if not pictures:
         raise Refusal(404, "Init image not found", field="init_images")
-    put = services.inputs.put
-    values: dict[str, Any] = {"image": ",".join(put(decoded(str(one), "init_images")) for one in pictures)}
+    put, hosts = services.inputs.put, services.api.image_hosts
+    keys = [put(decoded(str(one), "init_images", hosts)) for one in pictures]
+    values: dict[str, Any] = {"image": ",".join(keys)}
     if len(pictures) > 1:
         values["batch_size"] = len(pictures)
     if given.get("mask"):
-        values["mask_image"] = put(decoded(given["mask"], "mask"))
+        values["mask_image"] = put(decoded(given["mask"], "mask", hosts))
         values["mask_blur"] = given.get("mask_blur", given.get("mask_blur_x", given.get("mask_blur_y", 4)))
     return values
 

@@ -62,7 +62,7 @@ def add_extras(routes: APIRouter, services: Services, tasks: Tasks) -> None:
     """The routes for finished pictures."""
 
     def stored(text: str, name: str, field: str) -> InputImage:
-        data = decoded(text, field)
+        data = decoded(text, field, services.api.image_hosts)
         return InputImage(services.inputs.put(data), name, read_metadata(data)["infotext"] or "")
 
     async def worked_on(request: Request, values: Json, inputs: tuple[InputImage, ...]) -> tuple[list[str], str]:
@@ -96,7 +96,7 @@ def add_extras(routes: APIRouter, services: Services, tasks: Tasks) -> None:
     @routes.post("/png-info")
     def png_info(values: Json = Body()) -> Json:
         """The texts in a picture, and its generation text taken apart."""
-        texts = read_metadata(decoded(_text(values, "image")))
+        texts = read_metadata(decoded(_text(values, "image"), "image", services.api.image_hosts))
         infotext = texts["infotext"] or texts["stealth_infotext"] or ""
         items: dict[str, Any] = dict(texts["items"])
         items |= {"recipe": texts["recipe"]} if texts["recipe"] else {}

@@ -19,6 +19,7 @@ from modules.jobs.protocol import Json
 from modules.pipeline.hires import LATENT_MODES
 from modules.prompt.styles import StyleBook
 from webui import API_ONLY
+from webui.api.sdapi.card_memory import CardMemory
 from webui.api.sdapi.options import CHECKPOINT, Options, untitled
 from webui.api.sdapi.scripts import BOTH, titles, told
 from webui.security.auth import owner_of
@@ -216,7 +217,7 @@ def _add_program(routes: APIRouter, services: Services) -> None:
             "api": True,
             "nowebui": API_ONLY in os.environ,
             "subpath": services.subpath or None,
-            "api_server_stop": False,
+            "api_server_stop": services.api.can_stop,
         }
 
     @routes.get("/extensions")
@@ -235,12 +236,14 @@ def _add_program(routes: APIRouter, services: Services) -> None:
             for one in found
         ]
 
+    card = CardMemory()
+
     @routes.get("/memory")
     def memory() -> Json:
-        """The machine's memory in bytes. That of the card is known to the worker alone."""
+        """The machine's memory in bytes, and the first card's."""
         total, free = _ram()
         ram = {"free": free, "used": total - free, "total": total} if total else {"error": "unavailable"}
-        return dataclasses.asdict(Memory(ram, {"error": "unavailable"}))
+        return dataclasses.asdict(Memory(ram, card.told()))
 
 
 def _ram() -> tuple[int, int]:

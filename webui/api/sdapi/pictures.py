@@ -1,29 +1,50 @@
-"""Pictures as A1111's API carries them: base64, alone or as a data URL. What lies at an address is not fetched."""
+"""Pictures as A1111's API carries them: base64, alone or as a data URL, or an address at a host that is listed."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from modules.errors import ImageError
 from modules.imaging.files import open_header, open_image
 from modules.metadata.image_text import Encoding, encode, read_metadata
 from webui.api.sdapi.route import Refusal
+from webui.outgoing import Outgoing
+
+BLANK = re.compile(r"\s")
+PIECE = 2**20
 
 
-def decoded(text: str, field: str = "image") -> bytes:
-    """The bytes of a picture; raises `Refusal` with A1111's statuses."""
-    if text.lstrip()[:8].lower().startswith(("http://", "https://")):
-        raise Refusal(422, "pictures at addresses are not fetched; send the picture itself, in base64", field=field)
-    head, comma, rest = text.partition(",")
-    data = rest if comma and head.startswith("data:") else text
+def decoded(text: str, field: str = "image", hosts: Sequence[str] = ()) -> bytes:
+    """The bytes of a picture; raises `Refusal` with A1111's statuses. ``hosts``: whence pictures may be fetched."""
+    if text[:20].lstrip().lower().startswith(("http://", "https://")):
+        if not hosts:
+            sentence = "pictures at addresses are not fetched; send the picture itself, in base64"
+            raise Refusal(422, sentence, field=field)
+        data = Outgoing(hosts, "--image-host", field).get(text.strip())
+        open_header(data)
+        return data
     try:
-        picture = base64.b64decode("".join(data.split()), validate=True)
+        picture = from_base64(text)
         open_header(picture)
     except (binascii.Error, ValueError, ImageError) as error:
         raise Refusal(500, "Invalid encoded image", field=field) from error
     return picture
+
+
+def from_base64(text: str) -> bytes:
+    """What a text or data URL holds; raises `ValueError`. Taken piece by piece, so that a large one is not copied."""
+    start = text.find(",", 0, 200) + 1 if text.startswith("data:") else 0
+    if BLANK.search(text, start):
+        text, start = "".join(text[start:].split()), 0
+    out = io.BytesIO()
+    for begin in range(start, len(text), PIECE):
+        out.write(binascii.a2b_base64(text[begin : begin + PIECE], strict_mode=True))
+    return out.getvalue()
 
 
 def encoded(path: Path, encoding: Encoding | None = None) -> str:

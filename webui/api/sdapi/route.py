@@ -9,10 +9,10 @@ from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from modules.errors import RepriseError
+from webui.api.parsed import ParsedRoute
 from webui.security.characters import WholeJSON
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Refusal(RepriseError):
         self.status = status
 
 
-class Route(APIRoute):
+class Route(ParsedRoute):
     """A route whose errors have A1111's shape: ``{error, detail, body, errors}``."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -6,13 +6,18 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Header, Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 from modules.errors import NotFound, UserError
+from modules.extension.option_values import IMAGE, MASK, named, stored
 from modules.jobs.protocol import (
     EXTRAS,
     GENERATE,
@@ -25,11 +30,14 @@ from modules.jobs.protocol import (
     ScriptSpec,
     spec_from_json,
 )
+from modules.params.generation import GenerationParams
 from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
 from webui.api.v1.events import PATH, last_id, stream, told_output
-from webui.api.v1.openapi import REQUEST, TAGS
+from webui.api.v1.openapi import INPUT, REQUEST, TAGS
+from webui.api.v1.webhooks import Webhooks
 from webui.security.auth import owner_of
+from webui.security.bodies import IN_SCOPE
 from webui.services import JobView, Services
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -43,17 +51,21 @@ MOST = 1000
 _KEY = re.compile(r"[\x20-\x7e]{1,200}")
 
 
-def add_jobs(routes: APIRouter, services: Services) -> None:
+def add_jobs(routes: APIRouter, services: Services, webhooks: Webhooks) -> None:
     """``/jobs`` and what lies below it, and ``/inputs``."""
 
-    @routes.post("/inputs", status_code=201, tags=[TAGS.jobs])
-    def put_input(values: Json = Body(examples=[{"image": "data:image/png;base64,..."}])) -> Json:
+    @routes.post("/inputs", status_code=201, tags=[TAGS.jobs], openapi_extra=INPUT)
+    async def put_input(request: Request) -> Json:
         """Store a picture that jobs can start from; the answer's ``key`` is its name there, for ``params.init.image``,
-        ``params.init.mask.image`` and the ``inputs`` of Extras."""
-        return {"key": _stored(services, values.get("image"), "image")}
+        ``params.init.mask.image`` and the ``inputs`` of Extras. In JSON, or as a form with a file called ``image``."""
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            values: Mapping[str, Any] = request.scope.get(IN_SCOPE, {})
+            return {"key": await asyncio.to_thread(_stored, services, values.get("image"), "image")}
+        data = await _uploaded(request)
+        return {"key": await asyncio.to_thread(services.inputs.put, data)}
 
     @routes.post("/jobs", status_code=202, tags=[TAGS.jobs], openapi_extra=REQUEST)
-    def submit(
+    async def submit(
         request: Request,
         response: Response,
         values: Json = Body(),
@@ -61,13 +73,12 @@ def add_jobs(routes: APIRouter, services: Services) -> None:
     ) -> Json:
         """Queue a job and give its number at once. With an ``Idempotency-Key`` that was used before, the job of then is
         given, and 422 where that asked for something else."""
-        owner, spec = owner_of(request), read_spec(services, values)
-        name = _name(owner, idempotency_key)
-        job = services.submit(owner, spec, name)
-        if name and not _same(job.spec, services.prepared(spec).to_json(), values):
-            raise UserError(
-                "this Idempotency-Key was used for another request", hint="take a new one", field="Idempotency-Key"
-            )
+        owner = owner_of(request)
+        url = webhooks.check(values["webhook"]) if values.get("webhook") is not None else ""
+        job = await asyncio.to_thread(_submitted, services, owner, values, _name(owner, idempotency_key))
+        if url and job.state in ("queued", "running"):
+            await asyncio.to_thread(webhooks.note, owner, job.id, url)
+            webhooks.follow(services, job.id, told_job)
         response.headers["location"] = f"{PATH}/{job.id}"
         return told_job(services, job)
 
@@ -125,6 +136,41 @@ def add_jobs(routes: APIRouter, services: Services) -> None:
         services.queue.skip(owner, job_id)
         return told_job(services, services.queue.get(job_id, owner))
 
+    @routes.post("/jobs/{job_id}/finish", tags=[TAGS.jobs])
+    def finish(request: Request, job_id: str) -> Json:
+        """Stop a job behind the image at hand, or the batch that it is in. One that waits is stopped at once."""
+        owner = owner_of(request)
+        services.queue.finish(owner, job_id)
+        return told_job(services, services.queue.get(job_id, owner))
+
+
+def _submitted(services: Services, owner: str, values: Json, name: str) -> JobView:
+    spec = read_spec(services, values)
+    job = services.submit(owner, spec, name)
+    if name and not _same(job.spec, services.prepared(spec).to_json(), values):
+        raise UserError(
+            "this Idempotency-Key was used for another request", hint="take a new one", field="Idempotency-Key"
+        )
+    return job
+
+
+async def _uploaded(request: Request) -> bytes:
+    """The one file of a form."""
+    try:
+        form = await request.form(max_files=1, max_fields=8)
+    except (HTTPException, ValueError, LookupError) as error:  # names that are no UTF-8, say
+        reason = error.detail if isinstance(error, HTTPException) else str(error)
+        raise UserError(
+            f"the form cannot be read: {reason}", hint="send one file, called image", field="image"
+        ) from error
+    try:
+        file = form.get("image")
+        if not isinstance(file, UploadFile):
+            raise UserError("there is no picture in the form", hint="send one file, called image", field="image")
+        return await file.read()
+    finally:
+        await form.close()
+
 
 def read_spec(services: Services, values: Mapping[str, Any]) -> JobSpec:
     """The job that a request describes; pictures within it, as data URLs, are stored. Raises `UserError`."""
@@ -143,12 +189,24 @@ def read_spec(services: Services, values: Mapping[str, Any]) -> JobSpec:
     spec = spec_from_json({"params": {}, **said, "kind": kind, **Origin(tab=_tab(kind, said)).to_json()})
     if isinstance(spec, ExtrasSpec) and not spec.inputs:
         raise UserError("there is no picture to work on", hint="send some as inputs", field="inputs")
+    if isinstance(spec, (GenerateSpec, ScriptSpec)):
+        spec = replace(spec, params=_with_option_images(services, spec.params))
     if isinstance(spec, (GenerateSpec, ScriptSpec)) and (init := spec.params.init):
         for key in init.images or ("",):
             services.inputs.path(key)
         if init.mask:
             services.inputs.path(init.mask.image, field="init.mask.image")
     return spec
+
+
+def _with_option_images(services: Services, params: GenerationParams) -> GenerationParams:
+    """The request with the pictures in options of modifiers stored; those that are named by a hash are there."""
+    specs = tuple(services.host.modifiers)
+    chosen = stored(specs, params.extensions, partial(_stored, services))
+    for spec, option, value in named(specs, chosen):
+        if option.kind in (IMAGE, MASK):
+            services.inputs.path(value, field=f"extensions.{spec.name}.{option.name}")
+    return params.changed(extensions=chosen)
 
 
 def _tab(kind: str, said: Mapping[str, Any]) -> str:
@@ -159,7 +217,7 @@ def _tab(kind: str, said: Mapping[str, Any]) -> str:
 
 def _with_inputs(services: Services, init: Mapping[str, Any], field: str) -> Json:
     found = dict(init)
-    if str(found.get("image", "")).startswith("data:"):
+    if str(found.get("image", "")).lower().startswith(("data:", "http://", "https://")):
         found["image"] = _stored(services, found["image"], f"{field}.image")
     if isinstance(found.get("mask"), Mapping):
         found["mask"] = _with_inputs(services, found["mask"], f"{field}.mask")
@@ -182,7 +240,7 @@ def _stored(services: Services, picture: Any, field: str) -> str:
     if not isinstance(picture, str) or not picture:
         raise UserError("there is no picture", hint="send it in base64, or as a data URL", field=field)
     try:
-        return services.inputs.put(decoded(picture, field))
+        return services.inputs.put(decoded(picture, field, services.api.image_hosts))
     except Refusal as error:
         raise UserError(
             f"{field} is no picture that can be read", hint="send the file in base64", field=field

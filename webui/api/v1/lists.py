@@ -9,7 +9,7 @@ from webui.api.v1.openapi import TAGS
 from webui.security.auth import owner_of
 from webui.services import Services
 
-MOST = 500
+MOST, MOST_WORDS = 500, 20
 
 
 def add_lists(routes: APIRouter, services: Services) -> None:
@@ -26,7 +26,13 @@ def add_lists(routes: APIRouter, services: Services) -> None:
                     "file": card.file_name,
                     "family": card.family,
                     "prediction": card.prediction,
+                    "zero_terminal_snr": card.zero_terminal_snr,
                     "native_size": card.native_size,
+                    "kind": card.kind,
+                    "preset": card.preset.values(),
+                    "trigger_words": list(card.trigger_words),
+                    "description": card.description,
+                    "notes": card.choices.notes,
                     "bytes": card.nbytes,
                     "sha256": card.sha256,
                     "problem": card.problem,
@@ -42,11 +48,12 @@ def add_lists(routes: APIRouter, services: Services) -> None:
         return {name: list(table()) for name, table in services.tables().items()}
 
     @routes.get("/history", tags=[TAGS.files])
-    def history(request: Request, before: int = 0, after: int = 0, limit: int = 60) -> Json:
-        """The pictures that you made, the newest first: older than number ``before``, or newer than ``after``."""
+    def history(request: Request, before: int = 0, after: int = 0, limit: int = 60, q: str = "") -> Json:
+        """The pictures that you made, the newest first: older than number ``before``, or newer than ``after``. ``q``:
+        words that are all in a prompt or in the checkpoint's name. ``count`` is the number of all that you made."""
         bounds = {"before": _number(before), "after": _number(after), "limit": max(1, min(limit, MOST))}
         owner = owner_of(request)
-        found = services.history.page(owner, **bounds)
+        found = services.history.page(owner, **bounds, words=q.split()[:MOST_WORDS])
         pictures = [
             {
                 "number": one.number,

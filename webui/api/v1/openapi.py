@@ -52,6 +52,21 @@ REQUEST: Json = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}, "examples": EXAMPLES}},
     }
 }
+INPUT: Json = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/Input"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "contentMediaType": "application/octet-stream"}},
+                }
+            },
+        },
+    }
+}
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -79,8 +94,12 @@ def _property(option: Option) -> Json:
     told = [option.help] if option.help else []
     if isinstance(option.choices, tuple):
         found["enum"] = list(option.choices)
-    elif option.choices:
+    elif isinstance(option.choices, str):
         told.append(f"one of the list {option.choices} of GET /api/v1/choices")
+    if option.kind in ("image", "mask"):
+        told.append("a stored picture by its SHA-256, or a picture as a data URL")
+    elif option.kind:
+        told.append(f"one of the list {option.kind} of GET /api/v1/choices")
     if told:
         found["description"] = "; ".join(told)
     found |= {"minimum": option.lo} if option.lo is not None else {}
@@ -117,7 +136,18 @@ def schemas() -> Json:
             "inputs": {"type": "array", "items": one, "description": "of Extras: the pictures to work on"},
             "script": {"type": "string", "description": "of a script: its name"},
             "options": {"type": "object", "description": "of a script: its options"},
+            "webhook": {
+                "type": ["string", "null"],
+                "description": "an address that gets the job, as GET tells it, by POST once it has ended; its host is "
+                "one that an administrator listed",
+            },
         },
+    }
+    found["Input"] = {
+        "type": "object",
+        "required": ["image"],
+        "properties": {"image": {"type": "string", "description": "in base64, or a data URL"}},
+        "examples": [{"image": "data:image/png;base64,..."}],
     }
     found["Error"] = {
         "type": "object",

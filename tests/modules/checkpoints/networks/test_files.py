@@ -94,6 +94,25 @@ def test_alpha_stands_in_the_file_beside_a_peft_adapter(tmp_path: Path) -> None:
     assert scale_of(read(path)) == 3.0
 
 
+def test_loha_and_lokr_of_peft_are_scaled_by_the_rank_that_is_stated(tmp_path: Path) -> None:
+    """PEFT divides alpha by the rank of the configuration, where LoKr keeps whole matrices too."""
+    path = tmp_path / "adapter_model.safetensors"
+    loha = {name: torch.ones(3, 2) if name.endswith("a") else torch.ones(2, 3) for name in _LOHA}
+    lokr = {"lokr_w1": torch.ones(2, 2), "lokr_w2": torch.ones(3, 3)}
+    for parts in (loha, lokr):
+        save_file({f"base_model.model.{DOTTED}.{name}": tensor for name, tensor in parts.items()}, path)
+        for stated, wanted in (
+            ({"r": 4, "alpha": 2}, 0.5),
+            ({"r": 4, "alpha": 2, "rank_pattern": {"to_q": 8}, "alpha_pattern": {"to_q": 16}}, 2.0),
+            ({"alpha": 2}, 1.0),
+        ):
+            (tmp_path / "adapter_config.json").write_text(json.dumps(stated), encoding="utf-8")
+            assert scale_of(read(path)) == wanted
+
+
+_LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+
+
 def test_pickles_are_read_without_running_them(tmp_path: Path) -> None:
     parts = {"lora_up.weight": UP.half(), "lora_down.weight": DOWN, "alpha": torch.tensor(1.0)}
     tensors = {f"{QUERY}.{part}": tensor for part, tensor in parts.items()}

@@ -77,6 +77,14 @@ def test_ia3_of_peft_multiplies_inputs_or_outputs(shape: tuple[int, int]) -> Non
     torch.testing.assert_close(weight + change(ia3_l=factor).weight_delta(weight, 1.0), weight * factor)
 
 
+def test_ia3_of_peft_over_a_convolution_multiplies_the_side_that_its_length_is_of() -> None:
+    """PEFT keeps the factor of outputs as (1, out, 1, 1) and turns it; that of inputs lies as it is."""
+    weight = random(1, 6, 4, 3, 3)
+    outputs, inputs = random(2, 1, 6, 1, 1), random(3, 1, 4, 1, 1)
+    for factor, wanted in ((outputs, weight * outputs.reshape(6, 1, 1, 1)), (inputs, weight * inputs)):
+        torch.testing.assert_close(weight + change(ia3_l=factor).weight_delta(weight, 1.0), wanted)
+
+
 def test_ia3_over_a_convolution_is_per_channel() -> None:
     weight, factor = random(1, 6, 4, 3, 3), random(2, 4)
     delta = change(weight=factor, on_input=torch.tensor(True)).weight_delta(weight, 0.5)

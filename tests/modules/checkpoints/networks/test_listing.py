@@ -127,7 +127,8 @@ def test_cards_are_found_by_words_folders_and_families(tmp_path: Path) -> None:
     assert names(family="SD1") == ["felix", "plain"]
     assert names(family="SDXL") == ["plain", "xl"]
     assert names(sort="Name") == ["felix", "plain", "xl"]
-    assert [card.folder for card in cards] == ["animals", "", ""]
+    assert names(folder="Lora/animals") == ["felix"] and len(names(folder="Lora")) == 3 and not names(folder="Lora/a")
+    assert [card.folder for card in cards] == ["Lora/animals", "Lora", "Lora"]
 
 
 def test_a_hypernetworks_card_writes_its_tag(tmp_path: Path) -> None:

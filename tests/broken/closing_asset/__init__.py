@@ -1,0 +1,2 @@
+def register(host):
+    host.add_asset("closing.css")

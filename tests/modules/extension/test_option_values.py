@@ -1,0 +1,207 @@
+"""Options that stand for pictures and files, units, and choices that depend on others: everywhere a request goes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+
+from modules.builtin import register
+from modules.checkpoints.files import Hashes
+from modules.checkpoints.store import ModelStore
+from modules.checkpoints.tiny import write_tiny_checkpoint
+from modules.devices import Device
+from modules.engine import Engine, Result, RunCallbacks
+from modules.errors import UserError
+from modules.extension.host import Host
+from modules.extension.manifest import Refused
+from modules.extension.modifier import Modifier, ModifierSpec
+from modules.extension.option_values import ModelFile, StoredImage, stored
+from modules.gallery.inputs import InputStore
+from modules.metadata import infotext
+from modules.metadata import recipe as recipes
+from modules.params.generation import GenerationParams, ModifierOptions
+from modules.params.lists import options_list
+from modules.params.options import Dependent, option
+from modules.replay import replay_recipe
+
+PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=1, seed=7, subseed=1)
+MODULES = {"canny": ("a", "b"), "depth": ("b", "c")}
+
+
+@dataclass(frozen=True)
+class Unit:
+    picture: str = option("", "Picture", kind="image")
+    weight: float = option(1.0, "Weight", lo=0.0, hi=2.0, step=0.05)
+    module: str = option("canny", "Module", choices=tuple(MODULES))
+    model: str = option("a", "Model", choices=Dependent(("module",), lambda module: MODULES[module]))
+
+
+@dataclass(frozen=True)
+class Options:
+    area: str = option("", "Area", kind="mask")
+    detector: str = option("", "Detector", kind="file:detectors")
+    units: tuple[Unit, ...] = options_list(Unit, "Unit", most=2)
+
+
+class Pastes(Modifier):
+    """Blends the pictures of its units over the image, within the area."""
+
+    def __init__(self, options: Options):
+        self.options = options
+
+    def finish(self, image: Image.Image) -> Image.Image:
+        whole = image
+        for unit in self.options.units:
+            assert isinstance(unit.picture, StoredImage)
+            whole = Image.blend(whole, unit.picture.open().resize(image.size), unit.weight / 2)
+        assert isinstance(self.options.area, StoredImage)
+        if self.options.area:
+            whole = Image.composite(whole, image, self.options.area.open().convert("L").resize(image.size))
+        assert isinstance(self.options.detector, ModelFile)
+        if self.options.detector.path:
+            level = self.options.detector.path.read_bytes()[0]
+            whole = ImageChops.add(whole, Image.new("RGB", whole.size, (level, 0, 0)))
+        return whole
+
+
+SPEC = ModifierSpec("pastes", "Pastes", Options, Pastes)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    write_tiny_checkpoint(tmp_path / "models" / "tiny.safetensors")
+    (tmp_path / "models" / "detectors" / "sub").mkdir(parents=True)
+    (tmp_path / "models" / "detectors" / "sub" / "face.pt").write_bytes(b"\x20")
+    host = Host(models=tmp_path / "models")
+    register(host)
+    host.add_modifier(SPEC)
+    store = ModelStore(tmp_path / "models", Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny")
+    return Engine(store, host, version="0.0", inputs=InputStore(tmp_path / "inputs"))
+
+
+def run(engine: Engine, options: dict[str, Any]) -> tuple[Result, list[str]]:
+    results: list[Result] = []
+    notes: list[str] = []
+    params = GenerationParams.from_json({**PARAMS.to_json(), "extensions": {"pastes": options}})
+    engine.run(params, results.append, RunCallbacks(on_note=notes.append))
+    return results[0], notes
+
+
+def test_pictures_files_and_units_go_from_json_to_recipe_and_replay(engine: Engine, tmp_path: Path) -> None:
+    assert engine.inputs
+    red, white = engine.inputs.put(Image.new("RGB", (8, 8), "red")), engine.inputs.put(Image.new("L", (8, 8), 255))
+    plain, _ = run(engine, {})
+    units = [{"picture": red, "weight": 2.0, "module": "depth", "model": "c"}]
+    result, notes = run(engine, {"units": units, "area": white, "detector": "sub/face.pt"})
+    assert notes == []
+    assert result.image.tobytes() == Image.new("RGB", (64, 64), (255, 0, 0)).tobytes() != plain.image.tobytes()
+    files = {(file.role, file.name) for file in result.recipe.files}
+    assert {("image", f"{red[:12]}.png"), ("mask", f"{white[:12]}.png"), ("file:detectors", "sub/face.pt")} < files
+    assert set(result.recipe.inputs) == {red, white}
+    recorded = recipes.read(str(result.recipe))
+    assert replay_recipe(engine, recorded).verdict.kind == "identical"
+    (tmp_path / "models" / "detectors" / "sub" / "face.pt").rename(tmp_path / "models" / "detectors" / "other.pt")
+    assert replay_recipe(engine, recorded).verdict.kind == "identical"
+    (tmp_path / "models" / "detectors" / "other.pt").write_bytes(b"\x21")
+    verdict = replay_recipe(engine, recorded).verdict
+    assert str(verdict).startswith("cannot, because file:detectors sub/face.pt")
+
+
+def test_units_are_written_side_by_side_and_read_back(engine: Engine) -> None:
+    host = engine.host
+    spec = host.modifiers.get("pastes")
+    options = spec.chosen(ModifierOptions.from_json({"pastes": {"units": [{"weight": 0.5}, {}]}})["pastes"])
+    assert options["units_1_on"] is True and options["units_2_on"] is True and options["units_1_weight"] == 0.5
+    params = PARAMS.changed(extensions=ModifierOptions({"pastes": options}))
+    assert GenerationParams.from_json(json.loads(json.dumps(params.to_json()))) == params
+    sampler = host.samplers.get("Euler a")
+    text = infotext.write(params, seed=7, subseed=1, sampler=sampler, scheduler="Automatic", modifiers=[spec])
+    assert "Pastes unit 1: True" in text and "Pastes unit 1 weight: 0.5" in text
+    paste = infotext.params_from(infotext.read(text), host.samplers, host.schedulers, modifiers=[spec])
+    assert ModifierOptions(paste.changes["extensions"]) == params.extensions
+    axis = host.axes()["Pastes: unit 1 weight"]
+    assert axis.set(PARAMS, 0.25).extensions["pastes"]["units_1_weight"] == 0.25
+    made = spec.made(options)
+    assert isinstance(made, Pastes)
+    assert made.options.units == (Unit(weight=0.5), Unit())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"area": "fox.png"}, "Area must be a stored picture by its SHA-256, not 'fox.png'"),
+        ({"area": "0" * 64}, "there is no stored picture 000000000000"),
+        ({"detector": "none.pt"}, "Detector: there is no file 'none.pt' in detectors"),
+        ({"units": [{"module": "canny", "model": "c"}]}, "Unit 1 model must be one of a, b, not 'c'"),
+        ({"units": [{}, {}, {}]}, "Pastes has no option 'units_3_on'"),
+        ({"units": [[]]}, "must be an object of plain values"),
+    ],
+)
+def test_what_cannot_be_is_said_with_its_option(engine: Engine, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        run(engine, options)
+    assert words in str(error.value)
+
+
+def test_pictures_that_are_given_as_such_are_stored(engine: Engine) -> None:
+    sha256 = "a" * 64
+    chosen = ModifierOptions({"pastes": {"area": "mine.png", "units_2_picture": sha256, "units_1_picture": ""}})
+    asked: list[tuple[str, str]] = []
+
+    def put(value: str, field: str) -> str:
+        asked.append((value, field))
+        return "b" * 64
+
+    specs = tuple(engine.host.modifiers)
+    assert stored(specs, chosen, put)["pastes"] == {
+        "area": "b" * 64,
+        "units_1_picture": "",
+        "units_2_picture": sha256,
+    }
+    assert asked == [("mine.png", "extensions.pastes.area")]
+
+
+def test_files_are_listed_for_the_page(engine: Engine) -> None:
+    assert list(engine.host.file_tables()["file:detectors"]()) == ["", "sub/face.pt"]
+
+
+@dataclass(frozen=True)
+class NumberPicture:
+    picture: int = option(0, "Picture", kind="image")
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    model: str = option("", "Model", kind="file:../secret")
+
+
+@dataclass(frozen=True)
+class Lost:
+    model: str = option("a", "Model", choices=Dependent(("module",), lambda module: ("a",)))
+
+
+@dataclass(frozen=True)
+class Fails:
+    module: str = option("a", "Module")
+    model: str = option("a", "Model", choices=Dependent(("module",), lambda module: module.nothing))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (NumberPicture, "is a 'image'; there are image, mask and file:FOLDER, of str"),
+        (Elsewhere, "is a 'file:../secret'"),
+        (Lost, "depends on 'module'"),
+        (Fails, "the choices of the option 'model' of the modifier 'odd' fail"),
+    ],
+)
+def test_declarations_that_cannot_work_are_refused(options: type, words: str) -> None:
+    with pytest.raises(Refused) as error:
+        Host().add_modifier(ModifierSpec("odd", "Odd", options, lambda _: Modifier()))
+    assert words in str(error.value)

@@ -1,0 +1,96 @@
+"""Places on the page at which extensions create components, and how these read and fill the tab's form."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from modules.errors import RepriseError
+from webui.components.contained import contained
+from webui.context import Page
+from webui.events import AT_ONCE
+from webui.forms import Form
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[..., Any]
+"""``(values, *inputs) -> changes``, or ``(changes, *outputs)``."""
+
+
+class SlotPage:
+    """What an extension's function receives at its place (see `modules.extension.page.SlotPage`). Events are wired
+    when the page is complete, for the form has components behind this place too.
+    """
+
+    def __init__(self, place: str, extension: str, form: Form[Any] | None):
+        self.tab = place.partition(".")[0]
+        self.place, self.extension = place, extension
+        self._form = form
+        self._wishes: list[tuple[Callable[..., Any], Handler, Sequence[Any], Sequence[Any]]] = []
+
+    def on(
+        self,
+        trigger: Callable[..., Any],
+        handler: Handler,
+        inputs: Sequence[Any] = (),
+        outputs: Sequence[Any] = (),
+    ) -> None:
+        """Call ``handler(values, *inputs)`` at an event; what it returns goes into the form and ``outputs``."""
+        self._wishes.append((trigger, handler, inputs, outputs))
+
+    def wire(self) -> None:
+        """Wire what was asked for."""
+        fields = self._form.components if self._form else []
+        for trigger, handler, inputs, outputs in self._wishes:
+            fill = self._filler(handler, len(outputs))
+            trigger(fill, [*inputs, *fields], [*outputs, *fields], **AT_ONCE)
+
+    def _filler(self, handler: Handler, others: int) -> Any:
+        form = self._form
+        names = form.names if form else ()
+
+        async def on_event(*values: Any) -> list[Any]:
+            count = len(values) - len(names)
+            named = dict(zip(names, values[count:], strict=True))
+            try:
+                answer: Any = await asyncio.to_thread(handler, named, *values[:count])
+            except RepriseError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+            except Exception as error:
+                logger.warning("extension %s failed in its place on the page", self.extension, exc_info=True)
+                sentence = f"extension {self.extension} failed ({type(error).__name__}: {error})"
+                raise gr.Error(sentence, print_exception=False) from None
+            changes, own = (answer[0], list(answer[1:])) if others else (answer, [])
+            filled = [(changes or {}).get(name, gr.skip()) for name in names]
+            return [*own, *filled]
+
+        return on_event
+
+
+def place_slots(page: Page, place: str, form: Form[Any] | None = None) -> None:
+    """Create what extensions have for ``place``, here. What fails leaves a sentence and nothing else."""
+    host = page.services.host
+    for name in host.slots.names():
+        extension, _, where = name.partition("/")
+        if where == place:
+            slot = SlotPage(place, extension, form)
+            if contained(f"{extension} ({place})", partial(_built, slot, host.slots.get(name).build)):
+                page.slots.append(slot)
+
+
+def _built(slot: SlotPage, build: Callable[[Any], None]) -> SlotPage:
+    elem_id = f"{slot.place.replace('.', '_')}_slot_{slot.extension}"
+    with gr.Column(elem_id=elem_id, elem_classes="rp-slot", min_width=80):
+        build(slot)
+    return slot
+
+
+def wire_slots(page: Page) -> None:
+    """Wire the events of all places, when the page is complete."""
+    for slot in page.slots:
+        contained(f"{slot.extension} ({slot.place})", slot.wire)
