@@ -182,3 +182,10 @@ class Form(Generic[T]):
         """What a handler returns to fill the form with ``values``; others, and those in ``leave``, stay as they are."""
         flat = self.shape.flat(values)
         return [flat[name] if name in flat and name not in leave else gr.skip() for name in self.names]
+
+    def begin(self, values: Mapping[str, Any]) -> list[Any]:
+        """The same for a page that has just been opened. What the form was built with is not sent once more: that might
+        arrive after a person has typed something else."""
+        built = {name: component.value for name, component in self._components.items()}
+        same = [name for name, value in self.shape.flat(values).items() if name in built and built[name] == value]
+        return self.show(values, leave=same)

@@ -59,9 +59,9 @@ def test_only_float16_has_a_wider_format_to_go_on_in(monkeypatch: pytest.MonkeyP
 
 
 def test_a_card_takes_as_many_as_four_fifths_of_its_free_memory_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (600, 10_000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 700)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 300)  # 400 are kept for what comes
+    monkeypatch.setattr(torch.accelerator, "get_memory_info", lambda _: (600, 10_000))
+    monkeypatch.setattr(torch.accelerator, "memory_reserved", lambda _: 700)
+    monkeypatch.setattr(torch.accelerator, "memory_allocated", lambda _: 300)  # 400 are kept for what comes
     card = Device(torch.device("cuda", 0), torch.float16)
     assert [card.fits(size, most=8) for size in (50, 100, 200, 800, 801)] == [8, 8, 4, 1, 1]
     assert Device(torch.device("cpu"), torch.float32).fits(10**12, most=8) == 8

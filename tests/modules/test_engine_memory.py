@@ -225,10 +225,21 @@ def test_then_the_weights_come_block_by_block(folder: Path) -> None:
 def test_every_way_to_share_a_card_makes_the_same_bytes(engine: Engine, folder: Path, offload: str) -> None:
     changes: dict[str, Any] = {"hires": Hires(upscaler="Lanczos", scale=1.5), "batch_size": 1}
     expected, _ = make(engine, **changes)
-    moving = new_engine(folder, Residence(CPU, Budget(2**30, 2**20), offload, Account()))
+    account = Account()
+    moving = new_engine(folder, Residence(CPU, Budget(2**30, 1_500_000), offload, account))
     results, _ = make(moving, **changes)
     assert pixels(results) == pixels(expected)
     assert results[0].recipe.memory == {}
+    assert "-CLIPText" in account.moved
+
+
+def test_a_card_with_no_room_for_a_whole_picture_gives_it_in_bands_and_says_so(engine: Engine, folder: Path) -> None:
+    changes: dict[str, Any] = {"hires": Hires(upscaler="Lanczos", scale=1.5), "batch_size": 1}
+    expected, _ = make(engine, **changes)
+    (found,), _ = make(new_engine(folder, Residence(CPU, Budget(2**30, 2**20), mover=Account())), **changes)
+    assert found.recipe.memory == {"tiled_encode": 18 * 18, "tiled_decode": 18 * 18}
+    apart = difference(expected[0].image, found.image)
+    assert apart is None or apart.largest <= 1
 
 
 def test_weights_in_8_bits_make_another_picture_which_text_and_recipe_tell(engine: Engine) -> None:

@@ -297,7 +297,7 @@ def wire_jobs(
         found = [job.id for job in jobs]
         if not found:  # forgotten, or of another server: the page is simply new
             begin = page.services.begin("")
-            return [*(form.show(begin) if form else []), "", gr.skip()]
+            return [*(form.begin(begin) if form else []), "", gr.skip()]
         # A seed of -1 was drawn when the job was submitted; the form asks for a new one again.
         filled = form.show(jobs[-1].spec["params"], leave=("seed", "subseed")) if form else []
         return [*filled, " ".join(found), awake(found)]
