@@ -73,6 +73,8 @@ class Card:
     """That its tag gets; 0: it has none."""
     hash: str = ""
     """By which generation texts know it; empty as long as it would have to be computed."""
+    option: str = ""
+    """ "MODIFIER.OPTION" that a click sets to the name, where it writes nothing."""
 
     @property
     def key(self) -> str:
@@ -89,6 +91,31 @@ class Card:
     def is_hidden(self) -> bool:
         """Whether it lies in a folder whose name begins with a dot."""
         return any(part.startswith(".") for part in self.folder.split("/"))
+
+
+@dataclass(frozen=True)
+class FilePage:
+    """Cards of the files in a folder of an extension's own."""
+
+    kind: str
+    label: str
+    name: str
+    """Of the folder, below the models folder."""
+    folder: Path
+    suffixes: tuple[str, ...]
+    insert: str
+    """What a click writes; {name} and {stem} are the file's."""
+    option: str = ""
+    """ "MODIFIER.OPTION" that a click sets instead."""
+
+    def insertion(self, name: str) -> Insertion:
+        """
+        >>> FilePage("cards_x", "X", "x", Path(), (), "<x:{stem}>").insertion("a/face.v2.pt").text
+        '<x:face.v2>'
+        """
+        stem = name.rpartition("/")[2].rpartition(".")[0]
+        parts = re.split(r"(\{name\}|\{stem\})", self.insert)
+        return Insertion("".join({"{name}": name, "{stem}": stem}.get(part, part) for part in parts))
 
 
 class Cards:
