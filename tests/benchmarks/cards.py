@@ -6,8 +6,10 @@ import json
 import logging
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -46,7 +48,7 @@ def measure(count: int, rounds: int) -> None:
             while web.get("/api/v1/networks?limit=1").json()["unread"]:
                 time.sleep(0.1)
             print(f"read in the background after {time.perf_counter() - begin:.1f} s")
-            ways = {name: partial(web.get, path) for name, path in QUESTIONS.items()}
+            ways: dict[str, Callable[[], Any]] = {name: partial(web.get, path) for name, path in QUESTIONS.items()}
             for name, taken in interleaved(ways, rounds).items():
                 print(f"{name}: {_ms(taken)}")
 

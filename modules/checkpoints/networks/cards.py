@@ -152,15 +152,15 @@ class Cards:
         family = side.user.family if side.user.family in FAMILIES[:-1] else ""
         family = family or file.described.family or file.described.stated_family
         description = side.description if side.user.description is None else side.user.description
-        relative = file.path.relative_to(file.folder)
+        place = f"{file.folder.name}/{file.path.relative_to(file.folder).as_posix()}"
         words = (*file.described.tags, *side.downloaded.trained_words, side.user.activation_text, side.user.notes)
         own_weight = side.user.preferred_weight or self._default_weight
-        terms = (str(file.folder.name / relative), digest, name, description, *words)
+        terms = (place, digest, name, description, *words)
         return Card(
             file=file,
             role=role,
             name=name,
-            folder=(file.folder.name / relative).parent.as_posix(),
+            folder=place.rpartition("/")[0],
             family=family,
             user=side.user,
             downloaded=side.downloaded,
@@ -185,7 +185,7 @@ class Cards:
             known = stamp, _Side(user, downloaded, read_description(model) if texts else "")
             self._sides[model] = known
         side, preview = known[1], preview_name(stem, names)
-        return replace(side, preview=preview, preview_ns=names.get(preview, 0))
+        return replace(side, preview=preview, preview_ns=names.get(preview, 0)) if preview else side
 
 
 @dataclass(frozen=True)
