@@ -345,7 +345,9 @@ def build_services(
         vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
-        networks=Library(loader.host.shelf, model_places(args), args.data_dir, naming=naming),
+        networks=Library(
+            loader.host.shelf, model_places(args), args.data_dir, naming=naming, pages=loader.host.file_pages
+        ),
         allowed_hosts=(*args.allowed_host, *_names(args)),
         accounts=Accounts(args.data_dir / "users.db"),
         login=login,

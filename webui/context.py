@@ -124,10 +124,11 @@ class Page:
         """Create a form for a dataclass of options. One for a request includes the options of all extensions and the
         header's controls.
         """
+        given = self.services.tables(), self.services.inputs.put, self.services.inputs.open
         if cls is not GenerationParams:
-            return Form(Shape(cls), self.services.tables(), self.services.inputs.put)
+            return Form(Shape(cls), *given)
         shape: Shape[Any] = with_modifiers(self.services.host.modifiers)
-        made: Form[T] = Form(shape, self.services.tables(), self.services.inputs.put)
+        made: Form[T] = Form(shape, *given)
         made.share(self.shared)
         self.forms.append(made)
         return made

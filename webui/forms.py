@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
+from PIL import Image
 
 from modules.params.options import Dependent, Option, Shape
 from webui.events import AT_ONCE, QUIET
+from webui.html.cards import stored_html
 from webui.i18n import t
 
 T = TypeVar("T")
@@ -21,6 +23,8 @@ Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 Put = Callable[[Path], str]
 """Stores a picture, and returns its name."""
+Look = Callable[[str], Image.Image]
+"""Opens a stored picture by its name; raises `RepriseError`."""
 
 
 def choices_of(option: Option, tables: Tables, values: Mapping[str, Any] | None = None) -> tuple[str, ...] | None:
@@ -67,8 +71,10 @@ def control(option: Option, tables: Tables, values: Mapping[str, Any] | None = N
     return gr.Slider(**{**facts, **whole, **ends, **overrides})
 
 
-def _upload(option: Option, field: Any, put: Put, overrides: Mapping[str, Any]) -> None:
-    """A place to drop a picture, which writes the name of the stored one into ``field``."""
+def _upload(option: Option, field: Any, put: Put, look: Look | None, overrides: Mapping[str, Any]) -> None:
+    """A place to drop a picture, which writes the name of the stored one into ``field``; and a small copy of the one
+    that the field names, however it came there.
+    """
     place = f"{overrides['elem_id']}_picture" if overrides.get("elem_id") else None
     words = t("Choose a mask") if option.kind == "mask" else t("Choose a picture")
     image = gr.Image(label=f"{option.label}: {words}", type="filepath", sources=["upload", "clipboard"], elem_id=place)
@@ -78,6 +84,13 @@ def _upload(option: Option, field: Any, put: Put, overrides: Mapping[str, Any]) 
 
     # Uploads alone are preprocessed: that is where Gradio makes sure that a path is an upload of its own.
     image.change(stored, image, field, **{**QUIET, "queue": False})
+    if look:
+        small = gr.HTML("", elem_id=place and f"{place}_stored", padding=False)
+
+        async def shown(value: Any) -> str:
+            return await asyncio.to_thread(stored_html, str(value or ""), look)
+
+        field.change(shown, field, small, **AT_ONCE)
 
 
 def _followed(option: Option, value: Any, *others: Any) -> Any:
@@ -93,9 +106,9 @@ class Form(Generic[T]):
     `modules.params.options`, in a sentence that names the field.
     """
 
-    def __init__(self, shape: Shape[T], tables: Tables, put: Put | None = None):
-        """``put`` stores pictures that a person chooses for an option."""
-        self._put = put
+    def __init__(self, shape: Shape[T], tables: Tables, put: Put | None = None, look: Look | None = None):
+        """``put`` stores pictures that a person chooses for an option, ``look`` opens them."""
+        self._put, self._look = put, look
         self.shape = shape
         self.options = shape.options
         self._tables = tables
@@ -127,7 +140,7 @@ class Form(Generic[T]):
             }
         component = self.adopt(name, control(option, self._tables, values, **overrides))
         if option.kind in ("image", "mask") and self._put:
-            _upload(option, component, self._put, overrides)
+            _upload(option, component, self._put, self._look, overrides)
         return component
 
     def wire(self) -> None:

@@ -104,14 +104,13 @@ def build_page(
                     page.tabs[spec.name] = tab
                     build_tab(page, spec)
         networks = NetworkPanel(services)
-        networks.wire(header.shared["checkpoint"])
         if beside:
             with beside:
                 place_slots(page, "header")
         wire_slots(page)
         wire_sends(page)
         wire_choices(blocks, catalogues)
-        header.wire(page)
+        header.wire(page, networks)
     blocks.files = files
     return blocks
 

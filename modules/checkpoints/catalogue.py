@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from modules.checkpoints.choices import Choices, beside, read_choices, write_choices
+from modules.checkpoints.choices import Choices, read_choices, write_choices
 from modules.checkpoints.convert import convert
 from modules.checkpoints.detect import (
     family_label,
@@ -35,7 +35,13 @@ from modules.checkpoints.files import (
     old_hash,
 )
 from modules.checkpoints.folders import each, root_of, unlistable
-from modules.checkpoints.networks.side_files import preview_of, read_description, read_downloaded, write_preview
+from modules.checkpoints.networks.side_files import (
+    preview_of,
+    read_description,
+    read_downloaded,
+    side_base,
+    write_preview,
+)
 from modules.checkpoints.places import ModelFolders, model_folders
 from modules.checkpoints.presets import Preset, distilled, preset_from, suggested
 from modules.checkpoints.source import open_source
@@ -158,7 +164,7 @@ class CheckpointCatalogue:
 
     def illustrate(self, checkpoint: str, image: Image.Image, infotext: str = "") -> None:
         """Keep a picture as a checkpoint's preview. Raises `RepriseError`."""
-        write_preview(beside(self._path(checkpoint)), image, infotext)
+        write_preview(side_base(self._path(checkpoint)), image, infotext)
 
     def native_size(self, checkpoint: str) -> int:
         """The image size in pixels (side of a square) that a checkpoint was trained for."""
@@ -183,16 +189,16 @@ class CheckpointCatalogue:
         shapes, predicts = shapes_of(header), prediction(header, path)
         seen = self._seen(path, header)
         side, chosen = native_size(header, path, seen), read_choices(path)
-        name, title = beside(path).stem, header.metadata.get("modelspec.title", "")
-        kind, downloaded = distilled(name, title), read_downloaded(beside(path))
+        name, title = side_base(path).stem, header.metadata.get("modelspec.title", "")
+        kind, downloaded = distilled(name, title), read_downloaded(side_base(path))
         return Card(
             choices=chosen,
             preset=chosen.preset.over(preset_from(downloaded.defaults)).over(suggested(name, title, side)),
             kind=kind.name if kind else "",
             remarks=tuple(remarks(header, path)),
-            description=chosen.description or read_description(beside(path)) or downloaded.description,
+            description=chosen.description or read_description(side_base(path)) or downloaded.description,
             trigger_words=(chosen.trigger_words,) if chosen.trigger_words else downloaded.trained_words,
-            preview=preview_of(beside(path)),
+            preview=preview_of(side_base(path)),
             name=file.name,
             file_name=path.parent.name if path.name == INDEX else path.name,
             family=family_label(shapes),

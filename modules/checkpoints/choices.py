@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from modules.checkpoints.files import INDEX
-from modules.checkpoints.networks.side_files import UserMetadata, read_user, write_user
+from modules.checkpoints.networks.side_files import UserMetadata, read_user, side_base, write_user
 from modules.checkpoints.presets import Preset, preset_from
 
 KEY = "reprise"
@@ -35,14 +34,9 @@ class Choices:
     notes: str = ""
 
 
-def beside(path: Path) -> Path:
-    """The file whose ``STEM`` names a model's side files: those of a folder of diffusers lie beside the folder."""
-    return path.parent.with_name(f"{path.parent.name}.safetensors") if path.name == INDEX else path
-
-
 def read_choices(path: Path) -> Choices:
     """What was chosen for the checkpoint at ``path``; what cannot be read counts as nothing."""
-    user = read_user(beside(path))
+    user = read_user(side_base(path))
     own = user.others.get(KEY)
     table: Mapping[str, Any] = own if isinstance(own, Mapping) else {}
     preset = table.get("preset")
@@ -60,7 +54,7 @@ def read_choices(path: Path) -> Choices:
 
 def write_choices(path: Path, chosen: Choices) -> Path:
     """Keep what was chosen for the checkpoint at ``path``. Raises `OutputError` where its folder cannot be written."""
-    model = beside(path)
+    model = side_base(path)
     before = read_user(model)
     preset = {name: value for name, value in chosen.preset.values().items() if name != "vae"}
     own = {"prediction": chosen.prediction, "preset": preset, "applies": chosen.applies}

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modules.checkpoints.a1111_yaml import read_yaml
-from modules.checkpoints.choices import EPS, V_ZERO_SNR, V, beside, read_choices
+from modules.checkpoints.choices import EPS, V_ZERO_SNR, V, read_choices
 from modules.checkpoints.families import FAMILIES
 from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, Family, ModelConfig, Shapes, bare_unet, variant
 from modules.checkpoints.families.shapes import text_config, unet_config, vae_config
 from modules.checkpoints.files import Header
+from modules.checkpoints.networks.side_files import side_base
 from modules.errors import CheckpointError
 from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
 
@@ -140,7 +141,7 @@ def prediction(header: Header, path: Path | None = None) -> Prediction:
 
 def _yaml_of(path: Path) -> Path:
     """A1111's configuration beside a checkpoint."""
-    return beside(path).with_suffix(".yaml")
+    return side_base(path).with_suffix(".yaml")
 
 
 @dataclass(frozen=True)

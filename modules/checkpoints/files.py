@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import stat
 import struct
 import threading
@@ -297,10 +298,12 @@ class Hashes:
         """`known` for several files; a missing file has none."""
         with self._lock:
             known = {**_load_json(self._cache), **self._known}
+        names = {key.rsplit("|", 2)[0].rpartition(os.sep)[2] for key in known}
         found = {}
         for path in paths:
-            try:
-                found[path] = known.get(_key(path), "")
+            try:  # of thousands few are known, and a key needs every folder above a file looked at
+                may_be = printable(path.name) in names or path.is_symlink()
+                found[path] = known.get(_key(path), "") if may_be else ""
             except OSError:
                 found[path] = ""
         return found

@@ -78,7 +78,7 @@ def _walk(folders: Folders, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, b
 
 
 def _walk_one(folder: Path, suffixes: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
-    real, linked = [folder], list[Path]()
+    real, linked, whole = [folder], list[Path](), {folder: True}
     while real or linked:
         place = (real or linked).pop(0)
         try:
@@ -96,10 +96,10 @@ def _walk_one(folder: Path, suffixes: tuple[str, ...], seen: set[tuple[int, int]
         for entry in found:
             path = place / entry.name
             if _is(entry, folder=True):
+                whole[path] = whole[place] and printable(entry.name) == entry.name
                 (linked if entry.is_symlink() else real).append(path)
             elif entry.name.lower().endswith(suffixes) and _is(entry, folder=False):
-                name = str(path.relative_to(folder))
-                yield path, printable(name) == name
+                yield path, whole[place] and printable(entry.name) == entry.name
 
 
 def _is_file(path: Path) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modules.checkpoints.choices import beside, read_choices
+from modules.checkpoints.choices import read_choices
 from modules.checkpoints.files import MOST_NAMED, PICKLES, read_header
 from modules.checkpoints.folders import Folders, below, each, files_below, told_apart
 from modules.checkpoints.matching import ambiguous, match
+from modules.checkpoints.networks.side_files import side_base
 from modules.errors import UnknownName
 
 AUTOMATIC, OWN = "Automatic", "None"
@@ -48,7 +49,7 @@ class VaeFolders:
                 return None
             if preferred in listed:
                 return listed[preferred]
-            stem = beside(checkpoint).stem
+            stem = side_base(checkpoint).stem
             return next((path for path in listed.values() if path.name.startswith(stem)), None)
         found = match(wanted, listed, self._below)
         if found.file:
@@ -71,5 +72,5 @@ class VaeFolders:
 
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickled VAE that "Automatic" would choose if it were safetensors; None if there is none."""
-        stem = beside(checkpoint).stem
+        stem = side_base(checkpoint).stem
         return next((path for path in self.list(PICKLES).values() if path.name.startswith(stem)), None)

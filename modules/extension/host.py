@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
+from modules.checkpoints.networks.cards import FilePage
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
 from modules.extension.checks import check_asset, check_options, check_spec
 from modules.extension.manifest import NAME, Refused
 from modules.extension.modifier import ModifierSpec, ReadKey, in_order, keys_of
-from modules.extension.option_values import folder_of, model_files
+from modules.extension.option_values import FILE, SUFFIXES, folder_of, model_files
 from modules.extension.page import PLACES, CardsSpec, ExtrasStepSpec, SlotSpec
 from modules.extension.script import Axis, ScriptSpec, axes_of_params
 from modules.params.generation import GenerationParams, Value
@@ -267,7 +268,24 @@ class Host:
         self._add("slot", f"{self.owner.name if self.owner else ''}/{place}", SlotSpec(place, build))
 
     def add_cards(self, spec: CardsSpec) -> None:
+        check_spec("cards", spec.name, spec)
+        if (spec.cards is None) is (not spec.folder):
+            raise Refused(f"its page of cards {spec.name!r} needs cards or a folder", hint="give one of the two")
+        if spec.folder and not all(map(_PATH.fullmatch, (spec.name, *spec.folder.lower().split("/")))):
+            raise Refused(f"its page of cards {spec.name!r} has no plain name or folder", hint="rename them")
+        modifier, _, option = spec.option.partition(".")
+        if spec.option and self._kind_of(modifier, option) != f"{FILE}{spec.folder}":
+            raise Refused(
+                f"its page of cards {spec.name!r} chooses files for {spec.option!r}, which takes none of {spec.folder}",
+                hint=f'add the modifier before, with an option of the kind "{FILE}{spec.folder}"',
+            )
         self._add("cards", spec.name, spec)
+
+    def _kind_of(self, modifier: str, option: str) -> str:
+        if modifier not in self.modifiers:
+            return ""
+        found = options_of(cast(Hashable, self.modifiers.get(modifier).options)).get(option)
+        return found.kind if found else ""
 
     def add_extras_step(self, spec: ExtrasStepSpec) -> None:
         if not NAME.fullmatch(spec.name):
@@ -355,6 +373,15 @@ class Host:
         options = [option for spec in specs for option in options_of(cast(Hashable, spec.options)).values()]
         folders = dict.fromkeys(filter(None, map(folder_of, options)))
         return {f"file:{folder}": partial(self._files_or_none, folder) for folder in folders}
+
+    def file_pages(self) -> list[FilePage]:
+        """The pages of cards that show files, for the panel of networks."""
+        found = [spec for spec in self.cards if spec.folder]
+        models = self.models or Path()
+        return [
+            FilePage(f"cards_{s.name}", s.label, s.folder, models / s.folder, SUFFIXES, s.insert, s.option)
+            for s in found
+        ]
 
     def _files_or_none(self, folder: str) -> Sequence[str]:
         return ("", *self.model_files(folder))

@@ -120,11 +120,20 @@ class Card:
 
 @dataclass(frozen=True)
 class CardsSpec:
-    """A page of cards below the prompts, listed when it is opened."""
+    """A page of cards: of ``cards``, below the prompts, listed when it is opened; or of the files in a ``folder``, as a
+    tab of the panel of networks, with previews, search, folders and notes.
+    """
 
     name: str
     label: str
-    cards: Callable[[], Sequence[Card]]
+    cards: Callable[[], Sequence[Card]] | None = None
+    folder: str = ""
+    """Below the models folder: "detectors" for models/detectors, as in ``option(kind="file:detectors")``."""
+    insert: str = "{stem}"
+    """What a click on a file's card writes into the prompt: {name} is its name as options list it, {stem} that of the
+    file without its suffix."""
+    option: str = ""
+    """ "MODIFIER.OPTION": a click chooses the file for this option instead, and switches the modifier on."""
 
 
 # ------------------------------------------------------------------------------------------------------------ extras

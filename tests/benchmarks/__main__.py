@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 PARTS = (
-    *("api", "gpu", "image", "kernels", "memory", "networks"),
+    *("api", "cards", "gpu", "image", "kernels", "memory", "networks"),
     *("page", "prompt", "samplers", "start", "unet", "replay"),
 )
 """Modules beside this one, each imported only when it runs: not every machine has what all of them need."""

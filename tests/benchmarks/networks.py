@@ -35,10 +35,13 @@ def measure(config: UNetConfig, latent: int, rounds: int) -> None:
     def all_merged(steps: list[list[Step]]) -> list[Tensor | None]:
         return [merged(weight, own, _no_misfit) for weight, own in zip(weights, steps, strict=True)]
 
+    with torch.inference_mode():
+        held = all_merged(one)
     ways = {
         "sum": lambda: [weight + other for weight, other in zip(weights, sums, strict=True)],
         "one": lambda: all_merged(one),
         "ten": lambda: all_merged(ten),
+        "one again": lambda: [merged(w, own, _no_misfit, i) for w, own, i in zip(weights, one, held, strict=True)],
     }
     count = sum(weight.numel() for weight in weights)
     print(f"{device.describe()}, {torch.get_num_threads()} threads, {len(weights)} layers, {count / 1e6:.0f} M weights")
@@ -47,6 +50,7 @@ def measure(config: UNetConfig, latent: int, rounds: int) -> None:
         for name, taken in times.items():
             print(f"{name}: {taken:.3f} s")
         print(f"one to a plain sum {times['one'] / times['sum']:.2f}, ten to one {times['ten'] / times['one']:.2f}")
+        print(f"one where another was before, to a plain sum {times['one again'] / times['sum']:.2f}")
         step = _steps(unet, device, latent, all_merged(one), rounds)
         plain, patched = step["plain"], step["patched"]
         print(f"a step: {plain:.3f} s, with a network {patched:.3f} s, ratio {patched / plain:.3f}")

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from modules.checkpoints.networks.cards import Insertion, clicked
 from tests.e2e.conftest import Server, visiting
 from tests.e2e.test_a11y import AXE, violations
+from tests.webui.fake_server import CHECKPOINTS
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit
@@ -168,6 +169,35 @@ def test_a_checkpoints_card_chooses_it(visit: Visit) -> None:
     opened(page, "img2img")
     page.click(use("ann"))
     expect(page.locator("#img2img_prompt textarea")).to_have_value(" <lora:ann:1>")
+
+
+def test_a_checkpoint_chosen_by_its_card_brings_what_it_begins_with(visit: Visit) -> None:
+    """As one that is chosen in the header does."""
+    page = visit.open()
+    steps, (mini, other) = page.locator("#txt2img_steps input[type=number]"), CHECKPOINTS
+    page.click("#checkpoint input")
+    page.get_by_role("option", name=other).click()
+    page.click("#model_card_button")
+    page.click("#model_card_editor > button")
+    page.fill("#model_card_steps input", "12")
+    page.check("#model_card_applies input")
+    page.click("#model_card_save")
+    expect(page.locator("#model_card .rp-card")).to_contain_text("12 steps")
+    opened(page).click("#rp_networks_checkpoint")
+
+    def choose(name: str) -> None:
+        page.click(use(name))
+        expect(page.locator(use(name))).to_have_attribute("aria-pressed", "true")
+        expect(page.locator("#checkpoint input")).to_have_value(name)
+        expect(page.locator("#model_card h3")).to_have_text(name)
+
+    choose(mini)
+    expect(steps).not_to_have_value("12")
+    steps.fill("33")
+    choose(other)
+    expect(steps).to_have_value("12")  # its card says that they always apply
+    choose(mini)
+    expect(steps).not_to_have_value("12")  # they were the other's, and nobody's own choice
 
 
 @pytest.fixture(params=[(390, 844, "light"), (1440, 900, "dark")], ids=["phone", "dark"])

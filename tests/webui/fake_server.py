@@ -190,7 +190,7 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
     models = data_dir / "models"
     if not models.is_dir():
         write_networks(models)
-    host, shelf = Host(), NetworkShelf(models, data_dir)
+    host, shelf = Host(models=models), NetworkShelf(models, data_dir)
     builtin.register(host, shelf)
     tabs.register(host)
     executor = InlineExecutor(Painter(Gallery(outputs)))
@@ -217,7 +217,7 @@ def services(data_dir: Path, **changes: Any) -> Iterator[Services]:
             "embeddings": suited,
             "card": cards.card,
             "keeper": cards,
-            "networks": Library(shelf, model_folders(models), data_dir),
+            "networks": Library(shelf, model_folders(models), data_dir, pages=host.file_pages),
         }
         yield Services(**{**facts, **changes})
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -286,6 +287,16 @@ def test_options_that_stand_for_pictures_have_a_place_for_them_and_units_a_fold_
         sha256 = asyncio.run(event.fn(str(tmp_path / "red.png")))
         assert sha256 in given.inputs
         assert asyncio.run(event.fn(None)) == ""
+        stored = found[f"{place}_units_2_picture_picture_stored"]
+        (look,) = [fn for fn in blocks.fns.values() if [block._id for block in fn.outputs] == [stored._id]]
+        assert (field._id, "change") in look.targets
+        shown = asyncio.run(look.fn(sha256))  # as after a paste, where nobody dropped anything
+        data = base64.b64decode(re.search(r"base64,([^\"]+)", shown)[1])  # type: ignore[index]
+        with Image.open(io.BytesIO(data)) as small:
+            red, green, blue = small.getpixel((4, 4))  # type: ignore[misc]
+            assert small.size == (8, 8) and red > 200 and green < 50 and blue < 50
+        assert [asyncio.run(look.fn(value)) for value in ("", None, sha256[:12], "<b>")] == [""] * 4
+        assert "alert" in asyncio.run(look.fn("0" * 64)) and "<img" not in asyncio.run(look.fn("0" * 64))
         model, module = found[f"{place}_units_1_model"], found[f"{place}_units_1_module"]
         assert [value for _, value in model.choices] == ["a", "b"]
         (event,) = [

@@ -14,6 +14,11 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from modules.accounts import ADMIN, USER, Accounts
+from modules.extension.host import Host
+from modules.extension.loader import Loader
+from modules.extension.manifest import Refused
+from modules.extension.page import CardsSpec
+from tests.modules.extension.test_loader import ROOT, write
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import CHECKPOINTS, services, write_model
 from webui.server import create_app
@@ -203,3 +208,81 @@ def test_the_panel_gets_what_fits_the_checkpoint(web: TestClient) -> None:
     assert shown(search="nothing is called so")["none"] == "Nothing here fits the search."
     first = shown(kind="embedding")
     assert (first["count"], first["next"], first["separator"]) == (34, 0, " ")
+
+
+FINDER = """
+from dataclasses import dataclass
+
+from modules import CardsSpec, Modifier, ModifierSpec, option
+
+
+@dataclass(frozen=True)
+class Options:
+    model: str = option("", "Finder model", kind="file:finders")
+
+
+def register(host):
+    host.add_modifier(ModifierSpec("finder", "Finder", Options, Modifier))
+    host.add_cards(CardsSpec("finders", "Finders", folder="finders", option="finder.model"))
+    host.add_cards(CardsSpec("words", "Words <b>", folder="words", insert="<find:{stem}> in {name}"))
+"""
+
+
+def test_files_of_an_extension_are_a_tab_of_the_panel(tmp_path: Path) -> None:
+    """Previews, notes, search and folders as LoRAs have them; a click writes what the extension says, or sets its
+    option, which takes the very name that the card has."""
+    write(tmp_path / "extensions", "finder", FINDER, '"modifier", "cards"')
+    with services(tmp_path / "data") as made:
+        loader = Loader(tmp_path / "extensions", tmp_path / "data", ROOT, process="server")
+        loader.load_all(made.host)
+        assert [one.reason for one in loader.extensions.values()] == [""]
+        models = made.data_dir / "models"
+        (models / "words" / "old").mkdir(parents=True)
+        (models / "words" / "old" / "face.v2.pt").write_bytes(b"anything")
+        (models / "words" / "old" / "face.v2.txt").write_text("finds <i>faces</i>", encoding="utf-8")
+        (models / "words" / "old" / "face.v2.png").write_bytes(png("red"))
+        (models / "words" / "hand {name}.onnx").write_bytes(b"anything")
+        (models / "finders").mkdir()
+        (models / "finders" / "eye.safetensors").write_bytes(b"anything")
+        with TestClient(create_app(made), base_url=ORIGIN, raise_server_exceptions=False) as web:
+            (eye,) = told(web, kind="cards_finders")["networks"]
+            assert (eye["name"], eye["option"]) == ("eye.safetensors", "finder.model")
+            assert eye["name"] in made.tables()["file:finders"]()
+            found = {one["name"]: one["insert"] for one in told(web, kind="cards_words")["networks"]}
+            assert found == {
+                "hand {name}.onnx": "<find:hand {name}> in hand {name}.onnx",
+                "old/face.v2.pt": "<find:face.v2> in old/face.v2.pt",
+            }
+            assert names(web, kind="cards_words", search="FACES old/") == ["old/face.v2.pt"]
+            face = card(web, "old/face.v2.pt", kind="cards_words")
+            assert web.get(face["preview"]).headers["content-type"] == "image/webp"
+            edited = web.post(f"/api/v1/networks/cards_words/{face['key']}", json={"notes": "good"})
+            assert edited.status_code == 200
+            assert json.loads((models / "words/old/face.v2.json").read_text("utf-8"))["notes"] == "good"
+            wrong = web.post(f"/api/v1/networks/cards_words/{face['key']}", json={"preferred_weight": 1})
+            assert wrong.status_code == 422 and "it has description, notes" in wrong.json()["hint"]
+            html = web.get("/page/networks", params={"kind": "cards_finders"}).json()["html"]
+            assert 'data-option="finder.model"' in html and 'data-name="eye.safetensors"' in html
+            (models / "finders" / "eye.safetensors").unlink()
+            nothing = web.get("/page/networks", params={"kind": "cards_finders"}).json()
+            assert nothing["none"] == "There are no files here yet. Their folder: models/finders"
+            components = web.get("/config").json()["components"]
+            panel = next(c["props"]["value"] for c in components if c["props"].get("elem_id") == "rp_networks_home")
+            assert 'data-kind="cards_words"' in panel and "Words &lt;b&gt;</button>" in panel
+            assert not [c for c in components if "_cards_words" in str(c["props"].get("elem_id"))]  # no fold as well
+            assert web.get("/api/v1/networks", params={"kind": "cards_gone"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (CardsSpec("x", "X"), "needs cards or a folder"),
+        (CardsSpec("x", "X", list, "x"), "needs cards or a folder"),
+        (CardsSpec("x", "X", folder="../x"), "no plain name or folder"),
+        (CardsSpec("x y", "X", folder="x"), "no plain name or folder"),
+        (CardsSpec("x", "X", folder="x", option="finder.model"), "takes none of x"),
+    ],
+)
+def test_a_page_of_cards_that_cannot_work_is_refused(spec: CardsSpec, reason: str) -> None:
+    with pytest.raises(Refused, match=reason):
+        Host().add_cards(spec)

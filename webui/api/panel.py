@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from modules.checkpoints.networks.shelf import LORA
 from modules.jobs.protocol import Json
 from webui.api.v1.networks import chosen_of, library_of
-from webui.html.networks import EMPTY, cards_html, details_html, fits, folders_html
+from webui.html.networks import cards_html, details_html, empty, fits, folders_html
 from webui.i18n import t
 from webui.security.auth import owner_of
 from webui.security.characters import WholeJSON
@@ -40,7 +40,7 @@ def router(services: Services) -> APIRouter:
         if fitting:
             found = [card for card in found if fits(card, family)]
         shown = found[offset : offset + PAGE]
-        none = EMPTY[kind] if not cards else t("Nothing here fits the search.")
+        none = t("Nothing here fits the search.") if cards else empty(kind, library_of(services).page(kind))
         return {
             "html": cards_html(shown, family),
             "folders": folders_html(cards, folder),

@@ -6,7 +6,7 @@
   const all = (selector, within = document) => [...(within?.querySelectorAll(selector) || [])]
   const PROMPT = '[id$="_prompt"] textarea, [id$="_negative"] textarea'
   const PAUSE_MS = 150, AGAIN_MS = 1000
-  const state = { kind: 'lora', folder: '', next: 0, separator: ' ', opener: null, asked: 0, again: 0 }
+  const state = { kind: 'lora', folder: '', next: 0, separator: ' ', opener: null, asked: 0, again: 0, checkpoint: null }
 
   // ---- What a click writes. The same as modules/checkpoints/networks/cards.py; a test holds them together.
   const TAG = /<([^:^>]+:[^:]+):[\d.]+>/g
@@ -104,6 +104,7 @@
 
   // ---- Cards
   const panel = () => one('#rp_networks')
+  const checkpoint = () => state.checkpoint ?? one('#checkpoint input')?.value ?? ''
   const insertOf = (card) => card.dataset.insert.replace(/^(<\w+:.+:)[-\d.]+>/, (whole, head) => (card.dataset.weight ? `${head}${card.dataset.weight}>` : whole))
   const tagIn = (card, text) => {
     const tag = places(card.dataset.insert, TAG).find((found) => found.index === 0)
@@ -112,10 +113,28 @@
 
   function isUsed(card, target) {
     const { kind, name, insert } = card.dataset
-    if (kind === 'checkpoint') return one('#checkpoint input')?.value === name
+    if (kind === 'checkpoint') return checkpoint() === name
+    if (card.dataset.option) return optionOf(card) === name
     if (!target) return false
     if (kind === 'embedding') return word(name).test(target.prompt.value) || word(name).test(target.negative?.value || '')
     return tagIn(card, target.prompt.value) ? true : !places(insert, TAG).length && target.prompt.value.includes(insert)
+  }
+
+  // The file of a card for an option of an extension, or none where it is chosen already.
+  async function choose(card) {
+    const { name, option } = card.dataset, tab = shownTab(), had = isUsed(card, boxes())
+    try {
+      if (!had) await window.reprise.set(tab, `ext.${option.split('.')[0]}`, true)
+      await window.reprise.set(tab, `ext.${option}`, had ? '' : name)
+      say(had ? `${name} is not chosen any more` : `${name} is chosen`)
+    } catch {
+      say('This tab has no place for it.')
+    }
+    showUsed()
+  }
+
+  function optionOf(card) {
+    try { return window.reprise.get(shownTab(), `ext.${card.dataset.option}`) } catch { return null }
   }
 
   function showUsed() {
@@ -141,9 +160,10 @@
     const { kind, name } = card.dataset, target = boxes()
     if (kind === 'checkpoint') {
       document.documentElement.dataset.checkpoint = name
-      one('#networks_choose')?.click()
-      return setTimeout(() => load(), 600)  // what fits has changed
+      one('#networks_choose')?.click()  // what fits is listed when the header has it: reprise:checkpoint
+      return
     }
+    if (card.dataset.option) return choose(card)
     if (!target) return
     if (kind === 'embedding') {
       const other = [target.prompt, target.negative].find((box) => box && box !== target.any && word(name).test(box.value))
@@ -205,7 +225,7 @@
       search: one('.rp-net-find input[type=search]', panel()).value.trim(),
       sort: one('.rp-net-find select', panel()).value,
       fitting: one('.rp-net-find input[type=checkbox]', panel()).checked,
-      checkpoint: one('#checkpoint input')?.value || '',
+      checkpoint: checkpoint(),
     })
     body.setAttribute('aria-busy', 'true')
     try {
@@ -245,7 +265,7 @@
       tab.tabIndex = tab.dataset.kind === kind ? 0 : -1
     }
     one('.rp-net-body', panel()).setAttribute('aria-labelledby', `rp_networks_${kind}`)
-    one('.rp-net-find label', panel()).hidden = kind === 'checkpoint'
+    one('.rp-net-find label', panel()).hidden = kind === 'checkpoint' || kind.startsWith('cards_')
     back(false)
     one('.rp-net-scroll', panel()).scrollTop = 0
     load()
@@ -445,4 +465,5 @@
 
   // The prompts are written by others too: when a text is pasted, or a picture is sent.
   document.addEventListener('reprise:form', () => showUsed())
+  document.addEventListener('reprise:checkpoint', (event) => { state.checkpoint = event.detail || ''; load() })
 })()

@@ -13,6 +13,7 @@ from modules.checkpoints.presets import Preset
 from modules.params.generation import GenerationParams
 from modules.params.options import Option, options_of
 from webui.components.card_editor import CardEditor
+from webui.components.networks import NetworkPanel
 from webui.context import Page
 from webui.events import AT_ONCE
 from webui.forms import Form, control
@@ -26,6 +27,8 @@ PRESET = tuple(field.name for field in fields(Preset))
 """The parameters of a request that a model's card may say."""
 CARD_SAYS = "() => document.dispatchEvent(new CustomEvent('reprise:card'))"
 """The message that makes models.js check whether the card is open."""
+CHOSEN_SAYS = "(name) => document.dispatchEvent(new CustomEvent('reprise:checkpoint', { detail: name }))"
+"""The message that another checkpoint is chosen: networks.js then lists what fits that one."""
 
 
 class Header:
@@ -78,7 +81,7 @@ class Header:
         self._editor = CardEditor(self._services)
         self._before = gr.Textbox(self.shared["checkpoint"].value or "", visible="hidden", elem_id="checkpoint_before")
 
-    def wire(self, page: Page) -> None:
+    def wire(self, page: Page, networks: NetworkPanel) -> None:
         blocks, forms = page.blocks, page.forms
         listed = {id(component): (component, table) for form in forms for component, table in form.listed(LISTS)}
         components, tables = zip(*listed.values(), strict=True)
@@ -110,10 +113,13 @@ class Header:
         self._refresh.click(changed, about, card, **AT_ONCE)
         converted = self._editor.wire(page, checkpoint, self._card)
         converted.then(refreshed, list(components), list(components), **AT_ONCE)
-        self._follow(checkpoint, forms)
+        checkpoint.change(None, checkpoint, None, js=CHOSEN_SAYS, api_visibility="private")
+        self._follow(checkpoint, forms, networks)
 
-    def _follow(self, checkpoint: Any, forms: Iterable[Form[Any]]) -> None:
-        """Let the forms follow a chosen model: what was as the model before had it, and what its card applies."""
+    def _follow(self, checkpoint: Any, forms: Iterable[Form[Any]], networks: NetworkPanel) -> None:
+        """Let the forms follow a chosen model: what was as the model before had it, and what its card applies. One is
+        chosen here, or by its card in the panel of networks.
+        """
         found = {id(form[name]): (name, form[name]) for form in forms for name in PRESET if name in form.names}
         names, components = zip(*found.values(), strict=True)
 
@@ -124,6 +130,13 @@ class Header:
             values = zip(names, shown, strict=True)
             return [name, *(followed(n, value, old, new, always) for n, value in values)]
 
+        def carded(name: Any, before: Any, *shown: Any) -> list[Any]:
+            listed = list(self._services.checkpoints())
+            if name not in listed:  # gone since it was listed
+                return [gr.skip()] * (2 + len(components))
+            return [gr.update(choices=listed, value=name), *chosen(name, before, *shown)]
+
+        networks.chosen(carded, [self._before, *components], [checkpoint, self._before, *components])
         checkpoint.input(chosen, [checkpoint, self._before, *components], [self._before, *components], **AT_ONCE)
         checkpoint.change(lambda name: name, checkpoint, self._before, **AT_ONCE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -10,23 +11,17 @@ from webui.events import AT_ONCE
 from webui.html.networks import panel_html
 from webui.services import Services
 
-CLICKED = "() => [document.documentElement.dataset.checkpoint || '']"
+CLICKED = "(name, ...others) => [document.documentElement.dataset.checkpoint || '', ...others]"
 
 
 class NetworkPanel:
     """Renders the panel, hidden, where it is created."""
 
-    def __init__(self, services: Services):
-        self._services = services
-        gr.HTML(panel_html(), elem_id="rp_networks_home", padding=False)
+    def __init__(self, services: Services) -> None:
+        gr.HTML(panel_html(services.host.file_pages()), elem_id="rp_networks_home", padding=False)
         self._name = gr.Textbox(visible="hidden")
         self._choose = gr.Button("Choose", visible="hidden", elem_id="networks_choose")
 
-    def wire(self, checkpoint: Any) -> None:
-        """A click on a checkpoint's card chooses it in the header."""
-
-        def chosen(name: Any) -> Any:
-            names = list(self._services.checkpoints())
-            return gr.update(choices=names, value=name) if name in names else gr.skip()
-
-        self._choose.click(chosen, self._name, checkpoint, js=CLICKED, **AT_ONCE)
+    def chosen(self, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        """Call ``handler(name, *inputs)`` when a person clicks on a checkpoint's card."""
+        self._choose.click(handler, [self._name, *inputs], list(outputs), js=CLICKED, **AT_ONCE)

@@ -46,7 +46,8 @@ class ScriptPanel:
         self._choice.change(shown, self._choice, list(columns.values()), **AT_ONCE)
 
     def _column(self, spec: ScriptSpec) -> Any:
-        form: Form[Any] = Form(Shape(spec.options), self._page.services.tables(), self._page.services.inputs.put)
+        services = self._page.services
+        form: Form[Any] = Form(Shape(spec.options), services.tables(), services.inputs.put, services.inputs.open)
         with gr.Column(visible=False, elem_id=f"{self._tab}_script_{spec.name}", elem_classes="rp-script") as column:
             if spec.help:
                 gr.Markdown(t(spec.help))

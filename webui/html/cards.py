@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from html import escape
+
+from PIL import Image
 
 from modules.checkpoints.catalogue import Card
 from modules.checkpoints.presets import Preset
 from modules.errors import RepriseError
 from modules.imaging.files import open_image
+from modules.params.options import SHA256
 from webui.i18n import t
 
 MOST_TEXT = 2000
 """Letters of a description that a card shows."""
-PREVIEW_SIDE = 320
-"""Pixels."""
+PREVIEW_SIDE, STORED_SIDE = 320, 96
+"""Pixels of a preview, and of the picture that an option names."""
 
 
 def card_html(card: Card) -> str:
@@ -85,11 +89,26 @@ def _picture(card: Card) -> str:
         image = open_image(card.preview)
     except RepriseError:
         return ""
-    image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    return f'<img class="rp-card-preview" alt="{_t("Preview picture")}" src="{_small(image, PREVIEW_SIDE)}">'
+
+
+def _small(image: Image.Image, side: int) -> str:
+    """A small copy of a picture as a data URL."""
+    image.thumbnail((side, side))
     data = io.BytesIO()
     image.convert("RGB").save(data, "JPEG", quality=85)
-    source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-    return f'<img class="rp-card-preview" alt="{_t("Preview picture")}" src="{source}">'
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def stored_html(sha256: str, look: Callable[[str], Image.Image]) -> str:
+    """A small copy of the stored picture that an option names; empty where it names none. ``look`` opens it."""
+    if not SHA256.fullmatch(sha256):
+        return ""
+    try:
+        image = look(sha256)
+    except RepriseError as error:
+        return f'<p class="rp-none" role="alert" translate="no">{escape(error.message)}</p>'
+    return f'<img class="rp-stored" alt="{_t("The chosen picture")}" src="{_small(image, STORED_SIDE)}">'
 
 
 def _rows(facts: dict[str, str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from modules.checkpoints.networks.cards import CHECKPOINT, EMBEDDING, SORTS, Card
-from modules.checkpoints.networks.library import EDITED, Details, has_preview
+from modules.checkpoints.networks.cards import CHECKPOINT, EMBEDDING, SORTS, Card, FilePage
+from modules.checkpoints.networks.library import Details, edited, has_preview
 from modules.checkpoints.networks.metadata import FAMILIES, UNKNOWN
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA
 from modules.checkpoints.vaes import AUTOMATIC, OWN
@@ -39,13 +39,23 @@ ORDERS = {"Path": t("By folder"), "Name": t("By name"), "Newest": t("Newest firs
 SHOWN_WORDS = 24
 
 
-def panel_html() -> str:
-    """The panel as it is before anything is listed. It stays hidden until a button beside a prompt opens it."""
+def empty(kind: str, page: FilePage | None) -> str:
+    """What is said where a kind has no files."""
+    if page:
+        return f"{t('There are no files here yet. Their folder:')} models/{page.name}"
+    return EMPTY[kind]
+
+
+def panel_html(pages: Sequence[FilePage] = ()) -> str:
+    """The panel as it is before anything is listed. It stays hidden until a button beside a prompt opens it. ``pages``:
+    tabs of extensions.
+    """
+    kinds = {**KINDS, **{page.kind: page.label for page in pages}}
     tabs = "".join(
         f'<button type="button" role="tab" data-kind="{kind}" id="rp_networks_{kind}" aria-controls="rp_networks_list" '
         f'aria-selected="{"true" if kind == LORA else "false"}" tabindex="{0 if kind == LORA else -1}">'
         f"{escape(label)}</button>"
-        for kind, label in KINDS.items()
+        for kind, label in kinds.items()
     )
     sorts = "".join(f'<option value="{name}">{escape(ORDERS[name])}</option>' for name in SORTS)
     search = escape(t("Name, word or folder"))
@@ -80,12 +90,13 @@ def cards_html(cards: Iterable[Card], family: str) -> str:
 
 def _card(card: Card, family: str) -> str:
     name, fitting = escape(card.name), fits(card, family)
-    verb = t("Choose") if card.role == CHECKPOINT else t("Write")
+    verb = t("Choose") if card.role == CHECKPOINT or card.option else t("Write")
+    option = f' data-option="{escape(card.option)}"' if card.option else ""
     state = "" if fitting else " does-not-fit"
     if card.file.described.problem:
         state += " is-broken"
     return (
-        f'<li class="rp-net{state}" data-kind="{card.role}" data-key="{card.key}" data-name="{name}" '
+        f'<li class="rp-net{state}" data-kind="{card.role}" data-key="{card.key}" data-name="{name}"{option} '
         f'data-insert="{escape(card.insertion.text)}" data-negative="{escape(card.insertion.negative)}">'
         f'<button type="button" class="rp-net-use" aria-pressed="false" tabindex="-1">'
         f'<span class="rp-net-picture">{picture_html(card)}{_badge(card, fitting)}</span>'
@@ -259,7 +270,7 @@ def _preview_buttons() -> str:
 
 
 def _form(card: Card, vaes: Sequence[str], may_edit: bool) -> str:
-    fields = "".join(_field(card, name, vaes, may_edit) for name in LABELS if name in EDITED[card.role])
+    fields = "".join(_field(card, name, vaes, may_edit) for name in LABELS if name in edited(card.role))
     save = f'<button type="submit" class="rp-net-save">{_t("Save")}</button>' if may_edit else ""
     why = "" if may_edit else f"<p>{_t('Only an administrator can change what everybody sees.')}</p>"
     return (

@@ -73,6 +73,8 @@ class Card:
     """That its tag gets; 0: it has none."""
     hash: str = ""
     """By which generation texts know it; empty as long as it would have to be computed."""
+    option: str = ""
+    """ "MODIFIER.OPTION" that a click sets to the name, where it writes nothing."""
 
     @property
     def key(self) -> str:
@@ -89,6 +91,31 @@ class Card:
     def is_hidden(self) -> bool:
         """Whether it lies in a folder whose name begins with a dot."""
         return any(part.startswith(".") for part in self.folder.split("/"))
+
+
+@dataclass(frozen=True)
+class FilePage:
+    """Cards of the files in a folder of an extension's own."""
+
+    kind: str
+    label: str
+    name: str
+    """Of the folder, below the models folder."""
+    folder: Path
+    suffixes: tuple[str, ...]
+    insert: str
+    """What a click writes; {name} and {stem} are the file's."""
+    option: str = ""
+    """ "MODIFIER.OPTION" that a click sets instead."""
+
+    def insertion(self, name: str) -> Insertion:
+        """
+        >>> FilePage("cards_x", "X", "x", Path(), (), "<x:{stem}>").insertion("a/face.v2.pt").text
+        '<x:face.v2>'
+        """
+        stem = name.rpartition("/")[2].rpartition(".")[0]
+        parts = re.split(r"(\{name\}|\{stem\})", self.insert)
+        return Insertion("".join({"{name}": name, "{stem}": stem}.get(part, part) for part in parts))
 
 
 class Cards:
@@ -125,15 +152,15 @@ class Cards:
         family = side.user.family if side.user.family in FAMILIES[:-1] else ""
         family = family or file.described.family or file.described.stated_family
         description = side.description if side.user.description is None else side.user.description
-        relative = file.path.relative_to(file.folder)
+        place = f"{file.folder.name}/{file.path.relative_to(file.folder).as_posix()}"
         words = (*file.described.tags, *side.downloaded.trained_words, side.user.activation_text, side.user.notes)
         own_weight = side.user.preferred_weight or self._default_weight
-        terms = (str(file.folder.name / relative), digest, name, description, *words)
+        terms = (place, digest, name, description, *words)
         return Card(
             file=file,
             role=role,
             name=name,
-            folder=(file.folder.name / relative).parent.as_posix(),
+            folder=place.rpartition("/")[0],
             family=family,
             user=side.user,
             downloaded=side.downloaded,
@@ -158,7 +185,7 @@ class Cards:
             known = stamp, _Side(user, downloaded, read_description(model) if texts else "")
             self._sides[model] = known
         side, preview = known[1], preview_name(stem, names)
-        return replace(side, preview=preview, preview_ns=names.get(preview, 0))
+        return replace(side, preview=preview, preview_ns=names.get(preview, 0)) if preview else side
 
 
 @dataclass(frozen=True)

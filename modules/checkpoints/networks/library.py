@@ -13,7 +13,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from modules.checkpoints.embeddings import EmbeddingFile, EmbeddingFolder
 from modules.checkpoints.files import Hashes, list_models, read_header
 from modules.checkpoints.folders import root_of
 from modules.checkpoints.networks import metadata as told
-from modules.checkpoints.networks.cards import CHECKPOINT, EMBEDDING, Card, Cards
+from modules.checkpoints.networks.cards import CHECKPOINT, EMBEDDING, Card, Cards, FilePage
 from modules.checkpoints.networks.listing import COVERS, Described, NetworkFile, NetworkFolders
 from modules.checkpoints.networks.metadata import FAMILIES, Fact
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
@@ -46,6 +46,8 @@ EDITED: Mapping[str, tuple[str, ...]] = {
     CHECKPOINT: ("description", "notes", "vae"),
 }
 """What a person may change, by the kind: what the reference's editors offer."""
+EDITED_OF_FILES = ("description", "notes")
+"""The same of files of extensions."""
 MOST_TEXT, MOST_WEIGHT = 20_000, 100.0
 THUMBNAIL, QUALITY = 384, 80
 """Longer side of a preview's small copy in pixels, twice what a card is wide; and its quality."""
@@ -84,8 +86,13 @@ class Library:
         data: Path | None = None,
         *,
         naming: Callable[[], Naming] = Naming,
+        pages: Callable[[], Sequence[FilePage]] = list,
     ):
-        """``data``: where small copies of previews are kept, and what headers of checkpoints say."""
+        """``data``: where small copies of previews are kept, and what headers of checkpoints say. ``pages``: files of
+        extensions.
+        """
+        self._pages = pages
+        self._page_folders: dict[FilePage, NetworkFolders] = {}
         self._shelf = shelf
         self._places = places
         self._naming = naming
@@ -115,7 +122,22 @@ class Library:
             return self._checkpoint_cards(cards)
         if kind in (LORA, HYPERNETWORK):
             return self._network_cards(kind, cards)
-        raise NotFound(f"there is no kind of network {kind[:40]!r}", hint=f"there are {', '.join(KINDS)}", field="kind")
+        if page := self.page(kind):
+            return self._page_cards(page, cards), 0
+        kinds = ", ".join([*KINDS, *(page.kind for page in self._pages())])
+        raise NotFound(f"there is no kind of network {kind[:40]!r}", hint=f"there are {kinds}", field="kind")
+
+    def page(self, kind: str) -> FilePage | None:
+        """The files of an extension that are called ``kind``."""
+        return next((page for page in self._pages() if page.kind == kind), None)
+
+    def _page_cards(self, page: FilePage, cards: Cards) -> Sequence[Card]:
+        if page not in self._page_folders:
+            self._page_folders[page] = NetworkFolders([page.folder], page.suffixes, describe=lambda path: Described())
+        files = self._page_folders[page].read().files
+        names = [file.path.relative_to(page.folder).as_posix() for file in files]
+        made = cards.of(page.kind, files, names, [""] * len(files))
+        return [replace(card, insertion=page.insertion(card.name), option=page.option) for card in made]
 
     def _network_cards(self, kind: str, cards: Cards) -> tuple[Sequence[Card], int]:
         listing = self._shelf.listed(kind)
@@ -176,9 +198,9 @@ class Library:
         """Write what a person chose beside the file. Raises `UserError` for what no card can hold, `OutputError`."""
         card = self.fresh(kind, key)
         for name in values:
-            if name not in EDITED[kind]:
+            if name not in edited(kind):
                 raise UserError(
-                    f"a card of this kind has no {name[:40]!r}", hint=f"it has {', '.join(EDITED[kind])}", field=name
+                    f"a card of this kind has no {name[:40]!r}", hint=f"it has {', '.join(edited(kind))}", field=name
                 )
         model = side_base(card.file.path)
         write_user(model, changed(model, **{name: _judged(name, value) for name, value in values.items()}))
@@ -209,6 +231,11 @@ class Library:
             except (OSError, OutputError) as error:
                 log.warning("%s is not kept: %s", kept.name, error)
         return data
+
+
+def edited(kind: str) -> tuple[str, ...]:
+    """What a person may change on cards of a kind."""
+    return EDITED.get(kind, EDITED_OF_FILES)
 
 
 def has_preview(card: Card) -> bool:

@@ -172,7 +172,10 @@ class NetworkFolders:
 
     def listed(self) -> NetworkListing:
         """All files at once, with what is known of them."""
-        files = [replace(file, described=self._known.get(_key(file), _UNREAD)) for file in self._stamped()]
+        files = [
+            NetworkFile(file.path, file.folder, file.size, file.mtime_ns, self._known.get(_key(file), _UNREAD))
+            for file in self._stamped()
+        ]
         return NetworkListing(tuple(files), sum(file.described is _UNREAD for file in files))
 
     def read_in_background(self) -> None:

@@ -124,18 +124,21 @@ class Step:
     """Of the weight, that are changed; None: all."""
 
 
-def merged(weight: Tensor, steps: Sequence[Step], misfit: Callable[[Step], None]) -> Tensor | None:
+def merged(
+    weight: Tensor, steps: Sequence[Step], misfit: Callable[[Step], None], into: Tensor | None = None
+) -> Tensor | None:
     """``weight`` with all changes added in float32, in the prompt's order; None: none of them changes it.
 
     ``misfit`` hears of a change that has another shape. Neighbouring LoRAs are one product: their factors stand side by
     side. Where there is nothing else the product is added in the weight's own type, in which an unmerged LoRA would be
-    computed too, and only its sum is rounded to it: with matrix units that takes a third of the time.
+    computed too, and only its sum is rounded to it: with matrix units that takes a third of the time. ``into``: memory
+    that such a sum may take; what fresh pages cost is a third of it.
     """
     if any(step.rows for step in steps):
         return _merged_rows(weight, steps, misfit)
     factors = [_factors(weight, step) for step in steps]
     if all(factors):
-        return _plus(weight, [pair for pair in factors if pair])
+        return _plus(weight, [pair for pair in factors if pair], into)
     total, pairs = weight, list[tuple[Tensor, Tensor]]()
     for step, pair in zip(steps, factors, strict=True):
         if pair:
@@ -176,17 +179,29 @@ def _factors(weight: Tensor, step: Step) -> tuple[Tensor, Tensor] | None:
     return up.to(weight.device), down.to(weight.device)
 
 
-def _plus(weight: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _plus(weight: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], into: Tensor | None = None) -> Tensor:
     """``weight`` and the products of factors, summed in float32 and rounded once to its type."""
     if not pairs:
         return weight
     dtype = weight.dtype if weight.dtype.itemsize > 1 else torch.float32
     ups, downs = [up.to(dtype) for up, _ in pairs], [down.to(dtype) for _, down in pairs]
     up, down = (ups[0], downs[0]) if len(pairs) == 1 else (torch.cat(ups, dim=1), torch.cat(downs))
+    own = weight.to(dtype)
+    if into is None or not _can_take(into, own):
+        into = torch.empty_like(own)
     if weight.dim() != 4:
-        return torch.addmm(weight.to(dtype), up, down)
-    flat = weight.to(dtype).permute(0, 2, 3, 1)
+        return torch.addmm(own, up, down, out=into)
+    flat, place = own.permute(0, 2, 3, 1), into.permute(0, 2, 3, 1)
+    if place.is_contiguous():  # in memory as it is computed
+        torch.addmm(flat.reshape(len(weight), -1), up, down, out=place.view(len(weight), -1))
+        return into
     return torch.addmm(flat.reshape(len(weight), -1), up, down).reshape(flat.shape).permute(0, 3, 1, 2)
+
+
+def _can_take(into: Tensor, like: Tensor) -> bool:
+    """Whether a sum may be written there: in main memory, in the same layout, and not kept from changes."""
+    same = (into.device, into.dtype, into.shape, into.stride()) == (like.device, like.dtype, like.shape, like.stride())
+    return same and like.device.type == "cpu" and (torch.is_inference_mode_enabled() or not into.is_inference())
 
 
 @dataclass
@@ -263,6 +278,7 @@ class Patch:
     def _make(self, layer: _Layer, steps: Sequence[Step]) -> None:
         """A layer's changed parameters, from its own."""
         self._restore(layer)
+        before = layer.made.get(layer.place.weight)
         self._drop(layer)
 
         def misfit(step: Step) -> None:
@@ -273,7 +289,7 @@ class Patch:
         place = layer.place
         weight = layer.own[place.weight]
         assert weight is not None
-        changed = merged(weight.data, steps, misfit)
+        changed = merged(weight.data, steps, misfit, None if before is None else before.data)
         if changed is not None:
             if self.nbytes + weight.nbytes > self.budget:
                 layer.overwritten = True
@@ -302,8 +318,9 @@ class Patch:
     def _take_off(self, name: str) -> None:
         """Put a layer's own parameters back."""
         layer = self._layers[name]
-        for part in layer.made:
-            setattr(layer.place.module, part, layer.own[part])
+        for part, own in layer.own.items():  # not of `made` alone: making others may have failed half way
+            if getattr(layer.place.module, part, None) is not own:
+                setattr(layer.place.module, part, own)
         self._restore(layer)
         self._on.discard(name)
 

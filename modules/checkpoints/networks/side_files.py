@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from modules.checkpoints.files import INDEX
 from modules.errors import OutputError, UserError
 from modules.storage import atomic
 
 PREVIEWS = ("png", "jpg", "jpeg", "webp", "gif")
 MAX_BYTES = 4 * 2**20
-FOLDER_INDEX = "model_index.json"
 _NAMES = {
     "description": "description",
     "notes": "notes",
@@ -55,9 +55,13 @@ class UserMetadata:
 
 
 def side_base(path: Path) -> Path:
-    """The path whose stem side files share: a model's own; for the index of a folder in diffusers' layout, beside that
-    folder."""
-    return path.parent.with_name(f"{path.parent.name}.folder") if path.name == FOLDER_INDEX else path
+    """The path whose stem side files share: a model's own; for the index of a folder in diffusers' layout one beside
+    that folder.
+
+    >>> side_base(Path("models/my.folder/model_index.json")).stem
+    'my.folder'
+    """
+    return path.parent.with_name(f"{path.parent.name}.folder") if path.name == INDEX else path
 
 
 def read_user(model: Path) -> UserMetadata:

@@ -148,3 +148,13 @@ def test_a_hash_that_another_worker_has_computed_is_not_computed_again(tmp_path:
     Hashes(cache).sha256(path)
     cache.write_text(json.dumps(dict.fromkeys(json.loads(cache.read_text()), "of the other")))
     assert early.sha256(path) == "of the other"
+
+
+def test_a_hash_is_known_by_the_files_own_name_and_by_a_link(tmp_path: Path) -> None:
+    hashes, own = Hashes(tmp_path / "hashes.json"), tmp_path / "a|b.safetensors"
+    own.write_bytes(b"weights")
+    (tmp_path / "other.safetensors").write_bytes(b"weights")
+    (tmp_path / "link.safetensors").symlink_to(own)
+    digest = hashes.sha256(own)
+    paths = [tmp_path / name for name in (own.name, "link.safetensors", "other.safetensors", "gone.safetensors")]
+    assert list(Hashes(tmp_path / "hashes.json").all_known(paths).values()) == [digest, digest, "", ""]

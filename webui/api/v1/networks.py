@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response
 
 from modules.checkpoints.networks.cards import SORTS, Card, chosen
-from modules.checkpoints.networks.library import EDITED, Library
+from modules.checkpoints.networks.library import Library, edited
 from modules.checkpoints.networks.shelf import LORA
 from modules.errors import NotAllowed, NotFound, UserError
 from modules.imaging.files import open_image
@@ -41,8 +41,9 @@ def add_networks(routes: APIRouter, services: Services) -> None:
         offset: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST)] = MOST,
     ) -> Json:
-        """Cards of a ``kind``: lora, hypernetwork, embedding or checkpoint. ``search``: words that all have to be in
-        names, folders, tags, trigger words or notes; ``family``: SD1, SD2 or SDXL; ``sort``: Path, Name or Newest.
+        """Cards of a ``kind``: lora, hypernetwork, embedding, checkpoint or cards_NAME of an extension. ``search``:
+        words that all have to be in names, folders, tags, trigger words or notes; ``family``: SD1, SD2 or SDXL;
+        ``sort``: Path, Name or Newest.
         ``unread``: files whose headers are being read, so that names and families of theirs may change."""
         cards, unread = library_of(services).cards(kind)
         found = chosen_of(cards, search, family, sort, folder)
@@ -57,7 +58,7 @@ def add_networks(routes: APIRouter, services: Services) -> None:
         details = library_of(services).details(card)
         return {
             **told_card(card),
-            "user": {name: getattr(card.user, name) for name in EDITED[kind]},
+            "user": {name: getattr(card.user, name) for name in edited(kind)},
             "facts": {fact.label.rstrip(":"): fact.whole or fact.value for fact in details.facts},
             "tags": dict(details.tags),
             "metadata": dict(details.metadata),
@@ -101,6 +102,7 @@ def told_card(card: Card) -> Json:
         "weight": card.weight,
         "insert": card.insertion.text,
         "negative": card.insertion.negative,
+        "option": card.option,
         "trigger_words": list(card.trigger_words),
         "description": card.description,
         "preview": f"/{preview_url(card)}" if card.preview or card.file.described.cover else None,

@@ -131,6 +131,54 @@ def test_only_layers_whose_strength_changes_are_made_again(model: LatentDiffusio
     assert text.weight is before[0] and query(model).weight is not before[1]
 
 
+@pytest.mark.parametrize("shape", [(70, 100), (7, 32, 3, 3), (70, 100, 1, 1)])
+def test_a_sum_is_written_where_there_is_room_for_it(shape: tuple[int, ...]) -> None:
+    """It is that of float64 there too, whatever lay there before, and the weight stays as it was."""
+    torch.manual_seed(0)
+    out, rest = shape[0], torch.Size(shape[1:]).numel()
+    weight = torch.randn(shape)
+    if len(shape) == 4:
+        weight = weight.to(memory_format=torch.channels_last)
+    before = weight.clone()
+    pairs = [(torch.randn(out, 4), torch.randn(4, rest)) for _ in range(2)]
+    changes = [change_of({"lora_up.weight": up, "lora_down.weight": down.reshape(4, *shape[1:])}) for up, down in pairs]
+    into, wrong = torch.full_like(weight, torch.nan), torch.full_like(weight, 5.0, dtype=torch.float64)
+    steps = [Step(one, 0.5) for one in changes if one]
+    total = merged(weight, steps, lambda step: pytest.fail("it fits"), into)
+    other = merged(weight, steps, lambda step: pytest.fail("it fits"), wrong)
+    deltas = [0.5 * up.double() @ down.double() for up, down in pairs]
+    wanted = before.double() + torch.stack(deltas).sum(0).reshape(shape)
+    assert total is not None and other is not None and total.data_ptr() == into.data_ptr()
+    assert torch.equal(other, total) and other.dtype == torch.float32 and bool((wrong == 5).all())
+    torch.testing.assert_close(total.double(), wanted, rtol=1e-6, atol=2e-6)
+    assert torch.equal(weight, before)
+
+
+def test_an_error_while_others_are_made_leaves_the_weights_as_they_were(
+    model: LatentDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bits, shape, patch = digest(model), fingerprint(model), Patch(model)
+    patch.put([on(1)])
+    assert digest(model) != bits
+
+    def out_of_memory(*given: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        broken.setattr("modules.checkpoints.networks.merging.merged", out_of_memory)
+        with pytest.raises(MemoryError):
+            patch.put([on(2)])
+    patch.suspend()
+    assert digest(model) == bits and fingerprint(model) == shape
+    patch.put([on(1)])
+    again = digest(model)
+    patch.suspend()
+    fresh = Patch(model)
+    fresh.put([on(1)])
+    assert digest(model) == again
+    fresh.suspend()
+
+
 def test_several_loras_at_once_are_their_sum(model: LatentDiffusion) -> None:
     before, patch = query(model).weight.clone(), Patch(model)
     patch.put([on(1, 0.5), on(2, 0.25), on(3, -1.0)])
