@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
 from modules.errors import NotFound
+from webui.api.v1.openapi import TAGS
 from webui.security.auth import owner_of
 from webui.services import Services
 
@@ -22,12 +23,12 @@ def known(number: int) -> int:
 def add_routes(routes: APIRouter, services: Services) -> None:
     """``/pictures/NUMBER`` and ``/pictures/NUMBER/small``."""
 
-    @routes.get("/pictures/{number}")
+    @routes.get("/pictures/{number}", tags=[TAGS.files], response_class=FileResponse)
     def picture(request: Request, number: int) -> FileResponse:
         """The file as it was saved."""
         return FileResponse(services.history.file(owner_of(request), known(number)), headers=LASTING)
 
-    @routes.get("/pictures/{number}/small")
+    @routes.get("/pictures/{number}/small", tags=[TAGS.files], response_class=FileResponse)
     def small(request: Request, number: int) -> FileResponse:
         """A copy of at most 256 pixels a side."""
         return FileResponse(services.history.thumbnail(owner_of(request), known(number)), headers=LASTING)
