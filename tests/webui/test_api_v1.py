@@ -277,7 +277,12 @@ def test_answers_are_what_the_document_says_of_them(client: TestClient, given: S
         assert not errors, (name, errors[:3])
         return answer.json()
 
-    get, post = (lambda path: client.get(f"/api/v1{path}")), (lambda path, **v: client.post(f"/api/v1{path}", json=v))
+    def get(path: str) -> Any:
+        return client.get(f"/api/v1{path}")
+
+    def post(path: str, **values: Any) -> Any:
+        return client.post(f"/api/v1{path}", json=values)
+
     key = judge("store_input", post("/inputs", image=picture()))["key"]
     judge("store_input", client.post("/api/v1/inputs", files={"image": base64.b64decode(picture())}))
     job = judge("submit_job", post("/jobs", params={"prompt": "a fox", "steps": 2, "width": 64, "height": 64}))["id"]

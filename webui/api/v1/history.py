@@ -13,6 +13,12 @@ from webui.services import Services
 LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authorization"}
 
 
+class SavedFile(FileResponse):
+    """A picture's file, read in pieces that most pictures are one of: each piece is a turn of a thread."""
+
+    chunk_size = 2**20
+
+
 def known(number: int) -> int:
     """The database's numbers have 64 bits; no picture has another."""
     if not 0 <= number < 2**63:
@@ -23,12 +29,12 @@ def known(number: int) -> int:
 def add_routes(routes: APIRouter, services: Services) -> None:
     """``/pictures/NUMBER`` and ``/pictures/NUMBER/small``."""
 
-    @routes.get("/pictures/{number}", tags=[TAGS.files], response_class=FileResponse)
-    def picture(request: Request, number: int) -> FileResponse:
+    @routes.get("/pictures/{number}", tags=[TAGS.files], response_class=SavedFile)
+    def picture(request: Request, number: int) -> SavedFile:
         """The file as it was saved."""
-        return FileResponse(services.history.file(owner_of(request), known(number)), headers=LASTING)
+        return SavedFile(services.history.file(owner_of(request), known(number)), headers=LASTING)
 
-    @routes.get("/pictures/{number}/small", tags=[TAGS.files], response_class=FileResponse)
-    def small(request: Request, number: int) -> FileResponse:
+    @routes.get("/pictures/{number}/small", tags=[TAGS.files], response_class=SavedFile)
+    def small(request: Request, number: int) -> SavedFile:
         """A copy of at most 256 pixels a side."""
-        return FileResponse(services.history.thumbnail(owner_of(request), known(number)), headers=LASTING)
+        return SavedFile(services.history.thumbnail(owner_of(request), known(number)), headers=LASTING)

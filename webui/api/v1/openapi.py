@@ -171,7 +171,7 @@ def document(routes: APIRouter, version: str) -> Json:
         routes=routes.routes,
     )
     components = made.setdefault("components", {}).setdefault("schemas", {})
-    components |= schemas() | SCHEMAS
+    components |= {**schemas(), **SCHEMAS}
     fault = {"description": "It cannot be done", "content": {"application/json": {"schema": ref("Error")}}}
     for path, methods in made["paths"].items():
         for method, operation in methods.items():
