@@ -127,7 +127,7 @@ def test_the_client_needs_nothing_but_python(tmp_path: Path) -> None:
 def test_whoever_goes_away_before_a1111s_answer_finds_the_result_in_the_history(server: Process) -> None:
     client = Client(f"http://127.0.0.1:{server.port}")
     before = client.ask("/api/v1/history")["count"]
-    body = json.dumps({"prompt": "slow", "steps": 12, "seed": 3}).encode()  # seconds, in which to see that it runs
+    body = json.dumps({"prompt": "a slow fox", "steps": 8, "seed": 3}).encode()
     head = f"POST /sdapi/v1/txt2img HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as gone:
         gone.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)

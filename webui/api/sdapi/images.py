@@ -61,7 +61,8 @@ def add_images(routes: APIRouter, services: Services, options: Options, tasks: T
 
 async def _gone(request: Request) -> bool:
     """Whether the client went away, so that nobody got the pictures: they are kept."""
-    return await request.is_disconnected()
+    # The body, which the route did not have to read itself, may stand before the news.
+    return await request.is_disconnected() or await request.is_disconnected()
 
 
 def _lasting(options: Options, owner: str, settings: Mapping[str, Any]) -> None:
