@@ -68,13 +68,6 @@ class Approximations:
             self._loaded[key] = self._read(path, part)
         return self._loaded[key], path
 
-    def preview(self, config: ModelConfig) -> nn.Module | None:
-        """The decoder for a preview; None where there is none that can be used."""
-        try:
-            return self.load(config, DECODER)[0]
-        except CheckpointError:
-            return None
-
     def _read(self, path: Path, part: str) -> nn.Module:
         state = part_of(read_tensors(path, "vae"), part)
         network = TinyDecoder() if part == DECODER else TinyEncoder()

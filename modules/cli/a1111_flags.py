@@ -157,6 +157,7 @@ SETTINGS: Mapping[str, str] = {
     "grid_save": "save_grid",
     "n_rows": "grid_rows",
     "show_progress_every_n_steps": "preview_every",
+    "show_progress_type": "show_progress_type",
     "quicksettings_list": "quick_settings",
     "disable_weights_auto_swap": "disable_weights_auto_swap",
 }
@@ -169,7 +170,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Saving to a directory": ("directories_filename_pattern",),
     "ui": ("show_progress_every_n_steps", "quicksettings_list"),
     "User interface": ("quicksettings_list",),
-    "Live previews": ("show_progress_every_n_steps",),
+    "Live previews": ("live_previews_enable", "show_progress_every_n_steps", "show_progress_type"),
     "infotext": ("disable_weights_auto_swap",),
     "Infotext": ("disable_weights_auto_swap",),
     "sd": ("sd_model_checkpoint", "CLIP_stop_at_last_layers", "randn_source"),

@@ -108,6 +108,10 @@ class Client:
         """``checkpoints``, the default first, and ``vaes``."""
         return self.ask("/api/v1/models")
 
+    def modifiers(self) -> list[dict[str, Any]]:
+        """The modifiers of extensions that a request may name: ``name``, ``label``, ``options`` with their schemas."""
+        return list(self.ask("/api/v1/modifiers")["modifiers"])
+
     def put(self, picture: bytes) -> str:
         """Store a picture that jobs can start from; its name for ``init.image``."""
         return str(self.ask("/api/v1/inputs", {"image": base64.b64encode(picture).decode("ascii")})["key"])

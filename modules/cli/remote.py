@@ -11,10 +11,14 @@ from typing import Any
 
 from modules.cli.client import Client, FetchedImage, ServerError
 from modules.errors import NotFound, OutputError, RepriseError, UserError
-from modules.params.generation import GenerationParams, Init
+from modules.params.generation import GenerationParams, Init, ModifierOptions
+from modules.params.options import SHA256
 
 TOKEN = "REPRISE_TOKEN"
 """The environment's variable that holds the token of an account."""
+
+PICTURES = ("image", "mask")
+"""Kinds of options whose values are pictures."""
 
 
 def generate(url: str, params: GenerationParams, chosen: Collection[str], output: Path | None, folder: Path) -> int:
@@ -28,6 +32,8 @@ def generate(url: str, params: GenerationParams, chosen: Collection[str], output
         params = params.changed(**{name: side for name in ("width", "height") if name not in chosen})
         if params.init:
             params = params.changed(init=_sent(client, params.init))
+        if params.extensions:
+            params = params.changed(extensions=_with_option_images(client, params.extensions))
         job = client.submit(params.to_json())
         ended = _followed(client, job)
         for number, image in enumerate(client.fetch(job)):
@@ -47,15 +53,28 @@ def _native_size(client: Client, checkpoint: str) -> int:
 
 def _sent(client: Client, init: Init) -> Init:
     """The start picture and the mask, put where the server's requests find them."""
-    mask = replace(init.mask, image=client.put(_bytes(init.mask.image))) if init.mask else None
+    mask = replace(init.mask, image=client.put(_bytes(init.mask.image, "mask"))) if init.mask else None
     return replace(init, image=client.put(_bytes(init.image)), mask=mask)
 
 
-def _bytes(path: str) -> bytes:
+def _with_option_images(client: Client, chosen: ModifierOptions) -> ModifierOptions:
+    """The same with the files that options name as pictures put where the server's requests find them. The server
+    knows which options these are: its extensions may be others than those here."""
+    for modifier in client.modifiers():
+        name = str(modifier["name"])
+        for option, about in modifier["options"].items():
+            path = chosen.get(name, {}).get(option)
+            if about.get("x-kind") in PICTURES and isinstance(path, str) and path and not SHA256.fullmatch(path):
+                key = client.put(_bytes(path, f"extensions.{name}.{option}"))
+                chosen = chosen.having(name, {**chosen[name], option: key})
+    return chosen
+
+
+def _bytes(path: str, field: str = "init") -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}", hint="give one picture", field="init") from error
+        raise NotFound(f"{path} cannot be read: {error.strerror}", hint="give one picture", field=field) from error
 
 
 def _followed(client: Client, job: str) -> dict[str, Any]:

@@ -41,23 +41,31 @@ class Origin:
     """What was changed in the request when it was checked."""
     script: str = ""
     """The id of the script job that submitted this one."""
+    preview_every: int | None = None
+    """Steps between previews, 0: none; None: as the owner of the server has it."""
+    preview_type: str = ""
+    """What previews are made with; "": as the owner of the server has it."""
 
     def noted(self, *notes: str) -> Origin:
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
     def to_json(self) -> Json:
         values = {"tab": self.tab, "page": self.page, "notes": list(self.notes), "script_job": self.script}
-        return {name: value for name, value in values.items() if value}
+        values |= {"preview_type": self.preview_type}
+        every = {} if self.preview_every is None else {"preview_every": self.preview_every}
+        return {name: value for name, value in values.items() if value} | every
 
     @classmethod
     def from_json(cls, spec: Mapping[str, Any]) -> Origin:
         """Read the origin of any kind of spec."""
-        notes = spec.get("notes")
+        notes, every = spec.get("notes"), spec.get("preview_every")
         return cls(
             tab=_text(spec, "tab"),
             page=_text(spec, "page"),
             notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
             script=_text(spec, "script_job"),
+            preview_every=every if isinstance(every, int) else None,
+            preview_type=_text(spec, "preview_type"),
         )
 
 

@@ -18,7 +18,7 @@ from modules.checkpoints.way import SamplingRanOut
 from modules.devices import Snapshot
 from modules.diffusion.guidance import Seeing, WeightedCond
 from modules.diffusion.types import StopSampling
-from modules.errors import Cancelled, OutOfMemory, UserError, out_of_memory
+from modules.errors import Cancelled, CheckpointError, OutOfMemory, UserError, out_of_memory
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import TAESD as PREVIEW_TAESD
@@ -208,11 +208,15 @@ class BatchRunner:
         encoder, decoder = (method == TAESD for method in (params.sd_vae_encode_method, params.sd_vae_decode_method))
         return self._store.approximated(model, encoder=encoder, decoder=decoder) if encoder or decoder else model
 
-    def _preview(self, model: LatentDiffusion, latent: Tensor, kind: str) -> Image.Image:
-        """The preview of one image's latents in a run that asks for previews of a ``kind``."""
-        latents = model.config.latent
-        tiny = self._store.approximations.preview(model.config) if kind == PREVIEW_TAESD else None
-        decode = None if tiny is None else partial(through, tiny)
+    def _preview(self, model: LatentDiffusion, latent: Tensor, callbacks: RunCallbacks) -> Image.Image:
+        """The preview of one image's latents, made with what a run asks for."""
+        latents, kind = model.config.latent, callbacks.preview_type
+        decode: Callable[[Tensor], Tensor] | None = None
+        if kind == PREVIEW_TAESD:
+            try:
+                decode = partial(through, self._store.approximations.load(model.config, DECODER)[0])
+            except CheckpointError as error:
+                callbacks.on_note(f"previews are made as Approx cheap: {error}")
         return self._previews.draw(
             model, latent, kind, Latents(latents.channels, latents.factor, latents.rgb or None, decode)
         )
@@ -247,9 +251,7 @@ class BatchRunner:
             return other, [Seeing(part, seen) for part in positive], Seeing(negative, seen)
 
         positive, negative, params = self._encoder.encode(model, batch, hooks.scope())
-        reporter = StepReporter(
-            task, batch, lambda latent: self._preview(model, latent, task.callbacks.preview_type), done
-        )
+        reporter = StepReporter(task, batch, lambda latent: self._preview(model, latent, task.callbacks), done)
         latents = generate(
             model,
             batch,

@@ -20,11 +20,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: image and start")
     parser.add_argument("--seconds", type=float, default=150, help="the time that gpu may take (default: 150)")
+    parser.add_argument("--full", action="store_true", help="api: all requests, followers and starts (minutes)")
     parser.add_argument("--out", type=Path, help="a JSON file for the rows of gpu")
     args = parser.parse_args()
     for part in args.parts or ("image", "start"):
         print(f"== {part}")
         options = {"seconds": args.seconds, "out": args.out} if part == "gpu" else {}
+        options |= {"full": args.full} if part == "api" else {}
         import_module(f"tests.benchmarks.{part}").main(**options)
 
 

@@ -22,11 +22,13 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 os.environ.setdefault("REPRISE_API_ONLY", "1")
-CLIENTS, REQUESTS, FOLLOWERS = 50, 1000, 200
+FULL, SHORT = (40, 50, 1000, 200, 100), (15, 20, 200, 50, 40)
+"""Requests that are timed; clients and requests of a crowd; followers of one job, and its steps."""
 
 
-def main() -> None:
-    """Print one line a figure."""
+def main(*, full: bool = False) -> None:
+    """Print one line a figure; with ``full`` as much of everything as its figures are noted for."""
+    timed, clients, requests, followers, steps = FULL if full else SHORT
     import httpx
     import numpy as np
     from PIL import Image
@@ -36,7 +38,7 @@ def main() -> None:
 
     data = Path(tempfile.mkdtemp())
     drawn = Image.fromarray(np.random.default_rng(1).integers(0, 255, (512, 512, 3), np.uint8))
-    encoding = _median(lambda: png_bytes(drawn), 10)
+    encoding, _ = _median(lambda: png_bytes(drawn), 10)
 
     class Quick(Painter):
         """A 512x512 image of noise at once; what it takes to encode is subtracted."""
@@ -44,12 +46,15 @@ def main() -> None:
         def __call__(self, job_id: str, spec: dict[str, Any], emit: Any, control: Any) -> dict[str, Any]:
             params = spec["params"]
             for step in range(1, params["steps"] + 1):
+                working = time.thread_time()
                 emit({"type": "step", "step": step, "steps": params["steps"], "image": 1, "images": 1, "eta_s": 0})
+                telling.append(time.thread_time() - working)
                 time.sleep(PACE_S if "slow" in params["prompt"] else 0)
-            begin = time.perf_counter()
+            begin, working = time.perf_counter(), time.thread_time()
             image = drawn if params["width"] == 512 else drawn.resize((64, 64))
             saved = self.gallery.save(image, seed=params["seed"], infotext="a fox\nSteps: 1", job=job_id)
             spent.append(time.perf_counter() - begin)
+            worked.append(time.thread_time() - working)
             told = {"path": str(saved.path), "infotext": "a fox", "seed": params["seed"], "width": 512, "height": 512}
             emit({"type": "image", **told})
             return {"images": [told], "infotext": "a fox", "notes": [], "seconds": 0.0}
@@ -57,20 +62,34 @@ def main() -> None:
     import tests.webui.fake_server as fake
 
     spent: list[float] = []
+    worked: list[float] = []
+    telling: list[float] = []
     fake.Painter = Quick  # type: ignore[misc]
     with services(data) as given, _Served(given) as url, httpx.Client(base_url=url, timeout=600) as client:
         body = {"prompt": "a fox", "steps": 1, "width": 512, "height": 512, "seed": 1}
         client.post("/sdapi/v1/txt2img", json=body)
         spent.clear()
-        whole = _median(lambda: client.post("/sdapi/v1/txt2img", json=body).raise_for_status(), 40)
+        worked.clear()
+        whole, busy = _median(lambda: client.post("/sdapi/v1/txt2img", json=body).raise_for_status(), timed)
+        saving, drawing = statistics.median(spent), statistics.median(worked)
+        print(f"/sdapi/v1/txt2img of 512x512: {whole * 1e3:.1f} ms, of which saving {saving * 1e3:.1f} ms", end="")
+        print(f" (PNG alone {encoding * 1e3:.1f} ms): overhead {(whole - saving) * 1e3:.1f} ms", end="")
+        print(f", {(busy - drawing) * 1e3:.1f} ms of processor time with the client's")
+        spent.clear()
+        worked.clear()
+        whole, busy = _median(lambda: _ours(client, body), timed)
+        saving, drawing = statistics.median(spent), statistics.median(worked)
         print(
-            f"request of 512x512: {whole * 1e3:.1f} ms, of which saving {statistics.median(spent) * 1e3:.1f} ms", end=""
+            f"/api/v1/jobs, its events and the image: {whole * 1e3:.1f} ms: overhead {(whole - saving) * 1e3:.1f} ms",
+            end="",
         )
-        print(f" (PNG alone {encoding * 1e3:.1f} ms): overhead {(whole - statistics.median(spent)) * 1e3:.1f} ms")
-        _crowd(url, body | {"width": 64, "height": 64})
-        _followers(url)
-        _large(client)
-    _starts()
+        print(f", {(busy - drawing) * 1e3:.1f} ms of processor time with the client's")
+        _crowd(url, body | {"width": 64, "height": 64}, clients, requests)
+        _followers(url, followers, steps, telling)
+        if full:
+            _large(client)
+    if full:
+        _starts()
 
 
 PACE_S = 0.02
@@ -100,13 +119,23 @@ class _Served:
         self._thread.join()
 
 
-def _median(call: Any, times: int) -> float:
-    seconds = []
+def _median(call: Any, times: int) -> tuple[float, float]:
+    """Seconds on the clock, and of this process's processor time: those hardly change where others work beside it."""
+    seconds, busy = [], []
     for _ in range(times):
-        begin = time.perf_counter()
+        begin, working = time.perf_counter(), time.process_time()
         call()
         seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
+        busy.append(time.process_time() - working)
+    return statistics.median(seconds), statistics.median(busy)
+
+
+def _ours(client: Any, params: dict[str, Any]) -> None:
+    """A job of our own API: submitted, followed to its end, its image fetched."""
+    job = client.post("/api/v1/jobs", json={"params": params}).raise_for_status().json()
+    events = client.get(job["events"]).raise_for_status().text
+    last = json.loads(events.strip().rpartition("data: ")[2])
+    client.get(last["output"]["images"][0]["url"]).raise_for_status()
 
 
 def _resident() -> float:
@@ -120,7 +149,7 @@ def _peak() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def _crowd(url: str, body: dict[str, Any]) -> None:
+def _crowd(url: str, body: dict[str, Any], clients: int, requests: int) -> None:
     import httpx
 
     def asked(number: int) -> bool:
@@ -131,21 +160,22 @@ def _crowd(url: str, body: dict[str, Any]) -> None:
 
     marks: list[float] = []
     begin = time.perf_counter()
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        kept = sum(pool.map(asked, range(REQUESTS)))
+    with ThreadPoolExecutor(clients) as pool:
+        kept = sum(pool.map(asked, range(requests)))
     seconds, half = time.perf_counter() - begin, len(marks) // 2
-    print(f"{REQUESTS} requests of {CLIENTS} clients: {REQUESTS - kept} lost, {seconds:.0f} s, resident ", end="")
+    print(f"{requests} requests of {clients} clients: {requests - kept} lost, {seconds:.0f} s, resident ", end="")
     middle, last = statistics.mean(marks[half : half + 50]), statistics.mean(marks[-50:])
     print(f"{middle:.0f} MB at the half, {last:.0f} MB at the end")
 
 
-def _followers(url: str) -> None:
-    """What following a job costs its sampler: its steps take as long with many followers as with none."""
+def _followers(url: str, count: int, steps: int, telling: list[float]) -> None:
+    """What following a job costs its sampler: ``telling`` is the processor time of its thread for each step that it
+    tells of. The followers are threads of this process, so that the clock counts their work as well."""
     import httpx
 
     def lasting(followers: int) -> tuple[float, int]:
         job = httpx.post(
-            f"{url}/api/v1/jobs", json={"params": {"prompt": "slow", "steps": 100, "width": 64, "height": 64}}
+            f"{url}/api/v1/jobs", json={"params": {"prompt": "slow", "steps": steps, "width": 64, "height": 64}}
         )
         events = f"{url}{job.json()['events']}"
         begin = time.perf_counter()
@@ -155,13 +185,18 @@ def _followers(url: str) -> None:
             )
         return time.perf_counter() - begin, sum(told)
 
+    telling.clear()
     alone, _ = lasting(0)
-    crowded, ended = lasting(FOLLOWERS)
+    few = statistics.median(telling)
+    telling.clear()
+    crowded, ended = lasting(count)
+    many = statistics.median(telling)
+    print(f"telling of a step takes the sampler {few * 1e3:.2f} ms, {many * 1e3:.2f} ms with {count} more followers")
     print(
-        f"100 steps of {PACE_S * 1e3:.0f} ms: {alone:.2f} s with one follower, {crowded:.2f} s with {FOLLOWERS} more",
+        f"{steps} steps of {PACE_S * 1e3:.0f} ms: {alone:.2f} s with one follower, {crowded:.2f} s with {count} more",
         end="",
     )
-    print(f", {ended} of {FOLLOWERS + 1} were told the end")
+    print(f", {ended} of {count + 1} were told the end")
 
 
 def _large(client: Any) -> None:

@@ -22,7 +22,7 @@ QUICK = {"prompt": "a fox", "steps": 3, "seed": 5, "batch_size": 2}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with serving(tmp_path_factory.mktemp("data")) as made:
+    with serving(tmp_path_factory.mktemp("data"), "--pasting") as made:
         yield made
 
 
@@ -93,6 +93,28 @@ def test_generate_lets_a_server_do_it(server: Process, tmp_path: Path) -> None:
     nobody = [*command[:4], "--server", "http://127.0.0.1:9"]
     lost = subprocess.run(nobody, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert lost.returncode == 2 and "cannot be reached" in lost.stderr
+
+
+def test_pictures_in_options_of_extensions_are_put_on_the_server(
+    server: Process, client: Client, tmp_path: Path
+) -> None:
+    """Only where the option is one of a picture, and not where it has a stored one's key already."""
+    data = {}
+    for name, colour in {"face.png": "teal", "area.png": "white"}.items():
+        Image.new("RGB", (32, 32), colour).save(tmp_path / name)
+        data[name] = (tmp_path / name).read_bytes()
+    command = [sys.executable, "app.py", "generate", "a fox", "--server", f"http://127.0.0.1:{server.port}"]
+    command += ["--steps", "1", "-o", str(tmp_path / "made" / "fox.png")]
+    said = [f"pastes.picture={tmp_path / 'face.png'}", "pastes.area=area.png", "pastes.title=face.png"]
+    flags = [word for text in said for word in ("--ext", text)]
+    lost = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert lost.returncode != 0 and "area.png cannot be read" in lost.stderr
+    flags[3] = f"pastes.area={client.put(data['area.png'])}"
+    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    asked = client.ask(client.ask("/api/v1/jobs?limit=1")["jobs"][0]["url"] + "/request")["params"]["extensions"]
+    keys = {name: client.put(one) for name, one in data.items()}  # a picture's name is that of its content
+    assert asked == {"pastes": {"area": keys["area.png"], "picture": keys["face.png"], "title": "face.png"}}
 
 
 def test_the_client_needs_nothing_but_python(tmp_path: Path) -> None:

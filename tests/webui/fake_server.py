@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.checkpoints.places import model_folders
 from modules.errors import Cancelled, NotFound
 from modules.extension.host import Host
+from modules.extension.modifier import Modifier, ModifierSpec
 from modules.extension.script import ScriptContext, axes_of_params
 from modules.gallery.inputs import InputStore
 from modules.gallery.outputs import Gallery
@@ -39,6 +40,7 @@ from modules.jobs.runners.script import Scripts
 from modules.jobs.store import JobStore
 from modules.jobs.worker import Emit, JobControl
 from modules.metadata.verdict import Verdict
+from modules.params.options import option
 from modules.params.settings import SettingsFile
 from webui import tabs
 from webui.policy import ApiPolicy
@@ -162,6 +164,15 @@ def card(checkpoint: str) -> Card:
     return Card(checkpoint, checkpoint, family, "eps", 128, 23_450_000, "0123456789abcdef" * 4, metadata)
 
 
+@dataclass(frozen=True)
+class Pasted:
+    """Options of a modifier of which some are pictures."""
+
+    picture: str = option("", "Picture", kind="image")
+    area: str = option("", "Area", kind="mask")
+    title: str = option("", "Title")
+
+
 class Cards:
     """Model cards that are changed in memory."""
 
@@ -232,6 +243,7 @@ def main() -> None:
     parser.add_argument("--subpath", default="")
     parser.add_argument("--trusted-proxy", action="append", default=[])
     parser.add_argument("--body-s", type=float, help="how long a client may take to send a body")
+    parser.add_argument("--pasting", action="store_true", help="with a modifier that has a picture for an option")
     parser.add_argument("--can-stop", action="store_true", help="a request may end the server")
     parser.add_argument("--head-s", type=float, default=HEAD_S, help="how long a client may take to send a head")
     args = parser.parse_args()
@@ -243,6 +255,8 @@ def main() -> None:
     proxies: dict[str, Any] = {"api": ApiPolicy(can_stop=args.can_stop)}
     proxies |= {"subpath": args.subpath, "trusted_proxies": tuple(args.trusted_proxy)}
     with services(args.data_dir, accounts=accounts, **proxies) as given:
+        if args.pasting:
+            given.host.add_modifier(ModifierSpec("pastes", "Pastes", Pasted, lambda _: Modifier()))
         app = create_app(given)
         for middleware in app.user_middleware:
             if getattr(middleware.cls, "__name__", "") == Guard.__name__ and args.body_s:

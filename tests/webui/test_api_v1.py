@@ -10,18 +10,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from hypothesis import HealthCheck, settings, strategies
 from hypothesis import given as drawn
+from jsonschema_rs import Draft202012Validator
+from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 from starlette.testclient import TestClient
 
 from modules.accounts import Accounts
+from modules.extension.modifier import Modifier, ModifierSpec
+from modules.jobs.protocol import ReplaySpec
 from modules.params.generation import GenerationParams
 from modules.params.options import options_of
 from tests.webui.conftest import ORIGIN
-from tests.webui.fake_server import services
+from tests.webui.fake_server import Pasted, services
 from tests.webui.test_sdapi_fields import picture
+from webui.api.v1.answers import OPERATIONS, SCHEMAS
 from webui.server import create_app
+from webui.services import Services
 
 QUICK = {"prompt": "a fox", "steps": 3, "width": 64, "height": 64, "seed": 5}
 
@@ -207,8 +214,8 @@ def test_the_document_describes_every_parameter_and_every_reference_in_it_leads_
     told = client.get("/api/v1/openapi.json").json()
     assert told["openapi"] == "3.1.0"
     ours = told["components"]["schemas"]["GenerationParams"]["properties"]
-    for name, option in options_of(GenerationParams).items():
-        assert (ours[name]["title"], ours[name]["default"]) == (option.label, option.default)
+    for name, one in options_of(GenerationParams).items():
+        assert (ours[name]["title"], ours[name]["default"]) == (one.label, one.default)
     known = {f"#/components/schemas/{name}" for name in told["components"]["schemas"]}
     assert set(re.findall(r'"\$ref": "([^"]+)"', json.dumps(told))) <= known
     operations = [one for methods in told["paths"].values() for one in methods.values()]
@@ -217,6 +224,109 @@ def test_the_document_describes_every_parameter_and_every_reference_in_it_leads_
     answer = client.post("/api/v1/jobs", json=examples["picture"]["value"])
     assert answer.status_code == 202
     client.post(f"{answer.json()['url']}/cancel")
+
+
+def _ours(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The operations by their names."""
+    paths = document["paths"].items()
+    return {one["operationId"]: {**one, "path": path} for path, methods in paths for one in methods.values()}
+
+
+def test_generators_of_clients_find_what_they_need_in_the_document(client: TestClient) -> None:
+    """OpenAPI 3.1, readable names that are unique, and a schema for whatever is sent and answered."""
+    told = client.get("/api/v1/openapi.json").json()
+    OPENAPI_31_VALIDATOR.validate(told)
+    for schema in told["components"]["schemas"].values():
+        jsonschema_rs.meta.validate({**schema, "$schema": "https://json-schema.org/draft/2020-12/schema"})
+    count = sum(len(methods) for methods in told["paths"].values())
+    operations = _ours(told)
+    assert len(operations) == count == len(OPERATIONS)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)+", name) for name in operations)
+    for name, operation in operations.items():
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        assert operation["summary"] and len(operation["tags"]) == 1, name
+        assert any(status.startswith("2") for status in operation["responses"]), name
+        for body in bodies:
+            for media, content in body.get("content", {}).items():
+                assert content["schema"].keys() & {"$ref", "type", "anyOf"}, (name, media)
+                assert media != "application/json" or "$ref" in content["schema"], (name, media)
+
+
+def test_answers_are_what_the_document_says_of_them(client: TestClient, given: Services) -> None:
+    """Every field of every answer is described, with its type; those that are required are there."""
+    told = client.get("/api/v1/openapi.json").json()
+    closed = {
+        name: {**schema, "additionalProperties": False} if name in SCHEMAS and "properties" in schema else schema
+        for name, schema in told["components"]["schemas"].items()
+    }
+    operations, checked = _ours(told), set()
+
+    def judge(name: str, answer: Any) -> Any:
+        success = next(one for status, one in operations[name]["responses"].items() if status.startswith("2"))
+        content = success["content"]
+        assert answer.is_success, (name, answer.text)
+        assert answer.headers["content-type"].partition(";")[0] in content, name
+        checked.add(name)
+        if "application/json" not in content:
+            return answer.content
+        schema = {**content["application/json"]["schema"], "components": {"schemas": closed}}
+        errors = [
+            f"{error.instance_path}: {error.message}"
+            for error in Draft202012Validator(schema).iter_errors(answer.json())
+        ]
+        assert not errors, (name, errors[:3])
+        return answer.json()
+
+    def get(path: str) -> Any:
+        return client.get(f"/api/v1{path}")
+
+    def post(path: str, **values: Any) -> Any:
+        return client.post(f"/api/v1{path}", json=values)
+
+    key = judge("store_input", post("/inputs", image=picture()))["key"]
+    judge("store_input", client.post("/api/v1/inputs", files={"image": base64.b64decode(picture())}))
+    job = judge("submit_job", post("/jobs", params={"prompt": "a fox", "steps": 2, "width": 64, "height": 64}))["id"]
+    events = judge("follow_job", get(f"/jobs/{job}/events"))
+    assert b"event: done" in events
+    image = judge("get_job", get(f"/jobs/{job}"))["output"]["images"][0]
+    assert judge("get_job_image", client.get(image["url"])).startswith(b"\x89PNG")
+    failed = post("/jobs", params={"prompt": "explode", "steps": 1}).json()["id"]
+    get(f"/jobs/{failed}/events")
+    assert judge("get_job", get(f"/jobs/{failed}"))["error"]
+    slow = post("/jobs", params={"prompt": "slow", "steps": 150, "init": {"image": key}}).json()["id"]
+    judge("list_queue", get("/queue"))
+    judge("skip_image", post(f"/jobs/{slow}/skip"))
+    judge("finish_job", post(f"/jobs/{slow}/finish"))
+    judge("cancel_job", post(f"/jobs/{slow}/cancel"))
+    judge("get_job_request", get(f"/jobs/{slow}/request"))
+    judge("list_jobs", get("/jobs"))
+    waiting = post("/jobs", params={"prompt": "slow", "steps": 150}).json()["id"]
+    judge("cancel_queued_job", post(f"/queue/{waiting}/cancel"))
+    judge("explain_prompt", post("/explain", prompt="a [red:blue:0.5] (fox:1.2) <lora:nobody:1> AND a hen", steps=9))
+    judge("list_models", get("/models"))
+    judge("list_choices", get("/choices"))
+    given.host.add_modifier(ModifierSpec("pastes", "Pastes", Pasted, lambda _: Modifier()))
+    (pastes,) = [one for one in judge("list_modifiers", get("/modifiers"))["modifiers"] if one["name"] == "pastes"]
+    assert pastes["options"]["picture"]["x-kind"] == "image" and "x-kind" not in pastes["options"]["title"]
+    number = judge("list_history", get("/history"))["pictures"][0]["number"]
+    judge("get_picture", get(f"/pictures/{number}"))
+    judge("get_small_picture", get(f"/pictures/{number}/small"))
+    path = given.history.file("local", number)
+    begun = judge("replay_image", post("/replay", image=base64.b64encode(path.read_bytes()).decode()))
+    judge("replay_image", post("/replay", recipe="{}"))
+    again = given.submit("local", ReplaySpec(path=str(path))).id
+    get(f"/jobs/{again}/events")
+    assert judge("get_replay", get(f"/replay/{again}"))["verdict"] and begun["verdict"]
+    for kind in ("lora", "hypernetwork", "embedding", "checkpoint"):
+        cards = judge("list_networks", get(f"/networks?kind={kind}"))["networks"]
+        for card in cards[:4]:
+            judge("get_network", get(f"/networks/{kind}/{card['key']}"))
+    cards = get("/networks?kind=lora").json()["networks"]
+    ink = next(card for card in cards if card["preview"])
+    judge("edit_network", post(f"/networks/lora/{ink['key']}", notes="new"))
+    judge("save_network_preview", post(f"/networks/lora/{ink['key']}/preview", picture=number))
+    judge("get_network_preview", get(f"/networks/lora/{ink['key']}/preview"))
+    assert checked == operations.keys()
 
 
 def test_the_documentation_needs_no_network(client: TestClient) -> None:

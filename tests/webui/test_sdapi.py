@@ -153,9 +153,16 @@ def test_settings_that_may_not_be_changed_stay_and_unknown_ones_are_kept_and_nam
 
 
 def test_what_a_request_asks_for_in_vain_is_named_in_its_answer(client: TestClient) -> None:
-    body = {**QUICK, "do_not_save_grid": True, "override_settings": {"font": "x"}}
+    settings = {"font": "x", "live_previews_enable": False, "show_progress_type": "Fuller"}
+    body = {**QUICK, "do_not_save_grid": True, "override_settings": settings}
     notes = json.loads(post(client, "txt2img", **body).json()["info"])["notes"]
-    assert [note.partition(" has no effect")[0] for note in notes] == ["do_not_save_grid", "the setting font"]
+    assert [note.partition(" has no effect")[0] for note in notes] == [
+        "do_not_save_grid",
+        "the setting font",
+        "the setting show_progress_type",
+    ]
+    named = {"x-without-effect": "font, show_progress_type"}
+    assert named.items() <= post(client, "options", **settings).headers.items()
 
 
 def test_styles_come_from_the_file_that_the_command_line_names(tmp_path: Path) -> None:

@@ -240,6 +240,52 @@ def test_settings_reach_the_parameters_whose_key_their_texts_have() -> None:
     assert unheeded({"font": "x", "nobody": 1, "s_churn": 2.0, "samples_format": "jpg"}) == ["font", "nobody"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "every", "kind"),
+    [
+        ({}, None, ""),
+        ({"live_previews_enable": True}, None, ""),
+        ({"live_previews_enable": False, "show_progress_every_n_steps": 5}, 0, ""),
+        ({"show_progress_every_n_steps": 5}, 5, ""),
+        ({"show_progress_every_n_steps": -1}, 0, ""),
+        ({"show_progress_every_n_steps": 0}, 1, ""),
+        ({"show_progress_type": "Approx NN"}, None, "Approx cheap"),
+        *[({"show_progress_type": kind}, None, kind) for kind in ("Full", "TAESD", "Approx cheap")],
+    ],
+)
+def test_previews_are_as_the_settings_say(
+    given: Services, settings: dict[str, Any], every: int | None, kind: str
+) -> None:
+    """Those of the account, and those of the request, which win."""
+    for found in (
+        asked(given, "txt2img", {}, settings),
+        asked(given, "img2img", {"override_settings": settings}, {"show_progress_type": "Full"} if kind else {}),
+    ):
+        origin = found.spec("txt2img").origin
+        assert (origin.preview_every, origin.preview_type) == (every, kind)
+        assert not [note for note in found.notes if "has no effect" in note]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "may"),
+    [
+        ("show_progress_type", "Fuller", "Full, Approx NN, Approx cheap, TAESD"),
+        ("show_progress_type", 3, "Full, Approx NN, Approx cheap, TAESD"),
+        ("show_progress_every_n_steps", "ten", "-1 to 150"),
+        ("show_progress_every_n_steps", 2.5, "-1 to 150"),
+        ("show_progress_every_n_steps", 10**30, "-1 to 150"),
+        ("show_progress_every_n_steps", None, "-1 to 150"),
+        ("live_previews_enable", "no", "true or false"),
+    ],
+)
+def test_a_setting_of_previews_that_means_nothing_is_named(given: Services, name: str, value: Any, may: str) -> None:
+    found = asked(given, "txt2img", {"override_settings": {name: value}})
+    origin = found.spec("txt2img").origin
+    assert (origin.preview_every, origin.preview_type) == (None, "")
+    assert f"the setting {name} has no effect: it may be {may}" in found.notes
+    assert unheeded({name: value}) == [name]
+
+
 def test_the_accounts_settings_hold_for_a_request_that_says_nothing_else(given: Services) -> None:
     chosen = {"CLIP_stop_at_last_layers": 3, "s_churn": 4.0, "face_restoration": True}
     params = asked(given, "txt2img", {"s_churn": 1.0}, chosen).params

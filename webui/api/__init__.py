@@ -21,7 +21,7 @@ from webui.api.v1.history import add_routes
 from webui.api.v1.jobs import add_jobs, told_job
 from webui.api.v1.lists import add_lists
 from webui.api.v1.networks import add_networks
-from webui.api.v1.openapi import add_docs
+from webui.api.v1.openapi import TAGS, add_docs
 from webui.api.v1.queue import add_queue_routes
 from webui.api.v1.webhooks import Webhooks
 from webui.security.auth import owner_of
@@ -41,7 +41,7 @@ def router(services: Services) -> APIRouter:
 
     routes = APIRouter(prefix="/api/v1", default_response_class=WholeJSON, route_class=ParsedRoute, lifespan=resumed)
 
-    @routes.post("/explain")
+    @routes.post("/explain", tags=[TAGS.tools])
     def explain(values: Json = Body()) -> Json:
         """What the prompts of a request mean, step by step: texts, tokens with weights, networks, warnings."""
         params = GenerationParams.from_json(values)
@@ -49,12 +49,12 @@ def router(services: Services) -> APIRouter:
             params, services.host, services.embeddings(params.checkpoint), services.network_family(params.checkpoint)
         )
 
-    @routes.post("/replay", status_code=202)
+    @routes.post("/replay", status_code=202, tags=[TAGS.tools])
     def replay(request: Request, values: Json = Body()) -> Json:
         """Make a picture again: ``{"image": base64}`` or ``{"recipe": ...}``; a job's number, or a verdict at once."""
         return submit_replay(services, owner_of(request), values)
 
-    @routes.get("/replay/{job_id}")
+    @routes.get("/replay/{job_id}", tags=[TAGS.tools])
     def verdict(request: Request, job_id: str) -> Json:
         """How far a replay is, and the verdict once there is one."""
         job = services.queue.get(job_id, owner_of(request))

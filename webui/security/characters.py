@@ -23,6 +23,8 @@ def whole(value: Any) -> Any:
     {'a': ['ok', '\\ufffd!']}
     """
     if isinstance(value, str):
+        if value.isascii():  # a picture of a megabyte in base64, say: known at once, where a search takes 10 ms
+            return value
         return HALF.sub("\ufffd", value) if HALF.search(value) else value
     if isinstance(value, Mapping):
         return {whole(key): whole(inner) for key, inner in value.items()}

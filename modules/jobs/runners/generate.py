@@ -47,8 +47,8 @@ class GenerationRunner:
         self._engine = engine
         self._gallery = gallery
         self._preview_every = preview_every
+        """Steps between previews; 0: none. A job may say otherwise, and what they are made with."""
         self._preview_type = preview_type
-        """Steps between previews; 0: none."""
         self._embed_inputs = embed_inputs
         """Whether to embed the input images in the results."""
 
@@ -86,12 +86,14 @@ class GenerationRunner:
 
         for saved in images:
             emit(ImageEvent(saved).to_json())
-        steps, before = Steps(emit, time.monotonic, self._preview_every), len(images)
+        origin, before = spec.origin, len(images)
+        every = self._preview_every if origin.preview_every is None else origin.preview_every
+        steps, kind = Steps(emit, time.monotonic, every), origin.preview_type or self._preview_type
         for number, turn in enumerate(turns):
             made = before - number * each
             if made < each:
                 tell = _among(steps, number, len(turns), each)
-                watcher = RunCallbacks(tell, on_note, control.cancelled, control.skips, self._preview_type)
+                watcher = RunCallbacks(tell, on_note, control.cancelled, control.skips, kind)
                 take = partial(on_result, stem=turn.stem)
                 self._engine.run(turn.params, take, watcher, made=max(made, 0))
         infotext = images[0].infotext if images else ""

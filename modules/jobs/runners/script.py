@@ -141,7 +141,7 @@ class _Running:
 
     def __init__(self, job: Job, origin: Origin, host: Host, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent):
         self._job = job
-        self._origin = Origin(tab=origin.tab or "txt2img", script=job.id)
+        self._origin = replace(origin, tab=origin.tab or "txt2img", page="", notes=(), script=job.id)
         self._host = host
         self._jobs = jobs
         self._cancel = cancel

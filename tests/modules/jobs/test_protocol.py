@@ -35,7 +35,7 @@ ORIGIN = Origin("txt2img", "txt2img:0123", ("width 100 was rounded to 96",))
 PARAMS = GenerationParams(prompt="a fox", seed=3, subseed=0, init=Init(image="ab"))
 SPECS: tuple[JobSpec, ...] = (
     GenerateSpec(PARAMS, (InputImage("k", "a.png"),), ORIGIN),
-    GenerateSpec(PARAMS, origin=Origin("img2img", script="the script's job")),
+    GenerateSpec(PARAMS, origin=Origin("img2img", script="the script's job", preview_every=0, preview_type="Full")),
     ExtrasSpec(ExtrasParams(by=2.0), (InputImage("k", "a.png", "a fox\nSteps: 1"),), ORIGIN),
     ReplaySpec(path="/data/inputs/x"),
     ReplaySpec(recipe="{}", origin=ORIGIN),

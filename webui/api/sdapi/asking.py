@@ -18,7 +18,7 @@ from modules.params.generation import CONTENTS, RESIZE_MODES, GenerationParams, 
 from modules.params.options import flat_of, from_flat, options_of, to_flat
 from modules.prompt.styles import StyleBook, apply
 from webui.api.sdapi.fields import IMG2IMG, TXT2IMG, Field, read_fields, with_defaults, without_effect
-from webui.api.sdapi.options import unheeded, values_from
+from webui.api.sdapi.options import PREVIEW_TYPE, misread, previews_of, unheeded, values_from
 from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
 from webui.api.sdapi.scripts import Call, called
@@ -48,7 +48,8 @@ class Asked:
     notes: tuple[str, ...]
 
     def spec(self, tab: str) -> GenerateSpec | ScriptSpec:
-        origin = Origin(tab=tab, notes=self.notes)
+        every, kind = previews_of(self.settings)
+        origin = Origin(tab=tab, notes=self.notes, preview_every=every, preview_type=kind)
         if self.call.script:
             return ScriptSpec(self.call.script, self.call.options, self.params, origin)
         return GenerateSpec(self.params, origin=origin)
@@ -83,11 +84,20 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
     said = without_effect(table, given)
     if given.get("mask_blur_x", 4) != given.get("mask_blur_y", 4) and "mask_blur" not in given:
         said.append("mask_blur_y has no effect where it differs: a mask is blurred alike in both directions")
-    said += [f"the setting {name} has no effect" for name in unheeded(given.get("override_settings", {}))]
+    said += _settings_notes(given.get("override_settings", {}))
     wanted = _grouped(values, hires=bool(given.get("enable_hr", told.get("hires", False))) and tab == "txt2img")
     extensions = stored(tuple(services.host.modifiers), extensions, partial(_put, services))
     params = GenerationParams.from_json({**wanted, "extensions": extensions})
     return Asked(given, params, call, settings, styles, (*notes, *call.notes, *said))
+
+
+def _settings_notes(settings: Mapping[str, Any]) -> list[str]:
+    """A sentence for each setting that does not do what its name says."""
+    sentences = misread(settings)
+    said = [sentences.get(name, f"the setting {name} has no effect") for name in unheeded(settings)]
+    if settings.get(PREVIEW_TYPE) == "Approx NN":
+        said.append("previews are made as Approx cheap: the network of Approx NN is not here")
+    return said
 
 
 def _put(services: Services, picture: str, field: str) -> str:

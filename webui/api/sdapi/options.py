@@ -41,6 +41,11 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Settings that neither their name nor their key in a text brings to the parameters they are."""
+PREVIEW_TYPE, PREVIEW_EVERY, PREVIEWS = "show_progress_type", "show_progress_every_n_steps", "live_previews_enable"
+PREVIEW_TYPES: Mapping[str, str] = MappingProxyType(
+    {"Full": "Full", "Approx NN": "Approx cheap", "Approx cheap": "Approx cheap", "TAESD": "TAESD"}
+)
+"""A1111's names for what previews are made with, and ours. The network of "Approx NN" is not here."""
 ANSWER = ("samples_format", "jpeg_quality", "webp_lossless", "return_grid", "n_rows", "grid_only_if_multiple")
 """Settings of the answer itself."""
 MAX_BYTES = 1_000_000
@@ -88,7 +93,45 @@ def untitled(title: str) -> str:
 
 def unheeded(settings: Mapping[str, Any]) -> list[str]:
     """The names of those that change nothing here, unknown ones too."""
-    return sorted(name for name in settings if not parameters_of(name) and name not in ANSWER)
+    known = {*ANSWER, PREVIEW_TYPE, PREVIEW_EVERY, PREVIEWS} - misread(settings).keys()
+    return sorted(name for name in settings if not parameters_of(name) and name not in known)
+
+
+def misread(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings of previews whose values mean nothing, each with a sentence.
+
+    >>> misread({"live_previews_enable": "no", "show_progress_every_n_steps": 3})
+    {'live_previews_enable': 'the setting live_previews_enable has no effect: it may be true or false'}
+    """
+    may = {PREVIEW_TYPE: ", ".join(PREVIEW_TYPES), PREVIEW_EVERY: "-1 to 150", PREVIEWS: "true or false"}
+    right = {PREVIEW_TYPE: _kind, PREVIEW_EVERY: _every, PREVIEWS: _enabled}
+    return {
+        name: f"the setting {name} has no effect: it may be {may[name]}"
+        for name in may
+        if name in settings and right[name](settings[name]) is None
+    }
+
+
+def previews_of(settings: Mapping[str, Any]) -> tuple[int | None, str]:
+    """Steps between previews (0: none), and what they are made with; None and "" where the settings do not say.
+
+    A1111 has -1 for no previews, and 0 as well as 1 for one at every step.
+    """
+    every = 0 if _enabled(settings.get(PREVIEWS)) is False else _every(settings.get(PREVIEW_EVERY))
+    return every, _kind(settings.get(PREVIEW_TYPE)) or ""
+
+
+def _kind(value: Any) -> str | None:
+    return PREVIEW_TYPES.get(value) if isinstance(value, str) else None
+
+
+def _every(value: Any) -> int | None:
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value in range(-1, 151)
+    return (0 if value == -1 else max(1, int(value))) if whole else None
+
+
+def _enabled(value: Any) -> bool | None:
+    return bool(value) if isinstance(value, (bool, int)) and value in (0, 1) else None
 
 
 def encoding_of(settings: Mapping[str, Any]) -> Encoding | None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Header, Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from modules.errors import NotFound, UserError
 from modules.extension.option_values import IMAGE, MASK, named, stored
@@ -34,6 +34,7 @@ from modules.params.generation import GenerationParams
 from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
 from webui.api.v1.events import PATH, last_id, stream, told_output
+from webui.api.v1.history import LASTING, SavedFile
 from webui.api.v1.openapi import INPUT, REQUEST, TAGS
 from webui.api.v1.webhooks import Webhooks
 from webui.security.auth import owner_of
@@ -46,7 +47,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     SCRIPT: ("script", "options", "params"),
 }
 """What a request may say of a job, by its kind; whatever else a spec holds is ours to say."""
-LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authorization"}
 MOST = 1000
 _KEY = re.compile(r"[\x20-\x7e]{1,200}")
 
@@ -114,13 +114,13 @@ def add_jobs(routes: APIRouter, services: Services, webhooks: Webhooks) -> None:
             stream(following, previews=previews), media_type="text/event-stream", headers={"cache-control": "no-store"}
         )
 
-    @routes.get("/jobs/{job_id}/images/{name}", tags=[TAGS.jobs], response_class=FileResponse)
-    def image(request: Request, job_id: str, name: str) -> FileResponse:
+    @routes.get("/jobs/{job_id}/images/{name}", tags=[TAGS.jobs], response_class=SavedFile)
+    def image(request: Request, job_id: str, name: str) -> SavedFile:
         """The file of an image, as it was saved, also before the job has ended."""
         path = next((path for path in _paths(services.queue.get(job_id, owner_of(request))) if path.name == name), None)
         if path is None or not path.is_file():
             raise NotFound("the job has no such image", hint="it may have been deleted", field="name")
-        return FileResponse(path, headers=LASTING)
+        return SavedFile(path, headers=LASTING)
 
     @routes.post("/jobs/{job_id}/cancel", tags=[TAGS.jobs])
     def cancel(request: Request, job_id: str) -> Json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from modules.jobs.protocol import Json
-from webui.api.v1.openapi import TAGS
+from webui.api.v1.openapi import TAGS, schema_of
 from webui.security.auth import owner_of
 from webui.services import Services
 
@@ -13,7 +13,7 @@ MOST, MOST_WORDS = 500, 20
 
 
 def add_lists(routes: APIRouter, services: Services) -> None:
-    """``/models``, ``/choices`` and ``/history``."""
+    """``/models``, ``/choices``, ``/modifiers`` and ``/history``."""
 
     @routes.get("/models", tags=[TAGS.files])
     def models() -> Json:
@@ -46,6 +46,22 @@ def add_lists(routes: APIRouter, services: Services) -> None:
     def choices() -> Json:
         """The values of all parameters that are chosen from a list, by the list's name in the schema."""
         return {name: list(table()) for name, table in services.tables().items()}
+
+    @routes.get("/modifiers", tags=[TAGS.files])
+    def modifiers() -> Json:
+        """The modifiers of extensions that requests may name in ``params.extensions``, with the schema of each option;
+        ``x-kind`` is image or mask where its value is a picture."""
+        told = [
+            {
+                "name": spec.name,
+                "label": spec.label,
+                "help": spec.help,
+                "options": schema_of(spec.options)["properties"],
+            }
+            for spec in services.host.modifiers
+            if not spec.by_tag
+        ]
+        return {"modifiers": told}
 
     @routes.get("/history", tags=[TAGS.files])
     def history(request: Request, before: int = 0, after: int = 0, limit: int = 60, q: str = "") -> Json:

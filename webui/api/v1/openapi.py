@@ -13,6 +13,9 @@ from starlette.responses import HTMLResponse
 from modules.jobs.protocol import Json
 from modules.params.generation import ExtrasParams, GenerationParams
 from modules.params.options import Option, nested_of, options_of
+from webui.api.v1.answers import OPERATIONS, SCHEMAS, described, ref
+
+PREFIX = "/api/v1"
 
 
 class TAGS:
@@ -100,6 +103,7 @@ def _property(option: Option) -> Json:
         told.append("a stored picture by its SHA-256, or a picture as a data URL")
     elif option.kind:
         told.append(f"one of the list {option.kind} of GET /api/v1/choices")
+    found |= {"x-kind": option.kind} if option.kind else {}
     if told:
         found["description"] = "; ".join(told)
     found |= {"minimum": option.lo} if option.lo is not None else {}
@@ -167,19 +171,17 @@ def document(routes: APIRouter, version: str) -> Json:
         routes=routes.routes,
     )
     components = made.setdefault("components", {}).setdefault("schemas", {})
-    components |= schemas()
-    fault = {"description": "It cannot be done", "content": {"application/json": {"schema": _ref("Error")}}}
-    for methods in made["paths"].values():
-        for operation in methods.values():
+    components |= {**schemas(), **SCHEMAS}
+    fault = {"description": "It cannot be done", "content": {"application/json": {"schema": ref("Error")}}}
+    for path, methods in made["paths"].items():
+        for method, operation in methods.items():
             operation["responses"] = {**operation["responses"], "422": fault, "404": fault}
+            about = OPERATIONS.get(f"{method.upper()} {path.removeprefix(PREFIX)}")
+            methods[method] = described(operation, about) if about else operation
     made["components"]["schemas"] = {
         name: schema for name, schema in components.items() if name not in ("HTTPValidationError", "ValidationError")
     }
     return dict(made)
-
-
-def _ref(name: str) -> Json:
-    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def add_docs(app_routes: APIRouter, routes: APIRouter, version: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,29 @@ def test_previews_come_as_often_as_the_owner_wishes(
         f"every{every}", {"params": {**SPEC["params"], "batch_count": 1}}, events.append, JobControl()
     )
     assert [event["step"] for event in events if "preview" in event] == shown
+
+
+def test_a_job_may_say_how_it_is_previewed_itself(runner: GenerationRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.jobs.runners.generate.PREVIEW_S", 0.0)
+    params = {**SPEC["params"], "batch_count": 1}
+
+    def previews(name: str, **asked: Any) -> tuple[list[int], dict[str, Any], list[dict[str, Any]]]:
+        events: list[dict[str, Any]] = []
+        output = runner(name, {"params": params, **asked}, events.append, JobControl())
+        return [event["step"] for event in events if "preview" in event], output, events
+
+    cheap = previews("cheap")
+    assert previews("none", preview_every=0)[0] == [] and previews("second", preview_every=2)[0] == [2]
+    assert cheap[0] == [1, 2, 3] and cheap[1]["notes"] == []
+    full = previews("full", preview_type="Full", preview_every=3)
+    size = Image.open(full[1]["images"][0]["path"]).size
+    drawn = Image.open(io.BytesIO(base64.b64decode(full[2][2]["preview"])))
+    assert full[0] == [3] and drawn.size == size
+    assert full[2][2]["preview"] != cheap[2][2]["preview"]
+    absent = previews("absent", preview_type="TAESD")
+    assert absent[0] == cheap[0] and absent[2][-2]["preview"] == cheap[2][-2]["preview"]
+    assert [note.partition(":")[0] for note in absent[1]["notes"]] == ["previews are made as Approx cheap"]
+    assert "VAE-approx" in absent[1]["notes"][0] or "none" in absent[1]["notes"][0]
 
 
 def test_job_tried_again_goes_on_behind_what_it_had_saved(runner: GenerationRunner) -> None:

@@ -139,6 +139,16 @@ def test_a_script_makes_its_jobs_and_a_sheet_of_what_they_made(tmp_path: Path) -
     assert matrix["columns"] == ["steps 1", "steps 2", "steps 3"]
 
 
+def test_the_jobs_of_a_script_are_previewed_as_its_own_request_says(tmp_path: Path) -> None:
+    origin = Origin("txt2img", "page", ("a note",), preview_every=0, preview_type="Full")
+    with a_queue(tmp_path) as queue:
+        params = GenerationParams(seed=7, subseed=0)
+        job = queue_up(queue, "ann", ScriptJob("beside", values_of(Count(2)), params, origin))
+        until(lambda: queue.get(job.id).is_finished)
+        made = [Origin.from_json(one.spec) for one in queue.list("ann") if one.id != job.id]
+    assert made == [Origin("txt2img", script=job.id, preview_every=0, preview_type="Full")] * 2
+
+
 def test_a_turn_sees_what_the_turn_before_made(tmp_path: Path) -> None:
     painter = Painter(Gallery(tmp_path / "outputs"))
     with a_queue(tmp_path, painter) as queue:
