@@ -44,6 +44,7 @@ FOLDERS = (
     "webui.i18n",
     "webui.policy",
     "webui.outgoing",
+    "webui.caching",
     "webui.security",
     "webui.services",
     "webui.recorded",
