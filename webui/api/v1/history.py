@@ -5,18 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
-from modules.errors import NotFound
+from webui.made_pictures import known
 from webui.security.auth import owner_of
 from webui.services import Services
 
 LASTING = {"cache-control": "private, max-age=86400", "vary": "cookie, authorization"}
-
-
-def known(number: int) -> int:
-    """The database's numbers have 64 bits; no picture has another."""
-    if not 0 <= number < 2**63:
-        raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
-    return number
 
 
 def add_routes(routes: APIRouter, services: Services) -> None:
