@@ -14,12 +14,14 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.responses import RedirectResponse, Response
 
 from modules.errors import NotFound, RepriseError, UserError
 from modules.gallery.outputs import Gallery
 from webui import extension_routes
 from webui.api import panel, router, sdapi
+from webui.caching import Keeping
 from webui.i18n import load_catalogues
 from webui.security import login
 from webui.security.access_log import AccessLog
@@ -34,6 +36,9 @@ from webui.security.tls import Tls
 from webui.services import Services
 
 __all__ = ["Services", "create_app", "listen", "serve"]
+
+STAY_AS_THEY_ARE = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/json")
+"""Besides what is small already: the answers of the APIs, which are mostly pictures, and whose readers are near."""
 
 
 def create_app(services: Services, *, page: bool = True) -> FastAPI:
@@ -78,6 +83,8 @@ def create_app(services: Services, *, page: bool = True) -> FastAPI:
         app.add_api_route("/", _to_docs, include_in_schema=False)
     app.add_middleware(Ownership, files=files, claims=claims)
     app.add_middleware(Bodies, events=events)
+    app.add_middleware(Keeping)
+    app.add_middleware(GZipMiddleware, compresslevel=6, exclude_content_types=STAY_AS_THEY_ARE)
     if services.api.requests_per_minute:
         app.add_middleware(Rates, per_minute=services.api.requests_per_minute)
     app.add_middleware(

@@ -19,6 +19,11 @@ from modules.prompt.schedule import Pass
 from modules.prompt.tokens import default_tokenizer
 
 NO_EMBEDDINGS = Suited()
+READ = (
+    *("prompt", "negative_prompt", "steps", "sampler", "profile", "emphasis", "use_old_scheduling", "checkpoint"),
+    *("hires", "hires_steps", "hires_prompt", "hires_negative_prompt"),
+)
+"""The options on which an explanation depends, but for notes on what cannot be as it was asked for."""
 
 
 def explain_request(

@@ -26,7 +26,6 @@ from modules import option
 @dataclass(frozen=True)
 class Settings:
     amount: float = option(0.5, "Amount of tuning", lo=0.0, hi=1.0, step=0.1)
-    chart: str = option("", "Chart", choices="no table of that name")
 
 def register(host):
     host.add_settings(Settings)
@@ -94,7 +93,7 @@ def test_an_extension_has_its_settings_among_the_others(visit: Visit) -> None:
     page.click("#settings_save")
     expect(page.locator("#settings_said")).to_contain_text("The settings are saved")
     kept = json.loads((visit.server.data_dir / "settings.json").read_text())
-    assert kept["tuned"] == {"amount": 0.7, "chart": ""} and kept["image_format"] == "png"
+    assert kept["tuned"] == {"amount": 0.7} and kept["image_format"] == "png"
     page.reload()
     page.click("#tab_settings-button")
     expect(page.locator("#settings_tuned_amount input[type=number]")).to_have_value("0.7")

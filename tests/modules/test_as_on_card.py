@@ -24,6 +24,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
+from modules.checkpoints.way import Memory, Way
 from modules.devices import Device, Snapshot
 from modules.engine import Engine, Result
 from modules.errors import RepriseError
@@ -184,8 +185,9 @@ class Decoder:
 
     device = SimpleNamespace(gains_by_company=True)
 
-    def __init__(self, room: int, believed: int):
+    def __init__(self, room: int, believed: int, way: Way = Way()):
         self._room, self._believed = room, believed
+        self.memory = Memory(way)
         self.calls: list[int] = []
 
     def decodes_at_once(self, latents: Tensor) -> int:
@@ -231,6 +233,11 @@ class TestDecoding:
     def test_exact_images_are_decoded_one_by_one(self) -> None:
         model = Decoder(room=8, believed=8)
         decoded(model, [0, 1, 2], kernels="exact")
+        assert model.calls == [1, 1, 1]
+
+    def test_images_in_bands_are_decoded_one_by_one(self) -> None:
+        model = Decoder(room=8, believed=8, way=Way(tiled_decode=64))
+        decoded(model, [0, 1, 2])
         assert model.calls == [1, 1, 1]
 
 

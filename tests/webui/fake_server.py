@@ -61,7 +61,7 @@ class Painter:
             verdict = Verdict("identical") if "path" not in spec or Path(spec["path"]).is_file() else Verdict("cannot")
             return {"verdict": verdict.to_json(), "images": []}
         params, begin = spec["params"], time.monotonic()
-        pause = 0.25 if "slow" in params["prompt"] else 0.02
+        pause = 0.4 if "slow" in params["prompt"] else 0.02
         if "explode" in params["prompt"]:
             raise RuntimeError("<b>boom</b>")
         total, images = params["batch_size"] * params["batch_count"], []

@@ -30,7 +30,7 @@
     }
   }
 
-  const isChoice = (box) => box.getAttribute('role') === 'listbox' || box.getAttribute('aria-haspopup') === 'listbox'
+  const isChoice = (box) => box.getAttribute('role') === 'combobox'
 
   // The value of a field as the page shows it: a boolean, a number or a text.
   function get(tab, name) {
@@ -72,8 +72,8 @@
       const option = options.find((one) => one.dataset.value === value || one.getAttribute('aria-label') === value || one.textContent.trim() === value)
       if (!option) continue
       option.dispatchEvent(new MouseEvent('mousedown', { bubbles: true, cancelable: true }))
-      box.blur()
-      return true
+      await new Promise((done) => setTimeout(done, 0))
+      return box.value === value
     }
     box.blur()
     return false

@@ -14,7 +14,7 @@ import gradio as gr
 
 from modules.errors import RepriseError, UserError
 from modules.params.generation import GenerationParams
-from modules.pipeline.explain import explain_request
+from modules.pipeline.explain import READ, explain_request
 from modules.prompt.styles import Style, StyleBook, apply, find, uncommented
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
@@ -87,7 +87,8 @@ class PromptArea:
 
     def wire(self) -> None:
         form, prompts = self._form, [self._form["prompt"], self._form["negative_prompt"]]
-        changes = [component.change for component in (*form.components, self.styles)]
+        read = [component for name, component in zip(form.names, form.components, strict=True) if name in READ]
+        changes = [component.change for component in (*read, self.styles)]
         gr.on(changes, None, js=TELL.format("form", self._tab), **QUIET)
         asked = self._ask.click(
             self._inspect,

@@ -106,11 +106,9 @@ def _add(form: Form[Settings], name: str, *, locked: bool) -> None:
 
 def _part(page: Page, name: str, cls: type) -> Form[Any]:
     """The settings of an extension, under its name."""
-    tables = page.services.tables()
-    form: Form[Any] = Form(Shape(cls), tables)
+    form: Form[Any] = Form(Shape(cls), page.services.tables())
     gr.Markdown(f"#### {name}")
     gr.Markdown(t("Of an extension; a change holds from the next start on."))
-    for option, declared in form.options.items():
-        if not isinstance(declared.choices, str) or declared.choices in tables:
-            form.add(option, elem_id=f"settings_{name}_{option}", elem_classes="rp-setting")
+    for option in form.options:
+        form.add(option, elem_id=f"settings_{name}_{option}", elem_classes="rp-setting")
     return form

@@ -14,7 +14,8 @@ from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.errors import UserError
 from modules.extension.host import Host, TagSpec
 from modules.params.generation import GenerationParams, Hires
-from modules.pipeline.explain import explain_request
+from modules.params.options import Shape
+from modules.pipeline.explain import READ, explain_request
 
 
 @pytest.fixture
@@ -150,3 +151,26 @@ def test_a_name_is_not_called_missing_as_long_as_headers_are_read(tmp_path: Path
     first = messages(host, "<lora:an_alias:1>")
     host.shelf.read()
     assert first == [] and messages(host, "<lora:an_alias:1>") == ["there is no LoRA named an_alias"]
+
+
+def test_no_option_but_those_that_are_read_changes_what_is_told(host: Host) -> None:
+    """The page asks anew only when one of `READ` has changed."""
+    shape = Shape(GenerationParams)
+    params = GenerationParams("a [cat:dog:0.5] AND (b:1.2)", "bad", hires=Hires(steps=3))
+    told = explain_request(params, host)
+    values = shape.flat(params.to_json())
+    others = 0
+    for name, option in shape.options.items():
+        if name in READ or option.type not in (int, float, bool) or values.get(name) is None:
+            continue
+        for value in (not values[name], option.lo, option.hi):
+            if type(value) is option.type and value != values[name]:
+                changed = shape.read({**values, "hires": True, name: value}).changed(init=None)
+                try:
+                    now = explain_request(changed, host)
+                except UserError:  # what cannot be made is not explained
+                    continue
+                others += 1
+                assert [now[prompt] == told[prompt] for prompt in ("prompt", "negative_prompt")] == [True, True], name
+    assert others > 40
+    assert set(READ) <= {*shape.options, *shape.groups}
