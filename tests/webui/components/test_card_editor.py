@@ -121,7 +121,7 @@ def made_with(given: Services, checkpoint: str, name: str, owner: str = "local")
 
 
 def said(answer: list[Any]) -> str:
-    return tags(answer[1]).text
+    return tags(answer[1]).text.casefold()
 
 
 def test_the_picture_in_view_becomes_the_preview_of_the_open_card(given: Services, tmp_path: Path) -> None:
