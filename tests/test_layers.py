@@ -48,6 +48,7 @@ FOLDERS = (
     "webui.services",
     "webui.recorded",
     "webui.html",
+    "webui.made_pictures",
     "webui.choices",
     "webui.forms",
     "webui.context",
