@@ -48,6 +48,7 @@ from modules.pipeline.results import Progress as Progress
 from modules.pipeline.results import Result as Result
 from modules.pipeline.results import RunCallbacks as RunCallbacks
 from modules.pipeline.run import (
+    CONFIGURATION,
     TEXT_ENCODER,
     TINY_ROLES,
     BatchRunner,
@@ -108,7 +109,7 @@ class Engine:
         self.encoder = PromptEncoder(store)
         self.runner = BatchRunner(store, host, self.encoder, Previews(), inputs)
         others = {**dict.fromkeys(ROLES, self._has_network), **dict.fromkeys(TINY_ROLES, self._has_tiny)}
-        others[TEXT_ENCODER] = self._has_text_encoder
+        others |= {TEXT_ENCODER: self._has_text_encoder, CONFIGURATION: self._has_configuration}
         self.inventory = Inventory(store, host, inputs, embeddings, self.absent, others)
         self.file_users = [
             image_conditioning_facts,
@@ -125,6 +126,9 @@ class Engine:
 
     def _has_text_encoder(self, file: File) -> bool:
         return any(self.store.sha256(path) == file.sha256 for path in self.store.text_encoders.names().values())
+
+    def _has_configuration(self, file: File) -> bool:
+        return any(self.store.sha256(path) == file.sha256 for path in self.store.configurations())
 
     def _has_tiny(self, file: File) -> bool:
         return any(self.store.sha256(path) == file.sha256 for path in self.store.approximations.files())

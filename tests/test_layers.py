@@ -49,6 +49,7 @@ FOLDERS = (
     "webui.services",
     "webui.recorded",
     "webui.html",
+    "webui.made_pictures",
     "webui.choices",
     "webui.forms",
     "webui.context",

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from modules.diffusion.parameterization import ENDS, Betas
 from modules.nn.configs import UNetConfig
 
 log = logging.getLogger(__name__)
@@ -21,9 +22,13 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 256 * 2**10
 """A1111's own files have 2 to 4 kB."""
 MODELS = ("LatentDiffusion", "LatentInpaintDiffusion", "LatentFinetuneDiffusion", "DiffusionEngine", "DDPM")
-SCHEDULE = {"linear_start": 0.00085, "linear_end": 0.012, "timesteps": 1000.0}
-"""What every model here was trained with."""
+SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear", "cosine": "cosine"}
+"""ldm's names of noise schedules by ours: what it calls linear is linear in the root."""
+STEPS = range(10, 10_001)
+"""How many levels a noise schedule may have."""
 _PARAMS = ("model", "params")
+_DISCRETIZATION = (*_PARAMS, "denoiser_config", "params", "discretization_config", "params")
+"""Where SDXL's configurations have the noise schedule, which is always linear in the root there."""
 _UNETS = ((*_PARAMS, "unet_config", "params"), (*_PARAMS, "network_config", "params"))
 
 
@@ -69,13 +74,53 @@ class Yaml:
         heads, channels = count("num_heads", config.num_heads), count("num_head_channels", config.head_channels)
         return replace(config, num_heads=heads, head_channels=channels)
 
+    def betas(self, schedule: str) -> tuple[Betas, list[str]]:
+        """The noise schedule that it says, and in sentences what of it cannot be used. What it does not say is that of
+        ``schedule``, the file's own.
+        """
+        place, levels = (_PARAMS, "timesteps") if not self._is_sdxl else (_DISCRETIZATION, "num_timesteps")
+        kind, problems = self._schedule(schedule)
+
+        def number(key: str, usual: float, *, whole: bool = False) -> float:
+            text, value = self.text(*place, key), self.number(*place, key)
+            fits = value is not None and (value in STEPS if whole else 0 < value < 1)
+            if text and not fits:
+                what = f"a whole number from {STEPS[0]} to {STEPS[-1]}" if whole else "between 0 and 1"
+                problems.append(f"{self.name} says {key} {text[:20]}, which has to be {what}: {usual:g} is used")
+            return value if fits and value is not None else usual
+
+        usual = Betas.named(kind)
+        steps = int(number(levels, usual.steps, whole=True))
+        if kind not in ENDS:
+            return Betas(kind, steps=steps), problems
+        found = Betas(kind, number("linear_start", usual.start), number("linear_end", usual.end), steps)
+        if found.is_usable():
+            return found, problems
+        ends = f"from {found.start:g} to {found.end:g} in {found.steps} steps"
+        problems.append(f"{self.name} says betas {ends}, which are no rising noise: the usual ones are used")
+        return usual, problems
+
+    def _schedule(self, otherwise: str) -> tuple[str, list[str]]:
+        if self._is_sdxl:
+            return otherwise, []
+        kind = self.text(*_PARAMS, "beta_schedule")
+        if kind in SCHEDULES:
+            return SCHEDULES[kind], []
+        if kind:
+            unknown = f"{self.name} says beta_schedule {kind[:20]}, which is not known here: {otherwise} is used"
+            return otherwise, [unknown]
+        has_ends = any(self.text(*_PARAMS, key) for key in ("linear_start", "linear_end"))
+        return SCHEDULES["linear"] if has_ends else otherwise, []
+
     @property
     def last_layer(self) -> bool:
         """An OpenCLIP encoder's last layer is meant rather than the one before it."""
         return self.text(*_PARAMS, "cond_stage_config", "params", "layer") == "last"
 
-    def remarks(self, config: UNetConfig, *, clip: bool) -> list[str]:
-        """What it says that is not done, in sentences; ``clip``: the text encoder is OpenAI's."""
+    def remarks(self, config: UNetConfig, schedule: str, *, clip: bool) -> list[str]:
+        """What it says that is not done, in sentences; ``schedule``: the file's own noise schedule; ``clip``: the text
+        encoder is OpenAI's.
+        """
         found = []
         kind = self.text("model", "target").rpartition(".")[2]
         if kind and kind not in MODELS:
@@ -89,10 +134,7 @@ class Yaml:
             value = self._unet(key)
             if value is not None and value != own:
                 found.append(f"{self.name} says {key} {value:g}, and the file has {own}, which counts")
-        for key, usual in SCHEDULE.items():
-            value = self.number(*_PARAMS, key)
-            if value is not None and value != usual and not self._is_sdxl:
-                found.append(f"{self.name} says {key} {value:g}, and {usual:g} is used")
+        found += self.betas(schedule)[1]
         layer = self.text(*_PARAMS, "cond_stage_config", "params", "layer")
         if clip and layer not in ("", "last"):
             found.append(f"{self.name} asks for the text encoder's layer {layer[:20]}: choose it with Clip skip")

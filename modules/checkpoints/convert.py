@@ -18,7 +18,7 @@ from typing import Any
 
 from modules.checkpoints import unpickle
 from modules.checkpoints.files import PICKLES, read_header
-from modules.checkpoints.unpickle import ITEM, StoredTensor, tensors_in
+from modules.checkpoints.unpickle import ITEM, StoredTensor, state_dict
 from modules.errors import CheckpointError, NotFound, printable
 
 SECONDS = 600
@@ -84,25 +84,13 @@ def _limit_memory(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _tensors_of(loaded: Any, max_bytes: int) -> dict[str, StoredTensor]:
-    """The named tensors of a state dict, which may be nested under "state_dict"; everything else is dropped."""
-    while isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping):
-        raise ValueError("it holds no table of tensors")
-    tensors = tensors_in(loaded, max_bytes)
-    if not tensors:
-        raise ValueError("it holds no tensors")
-    return tensors
-
-
 def _child(source: Path, part: Path) -> None:
     _limit_memory(source)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     most = MEMORY_FACTOR * source.stat().st_size
     with unpickle.opened(source, most) as loaded:
-        _write(part, _tensors_of(loaded, most), {"format": "pt", "reprise.converted_from_sha256": digest})
+        _write(part, state_dict(loaded, most), {"format": "pt", "reprise.converted_from_sha256": digest})
 
 
 def _write(part: Path, tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, Family, Mod
 from modules.checkpoints.families.shapes import text_config, unet_config, vae_config
 from modules.checkpoints.files import Header
 from modules.checkpoints.networks.side_files import side_base
+from modules.diffusion.parameterization import Betas
 from modules.errors import CheckpointError
 from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
 
@@ -139,7 +140,7 @@ def prediction(header: Header, path: Path | None = None) -> Prediction:
     )
 
 
-def _yaml_of(path: Path) -> Path:
+def yaml_of(path: Path) -> Path:
     """A1111's configuration beside a checkpoint."""
     return side_base(path).with_suffix(".yaml")
 
@@ -155,7 +156,7 @@ class Beside:
 
 
 def said_beside(path: Path) -> Beside:
-    yaml = _yaml_of(path)
+    yaml = yaml_of(path)
     return Beside(read_choices(path).prediction, yaml.stat().st_mtime_ns if yaml.is_file() else 0)
 
 
@@ -176,18 +177,18 @@ def _kind(value: object) -> str:
 
 
 def _in_yaml(path: Path) -> str:
-    said = read_yaml(_yaml_of(path))
+    said = read_yaml(yaml_of(path))
     return _kind(said.prediction) if said else ""
 
 
 def remarks(header: Header, path: Path) -> list[str]:
     """What the configuration beside a checkpoint says that is not done, in sentences."""
-    said, shapes = read_yaml(_yaml_of(path)), shapes_of(header)
+    said, shapes = read_yaml(yaml_of(path)), shapes_of(header)
     family = family_of(shapes)
     if said is None or family is None or not family.supported:
         return []
     try:
-        return said.remarks(unet_config(shapes), clip=family.encoders[0].layout == CLIP)
+        return said.remarks(unet_config(shapes), _schedule(header, family), clip=family.encoders[0].layout == CLIP)
     except (LookupError, ValueError, ArithmeticError):
         return []
 
@@ -206,14 +207,14 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
     ``path``: where it lies, for what is said beside it.
     """
     shapes = shapes_of(header)
-    family = _supported(name, shapes)
+    usual = family = _supported(name, shapes)
     own, own_vae, predicts = stated(header), has_vae(shapes), prediction(header, path)
-    said = read_yaml(_yaml_of(path)) if path else None
+    said = read_yaml(yaml_of(path)) if path else None
     if said and said.last_layer:
         family = _taking_last_layer(family)
     try:
-        unet = _merge(name, unet_config(shapes), own.get("unet"))
-        unet = said.with_heads(unet) if said else unet
+        unet_alone = _merge(name, unet_config(shapes), own.get("unet"))
+        unet = said.with_heads(unet_alone) if said else unet_alone
         vae = _merge(name, vae_config(shapes) if own_vae else VAEConfig(), own.get("vae"))
         texts = tuple(_merge(name, text_config(spec, shapes), own.get(spec.part)) for spec in family.encoders)
     except (LookupError, ValueError, ArithmeticError) as error:
@@ -222,7 +223,11 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
             hint="choose another one",
             field="checkpoint",
         ) from error
-    schedule = own.get("schedule")
+    schedule, scale = _schedule(header, usual), _number(own.get("scale_factor"), family.latent.scale)
+    betas = said.betas(schedule)[0] if said else None
+    betas = None if betas == Betas.named(schedule) else betas
+    said_scale = said.scale_factor if said else None
+    from_yaml = bool(betas or family != usual or unet != unet_alone or said_scale not in (None, scale))
     return ModelConfig(
         family,
         unet,
@@ -230,7 +235,7 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         texts,
         latent=replace(
             family.latent,
-            scale=(said and said.scale_factor) or _number(own.get("scale_factor"), family.latent.scale),
+            scale=said_scale or scale,
             shift=_number(own.get("shift_factor"), family.latent.shift),
             channels=vae.z_channels,
             factor=vae.factor,
@@ -238,12 +243,20 @@ def detect(name: str, header: Header, path: Path | None = None) -> ModelConfig:
         ),
         native_size=native_size(header, path),
         prediction=predicts.kind,
-        schedule=schedule if isinstance(schedule, str) else family.schedule,
+        schedule=schedule,
         zero_terminal_snr=predicts.zero_terminal_snr,
         own_vae=own_vae,
         only_seen=only_seen(shapes, predicts),
         said_beside=predicts.beside,
+        betas=betas,
+        from_yaml=from_yaml,
     )
+
+
+def _schedule(header: Header, family: Family) -> str:
+    """The noise schedule that a file states for itself, else its family's."""
+    found = stated(header).get("schedule")
+    return found if isinstance(found, str) else family.schedule
 
 
 def _taking_last_layer(family: Family) -> Family:

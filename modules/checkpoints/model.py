@@ -18,8 +18,10 @@ from modules.checkpoints.embeddings import NONE, Listing, Suited
 from modules.checkpoints.families.base import TRAINING, VAE, EncoderSpec, Family, ModelConfig, Places, Shapes
 from modules.checkpoints.files import Header
 from modules.checkpoints.memory import Budget, Residence, unet_working, vae_working, weight_bytes
+from modules.checkpoints.pickles import is_pickle, opened_state, unreadable
 from modules.checkpoints.source import Place, Source, open_source
 from modules.checkpoints.text_encoders import with_encoders
+from modules.checkpoints.unpickle import StoredTensor, UnreadablePickle
 from modules.checkpoints.vaes import OWN
 from modules.checkpoints.way import Memory
 from modules.devices import Device
@@ -39,6 +41,24 @@ _DECODING = 1024
 """Numbers for each pixel that decoding an image holds at most: 914 were measured at 512x512."""
 _GROUP = 128 * 2**20
 """Bytes mapped at a time while loading; each group is released before the next is touched."""
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""By safetensors' names."""
 
 
 @dataclass
@@ -343,10 +363,32 @@ def _fill(
         module.requires_grad_(False).eval()
 
 
+class _Pickled:
+    """The tensors of a pickle, asked for as those of `safe_open` are."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, StoredTensor]):
+        self._path = path
+        self._tensors = tensors
+
+    def get_tensor(self, name: str) -> Tensor:
+        stored = self._tensors[name]
+        try:
+            data = bytearray(stored.raw())
+        except UnreadablePickle as error:
+            raise unreadable(self._path, error) from error
+        return torch.frombuffer(data, dtype=_DTYPES[stored.dtype]).reshape(stored.shape)
+
+
+def _open(path: Path, files: ExitStack) -> Any:
+    if is_pickle(path):
+        return _Pickled(path, files.enter_context(opened_state(path)))
+    return files.enter_context(safe_open(path, framework="pt"))
+
+
 def _opened(source: Source, keys: Sequence[str], files: ExitStack) -> dict[Path, Any]:
     """The files that tensors are in, mapped until ``files`` ends: with it their pages are let go."""
     paths = {path for key in keys for path in source.origins[key].files}
-    return {path: files.enter_context(safe_open(path, framework="pt")) for path in paths}
+    return {path: _open(path, files) for path in paths}
 
 
 def _tensor(source: Source, key: str, opened: Mapping[Path, Any]) -> Tensor:

@@ -22,6 +22,7 @@ from modules.checkpoints.detect import (
     prediction,
     said_beside,
     shapes_of,
+    yaml_of,
 )
 from modules.checkpoints.files import MOST_NAMED, PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.folders import Folders, each
@@ -107,6 +108,11 @@ class ModelStore:
         """The name of the checkpoint file with this hash; None if there is none."""
         models = list_models(self.folder)
         return next((model.name for model in models if self._hashes.sha256(model.path) == sha256), None)
+
+    def configurations(self) -> list[Path]:
+        """A1111's configurations beside checkpoints."""
+        paths = [yaml_of(model.path) for model in list_models(self.folder)]
+        return [path for path in paths if path.is_file()]
 
     def vae_with_sha256(self, sha256: str) -> str | None:
         """The name of the VAE file with this hash; None if there is none."""

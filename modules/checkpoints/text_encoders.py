@@ -1,5 +1,5 @@
 """Text encoders in files of their own, for checkpoints that come without: where they are, which one fits, and its
-tensors under the names that the checkpoint would have. No torch.
+tensors under the names that the checkpoint would have. Pickles are read without executing them. No torch.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from pathlib import Path
 
 from modules.checkpoints.families.base import EncoderSpec, Family, Shapes
 from modules.checkpoints.families.shapes import unet_config
-from modules.checkpoints.files import INDEX, MOST_NAMED, Header, TensorInfo, read_header
+from modules.checkpoints.files import INDEX, MOST_NAMED, PICKLES, Header, TensorInfo
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.foreign_names import open_clip_pieces
 from modules.checkpoints.matching import ambiguous, match
+from modules.checkpoints.pickles import header_of, is_pickle
 from modules.checkpoints.source import Origin, Source, joined
 from modules.errors import CheckpointError, UnknownName
 from modules.nn.configs import CLIP
@@ -74,14 +75,14 @@ class TextEncoders:
         """The files by name. Of files with one name the first keeps it; the others have that of their folder too."""
         found: dict[str, Path] = {}
         for folder in self._folders:
-            for path in sorted(files_below(folder, (".safetensors",))):
+            for path in sorted(files_below(folder, (".safetensors", *PICKLES))):
                 found[path.relative_to(folder).as_posix() if path.name in found else path.name] = path
         return dict(sorted(found.items(), key=lambda item: (item[0].casefold(), item[0])))
 
     def find(self, wanted: str, checkpoint: Path, family: Family, shapes: Shapes) -> list[tuple[EncoderSpec, Path]]:
         """A file for each encoder that a checkpoint lacks: the one that ``wanted`` names where it fits, the checkpoint
-        itself, which may have it under another program's names, else the first that fits. Raises `CheckpointError`
-        where there is none.
+        itself, which may have it under another program's names, else the first that fits, pickles last. Raises
+        `CheckpointError` where there is none, or where the named one cannot be read.
         """
         lacking = missing_encoders(family, shapes)
         if not lacking:
@@ -89,7 +90,10 @@ class TextEncoders:
         listed = self.names()
         first = self._named(wanted, listed)
         own = [checkpoint] if checkpoint.name != INDEX else []
-        paths = [*first, *own, *(path for path in listed.values() if path not in first)]
+        for path in first:
+            header_of(path, field=FIELD)
+        others = sorted((path for path in listed.values() if path not in first), key=is_pickle)
+        paths = [*first, *own, *others]
         found: list[tuple[EncoderSpec, Path]] = []
         for spec in lacking:
             width = width_of(family, spec, shapes)
@@ -124,7 +128,7 @@ def _none(checkpoint: str, spec: EncoderSpec, width: int) -> CheckpointError:
 
 def _fits(path: Path, spec: EncoderSpec, width: int) -> bool:
     try:
-        return _encoder(read_header(path, field=FIELD), spec, width) is not None
+        return _encoder(header_of(path, field=FIELD), spec, width) is not None
     except CheckpointError:
         return False
 
@@ -140,7 +144,7 @@ def with_encoders(source: Source, family: Family, encoders: Sequence[tuple[Encod
     tensors, origins = dict(source.header.tensors), dict(source.origins)
     shapes = {key: info.shape for key, info in source.header.tensors.items()}
     for spec, path in encoders:
-        header, width = read_header(path, field=FIELD), width_of(family, spec, shapes)
+        header, width = header_of(path, field=FIELD), width_of(family, spec, shapes)
         encoder = _encoder(header, spec, width)
         if encoder is None:  # it was another file a moment ago
             raise _none(path.name, spec, width)

@@ -71,6 +71,8 @@ _OF_NUMPY = {
 _MAX_HEAD = 8 * 2**20
 """Size limit of the pickle itself, without tensors; that of a checkpoint of 5,000 tensors has one million bytes."""
 _MAX_NAMES = 2_000
+_MAX_DEPTH = 4
+"""Tables within tables that are looked into; one may hold itself."""
 _MAX_COUNTS = 64
 """Limit of sizes and strides of a tensor together."""
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -150,6 +152,19 @@ def tensors_in(table: Mapping[Any, Any], max_bytes: int) -> dict[str, StoredTens
     if sum(tensor.nbytes for tensor in found.values()) > max_bytes:
         raise UnreadablePickle("its tensors are far larger than the file")
     return found
+
+
+def state_dict(loaded: Any, max_bytes: int) -> dict[str, StoredTensor]:
+    """The named tensors of a file's content, which may be nested under "state_dict"; everything else is dropped."""
+    for _ in range(_MAX_DEPTH):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+            loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping):
+        raise UnreadablePickle("it holds no table of tensors")
+    tensors = tensors_in(loaded, max_bytes)
+    if not tensors:
+        raise UnreadablePickle("it holds no tensors")
+    return tensors
 
 
 @contextmanager

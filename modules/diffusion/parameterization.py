@@ -5,6 +5,7 @@ through their methods.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,14 +24,14 @@ ZERO_SNR_ALPHA = 4.8973451890853435e-08
 """Replaces 0 at the last level of a zero-terminal-SNR table, so that its sigma stays finite."""
 
 
-def scaled_linear(n: int = 1000) -> Floats:
-    """Betas (n,) of Rombach et al. (2022), arXiv:2112.10752: linear in sqrt(beta), from 0.00085 to 0.012."""
-    return np.linspace(math.sqrt(0.00085), math.sqrt(0.012), n) ** 2
+def scaled_linear(n: int = 1000, start: float = 0.00085, end: float = 0.012) -> Floats:
+    """Betas (n,) of Rombach et al. (2022), arXiv:2112.10752: linear in sqrt(beta)."""
+    return np.linspace(math.sqrt(start), math.sqrt(end), n) ** 2
 
 
-def linear(n: int = 1000) -> Floats:
-    """Betas (n,) of Ho et al. (2020), arXiv:2006.11239, sec. 4: from 1e-4 to 0.02."""
-    return np.linspace(1e-4, 0.02, n)
+def linear(n: int = 1000, start: float = 1e-4, end: float = 0.02) -> Floats:
+    """Betas (n,) of Ho et al. (2020), arXiv:2006.11239, sec. 4."""
+    return np.linspace(start, end, n)
 
 
 def cosine(n: int = 1000) -> Floats:
@@ -40,7 +41,30 @@ def cosine(n: int = 1000) -> Floats:
     return betas
 
 
-BETAS = {"scaled_linear": scaled_linear, "linear": linear, "cosine": cosine}
+BETAS: Mapping[str, Callable[..., Floats]] = {"scaled_linear": scaled_linear, "linear": linear, "cosine": cosine}
+ENDS = {"scaled_linear": (0.00085, 0.012), "linear": (1e-4, 0.02)}
+"""The first and the last beta of those that have any to choose."""
+
+
+@dataclass(frozen=True)
+class Betas:
+    """One of `BETAS` with its ends and the number of its levels."""
+
+    schedule: str = "scaled_linear"
+    start: float = 0.0
+    end: float = 0.0
+    steps: int = 1000
+
+    @classmethod
+    def named(cls, schedule: str) -> Betas:
+        """As it is usual under that name."""
+        start, end = ENDS.get(schedule, (0.0, 0.0))
+        return cls(schedule, start, end)
+
+    def is_usable(self) -> bool:
+        """Whether its noise levels rise, as float32 too, and its last one leaves something of the picture."""
+        alphas = NoiseTable.of(self).alphas_cumprod
+        return bool(np.all(np.diff(alphas) < 0) and alphas[-1] >= ZERO_SNR_ALPHA)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +92,11 @@ class NoiseTable:
         if schedule not in BETAS:
             raise UserError(f"no noise schedule named {schedule!r}", hint=f"there are {', '.join(BETAS)}")
         return cls.from_betas(BETAS[schedule](steps))
+
+    @classmethod
+    def of(cls, betas: Betas) -> NoiseTable:
+        ends = (betas.start, betas.end) if betas.schedule in ENDS else ()
+        return cls.from_betas(BETAS[betas.schedule](betas.steps, *ends))
 
     @classmethod
     def from_betas(cls, betas: Floats) -> NoiseTable:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from modules.checkpoints.approximations import DECODER, ENCODER, TAESD
+from modules.checkpoints.detect import yaml_of
 from modules.checkpoints.families.base import INPAINTING, PIX2PIX
 from modules.checkpoints.model import LatentDiffusion, through
 from modules.checkpoints.store import ModelStore
@@ -41,6 +42,8 @@ from modules.restoration.upscale import Work, upscale
 
 TEXT_ENCODER = "text encoder"
 """Role of a text encoder's own file in a recipe."""
+CONFIGURATION = "configuration"
+"""Role of A1111's yaml beside a checkpoint, where an image depends on it."""
 TINY = {ENCODER: "tiny encoder", DECODER: "tiny decoder"}
 TINY_ROLES = tuple(TINY.values())
 """Roles of TAESD's files in a recipe."""
@@ -122,6 +125,8 @@ class BatchRunner:
         }
         paths = [(role, self._store.find(name).path) for role, name in checkpoints.items() if name]
         paths += [(TEXT_ENCODER, path) for path in model.text_files]
+        if model.config.from_yaml:
+            paths.append((CONFIGURATION, yaml_of(model.path)))
         if params.restore_faces:
             paths += self._host.face_restorer(params.face_restorer).files
         methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}

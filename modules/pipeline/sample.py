@@ -69,8 +69,10 @@ def generate(
     ``image_cond`` (1 or n, channels, h, w) is what an inpainting or pix2pix model sees beside the latents.
     """
     params, sampler, way = batch.params, batch.sampler, model.memory.way
-    trained = model.config.schedule
-    levels = choices.noise_table(params, trained, zero_terminal_snr=model.config.zero_terminal_snr)
+    trained = model.config
+    levels = choices.noise_table(
+        params, trained.schedule, betas=trained.betas, zero_terminal_snr=trained.zero_terminal_snr
+    )
     table = sampler.table_for(levels)
     options = choices.schedule_options(params, sdxl=model.config.family.sdxl_schedules)
     begin = _begin(batch, table, start, options)

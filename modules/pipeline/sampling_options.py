@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modules.checkpoints.families.base import ModelConfig
 from modules.diffusion.guidance import Skip, cfg, rescaled, skip_early, skip_low
-from modules.diffusion.parameterization import NoiseTable
+from modules.diffusion.parameterization import Betas, NoiseTable
 from modules.diffusion.schedules import ScheduleOptions
 from modules.diffusion.types import Guidance, SamplerSpec
 from modules.params.generation import GenerationParams
@@ -12,9 +12,11 @@ from modules.params.generation import GenerationParams
 ZERO_SNR = "Zero Terminal SNR"
 
 
-def noise_table(params: GenerationParams, schedule: str, *, zero_terminal_snr: bool = False) -> NoiseTable:
-    """The noise levels of a model trained on ``schedule``, with the request's changes."""
-    table = NoiseTable.named(schedule)
+def noise_table(
+    params: GenerationParams, schedule: str, *, betas: Betas | None = None, zero_terminal_snr: bool = False
+) -> NoiseTable:
+    """The noise levels of a model trained on ``schedule``, or on ``betas``, with the request's changes."""
+    table = NoiseTable.of(betas) if betas else NoiseTable.named(schedule)
     if zero_terminal_snr or params.sd_noise_schedule == ZERO_SNR:
         table = table.zero_terminal_snr()
     if params.use_downcasted_alpha_bar:

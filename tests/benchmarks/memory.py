@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
+import math
 import multiprocessing
 import os
+import struct
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from modules.checkpoints.families.base import UNET
 from modules.checkpoints.families.base import VAE as AUTOENCODER
@@ -119,13 +121,18 @@ def _write(path: str) -> None:
         parts = {UNET: UNet(unet), AUTOENCODER: VAE(VAEConfig())}
         for spec, config in zip(SDXL.encoders, texts, strict=True):
             parts[spec.prefixes[0]] = new_text(config)
-    noise = torch.randn(2**20).mul(0.02).half()
-    weights = {
-        prefix + key: noise.repeat(tensor.numel() // len(noise) + 1)[: tensor.numel()].reshape(tensor.shape)
-        for prefix, part in parts.items()
-        for key, tensor in part.state_dict().items()
-    }
-    save_file(weights, path)
+    shapes = {prefix + key: tuple(t.shape) for prefix, part in parts.items() for key, t in part.state_dict().items()}
+    header, end = dict[str, object](), 0
+    for key, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[key] = {"dtype": "F16", "shape": shape, "data_offsets": [begin, end]}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    noise = torch.randn(2**22).mul(0.02).half().numpy().tobytes()
+    with Path(path).open("wb") as file:  # piece by piece: the file is larger than what many machines have free
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        for left in range(end, 0, -len(noise)):
+            file.write(noise[: min(left, len(noise))])
 
 
 def _load(path: str) -> None:

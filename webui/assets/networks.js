@@ -339,15 +339,13 @@
   }
 
   function keepPreview() {
-    const tab = shownTab()
-    const value = (name) => one(`#${tab}_${name} :is(input, textarea)`)?.value
-    const job = value('shown')
-    if (!job) {
+    const seen = window.reprise.inView()
+    if (!seen) {
       const place = one('.rp-net-form [role=status]', panel())
       if (place) place.textContent = 'There is no picture in view yet.'
       return
     }
-    changed(() => post(`${address()}/preview`, { job, index: Number(value('chosen')) || 0 }), 'The preview is saved.')
+    changed(() => post(`${address()}/preview`, seen), 'The preview is saved.')
   }
 
   function chosenFile(file) {

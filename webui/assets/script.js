@@ -151,7 +151,20 @@
     box.dispatchEvent(new Event('input', { bubbles: true }))
   }
 
-  window.reprise = { ...window.reprise, retype }
+  // The picture that a person looks at: {picture: NUMBER} in the history, {job, index} on a tab that makes some; else null.
+  function inView() {
+    const inSight = (tab) => {
+      const panel = document.getElementById(`tab_${tab}`)
+      return panel && (panel.checkVisibility?.() ?? panel.offsetParent)
+    }
+    const value = (id) => document.querySelector(`#${id} :is(input, textarea)`)?.value || ''
+    if (inSight('history')) return Number(value('history_number')) ? { picture: Number(value('history_number')) } : null
+    const tab = [...document.querySelectorAll('[id$="_shown"]')].map((field) => field.id.slice(0, -6)).find(inSight)
+    const job = tab && value(`${tab}_shown`)
+    return job ? { job, index: Number(value(`${tab}_chosen`)) || 0 } : null
+  }
+
+  window.reprise = { ...window.reprise, retype, inView }
 
   const isPrompt = (element) => element && element.matches && element.matches('[id$="_prompt"] textarea, [id$="_negative"] textarea')
 

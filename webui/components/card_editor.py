@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from modules.checkpoints.catalogue import Card
 from modules.checkpoints.choices import EPS, V_ZERO_SNR, Choices, V
 from modules.checkpoints.presets import Preset
 from modules.checkpoints.vaes import AUTOMATIC, OWN
-from modules.errors import RepriseError, UserError
-from modules.imaging.files import open_image
+from modules.errors import NotFound, RepriseError, UserError
 from modules.params.options import Shape, option
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
@@ -22,13 +22,13 @@ from webui.forms import Form
 from webui.html.cards import card_html
 from webui.html.status import JobProgress, status_html
 from webui.i18n import t
-from webui.services import Services
+from webui.made_pictures import illustrate, picture_of
+from webui.services import CardKeeper, Services
 
 AS_FILE = "As the file says"
 ANSWERS = {AS_FILE: "", "eps (the noise)": EPS, "v (velocity)": V, "v, zero terminal SNR": V_ZERO_SNR}
 """What a UNet's answers may be called here, and how a card's file says it."""
-PREVIEW_SIDE = 1024
-"""Larger pictures are made smaller before they are kept as a preview."""
+IN_VIEW = "(seen, name) => [JSON.stringify(window.reprise?.inView() || {}), name]"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,11 @@ class CardEditor:
                     self._picture = gr.UploadButton(
                         t("Choose a preview picture"), file_types=["image"], elem_id="model_card_picture"
                     )
+                    self._in_view = gr.Button(
+                        t("Save the picture in view as preview"), elem_id="model_card_picture_in_view"
+                    )
                     self._save = gr.Button(t("Save the card"), variant="primary", elem_id="model_card_save")
+            self._seen = gr.Textbox(visible="hidden")
             self._said = gr.HTML(status_html(JobProgress()), elem_id="model_card_said", padding=False)
 
     def _fields(self) -> None:
@@ -134,13 +138,8 @@ class CardEditor:
         """Wire the buttons; gives the event after which the lists of files are read again."""
         form = self.form
 
-        def keeper(request: Any) -> Any:
-            if self._services.keeper is None or not self._services.is_admin(page.owner(request)):
-                raise UserError("cards are for administrators to change")
-            return self._services.keeper
-
-        def told(name: Any) -> str:
-            return card_html(self._services.card(str(name or "")))
+        def keeper(request: Any) -> CardKeeper:
+            return self._keeper(page.owner(request))
 
         async def on_save(request: gr.Request, name: Any, *values: Any) -> list[Any]:
             try:
@@ -148,18 +147,19 @@ class CardEditor:
                 await asyncio.to_thread(keeper(request).choose, str(name or ""), chosen)
             except RepriseError as error:
                 return [gr.skip(), status_html(JobProgress().failed(str(error), error.field))]
-            return [told(name), status_html(JobProgress(notes=(t("the card is saved"),)))]
+            return self._saved(name)
 
         async def on_picture(request: gr.Request, path: str | None, name: Any) -> list[Any]:
             if not path:
                 return [gr.skip(), gr.skip()]
             try:
-                image = await asyncio.to_thread(open_image, Path(path))
-                image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
-                await asyncio.to_thread(keeper(request).illustrate, str(name or ""), image)
+                await asyncio.to_thread(illustrate, self._services, keeper(request), Path(path), str(name or ""))
             except RepriseError as error:
                 return [gr.skip(), status_html(JobProgress().failed(str(error), error.field))]
-            return [told(name), status_html(JobProgress(notes=(t("the card is saved"),)))]
+            return self._saved(name)
+
+        async def on_view(request: gr.Request, seen: Any, name: Any) -> list[Any]:
+            return await asyncio.to_thread(self.keep_in_view, page.owner(request), seen, name)
 
         async def on_convert(request: gr.Request, name: Any) -> list[Any]:
             try:
@@ -173,4 +173,38 @@ class CardEditor:
         self._save.click(on_save, [checkpoint, *form.components], shown, **AT_ONCE)
         # An upload is preprocessed: that is where Gradio makes sure that a path is an upload of its own.
         self._picture.upload(on_picture, [self._picture, checkpoint], shown, **{**QUIET, "queue": False})
+        self._in_view.click(on_view, [self._seen, checkpoint], shown, js=IN_VIEW, **AT_ONCE)
         return self._convert.click(on_convert, checkpoint, shown, **AT_ONCE)
+
+    def keep_in_view(self, owner: str, seen: Any, name: Any) -> list[Any]:
+        """Keep the picture that a visitor looks at as a card's preview; gives the card and what is said of it."""
+        try:
+            keeper = self._keeper(owner)
+            path = picture_of(self._services, owner, _seen(seen))
+            _, maker = illustrate(self._services, keeper, path, str(name or ""))
+        except RepriseError as error:
+            return [gr.skip(), status_html(JobProgress().failed(str(error), error.field))]
+        other = (
+            f"the picture was made with {maker}, and is on this card now" if maker not in ("", str(name or "")) else ""
+        )
+        return self._saved(name, other)
+
+    def _saved(self, name: Any, note: str = "") -> list[Any]:
+        html = card_html(self._services.card(str(name or "")))
+        return [html, status_html(JobProgress(notes=(t("the card is saved"), *filter(None, [note]))))]
+
+    def _keeper(self, owner: str) -> CardKeeper:
+        if self._services.keeper is None or not self._services.is_admin(owner):
+            raise UserError("cards are for administrators to change")
+        return self._services.keeper
+
+
+def _seen(text: Any) -> dict[str, Any]:
+    """What the page says of the picture in view. Raises `NotFound` where there is none."""
+    try:
+        values = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not values:
+        raise NotFound("there is no picture in view yet", hint="make one, or choose one in History")
+    return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from modules.diffusion.parameterization import Betas
 from modules.nn.configs import CLIP, TextConfig, UNetConfig, VAEConfig
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -184,6 +185,11 @@ class ModelConfig:
     def predicting(self, kind: str) -> ModelConfig:
         """With another prediction, "eps" or "v"; "auto" leaves it as it is."""
         return self if kind in ("auto", self.prediction) else replace(self, prediction=kind)
+
+    betas: Betas | None = None
+    """The noise schedule that its yaml says, if it is another than ``schedule``."""
+    from_yaml: bool = False
+    """Its yaml says more than what it predicts, otherwise than the file: an image depends on that file too."""
 
     @property
     def variant(self) -> str:

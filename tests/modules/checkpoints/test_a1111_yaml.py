@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import operator
+from itertools import accumulate, pairwise
 from pathlib import Path
 
+import pytest
 import torch
 
+from modules.builtin import register
 from modules.checkpoints.a1111_yaml import read_yaml
 from modules.checkpoints.catalogue import CheckpointCatalogue
+from modules.checkpoints.detect import detect
+from modules.checkpoints.families.base import ModelConfig
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.model import load
+from modules.checkpoints.source import open_source
+from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
+from modules.engine import Engine, Result
+from modules.extension.host import Host
+from modules.params.generation import GenerationParams
+from modules.pipeline.sampling_options import noise_table
+from modules.replay import replay_recipe
 
 CPU = Device(torch.device("cpu"), torch.float32)
 FULL = """
@@ -40,7 +55,6 @@ def test_what_no_tensor_tells_is_taken_and_the_rest_is_named(tmp_path: Path) -> 
     assert (config.prediction, config.latent.scale, config.unet.num_heads) == ("v", 0.5, 1)
     assert list(CheckpointCatalogue(tmp_path, Hashes()).card("x").remarks) == [
         "x.yaml says context_dim 768, and the file has 4, which counts",
-        "x.yaml says linear_end 0.02, and 0.012 is used",
         "x.yaml asks for the text encoder's layer penultimate: choose it with Clip skip",
         "x.yaml asks for averaged weights, and the plain ones are used",
     ]
@@ -67,3 +81,107 @@ def test_what_is_no_configuration_is_left_aside(tmp_path: Path) -> None:
     path.write_text("just a word")
     said = read_yaml(path)
     assert said is not None and (said.prediction, said.scale_factor) == ("", None)
+
+
+def saying(tmp_path: Path, text: str, family: str = "sd1") -> ModelConfig:
+    path = write_tiny_checkpoint(tmp_path / "Stable-diffusion" / "x.safetensors", family)
+    path.with_suffix(".yaml").write_text(text)
+    return detect("x", open_source(path).header, path)
+
+
+def sigmas_of(config: ModelConfig) -> list[float]:
+    return [float(s) for s in noise_table(GenerationParams(), config.schedule, betas=config.betas).sigmas]
+
+
+def ldm_sigmas(kind: str, start: float, end: float, n: int) -> list[float]:
+    """By the formulas of ldm's ``make_beta_schedule``, in plain numbers: sigma^2 = 1 / prod(1 - beta) - 1."""
+    steps = [i / (n - 1) for i in range(n)]
+    if kind == "linear":
+        betas = [(math.sqrt(start) + q * (math.sqrt(end) - math.sqrt(start))) ** 2 for q in steps]
+    elif kind == "sqrt_linear":
+        betas = [start + q * (end - start) for q in steps]
+    else:
+        bars = [math.cos((i / n + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(n + 1)]
+        betas = [min(1 - after / before, 0.999) for before, after in pairwise(bars)]
+    products = accumulate((1 - beta for beta in betas), operator.mul)
+    return [math.sqrt(1 / product - 1) for product in products]
+
+
+SCHEDULES: dict[str, tuple[str, tuple[str, float, float, int]]] = {
+    "its end alone": ("linear_end: 0.02", ("linear", 0.00085, 0.02, 1000)),
+    "both ends": ("linear_start: 1.5e-3\n    linear_end: 0.0195", ("linear", 0.0015, 0.0195, 1000)),
+    "levels": ("timesteps: 400", ("linear", 0.00085, 0.012, 400)),
+    "linear": ("beta_schedule: sqrt_linear", ("sqrt_linear", 1e-4, 0.02, 1000)),
+    "all of it": (
+        "beta_schedule: sqrt_linear\n    linear_start: 0.001\n    linear_end: 0.01\n    timesteps: 500",
+        ("sqrt_linear", 0.001, 0.01, 500),
+    ),
+    "cosine": ("beta_schedule: cosine", ("cosine", 0, 0, 1000)),
+}
+LDM = "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    "
+
+
+@pytest.mark.parametrize("case", SCHEDULES)
+def test_the_noise_schedule_is_the_one_that_it_says(case: str, tmp_path: Path) -> None:
+    text, expected = SCHEDULES[case]
+    config = saying(tmp_path, LDM + text)
+    assert sigmas_of(config) == pytest.approx(ldm_sigmas(*expected), rel=5e-4)  # products are kept in float32
+    assert config.from_yaml and not CheckpointCatalogue(tmp_path, Hashes()).card("x").remarks
+
+
+def test_sdxl_has_its_noise_schedule_elsewhere(tmp_path: Path) -> None:
+    values = "linear_start: 0.001, linear_end: 0.015, num_timesteps: 800"
+    target = "model:\n  target: sgm.models.diffusion.DiffusionEngine\n  params:\n    linear_end: 0.5\n"
+    denoiser = f"    denoiser_config: {{params: {{discretization_config: {{params: {{{values}}}}}}}}}\n"
+    config = saying(tmp_path, target + denoiser, "sdxl")
+    assert sigmas_of(config) == pytest.approx(ldm_sigmas("linear", 0.001, 0.015, 800), rel=5e-4)
+
+
+def test_what_is_usual_changes_nothing(tmp_path: Path) -> None:
+    text = "beta_schedule: linear\n    linear_start: 0.00085\n    linear_end: 0.0120\n    timesteps: 1000"
+    config = saying(tmp_path, LDM + text)
+    assert config.betas is None and not config.from_yaml
+
+
+UNUSABLE = {
+    "linear_end: much": "x.yaml says linear_end much, which has to be between 0 and 1: 0.012 is used",
+    "linear_start: -0.1": "x.yaml says linear_start -0.1, which has to be between 0 and 1: 0.00085 is used",
+    "linear_end: .nan": "x.yaml says linear_end .nan, which has to be between 0 and 1: 0.012 is used",
+    "timesteps: 3.5": "x.yaml says timesteps 3.5, which has to be a whole number from 10 to 10000: 1000 is used",
+    "timesteps: 1e12": "x.yaml says timesteps 1e12, which has to be a whole number from 10 to 10000: 1000 is used",
+    "beta_schedule: quad": "x.yaml says beta_schedule quad, which is not known here: scaled_linear is used",
+    "linear_end: 0.9": "x.yaml says betas from 0.00085 to 0.9 in 1000 steps, which are no rising noise: the usual ones"
+    " are used",
+}
+
+
+@pytest.mark.parametrize("text", UNUSABLE)
+def test_a_noise_schedule_that_cannot_be_is_told_in_a_sentence(text: str, tmp_path: Path) -> None:
+    config = saying(tmp_path, LDM + text)
+    assert config.betas is None
+    assert list(CheckpointCatalogue(tmp_path, Hashes()).card("x").remarks) == [UNUSABLE[text]]
+
+
+def test_a_picture_depends_on_it_and_its_recipe_names_it(tmp_path: Path) -> None:
+    host, store = Host(), ModelStore(tmp_path, CPU, Hashes())
+    register(host)
+    path = write_tiny_checkpoint(tmp_path / "x.safetensors")
+    engine = Engine(store, host, version="0.0")
+
+    def made() -> Result:
+        results: list[Result] = []
+        engine.run(GenerationParams(width=64, height=64, steps=2, seed=7), results.append)
+        return results[0]
+
+    plain = made()
+    yaml = path.with_suffix(".yaml")
+    yaml.write_text(LDM + "linear_end: 0.03")
+    changed = made()
+    (named,) = [file for file in changed.recipe.files if file.role == "configuration"]
+    assert (named.name, named.sha256) == ("x.yaml", hashlib.sha256(yaml.read_bytes()).hexdigest())
+    assert engine.inventory.has(named) and changed.recipe.pixels != plain.recipe.pixels
+    assert replay_recipe(engine, changed.recipe).verdict.kind == "identical"
+    yaml.unlink()
+    (reason,) = replay_recipe(engine, changed.recipe).verdict.reasons
+    assert reason.startswith("configuration x.yaml") and reason.endswith("is missing")
+    assert made().recipe == plain.recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import CheckpointError, UnknownName
 from modules.extension.host import Host
 from modules.params.generation import GenerationParams
+from tests.modules.checkpoints.test_convert import Evil
 
 CPU = Device(torch.device("cpu"), torch.float32)
 State = dict[str, Tensor]
@@ -176,3 +178,75 @@ def test_one_that_is_named_wins_over_the_first(parted: Path) -> None:
     named = store.load("bare", text_encoder="zz [my] 编码.safetensors")
     assert named.text_files[0].name == "zz [my] 编码.safetensors"
     assert not same_texts(first, named)
+
+
+SAVED: dict[str, tuple[str, Callable[[State, Path], None]]] = {
+    "pytorch_model.bin": ("clip_l.bin", lambda state, path: torch.save(state, path)),
+    "a trainer's": ("clip_l.pt", lambda state, path: torch.save({"state_dict": state, "epoch": 3}, path)),
+    "before torch 1.6": (
+        "clip_l.ckpt",
+        lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+    ),
+}
+
+
+def store_of(parted: Path) -> ModelStore:
+    texts = TextEncoders([parted / "text_encoder"])
+    return ModelStore(parted / "Stable-diffusion", CPU, Hashes(), text_encoders=texts)
+
+
+@pytest.mark.parametrize("saved", SAVED)
+def test_pickles_are_read_as_they_are(saved: str, parted: Path) -> None:
+    """Bit by bit what the safetensors file gives; in whatever numbers they are."""
+    name, save = SAVED[saved]
+    path = parted / "text_encoder" / "clip_l.safetensors"
+    state = load_file(path)
+    path.unlink()
+    save(state | {"text_model.embeddings.position_ids": torch.arange(77)}, path.with_name(name))
+    found = store_of(parted).load("bare")
+    assert [file.name for file in found.text_files] == [name, "clip_g.safetensors"]
+    assert same_texts(found, load(parted / "whole.safetensors", CPU))
+
+
+def test_half_precision_in_a_pickle_is_what_torch_reads(parted: Path) -> None:
+    path = parted / "text_encoder" / "clip_l.safetensors"
+    state = load_file(path)
+    path.unlink()
+    halves = {key: tensor.to(torch.bfloat16 if "bias" in key else torch.float16) for key, tensor in state.items()}
+    torch.save(halves, path.with_suffix(".pt"))
+    found = store_of(parted).load("bare").text[0].state_dict()
+    again = torch.load(path.with_suffix(".pt"), weights_only=True)
+    expected = {key.removeprefix("text_model."): tensor.float() for key, tensor in again.items()}
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_of_two_files_that_fit_the_pickle_comes_last(parted: Path) -> None:
+    state = load_file(parted / "text_encoder" / "clip_l.safetensors")
+    torch.save({key: tensor + 1 for key, tensor in state.items()}, parted / "text_encoder" / "a.pt")
+    assert [file.name for file in store_of(parted).load("bare").text_files] == [
+        "clip_l.safetensors",
+        "clip_g.safetensors",
+    ]
+    named = store_of(parted).load("bare", text_encoder="a.pt")
+    assert [file.name for file in named.text_files] == ["a.pt", "clip_g.safetensors"]
+
+
+def test_what_a_pickle_asks_for_is_not_done(parted: Path, tmp_path: Path) -> None:
+    canary, folder = tmp_path / "canary", parted / "text_encoder"
+    state = load_file(folder / "clip_l.safetensors")
+    torch.save({**state, "more": Evil(canary)}, folder / "evil.pt")
+    (folder / "torn.bin").write_bytes((folder / "evil.pt").read_bytes()[:2000])
+    endless: dict[str, Any] = {"x": torch.ones(1)}
+    endless["state_dict"] = endless
+    torch.save(endless, folder / "endless.pt")
+    assert store_of(parted).load("bare").text_files[0].name == "clip_l.safetensors"
+    with pytest.raises(
+        CheckpointError, match=r"^evil\.pt is not read: it asks for (posix|nt)\.system, which could run"
+    ):
+        store_of(parted).load("bare", text_encoder="evil.pt")
+    with pytest.raises(CheckpointError, match=r"^torn\.bin is not read: it is damaged; use another copy$"):
+        store_of(parted).load("bare", text_encoder="torn.bin")
+    (folder / "clip_l.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="none of width 4 is here"):
+        store_of(parted).load("bare", text_encoder="endless.pt")
+    assert not canary.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import gradio as gr
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from starlette.testclient import TestClient
 
 from modules.checkpoints.catalogue import Card, CheckpointCatalogue
 from modules.checkpoints.choices import V_ZERO_SNR, Choices
@@ -18,10 +21,12 @@ from modules.checkpoints.presets import Preset
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.errors import UserError
 from tests.webui import fake_server
+from tests.webui.conftest import ORIGIN
 from tests.webui.html.test_cards import tags
 from webui.components.card_editor import CardEditor, CardForm
 from webui.components.header import followed
 from webui.html.cards import card_html
+from webui.server import create_app
 from webui.services import Services
 
 CHOSEN = Choices(V_ZERO_SNR, Preset("None", "Euler", "Karras", 12, 5.5, 96, 64, 2), True, "a brush", "Paints.", "mine")
@@ -98,3 +103,71 @@ def test_a_card_tells_what_it_begins_with_and_shows_its_picture(given: Services)
         assert words in text
     assert "v (velocity), zero terminal SNR" in text
     assert 'src="data:image/jpeg;base64,' in html
+
+
+def made_with(given: Services, checkpoint: str, name: str, owner: str = "local") -> tuple[str, int]:
+    """A job of one picture that names the checkpoint in its text, and the picture's number in the history."""
+    store: Any = given.queue.store  # type: ignore[attr-defined]
+    path = given.outputs_dir / name
+    text = PngInfo()
+    text.add_text("parameters", f"a fox\nSteps: 4, Seed: 1, Size: 64x64, Model: {checkpoint}")
+    Image.new("RGB", (2048, 1024), "teal").save(path, pnginfo=text)
+    job = store.submit(owner, {"kind": "txt2img"}, "script")
+    store.claim("test", script=True)
+    image = {"path": str(path), "infotext": "", "seed": 1, "width": 2048, "height": 1024}
+    store.finish(job.id, {"images": [image]})
+    number: int = store.images(owner)[0].number
+    return job.id, number
+
+
+def said(answer: list[Any]) -> str:
+    return tags(answer[1]).text.casefold()
+
+
+def test_the_picture_in_view_becomes_the_preview_of_the_open_card(given: Services, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "Stable-diffusion"
+    write_tiny_checkpoint(folder / "other.safetensors")
+    job, number = made_with(given, "my_turbo", "made.png")
+    with gr.Blocks():
+        editor = CardEditor(given)
+    for seen, name in (({"job": job, "index": 0}, "my_turbo"), ({"picture": number}, "other")):
+        answer = editor.keep_in_view("local", json.dumps(seen), name)
+        assert 'src="data:image/jpeg;base64,' in answer[0] and "the card is saved" in said(answer)
+        assert ("made with my_turbo" in said(answer)) is (name == "other")
+        with Image.open(folder / f"{name}.png") as kept:
+            assert kept.size == (1024, 512) and kept.info["parameters"].startswith("a fox\n")
+
+
+def test_a_picture_in_view_is_ones_own_and_cards_are_for_administrators(given: Services, tmp_path: Path) -> None:
+    job, number = made_with(given, "my_turbo", "theirs.png", "somebody")
+    with gr.Blocks():
+        editor = CardEditor(given)
+    refused = {
+        json.dumps({"job": job, "index": 0}): "no such job",
+        json.dumps({"picture": number}): "no such picture",
+        json.dumps({"picture": 2**70}): "no such picture",
+        "{}": "no picture in view",
+        "[[": "no picture in view",
+    }
+    for seen, sentence in refused.items():
+        assert sentence in said(editor.keep_in_view("local", seen, "my_turbo")), seen
+    own = json.dumps({"picture": number})
+    assert "for administrators" in said(editor.keep_in_view("somebody", own, "my_turbo"))
+    assert not (tmp_path / "models" / "Stable-diffusion" / "my_turbo.png").exists()
+
+
+def test_a_program_gives_a_picture_to_the_checkpoint_that_made_it(given: Services, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "Stable-diffusion"
+    write_tiny_checkpoint(folder / "other.safetensors")
+    _, number = made_with(given, "other", "made.png")
+    _, unknown = made_with(given, "gone", "gone.png")
+    with TestClient(create_app(given), base_url=ORIGIN) as web:
+        answer = web.post("/api/v1/models/preview", json={"picture": number})
+        assert answer.json() == {"checkpoint": "other", "made_with": "other"}
+        assert (folder / "other.png").is_file() and not (folder / "my_turbo.png").exists()
+        answer = web.post("/api/v1/models/preview", json={"picture": unknown})
+        assert answer.status_code == 422 and "names no checkpoint that is here" in answer.json()["detail"]
+        answer = web.post("/api/v1/models/preview", json={"picture": unknown, "checkpoint": "my_turbo"})
+        assert answer.json() == {"checkpoint": "my_turbo", "made_with": None} and (folder / "my_turbo.png").is_file()
+        answer = web.post("/api/v1/models/preview", json={"picture": unknown, "checkpoint": "../x"})
+        assert answer.status_code == 422 and "there is no checkpoint" in answer.json()["detail"]

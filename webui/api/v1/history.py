@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
 
-from modules.errors import NotFound
 from webui.api.v1.openapi import TAGS
+from webui.made_pictures import known
 from webui.security.auth import owner_of
 from webui.services import Services
 
@@ -17,13 +17,6 @@ class SavedFile(FileResponse):
     """A picture's file, read in pieces that most pictures are one of: each piece is a turn of a thread."""
 
     chunk_size = 2**20
-
-
-def known(number: int) -> int:
-    """The database's numbers have 64 bits; no picture has another."""
-    if not 0 <= number < 2**63:
-        raise NotFound("there is no such picture", hint="it may have been deleted", field="number")
-    return number
 
 
 def add_routes(routes: APIRouter, services: Services) -> None:

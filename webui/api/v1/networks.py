@@ -18,10 +18,10 @@ from modules.jobs.protocol import Json
 from modules.metadata.image_text import read_metadata
 from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
-from webui.api.v1.history import LASTING, known
+from webui.api.v1.history import LASTING
 from webui.api.v1.openapi import TAGS
 from webui.html.networks import preview_url
-from webui.html.status import results_of
+from webui.made_pictures import illustrate, picture_of
 from webui.security.auth import owner_of
 from webui.services import Services
 
@@ -86,6 +86,22 @@ def add_networks(routes: APIRouter, services: Services) -> None:
         infotext = read_metadata(source)["infotext"] or ""
         return told_card(library_of(services).save_preview(kind, key, open_image(source), infotext))
 
+    @routes.post("/models/preview", tags=[TAGS.files])
+    def illustrate_checkpoint(request: Request, values: Json = Body()) -> Json:
+        """Keep a picture as the preview of the checkpoint that it was made with, or of the one that ``checkpoint``
+        names: ``image`` in base64; ``job`` and ``index`` of one of its images; or ``picture``, a number of the history.
+        For administrators."""
+        _may_edit(services, request)
+        if services.keeper is None:
+            raise NotFound("there are no model cards here")
+        source = _picture(services, owner_of(request), values)
+        wanted = values.get("checkpoint")
+        if wanted is not None and wanted not in services.checkpoints():
+            name = repr(str(wanted)[:80])
+            raise UserError(f"there is no checkpoint {name}", hint="/api/v1/models lists them", field="checkpoint")
+        kept, maker = illustrate(services, services.keeper, source, wanted)
+        return {"checkpoint": kept, "made_with": maker or None}
+
 
 def told_card(card: Card) -> Json:
     """A card as clients get it, without any place on the disk but its folder's name."""
@@ -134,10 +150,4 @@ def _picture(services: Services, owner: str, values: dict[str, Any]) -> bytes | 
             return decoded(values["image"], "image")
         except Refusal as error:
             raise UserError("image is no picture that can be read", hint="send it in base64", field="image") from error
-    if isinstance(values.get("picture"), int):
-        return services.history.file(owner, known(values["picture"]))
-    results = results_of(services.queue.get(str(values.get("job") or ""), owner))
-    index = values.get("index", 0)
-    if not isinstance(index, int) or not 0 <= index < len(results):
-        raise NotFound("the job has no such image", hint="choose one that is there", field="index")
-    return Path(results[index].path)
+    return picture_of(services, owner, values)
