@@ -178,6 +178,7 @@ class Cards:
 
     def __init__(self) -> None:
         self.kept: dict[str, Choices] = {}
+        self.previews: dict[str, Image.Image] = {}
 
     def card(self, checkpoint: str) -> Card:
         kept = self.kept.get(checkpoint, Choices())
@@ -187,7 +188,7 @@ class Cards:
         self.kept[checkpoint] = chosen
 
     def illustrate(self, checkpoint: str, image: Image.Image, infotext: str = "") -> None:
-        raise NotFound("there is no folder here")
+        self.previews[checkpoint] = image
 
     def convert(self, checkpoint: str) -> Path:
         raise NotFound("there is no pickle here")

@@ -24,7 +24,7 @@ from modules.jobs.protocol import ReplaySpec
 from modules.params.generation import GenerationParams
 from modules.params.options import options_of
 from tests.webui.conftest import ORIGIN
-from tests.webui.fake_server import Pasted, services
+from tests.webui.fake_server import CHECKPOINTS, Pasted, services
 from tests.webui.test_sdapi_fields import picture
 from webui.api.v1.answers import OPERATIONS, SCHEMAS
 from webui.server import create_app
@@ -325,6 +325,7 @@ def test_answers_are_what_the_document_says_of_them(client: TestClient, given: S
     ink = next(card for card in cards if card["preview"])
     judge("edit_network", post(f"/networks/lora/{ink['key']}", notes="new"))
     judge("save_network_preview", post(f"/networks/lora/{ink['key']}/preview", picture=number))
+    judge("save_checkpoint_preview", post("/models/preview", picture=number, checkpoint=CHECKPOINTS[0]))
     judge("get_network_preview", get(f"/networks/lora/{ink['key']}/preview"))
     assert checked == operations.keys()
 

@@ -45,7 +45,7 @@ _CARD = {
     "family": TEXT,
     "hash": maybe(TEXT),
     "weight": maybe(NUMBER),
-    **dict.fromkeys(("insert", "negative"), TEXT),
+    **dict.fromkeys(("insert", "negative", "option"), TEXT),
     "trigger_words": many(TEXT),
     "description": TEXT,
     "preview": maybe(TEXT),
@@ -144,7 +144,9 @@ SCHEMAS: Mapping[str, Json] = MappingProxyType(
             {"number": INTEGER, "job": TEXT, "kind": TEXT, "created": NUMBER, "url": TEXT, "small": TEXT}
         ),
         "History": fields({"count": INTEGER, "pictures": many(ref("Picture"))}),
-        "Network": fields(_CARD, about="a card: insert is what a click on it writes into the prompt"),
+        "Network": fields(
+            _CARD, about="a card: insert is what a click on it writes into the prompt, or into the option of that name"
+        ),
         "Networks": fields({"count": INTEGER, "unread": INTEGER, "networks": many(ref("Network"))}),
         "NetworkDetails": fields(
             {
@@ -169,6 +171,16 @@ SCHEMAS: Mapping[str, Json] = MappingProxyType(
             {"image": {**TEXT, "description": "in base64"}, "job": TEXT, "index": INTEGER, "picture": INTEGER},
             "one of the three: image; job with index; picture, a number of the history",
         ),
+        "CheckpointPreview": fields(
+            {},
+            {
+                "image": {**TEXT, "description": "in base64"},
+                **dict.fromkeys(("job", "checkpoint"), TEXT),
+                **dict.fromkeys(("index", "picture"), INTEGER),
+            },
+            "one of image; job with index; picture, a number of the history; for its own checkpoint or the one named",
+        ),
+        "PreviewKept": fields({"checkpoint": TEXT, "made_with": maybe(TEXT)}),
         "Segment": fields({"from": INTEGER, "to": INTEGER, "text": INTEGER}, about="text: its place in texts"),
         "PassOfPart": fields({"name": TEXT, "steps": INTEGER, "segments": many(ref("Segment"))}),
         "Part": fields({"text": TEXT, "weight": NUMBER, "column": INTEGER, "passes": many(ref("PassOfPart"))}),
@@ -224,6 +236,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "POST /jobs/{job_id}/skip": Operation("skip_image", "Job"),
         "POST /jobs/{job_id}/finish": Operation("finish_job", "Job"),
         "GET /models": Operation("list_models", "Models"),
+        "POST /models/preview": Operation("save_checkpoint_preview", "PreviewKept", "CheckpointPreview"),
         "GET /choices": Operation("list_choices", "Choices"),
         "GET /modifiers": Operation("list_modifiers", "Modifiers"),
         "GET /history": Operation("list_history", "History"),
