@@ -62,21 +62,29 @@
     return true
   }
 
+  // What `found` finds, once it finds something; null after so many milliseconds of a busy page.
+  async function until(found, most) {
+    for (let waited = 0; waited < most; waited += 25) {
+      const it = found()
+      if (it) return it
+      await new Promise((done) => setTimeout(done, 25))
+    }
+    return null
+  }
+
   async function choose(box, value) {
     if (box.value === value) return true
     box.focus()
     write(box, value)
-    for (let turn = 0; turn < 40; turn++) {
-      await new Promise((done) => setTimeout(done, 25))
-      const options = [...document.querySelectorAll('ul[role=listbox] [role=option]')]
-      const option = options.find((one) => one.dataset.value === value || one.getAttribute('aria-label') === value || one.textContent.trim() === value)
-      if (!option) continue
-      option.dispatchEvent(new MouseEvent('mousedown', { bubbles: true, cancelable: true }))
-      await new Promise((done) => setTimeout(done, 0))
-      return box.value === value
+    const options = () => [...document.querySelectorAll('ul[role=listbox] [role=option]')]
+    await until(() => options().length, 5000)
+    const option = options().find((one) => one.dataset.value === value || one.getAttribute('aria-label') === value)
+    if (!option) {
+      box.blur()
+      return false
     }
-    box.blur()
-    return false
+    option.dispatchEvent(new MouseEvent('mousedown', { bubbles: true, cancelable: true }))
+    return Boolean(await until(() => box.value === value && document.activeElement !== box, 5000))
   }
 
   // Put a text into the prompt where the cursor was last, set apart from its neighbours by a comma; it can be undone.
