@@ -54,6 +54,7 @@ def config_of(channels: int) -> Any:
     """What the engine asks of a model's configuration; it predicts noise whatever a request says."""
     vae, unet = SimpleNamespace(z_channels=4), SimpleNamespace(in_channels=channels)
     config = SimpleNamespace(schedule="scaled_linear", zero_terminal_snr=False, prediction="eps", vae=vae, unet=unet)
+    config.betas, config.from_yaml = None, False
     config.family, config.latent, config.variant = SD1, SD1.latent, variant(channels, 4)
     config.said_beside, config.own_vae = False, True
     config.predicting = lambda prediction: config
