@@ -72,9 +72,12 @@ def bound(option: Option, value: Value, read: Callable[[str], Image], models: Pa
     if folder := folder_of(option):
         path = model_files(models, folder).get(str(value)) if value else None
         if value and path is None:
+            listed = str(value).lower().endswith(SUFFIXES)
             raise UserError(
                 f"{option.label}: there is no file {str(value)[:60]!r} in {folder}",
-                hint=f"put it into models/{folder}, or choose another",
+                hint=f"put it into models/{folder}, or choose another"
+                if listed
+                else f"name it with its ending; files listed there end in {', '.join(SUFFIXES)}",
                 field=option.name,
             )
         return ModelFile(str(value), path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -160,6 +160,20 @@ class Border:
         finally:
             self._watch.leave()
 
+    def report(self, one: Active) -> Report:
+        """What a modifier tells of a batch."""
+        with self.within(one.spec.name, "report"):
+            report = one.modifier.report()
+            if not isinstance(report, Report):
+                raise TypeError(f"it must give a Report, not {type(report).__name__}")
+            if isinstance(report.notes, str) or not all(isinstance(note, str) for note in report.notes):
+                raise TypeError("notes must be sentences, in a tuple")
+            if not all(isinstance(used, UsedFile) for used in report.files):
+                raise TypeError("files must be UsedFiles, in a tuple")
+            if not all(isinstance(key, str) for key in report.told):
+                raise TypeError("told must be values by their keys")
+        return report
+
     def outside(self, inner: T) -> T:
         """Wrap an engine function that extensions call, so that its errors are not blamed on them."""
 
@@ -248,7 +262,7 @@ class RequestHooks:
         for one, runs in told.values():
             with self._border.within(one.spec.name, "prepare"):
                 one.modifier.prepare(runs, model, recorded)
-        return [one.modifier.report() for one, _ in told.values()]
+        return [self._border.report(one) for one, _ in told.values()]
 
     def reviser(self, prompt: str) -> Revise | None:
         """The function that revises requests with this prompt, or None if no modifier does."""
@@ -305,9 +319,13 @@ class Hooks:
 
     def scope(self) -> tuple[object, ...]:
         """What else than the model decides what the patched model answers."""
-        return tuple(
-            (a.spec.name, a.version, repr(a.options), a.modifier.state()) for a in self._having("patch", "modify")
-        )
+        return tuple((a.spec.name, a.version, repr(a.options), self._state(a)) for a in self._having("patch", "modify"))
+
+    def _state(self, one: Active) -> Hashable:
+        with self._border.within(one.spec.name, "state"):
+            state = one.modifier.state()
+            hash(state)
+        return state
 
     @property
     def sees_batches(self) -> bool:
@@ -331,7 +349,7 @@ class Hooks:
 
     def notes(self) -> list[str]:
         """What modifiers have to tell of the batch so far."""
-        return [note for one in self.active for note in one.modifier.report().notes]
+        return [note for one in self.active for note in self._border.report(one).notes]
 
     def revise(self, params: GenerationParams) -> tuple[GenerationParams, dict[str, dict[str, Any]]]:
         """The request of one image as revised by all modifiers, and by name what each changed."""

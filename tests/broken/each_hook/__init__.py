@@ -3,11 +3,11 @@
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from modules import Modifier, ModifierSpec, option
+from modules import Modifier, ModifierSpec, Report, option
 
 HOOKS = (
     *("make", "revise", "patch", "unpatch", "network", "call", "guidance", "denoiser", "finish", "answer", "exit"),
-    "interrupt",
+    *("interrupt", "report", "telling", "state"),
 )
 
 
@@ -35,6 +35,13 @@ class Broken(Modifier):
         fail(self.hook, "patch")
         yield
         fail(self.hook, "unpatch")
+
+    def report(self):
+        fail(self.hook, "report")
+        return "a sentence" if self.hook == "telling" else Report()
+
+    def state(self):
+        fail(self.hook, "state")
 
     def network(self, network):
         fail(self.hook, "network")

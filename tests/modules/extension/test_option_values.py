@@ -21,13 +21,13 @@ from modules.errors import UserError
 from modules.extension.host import Host
 from modules.extension.manifest import Refused
 from modules.extension.modifier import Modifier, ModifierSpec
-from modules.extension.option_values import ModelFile, StoredImage, stored
+from modules.extension.option_values import ModelFile, StoredImage, bound, stored
 from modules.gallery.inputs import InputStore
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
 from modules.params.generation import GenerationParams, ModifierOptions
 from modules.params.lists import options_list
-from modules.params.options import Dependent, option
+from modules.params.options import Dependent, option, options_of
 from modules.replay import replay_recipe
 
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=1, seed=7, subseed=1)
@@ -205,3 +205,12 @@ def test_declarations_that_cannot_work_are_refused(options: type, words: str) ->
     with pytest.raises(Refused) as error:
         Host().add_modifier(ModifierSpec("odd", "Odd", options, lambda _: Modifier()))
     assert words in str(error.value)
+
+
+def test_a_file_that_is_no_model_is_told_which_endings_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "detectors").mkdir()
+    (tmp_path / "detectors" / "words.txt").write_text("gold")
+    detector = options_of(Options)["detector"]
+    with pytest.raises(UserError) as error:
+        bound(detector, "words.txt", lambda sha256: Image.new("L", (8, 8)), tmp_path)
+    assert error.value.hint.startswith("name it with its ending; files listed there end in .safetensors, ")

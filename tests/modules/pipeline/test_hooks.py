@@ -185,7 +185,10 @@ def test_texts_that_a_patched_model_read_are_not_kept_for_others(store: ModelSto
 
 @pytest.mark.parametrize(
     "hook",
-    ["make", "revise", "patch", "unpatch", "network", "call", "answer", "guidance", "denoiser", "finish", "exit"],
+    [
+        *("make", "revise", "patch", "unpatch", "network", "call", "answer", "guidance", "denoiser", "finish", "exit"),
+        *("report", "telling", "state"),
+    ],
 )
 def test_job_goes_on_without_an_extension_that_fails_in_a_hook(broken: Engine, plain: list[str], hook: str) -> None:
     count = 2 if hook == "unpatch" else 1
