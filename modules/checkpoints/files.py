@@ -38,6 +38,10 @@ _SIZES = {
 }
 
 
+_TEXT = frozenset((*range(32, 127), *b"\t\n\r"))
+"""Bytes of a text; the length that a safetensors file begins with has zeros among its eight."""
+
+
 @dataclass(frozen=True)
 class TensorInfo:
     dtype: str
@@ -79,6 +83,8 @@ def read_header(path: Path, *, field: str = "checkpoint") -> Header:
             if len(start) < 8:
                 raise _bad(path, "it is too short")
             (length,) = struct.unpack("<Q", start)
+            if length > MAX_HEADER and all(byte in _TEXT for byte in start):
+                raise _bad(path, "it is a text, such as the page of a site that asks for a login")
             if length > MAX_HEADER:
                 raise _bad(path, f"its header would have {length:,} bytes (the limit is {MAX_HEADER:,})")
             raw = file.read(length)

@@ -41,7 +41,8 @@ many = {str(i): entry("U8", [0], [0, 0]) for i in range(MAX_TENSORS + 1)}
 HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda p: p.write_bytes(b""), "too short"),
     "seven bytes": (lambda p: p.write_bytes(b"1234567"), "too short"),
-    "html page": (lambda p: p.write_bytes(b"<!DOCTYPE html><html>"), "header would have"),
+    "html page": (lambda p: p.write_bytes(b"<!DOCTYPE html><html>"), "it is a text"),
+    "pointer of git lfs": (lambda p: p.write_bytes(b"version https://git-lfs"), "it is a text"),
     "huge header": (lambda p: write(p, {}, length=2**62), "header would have"),
     "header longer than the file": (lambda p: write(p, {}, length=1000), "ends inside its header"),
     "not JSON": (lambda p: write(p, b"{" * 50), "not JSON"),
