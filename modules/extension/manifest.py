@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,10 @@ class Manifest:
     """Its flags on the command line, ``--NAME-flag``, by their names."""
 
 
+KEYS = frozenset(("name", "version", "api", "description", "permissions", "requirements", "optional", "flags"))
+"""The keys of a manifest. Others are for other readers, if they do not look like one of these written wrong."""
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and validate a manifest; raises `Refused` with one sentence."""
     try:
@@ -81,6 +86,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise Refused(f"its version is {version!r}", hint='write it as text, as in version = "1.0"')
     if api not in APIS or isinstance(api, bool):
         raise Refused(f"it was written for version {api!r} of the programming interface and this is {API}")
+    for key in sorted(values.keys() - KEYS):
+        if meant := get_close_matches(key, KEYS, n=1, cutoff=0.8):
+            raise Refused(f"its manifest has no key {key!r}", hint=f"write {meant[0]!r}")
     permissions = _texts(values, "permissions")
     if unknown := sorted(set(permissions) - PERMISSIONS):
         raise Refused(f"there is no permission {unknown[0]!r}", hint=f"there are {', '.join(sorted(PERMISSIONS))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ from starlette.testclient import TestClient
 
 from modules.accounts import Accounts
 from modules.checkpoints.networks.shelf import NetworkShelf
+from modules.errors import UserError
+from modules.extension.host import Host, Owner
+from modules.extension.modifier import Modifier, ModifierSpec
+from modules.params.options import option
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
 from tests.webui.test_sdapi_fields import picture
+from webui.api.sdapi.scripts import called
 from webui.security.routes import routes_of
 from webui.server import create_app
 from webui.services import Services
@@ -237,3 +243,22 @@ def test_each_account_has_its_own_work_and_its_own_settings(tmp_path: Path) -> N
         client.post("/sdapi/v1/interrupt", auth=bob)
         thread.join(30)
         assert len(answers[0].json()["images"]) == 1
+
+
+def test_a_modifier_takes_an_object_of_options_as_well_as_values_in_their_order() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        amount: float = option(0.5, "Amount", lo=0.0, hi=1.0)
+        gentle: bool = option(False, "Gentle")
+
+    host = Host(Owner("softer", "1.0", permissions=frozenset({"modifier"})))
+    host.add_modifier(ModifierSpec("softer", "Softer", Options, lambda options: Modifier()))
+
+    def asked(*args: Any) -> Any:
+        return called(host, "txt2img", {"alwayson_scripts": {"Softer": {"args": [*args]}}}).modifiers
+
+    assert asked(True, 0.7, True) == {"softer": {"amount": 0.7, "gentle": True}}
+    assert asked({"amount": 0.7}) == asked(True, {"amount": 0.7}) == {"softer": {"amount": 0.7}}
+    assert asked(False, {"amount": 0.7}) == {}
+    with pytest.raises(UserError):
+        asked(True, 0.7, {"gentle": True})

@@ -112,6 +112,7 @@ def test_only_what_was_let_in_is_in_the_host(broken: Loader) -> None:
         ('name = "mine"\nversion = "1"\napi = 1\npermissions = ["root"]', "there is no permission 'root'"),
         ('name = "mine"\nversion = "1"\napi = 1\npermissions = "tab"', "its permissions must be a list of texts"),
         ('name = "mine"\nversion = "1"\napi = 1\n[[flags]]\nname = "A B"', "its flags must be tables"),
+        ('name = "mine"\nversion = "1"\napi = 2\nrequirments = ["rich"]', "its manifest has no key 'requirments'"),
     ],
 )
 def test_manifest_that_will_not_do_is_refused_before_anything_is_imported(

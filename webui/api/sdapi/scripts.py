@@ -270,9 +270,8 @@ def called(host: Host, tab: str, given: Mapping[str, Any]) -> Call:
         if key in ALWAYS_ON and tab in ALWAYS_ON[key].tabs:
             values |= _always(key, args)
         elif spec := _modifier(host, key):
-            names = list(options_of(cast(Any, spec.options)))
             if args and args[0]:
-                modifiers[spec.name] = dict(zip(names, args[1:], strict=False))
+                modifiers[spec.name] = _switched_on(title, list(options_of(cast(Any, spec.options))), args)
         elif key in selectable(host, tab):
             raise Refusal(422, f"{title} is chosen by script_name and not always on", field="alwayson_scripts")
         else:
@@ -287,6 +286,18 @@ def _args(title: str, said: Any) -> Sequence[Any]:
     if not isinstance(args, list):
         raise UserError(f'the arguments of {title} must be {{"args": [...]}}', field="alwayson_scripts")
     return args
+
+
+def _switched_on(title: str, names: Sequence[str], args: Sequence[Any]) -> dict[str, Any]:
+    """The options of a modifier: values in their order behind the switch, or objects with their names, as ADetailer's
+    clients send them."""
+    objects = [arg for arg in args if isinstance(arg, Mapping)]
+    if not objects:
+        return dict(zip(names, args[1:], strict=False))
+    if any(not isinstance(arg, (Mapping, bool)) for arg in args):
+        hint = "send values in their order, or one object of options"
+        raise UserError(f"the arguments of {title} mix values with objects", hint=hint, field="alwayson_scripts")
+    return {name: value for one in objects for name, value in one.items()}
 
 
 def _placed(known: Known, args: Sequence[Any]) -> dict[str, Any]:
