@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modules.checkpoints.model import LatentDiffusion
+    from modules.checkpoints.networks.hypernetworks import Hypernetwork
     from modules.checkpoints.networks.memory import NetworkMemory
     from modules.checkpoints.networks.merging import Applied, Patch
 
@@ -183,7 +184,7 @@ class PromptNetworks(Modifier):
         if theirs and family and theirs != family:
             raise _Refused(f"it is for {theirs}, and {model.name} is {family}")
         if found.role == HYPERNETWORK:
-            self._memory().hypernetwork(found.file)
+            self._look_at_widths(model, self._memory().hypernetwork(found.file))
             return
         network = self._memory().network(found.file)
         touched, layers = self._memory().patch(model).touched(network), len(network.changes) + len(network.unknown)
@@ -191,6 +192,13 @@ class PromptNetworks(Modifier):
             raise _Refused(f"none of its layers is one of {model.name}")
         if touched < layers:
             self._note(f"{layers - touched} of the {layers} layers of {found.use.name} have no place in {model.name}")
+
+    def _look_at_widths(self, model: LatentDiffusion, network: Hypernetwork) -> None:
+        from modules.checkpoints.networks.hypernetworks import widths
+
+        if not widths(model.unet) & network.nets.keys():
+            own = ", ".join(map(str, sorted(network.nets))) or "none"
+            raise _Refused(f"none of its widths ({own}) is one of {model.name}")
 
     def _with_bundled(self, model: LatentDiffusion) -> Listing:
         """The embeddings that prompts may name, with those that came along in networks; files of their own go first."""

@@ -133,6 +133,11 @@ def through(used: Used, x: Tensor, side: int) -> Tensor:
     return x.to(dtype)
 
 
+def widths(unet: UNet) -> frozenset[int]:
+    """Of what a UNet's attentions make keys and values of: a hypernetwork without one of them changes nothing."""
+    return frozenset(module.to_k.in_features for module in unet.modules() if isinstance(module, CrossAttention))
+
+
 @contextmanager
 def hooked(unet: UNet, used: Used) -> Iterator[None]:
     """While this lasts, every attention of a UNet has its context sent through."""

@@ -251,6 +251,10 @@ def test_hypernetworks_go_before_keys_and_values(engine: Engine, models: Path, m
     assert [file.role for file in done.results[0].recipe.files] == ["checkpoint", "hypernetwork"]
     assert made("a fox <hypernet:anime:0>").pixels == made("a fox").pixels
     assert digest(engine.store.load()) == bits
+    torch.save({999: table[4], "name": "wide"}, models / "hypernetworks" / "wide.pt")
+    wide = made("a fox <hypernet:wide:1>")
+    assert wide.notes == ["the hypernetwork wide was left out: none of its widths (999) is one of tiny"]
+    assert [file.role for file in wide.results[0].recipe.files] == ["checkpoint"]
 
 
 def test_embeddings_that_come_along_can_be_named(models: Path, made: Callable[..., Made]) -> None:
