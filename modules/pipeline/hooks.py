@@ -7,14 +7,12 @@ What goes wrong in an extension is told from what goes wrong in the engine that 
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import threading
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from modules.diffusion.types import Denoiser, Guidance, Network
@@ -51,8 +49,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=Callable[..., Any])
 
-_KEY = re.compile(r"[\w/-]+( [\w/-]+)*")
-"""A key of the generation text, as `modules.extension.modifier.key_of` makes them."""
 
 LeftModified = Callable[["LatentDiffusion | None", str, str], None]
 """``(model, name, what)`` hears of an extension that did not put something back. A model must be loaded anew; None:
@@ -142,10 +138,8 @@ class Border:
     which is running.
     """
 
-    def __init__(self, watch: Watch, reserved: Container[str] = ()):
-        """``reserved``: the program's own keys of the generation text."""
+    def __init__(self, watch: Watch):
         self._watch = watch
-        self._reserved = reserved
         self._foreign: BaseException | None = None
         """The error that the engine raised while called by an extension."""
 
@@ -176,28 +170,9 @@ class Border:
                 raise TypeError("notes must be sentences, in a tuple")
             if not all(isinstance(used, UsedFile) for used in report.files):
                 raise TypeError("files must be UsedFiles, in a tuple")
-            if one.version:
-                self._check_keys(report.told)
+            if not all(isinstance(key, str) for key in report.told):
+                raise TypeError("told must be values by their keys")
         return report
-
-    def _check_keys(self, told: Mapping[str, object]) -> None:
-        """Whether the generation text can say this, and still be read."""
-        for key, value in told.items():
-            if not isinstance(key, str) or not _KEY.fullmatch(key) or key in self._reserved:
-                raise ValueError(f"the generation text cannot say {key!r}; choose another key")
-            if not isinstance(value, (str, Real, type(None))):
-                raise TypeError(f"{key} must be a text or a number, not {type(value).__name__}")
-
-    def saving(self, one: Active, saving: Saving, made: MadeImage) -> Saving:
-        """What a modifier makes of what others made of an image."""
-        with self.within(one.spec.name, "before_save"):
-            answer = one.modifier.before_save(saving.image, made)
-            if answer is None:
-                return saving
-            if not isinstance(answer, Saving):
-                raise TypeError(f"it must give a Saving or None, not {type(answer).__name__}")
-            self._check_keys(answer.facts)
-            return Saving(_image(answer.image), answer.name or saving.name, {**saving.facts, **answer.facts})
 
     def outside(self, inner: T) -> T:
         """Wrap an engine function that extensions call, so that its errors are not blamed on them."""
@@ -240,7 +215,7 @@ class RequestHooks:
         self._chosen = chosen
         self._absent = absent
         self._parser = parser or PromptParser()
-        self.border = self._border = Border(watch or NoWatch(), host.reserved)
+        self.border = self._border = Border(watch or NoWatch())
         self._made: dict[tuple[str, ModifierOptions], Active] = {}
         self._hooks: dict[ModifierOptions, Hooks] = {}
 
@@ -464,7 +439,11 @@ class Hooks:
         """What all modifiers make of it: the last name, and the keys of all."""
         saving = Saving(image)
         for one in self._having("before_save"):
-            saving = self._border.saving(one, saving, made)
+            with self._border.within(one.spec.name, "before_save"):
+                answer = one.modifier.before_save(saving.image, made)
+                if answer is not None:
+                    name, facts = answer.name or saving.name, {**saving.facts, **answer.facts}
+                    saving = Saving(_image(answer.image), name, facts)
         return saving
 
     def on_saved(self, path: Path, made: MadeImage) -> None:

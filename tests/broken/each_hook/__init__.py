@@ -3,11 +3,11 @@
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from modules import Modifier, ModifierSpec, Report, Saving, option
+from modules import Modifier, ModifierSpec, Report, option
 
 HOOKS = (
     *("make", "revise", "patch", "unpatch", "network", "call", "guidance", "denoiser", "finish", "answer", "exit"),
-    *("interrupt", "report", "telling", "state", "saying"),
+    *("interrupt", "report", "telling", "state"),
 )
 
 
@@ -39,9 +39,6 @@ class Broken(Modifier):
     def report(self):
         fail(self.hook, "report")
         return "a sentence" if self.hook == "telling" else Report()
-
-    def before_save(self, image, made):
-        return Saving(image, facts={"a, b": 1}) if self.hook == "saying" else None
 
     def state(self):
         fail(self.hook, "state")

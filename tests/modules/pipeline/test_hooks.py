@@ -25,7 +25,7 @@ from modules.devices import Device
 from modules.diffusion.types import Denoiser, Guidance, Network
 from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import Cancelled, UserError
-from modules.extension.contexts import MadeImage, SamplingPass, Saving
+from modules.extension.contexts import SamplingPass
 from modules.extension.host import Host, Owner, TagSpec
 from modules.extension.loader import PRIVATE, Loader
 from modules.extension.manifest import Refused
@@ -35,7 +35,7 @@ from modules.metadata import infotext
 from modules.metadata import recipe as recipes
 from modules.params.generation import GenerationParams, Hires, ModifierOptions
 from modules.params.options import option
-from modules.pipeline.hooks import Active, Border, HookFailed, NoWatch
+from modules.pipeline.hooks import HookFailed
 from modules.pipeline.plan import make_plan
 from modules.replay import replay_recipe
 
@@ -187,7 +187,7 @@ def test_texts_that_a_patched_model_read_are_not_kept_for_others(store: ModelSto
     "hook",
     [
         *("make", "revise", "patch", "unpatch", "network", "call", "answer", "guidance", "denoiser", "finish", "exit"),
-        *("report", "telling", "state", "saying"),
+        *("report", "telling", "state"),
     ],
 )
 def test_job_goes_on_without_an_extension_that_fails_in_a_hook(broken: Engine, plain: list[str], hook: str) -> None:
@@ -428,20 +428,3 @@ def test_a_modifier_is_told_of_the_passes_and_tells_of_the_batch(store: ModelSto
 @dataclass(frozen=True)
 class Nothing:
     """No options."""
-
-
-@pytest.mark.parametrize("told", [{"Steps": 9}, {"a, b": 1}, {"a: b": 1}, {"": 1}, {"Mine": object()}])
-def test_a_modifier_cannot_say_what_the_generation_text_says_or_what_breaks_it(told: dict[str, object]) -> None:
-    class Says(Modifier):
-        def before_save(self, image: Image.Image, made: Any) -> Saving:
-            return Saving(image, facts=told)
-
-        def report(self) -> Report:
-            return Report(told=told)
-
-    one = Active(ModifierSpec("says", "Says", Nothing, lambda _: Says()), "1.0", {}, Says())
-    border, image = Border(NoWatch(), reserved=("Steps",)), Image.new("RGB", (8, 8))
-    with pytest.raises(HookFailed):
-        border.report(one)
-    with pytest.raises(HookFailed):
-        border.saving(one, Saving(image), MadeImage(PARAMS, 1, 1, 0))
