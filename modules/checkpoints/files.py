@@ -235,7 +235,10 @@ def find_model(folder: Folders, wanted: str, default: str = "") -> ModelFile:
             else "put a .safetensors checkpoint there"
         )
         raise CheckpointError(
-            f"there is no checkpoint in {' or '.join(map(str, each(folder)))}", hint=hint, field="checkpoint"
+            # Clients on other machines read this too, to whom the whole path is no business.
+            f"there is no checkpoint in {' or '.join('/'.join(path.parts[-2:]) for path in each(folder))}",
+            hint=hint,
+            field="checkpoint",
         )
     if not wanted:
         return next((m for m in models if m.name == default), models[0])
