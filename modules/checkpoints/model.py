@@ -270,8 +270,15 @@ def load(
     config = detect(name, source.header, path)
     for remark in remarks(source.header, path):
         log.warning("%s", remark)
-    with torch.device("meta"):
-        unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
+    try:
+        with torch.device("meta"):
+            unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
+    except ValueError as error:  # what torch's layers refuse
+        raise CheckpointError(
+            f"the networks of {name} cannot be built with the widths that its weights have ({error})",
+            hint="it was made for another program, or its own description is lost; choose another checkpoint",
+            field="checkpoint",
+        ) from error
     if fp8 and residence is None:
         residence = Residence(device, Budget(2**62))  # which gives the UNet's layers their weights in full
     model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts, text_files=files, residence=residence)

@@ -213,6 +213,14 @@ def test_file_that_does_not_fit_says_what_it_is(case: str, tiny: Path) -> None:
     assert "changed" in str(error.value)
 
 
+def test_widths_that_no_network_can_have_are_told_with_the_models_name(tiny: Path, tmp_path: Path) -> None:
+    """A small checkpoint whose description is lost: its widths are no multiples of 32."""
+    path = tmp_path / "stripped.safetensors"
+    save_file(load_file(tiny), path)
+    with pytest.raises(CheckpointError, match="networks of stripped cannot be built .*divisible by num_groups"):
+        load(path, Device(torch.device("cpu"), torch.float32))
+
+
 def test_truncated_file_is_refused_before_it_is_mapped(tiny: Path) -> None:
     path = tiny.with_name("cut.safetensors")
     path.write_bytes(tiny.read_bytes()[:-1000])
