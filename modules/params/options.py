@@ -297,6 +297,21 @@ def read(cls: type[T], values: Mapping[str, Any]) -> T:
     return cls(**known, **{name: _inner(groups[name], values[name]) for name in groups if name in values})
 
 
+def unknown(cls: type[Any], values: Mapping[str, Any], within: str = "") -> list[str]:
+    """The names among ``values``, and in the groups there, that `read` leaves aside.
+
+    >>> from modules.params.generation import GenerationParams
+    >>> unknown(GenerationParams, {"steps": 2, "stepz": 3, "hires": {"scale": 2, "size": 3}})
+    ['stepz', 'hires.size']
+    """
+    known, groups = {*options_of(cast(Hashable, cls)), *loose_of(cast(Hashable, cls))}, nested_of(cast(Hashable, cls))
+    found = [within + name for name in values if name not in known and name not in groups]
+    for name, group in groups.items():
+        if isinstance(inner := values.get(name), Mapping):
+            found += unknown(group.cls, inner, f"{within}{name}.")
+    return found
+
+
 def _inner(declared: Nested, value: Any) -> Any:
     if value is None or isinstance(value, declared.cls):
         return value

@@ -232,6 +232,13 @@ def _ours(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {one["operationId"]: {**one, "path": path} for path, methods in paths for one in methods.values()}
 
 
+def test_names_that_no_parameter_has_are_named_in_the_job(client: TestClient, given: Services) -> None:
+    job = submitted(client, stepz=3, hires={"scale": 2, "size": 9})
+    notes = given.queue.get(job["id"], "local").spec["notes"]
+    assert notes == [f"there is no parameter {name!r}, so it was left out" for name in ("stepz", "hires.size")]
+    assert not given.queue.get(submitted(client)["id"], "local").spec.get("notes")
+
+
 def test_generators_of_clients_find_what_they_need_in_the_document(client: TestClient) -> None:
     """OpenAPI 3.1, readable names that are unique, and a schema for whatever is sent and answered."""
     told = client.get("/api/v1/openapi.json").json()

@@ -217,7 +217,7 @@ def test_widths_that_no_network_can_have_are_told_with_the_models_name(tiny: Pat
     """A small checkpoint whose description is lost: its widths are no multiples of 32."""
     path = tmp_path / "stripped.safetensors"
     save_file(load_file(tiny), path)
-    with pytest.raises(CheckpointError, match="networks of stripped cannot be built .*divisible by num_groups"):
+    with pytest.raises(CheckpointError, match=r"networks of stripped cannot be built .*divisible by num_groups"):
         load(path, Device(torch.device("cpu"), torch.float32))
 
 

@@ -30,7 +30,8 @@ from modules.jobs.protocol import (
     ScriptSpec,
     spec_from_json,
 )
-from modules.params.generation import GenerationParams
+from modules.params.generation import ExtrasParams, GenerationParams
+from modules.params.options import unknown
 from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
 from webui.api.v1.events import PATH, last_id, stream, told_output
@@ -186,7 +187,9 @@ def read_spec(services: Services, values: Mapping[str, Any]) -> JobSpec:
         said["params"] = {**params, "init": _with_inputs(services, params["init"], "init")}
     if kind == EXTRAS:
         said["inputs"] = _inputs(services, said.get("inputs"))
-    spec = spec_from_json({"params": {}, **said, "kind": kind, **Origin(tab=_tab(kind, said)).to_json()})
+    of = ExtrasParams if kind == EXTRAS else GenerationParams
+    notes = _misspelt(of, params) if isinstance(params, Mapping) else ()
+    spec = spec_from_json({"params": {}, **said, "kind": kind, **Origin(tab=_tab(kind, said), notes=notes).to_json()})
     if isinstance(spec, ExtrasSpec) and not spec.inputs:
         raise UserError("there is no picture to work on", hint="send some as inputs", field="inputs")
     if isinstance(spec, (GenerateSpec, ScriptSpec)):
@@ -197,6 +200,12 @@ def read_spec(services: Services, values: Mapping[str, Any]) -> JobSpec:
         if init.mask:
             services.inputs.path(init.mask.image, field="init.mask.image")
     return spec
+
+
+def _misspelt(of: type[Any], params: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note for each name that no parameter has; what newer programs send is no reason to refuse the rest."""
+    names = [str(name)[:60] for name in unknown(of, params)]
+    return tuple(f"there is no parameter {name!r}, so it was left out" for name in names[:20])
 
 
 def _with_option_images(services: Services, params: GenerationParams) -> GenerationParams:
