@@ -24,7 +24,7 @@ from modules.checkpoints.text_encoders import with_encoders
 from modules.checkpoints.unpickle import StoredTensor, UnreadablePickle
 from modules.checkpoints.vaes import OWN
 from modules.checkpoints.way import Memory
-from modules.devices import Device
+from modules.devices import STORED_DTYPES, Device
 from modules.errors import CheckpointError, RepriseError
 from modules.nn import vae as vae_nn
 from modules.nn.banded_vae import Banded
@@ -41,23 +41,6 @@ _DECODING = 1024
 """Numbers for each pixel that decoding an image holds at most: 914 were measured at 512x512."""
 _GROUP = 128 * 2**20
 """Bytes mapped at a time while loading; each group is released before the next is touched."""
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "BOOL": torch.bool,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "U8": torch.uint8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
 """By safetensors' names."""
 
 
@@ -383,7 +366,7 @@ class _Pickled:
             data = bytearray(stored.raw())
         except UnreadablePickle as error:
             raise unreadable(self._path, error) from error
-        return torch.frombuffer(data, dtype=_DTYPES[stored.dtype]).reshape(stored.shape)
+        return torch.frombuffer(data, dtype=STORED_DTYPES[stored.dtype]).reshape(stored.shape)
 
 
 def _open(path: Path, files: ExitStack) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from modules.checkpoints import unpickle
 from modules.checkpoints.files import PICKLES, read_header
 from modules.checkpoints.unpickle import StoredTensor, tensors_in
-from modules.devices import Device
+from modules.devices import STORED_DTYPES, Device
 from modules.errors import CheckpointError
 from modules.nn import compact, dat, hat, rrdb, swinir
 
@@ -32,24 +32,6 @@ MAX_BYTES = 8 * 2**30
 """Limit of a pickle's unpacked size; the largest networks have a tenth of it."""
 VIEWS = 4
 """Limit of the tensors' total size, as a multiple of the file's: some are views of the same values."""
-TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "U64": torch.uint64,
-    "U32": torch.uint32,
-    "U16": torch.uint16,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-"""dtypes by safetensors name."""
 
 
 def load(path: Path, device: Device) -> nn.Module:
@@ -152,7 +134,7 @@ def _plain(path: Path, loaded: Any, field: str) -> dict[str, Tensor]:
 
 
 def _tensor(stored: StoredTensor) -> Tensor:
-    kind = TYPES[stored.dtype]
+    kind = STORED_DTYPES[stored.dtype]
     flat = torch.frombuffer(bytearray(stored.raw()), dtype=kind) if stored.nbytes else torch.empty(0, dtype=kind)
     return flat.reshape(stored.shape)
 

@@ -30,9 +30,10 @@ from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import choose, peak_memory
 from modules.nn.banded_vae import Banded
-from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
+from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, VAEConfig
 from modules.nn.unet import UNet
 from modules.nn.vae import VAE
+from tests.benchmarks import card
 from tests.byte_limit import ByteLimit
 
 SWITCHES = 50
@@ -104,21 +105,12 @@ def full_size() -> None:
 
 
 def _write(path: str) -> None:
-    unet = UNetConfig(
-        channel_mult=(1, 2, 4),
-        transformer_depth=(0, 2, 10),
-        middle_depth=10,
-        head_channels=64,
-        linear_proj=True,
-        context_dim=2048,
-        vector_dim=2816,
-    )
     texts = (
         TextConfig(layout=CLIP),
         TextConfig(1280, 32, 20, 5120, activation="gelu", layout=OPEN_CLIP, projection=1280),
     )
     with torch.device("meta"):
-        parts = {UNET: UNet(unet), AUTOENCODER: VAE(VAEConfig())}
+        parts = {UNET: UNet(card.SDXL), AUTOENCODER: VAE(VAEConfig())}
         for spec, config in zip(SDXL.encoders, texts, strict=True):
             parts[spec.prefixes[0]] = new_text(config)
     shapes = {prefix + key: tuple(t.shape) for prefix, part in parts.items() for key, t in part.state_dict().items()}

@@ -46,3 +46,10 @@ def test_events_are_not_held_back_to_be_compressed(client: TestClient) -> None:
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert len(answer.content) > 500
     assert "content-encoding" not in answer.headers
+
+
+def test_no_event_of_the_page_is_told_to_every_component(client: TestClient) -> None:
+    """What `webui.events.QUIET` is for: one event without it makes the page slow again."""
+    told = client.get("/config").json()["dependencies"]
+    assert len(told) > 100
+    assert [event["targets"] for event in told if event["show_progress_on"] != []] == []

@@ -15,7 +15,7 @@ from modules.params.options import Option, options_of
 from webui.components.card_editor import CardEditor
 from webui.components.networks import NetworkPanel
 from webui.context import Page
-from webui.events import AT_ONCE
+from webui.events import AT_ONCE, QUIET
 from webui.forms import Form, control
 from webui.html.cards import card_html
 from webui.i18n import t
@@ -108,12 +108,12 @@ class Header:
             event(refreshed, list(components), list(components), **AT_ONCE)
         about, card = [checkpoint, self._card], [self._card, *self._editor.outputs]
         opened = self._about.click(toggled, about, card, **AT_ONCE)
-        opened.then(None, None, None, js=CARD_SAYS, api_visibility="private")
+        opened.then(None, None, None, js=CARD_SAYS, **QUIET)
         checkpoint.change(changed, about, card, **AT_ONCE)
         self._refresh.click(changed, about, card, **AT_ONCE)
         converted = self._editor.wire(page, checkpoint, self._card)
         converted.then(refreshed, list(components), list(components), **AT_ONCE)
-        checkpoint.change(None, checkpoint, None, js=CHOSEN_SAYS, api_visibility="private")
+        checkpoint.change(None, checkpoint, None, js=CHOSEN_SAYS, **QUIET)
         self._follow(checkpoint, forms, networks)
 
     def _follow(self, checkpoint: Any, forms: Iterable[Form[Any]], networks: NetworkPanel) -> None:

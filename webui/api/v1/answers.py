@@ -51,6 +51,12 @@ _CARD = {
     "preview": maybe(TEXT),
     "problem": TEXT,
 }
+_PICTURE_CHOICE = {
+    "image": {**TEXT, "description": "in base64"},
+    "job": TEXT,
+    "index": INTEGER,
+    "picture": INTEGER,
+}
 SCHEMAS: Mapping[str, Json] = MappingProxyType(
     {
         "Image": fields(
@@ -167,17 +173,11 @@ SCHEMAS: Mapping[str, Json] = MappingProxyType(
             "what is to be changed",
         ),
         "PreviewChoice": fields(
-            {},
-            {"image": {**TEXT, "description": "in base64"}, "job": TEXT, "index": INTEGER, "picture": INTEGER},
-            "one of the three: image; job with index; picture, a number of the history",
+            {}, _PICTURE_CHOICE, "one of the three: image; job with index; picture, a number of the history"
         ),
         "CheckpointPreview": fields(
             {},
-            {
-                "image": {**TEXT, "description": "in base64"},
-                **dict.fromkeys(("job", "checkpoint"), TEXT),
-                **dict.fromkeys(("index", "picture"), INTEGER),
-            },
+            {**_PICTURE_CHOICE, "checkpoint": TEXT},
             "one of image; job with index; picture, a number of the history; for its own checkpoint or the one named",
         ),
         "PreviewKept": fields({"checkpoint": TEXT, "made_with": maybe(TEXT)}),
