@@ -12,6 +12,7 @@
     const id = name.startsWith('ext.') ? name.replace(/\./g, '_') : NAMES[name] || name.replace(/^mask_soft_/, 'soft_')
     const switches = document.getElementById(`${tab}_${id}_on`)
     const home = shared || switches || document.getElementById(`${tab}_${id}`)
+    if (home?.querySelector('button.label-wrap')) return null // a fold, whose switch is not there yet
     return home?.querySelector('input[type=checkbox], textarea, input[type=number], input:not([type=range])') || null
   }
 
@@ -45,21 +46,29 @@
     box.dispatchEvent(new Event('input', { bubbles: true }))
   }
 
-  // Give a field a value; the form has it when the promise is kept, true, or false where there is no such choice.
-  async function set(tab, name, value) {
-    if (!find(tab, name)) await reveal(tab, name)
-    const box = boxOf(tab, name)
+  function enter(box, value) {
     if (box.type === 'checkbox') {
       if (box.checked !== Boolean(value)) box.click()
-    } else if (isChoice(box)) {
-      return choose(box, String(value))
     } else {
       write(box, value)
       box.dispatchEvent(new Event('change', { bubbles: true }))
       box.dispatchEvent(new Event('blur', { bubbles: true }))
     }
-    await new Promise((done) => setTimeout(done, 0))
-    return true
+  }
+
+  // Give a field a value; the form has it when the promise is kept, true, or false where there is no such choice. A field
+  // that a fold has just shown may be drawn once more on a busy page, as it was before: then it is entered again.
+  async function set(tab, name, value) {
+    if (!find(tab, name)) await reveal(tab, name)
+    if (isChoice(boxOf(tab, name))) return choose(boxOf(tab, name), String(value))
+    const before = get(tab, name)
+    const same = typeof before === 'boolean' ? before === Boolean(value) : String(before) === String(value)
+    for (let turn = 0; turn < 20; turn++) {
+      enter(boxOf(tab, name), value)
+      await new Promise((done) => setTimeout(done, 25))
+      if (same || get(tab, name) !== before) return true
+    }
+    return false
   }
 
   // What `found` finds, once it finds something; null after so many milliseconds of a busy page.

@@ -55,9 +55,9 @@ def build(page: Page) -> None:
         now, is_admin = settings.current(), page.services.is_admin(page.owner(request))
         others = [gr.skip()] * sum(len(part.components) for _, part in parts)
         if is_admin:  # extensions keep here what is for nobody else: keys, addresses
-            others = [value for name, part in parts for value in part.show(_shown(part, settings.part(name)))]
+            others = [value for name, part in parts for value in part.begin(_shown(part, settings.part(name)))]
         others += [gr.update(visible=is_admin) for _ in places]
-        return [*form.show(values_of(now)), *others, now.theme]
+        return [*form.begin(values_of(now)), *others, now.theme]
 
     def on_save(request: gr.Request, *values: Any) -> list[Any]:
         try:

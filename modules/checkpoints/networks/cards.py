@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from modules.checkpoints.networks.listing import NetworkFile, NetworkListing
@@ -76,7 +77,7 @@ class Card:
     option: str = ""
     """ "MODIFIER.OPTION" that a click sets to the name, where it writes nothing."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Names the card in addresses."""
         return hashlib.sha256(str(self.file.path).encode(errors="surrogateescape")).hexdigest()[:16]
@@ -87,7 +88,7 @@ class Card:
         own = self.user.activation_text.strip()
         return (own,) if own else self.downloaded.trained_words
 
-    @property
+    @cached_property
     def is_hidden(self) -> bool:
         """Whether it lies in a folder whose name begins with a dot."""
         return any(part.startswith(".") for part in self.folder.split("/"))
@@ -119,7 +120,7 @@ class FilePage:
 
 
 class Cards:
-    """The cards of a shelf. Side files are read when they are new or changed."""
+    """The cards of a shelf. Side files are read when they are new or changed, and a card is made anew only then."""
 
     def __init__(self, shelf: NetworkShelf, *, default_weight: float = 1.0, by_file: bool = False):
         """``default_weight``: for cards that state none. ``by_file``: tags name files rather than aliases."""
@@ -127,6 +128,7 @@ class Cards:
         self._default_weight = default_weight
         self._by_file = by_file
         self._sides: dict[Path, tuple[object, _Side]] = {}
+        self._made: dict[tuple[str, Path], tuple[object, Card]] = {}
 
     def list(self, role: str = LORA) -> Sequence[Card]:
         """Those of a role, in the order of their paths; files whose headers nobody has read yet as far as is known."""
@@ -149,6 +151,12 @@ class Cards:
         ]
 
     def _card(self, role: str, file: NetworkFile, name: str, digest: str, side: _Side) -> Card:
+        facts, known = (file, name, digest, side), self._made.get((role, file.path))
+        if known is None or known[0] != facts:
+            known = self._made[role, file.path] = facts, self._new_card(role, file, name, digest, side)
+        return known[1]
+
+    def _new_card(self, role: str, file: NetworkFile, name: str, digest: str, side: _Side) -> Card:
         family = side.user.family if side.user.family in FAMILIES[:-1] else ""
         family = family or file.described.family or file.described.stated_family
         description = side.description if side.user.description is None else side.user.description
