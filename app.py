@@ -193,7 +193,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
 
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
-        logging.warning(message)
+        logging.warning("%s (%s)", message, args.data_dir / "settings.json")
     loader = build_loader(args, "worker")
     watch = HookWatch(args.data_dir / "extensions", args.worker_name)
     engine = build_engine(args, loader, watch)
@@ -202,7 +202,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
             model = engine.warm_up()
             logging.info("%s is ready on %s", model.name, model.device.describe())
     except RepriseError as error:
-        logging.warning("no model is loaded yet: %s", error)
+        logging.warning("no model is loaded yet: %s", error.with_place)
     whole = Gallery(args.data_dir / "outputs")
     whole.sweep()
 
@@ -526,7 +526,7 @@ def generate(args: argparse.Namespace) -> int:
 
     wanted, message = settings.load(args.data_dir / "settings.json")
     if message:
-        logging.warning(message)
+        logging.warning("%s (%s)", message, args.data_dir / "settings.json")
     suffix = SUFFIXES[args.output.suffix.lower()] if args.output else wanted.image_format
     encoding = Encoding(suffix, wanted.image_quality, wanted.webp_lossless)
     name = ""
@@ -887,7 +887,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Cancelled:
         return 130
     except RepriseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error.with_place}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

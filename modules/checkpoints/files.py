@@ -234,11 +234,12 @@ def find_model(folder: Folders, wanted: str, default: str = "") -> ModelFile:
             if pickles
             else "put a .safetensors checkpoint there"
         )
+        roots = each(folder)
         raise CheckpointError(
-            # Clients on other machines read this too, to whom the whole path is no business.
-            f"there is no checkpoint in {' or '.join('/'.join(path.parts[-2:]) for path in each(folder))}",
+            f"there is no checkpoint in {' or '.join(dict.fromkeys(root.name for root in roots))}",
             hint=hint,
             field="checkpoint",
+            place=" or ".join(map(str, roots)),
         )
     if not wanted:
         return next((m for m in models if m.name == default), models[0])

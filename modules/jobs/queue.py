@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-from modules.errors import Cancelled, RepriseError, WorkerDied
+from modules.errors import Cancelled, RepriseError, WorkerDied, without_folders
 from modules.jobs.events import TERMINAL, Event, EventHub
 from modules.jobs.executors.process import CancelFlag, Executor, Stopped, WorkerStatus
 from modules.jobs.protocol import Json
@@ -359,7 +359,7 @@ def _last_event(job: Job) -> Event:
 
 
 def _unexpected(error: BaseException) -> Json:
-    reason = str(error) or type(error).__name__
+    reason = without_folders(error) or type(error).__name__
     return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import BinaryIO, cast
 
-from modules.errors import Cancelled, RepriseError, out_of_memory
+from modules.errors import Cancelled, RepriseError, out_of_memory, without_folders
 from modules.jobs.protocol import Json
 
 logger = logging.getLogger(__name__)
@@ -197,12 +197,14 @@ class _Worker:
 def _explain(error: BaseException) -> Json:
     """The error's JSON for the job's owner; an unexpected one is logged with its traceback."""
     if isinstance(error, RepriseError):
+        if error.place:
+            logger.warning("%s", error.with_place)
         return error.as_json()
     logger.error("unexpected error", exc_info=error)
     if short := out_of_memory(error):
         return short.as_json()
-    first_line = next(iter(str(error).splitlines()), "")
-    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    said = without_folders(error)
+    reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
 
 

@@ -88,6 +88,17 @@ def test_nothing_that_is_told_of_a_job_says_where_its_files_lie(client: TestClie
     assert str(given.data_dir) not in told
 
 
+def test_a_disk_that_takes_no_picture_is_told_without_its_place(
+    client: TestClient, given: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    given.inputs.folder.parent.mkdir(parents=True, exist_ok=True)
+    given.inputs.folder.touch()
+    answer = client.post("/api/v1/inputs", json={"image": picture()})
+    assert answer.status_code == 507 and "could not be stored" in answer.json()["detail"]
+    assert str(given.data_dir) not in answer.text
+    assert str(given.inputs.folder) in caplog.text
+
+
 def test_a_stream_that_is_joined_late_tells_the_images_and_one_that_is_resumed_only_what_came_after(
     client: TestClient,
 ) -> None:
@@ -178,6 +189,12 @@ def test_a_mistake_is_answered_with_a_sentence_and_the_fields_name(
     assert answer.status_code in (404, 422), answer.text
     assert answer.json()["detail"]
     assert answer.json()["field"] == field or not field
+
+
+def test_a_start_picture_at_an_address_is_told_that_addresses_are_not_fetched(client: TestClient) -> None:
+    answer = client.post("/api/v1/jobs", json={"params": {"init": {"image": "https://a.example/x.png"}}})
+    assert (answer.status_code, answer.json()["field"]) == (422, "init.image")
+    assert answer.json()["detail"] == "pictures at addresses are not fetched; send the picture itself, in base64"
 
 
 def test_jobs_of_another_account_are_not_found(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from modules.errors import RepriseError
+from modules.errors import RepriseError, without_folders
 from webui.components.contained import contained
 from webui.context import Page
 from webui.events import AT_ONCE
@@ -63,7 +63,7 @@ class SlotPage:
                 raise gr.Error(str(error), print_exception=False) from None
             except Exception as error:
                 logger.warning("extension %s failed in its place on the page", self.extension, exc_info=True)
-                sentence = f"extension {self.extension} failed ({type(error).__name__}: {error})"
+                sentence = f"extension {self.extension} failed ({type(error).__name__}: {without_folders(error)})"
                 raise gr.Error(sentence, print_exception=False) from None
             changes, own = (answer[0], list(answer[1:])) if others else (answer, [])
             filled = [(changes or {}).get(name, gr.skip()) for name in names]

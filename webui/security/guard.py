@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import re
 from collections.abc import Iterable
 from urllib.parse import quote, urlsplit
@@ -52,6 +53,8 @@ HEADERS = {
         "frame-ancestors 'self'"
     ),
 }
+
+log = logging.getLogger(__name__)
 
 CLOSED = re.compile(
     r".*/gradio_api/(proxy=|file=\s*https?:|deep_link|dev/|vibe-|undo-vibe|process_recording|component_server|runs|run-history|profiling)"
@@ -242,6 +245,8 @@ def path_of(scope: Scope) -> str:
 
 def refused(error: RepriseError) -> Response:
     """The response for one of our errors."""
+    if error.place:
+        log.warning("%s", error.with_place)
     headers = {"retry-after": str(error.retry_s)} if error.retry_s else {}
     if isinstance(error, NotLoggedIn):
         headers["www-authenticate"] = "Bearer"  # not Basic: a browser would ask in a window of its own

@@ -251,9 +251,9 @@ def _stored(services: Services, picture: Any, field: str) -> str:
     try:
         return services.inputs.put(decoded(picture, field, services.api.image_hosts))
     except Refusal as error:
-        raise UserError(
-            f"{field} is no picture that can be read", hint="send the file in base64", field=field
-        ) from error
+        sentence = error.message if error.status == 422 else f"{field} is no picture that can be read"
+        hint = "" if error.status == 422 else "send the file in base64"
+        raise UserError(sentence, hint=hint, field=field) from error
 
 
 def _name(owner: str, key: str | None) -> str:
