@@ -86,6 +86,12 @@ class Settings:
         help="TAESD: sharper, where its file lies in models/VAE-approx; Full: as the finished picture, and slow",
         group="While it runs",
     )
+    keep_interrupted: bool = option(
+        True,
+        "Interrupt keeps the image at hand",
+        help="it is made from what there is, as Skip does, and A1111; off: it is dropped",
+        group="While it runs",
+    )
     warm_up: bool = option(
         True,
         "Warm up",

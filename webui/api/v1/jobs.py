@@ -124,10 +124,11 @@ def add_jobs(routes: APIRouter, services: Services, webhooks: Webhooks) -> None:
         return SavedFile(path, headers=LASTING)
 
     @routes.post("/jobs/{job_id}/cancel", tags=[TAGS.jobs])
-    def cancel(request: Request, job_id: str) -> Json:
-        """Stop a job: one that waits at once, one that runs at its next step. Its finished images stay."""
+    def cancel(request: Request, job_id: str, keep: bool = False) -> Json:
+        """Stop a job: one that waits at once, one that runs at its next step. Its finished images stay, and with
+        ``keep`` the image at hand is made from what there is."""
         owner = owner_of(request)
-        services.queue.cancel(owner, job_id)
+        services.queue.cancel(owner, job_id, keep=keep)
         return told_job(services, services.queue.get(job_id, owner))
 
     @routes.post("/jobs/{job_id}/skip", tags=[TAGS.jobs])
