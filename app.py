@@ -345,6 +345,7 @@ def build_services(
         vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
+        check_files=models.check,
         networks=Library(
             loader.host.shelf, model_places(args), args.data_dir, naming=naming, pages=loader.host.file_pages
         ),

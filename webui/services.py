@@ -86,7 +86,7 @@ class Queue(Submissions, Protocol):
     everybody's.
     """
 
-    def cancel(self, owner: str | None, job_id: str) -> object: ...
+    def cancel(self, owner: str | None, job_id: str, *, keep: bool = ...) -> object: ...
     def skip(self, owner: str, job_id: str) -> object: ...
     def finish(self, owner: str, job_id: str) -> object: ...
     def get(self, job_id: str, owner: str) -> JobView: ...
@@ -159,6 +159,8 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """The model card of a checkpoint."""
+    check_files: Callable[[GenerationParams], None] = lambda params: None
+    """Raises `UserError` for a request whose model files are not here or cannot be loaded."""
     networks: Library | None = None
     """LoRAs, hypernetworks, embeddings and checkpoints as cards; None: there are none here."""
     text_encoders: Callable[[], Sequence[str]] = tuple
@@ -219,7 +221,7 @@ class Services:
         """``spec`` as it would be queued."""
         if isinstance(spec, (GenerateSpec, ScriptSpec)):
             self.api.check(spec.params)
-        return Submitter(self.queue, self.host, self.inputs, self.scripts).prepared(spec)
+        return Submitter(self.queue, self.host, self.inputs, self.scripts, self.check_files).prepared(spec)
 
     def tables(self) -> Tables:
         """The tables of choices that options refer to."""

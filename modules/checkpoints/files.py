@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from modules.checkpoints.folders import Folders, below, each, files_below, root_of, told_apart, unlistable
-from modules.checkpoints.matching import Match, ambiguous, match
+from modules.checkpoints.matching import Match, ambiguous, bare, match
 from modules.errors import CheckpointError, UnknownName, printable
+from modules.registry import hint_for
 from modules.storage import atomic
 
 MAX_HEADER = 16 * 2**20
@@ -27,8 +28,6 @@ MAX_TENSORS = 20_000
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 INDEX = "model_index.json"
 """The file that makes a folder a model of diffusers, and stands for it."""
-MOST_NAMED = 8
-"""Names in one hint."""
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _SIZES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
@@ -250,10 +249,10 @@ def find_model(folder: Folders, wanted: str, default: str = "") -> ModelFile:
         raise ambiguous(wanted, found.several, "checkpoint")
     if pickle := _meant(wanted, list_models(folder, PICKLES), folder).file:
         read_header(pickle.path)  # raises with the way to convert it
-    names = ", ".join(repr(model.name) for model in models[:MOST_NAMED]) + ", …" * (len(models) > MOST_NAMED)
     unnamed = unlistable(folder, (".safetensors", *PICKLES))
     odd = f"; {unnamed[0]} is left out because its name is not UTF-8: rename it" if unnamed else ""
-    raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"there are {names}{odd}", field="checkpoint")
+    hint = hint_for(bare(wanted), [model.name for model in models])
+    raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"{hint}{odd}", field="checkpoint")
 
 
 def _meant(wanted: str, models: Sequence[ModelFile], folder: Folders) -> Match[ModelFile]:

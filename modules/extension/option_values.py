@@ -15,6 +15,7 @@ from modules.errors import UserError
 from modules.extension.modifier import ModifierSpec, UsedFile
 from modules.params.generation import ModifierOptions, Value
 from modules.params.options import SHA256, Option, options_of
+from modules.registry import hint_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,22 +66,29 @@ def folder_of(option: Option) -> str:
     return option.kind.removeprefix(FILE) if option.kind.startswith(FILE) else ""
 
 
+def file_of(option: Option, value: str, models: Path | None, *, field: str = "") -> Path | None:
+    """The file that an option names; None where it names none. Raises `UserError` where there is no such file."""
+    folder = folder_of(option)
+    if not folder or not value:
+        return None
+    files = model_files(models, folder)
+    if value in files:
+        return files[value]
+    if value.lower().endswith(SUFFIXES):
+        hint = hint_for(value, list(files), none=f"put it into models/{folder}")
+    else:
+        hint = f"name it with its ending; files listed there end in {', '.join(SUFFIXES)}"
+    raise UserError(
+        f"{option.label}: there is no file {value[:60]!r} in {folder}", hint=hint, field=field or option.name
+    )
+
+
 def bound(option: Option, value: Value, read: Callable[[str], Image], models: Path | None) -> object:
     """The value of an option as a modifier is given it."""
     if option.kind in (IMAGE, MASK):
         return StoredImage(str(value), read)
-    if folder := folder_of(option):
-        path = model_files(models, folder).get(str(value)) if value else None
-        if value and path is None:
-            listed = str(value).lower().endswith(SUFFIXES)
-            raise UserError(
-                f"{option.label}: there is no file {str(value)[:60]!r} in {folder}",
-                hint=f"put it into models/{folder}, or choose another"
-                if listed
-                else f"name it with its ending; files listed there end in {', '.join(SUFFIXES)}",
-                field=option.name,
-            )
-        return ModelFile(str(value), path)
+    if folder_of(option):
+        return ModelFile(str(value), file_of(option, str(value), models))
     return value
 
 

@@ -6,12 +6,13 @@ than what was checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from modules.errors import UserError
 from modules.extension.host import Host
+from modules.extension.option_values import file_of, named
 from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import ExtrasSpec, GenerateSpec, JobSpec, Json, ScriptSpec
 from modules.jobs.store import Job
@@ -40,6 +41,8 @@ class Submitter:
     host: Host
     inputs: InputStore
     scripts: Scripts
+    check_files: Callable[[GenerationParams], None] = lambda params: None
+    """Raises for a request whose model files a worker could not use."""
 
     def __call__(self, owner: str, spec: JobSpec) -> Job:
         """The job in the queue. `UserError` for what cannot be done, `QueueFull` when too many wait."""
@@ -48,9 +51,12 @@ class Submitter:
     def prepared(self, spec: JobSpec) -> JobSpec:
         """Check ``spec`` and return it as it will be queued; raises `UserError` for what cannot be done."""
         if isinstance(spec, GenerateSpec):
-            return generation(spec, self.host)
+            found = generation(spec, self.host)
+            self._check_files(found.params)
+            return found
         if isinstance(spec, ScriptSpec):
             params, notes = canonical(spec.params, self.host)
+            self._check_files(params)
             self.scripts.prepare(spec.name, spec.options, params)
             return replace(spec, params=params, origin=spec.origin.noted(*notes))
         if isinstance(spec, ExtrasSpec):
@@ -60,6 +66,11 @@ class Submitter:
             for image in spec.inputs:
                 self.inputs.path(image.key)
         return spec
+
+    def _check_files(self, params: GenerationParams) -> None:
+        self.check_files(params)
+        for spec, option, value in named(self.host.modifiers, params.extensions):
+            file_of(option, value, self.host.models, field=f"extensions.{spec.name}.{option.name}")
 
 
 def submit(queue: Queue, owner: str, spec: JobSpec, job_id: str = "") -> Job:

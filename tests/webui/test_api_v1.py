@@ -91,9 +91,15 @@ def test_nothing_that_is_told_of_a_job_says_where_its_files_lie(client: TestClie
 def test_a_disk_that_takes_no_picture_is_told_without_its_place(
     client: TestClient, given: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given.inputs.folder.parent.mkdir(parents=True, exist_ok=True)
-    given.inputs.folder.touch()
-    answer = client.post("/api/v1/inputs", json={"image": picture()})
+    folder, aside = given.inputs.folder, given.inputs.folder.with_name("aside")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.rename(aside)
+    folder.touch()
+    try:
+        answer = client.post("/api/v1/inputs", json={"image": picture()})
+    finally:
+        folder.unlink()
+        aside.rename(folder)
     assert answer.status_code == 507 and "could not be stored" in answer.json()["detail"]
     assert str(given.data_dir) not in answer.text
     assert str(given.inputs.folder) in caplog.text
@@ -141,6 +147,16 @@ def test_a_job_is_cancelled_and_an_image_skipped(client: TestClient) -> None:
     assert client.post(f"{job['url']}/skip").status_code == 200
     assert client.post(f"{job['url']}/cancel").status_code == 200
     assert events(client, job)[-1]["type"] == "cancelled"
+
+
+def test_a_job_that_is_cancelled_may_keep_the_image_at_hand(client: TestClient) -> None:
+    job = submitted(client, prompt="slow", steps=40)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not (client.get(job["url"]).json()["progress"] or {}).get("step"):
+        time.sleep(0.02)
+    assert client.post(f"{job['url']}/cancel?keep=true").status_code == 200
+    assert events(client, job)[-1]["type"] == "cancelled"
+    assert len(client.get(job["url"]).json()["output"]["images"]) == 1
 
 
 def test_a_start_picture_goes_with_the_request_or_before_it(client: TestClient) -> None:
