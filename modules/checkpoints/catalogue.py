@@ -242,11 +242,10 @@ class CheckpointCatalogue:
             del methods[ENCODER]
         for part in (part for part, method in methods.items() if method == TAESD):
             find_part(self._approximations, config, part)
-        others = {"hires.checkpoint": params.hires and params.hires.checkpoint}
-        others |= {"refiner.checkpoint": params.refiner and params.refiner.checkpoint}
-        for name, checkpoint in others.items():
-            with _naming(name):
-                find_model(self._checkpoints, checkpoint or "", self._default)
+        for name, part in (("hires", params.hires), ("refiner", params.refiner)):
+            if part and part.checkpoint:
+                with _naming(f"{name}.checkpoint"):
+                    find_model(self._checkpoints, part.checkpoint)
 
     def _header(self, checkpoint: str) -> tuple[ModelFile, Header]:
         file = find_model(self._checkpoints, checkpoint, self._default)

@@ -69,7 +69,8 @@ def test_a_replay_computes_with_as_many_threads_as_then_and_says_where_it_cannot
         assert again and again.recipe.processor == made.recipe.processor
         assert again.recipe.processor.endswith(", 2 threads") and torch.get_num_threads() == 1
         many = made.recipe.processor.replace(", 2 threads", ", 9999 threads")
-        differs = replay(engine, save(tmp_path / "b.png", made, processor=many, pixels="0" * 64)).verdict
+        recipe = dataclasses.replace(made.recipe, processor=many, pixels="0" * 64)
+        differs = replay_recipe(engine, recipe).verdict
         assert any("9999 threads became" in reason for reason in differs.reasons)
     finally:
         torch.set_num_threads(before)

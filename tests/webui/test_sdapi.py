@@ -166,7 +166,9 @@ def test_a_request_interrupted_in_its_first_image_answers_that_as_it_is(
 def test_routes_that_take_no_body_leave_one_of_any_type_unread(client: TestClient) -> None:
     """As A1111's, which programs call with an empty form (``curl -d ''``), or with anything."""
     found = list(iter_route_contexts(client.app.routes))  # type: ignore[attr-defined]
-    routes = [route for route in found if re.match("/(sdapi|api)/v1/", route.path or "") and "POST" in route.methods]
+    routes = [
+        route for route in found if re.match("/(sdapi|api)/v1/", route.path or "") and "POST" in (route.methods or ())
+    ]
     without = {"/api/v1/inputs", *(f"/sdapi/v1/{path}" for path in NOT_HERE)}
     bodiless = [str(route.path) for route in routes if route.body_field is None and route.path not in without]
     assert {"/sdapi/v1/interrupt", "/sdapi/v1/skip", "/sdapi/v1/refresh-checkpoints"} <= set(bodiless)
