@@ -17,7 +17,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.way import Memory, SamplingRanOut, Way
-from modules.errors import Cancelled, OutOfMemory, RepriseError, UserError, out_of_memory
+from modules.errors import Cancelled, OutOfMemory, UserError, out_of_memory
 from modules.extension.contexts import JobEnd
 from modules.extension.host import Host
 from modules.extension.modifier import UsedFile
@@ -221,7 +221,8 @@ class Engine:
             except Overflow as overflow:
                 widened = [self.store.widen(model) for model in overflow.models]
                 if not any(widened):
-                    raise RepriseError(str(overflow), hint="start with --dtype float32") from overflow
+                    tried = "choose another sampler or a lower CFG scale"
+                    raise overflow.models[-1].no_numbers(tried) from overflow
                 name = overflow.models[-1].name
                 run.note_once(f"{name} overflows in float16; the job goes on in a wider number format")
             except (MemoryError, RuntimeError) as error:
