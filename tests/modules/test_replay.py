@@ -67,7 +67,7 @@ def test_a_replay_computes_with_as_many_threads_as_then_and_says_where_it_cannot
         torch.set_num_threads(1)
         again = replay(engine, save(tmp_path / "a.png", made)).result
         assert again and again.recipe.processor == made.recipe.processor
-        assert again.recipe.processor.endswith(", 2 threads") and torch.get_num_threads() == 1
+        assert ", 2 threads" in again.recipe.processor and torch.get_num_threads() == 1
         many = made.recipe.processor.replace(", 2 threads", ", 9999 threads")
         recipe = dataclasses.replace(made.recipe, processor=many, pixels="0" * 64)
         differs = replay_recipe(engine, recipe).verdict
