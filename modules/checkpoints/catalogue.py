@@ -242,10 +242,10 @@ class CheckpointCatalogue:
             del methods[ENCODER]
         for part in (part for part, method in methods.items() if method == TAESD):
             find_part(self._approximations, config, part)
-        for name, part in (("hires", params.hires), ("refiner", params.refiner)):
-            if part and part.checkpoint:
+        for name, group in (("hires", params.hires), ("refiner", params.refiner)):
+            if group and group.checkpoint:
                 with _naming(f"{name}.checkpoint"):
-                    find_model(self._checkpoints, part.checkpoint)
+                    find_model(self._checkpoints, group.checkpoint)
 
     def _header(self, checkpoint: str) -> tuple[ModelFile, Header]:
         file = find_model(self._checkpoints, checkpoint, self._default)
