@@ -136,6 +136,8 @@ class PromptNetworks(Modifier):
                     raise UserError(str(error), hint="write a number there", field="prompt") from error
                 self._note(f"{error}; so no {kinds[0]} of this prompt was applied, as in A1111")
         for use in wanted:
+            if use.passed_over:
+                self._note(use.passed_over)
             role = HYPERNETWORK if use.kind == HYPERNET_TAG else LORA
             file = listings[role].find(use.name)
             if file is None:
