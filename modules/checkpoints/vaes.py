@@ -70,6 +70,11 @@ class VaeFolders:
         """The name under which `list` has the file."""
         return next((name for name, listed in self.list().items() if listed == path), path.name)
 
+    def lost(self, checkpoint: Path) -> str:
+        """The VAE that a checkpoint's card prefers and that is not here; empty: there is none such."""
+        preferred = read_choices(checkpoint).preset.vae
+        return preferred if preferred and preferred not in (OWN, AUTOMATIC, *self.list()) else ""
+
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickled VAE that "Automatic" would choose if it were safetensors; None if there is none."""
         stem = side_base(checkpoint).stem

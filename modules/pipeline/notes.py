@@ -19,9 +19,12 @@ MOST_NAMED = 8
 def notes_on(
     batch: Batch, model: LatentDiffusion, store: ModelStore, host: Host, encoder: PromptEncoder
 ) -> Iterator[str]:
-    """Yield notes on a pickled VAE, embeddings of another width, and networks of unsupported kinds."""
+    """Yield notes on a VAE that is pickled or gone, embeddings of another width, and networks of unsupported kinds."""
     if batch.params.vae == AUTOMATIC and (pickle := store.unconverted_vae(model)):
         yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
+    if batch.params.vae == AUTOMATIC and (lost := store.lost_vae(model)):
+        instead = model.vae_path.name if model.vae_path else "its own"
+        yield f"the card of {model.name} prefers the VAE {lost[:80]}, which is not here, so {instead} was used"
     if not model.config.own_vae and model.vae_path is not None:
         yield f"{model.name} has no autoencoder of its own, so {model.vae_path.name} was used"
     if model.text_files:
