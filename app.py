@@ -150,6 +150,9 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     budget = memory.find_budget(device, args.ram_budget, args.vram_budget)
     offload = memory.LOWVRAM if args.lowvram else memory.MEDVRAM if args.medvram else memory.AUTO
     logging.info("%s: %s", device.describe(), budget)
+    flags = {"medvram": args.medvram, "lowvram": args.lowvram, "vram_budget": args.vram_budget}
+    if idle := memory.said_for_nothing(device, **flags):
+        logging.warning(idle)
     hashes = Hashes(args.data_dir / "hashes.json")
     places = model_places(args)
     vaes = VaeFolders(places.vaes, places.checkpoints)
