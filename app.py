@@ -737,17 +737,18 @@ def convert(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.convert import convert as converted
 
-    print(converted(_in_models(args.file, args.models_dir)))
+    places = model_places(args)
+    print(converted(_in_models(args.file, [args.models_dir, *places.checkpoints, *places.vaes, *places.embeddings])))
     return 0
 
 
-def _in_models(file: Path, models_dir: Path) -> Path:
-    """``file``, or the file of that name in the models folder, since messages give names alone."""
+def _in_models(file: Path, folders: Sequence[Path]) -> Path:
+    """``file``, or the file of that name in the models folders, since messages give names alone."""
     if file.exists() or file.name != str(file):
         return file
     from modules.checkpoints.folders import files_below
 
-    there = sorted(files_below(models_dir, (file.name.lower(),)))
+    there = sorted(files_below(folders, (file.name.lower(),)))
     return next((path for path in there if path.name == file.name), file)
 
 
