@@ -150,6 +150,9 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     budget = memory.find_budget(device, args.ram_budget, args.vram_budget)
     offload = memory.LOWVRAM if args.lowvram else memory.MEDVRAM if args.medvram else memory.AUTO
     logging.info("%s: %s", device.describe(), budget)
+    flags = {"medvram": args.medvram, "lowvram": args.lowvram, "vram_budget": args.vram_budget}
+    if idle := memory.said_for_nothing(device, **flags):
+        logging.warning(idle)
     hashes = Hashes(args.data_dir / "hashes.json")
     places = model_places(args)
     vaes = VaeFolders(places.vaes, places.checkpoints)
@@ -734,17 +737,18 @@ def convert(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.convert import convert as converted
 
-    print(converted(_in_models(args.file, args.models_dir)))
+    places = model_places(args)
+    print(converted(_in_models(args.file, [args.models_dir, *places.checkpoints, *places.vaes, *places.embeddings])))
     return 0
 
 
-def _in_models(file: Path, models_dir: Path) -> Path:
-    """``file``, or the file of that name in the models folder, since messages give names alone."""
+def _in_models(file: Path, folders: Sequence[Path]) -> Path:
+    """``file``, or the file of that name in the models folders, since messages give names alone."""
     if file.exists() or file.name != str(file):
         return file
     from modules.checkpoints.folders import files_below
 
-    there = sorted(files_below(models_dir, (file.name.lower(),)))
+    there = sorted(files_below(folders, (file.name.lower(),)))
     return next((path for path in there if path.name == file.name), file)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -268,15 +268,8 @@ def load(
     config = detect(name, source.header, path)
     for remark in remarks(source.header, path):
         log.warning("%s", remark)
-    try:
-        with torch.device("meta"):
-            unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
-    except ValueError as error:  # what torch's layers refuse
-        raise CheckpointError(
-            f"the networks of {name} cannot be built with the widths that its weights have ({error})",
-            hint="it was made for another program, or its own description is lost; choose another checkpoint",
-            field="checkpoint",
-        ) from error
+    with _building(name, "checkpoint"):
+        unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
     if fp8 and residence is None:
         residence = Residence(device, Budget(2**62))  # which gives the UNet's layers their weights in full
     model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts, text_files=files, residence=residence)
@@ -311,10 +304,24 @@ def new_text(config: TextConfig) -> TextEncoder:
     return CLIPText(config) if config.layout == CLIP else OpenCLIPText(config)
 
 
+@contextmanager
+def _building(name: str, field: str) -> Iterator[None]:
+    """Networks that are made within get no memory yet; what torch's layers refuse is told with the file's name."""
+    try:
+        with torch.device("meta"):
+            yield
+    except ValueError as error:
+        raise CheckpointError(
+            f"the networks of {name} cannot be built with the widths that its weights have ({error})",
+            hint="it was made for another program, or its own description is lost; choose another one",
+            field=field,
+        ) from error
+
+
 def load_vae(path: Path, device: Device, own: VAEConfig, home: torch.device | None = None) -> vae_nn.VAE:
     """Load a standalone VAE file, for a checkpoint whose autoencoder is ``own``, into memory at ``home``."""
     source = open_source(path, field="vae")
-    with torch.device("meta"):
+    with _building(path.name, "vae"):
         vae = vae_nn.VAE(detect_vae(path.name, source.header, own))
     prefixed = any(key.startswith(VAE) for key in source.header.tensors)
     keys = [key for key in source.header.tensors if key.startswith(VAE) or not prefixed]

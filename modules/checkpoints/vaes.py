@@ -7,7 +7,7 @@ from pathlib import Path
 from modules.checkpoints.choices import read_choices
 from modules.checkpoints.files import MOST_NAMED, PICKLES, read_header
 from modules.checkpoints.folders import Folders, below, each, files_below, told_apart
-from modules.checkpoints.matching import ambiguous, match
+from modules.checkpoints.matching import ambiguous, match, refuse_dead_link
 from modules.checkpoints.networks.side_files import side_base
 from modules.errors import UnknownName
 
@@ -58,6 +58,7 @@ class VaeFolders:
             raise ambiguous(wanted, found.several, "vae")
         if pickle := match(wanted, self.list(PICKLES), self._below).file:
             read_header(pickle, field="vae")  # raises with the way to convert it
+        refuse_dead_link(wanted, (*each(self.folder), *each(self._checkpoints)), "vae")
         several = ", ".join(map(repr, [*listed][:MOST_NAMED])) + ", …" * (len(listed) > MOST_NAMED)
         names = several or "none in models/VAE"
         raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")

@@ -18,6 +18,7 @@ from typing import Any
 
 from modules import torch_build
 from modules.bootstrap import Environment
+from modules.checkpoints.folders import below, dead_links, files_below
 from modules.machine import GB, Machine, look
 
 MATRIX_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
@@ -185,11 +186,14 @@ def _folders(folders: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
         empty = kind == "checkpoints" and not any(counts.values())
         for folder, count in counts.items():
             advice = f"put a checkpoint (.safetensors) into {folder}" if empty else ""
+            if dead := dead_links(folder):
+                links = f"{below(dead[0], folder)} is a link that leads to nothing: bring back what it led to"
+                advice = "; ".join(filter(None, (advice, links)))
             yield Finding(f"folder of {kind}", f"{folder}, {count} file{'' if count == 1 else 's'}", advice, bad=empty)
 
 
 def _models_in(folder: Path) -> int:
-    return sum(path.suffix in (".safetensors", ".pt", ".ckpt") for path in folder.rglob("*"))
+    return sum(1 for _ in files_below(folder, (".safetensors", ".pt", ".ckpt")))
 
 
 def _port(host: str, port: int) -> Finding:

@@ -31,6 +31,9 @@ def notes_on(
         files = " and ".join(path.name for path in model.text_files)
         verb = "were" if len(model.text_files) > 1 else "was"
         yield f"{model.name} has no text encoder of its own, so {files} {verb} used"
+        for path in store.text_encoders.named(batch.params.text_encoder):
+            if path not in model.text_files:
+                yield f"{path.name} was chosen, but is no text encoder for {model.name}"
     yield from encoder.notes(model, batch)
     if names := unapplied_networks(batch, [spec.name for spec in host.tags]):
         listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)

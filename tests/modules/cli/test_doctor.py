@@ -86,3 +86,14 @@ def test_a_port_in_use_and_a_folder_without_checkpoints_are_problems(tmp_path: P
     empty = {"checkpoints": [tmp_path / "empty"]}
     findings = examine(tmp_path, tmp_path, empty, "127.0.0.1", 0, machine=machine(), ask_torch=lambda: WITHOUT)
     assert [one.subject for one in findings if one.bad] == ["folder of checkpoints"]
+
+
+def test_a_link_to_nothing_is_no_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "gone.safetensors").symlink_to(tmp_path / "elsewhere")
+    folders = {"checkpoints": [folder]}
+    findings = examine(tmp_path, tmp_path, folders, "127.0.0.1", 0, machine=machine(), ask_torch=lambda: WITHOUT)
+    (found,) = (finding for finding in findings if finding.subject == "folder of checkpoints")
+    assert found.bad and found.found.endswith("0 files")
+    assert found.advice.endswith("; gone.safetensors is a link that leads to nothing: bring back what it led to")
