@@ -1,0 +1,65 @@
+// The bar: tabs stand between the name and the choices at its right, whatever an owner put there.
+(() => {
+  'use strict'
+  const root = document.documentElement.style
+
+  function measure() {
+    const bar = document.getElementById('rp_header'), brand = document.getElementById('rp_brand')
+    const first = document.getElementById('checkpoint')
+    if (!bar || !brand || !first) return
+    root.setProperty('--rp-bar-left', `${Math.ceil(brand.getBoundingClientRect().right + 12)}px`)
+    root.setProperty('--rp-bar-right', `${Math.ceil(innerWidth - first.getBoundingClientRect().left + 12)}px`)
+  }
+
+  const sizes = new ResizeObserver(measure)
+  const found = new MutationObserver(() => {
+    const parts = [...document.querySelectorAll('#rp_header > *, #checkpoint')]
+    if (!parts.length) return
+    found.disconnect()
+    for (const part of parts) sizes.observe(part)
+    addEventListener('resize', measure)
+    measure()
+  })
+  found.observe(document.documentElement, { subtree: true, childList: true })
+})()
+
+// The left column is widened by its right edge, with the pointer or the arrow keys; the browser keeps how far.
+(() => {
+  'use strict'
+  const KEY = 'reprise.left', LEAST = 360, STEP = 24
+  const most = () => Math.max(LEAST, Math.round(innerWidth * 0.6))
+
+  function widen(width) {
+    const set = width ? Math.min(Math.max(Math.round(width), LEAST), most()) : 0
+    if (set) document.documentElement.style.setProperty('--rp-left', `${set}px`)
+    else document.documentElement.style.removeProperty('--rp-left')
+    try { localStorage.setItem(KEY, String(set)) } catch { /* the browser keeps nothing */ }
+  }
+
+  function grip(column) {
+    const made = document.createElement('div')
+    Object.assign(made, { className: 'rp-grip', tabIndex: 0, title: 'Drag to widen; a double click gives the usual width' })
+    made.setAttribute('role', 'separator')
+    made.setAttribute('aria-orientation', 'vertical')
+    made.setAttribute('aria-label', 'Width of the left column')
+    made.addEventListener('pointerdown', (event) => {
+      made.setPointerCapture(event.pointerId)
+      made.onpointermove = (moved) => widen(moved.clientX)
+      event.preventDefault()
+    })
+    made.addEventListener('pointerup', () => { made.onpointermove = null })
+    made.addEventListener('dblclick', () => widen(0))
+    made.addEventListener('keydown', (event) => {
+      const step = { ArrowRight: STEP, ArrowLeft: -STEP }[event.key]
+      if (!step) return
+      widen(column.getBoundingClientRect().width + step)
+      event.preventDefault()
+    })
+    column.append(made)
+  }
+
+  try { widen(Number(localStorage.getItem(KEY)) || 0) } catch { /* the browser keeps nothing */ }
+  new MutationObserver(() => {
+    for (const column of document.querySelectorAll('.rp-left:not(:has(> .rp-grip))')) grip(column)
+  }).observe(document.documentElement, { subtree: true, childList: true })
+})()
