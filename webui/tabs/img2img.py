@@ -142,7 +142,7 @@ def _start_controls(form: Form[GenerationParams], tab: str) -> None:
     """What else is done with the image that goes in, and with its mask."""
     names = ["exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"]
     if tab == "inpaint":
-        names += ["mask_round", "mask_overlay"]
+        names += ["mask_conditioning", "mask_round", "mask_overlay"]
     with gr.Accordion(t("How the picture is taken in"), open=False, elem_id=f"{tab}_start"), gr.Row():
         for name in names:
             form.add(name, min_width=200, elem_id=f"{tab}_{name}")
