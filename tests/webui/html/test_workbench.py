@@ -27,4 +27,4 @@ def test_every_option_of_a_request_is_found_in_some_tab_with_its_folds(tmp_path:
     own = {name for name in Shape(GenerationParams).options if not name.startswith("ext")}
     assert {name for name in own if name.replace("_", " ") not in words} <= ELSEWHERE
     (ensd,) = [entry for entry in indexes[0] if "ENSD" in entry[1]]
-    assert ensd[0] == "txt2img_eta_noise_seed_delta" and ensd[3] == ["txt2img_section_noise"]
+    assert ensd[0] == "txt2img_ensd" and ensd[3] == ["txt2img_section_noise"]
