@@ -8,7 +8,14 @@
     const set = width ? Math.min(Math.max(Math.round(width), LEAST), most()) : 0
     if (set) document.documentElement.style.setProperty('--rp-left', `${set}px`)
     else document.documentElement.style.removeProperty('--rp-left')
+    for (const made of document.querySelectorAll('.rp-grip')) tell(made)
     try { localStorage.setItem(KEY, String(set)) } catch { /* the browser keeps nothing */ }
+  }
+
+  // What screen readers say of a grip.
+  function tell(made) {
+    const now = { valuemin: LEAST, valuemax: most(), valuenow: Math.round(made.parentElement.getBoundingClientRect().width) }
+    for (const [name, number] of Object.entries(now)) made.setAttribute(`aria-${name}`, String(number))
   }
 
   function grip(column) {
@@ -31,6 +38,7 @@
       event.preventDefault()
     })
     column.append(made)
+    tell(made)
   }
 
   try { widen(Number(localStorage.getItem(KEY)) || 0) } catch { /* the browser keeps nothing */ }
