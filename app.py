@@ -779,11 +779,12 @@ def worker(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what this machine has, with a line of advice for each finding. Exit status 1: something does not work."""
+    from modules.checkpoints.folders import survey
     from modules.cli import doctor as examination
 
     places = model_places(args)
     folders = {"checkpoints": places.checkpoints, "VAEs": places.vaes, "embeddings": places.embeddings}
-    findings = examination.examine(ROOT, args.data_dir, folders, args.host, args.port)
+    findings = examination.examine(ROOT, args.data_dir, folders, args.host, args.port, survey=survey)
     print(examination.report(findings))
     return int(any(finding.bad for finding in findings))
 

@@ -72,6 +72,12 @@ def dead_links(folder: Folders, suffixes: tuple[str, ...] = ("",)) -> list[Path]
     return sorted(path for path, whole, there in _walk(folder, suffixes) if whole and not there)
 
 
+def survey(folder: Path) -> tuple[int, list[str]]:
+    """How many models are in a folder, and the names of links there that lead to nothing."""
+    count = sum(1 for _ in files_below(folder, (".safetensors", ".pt", ".ckpt")))
+    return count, [below(path, folder).as_posix() for path in dead_links(folder)]
+
+
 def _walk(folders: Folders, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool, bool]]:
     """Yield each file, whether its path below its folder is valid text, and whether it is there: a link to nothing is
     not.

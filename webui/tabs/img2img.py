@@ -19,6 +19,7 @@ from modules.params.generation import GenerationParams, SoftInpainting, TiledUps
 from modules.params.options import options_of
 from webui.components.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
 from webui.components.card_pages import place_cards
+from webui.components.find import Find
 from webui.components.scripts import ScriptPanel
 from webui.components.send import shown
 from webui.components.slots import place_slots
@@ -26,7 +27,6 @@ from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
 from webui.forms import Form
 from webui.html.status import JobProgress, status_html
-from webui.html.workbench import find_html
 from webui.i18n import t
 from webui.tabs.extras import inputs_of, keep, kept_text
 from webui.tabs.generation import View, actions, wire_run, wire_seed
@@ -59,7 +59,7 @@ def _build(page: Page, tab: str) -> None:
                     place_slots(page, f"{tab}.prompt", form)
                     place_cards(page, tab)
                 with gr.Column(elem_id=f"{tab}_parameters"):
-                    search = gr.HTML("", elem_classes="rp-find-home", padding=False)
+                    search = Find(tab)
                     canvas = Canvas(tab, MASK, COLOURS) if inpaint else Canvas(tab, VIEW, COLOURS)
                     growth, many = (_growth(tab), None) if inpaint else ([], _many(page, tab))
                     with gr.Row():
@@ -79,7 +79,7 @@ def _build(page: Page, tab: str) -> None:
                     folds(form, tab)
                     script = ScriptPanel(page, tab)
                     place_slots(page, f"{tab}.parameters", form)
-                    search.value = find_html(form, tab)
+                    search.fill(form)
             with gr.Column(elem_id=f"{tab}_actions"):
                 buttons = actions(tab)
                 place_slots(page, f"{tab}.actions", form)

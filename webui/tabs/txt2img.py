@@ -13,13 +13,13 @@ from modules.params.generation import GenerationParams
 from modules.params.options import Nested
 from webui.components.card_pages import place_cards
 from webui.components.contained import contained
+from webui.components.find import Find
 from webui.components.paste import wire_paste
 from webui.components.scripts import ScriptPanel
 from webui.components.sizes import SizeTools
 from webui.components.slots import place_slots
 from webui.context import Page, Target
 from webui.forms import Form
-from webui.html.workbench import find_html
 from webui.i18n import t
 from webui.tabs.generation import View, actions, wire_run, wire_seed
 from webui.tabs.prompts import PromptArea
@@ -39,13 +39,13 @@ def build(page: Page) -> None:
                     place_slots(page, f"{TAB}.prompt", form)
                     place_cards(page, TAB)
                 with gr.Column(elem_id="txt2img_parameters"):
-                    search = gr.HTML("", elem_classes="rp-find-home", padding=False)
+                    search = Find(TAB)
                     tools = parameters(page, form, TAB)
                     second_pass(form, TAB)
                     folds(form, TAB)
                     script = ScriptPanel(page, TAB)
                     place_slots(page, f"{TAB}.parameters", form)
-                    search.value = find_html(form, TAB)
+                    search.fill(form)
             with gr.Column(elem_id="txt2img_actions"):
                 buttons = actions(TAB)
                 place_slots(page, f"{TAB}.actions", form)
