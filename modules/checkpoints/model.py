@@ -25,7 +25,7 @@ from modules.checkpoints.unpickle import StoredTensor, UnreadablePickle
 from modules.checkpoints.vaes import OWN
 from modules.checkpoints.way import Memory
 from modules.devices import STORED_DTYPES, Device
-from modules.errors import CheckpointError, RepriseError
+from modules.errors import CheckpointError, NoNumbers
 from modules.nn import vae as vae_nn
 from modules.nn.banded_vae import Banded
 from modules.nn.clip import CLIPText
@@ -159,7 +159,7 @@ class LatentDiffusion:
     def decode_together(self, latents: Tensor) -> Tensor:
         """As `decode`, all of them in one go: a few bits of an image may then depend on its company."""
         if not latents.isfinite().all():
-            raise RepriseError(
+            raise NoNumbers(
                 "the model answered with values that are no numbers",
                 hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
             )
@@ -183,7 +183,7 @@ class LatentDiffusion:
             self.vae.float()
             image = decoded()
         if not image.isfinite().all():
-            raise RepriseError("the autoencoder gave no finite picture", hint="choose another checkpoint")
+            raise NoNumbers("the autoencoder gave no finite picture", hint="choose another checkpoint")
         return image.clamp(-1.0, 1.0)
 
     def _coded(self, measure: str, area: int, whole: Callable[[], Tensor], tiled: Callable[[], Tensor]) -> Tensor:
