@@ -16,6 +16,7 @@ from modules.checkpoints.embeddings import Suited
 from modules.checkpoints.networks.library import Library
 from modules.checkpoints.networks.metadata import family_named
 from modules.checkpoints.vaes import AUTOMATIC, OWN
+from modules.errors import UserError
 from modules.extension.host import Host
 from modules.extension.loader import Loader
 from modules.extension.option_values import FILE
@@ -220,7 +221,18 @@ class Services:
         """``spec`` as it would be queued."""
         if isinstance(spec, (GenerateSpec, ScriptSpec)):
             self.api.check(spec.params)
+            self._check_at_work(spec.params.extensions)
         return Submitter(self.queue, self.host, self.inputs, self.scripts).prepared(spec)
+
+    def _check_at_work(self, asked: Iterable[str]) -> None:
+        """Tell a modifier that is known and not at work from one that nobody knows."""
+        absent = self.extensions.absent() if self.extensions else {}
+        if name := next((name for name in asked if name in absent and name not in self.host.modifiers), None):
+            raise UserError(
+                f"{name} takes no part now: {absent[name]}",
+                hint="leave it out, or look at the Extensions tab",
+                field=f"extensions.{name}",
+            )
 
     def tables(self) -> Tables:
         """The tables of choices that options refer to."""

@@ -11,6 +11,8 @@ from typing import Any
 import gradio as gr
 
 from modules.errors import RepriseError
+from modules.params.generation import GenerationParams
+from modules.params.options import flat_of
 from webui.components.contained import contained
 from webui.context import Page
 from webui.events import AT_ONCE
@@ -60,14 +62,17 @@ class SlotPage:
             try:
                 answer = await asyncio.to_thread(handler, named, *values[:count])
                 changes, own = _parts(answer, others)
+                # Fields of another tab's form are no mistake: one handler may serve several places.
+                if unknown := next(
+                    (name for name in changes if name not in (*names, *flat_of(GenerationParams))), None
+                ):
+                    raise LookupError(f"there is no field {unknown!r}")
             except RepriseError as error:
                 raise gr.Error(str(error), print_exception=False) from None
             except Exception as error:
                 logger.warning("extension %s failed in its place on the page", self.extension, exc_info=True)
                 sentence = f"extension {self.extension} failed ({type(error).__name__}: {error})"
                 raise gr.Error(sentence, print_exception=False) from None
-            if unknown := [str(name) for name in changes if name not in names]:
-                gr.Warning(f"extension {self.extension} fills {', '.join(unknown)}, which this form does not have")
             return [*own, *(changes.get(name, gr.skip()) for name in names)]
 
         return on_event
