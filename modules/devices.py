@@ -208,6 +208,13 @@ STORED_DTYPES = {
 """What files hold, by safetensors' names."""
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor of any number format holds numbers alone: damage and training that diverged leave NaN behind."""
+    if not tensor.is_floating_point():
+        return True
+    return bool(torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all())
+
+
 KINDS = ("auto", "cpu", "cuda", "mps", "xpu")
 """What ``--device`` takes: NVIDIA's and AMD's cards are both "cuda" to torch, Apple's "mps", Intel's "xpu"."""
 

@@ -17,7 +17,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.way import Memory, SamplingRanOut, Way
-from modules.errors import Cancelled, NoNumbers, OutOfMemory, RepriseError, UserError, out_of_memory
+from modules.errors import Cancelled, DamagedCheckpoint, NoNumbers, OutOfMemory, UserError, out_of_memory
 from modules.extension.contexts import JobEnd
 from modules.extension.host import Host
 from modules.extension.modifier import UsedFile
@@ -228,7 +228,8 @@ class Engine:
             except Overflow as overflow:
                 widened = [self.store.widen(model) for model in overflow.models]
                 if not any(widened):
-                    raise RepriseError(str(overflow), hint="start with --dtype float32") from overflow
+                    tried = "choose another sampler or a lower CFG scale"
+                    raise overflow.models[-1].no_numbers(tried) from overflow
                 name = overflow.models[-1].name
                 run.note_once(f"{name} overflows in float16; the job goes on in a wider number format")
             except (MemoryError, RuntimeError) as error:
@@ -352,7 +353,7 @@ class Engine:
 
 def _beside(error: NoNumbers, suspects: Sequence[str]) -> NoNumbers:
     """``error``, which nobody can be shown to have made, with the extensions that took part."""
-    if not suspects:
+    if not suspects or isinstance(error, DamagedCheckpoint):
         return error
     names = " and ".join(suspects)
     hint = " or ".join(filter(None, (f"make it without {names}", error.hint)))

@@ -108,6 +108,10 @@ class NoNumbers(RepriseError):
     """What was computed holds values that are no numbers: NaN or infinity."""
 
 
+class DamagedCheckpoint(CheckpointError, NoNumbers):
+    """Weights of a model file are no numbers."""
+
+
 class OutOfMemory(RepriseError):
     """The GPU or the machine has too little memory for the request."""
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -153,8 +155,16 @@ class Yaml:
 def read_yaml(path: Path) -> Yaml | None:
     """The configuration in a file; None where there is none that can be read."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
-            return None
+        stat = path.stat()
+    except OSError:
+        return None
+    return _read(path, stat.st_mtime_ns, stat.st_size) if S_ISREG(stat.st_mode) and stat.st_size <= MAX_BYTES else None
+
+
+@lru_cache(256)
+def _read(path: Path, mtime_ns: int, size: int) -> Yaml | None:
+    """Read once as long as it stays as it is, so that the log tells once of one that cannot be read."""
+    try:
         return Yaml(path.name, yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         log.warning("%s is left aside: it cannot be read (%s)", path.name, type(error).__name__)

@@ -24,8 +24,8 @@ from modules.checkpoints.text_encoders import with_encoders
 from modules.checkpoints.unpickle import StoredTensor, UnreadablePickle
 from modules.checkpoints.vaes import OWN
 from modules.checkpoints.way import Memory
-from modules.devices import STORED_DTYPES, Device
-from modules.errors import CheckpointError, NoNumbers
+from modules.devices import STORED_DTYPES, Device, is_finite
+from modules.errors import CheckpointError, DamagedCheckpoint, NoNumbers
 from modules.nn import vae as vae_nn
 from modules.nn.banded_vae import Banded
 from modules.nn.clip import CLIPText
@@ -42,6 +42,9 @@ _DECODING = 1024
 _GROUP = 128 * 2**20
 """Bytes mapped at a time while loading; each group is released before the next is touched."""
 """By safetensors' names."""
+
+
+_SPOKEN = {"unet": "UNet", "vae": "autoencoder", "text": "text encoder", "text_2": "second text encoder"}
 
 
 @dataclass
@@ -159,10 +162,7 @@ class LatentDiffusion:
     def decode_together(self, latents: Tensor) -> Tensor:
         """As `decode`, all of them in one go: a few bits of an image may then depend on its company."""
         if not latents.isfinite().all():
-            raise NoNumbers(
-                "the model answered with values that are no numbers",
-                hint="choose another sampler or a lower CFG scale, or start with --dtype float32",
-            )
+            raise self.no_numbers("choose another sampler or a lower CFG scale")
         if self.tiny_decoder is not None:
             return through(self.tiny_decoder, latents).clamp(-1.0, 1.0)
         z = latents / self.config.latent.scale + self.config.latent.shift
@@ -183,8 +183,23 @@ class LatentDiffusion:
             self.vae.float()
             image = decoded()
         if not image.isfinite().all():
-            raise NoNumbers("the autoencoder gave no finite picture", hint="choose another checkpoint")
+            raise self.no_numbers("choose another VAE")
         return image.clamp(-1.0, 1.0)
+
+    def no_numbers(self, hint: str) -> NoNumbers:
+        """Why a network answered with values that are no numbers: its weights, or what was done with them, for which
+        ``hint`` tells what to try."""
+        for part, network in self.parts().items():
+            if not all(is_finite(parameter) for parameter in network.parameters() if not parameter.is_meta):
+                file = self.vae_path if part == "vae" and self.vae_path else self.path
+                return DamagedCheckpoint(
+                    f"{file.name} is damaged: weights of its {_SPOKEN.get(part, part)} are no numbers",
+                    hint="get the file again, or choose another",
+                    field="checkpoint",
+                )
+        if self.device.dtype != torch.float32:
+            hint += ", or start with --dtype float32"
+        return NoNumbers("the model answered with values that are no numbers", hint=hint)
 
     def _coded(self, measure: str, area: int, whole: Callable[[], Tensor], tiled: Callable[[], Tensor]) -> Tensor:
         """What the autoencoder gives for ``area`` latent pixels, as a whole or in bands."""

@@ -109,6 +109,12 @@ class ModelStore:
         models = list_models(self.folder)
         return next((model.name for model in models if self._hashes.sha256(model.path) == sha256), None)
 
+    def configuration(self, name: str) -> Path | None:
+        """A1111's configuration beside a checkpoint, where it changes how its images come out."""
+        file = self.find(name)
+        config = detect(file.name, open_source(file.path).header, file.path)
+        return yaml_of(file.path) if config.from_yaml else None
+
     def configurations(self) -> list[Path]:
         """A1111's configurations beside checkpoints."""
         paths = [yaml_of(model.path) for model in list_models(self.folder)]

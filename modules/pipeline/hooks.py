@@ -669,15 +669,17 @@ def _are_numbers(*values: object) -> bool:
     """Whether numbers and tensors, and those of conditions, are and hold no NaN and no infinity."""
     from torch import Tensor
 
+    from modules.devices import is_finite
+
     parts = [each for value in values for each in (vars(value).values() if isinstance(value, Cond) else (value,))]
     if not all(math.isfinite(part) for part in parts if isinstance(part, float)):
         return False
-    tensors = (part if part.element_size() > 1 else part.float() for part in parts if isinstance(part, Tensor))
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)  # 8-bit numbers have no test of their own
+    return all(is_finite(part) for part in parts if isinstance(part, Tensor))
 
 
 def _weights(model: LatentDiffusion) -> list[Tensor]:
-    return [weight for network in model.parts().values() for weight in network.parameters()]
+    weights = (weight for network in model.parts().values() for weight in network.parameters())
+    return [weight for weight in weights if not weight.is_meta]  # others wait in main memory
 
 
 def _answer_of(hook: Callable[[PassRun, Tensor], Tensor], run: PassRun, x: Tensor) -> Tensor:

@@ -127,6 +127,8 @@ class BatchRunner:
         paths += [(TEXT_ENCODER, path) for path in model.text_files]
         if model.config.from_yaml:
             paths.append((CONFIGURATION, yaml_of(model.path)))
+        others = [self._store.configuration(name) for name in checkpoints.values() if name]
+        paths += [(CONFIGURATION, path) for path in others if path and (CONFIGURATION, path) not in paths]
         if params.restore_faces:
             paths += self._host.face_restorer(params.face_restorer).files
         methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}

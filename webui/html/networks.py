@@ -37,6 +37,7 @@ LABELS = {
 """Fields that a person may change, in their order."""
 ORDERS = {"Path": t("By folder"), "Name": t("By name"), "Newest": t("Newest first")}
 SHOWN_WORDS = 24
+MEANT = t("Two files have this name: rename one of them. In prompts it means")
 
 
 def empty(kind: str, page: FilePage | None) -> str:
@@ -123,6 +124,8 @@ def preview_url(card: Card) -> str:
 def _badge(card: Card, fitting: bool) -> str:
     if card.file.described.problem:
         return f'<span class="rp-net-badge is-bad">{_t("cannot be read")}</span>'
+    if card.meant:
+        return f'<span class="rp-net-badge is-bad" title="{escape(card.meant)}">{_t("another file is meant")}</span>'
     if not fitting:
         return (
             f'<span class="rp-net-badge is-bad"><i translate="no">{escape(card.family)}</i> {_t("does not fit")}</span>'
@@ -204,10 +207,12 @@ def details_html(card: Card, details: Details, *, may_edit: bool, vaes: Sequence
     rows += "".join(_fact(fact.label.rstrip(":"), str(fact.value), fact.whole) for fact in details.facts)
     others = "".join(_fact(key.removeprefix("modelspec."), text, key=True) for key, text in details.metadata.items())
     problem = card.file.described.problem
+    other = f'<p class="rp-net-problem">{_t(MEANT)} <span translate="no">{escape(card.meant)}</span></p>'
     return (
         f'<div class="rp-net-top"><button type="button" class="rp-net-back">{_t("← Back")}</button>'
         f'<h3 translate="no">{escape(card.name)}</h3></div>'
         + (f'<p class="rp-net-problem" role="alert" translate="no">{escape(problem)}</p>' if problem else "")
+        + (other if card.meant else "")
         + f'<div class="rp-net-about-it"><div class="rp-net-picture">{picture_html(card)}</div>'
         f'<dl class="rp-net-facts">{rows}</dl></div>'
         + (_preview_buttons() if may_edit else "")
@@ -282,7 +287,8 @@ def _field(card: Card, name: str, vaes: Sequence[str], may_edit: bool) -> str:
     value = card.description if name == "description" else getattr(card.user, name)
     off = "" if may_edit else " disabled"
     if name == "preferred_weight":
-        box = f'<input name="{name}" type="number" step="0.05" value="{value:g}"{off}>'
+        shown = f"{value:g}" if value else ""  # none: a click writes the default one
+        box = f'<input name="{name}" type="number" step="0.05" value="{shown}" placeholder="{card.weight:g}"{off}>'
     elif name == "family":
         box = _select(name, {"": t("as the file says"), **{family: family for family in FAMILIES}}, value, off)
     elif name == "vae":

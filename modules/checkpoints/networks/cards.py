@@ -76,6 +76,8 @@ class Card:
     """By which generation texts know it; empty as long as it would have to be computed."""
     option: str = ""
     """ "MODIFIER.OPTION" that a click sets to the name, where it writes nothing."""
+    meant: str = ""
+    """Another file of the same name, which is the one that prompts mean; empty: it is this one."""
 
     @cached_property
     def key(self) -> str:
@@ -137,7 +139,12 @@ class Cards:
     def of_listing(self, role: str, listing: NetworkListing) -> Sequence[Card]:
         """The cards of what the shelf listed."""
         names = [listing.prompt_name(file, by_file=self._by_file) for file in listing.files]
-        return self.of(role, listing.files, names, self._shelf.known_hashes(listing.files))
+        cards = self.of(role, listing.files, names, self._shelf.known_hashes(listing.files))
+        meant = map(listing.find, names)
+        return [
+            replace(card, meant=_place(file)) if file and file.path != card.file.path else card
+            for card, file in zip(cards, meant, strict=True)
+        ]
 
     def of(
         self, role: str, files: Sequence[NetworkFile], names: Sequence[str], hashes: Sequence[str]
@@ -160,7 +167,7 @@ class Cards:
         family = side.user.family if side.user.family in FAMILIES[:-1] else ""
         family = family or file.described.family or file.described.stated_family
         description = side.description if side.user.description is None else side.user.description
-        place = f"{file.folder.name}/{file.path.relative_to(file.folder).as_posix()}"
+        place = _place(file)
         words = (*file.described.tags, *side.downloaded.trained_words, side.user.activation_text, side.user.notes)
         own_weight = side.user.preferred_weight or self._default_weight
         terms = (place, digest, name, description, *words)
@@ -194,6 +201,11 @@ class Cards:
             self._sides[model] = known
         side, preview = known[1], preview_name(stem, names)
         return replace(side, preview=preview, preview_ns=names.get(preview, 0)) if preview else side
+
+
+def _place(file: NetworkFile) -> str:
+    """Where a file lies, with the root folder's name before it."""
+    return f"{file.folder.name}/{file.path.relative_to(file.folder).as_posix()}"
 
 
 @dataclass(frozen=True)

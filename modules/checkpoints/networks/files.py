@@ -19,6 +19,7 @@ from modules.checkpoints.files import read_header
 from modules.checkpoints.networks.keys import BUNDLED, TEXT, TEXT_2, split
 from modules.checkpoints.networks.kinds import Change, change_of
 from modules.checkpoints.upscalers import read_tensors
+from modules.devices import is_finite
 from modules.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def read(path: Path) -> Network:
     """The network in a safetensors file or a pickle; raises `CheckpointError` with the file's name and the reason."""
     metadata = read_header(path, field="prompt").metadata if path.suffix.lower() == ".safetensors" else {}
     tensors = read_tensors(path, field="prompt")
-    if broken := sum(not _is_finite(tensor) for tensor in tensors.values()):
+    if broken := sum(not is_finite(tensor) for tensor in tensors.values()):
         raise CheckpointError(
             f"{path.name} is damaged: {broken} of its {len(tensors)} tensors hold values that are no numbers",
             hint="use another copy of it",
@@ -71,13 +72,6 @@ def read(path: Path) -> Network:
         raise CheckpointError(f"{path.name} is no network: no layer of it is of a kind that is known", field="prompt")
     unknown = tuple(layer for layer, change in changes.items() if not change)
     return Network(path, known, unknown, tuple(_embeddings(path, embeddings)))
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """Training that diverged leaves NaN behind, and one of them blackens every image."""
-    if not tensor.is_floating_point():
-        return True
-    return bool(torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all())
 
 
 def _embeddings(path: Path, found: Mapping[str, Mapping[str, Tensor]]) -> Iterator[BundledEmbedding]:

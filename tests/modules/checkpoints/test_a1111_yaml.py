@@ -24,7 +24,7 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.engine import Engine, Result
 from modules.extension.host import Host
-from modules.params.generation import GenerationParams
+from modules.params.generation import GenerationParams, Hires
 from modules.pipeline.sampling_options import noise_table
 from modules.replay import replay_recipe
 
@@ -137,6 +137,14 @@ def test_sdxl_has_its_noise_schedule_elsewhere(tmp_path: Path) -> None:
     assert sigmas_of(config) == pytest.approx(ldm_sigmas("linear", 0.001, 0.015, 800), rel=5e-4)
 
 
+def test_one_that_cannot_be_read_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "x.yaml").write_text("model: [", encoding="utf-8")
+    assert [read_yaml(tmp_path / "x.yaml") for _ in range(3)] == [None] * 3
+    assert caplog.text.count("x.yaml is left aside") == 1
+    (tmp_path / "x.yaml").write_text("model: {target: sgm}", encoding="utf-8")
+    assert read_yaml(tmp_path / "x.yaml") is not None
+
+
 def test_what_is_usual_changes_nothing(tmp_path: Path) -> None:
     text = "beta_schedule: linear\n    linear_start: 0.00085\n    linear_end: 0.0120\n    timesteps: 1000"
     config = saying(tmp_path, LDM + text)
@@ -185,3 +193,16 @@ def test_a_picture_depends_on_it_and_its_recipe_names_it(tmp_path: Path) -> None
     (reason,) = replay_recipe(engine, changed.recipe).verdict.reasons
     assert reason.startswith("configuration x.yaml") and reason.endswith("is missing")
     assert made().recipe == plain.recipe
+
+
+def test_a_picture_depends_on_that_of_the_checkpoint_of_hires_fix(tmp_path: Path) -> None:
+    host = Host()
+    register(host)
+    for name in ("x", "y"):
+        write_tiny_checkpoint(tmp_path / f"{name}.safetensors")
+    (tmp_path / "y.yaml").write_text(LDM + "linear_end: 0.03")
+    hires = Hires(checkpoint="y", scale=1.0, steps=1)
+    results: list[Result] = []
+    params = GenerationParams(checkpoint="x", width=64, height=64, steps=2, seed=7, hires=hires)
+    Engine(ModelStore(tmp_path, CPU, Hashes()), host, version="0.0").run(params, results.append)
+    assert [file.name for file in results[0].recipe.files if file.role == "configuration"] == ["y.yaml"]

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -250,8 +251,20 @@ def test_autoencoder_that_overflows_runs_in_float32_from_then_on(tiny: Path) -> 
 
 
 def test_values_that_are_no_numbers_never_become_a_black_picture(model: LatentDiffusion) -> None:
-    with pytest.raises(RepriseError, match="no numbers; choose another sampler"):
+    with pytest.raises(RepriseError, match=r"no numbers; choose another sampler or a lower CFG scale$"):
         model.decode(torch.full((1, 4, 4, 4), float("nan")))
+    narrow = replace(model, device=Device(torch.device("cpu"), torch.float16))
+    with pytest.raises(RepriseError, match=r", or start with --dtype float32$"):
+        narrow.decode(torch.full((1, 4, 4, 4), float("nan")))
+
+
+@pytest.mark.parametrize(("part", "spoken"), [("vae", "autoencoder"), ("text", "text encoder")])
+def test_a_file_with_weights_that_are_no_numbers_is_called_damaged(tiny: Path, part: str, spoken: str) -> None:
+    model = load(tiny, Device(torch.device("cpu"), torch.float32))
+    next(model.parts()[part].parameters()).data.fill_(float("nan"))
+    said = model.no_numbers("choose another VAE")
+    assert said.message == f"{tiny.name} is damaged: weights of its {spoken} are no numbers"
+    assert said.hint == "get the file again, or choose another"
 
 
 def test_peak_memory_of_loading_stays_near_the_size_of_the_model(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ _CARD = {
     "description": TEXT,
     "preview": maybe(TEXT),
     "problem": TEXT,
+    "meant": maybe(TEXT),
 }
 _PICTURE_CHOICE = {
     "image": {**TEXT, "description": "in base64"},

@@ -123,6 +123,7 @@ def told_card(card: Card) -> Json:
         "description": card.description,
         "preview": f"/{preview_url(card)}" if card.preview or card.file.described.cover else None,
         "problem": card.file.described.problem,
+        "meant": card.meant or None,
     }
 
 

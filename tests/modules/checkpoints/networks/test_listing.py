@@ -111,6 +111,27 @@ def test_two_thousand_files_are_listed_at_once_and_read_beside_the_page(tmp_path
     assert sum(card.user.activation_text == "word" for card in listed) == 500
 
 
+def test_a_card_whose_name_means_another_file_names_that_one(tmp_path: Path) -> None:
+    write(tmp_path / "Lora" / "old" / "ink.safetensors", {"ss_output_name": "brush"})
+    write(tmp_path / "Lora" / "other.safetensors")
+    write(tmp_path / "LyCORIS" / "ink.safetensors")
+    shelf = NetworkShelf(tmp_path)
+    shelf.read()
+    cards = Cards(shelf)
+    assert [(card.name, card.meant) for card in cards.list()] == [
+        ("brush", ""),
+        ("other", ""),
+        ("ink", ""),
+    ]
+    write(tmp_path / "LyCORIS" / "brush.safetensors", {"ss_output_name": "brush"})
+    shelf.read()
+    assert {card.file.path.name: card.meant for card in cards.list() if card.name == "ink"} == {
+        "ink.safetensors": "",
+    }
+    first, *_ = [card for card in cards.list() if card.folder == "Lora/old"]
+    assert (first.name, first.meant) == ("ink", "LyCORIS/ink.safetensors")
+
+
 def test_cards_are_found_by_words_folders_and_families(tmp_path: Path) -> None:
     tags = json.dumps({"10_x": {"cat": 5, "hat": 2}})
     write(tmp_path / "Lora" / "animals" / "felix.safetensors", {"ss_tag_frequency": tags, "ss_v2": "False"})
