@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.errors import UserError
 from modules.extension.host import Host, Owner
 from modules.extension.modifier import Modifier, ModifierSpec
-from modules.extension.script import ScriptSpec
+from modules.extension.script import Outcome, Round, ScriptSpec, Sheet
 from modules.params.options import option
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
@@ -282,8 +283,12 @@ def test_arguments_that_a_script_does_not_take_are_told() -> None:
     class Options:
         times: int = option(2, "Times")
 
+    def run(*given: Any) -> Generator[Round, Sequence[Outcome], Sequence[Sheet]]:
+        return ()
+        yield
+
     host = Host(Owner("mine", "1.0", permissions=frozenset({"script"})))
-    host.add_script(ScriptSpec("doubling", "Doubling", Options, lambda *given: (_ for _ in ())))
+    host.add_script(ScriptSpec("doubling", "Doubling", Options, run))
     selected = called(host, "txt2img", {"script_name": "doubling", "script_args": [3, 4, 5]})
     assert (selected.script, selected.options) == ("doubling", {"times": 3})
     assert selected.notes == ("the arguments of doubling behind the first 1 have no effect: 4, 5",)
