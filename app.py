@@ -599,10 +599,18 @@ def _modifiers(said: Sequence[str], flag: str = "--ext") -> dict[str, dict[str, 
 
 def _with_option_images(params: GenerationParams, host: Host, inputs: InputStore) -> GenerationParams:
     """The request with the files stored that options of modifiers name as pictures."""
-    from modules.extension.option_values import stored
+    from modules.extension.option_values import check_there, stored
+
+    def put(path: str, field: str) -> str:
+        try:
+            return inputs.put(Path(path))
+        except UserError as error:
+            raise type(error)(error.message, hint=error.hint, field=field) from None
 
     specs = tuple(host.modifiers)
-    return params.changed(extensions=stored(specs, params.extensions, lambda path, field: inputs.put(Path(path))))
+    chosen = stored(specs, params.extensions, put)
+    check_there(specs, chosen, lambda sha256, field: inputs.path(sha256, field=field), host.models)
+    return params.changed(extensions=chosen)
 
 
 def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:
@@ -833,7 +841,7 @@ def new_extension(args: argparse.Namespace) -> int:
     """Write the skeleton of an extension."""
     from modules.extension.scaffold import write_skeleton
 
-    print(write_skeleton(args.extensions_dir, args.name, args.kind))
+    print(write_skeleton(args.extensions_dir, args.name, args.kind, extension_folders(args)))
     return 0
 
 

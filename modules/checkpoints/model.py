@@ -25,7 +25,7 @@ from modules.checkpoints.unpickle import StoredTensor, UnreadablePickle
 from modules.checkpoints.vaes import OWN
 from modules.checkpoints.way import Memory
 from modules.devices import STORED_DTYPES, Device, is_finite
-from modules.errors import CheckpointError, RepriseError
+from modules.errors import CheckpointError, DamagedCheckpoint, NoNumbers
 from modules.nn import vae as vae_nn
 from modules.nn.banded_vae import Banded
 from modules.nn.clip import CLIPText
@@ -186,20 +186,20 @@ class LatentDiffusion:
             raise self.no_numbers("choose another VAE")
         return image.clamp(-1.0, 1.0)
 
-    def no_numbers(self, hint: str) -> RepriseError:
+    def no_numbers(self, hint: str) -> NoNumbers:
         """Why a network answered with values that are no numbers: its weights, or what was done with them, for which
         ``hint`` tells what to try."""
         for part, network in self.parts().items():
             if not all(is_finite(parameter) for parameter in network.parameters() if not parameter.is_meta):
                 file = self.vae_path if part == "vae" and self.vae_path else self.path
-                return CheckpointError(
+                return DamagedCheckpoint(
                     f"{file.name} is damaged: weights of its {_SPOKEN.get(part, part)} are no numbers",
                     hint="get the file again, or choose another",
                     field="checkpoint",
                 )
         if self.device.dtype != torch.float32:
             hint += ", or start with --dtype float32"
-        return RepriseError("the model answered with values that are no numbers", hint=hint)
+        return NoNumbers("the model answered with values that are no numbers", hint=hint)
 
     def _coded(self, measure: str, area: int, whole: Callable[[], Tensor], tiled: Callable[[], Tensor]) -> Tensor:
         """What the autoencoder gives for ``area`` latent pixels, as a whole or in bands."""
