@@ -67,7 +67,7 @@ def examine(
     machine: Machine | None = None,
     ask_torch: Ask | None = None,
 ) -> list[Finding]:
-    """Look at everything. ``folders``: of models, by what they hold; ``survey``: what is in one; ``machine`` and ``ask_torch``: pretended ones."""
+    """Look at everything. ``folders``: of models, by what they hold; ``machine`` and ``ask_torch``: pretended ones."""
     machine = machine or look()
     torch = (ask_torch or (lambda: _ask(root)))()
     return [

@@ -24,6 +24,12 @@ def found(tmp_path: Path, machine: Machine, torch: Mapping[str, Any], port: int 
     return {finding.subject: finding for finding in findings}
 
 
+def looked(tmp_path: Path, folders: Mapping[str, list[Path]]) -> list[Finding]:
+    return examine(
+        tmp_path, tmp_path, folders, "127.0.0.1", 0, survey=survey, machine=machine(), ask_torch=lambda: WITHOUT
+    )
+
+
 def machine(*cards: Card, ram: int = 32, units: tuple[str, ...] = ("avx2",), system: str = "linux") -> Machine:
     return Machine(system, "x86_64", Ram(ram * GB, ram * GB), cards, "Test CPU", units)
 
