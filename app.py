@@ -196,7 +196,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
 
     chosen, message = settings.load(args.data_dir / "settings.json")
     if message:
-        logging.warning(message)
+        logging.warning("%s (%s)", message, args.data_dir / "settings.json")
     loader = build_loader(args, "worker")
     watch = HookWatch(args.data_dir / "extensions", args.worker_name)
     engine = build_engine(args, loader, watch)
@@ -205,7 +205,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
             model = engine.warm_up()
             logging.info("%s is ready on %s", model.name, model.device.describe())
     except RepriseError as error:
-        logging.warning("no model is loaded yet: %s", error)
+        logging.warning("no model is loaded yet: %s", error.with_place)
     whole = Gallery(args.data_dir / "outputs")
     whole.sweep()
 
@@ -348,6 +348,7 @@ def build_services(
         vae_sha256=models.vae_sha256,
         embeddings=models.embeddings,
         card=models.card,
+        check_files=models.check,
         networks=Library(
             loader.host.shelf, model_places(args), args.data_dir, naming=naming, pages=loader.host.file_pages
         ),
@@ -529,7 +530,7 @@ def generate(args: argparse.Namespace) -> int:
 
     wanted, message = settings.load(args.data_dir / "settings.json")
     if message:
-        logging.warning(message)
+        logging.warning("%s (%s)", message, args.data_dir / "settings.json")
     suffix = SUFFIXES[args.output.suffix.lower()] if args.output else wanted.image_format
     encoding = Encoding(suffix, wanted.image_quality, wanted.webp_lossless)
     name = ""
@@ -900,7 +901,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Cancelled:
         return 130
     except RepriseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error.with_place}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

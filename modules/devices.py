@@ -7,7 +7,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,24 @@ from modules import machine
 from modules.errors import UserError
 
 M = TypeVar("M", bound=nn.Module)
+_THREADS = re.compile(r", (\d+) threads?\b")
+
+
+@contextlib.contextmanager
+def threads_of(processor: str) -> Iterator[None]:
+    """Within it a CPU computes with as many threads as a recipe's ``processor`` names, because the number of threads
+    decides where sums are cut and rounded. Up to four for each core here; beyond, all would wait for each other.
+    """
+    named, now = _THREADS.search(processor), torch.get_num_threads()
+    then = int(named[1]) if named else now
+    if then == now or not 0 < then <= 4 * (os.cpu_count() or 1):
+        yield
+        return
+    torch.set_num_threads(then)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(now)
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,10 @@ class Engine:
         the folder; in a replay they mean the networks among the ``recorded`` files. Raises `UserError` before anything
         is computed when the request cannot be done, and `Cancelled` at the next step once ``callbacks.cancelled()`` is
         true; images handed over before stay made. Where ``callbacks.skips()`` grows, the batch at hand is made from
-        what there is. What extensions in ``without`` would do is left out, and so is from then on what one does that
-        fails; notes and recipes say so. Where memory runs out the batch at hand is made in another way, beginning with
-        ``way``; notes and recipes say that too.
+        what there is, and so it is once ``callbacks.interrupted()`` is true, which ends the run behind it. What
+        extensions in ``without`` would do is left out, and so is from then on what one does that fails; notes and
+        recipes say so. Where memory runs out the batch at hand is made in another way, beginning with ``way``; notes
+        and recipes say that too.
         """
         if params.kernels == "auto":
             params = params.changed(kernels=self.store.device.kernels)

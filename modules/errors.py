@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import PurePath
 from typing import Any
 
 
@@ -15,21 +17,51 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def without_folders(error: BaseException) -> str:
+    """What an unexpected error says of itself, in one line, files by their names alone: clients may read it.
+
+    >>> without_folders(FileNotFoundError(2, "No such file or directory", "/home/ada/models/a.safetensors"))
+    "No such file or directory: 'a.safetensors'"
+    >>> without_folders(ValueError("cannot read /home/ada/a.png, nor 1/2, nor https://a.example/b/c"))
+    'cannot read a.png, nor 1/2, nor https://a.example/b/c'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        named = [repr(PurePath(os.fsdecode(name)).name) for name in (error.filename, error.filename2) if _names(name)]
+        return printable(": ".join([error.strerror, " -> ".join(named)] if named else [error.strerror]))
+    first_line = next(iter(str(error).splitlines()), "")
+    return printable(_FOLDERS.sub("", first_line))
+
+
+def _names(name: object) -> bool:
+    return isinstance(name, (str, bytes)) and bool(name)
+
+
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|/(?!/))(?:[^\\/'\":,;\n]+[\\/])+")
+"""Of an absolute path, all but its last name."""
+
+
 class RepriseError(Exception):
-    """An expected error. ``str(error)`` is the whole sentence, way out included."""
+    """An expected error. ``str(error)`` is the whole sentence, way out included, as clients may read it."""
 
     status = 500
     """The HTTP status that answers it."""
     retry_s = 0
     """Seconds after which a retry makes sense; 0: unknown."""
 
-    def __init__(self, message: str, *, hint: str = "", field: str = ""):
+    def __init__(self, message: str, *, hint: str = "", field: str = "", place: object = ""):
         message, hint = printable(message), printable(hint)
         super().__init__(f"{message}; {hint}" if hint else message)
         self.message = message
         self.hint = hint
         self.field = field
         """The name of the parameter at fault, where there is one."""
+        self.place = printable(str(place))
+        """Where on the disk it happened: for the command line and the log, never for clients."""
+
+    @property
+    def with_place(self) -> str:
+        """The whole sentence for whoever sits at the machine itself."""
+        return f"{self} ({self.place})" if self.place else str(self)
 
     def as_json(self) -> dict[str, Any]:
         """The error as the HTTP API returns it and a failed job stores it."""

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from modules.errors import UnknownName
 
 T = TypeVar("T")
+MOST_NAMED = 8
+"""Names in one hint."""
+
+
+def hint_for(
+    name: str, names: Sequence[str], *, aliases: Mapping[str, str] = {}, none: str = "none is installed"
+) -> str:
+    """The way out for a name that is nobody's: the nearest one, else what there is; ``none`` where there is nothing.
+    ``aliases``: names by further keys in lower case.
+
+    >>> hint_for("Anime-v2", ["anime_v2", "tiny"]), hint_for("x", ["tiny"]), hint_for("x", [])
+    ("did you mean 'anime_v2'?", "there is 'tiny'", 'none is installed')
+    """
+    keys = {listed.casefold(): listed for listed in names} | dict(aliases)
+    if near := difflib.get_close_matches(name.casefold(), keys, n=1, cutoff=0.6):
+        return f"did you mean {keys[near[0]]!r}?"
+    shown = ", ".join(map(repr, names[:MOST_NAMED])) + ", …" * (len(names) > MOST_NAMED)
+    return f"there {'is' if len(names) == 1 else 'are'} {shown}" if names else none
 
 
 class Registry(Generic[T]):
@@ -56,14 +74,9 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> UnknownName:
         """The error for a name that is not registered."""
-        return UnknownName(f"no {self.noun} named {name!r}", hint=self._hint(name), field=self.field)
-
-    def _hint(self, name: str) -> str:
-        near = difflib.get_close_matches(name.casefold(), self._keys, n=1, cutoff=0.6)
-        if near:
-            return f"did you mean {self._keys[near[0]]!r}?"
-        listed = ", ".join(repr(n) for n in list(self._values)[:8])
-        return f"there are {listed}" if listed else "none is installed"
+        return UnknownName(
+            f"no {self.noun} named {name!r}", hint=hint_for(name, self.names(), aliases=self._keys), field=self.field
+        )
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._values)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from modules.checkpoints.vaes import OWN
 from modules.checkpoints.way import Way
+from modules.devices import threads_of
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import Cancelled
 from modules.extension.modifier import UsedFile
@@ -99,16 +100,17 @@ def _one(engine: Engine, recorded: Recipe, checkpoint: str, callbacks: RunCallba
     absent = {one.name: one.failed for one in recorded.extensions if one.failed}
     try:
         embeddings = engine.inventory.recorded_embeddings(recorded.files)
-        engine.run(
-            params,
-            take,
-            callbacks,
-            made=recorded.index,
-            embeddings=embeddings,
-            recorded=recorded.files,
-            without=absent,
-            way=Way.from_json(recorded.memory),
-        )
+        with threads_of(recorded.processor):
+            engine.run(
+                params,
+                take,
+                callbacks,
+                made=recorded.index,
+                embeddings=embeddings,
+                recorded=recorded.files,
+                without=absent,
+                way=Way.from_json(recorded.memory),
+            )
     except Cancelled:
         if not results:
             raise

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, StreamingResponse
 
-from modules.errors import NotFound, RepriseError
+from modules.errors import NotFound, RepriseError, without_folders
 from modules.extension.host import RouteSpec
 from modules.extension.page import FileAnswer, JobState, StreamAnswer
 from modules.jobs.protocol import GenerateSpec, Json, Origin
@@ -106,7 +106,9 @@ async def _answer(services: Services, spec: RouteSpec, extension: str, values: J
         raise
     except Exception as error:
         logger.warning("extension %s failed in its route %s", extension, spec.path, exc_info=True)
-        raise RepriseError(f"extension {extension} failed ({type(error).__name__}: {error})") from error
+        raise RepriseError(
+            f"extension {extension} failed ({type(error).__name__}: {without_folders(error)})"
+        ) from error
 
 
 def _file(answer: FileAnswer) -> FileResponse:

@@ -88,7 +88,7 @@ class Queue(Submissions, Protocol):
     everybody's.
     """
 
-    def cancel(self, owner: str | None, job_id: str) -> object: ...
+    def cancel(self, owner: str | None, job_id: str, *, keep: bool = ...) -> object: ...
     def skip(self, owner: str, job_id: str) -> object: ...
     def finish(self, owner: str, job_id: str) -> object: ...
     def get(self, job_id: str, owner: str) -> JobView: ...
@@ -161,6 +161,8 @@ class Services:
     """The textual inversions that a checkpoint can use, and why not the others."""
     card: Callable[[str], Card] = Card
     """The model card of a checkpoint."""
+    check_files: Callable[[GenerationParams], None] = lambda params: None
+    """Raises `UserError` for a request whose model files are not here or cannot be loaded."""
     networks: Library | None = None
     """LoRAs, hypernetworks, embeddings and checkpoints as cards; None: there are none here."""
     text_encoders: Callable[[], Sequence[str]] = tuple
@@ -222,7 +224,7 @@ class Services:
         if isinstance(spec, (GenerateSpec, ScriptSpec)):
             self.api.check(spec.params)
             self._check_at_work(spec.params.extensions)
-        return Submitter(self.queue, self.host, self.inputs, self.scripts).prepared(spec)
+        return Submitter(self.queue, self.host, self.inputs, self.scripts, self.check_files).prepared(spec)
 
     def _check_at_work(self, asked: Iterable[str]) -> None:
         """Tell a modifier that is known and not at work from one that nobody knows."""

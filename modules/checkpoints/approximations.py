@@ -1,8 +1,5 @@
-"""Tiny autoencoders (TAESD) in ``VAE-approx``: which file is for a model, and loading it.
-
-Their author's files have one part each, ``taesd_decoder`` and ``taesd_encoder`` (SDXL: ``taesdxl_``), as pickles or
-safetensors. diffusers keeps both parts in one file, whose decoder is numbered without the first layer, which has no
-weights.
+"""Loads tiny autoencoders (TAESD). In diffusers' file with both parts the decoder is numbered without the first layer,
+which has no weights.
 """
 
 from __future__ import annotations
@@ -12,23 +9,14 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from modules.checkpoints.approximation_files import DECODER, SUFFIXES, find_part
 from modules.checkpoints.families.base import ModelConfig
 from modules.checkpoints.upscalers import read_tensors
 from modules.devices import Device
 from modules.errors import CheckpointError
 from modules.nn.taesd import TinyDecoder, TinyEncoder
 
-FULL, TAESD = "Full", "TAESD"
-ENCODER, DECODER = "encoder", "decoder"
-SUFFIXES = (".safetensors", ".pth", ".pt")
-_DIFFUSERS = "diffusion_pytorch_model.safetensors"
 _LAYER = re.compile(r"(?:.*?(encoder|decoder)\.)?(layers\.)?(\d+)\.(.+)$")
-
-
-def stem_of(config: ModelConfig) -> str:
-    """The name of the tiny autoencoder for a model's latents; empty where there is none."""
-    usual = config.latent.channels == 4 and config.latent.factor == 8
-    return ("taesdxl" if config.family.sdxl_schedules else "taesd") if usual else ""
 
 
 class Approximations:
@@ -39,30 +27,13 @@ class Approximations:
         self._device = device
         self._loaded: dict[tuple[Path, int, str], nn.Module] = {}
 
-    def find(self, config: ModelConfig, part: str) -> Path | None:
-        """The file with a part, ``encoder`` or ``decoder``, for a model; None: there is none."""
-        if not (stem := stem_of(config)):
-            return None
-        names = [f"{stem}_{part}{suffix}" for suffix in SUFFIXES] + [f"{stem}{suffix}" for suffix in SUFFIXES]
-        paths = [self._folder / name for name in (*names, f"{stem}/{_DIFFUSERS}")]
-        return next((path for path in paths if path.is_file()), None)
-
     def files(self) -> list[Path]:
         """All files of the folder that may be tiny autoencoders."""
         return sorted(path for path in self._folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
 
     def load(self, config: ModelConfig, part: str) -> tuple[nn.Module, Path]:
         """The network of a part, and its file. Raises `CheckpointError` where there is none, and says what to do."""
-        path = self.find(config, part)
-        if path is None:
-            stem = stem_of(config)
-            raise CheckpointError(
-                f"there is no tiny autoencoder for {config.family.label} here" if stem else "no tiny autoencoder fits",
-                hint=f"put {stem}_{part}.pth into models/{self._folder.name}, or choose {FULL}"
-                if stem
-                else f"choose {FULL}",
-                field=f"sd_vae_{part[:2]}code_method",
-            )
+        path = find_part(self._folder, config, part)
         key = path, path.stat().st_mtime_ns, part
         if key not in self._loaded:
             self._loaded[key] = self._read(path, part)

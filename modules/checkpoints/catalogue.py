@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
+from modules.checkpoints.approximation_files import DECODER, ENCODER, TAESD, find_part
 from modules.checkpoints.choices import Choices, read_choices, write_choices
 from modules.checkpoints.convert import convert
 from modules.checkpoints.detect import (
+    detect,
     family_label,
     family_of,
     has_vae,
@@ -46,10 +49,12 @@ from modules.checkpoints.places import ModelFolders, model_folders
 from modules.checkpoints.presets import Preset, distilled, preset_from, suggested
 from modules.checkpoints.source import open_source
 from modules.checkpoints.text_encoders import TextEncoders, missing_encoders
-from modules.checkpoints.vaes import VaeFolders
+from modules.checkpoints.vaes import VaeFolders, no_vae
 from modules.errors import CheckpointError, NotFound, RepriseError, printable
+from modules.params.generation import GenerationParams
 
 _MAX_VALUE, _MAX_ENTRIES = 600, 60
+KEPT_HEADERS = 4
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ class CheckpointCatalogue:
         self._vaes = VaeFolders(places.vaes, self._checkpoints)
         self._texts = TextEncoders(places.text_encoders)
         self._embeddings = EmbeddingFolder(places.embeddings)
+        self._approximations = places.approximations
         self._missing = places.missing
         self._hashes = hashes
         self._default = default
@@ -229,6 +235,25 @@ class CheckpointCatalogue:
     def _path(self, checkpoint: str) -> Path:
         return find_model(self._checkpoints, checkpoint, self._default).path
 
+    def check(self, params: GenerationParams) -> None:
+        """Raise what a worker would raise that looked for the files of a request, with the field that names each:
+        files that are not here, files that no worker can load, and those that a checkpoint needs beside it.
+        """
+        file, header = self._header(params.checkpoint)
+        config = detect(file.stem, header, file.path)
+        if self._vaes.find(params.vae, file.path) is None and not config.own_vae:
+            raise no_vae(file.stem, self.vaes())
+        self._texts.find(params.text_encoder, file.path, config.family, shapes_of(header))
+        methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}
+        if params.init is None and params.hires is None:
+            del methods[ENCODER]
+        for part in (part for part, method in methods.items() if method == TAESD):
+            find_part(self._approximations, config, part)
+        for name, part in (("hires", params.hires), ("refiner", params.refiner)):
+            if part and part.checkpoint:
+                with _naming(f"{name}.checkpoint"):
+                    find_model(self._checkpoints, part.checkpoint)
+
     def _header(self, checkpoint: str) -> tuple[ModelFile, Header]:
         file = find_model(self._checkpoints, checkpoint, self._default)
         path = file.path
@@ -236,9 +261,22 @@ class CheckpointCatalogue:
             key = (path, path.stat().st_mtime_ns)
         except OSError as error:  # gone since it was listed
             raise CheckpointError(f"{path.name} cannot be read: {error.strerror}", field="checkpoint") from error
-        if key not in self._headers:
-            self._headers = {key: open_source(path).header}  # one: asked for again and again while its prompt is typed
-        return file, self._headers[key]
+        header = self._headers.get(key)
+        if header is None:
+            header = open_source(path).header
+            kept = list(self._headers.items())[-KEPT_HEADERS + 1 :]  # asked for again and again while a prompt is typed
+            self._headers = dict([*kept, (key, header)])
+        return file, header
+
+
+@contextlib.contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Within it, the errors of files name this field."""
+    try:
+        yield
+    except RepriseError as error:
+        error.field = field
+        raise
 
 
 CHECKPOINT_PICKLES = (".ckpt", ".pt", ".pth")

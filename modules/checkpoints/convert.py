@@ -40,14 +40,16 @@ def convert(path: Path, *, seconds: float = SECONDS) -> Path:
         )
     target = path.with_suffix(".safetensors")
     if target.exists():
-        raise CheckpointError(f"{target} exists already", hint="move it away first", field="file")
+        raise CheckpointError(f"{target.name} exists already", hint="move it away first", field="file", place=target)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         _run_child(path, part, seconds)
         read_header(part)
         part.replace(target)
     except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error.strerror}", field="file") from error
+        raise CheckpointError(
+            f"{target.name} cannot be written: {error.strerror}", field="file", place=target
+        ) from error
     finally:
         part.unlink(missing_ok=True)
     return target

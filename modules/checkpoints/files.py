@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from modules.checkpoints.folders import Folders, below, dead_links, each, files_below, root_of, told_apart, unlistable
-from modules.checkpoints.matching import Match, ambiguous, match, refuse_dead_link
+from modules.checkpoints.matching import Match, ambiguous, bare, match, refuse_dead_link
 from modules.errors import CheckpointError, UnknownName, printable
+from modules.registry import hint_for
 from modules.storage import atomic
 
 MAX_HEADER = 16 * 2**20
@@ -27,8 +28,6 @@ MAX_TENSORS = 20_000
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 INDEX = "model_index.json"
 """The file that makes a folder a model of diffusers, and stands for it."""
-MOST_NAMED = 8
-"""Names in one hint."""
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 _SIZES = {
     **dict.fromkeys(("F64", "I64", "U64"), 8),
@@ -234,11 +233,12 @@ def find_model(folder: Folders, wanted: str, default: str = "") -> ModelFile:
             hint = f"convert the one there first: python3 app.py convert {pickles[0].path.name}"
         elif dead:
             hint = f"{dead[0].name} is a link that leads to nothing: bring back what it led to"
+        roots = each(folder)
         raise CheckpointError(
-            # Clients on other machines read this too, to whom the whole path is no business.
-            f"there is no checkpoint in {' or '.join('/'.join(path.parts[-2:]) for path in each(folder))}",
+            f"there is no checkpoint in {' or '.join(dict.fromkeys(root.name for root in roots))}",
             hint=hint,
             field="checkpoint",
+            place=" or ".join(map(str, roots)),
         )
     if not wanted:
         return next((m for m in models if m.name == default), models[0])
@@ -250,10 +250,10 @@ def find_model(folder: Folders, wanted: str, default: str = "") -> ModelFile:
     if pickle := _meant(wanted, list_models(folder, PICKLES), folder).file:
         read_header(pickle.path)  # raises with the way to convert it
     refuse_dead_link(wanted, folder, "checkpoint")
-    names = ", ".join(repr(model.name) for model in models[:MOST_NAMED]) + ", …" * (len(models) > MOST_NAMED)
     unnamed = unlistable(folder, (".safetensors", *PICKLES))
     odd = f"; {unnamed[0]} is left out because its name is not UTF-8: rename it" if unnamed else ""
-    raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"there are {names}{odd}", field="checkpoint")
+    hint = hint_for(bare(wanted), [model.name for model in models])
+    raise UnknownName(f"no checkpoint named {wanted!r}", hint=f"{hint}{odd}", field="checkpoint")
 
 
 def _meant(wanted: str, models: Sequence[ModelFile], folder: Folders) -> Match[ModelFile]:

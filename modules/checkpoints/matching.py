@@ -61,6 +61,15 @@ def match(wanted: str, files: Mapping[str, T], path_of: Callable[[T], str]) -> M
     return Match()
 
 
+def bare(wanted: str) -> str:
+    """A name without the hash and the ending behind it.
+
+    >>> bare("sub/foo.ckpt [0123456789]")
+    'sub/foo'
+    """
+    return _ENDING.sub("", _HASH.sub("", wanted.strip()))
+
+
 def _plain(name: str) -> str:
     return name.strip().replace("\\", "/").casefold()
 

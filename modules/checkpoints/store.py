@@ -6,14 +6,14 @@ import gc
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from torch import dtype
 
-from modules.checkpoints.approximations import DECODER, ENCODER, Approximations
+from modules.checkpoints.approximation_files import DECODER, ENCODER
+from modules.checkpoints.approximations import Approximations
 from modules.checkpoints.detect import (
     Beside,
     detect,
@@ -24,16 +24,15 @@ from modules.checkpoints.detect import (
     shapes_of,
     yaml_of,
 )
-from modules.checkpoints.files import MOST_NAMED, PREDICTION, Hashes, ModelFile, find_model, list_models
+from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.folders import Folders, each
 from modules.checkpoints.memory import Budget, Residence, find_budget, weight_bytes
 from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.probe import answers_with
 from modules.checkpoints.source import open_source
 from modules.checkpoints.text_encoders import TextEncoders
-from modules.checkpoints.vaes import AUTOMATIC, VaeFolders
+from modules.checkpoints.vaes import AUTOMATIC, VaeFolders, no_vae
 from modules.devices import Device, in_main_memory
-from modules.errors import CheckpointError
 from modules.nn.configs import VAEConfig
 from modules.nn.vae import VAE
 from modules.params.generation import FP8_ALL as ALL
@@ -41,13 +40,6 @@ from modules.params.generation import FP8_SDXL as SDXL
 from modules.params.generation import FULL
 
 log = logging.getLogger(__name__)
-
-
-def _no_vae(name: str, others: Sequence[str]) -> CheckpointError:
-    names = ", ".join(map(repr, others[:MOST_NAMED])) + ", …" * (len(others) > MOST_NAMED)
-    there = f"choose a VAE: there is {names}"
-    hint = there if others else "put a VAE for it into models/VAE and choose it"
-    return CheckpointError(f"{name} has no autoencoder of its own", hint=hint, field="vae")
 
 
 def _stamp(path: Path) -> tuple[Path, int]:
@@ -148,7 +140,7 @@ class ModelStore:
         model = self._load(self.find(name), text_encoder, fp8)
         path = self._vaes.find(vae, model.path)
         if path is None and not model.config.own_vae:
-            raise _no_vae(model.name, list(self._vaes.list()))
+            raise no_vae(model.name, list(self._vaes.list()))
         if path is None:
             return model
         key = (path, path.stat().st_mtime_ns, model.config.vae, model.device.dtype)

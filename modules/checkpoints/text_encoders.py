@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modules.checkpoints.families.base import EncoderSpec, Family, Shapes
 from modules.checkpoints.families.shapes import unet_config
-from modules.checkpoints.files import INDEX, MOST_NAMED, PICKLES, Header, TensorInfo
+from modules.checkpoints.files import INDEX, PICKLES, Header, TensorInfo
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.foreign_names import open_clip_pieces
 from modules.checkpoints.matching import ambiguous, match, refuse_dead_link
@@ -18,6 +18,7 @@ from modules.checkpoints.pickles import header_of, is_pickle
 from modules.checkpoints.source import Origin, Source, joined
 from modules.errors import CheckpointError, UnknownName
 from modules.nn.configs import CLIP
+from modules.registry import hint_for
 
 AUTOMATIC = "Automatic"
 FIELD = "text_encoder"
@@ -114,8 +115,7 @@ class TextEncoders:
             raise ambiguous(wanted, found.several, FIELD)
         if found.file is None:
             refuse_dead_link(wanted, self._folders, FIELD)
-            names = ", ".join(map(repr, [*listed][:MOST_NAMED])) + ", …" * (len(listed) > MOST_NAMED)
-            hint = f"there is {names}" if listed else "put it into models/text_encoder"
+            hint = hint_for(wanted, list(listed), none="put it into models/text_encoder")
             raise UnknownName(f"no text encoder named {wanted!r}", hint=hint, field=FIELD)
         return [found.file]
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from modules.checkpoints.choices import read_choices
-from modules.checkpoints.files import MOST_NAMED, PICKLES, read_header
+from modules.checkpoints.files import PICKLES, read_header
 from modules.checkpoints.folders import Folders, below, each, files_below, told_apart
 from modules.checkpoints.matching import ambiguous, match, refuse_dead_link
 from modules.checkpoints.networks.side_files import side_base
-from modules.errors import UnknownName
+from modules.errors import CheckpointError, UnknownName
+from modules.registry import MOST_NAMED, hint_for
 
 AUTOMATIC, OWN = "Automatic", "None"
 """Special values of a request: the VAE that the checkpoint's card remembers, else the one named like the checkpoint, if
 there is one; always the checkpoint's own."""
+
+
+def no_vae(name: str, others: Sequence[str]) -> CheckpointError:
+    """The error for a checkpoint that needs a VAE in a file of its own and has none; ``others``: those here."""
+    names = ", ".join(map(repr, others[:MOST_NAMED])) + ", …" * (len(others) > MOST_NAMED)
+    hint = f"choose a VAE: there is {names}" if others else "put a VAE for it into models/VAE and choose it"
+    return CheckpointError(f"{name} has no autoencoder of its own", hint=hint, field="vae")
 
 
 class VaeFolders:
@@ -59,9 +68,8 @@ class VaeFolders:
         if pickle := match(wanted, self.list(PICKLES), self._below).file:
             read_header(pickle, field="vae")  # raises with the way to convert it
         refuse_dead_link(wanted, (*each(self.folder), *each(self._checkpoints)), "vae")
-        several = ", ".join(map(repr, [*listed][:MOST_NAMED])) + ", …" * (len(listed) > MOST_NAMED)
-        names = several or "none in models/VAE"
-        raise UnknownName(f"no VAE named {wanted!r}", hint=f"there is {names}", field="vae")
+        hint = hint_for(wanted, list(listed), none="put it into models/VAE")
+        raise UnknownName(f"no VAE named {wanted!r}", hint=hint, field="vae")
 
     def _below(self, path: Path) -> str:
         own = any(path.is_relative_to(folder) for folder in each(self.folder))

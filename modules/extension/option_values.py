@@ -17,6 +17,7 @@ from modules.extension.script import ScriptSpec
 from modules.params.generation import ModifierOptions, Value
 from modules.params.lists import switch_of
 from modules.params.options import SHA256, Option, options_of
+from modules.registry import hint_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,27 +70,30 @@ def folder_of(option: Option) -> str:
     return option.kind.removeprefix(FILE) if option.kind.startswith(FILE) else ""
 
 
+def file_of(option: Option, value: str, models: Path | None, *, field: str = "") -> Path | None:
+    """The file that an option names; None where it names none. Raises `UserError` where there is no such file."""
+    folder = folder_of(option)
+    if not folder or not value:
+        return None
+    files = model_files(models, folder)
+    if value in files:
+        return files[value]
+    if value.lower().endswith(SUFFIXES):
+        hint = hint_for(value, list(files), none=f"put it into models/{folder}")
+    else:
+        hint = f"name it with its ending; files listed there end in {', '.join(SUFFIXES)}"
+    raise UserError(
+        f"{option.label}: there is no file {value[:60]!r} in {folder}", hint=hint, field=field or option.name
+    )
+
+
 def bound(option: Option, value: Value, read: Callable[[str], Image], models: Path | None) -> object:
     """The value of an option as a modifier is given it."""
     if option.kind in (IMAGE, MASK):
         return StoredImage(str(value), read)
     if folder_of(option):
-        return ModelFile(str(value), _path_of(option, str(value), models, option.name) if value else None)
+        return ModelFile(str(value), file_of(option, str(value), models))
     return value
-
-
-def _path_of(option: Option, value: str, models: Path | None, field: str) -> Path:
-    folder = folder_of(option)
-    if path := model_files(models, folder).get(value):
-        return path
-    listed = value.lower().endswith(SUFFIXES)
-    raise UserError(
-        f"{option.label}: there is no file {value[:60]!r} in {folder}",
-        hint=f"put it into models/{folder}, or choose another"
-        if listed
-        else f"name it with its ending; files listed there end in {', '.join(SUFFIXES)}",
-        field=field,
-    )
 
 
 def check_there(
@@ -105,7 +109,7 @@ def check_there(
         if option.kind in (IMAGE, MASK):
             picture(value, field)
         else:
-            _path_of(option, value, models, field)
+            file_of(option, value, models, field=field)
 
 
 def named(specs: Iterable[S], chosen: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[S, Option, str]]:

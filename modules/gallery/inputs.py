@@ -60,8 +60,9 @@ class InputStore:
             atomic.write(path, data)
         except OSError as error:
             raise OutputError(
-                f"the picture could not be stored in {self.folder}: {error.strerror or error}",
+                f"the picture could not be stored: {error.strerror or error}",
                 hint=atomic.way_out(error, "make the folder writable"),
+                place=self.folder,
             ) from error
 
     def open(self, sha256: str, *, field: str = "init.image") -> Image.Image:

@@ -190,9 +190,10 @@ def _note(path: Path, line: str) -> None:
 def _sentence(day: Path, error: OSError) -> OutputError:
     if error.errno in atomic.FULL:
         return OutputError(
-            f"the picture could not be saved: there is no room left in {day}", hint="free some space and try again"
+            "the picture could not be saved: there is no room left", hint="free some space and try again", place=day
         )
     return OutputError(
-        f"the picture could not be saved in {day}: {error.strerror or error}",
+        f"the picture could not be saved: {error.strerror or error}",
         hint=atomic.way_out(error, "make the folder writable or choose another one with --data-dir"),
+        place=day,
     )

@@ -11,10 +11,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-from modules.errors import Cancelled, RepriseError, WorkerDied
+from modules.errors import Cancelled, RepriseError, WorkerDied, without_folders
 from modules.jobs.events import TERMINAL, Event, EventHub
 from modules.jobs.executors.process import CancelFlag, Executor, Stopped, WorkerStatus
-from modules.jobs.protocol import Json
+from modules.jobs.protocol import GENERATE, SCRIPT, Json
 from modules.jobs.store import CANCELLED, DONE, FAILED, QUEUED, Job, Jobs, JobStore
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,10 @@ class JobQueue:
         """The events of a job after event ``after``, for polling instead of following."""
         return self.hub.snapshot(job_id, after)
 
-    def cancel(self, owner: str | None, job_id: str) -> Job:
-        """Cancel a job: a queued one at once, a running one at its next step; a finished one is left as it is."""
+    def cancel(self, owner: str | None, job_id: str, *, keep: bool = False) -> Job:
+        """Cancel a job: a queued one at once, a running one at its next step; a finished one is left as it is.
+        ``keep``: the image at hand is made from what has been sampled.
+        """
         with self._changed:
             job = self.store.cancel(owner, job_id)
             running = self._running.get(job_id)
@@ -92,7 +94,9 @@ class JobQueue:
                 self.hub.publish(job_id, _last_event(job))
                 self._published_positions.pop(job_id, None)
                 self._tell_positions()
-        if running is not None:
+        if running is not None and keep and job.kind in (GENERATE, SCRIPT):
+            running[0].interrupt()
+        elif running is not None:
             running[0].set()
         return job
 
@@ -359,7 +363,7 @@ def _last_event(job: Job) -> Event:
 
 
 def _unexpected(error: BaseException) -> Json:
-    reason = str(error) or type(error).__name__
+    reason = without_folders(error) or type(error).__name__
     return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
 
 

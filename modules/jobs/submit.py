@@ -6,7 +6,7 @@ than what was checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ class Submitter:
     host: Host
     inputs: InputStore
     scripts: Scripts
+    check_files: Callable[[GenerationParams], None] = lambda params: None
+    """Raises for a request whose model files a worker could not use."""
 
     def __call__(self, owner: str, spec: JobSpec) -> Job:
         """The job in the queue. `UserError` for what cannot be done, `QueueFull` when too many wait."""
@@ -69,7 +71,8 @@ class Submitter:
         return spec
 
     def _check_files(self, params: GenerationParams) -> None:
-        """Whether the pictures and files that a request names are there."""
+        """Whether the pictures and files that a request names are there, and the models can be loaded."""
+        self.check_files(params)
         if init := params.init:
             for image in init.images:
                 self.inputs.path(image)

@@ -1,7 +1,7 @@
 """The worker process, which runs models: JSON lines in, JSON lines out, one job at a time.
 
-In:   ``{"type": "run", "job", "spec"}``, ``{"type": "cancel", "job"}``, ``{"type": "skip", "job"}``,
-``{"type": "quit"}``; end of input is a quit.
+In:   ``{"type": "run", "job", "spec"}``, ``{"type": "cancel", "job"}``, ``{"type": "interrupt", "job"}``,
+``{"type": "skip", "job"}``, ``{"type": "quit"}``; end of input is a quit.
 Out:  ``{"type": "status", "state", "detail"}``, ``{"type": "event", "job", "event"}`` and, once for each job, one of
 ``{"type": "done", "job", "output"}``, ``{"type": "failed", "job", "error"}``,
 ``{"type": "cancelled", "job", "output"}``.
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import BinaryIO, cast
 
-from modules.errors import Cancelled, RepriseError, out_of_memory
+from modules.errors import Cancelled, RepriseError, out_of_memory, without_folders
 from modules.jobs.protocol import Json
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class JobControl:
     """The number of skip requests: finish the current image from what has been sampled."""
     quitting: Callable[[], bool] = lambda: False
     """Whether the process is about to end, whatever the job does."""
+    interrupted: Callable[[], bool] = lambda: False
+    """Whether to finish the current image from what has been sampled, and to raise `Cancelled` behind it."""
 
 
 Runner = Callable[[str, Json, Emit, JobControl], Json]
@@ -138,6 +140,7 @@ class _Worker:
         self._write = threading.Lock()
         self._jobs: SimpleQueue[Message | None] = SimpleQueue()
         self._cancelled: set[str] = set()
+        self._interrupted: set[str] = set()
         self._skips: Counter[str] = Counter()
         self._quit = threading.Event()
 
@@ -160,6 +163,8 @@ class _Worker:
                 self._jobs.put(message)
             elif message["type"] == "cancel":
                 self._cancelled.add(message["job"])
+            elif message["type"] == "interrupt":
+                self._interrupted.add(message["job"])
             elif message["type"] == "skip":
                 self._skips[message["job"]] += 1
             elif message["type"] == "quit":
@@ -182,6 +187,7 @@ class _Worker:
             last = run_job(runner, job_id, message["spec"], emit, self._control(job_id))
             # Before the server hears of the end: it may send that job again, and stop it.
             self._cancelled.discard(job_id)
+            self._interrupted.discard(job_id)
             self._skips.pop(job_id, None)
             self.send(last)
             self.report("ready", "")
@@ -191,18 +197,21 @@ class _Worker:
             lambda: self._quit.is_set() or job_id in self._cancelled,
             lambda: self._skips[job_id],
             self._quit.is_set,
+            lambda: job_id in self._interrupted,
         )
 
 
 def _explain(error: BaseException) -> Json:
     """The error's JSON for the job's owner; an unexpected one is logged with its traceback."""
     if isinstance(error, RepriseError):
+        if error.place:
+            logger.warning("%s", error.with_place)
         return error.as_json()
     logger.error("unexpected error", exc_info=error)
     if short := out_of_memory(error):
         return short.as_json()
-    first_line = next(iter(str(error).splitlines()), "")
-    reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    said = without_folders(error)
+    reason = f"{type(error).__name__}: {said}" if said else type(error).__name__
     return RepriseError(f"something unexpected went wrong ({reason})", hint="the log has more").as_json()
 
 

@@ -86,6 +86,12 @@ class Settings:
         help="TAESD: sharper, where its file lies in models/VAE-approx; Full: as the finished picture, and slow",
         group="While it runs",
     )
+    keep_interrupted: bool = option(
+        True,
+        "Interrupt keeps the image at hand",
+        help="it is made from what there is, as Skip does, and A1111; off: it is dropped",
+        group="While it runs",
+    )
     warm_up: bool = option(
         True,
         "Warm up",
@@ -325,19 +331,22 @@ def _reason(error: Exception) -> str:
 
 
 def _unread(path: Path, error: OSError) -> str:
-    return f"the settings in {path} cannot be read, so defaults stand in for them: {_reason(error)}; nothing is lost"
+    return (
+        f"the settings in {path.name} cannot be read, so defaults stand in for them: {_reason(error)}; nothing is lost"
+    )
 
 
 def _refused(path: Path, error: OSError) -> OutputError:
     return OutputError(
-        f"the settings were not saved, because those in {path} cannot be read and would be lost: {_reason(error)}",
+        f"the settings were not saved, because those in {path.name} cannot be read and would be lost: {_reason(error)}",
         hint=atomic.way_out(error, "make the file readable"),
+        place=path,
     )
 
 
 def _set_aside(path: Path, reason: str) -> str:
     bad = atomic.set_aside(path)
-    message = f"the settings in {path} could not all be used, so defaults stand in for them: {reason}"
+    message = f"the settings in {path.name} could not all be used, so defaults stand in for them: {reason}"
     return f"{message}; the old file is kept as {bad.name}" if bad else message
 
 
@@ -361,8 +370,9 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
         atomic.write(path, data)
     except OSError as error:
         raise OutputError(
-            f"the settings could not be saved in {path}: {error.strerror or error}",
+            f"the settings could not be saved in {path.name}: {error.strerror or error}",
             hint=atomic.way_out(error),
+            place=path,
         ) from error
 
 

@@ -19,7 +19,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from modules.diffusion.types import Cond, Denoiser, Guidance, Network
-from modules.errors import RepriseError, UserError, out_of_memory
+from modules.errors import RepriseError, UserError, out_of_memory, without_folders
 from modules.extension.contexts import (
     AttentionFunction,
     BatchRun,
@@ -68,7 +68,7 @@ class HookFailed(Exception):
     """An extension failed in one of its hooks."""
 
     def __init__(self, name: str, hook: str, error: BaseException):
-        first_line = next(iter(str(out_of_memory(error) or error).splitlines()), "")[:300]
+        first_line = without_folders(out_of_memory(error) or error)[:300]
         self.reason = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
         super().__init__(f"extension {name} failed in {hook} ({self.reason})")
         self.name = name

@@ -11,7 +11,7 @@ from typing import Any, cast
 from PIL import Image
 from PIL.Image import Resampling
 
-from modules.errors import RepriseError, UserError
+from modules.errors import RepriseError, UserError, without_folders
 from modules.extension.host import Host
 from modules.extension.page import ExtrasStepSpec
 from modules.imaging.files import check_given
@@ -92,8 +92,9 @@ def _stepped(image: Image.Image, params: ExtrasParams, host: Host, done: dict[st
         except RepriseError:
             raise
         except Exception as error:
+            said = f"{type(error).__name__}: {without_folders(error)}"
             raise RepriseError(
-                f"extension {owner[0] if owner else ''} failed in {spec.label} ({type(error).__name__}: {error})",
+                f"extension {owner[0] if owner else ''} failed in {spec.label} ({said})",
                 hint="leave this step out, and tell its author",
             ) from error
         done[spec.label] = owner[1] if owner else True

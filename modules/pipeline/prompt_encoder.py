@@ -6,6 +6,8 @@ import re
 from collections.abc import Hashable, Iterator
 from typing import cast
 
+import torch
+
 from modules.checkpoints.embeddings import BundledEmbedding, EmbeddingFile
 from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.store import ModelStore
@@ -74,6 +76,9 @@ class PromptEncoder:
             emphasis=cast(Emphasis, params.emphasis),
             profile=batch.profile,
             cache=self._cache,
-            scope=(model.sha256, model.device, params.clip_skip, params.sdxl_clip_l_skip, patches),
+            scope=(
+                *(model.sha256, model.device, torch.get_num_threads()),
+                *(params.clip_skip, params.sdxl_clip_l_skip, patches),
+            ),
             vector=text_vector(model.config.family, params, batch.shown_size),
         )

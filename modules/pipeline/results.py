@@ -41,6 +41,9 @@ class RunCallbacks:
     skips: Callable[[], int] = lambda: 0
     """The number of skip requests (finish the current image early); polled after each step."""
 
+    interrupted: Callable[[], bool] = lambda: False
+    """Whether to finish the current batch early and then to raise `Cancelled`; polled after each step."""
+
     preview_type: str = CHEAP
     """What previews are made with."""
 

@@ -10,7 +10,7 @@ from functools import partial
 from PIL import Image
 from torch import Tensor
 
-from modules.checkpoints.approximations import DECODER, ENCODER, TAESD
+from modules.checkpoints.approximation_files import DECODER, ENCODER, TAESD
 from modules.checkpoints.detect import yaml_of
 from modules.checkpoints.families.base import INPAINTING, PIX2PIX
 from modules.checkpoints.model import LatentDiffusion, through
@@ -103,7 +103,7 @@ class BatchRunner:
 
     def images(self, task: Task, batch: Batch, init_images: InitImages, numbers: Iterable[int]) -> Iterator[BatchImage]:
         """The images of a batch that have these ``numbers`` in it."""
-        if task.callbacks.cancelled():
+        if task.callbacks.cancelled() or task.callbacks.interrupted():
             raise Cancelled
         if isinstance(init_images, Tiled):
             yield self._tiled(task, batch, init_images)
@@ -355,7 +355,7 @@ class StepReporter:
                 preview=lambda: self._preview(shown),
             )
         )
-        if callbacks.skips():
+        if callbacks.skips() or callbacks.interrupted():
             self.skipped = taken
             raise StopSampling
 

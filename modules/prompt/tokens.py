@@ -96,7 +96,9 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
         lines = path.read_text(encoding="utf-8").splitlines()[1:]
     except OSError as error:
         raise NotFound(
-            f"the tokenizer's merge list {path} cannot be read", hint="fetch the folder models/clip again"
+            f"the tokenizer's merge list {path.name} cannot be read",
+            hint="fetch the folder models/clip again",
+            place=path,
         ) from error
     return [(a, b) for a, _, b in (line.partition(" ") for line in lines)]
 

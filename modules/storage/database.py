@@ -80,7 +80,7 @@ class Database:
         code = error.sqlite_errorcode & 0xFF if hasattr(error, "sqlite_errorcode") else 0  # the low byte is the kind
         if code == sqlite3.SQLITE_FULL:
             return OutputError(
-                f"there is no room left for {self.what} in {self.path.parent}", hint="free some space and try again"
+                f"there is no room left for {self.what}", hint="free some space and try again", place=self.path.parent
             )
         hint = WAYS_OUT.get(code, "see that the disk has room and that the file can be written")
         return OutputError(f"{self.what} does not answer: {error}", hint=hint)

@@ -166,6 +166,22 @@ def test_stopping_ends_at_the_next_step_and_keeps_what_is_made(engine: Engine) -
     assert len(results) == 1
 
 
+def test_interrupting_makes_the_image_at_hand_of_what_there_is_and_no_other(engine: Engine) -> None:
+    results: list[Result] = []
+    seen: list[Progress] = []
+    watcher = RunCallbacks(seen.append, interrupted=lambda: len(seen) >= 6)
+    with pytest.raises(Cancelled):
+        engine.run(PARAMS.changed(batch_count=3), results.append, watcher)
+    assert [result.recipe.skipped for result in results] == [0, 2]
+    assert (len(seen), results[1].image.size) == (6, (64, 64))
+    again = replay_recipe(engine, results[1].recipe)
+    assert again.verdict.kind == "identical"
+    seen.clear()
+    with pytest.raises(Cancelled):  # nothing is sampled yet, so there is nothing to keep
+        engine.run(PARAMS, results.append, RunCallbacks(seen.append, interrupted=lambda: True))
+    assert (len(seen), len(results)) == (0, 2)
+
+
 def skipped_after(step: int, engine: Engine, **changes: Any) -> list[Result]:
     """The images of a request whose owner skips the first one after ``step``."""
     results: list[Result] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.errors import OutOfMemory, out_of_memory
+from modules.errors import OutOfMemory, RepriseError, out_of_memory, without_folders
 
 OF_A_CARD = (
     "CUDA out of memory. Tried to allocate 96.00 GiB. GPU 0 has a total capacity of 79.19 GiB of which 71.50 GiB is "
@@ -42,3 +42,27 @@ def test_other_errors_are_none_of_memory(error: Exception) -> None:
 def test_the_sentence_stays_itself() -> None:
     told = OutOfMemory("x")
     assert out_of_memory(told) is told
+
+
+def test_a_place_on_the_disk_is_told_at_the_machine_alone() -> None:
+    told = RepriseError("there is no checkpoint in models", hint="put one there", place="/home/ada/models")
+    assert "/home" not in f"{told} {told.as_json()}"
+    assert told.with_place == "there is no checkpoint in models; put one there (/home/ada/models)"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(13, "Permission denied", "/home/ada b/models/a.ckpt"), "Permission denied: 'a.ckpt'"),
+        (OSError(18, "Invalid link", "/home/a.part", None, "/mnt/b"), "Invalid link: 'a.part' -> 'b'"),
+        (OSError("cannot identify image file '/home/ada/in/x.png'"), "cannot identify image file 'x.png'"),
+        (ValueError("C:\\Users\\ada\\x.png is cut off\nsecond line"), "x.png is cut off"),
+        (
+            RuntimeError("shapes 4/8 and 1/2, see https://a.example/b/c"),
+            "shapes 4/8 and 1/2, see https://a.example/b/c",
+        ),
+        (KeyError("down_blocks/0/resnets"), "'down_blocks/0/resnets'"),
+    ],
+)
+def test_unexpected_errors_name_files_without_their_folders(error: Exception, told: str) -> None:
+    assert without_folders(error) == told

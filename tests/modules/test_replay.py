@@ -57,6 +57,25 @@ def test_every_image_of_a_request_is_identical_when_made_again(engine: Engine, t
         assert came.result.image.tobytes() == result.image.tobytes()
 
 
+def test_a_replay_computes_with_as_many_threads_as_then_and_says_where_it_cannot(
+    engine: Engine, tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        (made,) = images(engine, PARAMS.changed(batch_size=1, batch_count=1))
+        torch.set_num_threads(1)
+        again = replay(engine, save(tmp_path / "a.png", made)).result
+        assert again and again.recipe.processor == made.recipe.processor
+        assert ", 2 threads" in again.recipe.processor and torch.get_num_threads() == 1
+        many = made.recipe.processor.replace(", 2 threads", ", 9999 threads")
+        recipe = dataclasses.replace(made.recipe, processor=many, pixels="0" * 64)
+        differs = replay_recipe(engine, recipe).verdict
+        assert any("9999 threads became" in reason for reason in differs.reasons)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ SDE", "DPM++ 3M SDE", "Restart", "UniPC", "LCM", "DPM adaptive"])
 def test_noise_of_every_kind_comes_back(engine: Engine, tmp_path: Path, sampler: str) -> None:
     (result,) = images(engine, PARAMS.changed(sampler=sampler, batch_size=1, batch_count=1))

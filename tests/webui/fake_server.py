@@ -72,7 +72,7 @@ class Painter:
             for step in range(1, params["steps"] + 1):
                 if control.cancelled():
                     raise Cancelled
-                if control.skips() > skips:
+                if control.skips() > skips or control.interrupted():
                     break
                 time.sleep(pause)
                 left = (params["steps"] * (total - number) - step) * pause
@@ -82,6 +82,8 @@ class Painter:
             saved = self.gallery.save(paint(seed, 128, 1.0), seed=seed, infotext=infotext, job=job_id)
             images.append({"path": str(saved.path), "infotext": infotext, "seed": seed, "width": 128, "height": 128})
             emit({"type": "image", **images[-1]})
+            if control.interrupted():
+                raise Cancelled
         seconds = time.monotonic() - begin
         return {"images": images, "infotext": images[0]["infotext"], "notes": [], "seconds": seconds}
 

@@ -88,6 +88,23 @@ def test_nothing_that_is_told_of_a_job_says_where_its_files_lie(client: TestClie
     assert str(given.data_dir) not in told
 
 
+def test_a_disk_that_takes_no_picture_is_told_without_its_place(
+    client: TestClient, given: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, aside = given.inputs.folder, given.inputs.folder.with_name("aside")
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.rename(aside)
+    folder.touch()
+    try:
+        answer = client.post("/api/v1/inputs", json={"image": picture()})
+    finally:
+        folder.unlink()
+        aside.rename(folder)
+    assert answer.status_code == 507 and "could not be stored" in answer.json()["detail"]
+    assert str(given.data_dir) not in answer.text
+    assert str(given.inputs.folder) in caplog.text
+
+
 def test_a_stream_that_is_joined_late_tells_the_images_and_one_that_is_resumed_only_what_came_after(
     client: TestClient,
 ) -> None:
@@ -130,6 +147,16 @@ def test_a_job_is_cancelled_and_an_image_skipped(client: TestClient) -> None:
     assert client.post(f"{job['url']}/skip").status_code == 200
     assert client.post(f"{job['url']}/cancel").status_code == 200
     assert events(client, job)[-1]["type"] == "cancelled"
+
+
+def test_a_job_that_is_cancelled_may_keep_the_image_at_hand(client: TestClient) -> None:
+    job = submitted(client, prompt="slow", steps=40)
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not (client.get(job["url"]).json()["progress"] or {}).get("step"):
+        time.sleep(0.02)
+    assert client.post(f"{job['url']}/cancel?keep=true").status_code == 200
+    assert events(client, job)[-1]["type"] == "cancelled"
+    assert len(client.get(job["url"]).json()["output"]["images"]) == 1
 
 
 def test_a_start_picture_goes_with_the_request_or_before_it(client: TestClient) -> None:
@@ -178,6 +205,12 @@ def test_a_mistake_is_answered_with_a_sentence_and_the_fields_name(
     assert answer.status_code in (404, 422), answer.text
     assert answer.json()["detail"]
     assert answer.json()["field"] == field or not field
+
+
+def test_a_start_picture_at_an_address_is_told_that_addresses_are_not_fetched(client: TestClient) -> None:
+    answer = client.post("/api/v1/jobs", json={"params": {"init": {"image": "https://a.example/x.png"}}})
+    assert (answer.status_code, answer.json()["field"]) == (422, "init.image")
+    assert answer.json()["detail"] == "pictures at addresses are not fetched; send the picture itself, in base64"
 
 
 def test_jobs_of_another_account_are_not_found(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -11,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import iter_route_contexts
 from starlette.testclient import TestClient
 
 from modules.accounts import Accounts
+from modules.checkpoints.catalogue import CheckpointCatalogue
+from modules.checkpoints.files import Hashes
 from modules.checkpoints.networks.shelf import NetworkShelf
+from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.errors import UserError
 from modules.extension.host import Host, Owner
 from modules.extension.modifier import Modifier, ModifierSpec
@@ -23,6 +28,8 @@ from modules.params.options import option
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
 from tests.webui.test_sdapi_fields import picture
+from webui.api.sdapi import NOT_HERE
+from webui.api.sdapi.pictures import PicturesJSON
 from webui.api.sdapi.scripts import called
 from webui.security.routes import routes_of
 from webui.server import create_app
@@ -137,6 +144,88 @@ def test_an_interrupted_request_answers_the_pictures_that_were_finished(client: 
     thread.join(30)
     assert answers[0].status_code == 200
     assert 1 <= len(answers[0].json()["images"]) < 9
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_request_interrupted_in_its_first_image_answers_that_as_it_is(
+    client: TestClient, given: Services, keep: bool
+) -> None:
+    given.settings.change({"keep_interrupted": keep})
+    answers: list[Any] = []
+    body = {**QUICK, "prompt": "slow", "steps": 40}
+    thread = threading.Thread(target=lambda: answers.append(post(client, "txt2img", **body)))
+    thread.start()
+    end = time.monotonic() + 30
+    while time.monotonic() < end and not client.get("/sdapi/v1/progress").json()["state"]["sampling_step"]:
+        time.sleep(0.02)
+    post(client, "interrupt")
+    thread.join(30)
+    assert answers[0].status_code == 200
+    assert len(answers[0].json()["images"]) == keep
+    given.settings.change({"keep_interrupted": True})
+
+
+def test_routes_that_take_no_body_leave_one_of_any_type_unread(client: TestClient) -> None:
+    """As A1111's, which programs call with an empty form (``curl -d ''``), or with anything."""
+    found = list(iter_route_contexts(client.app.routes))  # type: ignore[attr-defined]
+    routes = [
+        route for route in found if re.match("/(sdapi|api)/v1/", route.path or "") and "POST" in (route.methods or ())
+    ]
+    without = {"/api/v1/inputs", *(f"/sdapi/v1/{path}" for path in NOT_HERE)}
+    bodiless = [str(route.path) for route in routes if route.body_field is None and route.path not in without]
+    assert {"/sdapi/v1/interrupt", "/sdapi/v1/skip", "/sdapi/v1/refresh-checkpoints"} <= set(bodiless)
+    kinds = ("application/x-www-form-urlencoded", "text/plain", "application/json", "multipart/form-data; boundary=x")
+    for path in bodiless:
+        address = re.sub(r"\{.*?\}", "none", path)
+        known = {client.post(address).status_code}
+        for kind in kinds:
+            for body in (b"", b"a=1"):
+                known.add(client.post(address, content=body, headers={"content-type": kind}).status_code)
+        assert len(known) == 1, path
+
+
+@pytest.mark.parametrize("pictures", [[], [b"aGk="], [b"aGk=", b"+/8="]])
+def test_pictures_stand_in_an_answer_as_json_has_them(pictures: list[bytes]) -> None:
+    content = {
+        "images": pictures,
+        "image": b"",
+        "parameters": {"prompt": "\u00e9\ud800\n"},
+        "none": [],
+        "info": '{"a": 1}',
+    }
+    texts = {"images": [one.decode() for one in pictures], "image": "", "parameters": {"prompt": "\u00e9\ufffd\n"}}
+    assert (
+        PicturesJSON(content).body
+        == json.dumps({**content, **texts}, ensure_ascii=False, separators=(",", ":")).encode()
+    )
+
+
+def test_a_form_where_an_object_belongs_is_no_valid_request(client: TestClient) -> None:
+    for body in (b"", b"prompt=fox"):
+        answer = client.post(
+            "/sdapi/v1/txt2img", content=body, headers={"content-type": "application/x-www-form-urlencoded"}
+        )
+        assert answer.status_code == 422, body
+
+
+def test_a_file_that_is_not_here_is_told_before_anything_is_queued(client: TestClient, tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path / "models" / "Stable-diffusion" / "tiny.safetensors")
+    models = CheckpointCatalogue(tmp_path / "models", Hashes())
+    with services(tmp_path / "data", check_files=models.check) as given:
+        web = TestClient(create_app(given), base_url=ORIGIN)
+        for settings, said in (
+            (
+                {"sd_model_checkpoint": "tinny.ckpt [0123456789]"},
+                "no checkpoint named 'tinny.ckpt'; did you mean 'tiny'?",
+            ),
+            ({"sd_vae": "soft.pt"}, "no VAE named 'soft.pt'; put it into models/VAE"),
+        ):
+            answer = post(web, "txt2img", **QUICK, override_settings=settings)
+            assert (answer.status_code, answer.json()["detail"]) == (422, said)
+        assert (
+            post(web, "options", sd_vae="soft.pt").json()["detail"] == "no VAE named 'soft.pt'; put it into models/VAE"
+        )
+        assert given.queue.list("", 10) == []
 
 
 def test_pictures_that_nobody_keeps_leave_the_history_once_they_are_delivered(

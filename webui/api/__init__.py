@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,6 +16,7 @@ from modules.metadata.image_text import read_metadata
 from modules.params.generation import GenerationParams
 from modules.pipeline.explain import explain_request
 from webui.api.parsed import ParsedRoute
+from webui.api.sdapi.pictures import from_base64
 from webui.api.v1.history import add_routes
 from webui.api.v1.jobs import add_jobs, told_job
 from webui.api.v1.lists import add_lists
@@ -76,7 +76,10 @@ def router(services: Services) -> APIRouter:
 def submit_replay(services: Services, owner: str, values: Json) -> Json:
     """What ``/replay`` answers: where there is nothing to compute the verdict is there already."""
     if isinstance(values.get("image"), str):
-        data = _decoded(values["image"])
+        try:
+            data = from_base64(values["image"])
+        except ValueError as error:
+            raise UserError("image is not base64", hint="send the file's bytes in base64", field="image") from error
         texts = read_metadata(data)
         judged = verdicts.judge(texts["recipe"], texts["infotext"] or texts["stealth_infotext"])
         spec = ReplaySpec(path=str(services.inputs.keep(data)))
@@ -90,10 +93,3 @@ def submit_replay(services: Services, owner: str, values: Json) -> Json:
     if isinstance(judged, verdicts.Verdict):
         return {"job": None, "verdict": judged.to_json()}
     return {"job": services.submit(owner, spec).id, "verdict": None}
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.rpartition("base64,")[2], validate=True)
-    except ValueError as error:
-        raise UserError("image is not base64", hint="send the file's bytes in base64", field="image") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from modules.errors import RepriseError
+from modules.errors import RepriseError, without_folders
 from modules.params.generation import GenerationParams
 from modules.params.options import flat_of
 from webui.components.contained import contained
@@ -71,7 +71,7 @@ class SlotPage:
                 raise gr.Error(str(error), print_exception=False) from None
             except Exception as error:
                 logger.warning("extension %s failed in its place on the page", self.extension, exc_info=True)
-                sentence = f"extension {self.extension} failed ({type(error).__name__}: {error})"
+                sentence = f"extension {self.extension} failed ({type(error).__name__}: {without_folders(error)})"
                 raise gr.Error(sentence, print_exception=False) from None
             return [*own, *(changes.get(name, gr.skip()) for name in names)]
 

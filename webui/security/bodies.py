@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.errors import NotFound, UserError
 from webui.security.characters import whole
-from webui.security.guard import path_of, refused
+from webui.security.guard import BODILESS, path_of, refused
 
 API = "/gradio_api"
 APIS = re.compile(r"/(api/v1|sdapi/v1|internal)/.*")
@@ -75,13 +75,16 @@ class Bodies:
         return await self.app(scope, receive, send)
 
     async def _judged(self, scope: Scope, path: str, receive: Receive) -> tuple[Scope, Receive]:
+        if BODILESS.fullmatch(path):
+            await whole_body(receive)
+            return scope, again(b"", receive)
         if _kind(scope) == "multipart/form-data":
             raise UserError("this route takes JSON and no form", hint="send an object, as application/json")
         body = await whole_body(receive)
         if not body:
             return scope, again(b"", receive)
         if APIS.fullmatch(path):
-            return {**scope, IN_SCOPE: object_of(body)}, again(b"{}", receive)
+            return {**scope, IN_SCOPE: object_of(body)}, receive  # `webui.api.parsed` reads no body a second time
         values = object_in(bytes(body), mended=path.startswith(f"{API}/"))
         if path.startswith(f"{API}/"):
             self._check_event(values, path)

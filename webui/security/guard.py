@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import re
 from collections.abc import Iterable
 from urllib.parse import quote, urlsplit
@@ -36,6 +37,12 @@ RECHECK_S = 1.0
 """How often a long stream checks whether its reader is still logged in."""
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 BODY_TYPES = frozenset({"application/json", "multipart/form-data"})
+A1111 = re.compile(r"/(sdapi/v1|internal)/")
+BODILESS = re.compile(
+    r"/sdapi/v1/(interrupt|skip|refresh-[a-z]+|(un|re)load-checkpoint|server-(stop|kill|restart))/?"
+    r"|/api/v1/jobs/[^/]+/(cancel|skip|finish)/?|/api/v1/queue/[^/]+/cancel/?"
+)
+"""Routes that take no body. One that comes all the same is read past, of any type: ``curl -d ''`` sends a form."""
 STREAMS = re.compile(r".*/gradio_api/(queue/data|heartbeat/|upload_progress|call/|stream/)")
 
 HEADERS = {
@@ -52,6 +59,8 @@ HEADERS = {
         "frame-ancestors 'self'"
     ),
 }
+
+log = logging.getLogger(__name__)
 
 CLOSED = re.compile(
     r".*/gradio_api/(proxy=|file=\s*https?:|deep_link|dev/|vibe-|undo-vibe|process_recording|component_server|runs|run-history|profiling)"
@@ -150,9 +159,10 @@ class Guard:
         if CLOSED.match(scope["path"]) or b"deep_link=" in scope.get("query_string", b""):
             return 404, "there is nothing here"
         kind = headers.all("content-type").partition(";")[0].strip().lower()
-        if method != "GET" and kind and kind not in BODY_TYPES:
-            return 415, "send JSON or a multipart form"
-        length = headers.all("content-length")
+        length, path = headers.all("content-length"), path_of(scope)
+        takes_any = method == "GET" or not kind or length == "0" or BODILESS.fullmatch(path)
+        if kind not in BODY_TYPES and not takes_any:
+            return 422 if A1111.match(path) else 415, "send JSON or a multipart form"
         if length and not (length.isascii() and length.isdigit()):
             return 400, "Content-Length is not a number"
         if length and int(length) > max_body:
@@ -242,6 +252,8 @@ def path_of(scope: Scope) -> str:
 
 def refused(error: RepriseError) -> Response:
     """The response for one of our errors."""
+    if error.place:
+        log.warning("%s", error.with_place)
     headers = {"retry-after": str(error.retry_s)} if error.retry_s else {}
     if isinstance(error, NotLoggedIn):
         headers["www-authenticate"] = "Bearer"  # not Basic: a browser would ask in a window of its own

@@ -304,7 +304,8 @@ def wire_jobs(
 
     def on_interrupt(request: gr.Request, job_id: Any) -> Any:
         try:
-            queue.cancel(page.owner(request), str(job_id or ""))
+            keep = page.services.settings.current().keep_interrupted
+            queue.cancel(page.owner(request), str(job_id or ""), keep=keep)
         except RepriseError as error:
             return status_html(JobProgress().failed(str(error)))
         return gr.skip()  # the job's own events tell when it has stopped; a word from here might come after them

@@ -247,10 +247,11 @@ class Patch:
         Only layers are made anew whose changes are not those that they were made with.
         """
         wanted: dict[str, tuple[Place, list[Step]]] = {}
+        threads = torch.get_num_threads()  # sums are rounded differently by another number of them
         for one in applied:
             for name, place in self._places_of(one.network).items():
                 if strength := one.strength(name):
-                    key = one.key, name, strength, one.dyn
+                    key = one.key, name, strength, one.dyn, threads
                     step = Step(one.network.changes[name], strength, one.dyn, key, place.rows)
                     wanted.setdefault(place.name, (place, []))[1].append(step)
         gone = self._on - wanted.keys()

@@ -99,7 +99,7 @@ def _written(path: Path, data: bytes) -> Path:
     try:
         atomic.write(path, data)
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{path.name} cannot be written: {error.strerror or error}", place=path) from error
     return path
 
 

@@ -43,33 +43,61 @@ class WorkerStatus:
     detail: str = ""
 
 
-class CancelFlag:
-    """A cancel flag: set once, polled at every step, with callbacks. Also counts skip requests."""
+class _Once:
+    """Something that happens once, with callbacks."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._set = False
         self._callbacks: list[Callable[[], None]] = []
+        self.happened = False
+
+    def happen(self) -> None:
+        with self._lock:
+            callbacks = [] if self.happened else self._callbacks
+            self.happened = True
+        for callback in callbacks:
+            callback()
+
+    def then(self, callback: Callable[[], None]) -> None:
+        """Call a function when it happens: at once if it has already."""
+        with self._lock:
+            if not self.happened:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+class CancelFlag:
+    """What is asked of a running job, polled at every step, with callbacks: to stop, to stop with the image at hand
+    made from what there is, and how often to skip.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stop, self._interrupt = _Once(), _Once()
         self._skips = 0
         self._skip_callbacks: list[Callable[[], None]] = []
 
     def set(self) -> None:
-        with self._lock:
-            callbacks = [] if self._set else self._callbacks
-            self._set = True
-        for callback in callbacks:
-            callback()
+        self._stop.happen()
 
     def is_set(self) -> bool:
-        return self._set
+        return self._stop.happened
 
     def when_set(self, callback: Callable[[], None]) -> None:
         """Call a function when the flag is set: at once if it is already."""
-        with self._lock:
-            if not self._set:
-                self._callbacks.append(callback)
-                return
-        callback()
+        self._stop.then(callback)
+
+    def interrupt(self) -> None:
+        """Request that the current image be finished from what has been sampled so far, and that the job end."""
+        self._interrupt.happen()
+
+    def is_interrupted(self) -> bool:
+        return self._interrupt.happened
+
+    def when_interrupted(self, callback: Callable[[], None]) -> None:
+        """As `when_set`, for `interrupt`."""
+        self._interrupt.then(callback)
 
     def skip(self) -> None:
         """Request that the current image be finished from what has been sampled so far."""
@@ -144,7 +172,8 @@ class InlineExecutor:
 
     def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         with self._busy:
-            return _outcome(run_job(self._runner, job_id, spec, on_event, JobControl(cancel.is_set, cancel.skips)))
+            control = JobControl(cancel.is_set, cancel.skips, interrupted=cancel.is_interrupted)
+            return _outcome(run_job(self._runner, job_id, spec, on_event, control))
 
     def status(self) -> WorkerStatus:
         return WorkerStatus("busy" if self._busy.locked() else "ready")
@@ -179,9 +208,10 @@ class LocalExecutor:
 
     def run(self, job_id: str, spec: Json, cancel: CancelFlag, on_event: OnEvent) -> Json:
         cancel.when_set(self._wake)
+        cancel.when_interrupted(self._wake)
         with self._changed:
             while (worker := next((w for w in self._workers if w.ready and w.inbox is None), None)) is None:
-                if cancel.is_set():
+                if cancel.is_set() or cancel.is_interrupted():
                     raise Stopped({"images": []})
                 if self._closing:
                     raise WorkerDied("the server stops")
@@ -395,6 +425,7 @@ def _converse(
     """Run one job over the pipe. Only this thread writes to the process, so a cancel goes through the inbox too."""
     _send(process, {"type": "run", "job": job_id, "spec": spec})
     cancel.when_set(lambda: inbox.put({"type": "cancel", "job": job_id}))
+    cancel.when_interrupted(lambda: inbox.put({"type": "interrupt", "job": job_id}))
     cancel.when_skipped(lambda: inbox.put({"type": "skip", "job": job_id}))
     while True:
         message = inbox.get()
@@ -402,7 +433,7 @@ def _converse(
             raise WorkerDied(f"the worker {message['how']} before the job was done")
         if message["job"] != job_id:
             continue  # from a job given up before
-        if message["type"] in ("cancel", "skip"):
+        if message["type"] in ("cancel", "interrupt", "skip"):
             _send(process, message)
         elif message["type"] == "event":
             on_event(message["event"])

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from modules.engine import Engine, Progress, Result, RunCallbacks
+from modules.errors import Cancelled
 from modules.gallery.outputs import Gallery
 from modules.imaging.files import open_header, preview_jpeg
 from modules.jobs.protocol import GenerateSpec, ImageEvent, JobOutcome, Json, NoteEvent, SavedImage, Step
@@ -93,9 +94,11 @@ class GenerationRunner:
             made = before - number * each
             if made < each:
                 tell = _among(steps, number, len(turns), each)
-                watcher = RunCallbacks(tell, on_note, control.cancelled, control.skips, kind)
+                watcher = RunCallbacks(tell, on_note, control.cancelled, control.skips, control.interrupted, kind)
                 take = partial(on_result, stem=turn.stem)
                 self._engine.run(turn.params, take, watcher, made=max(made, 0))
+                if control.interrupted():
+                    raise Cancelled
         infotext = images[0].infotext if images else ""
         return JobOutcome(tuple(images), tuple(notes), infotext, time.monotonic() - begin).to_json()
 

@@ -56,7 +56,7 @@ class Jobs(Queue, Protocol):
     """The part of the queue that scripts use."""
 
     def get(self, job_id: str, owner: str | None = None) -> Job: ...
-    def cancel(self, owner: str | None, job_id: str) -> Job: ...
+    def cancel(self, owner: str | None, job_id: str, *, keep: bool = False) -> Job: ...
     def heard(self, job_id: str, after: int) -> list[Event]: ...
 
 
@@ -167,7 +167,9 @@ class _Running:
         rest = list(enumerate(current.requests))
         try:
             while rest or waiting:
-                if self._cancel.is_set():
+                if self._cancel.is_interrupted():
+                    self._wind_up(waiting)
+                if self._cancel.is_set() or self._cancel.is_interrupted():
                     raise Cancelled
                 found |= self._fill(waiting, rest, first, current.names)
                 for number, child in list(waiting.items()):
@@ -183,6 +185,26 @@ class _Running:
                 child.stop()
             raise
         return [found[number] for number in range(len(current.requests))]
+
+    def _wind_up(self, waiting: dict[int, _Child]) -> None:
+        """Interrupt the jobs of a script that wait or run, and take the images that are made of what there is."""
+        for child in waiting.values():
+            child.stop(keep=True)
+        while waiting and not self._cancel.is_set():
+            for number, child in list(waiting.items()):
+                child.news()
+                if (ended := child.ended()) is not None:
+                    del waiting[number]
+                    self._take_images(ended)
+            if waiting:
+                time.sleep(POLL_S)
+
+    def _take_images(self, job: Job) -> tuple[SavedImage, ...]:
+        images = JobOutcome.from_json(job.output or {}).images
+        for image in images:
+            self._made.append(image)
+            self._on_event(ImageEvent(image).to_json())
+        return images
 
     def _fill(
         self,
@@ -212,10 +234,7 @@ class _Running:
 
     def _outcome_of(self, job: Job, name: str) -> Outcome:
         self._ended += 1
-        images = JobOutcome.from_json(job.output or {}).images
-        for image in images:
-            self._made.append(image)
-            self._on_event(ImageEvent(image).to_json())
+        images = self._take_images(job)
         error = "" if job.state == DONE else str((job.error or {}).get("detail") or "it was stopped")
         if job.state == FAILED or (error and not images):
             self._fail(name, error)
@@ -259,9 +278,9 @@ class _Child:
             self._job = self._jobs.get(self._job.id)
         return self._job if self._job.is_finished else None
 
-    def stop(self) -> None:
+    def stop(self, *, keep: bool = False) -> None:
         try:
-            self._jobs.cancel(self._job.owner, self._job.id)
+            self._jobs.cancel(self._job.owner, self._job.id, keep=keep)
         except RepriseError as error:
             logger.warning("a job of a script could not be stopped: %s", error)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from modules.checkpoints.catalogue import CheckpointCatalogue
 from modules.checkpoints.detect import family_label, text_width
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.tiny import write_tiny_checkpoint
+from modules.errors import UserError
+from modules.params.generation import GenerationParams, Hires, Refiner
 from tests.tiny_vae import write_vae
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "checkpoint_keys.json").read_text())
@@ -69,6 +73,44 @@ def test_a_card_of_a_file_that_cannot_be_read_says_why(models: Path) -> None:
     (models / "Stable-diffusion" / "sub" / "tiny.safetensors").write_bytes(b"short")
     assert "tiny.safetensors is not a usable safetensors file" in told.card("tiny").problem
     assert told.embeddings("tiny").files == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        ({"checkpoint": "sub/tinny"}, "checkpoint", "no checkpoint named 'sub/tinny'; did you mean 'sub/tiny'?"),
+        ({"checkpoint": "words"}, "checkpoint", "words is not a diffusion model"),
+        ({"checkpoint": "short"}, "checkpoint", "short.safetensors is not a usable safetensors file"),
+        ({"vae": "fin.safetensors"}, "vae", "no VAE named 'fin.safetensors'; did you mean 'fine.safetensors'?"),
+        (
+            {"checkpoint": "bare"},
+            "vae",
+            "bare has no autoencoder of its own; choose a VAE: there is 'fine.safetensors'",
+        ),
+        ({"sd_vae_decode_method": "TAESD"}, "sd_vae_decode_method", "tiny autoencoder"),
+        ({"hires": Hires(checkpoint="x")}, "hires.checkpoint", "no checkpoint named 'x'"),
+        ({"refiner": Refiner("x")}, "refiner.checkpoint", "no checkpoint named 'x'"),
+    ],
+)
+def test_what_a_worker_would_refuse_to_load_is_known_before(
+    models: Path, changes: dict[str, Any], field: str, said: str
+) -> None:
+    folder = models / "Stable-diffusion"
+    save_file({"words": torch.ones(1)}, folder / "words.safetensors")
+    (folder / "short.safetensors").write_bytes(b"short")
+    whole = load_file(folder / "sub" / "tiny.safetensors")
+    with safe_open(folder / "sub" / "tiny.safetensors", "pt") as file:
+        metadata = file.metadata()
+    bare = {name: tensor for name, tensor in whole.items() if not name.startswith("first_stage_model.")}
+    save_file(bare, folder / "bare.safetensors", metadata=metadata)
+    told = CheckpointCatalogue(models, Hashes(), default="sub/tiny")
+    with pytest.raises(UserError) as refused:
+        told.check(GenerationParams(**changes))
+    assert said in str(refused.value) and refused.value.field == field
+    told.check(
+        GenerationParams(checkpoint="TINY.ckpt [0123456789]", vae="fine", hires=Hires(), refiner=Refiner("tiny"))
+    )
+    told.check(GenerationParams(checkpoint="bare", vae="fine"))
 
 
 @pytest.mark.parametrize(

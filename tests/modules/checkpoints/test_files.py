@@ -92,6 +92,14 @@ def test_pickle_is_refused_with_the_command_that_converts_it(tmp_path: Path) -> 
         find_model(tmp_path, "old")
 
 
+def test_a_folder_without_checkpoints_is_named_in_full_at_the_machine_alone(tmp_path: Path) -> None:
+    (folder := tmp_path / "Stable-diffusion").mkdir()
+    with pytest.raises(CheckpointError, match="no checkpoint in Stable-diffusion; put a") as raised:
+        find_model(folder, "")
+    assert str(tmp_path) not in f"{raised.value} {raised.value.as_json()}"
+    assert str(folder) in raised.value.with_place
+
+
 def test_models_are_found_by_name_file_name_stem_and_title_in_any_case(tmp_path: Path) -> None:
     for name in ("b.safetensors", "Sub/Anime.safetensors", "x.vae.safetensors", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -47,6 +47,11 @@ def runner(job_id: str, spec: dict[str, Any], emit: Emit, control: JobControl) -
         if control.cancelled():
             raise Cancelled
         time.sleep(0.002)
+    while "partial" in spec and not control.interrupted():
+        time.sleep(0.002)
+    if "partial" in spec:
+        emit({"type": "image", "path": spec["partial"]})
+        raise Cancelled
     while control.skips() < spec.get("skips", 0):
         time.sleep(0.002)
     return {"images": names}

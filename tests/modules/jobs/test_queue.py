@@ -139,6 +139,18 @@ def test_queued_job_is_cancelled_at_once_and_a_running_one_at_its_next_step(tmp_
         assert ended(queue, queue.submit("alice", {}).id) == "done"
 
 
+def test_a_running_job_that_is_cancelled_may_keep_the_image_at_hand(queue: JobQueue) -> None:
+    queue.start()
+    jobs = [queue.submit("alice", {"partial": "half.png"}), queue.submit("alice", {"hold": "/never"}, "extras")]
+    for job in jobs:
+        running(queue, job.id)
+        queue.cancel("alice", job.id, keep=True)
+        assert ended(queue, job.id) == "cancelled"
+    made = [queue.get(job.id).output for job in jobs]
+    assert made[0] == {"images": [{"path": "0.png"}, {"path": "half.png"}]}
+    assert made[1] == {"images": [{"path": "0.png"}]}  # jobs of other kinds have no image at hand, and stop
+
+
 def test_a_running_job_is_told_to_skip_by_its_owner_alone(tmp_path: Path) -> None:
     with a_queue(tmp_path / "jobs.db", local()) as queue:
         job, later = (queue.submit("alice", {"skips": 1}) for _ in range(2))

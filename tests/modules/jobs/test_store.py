@@ -236,7 +236,7 @@ def test_a_full_disk_is_told_as_a_full_disk_and_the_next_job_is_taken(store: Job
     store.submit("alice", {})
     pages = store._db._db.execute("PRAGMA page_count").fetchone()[0]
     store._db._db.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite answers then is SQLITE_FULL
-    with pytest.raises(OutputError, match=r"there is no room left for the queue's database jobs\.db in .*; free some"):
+    with pytest.raises(OutputError, match=r"there is no room left for the queue's database jobs\.db; free some"):
         store.submit("alice", {"prompt": "x" * 100_000})
     store._db._db.execute(f"PRAGMA max_page_count = {pages + 1000}")
     assert store.submit("alice", {"prompt": "x" * 100_000}).state == "queued"

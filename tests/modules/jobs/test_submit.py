@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from PIL import Image
 from modules import builtin
 from modules.errors import NotFound, UnknownName, UserError
 from modules.extension.host import Host
+from modules.extension.modifier import Modifier, ModifierSpec
 from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import ExtrasSpec, GenerateSpec, InputImage, JobSpec, Origin, ReplaySpec, ScriptSpec
 from modules.jobs.store import Job, JobStore
 from modules.jobs.submit import Submitter, canonical
 from modules.params.generation import ExtrasParams, GenerationParams, ModifierOptions
+from modules.params.options import option
 
 
 class Judge:
@@ -30,6 +33,13 @@ class Judge:
             raise UnknownName(f"no script named {name!r}", field="script")
         self.judged.append(params)
         return 1
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Options that name a file."""
+
+    model: str = option("", "Model", kind="file:poses")
 
 
 @pytest.fixture
@@ -90,6 +100,31 @@ def test_what_cannot_be_done_is_not_queued(
     with pytest.raises(error):
         submitter("ann", spec)
     assert store.list() == []
+
+
+def test_files_are_looked_for_before_anything_is_queued(submitter: Submitter, store: JobStore, tmp_path: Path) -> None:
+    def check_files(params: GenerationParams) -> None:
+        if params.checkpoint == "lost":
+            raise UnknownName("no checkpoint named 'lost'", field="checkpoint")
+
+    (tmp_path / "poses").mkdir()
+    (tmp_path / "poses" / "open.pth").touch()
+    host = submitter.host
+    host.models = tmp_path
+    host.add_modifier(ModifierSpec("posing", "Posing", Pose, lambda _: Modifier()))
+    careful = replace(submitter, check_files=check_files)
+    for spec in (
+        GenerateSpec(ROUGH.changed(checkpoint="lost")),
+        ScriptSpec("grid", {}, ROUGH.changed(checkpoint="lost")),
+    ):
+        with pytest.raises(UnknownName, match="lost"):
+            careful("ann", spec)
+    lost = ModifierOptions({"posing": {"model": "opne.pth"}})
+    with pytest.raises(UserError, match=r"there is no file 'opne.pth' in poses; did you mean 'open.pth'\?") as refused:
+        careful("ann", GenerateSpec(ROUGH.changed(extensions=lost)))
+    assert refused.value.field == "extensions.posing.model"
+    assert store.list() == []
+    careful("ann", GenerateSpec(ROUGH.changed(extensions=ModifierOptions({"posing": {"model": "open.pth"}}))))
 
 
 def test_pictures_to_enlarge_and_replays_are_queued_as_they_are(submitter: Submitter) -> None:

@@ -129,6 +129,14 @@ def test_a_job_for_which_memory_runs_out_is_told_so_in_one_sentence() -> None:
     assert last["error"]["detail"] == "the card has too little memory for this; make the picture or the batch smaller"
 
 
+def test_a_job_that_fails_unexpectedly_names_no_folder(tmp_path: Path) -> None:
+    def runner(job: str, spec: dict[str, Any], emit: Emit, control: JobControl) -> dict[str, Any]:
+        return {"read": (tmp_path / "absent.png").read_bytes()}
+
+    told = run_job(runner, "a", {}, lambda event: None, JobControl())["error"]["detail"]
+    assert "FileNotFoundError: No such file or directory: 'absent.png'" in told and str(tmp_path) not in told
+
+
 def test_a_job_whose_settings_could_not_be_read_says_so_at_once_and_at_its_end() -> None:
     from modules.jobs.runners.generate import noted
 

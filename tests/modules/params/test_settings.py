@@ -51,7 +51,7 @@ def test_a_broken_file_gives_defaults_is_kept_and_is_told(name: str, tmp_path: P
     start = time.process_time()
     settings, message = load(path)
     assert settings == Settings()
-    assert message.startswith(f"the settings in {path} could not all be used")
+    assert message.startswith(f"the settings in {path.name} could not all be used")
     assert message.endswith("the old file is kept as settings.json.bad")
     assert (tmp_path / "settings.json.bad").read_bytes() == BROKEN[name]
     assert load(path) == (Settings(), "")

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Body, Request
 from starlette.background import BackgroundTask
 from starlette.responses import PlainTextResponse, Response
 
-from modules.errors import NotFound
+from modules.errors import NotFound, UserError
 from modules.jobs.protocol import Json
+from modules.params.generation import GenerationParams
 from webui.api.sdapi.extras import add_extras
 from webui.api.sdapi.images import add_images
 from webui.api.sdapi.lists import add_lists, model_item
-from webui.api.sdapi.options import CHECKPOINT, KNOWN, Options, unheeded, untitled
+from webui.api.sdapi.options import CHECKPOINT, KNOWN, VAE, Options, unheeded, untitled
 from webui.api.sdapi.progress import Tasks, add_internal, add_progress
 from webui.api.sdapi.route import Refusal, Route
 from webui.security.auth import owner_of
@@ -69,6 +70,12 @@ def add_options(routes: APIRouter, services: Services, options: Options) -> None
             card = services.card(untitled(str(name)))
             if card.problem:
                 raise Refusal(500, card.problem, field=CHECKPOINT)
+        if isinstance(vae := values.get(VAE), str):
+            kept = values.get(CHECKPOINT) or options.chosen(owner_of(request)).get(CHECKPOINT) or ""
+            try:
+                services.check_files(GenerationParams(checkpoint=untitled(str(kept)), vae=vae))
+            except UserError as error:
+                raise Refusal(422, str(error), field=VAE) from error
         frozen = services.api.frozen
         if "all" in frozen or not frozen.isdisjoint(values):
             named = next((name for name in values if name in frozen), "any")

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def answer(tab: str, asked: Asked, params: GenerationParams, job: JobView) -> Json:
-    """The answer to a job that ended. ``params``: as they were queued, with their seeds."""
+    """The answer to a job that ended, for `PicturesJSON`. ``params``: as they were queued, with their seeds."""
     outcome = ended(job)
     sheets = len(outcome.sheets)
     images = outcome.images[:sheets] if asked.call.sheets_only and sheets else outcome.images
@@ -71,13 +71,13 @@ def _wants_grid(asked: Asked, count: int) -> bool:
     return count > 1 or (count == 1 and not settings.get("grid_only_if_multiple", True))
 
 
-def _grid(asked: Asked, params: GenerationParams, images: Sequence[SavedImage]) -> str:
+def _grid(asked: Asked, params: GenerationParams, images: Sequence[SavedImage]) -> bytes:
     rows = asked.settings.get("n_rows", -1)
     rows = rows if isinstance(rows, int) and -1 <= rows <= 100 else -1
     pictures = [open_image(Path(image.path)) for image in images]
     sheet = grid(pictures, grid_rows(len(pictures), rows=rows, batch_size=params.batch_size))
     data, _ = encode(sheet, images[0].infotext, "", encoding_of(asked.settings) or PNG)
-    return base64.b64encode(data).decode("ascii")
+    return base64.b64encode(data)
 
 
 def _info(asked: Asked, params: GenerationParams, images: Sequence[SavedImage], job: JobView) -> dict[str, Any]:

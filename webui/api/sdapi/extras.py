@@ -18,7 +18,7 @@ from modules.params.generation import BY, TO, ExtrasParams
 from webui.api.sdapi.answers import ended
 from webui.api.sdapi.fields import READ, Field, read_fields, with_defaults
 from webui.api.sdapi.images import finished
-from webui.api.sdapi.pictures import decoded, encoded
+from webui.api.sdapi.pictures import PicturesJSON, decoded, encoded
 from webui.api.sdapi.progress import Tasks
 from webui.api.sdapi.route import Refusal
 from webui.security.auth import owner_of
@@ -65,7 +65,7 @@ def add_extras(routes: APIRouter, services: Services, tasks: Tasks) -> None:
         data = decoded(text, field, services.api.image_hosts)
         return InputImage(services.inputs.put(data), name, read_metadata(data)["infotext"] or "")
 
-    async def worked_on(request: Request, values: Json, inputs: tuple[InputImage, ...]) -> tuple[list[str], str]:
+    async def worked_on(request: Request, values: Json, inputs: tuple[InputImage, ...]) -> tuple[list[bytes], str]:
         spec = ExtrasSpec(extras_params(values), inputs, Origin(tab="extras"))
         outcome = ended(await finished(services, owner_of(request), spec, tasks))
         told = [read_metadata(Path(image.path))["items"].get("extras", "") for image in outcome.images]
@@ -74,14 +74,14 @@ def add_extras(routes: APIRouter, services: Services, tasks: Tasks) -> None:
         return pictures, html
 
     @routes.post("/extra-single-image")
-    async def single(request: Request, values: Json = Body()) -> Json:
+    async def single(request: Request, values: Json = Body()) -> PicturesJSON:
         """One picture made larger, its faces restored."""
         one = await asyncio.to_thread(stored, _text(values, "image"), "", "image")
         pictures, html = await worked_on(request, values, (one,))
-        return {"html_info": html, "image": pictures[0] if pictures else ""}
+        return PicturesJSON({"html_info": html, "image": pictures[0] if pictures else b""})
 
     @routes.post("/extra-batch-images")
-    async def batch(request: Request, values: Json = Body()) -> Json:
+    async def batch(request: Request, values: Json = Body()) -> PicturesJSON:
         """Many pictures: ``imageList`` of ``{data, name}``."""
         entries = values.get("imageList")
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
@@ -91,7 +91,7 @@ def add_extras(routes: APIRouter, services: Services, tasks: Tasks) -> None:
             for entry in entries
         ]
         pictures, html = await worked_on(request, values, tuple(inputs))
-        return {"html_info": html, "images": pictures}
+        return PicturesJSON({"html_info": html, "images": pictures})
 
     @routes.post("/png-info")
     def png_info(values: Json = Body()) -> Json:

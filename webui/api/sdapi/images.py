@@ -15,9 +15,9 @@ from modules.jobs.protocol import GenerateSpec, JobSpec, Json, ScriptSpec, spec_
 from webui.api.sdapi.answers import answer, ended, forget
 from webui.api.sdapi.asking import read_request
 from webui.api.sdapi.options import KNOWN, Options
+from webui.api.sdapi.pictures import PicturesJSON
 from webui.api.sdapi.progress import Tasks
 from webui.security.auth import owner_of
-from webui.security.characters import WholeJSON
 from webui.services import JobView, Services
 
 
@@ -45,8 +45,10 @@ def add_images(routes: APIRouter, services: Services, options: Options, tasks: T
         if not asked.given.get("override_settings_restore_afterwards", True):
             _lasting(options, owner, asked.given.get("override_settings", {}))
         images = () if asked.given.get("save_images", False) else ended(job).images
-        after = BackgroundTask(forget, services, owner, images) if images and not await _gone(request) else None
-        return WholeJSON(told, background=after)
+        after = (
+            BackgroundTask(forget, services, owner, images) if images and not await request.is_disconnected() else None
+        )
+        return PicturesJSON(told, background=after)
 
     @routes.post("/txt2img")
     async def txt2img(request: Request, values: Json = Body()) -> Response:
@@ -57,12 +59,6 @@ def add_images(routes: APIRouter, services: Services, options: Options, tasks: T
     async def img2img(request: Request, values: Json = Body()) -> Response:
         """Images from images, with A1111's fields."""
         return await made(request, "img2img", values)
-
-
-async def _gone(request: Request) -> bool:
-    """Whether the client went away, so that nobody got the pictures: they are kept."""
-    # The body, which the route did not have to read itself, may stand before the news.
-    return await request.is_disconnected() or await request.is_disconnected()
 
 
 def _lasting(options: Options, owner: str, settings: Mapping[str, Any]) -> None:

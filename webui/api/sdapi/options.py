@@ -28,7 +28,7 @@ KNOWN: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     json.loads((Path(__file__).parent / "options.json").read_text(encoding="utf-8"))
 )
 """By name: ``default``, perhaps ``infotext``, and ``restrict_api`` where a request may not change it."""
-CHECKPOINT = "sd_model_checkpoint"
+CHECKPOINT, VAE = "sd_model_checkpoint", "sd_vae"
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         CHECKPOINT: ("checkpoint",),

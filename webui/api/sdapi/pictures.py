@@ -6,14 +6,16 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from modules.errors import ImageError
 from modules.imaging.files import open_header, open_image
 from modules.metadata.image_text import Encoding, encode, read_metadata
 from webui.api.sdapi.route import Refusal
 from webui.outgoing import Outgoing
+from webui.security.characters import WholeJSON
 
 BLANK = re.compile(r"\s")
 PIECE = 2**20
@@ -47,10 +49,32 @@ def from_base64(text: str) -> bytes:
     return out.getvalue()
 
 
-def encoded(path: Path, encoding: Encoding | None = None) -> str:
+class PicturesJSON(WholeJSON):
+    """An answer whose values may be pictures, or lists of them, as base64 in bytes. They are sent as they are:
+    nothing in them has to be escaped, and looking through a megabyte for that would take 7 ms.
+    """
+
+    def render(self, content: Mapping[str, Any]) -> bytes:
+        pieces: list[bytes] = []
+        for name, value in content.items():
+            pieces += [b"," if pieces else b"{", super().render(name), b":"]
+            if isinstance(value, bytes):
+                pieces += [b'"', value, b'"']
+            elif isinstance(value, list) and all(isinstance(one, bytes) for one in value):
+                pieces += [b'["' if value else b"[", *_between(b'","', value), b'"]' if value else b"]"]
+            else:
+                pieces.append(super().render(value))
+        return b"".join((*pieces, b"}"))
+
+
+def _between(comma: bytes, values: Sequence[bytes]) -> list[bytes]:
+    return [piece for value in values for piece in (comma, value)][1:]
+
+
+def encoded(path: Path, encoding: Encoding | None = None) -> bytes:
     """A saved picture in base64, in another format where ``encoding`` says so, its texts kept."""
     data = path.read_bytes()
     if encoding and f".{encoding.format}" != path.suffix.lower():
         texts = read_metadata(data)
         data, _ = encode(open_image(data), texts["infotext"] or "", texts["recipe"] or "", encoding)
-    return base64.b64encode(data).decode("ascii")
+    return base64.b64encode(data)

@@ -109,10 +109,11 @@ def add_progress(routes: APIRouter, services: Services, tasks: Tasks) -> None:
 
     @routes.post("/interrupt")
     def interrupt(request: Request) -> Json:
-        """Stop the account's job at hand; the images that it has finished are answered to whoever waits for it."""
-        owner = owner_of(request)
+        """Stop the account's job at hand; what it has made is answered to whoever waits for it, the image at hand as it
+        was, unless the server's settings drop it."""
+        owner, keep = owner_of(request), services.settings.current().keep_interrupted
         for job in at_work(services, owner)[:1]:
-            services.queue.cancel(owner, job.id)
+            services.queue.cancel(owner, job.id, keep=keep)
         return {}
 
     @routes.post("/skip")

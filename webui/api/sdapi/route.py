@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import Response
 
-from modules.errors import RepriseError
+from modules.errors import RepriseError, without_folders
 from webui.api.parsed import ParsedRoute
 from webui.security.characters import WholeJSON
 
@@ -43,7 +43,7 @@ class Route(ParsedRoute):
                 response = _misfit(error)
             except Exception as error:
                 log.exception("%s %s", request.method, request.url.path)
-                response = _told(500, type(error).__name__, "", str(error))
+                response = _told(500, type(error).__name__, "", without_folders(error))
             response.headers["X-Process-Time"] = f"{time.perf_counter() - begin:.4f}"
             return response
 

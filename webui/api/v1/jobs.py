@@ -124,10 +124,11 @@ def add_jobs(routes: APIRouter, services: Services, webhooks: Webhooks) -> None:
         return SavedFile(path, headers=LASTING)
 
     @routes.post("/jobs/{job_id}/cancel", tags=[TAGS.jobs])
-    def cancel(request: Request, job_id: str) -> Json:
-        """Stop a job: one that waits at once, one that runs at its next step. Its finished images stay."""
+    def cancel(request: Request, job_id: str, keep: bool = False) -> Json:
+        """Stop a job: one that waits at once, one that runs at its next step. Its finished images stay, and with
+        ``keep`` the image at hand is made from what there is."""
         owner = owner_of(request)
-        services.queue.cancel(owner, job_id)
+        services.queue.cancel(owner, job_id, keep=keep)
         return told_job(services, services.queue.get(job_id, owner))
 
     @routes.post("/jobs/{job_id}/skip", tags=[TAGS.jobs])
@@ -242,9 +243,9 @@ def _stored(services: Services, picture: Any, field: str) -> str:
     try:
         return services.inputs.put(decoded(picture, field, services.api.image_hosts))
     except Refusal as error:
-        raise UserError(
-            f"{field} is no picture that can be read", hint="send the file in base64", field=field
-        ) from error
+        sentence = error.message if error.status == 422 else f"{field} is no picture that can be read"
+        hint = "" if error.status == 422 else "send the file in base64"
+        raise UserError(sentence, hint=hint, field=field) from error
 
 
 def _name(owner: str, key: str | None) -> str:

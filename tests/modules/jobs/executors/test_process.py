@@ -113,6 +113,21 @@ def test_every_skip_reaches_the_job_that_runs(local: LocalExecutor) -> None:
     assert told(local, {"steps": 1})[0] == {"images": ["0.png"]}
 
 
+def test_an_interrupt_reaches_the_job_that_runs_whose_partial_image_is_kept(local: LocalExecutor) -> None:
+    for executor in (InlineExecutor(RUNNER), local):
+        flag = CancelFlag()
+
+        def on_event(event: dict[str, Any], flag: CancelFlag = flag) -> None:
+            if event["type"] == "image":
+                flag.interrupt()
+
+        with pytest.raises(Stopped) as stopped:
+            executor.run("job", {"partial": "half.png"}, flag, on_event)
+        assert stopped.value.output == {"images": [{"path": "0.png"}, {"path": "half.png"}]}
+        assert flag.is_interrupted() and not flag.is_set()
+    assert told(local, {"steps": 1})[0] == {"images": ["0.png"]}
+
+
 @pytest.mark.parametrize("death", ["SIGKILL", "SIGSEGV"])
 def test_dead_worker_costs_one_job_and_another_starts(death: str, caplog: pytest.LogCaptureFixture) -> None:
     executor = ready(LocalExecutor([sys.executable, "-S", str(FAKE)]))

@@ -118,6 +118,14 @@ def test_job_tried_again_goes_on_behind_what_it_had_saved(runner: GenerationRunn
     ]
 
 
+def test_an_interrupted_job_saves_the_image_at_hand_and_says_at_which_step(runner: GenerationRunner) -> None:
+    events: list[dict[str, Any]] = []
+    with pytest.raises(Cancelled):
+        runner("job4", SPEC, events.append, JobControl(interrupted=lambda: len(events) >= 2))
+    (made,) = [event for event in events if event["type"] == "image"]
+    assert read(read_metadata(Path(made["path"]))["recipe"] or "").skipped == 2
+
+
 def over_many(inputs: InputStore) -> dict[str, Any]:
     """Two of each of three pictures."""
     names = ("one.png", "my two ☺.jpeg", "three.webp")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from modules import builtin
-from modules.errors import UserError
+from modules.errors import Cancelled, UserError
 from modules.extension.host import Host
 from modules.extension.script import Outcome, Round, ScriptContext, ScriptSpec, Sheet, Steps
 from modules.gallery.outputs import Gallery
@@ -69,6 +69,8 @@ class Painter:
         emit({"type": "step", "step": 1, "steps": 2, "image": 1, "images": 1})
         if "slow" in params.prompt:
             time.sleep(0.05)
+        while "endless" in params.prompt and params.steps > 1 and not control.interrupted():
+            time.sleep(0.002)
         if "odd" in params.prompt and params.steps % 2:
             raise UserError("odd steps are not for me")
         image = Image.new("RGB", (16, 16), (params.seed % 256, params.steps % 256, 0))
@@ -76,6 +78,8 @@ class Painter:
         saved = self.gallery.save(image, seed=params.seed, infotext=text, job=job_id)
         made = {"path": str(saved.path), "infotext": text, "seed": params.seed, "width": 16, "height": 16}
         emit({"type": "image", **made})
+        if control.interrupted():
+            raise Cancelled
         return {"images": [made], "notes": []}
 
 
@@ -186,6 +190,19 @@ def test_stopping_a_script_stops_its_jobs_and_keeps_what_was_made(tmp_path: Path
         until(lambda: not queue.list("ann", states=["queued", "running"]))
     assert ended.state == "cancelled" and ended.output
     assert 0 < len(ended.output["images"]) < 40
+
+
+def test_interrupting_a_script_keeps_the_image_that_its_job_had_at_hand(tmp_path: Path) -> None:
+    with a_queue(tmp_path) as queue:
+        job = submit(queue, "beside", 40, "endless")
+        until(lambda: (queue.get(job.id).progress or {}).get("saved"))
+        until(lambda: [one for one in queue.list("ann", states=["running"]) if one.kind == "generate"])
+        queue.cancel("ann", job.id, keep=True)
+        until(lambda: queue.get(job.id).is_finished)
+        ended = queue.get(job.id)
+        assert not queue.list("ann", states=["queued", "running"])
+    assert ended.state == "cancelled" and ended.output
+    assert [Path(image["path"]).is_file() for image in ended.output["images"]] == [True, True]
 
 
 def test_a_script_goes_on_after_a_restart_and_makes_nothing_twice(tmp_path: Path) -> None:
