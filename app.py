@@ -150,6 +150,9 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     budget = memory.find_budget(device, args.ram_budget, args.vram_budget)
     offload = memory.LOWVRAM if args.lowvram else memory.MEDVRAM if args.medvram else memory.AUTO
     logging.info("%s: %s", device.describe(), budget)
+    flags = {"medvram": args.medvram, "lowvram": args.lowvram, "vram_budget": args.vram_budget}
+    if idle := memory.said_for_nothing(device, **flags):
+        logging.warning(idle)
     hashes = Hashes(args.data_dir / "hashes.json")
     places = model_places(args)
     vaes = VaeFolders(places.vaes, places.checkpoints)
@@ -597,10 +600,18 @@ def _modifiers(said: Sequence[str], flag: str = "--ext") -> dict[str, dict[str, 
 
 def _with_option_images(params: GenerationParams, host: Host, inputs: InputStore) -> GenerationParams:
     """The request with the files stored that options of modifiers name as pictures."""
-    from modules.extension.option_values import stored
+    from modules.extension.option_values import check_there, stored
+
+    def put(path: str, field: str) -> str:
+        try:
+            return inputs.put(Path(path))
+        except UserError as error:
+            raise type(error)(error.message, hint=error.hint, field=field) from None
 
     specs = tuple(host.modifiers)
-    return params.changed(extensions=stored(specs, params.extensions, lambda path, field: inputs.put(Path(path))))
+    chosen = stored(specs, params.extensions, put)
+    check_there(specs, chosen, lambda sha256, field: inputs.path(sha256, field=field), host.models)
+    return params.changed(extensions=chosen)
 
 
 def _stored(params: GenerationParams, inputs: InputStore, outpaint: Sequence[int] = ()) -> GenerationParams:
@@ -735,17 +746,18 @@ def convert(args: argparse.Namespace) -> int:
     bootstrap.ensure(ROOT, torch_index=args.torch_index)
     from modules.checkpoints.convert import convert as converted
 
-    print(converted(_in_models(args.file, args.models_dir)))
+    places = model_places(args)
+    print(converted(_in_models(args.file, [args.models_dir, *places.checkpoints, *places.vaes, *places.embeddings])))
     return 0
 
 
-def _in_models(file: Path, models_dir: Path) -> Path:
-    """``file``, or the file of that name in the models folder, since messages give names alone."""
+def _in_models(file: Path, folders: Sequence[Path]) -> Path:
+    """``file``, or the file of that name in the models folders, since messages give names alone."""
     if file.exists() or file.name != str(file):
         return file
     from modules.checkpoints.folders import files_below
 
-    there = sorted(files_below(models_dir, (file.name.lower(),)))
+    there = sorted(files_below(folders, (file.name.lower(),)))
     return next((path for path in there if path.name == file.name), file)
 
 
@@ -776,11 +788,12 @@ def worker(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what this machine has, with a line of advice for each finding. Exit status 1: something does not work."""
+    from modules.checkpoints.folders import survey
     from modules.cli import doctor as examination
 
     places = model_places(args)
     folders = {"checkpoints": places.checkpoints, "VAEs": places.vaes, "embeddings": places.embeddings}
-    findings = examination.examine(ROOT, args.data_dir, folders, args.host, args.port)
+    findings = examination.examine(ROOT, args.data_dir, folders, args.host, args.port, survey=survey)
     print(examination.report(findings))
     return int(any(finding.bad for finding in findings))
 
@@ -829,7 +842,7 @@ def new_extension(args: argparse.Namespace) -> int:
     """Write the skeleton of an extension."""
     from modules.extension.scaffold import write_skeleton
 
-    print(write_skeleton(args.extensions_dir, args.name, args.kind))
+    print(write_skeleton(args.extensions_dir, args.name, args.kind, extension_folders(args)))
     return 0
 
 

@@ -17,7 +17,7 @@ from modules.checkpoints.model import LatentDiffusion
 from modules.checkpoints.networks.shelf import ROLES
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.way import Memory, SamplingRanOut, Way
-from modules.errors import Cancelled, OutOfMemory, UserError, out_of_memory
+from modules.errors import Cancelled, DamagedCheckpoint, NoNumbers, OutOfMemory, UserError, out_of_memory
 from modules.extension.contexts import JobEnd
 from modules.extension.host import Host
 from modules.extension.modifier import UsedFile
@@ -79,6 +79,8 @@ class _Run:
     made: int = 0
     modifiers: RequestHooks | None = None
     """Those of the last attempt."""
+    closely: bool = False
+    """Whether every answer of an extension is looked at, because the last attempt ended in what is no number."""
 
 
 class Engine:
@@ -215,6 +217,12 @@ class Engine:
                 self.watch.failed(failure)
                 run.absent[failure.name] = str(failure)
                 run.callbacks.on_note(f"{failure}; the job goes on without it")
+            except NoNumbers as error:
+                suspects = run.modifiers.suspects if run.modifiers else []
+                if run.closely or not suspects:
+                    raise _beside(error, [*suspects, *self._owners(params)]) from error
+                log.warning("%s; once more, to see whether it is an extension's doing", error)
+                run.closely = True
             except SamplingRanOut as error:
                 log.warning("%s", error)
                 ran_out = OutOfMemory(error.message, hint=error.hint)
@@ -236,6 +244,11 @@ class Engine:
                 run.note_once(note)
                 self.store.relieve()
 
+    def _owners(self, params: GenerationParams) -> list[str]:
+        """The extensions whose sampler and schedule a request asks for."""
+        asked = ("sampler", params.sampler), ("scheduler", params.scheduler)
+        return [owner[0] for kind, name in asked if (owner := self.host.owner_of(kind, name))]
+
     def _results(self, params: GenerationParams, run: _Run, made: int) -> Generator[Result, None, None]:
         """The images behind the first ``made``, as those extensions make them that are not absent."""
         absent, callbacks = run.absent, run.callbacks
@@ -250,6 +263,7 @@ class Engine:
             parser=parser,
             checks=self.patch_checks,
             bind=partial(self._bound, run.runner.inputs),
+            closely=run.closely,
         )
         run.modifiers = modifiers
         plan = make_plan(params.changed(extensions=able), self.host, modifiers.reviser(params.prompt), parser)
@@ -336,3 +350,12 @@ class Engine:
             callbacks.on_note(f"extension {name} did not put {what} back; {mended}")
 
         return left_modified
+
+
+def _beside(error: NoNumbers, suspects: Sequence[str]) -> NoNumbers:
+    """``error``, which nobody can be shown to have made, with the extensions that took part."""
+    if not suspects or isinstance(error, DamagedCheckpoint):
+        return error
+    names = " and ".join(suspects)
+    hint = " or ".join(filter(None, (f"make it without {names}", error.hint)))
+    return NoNumbers(f"{error.message} while extension {names} took part", hint=hint)

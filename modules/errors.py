@@ -136,6 +136,14 @@ class WorkerDied(RepriseError):
     """The worker process ended before the job did."""
 
 
+class NoNumbers(RepriseError):
+    """What was computed holds values that are no numbers: NaN or infinity."""
+
+
+class DamagedCheckpoint(CheckpointError, NoNumbers):
+    """Weights of a model file are no numbers."""
+
+
 class OutOfMemory(RepriseError):
     """The GPU or the machine has too little memory for the request."""
 

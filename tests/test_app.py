@@ -312,8 +312,17 @@ def test_loopback_goes_on_from_each_picture(models: Path, tmp_path: Path) -> Non
 def test_convert_finds_a_file_of_the_models_folder_by_its_name(models: Path) -> None:
     pickle = models / "Stable-diffusion" / "old.ckpt"
     pickle.touch()
-    assert app._in_models(Path("old.ckpt"), models) == pickle
-    assert app._in_models(Path("other.ckpt"), models) == Path("other.ckpt")
+    assert app._in_models(Path("old.ckpt"), [models]) == pickle
+    assert app._in_models(Path("other.ckpt"), [models]) == Path("other.ckpt")
+
+
+def test_convert_finds_a_file_of_a_further_folder_by_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "far.ckpt").write_text("no pickle")
+    args = ["convert", "far.ckpt", "--models-dir", str(tmp_path / "none"), "--ckpt-dir", str(tmp_path)]
+    assert app.main(args) != 0
+    assert "far.ckpt was not converted" in capsys.readouterr().err
 
 
 def test_test_command_hands_its_arguments_to_pytest_and_its_status_back() -> None:

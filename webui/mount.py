@@ -21,6 +21,7 @@ from webui.services import Services
 HEAD = """<meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="rp-languages" content="{languages}">
+<style>{frame}</style>
 {scripts}"""
 IDLE_S = 0.05
 """How often Gradio's queue looks for events. Its own choice, a thousand times a second, takes 5% of a core."""
@@ -37,7 +38,11 @@ def mount(
         path="/",
         theme=theme(),
         css_paths=[*sorted(ASSETS.glob("*.css")), *extending.assets(services, ".css")],
-        head=HEAD.format(languages=" ".join(catalogues), scripts=_scripts(extending.assets(services, ".js"))),
+        head=HEAD.format(
+            languages=" ".join(catalogues),
+            frame=(ASSETS / "head" / "frame.css").read_text(encoding="utf-8"),
+            scripts=_scripts(extending.assets(services, ".js")),
+        ),
         allowed_paths=[str(services.outputs_dir.resolve())],
         max_file_size=MAX_BODY,
         footer_links=[],

@@ -22,6 +22,7 @@ from webui.components.slots import place_slots, wire_slots
 from webui.context import Page, Sent, Source, Target
 from webui.events import AT_ONCE
 from webui.html.status import account_html, header_html, results_of, trouble_html, worker_html
+from webui.html.workbench import strip_html
 from webui.i18n import Catalogue, t
 from webui.security.characters import whole
 from webui.security.ownership import Files
@@ -95,7 +96,8 @@ def build_page(
             gr.HTML(trouble_html(t(SAFE_MODE)), elem_id="rp_safe_mode", padding=False)
         if services.settings.trouble:
             gr.HTML(trouble_html(services.settings.trouble), elem_id="rp_trouble", padding=False)
-        header.card()
+        with gr.Column(elem_id="rp_card"):
+            header.card()
         dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
         with gr.Tabs(elem_id="rp_tabs") as frame:
             page = Page(services, blocks, header.shared, dropped, frame, files=files)
@@ -103,6 +105,7 @@ def build_page(
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
                     build_tab(page, spec)
+        gr.HTML(strip_html(), elem_id="rp_strip_home", padding=False)
         networks = NetworkPanel(services)
         if beside:
             with beside:

@@ -16,8 +16,10 @@ from modules.checkpoints.embeddings import Suited
 from modules.checkpoints.networks.library import Library
 from modules.checkpoints.networks.metadata import family_named
 from modules.checkpoints.vaes import AUTOMATIC, OWN
+from modules.errors import UserError
 from modules.extension.host import Host
 from modules.extension.loader import Loader
+from modules.extension.option_values import FILE
 from modules.extension.script import axis_names
 from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import GenerateSpec, JobSpec, Json, ScriptSpec
@@ -221,7 +223,18 @@ class Services:
         """``spec`` as it would be queued."""
         if isinstance(spec, (GenerateSpec, ScriptSpec)):
             self.api.check(spec.params)
+            self._check_at_work(spec.params.extensions)
         return Submitter(self.queue, self.host, self.inputs, self.scripts, self.check_files).prepared(spec)
+
+    def _check_at_work(self, asked: Iterable[str]) -> None:
+        """Tell a modifier that is known and not at work from one that nobody knows."""
+        absent = self.extensions.absent() if self.extensions else {}
+        if name := next((name for name in asked if name in absent and name not in self.host.modifiers), None):
+            raise UserError(
+                f"{name} takes no part now: {absent[name]}",
+                hint="leave it out, or look at the Extensions tab",
+                field=f"extensions.{name}",
+            )
 
     def tables(self) -> Tables:
         """The tables of choices that options refer to."""
@@ -237,18 +250,33 @@ def tables_of(
     """The tables of choices that options refer to. An empty choice means that the second pass uses the first pass's
     value.
     """
-    return {
-        "samplers": host.samplers.names,
-        "schedulers": host.schedulers.names,
-        "upscalers": host.upscalers.names,
-        "face_restorers": lambda: (*host.face_restorers.names(), *host.absent_face_restorers),
-        "checkpoints": checkpoints,
-        "vaes": lambda: (AUTOMATIC, OWN, *vaes()),
-        "text_encoders": lambda: (AUTOMATIC, *text_encoders()),
-        "hires_upscalers": hires_upscalers(host).names,
-        "hires_samplers": lambda: ("", *host.samplers.names()),
-        "hires_schedulers": lambda: ("", *host.schedulers.names()),
-        "hires_checkpoints": lambda: ("", *checkpoints()),
-        "axes": lambda: axis_names(host.axes()),
-        **host.file_tables(),
-    }
+    return _Tables(
+        host,
+        {
+            "samplers": host.samplers.names,
+            "schedulers": host.schedulers.names,
+            "upscalers": host.upscalers.names,
+            "face_restorers": lambda: (*host.face_restorers.names(), *host.absent_face_restorers),
+            "checkpoints": checkpoints,
+            "vaes": lambda: (AUTOMATIC, OWN, *vaes()),
+            "text_encoders": lambda: (AUTOMATIC, *text_encoders()),
+            "hires_upscalers": hires_upscalers(host).names,
+            "hires_samplers": lambda: ("", *host.samplers.names()),
+            "hires_schedulers": lambda: ("", *host.schedulers.names()),
+            "hires_checkpoints": lambda: ("", *checkpoints()),
+            "axes": lambda: axis_names(host.axes()),
+        },
+    )
+
+
+class _Tables(dict[str, Callable[[], Sequence[str]]]):
+    """With a table of the files of each models folder that an option names, as "file:detectors"."""
+
+    def __init__(self, host: Host, tables: Mapping[str, Callable[[], Sequence[str]]]):
+        super().__init__(tables)
+        self._host = host
+
+    def __missing__(self, name: str) -> Callable[[], Sequence[str]]:
+        if not name.startswith(FILE):
+            raise KeyError(name)
+        return lambda: ("", *self._host.model_files(name.removeprefix(FILE)))

@@ -154,21 +154,40 @@ class Yaml:
 
 def read_yaml(path: Path) -> Yaml | None:
     """The configuration in a file; None where there is none that can be read."""
+    found = _found(path)
+    return found if isinstance(found, Yaml) else None
+
+
+def left_aside(path: Path) -> str:
+    """Why a configuration that is there is not read, in a sentence; empty where it is read or there is none."""
+    found = _found(path)
+    return found if isinstance(found, str) else ""
+
+
+def _found(path: Path) -> Yaml | str | None:
     try:
         stat = path.stat()
     except OSError:
-        return None
-    return _read(path, stat.st_mtime_ns, stat.st_size) if S_ISREG(stat.st_mode) and stat.st_size <= MAX_BYTES else None
+        return f"{path.name} is left aside: it is a link that leads to nothing" if path.is_symlink() else None
+    if not S_ISREG(stat.st_mode):
+        return f"{path.name} is left aside: it is no regular file"
+    if stat.st_size > MAX_BYTES:
+        return f"{path.name} is left aside: it has more than {MAX_BYTES // 2**10} kB"
+    return _read(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(256)
-def _read(path: Path, mtime_ns: int, size: int) -> Yaml | None:
+def _read(path: Path, mtime_ns: int, size: int) -> Yaml | str:
     """Read once as long as it stays as it is, so that the log tells once of one that cannot be read."""
     try:
-        return Yaml(path.name, yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader))
+        root = yaml.compose(path.read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)
+        reason = "" if isinstance(root, yaml.MappingNode) else "it is no configuration of a model"
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        log.warning("%s is left aside: it cannot be read (%s)", path.name, type(error).__name__)
-        return None
+        reason = f"it cannot be read ({type(error).__name__})"
+    if not reason:
+        return Yaml(path.name, root)
+    log.warning("%s is left aside: %s", path.name, reason)
+    return f"{path.name} is left aside: {reason}"
 
 
 def _entries(node: Any) -> Iterator[tuple[Any, Any]]:

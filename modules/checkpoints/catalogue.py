@@ -37,7 +37,7 @@ from modules.checkpoints.files import (
     list_models,
     old_hash,
 )
-from modules.checkpoints.folders import each, root_of, unlistable
+from modules.checkpoints.folders import below, dead_links, each, root_of, unlistable
 from modules.checkpoints.networks.side_files import (
     preview_of,
     read_description,
@@ -115,12 +115,19 @@ class CheckpointCatalogue:
 
     def told_at_start(self) -> list[str]:
         """Warnings about the folders to log at startup."""
+        folders = (*self._checkpoints, *each(self._vaes.folder), *each(self._embeddings.folder))
         gone = [f"there is no folder {folder}, so nothing is read from there" for folder in self._missing]
-        return gone + [
+        dead = [
+            f"{below(path, folder)} in {folder.name} is a link that leads to nothing: bring back what it led to"
+            for folder in folders
+            for path in dead_links(folder)
+        ]
+        odd = [
             f"{name} in {folder.name} is left out because its name is not UTF-8: rename it"
-            for folder in (*self._checkpoints, *each(self._vaes.folder), *each(self._embeddings.folder))
+            for folder in folders
             for name in unlistable(folder, (*SUFFIXES, *PICKLES))
         ]
+        return gone + dead + odd
 
     def checkpoints(self) -> list[str]:
         """Names of all checkpoints, the default first, and behind them pickles that nobody has converted, with their

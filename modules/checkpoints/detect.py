@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from modules.checkpoints.a1111_yaml import read_yaml
+from modules.checkpoints.a1111_yaml import left_aside, read_yaml
 from modules.checkpoints.choices import EPS, V_ZERO_SNR, V, read_choices
 from modules.checkpoints.families import FAMILIES
 from modules.checkpoints.families.base import FIRST_CONV, UNET, VAE, Family, ModelConfig, Shapes, bare_unet, variant
@@ -182,11 +182,13 @@ def _in_yaml(path: Path) -> str:
 
 
 def remarks(header: Header, path: Path) -> list[str]:
-    """What the configuration beside a checkpoint says that is not done, in sentences."""
+    """What of a checkpoint, and of the configuration beside it, is not done or cannot be used, in sentences."""
     said, shapes = read_yaml(yaml_of(path)), shapes_of(header)
     family = family_of(shapes)
-    if said is None or family is None or not family.supported:
-        return []
+    if family is None or not family.supported:
+        return [refused] if (refused := _refusal(side_base(path).stem, shapes)) else []
+    if said is None:
+        return [aside] if (aside := left_aside(yaml_of(path))) else []
     try:
         return said.remarks(unet_config(shapes), _schedule(header, family), clip=family.encoders[0].layout == CLIP)
     except (LookupError, ValueError, ArithmeticError):
@@ -285,6 +287,15 @@ def detect_vae(name: str, header: Header, own: VAEConfig) -> VAEConfig:
 
 def _no_vae(name: str, reason: str) -> CheckpointError:
     return CheckpointError(f"{name} is no VAE for this checkpoint: {reason}", hint="choose another one", field="vae")
+
+
+def _refusal(name: str, shapes: Shapes) -> str:
+    """What a file is that cannot be run, in a sentence; empty where it can."""
+    try:
+        _supported(name, shapes)
+    except CheckpointError as error:
+        return str(error)
+    return ""
 
 
 def _supported(name: str, shapes: Shapes) -> Family:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.checkpoints.folders import Folders, below, each, files_below, root_of, told_apart, unlistable
-from modules.checkpoints.matching import Match, ambiguous, bare, match
+from modules.checkpoints.folders import Folders, below, dead_links, each, files_below, root_of, told_apart, unlistable
+from modules.checkpoints.matching import Match, ambiguous, bare, match, refuse_dead_link
 from modules.errors import CheckpointError, UnknownName, printable
 from modules.registry import hint_for
 from modules.storage import atomic
@@ -227,12 +227,12 @@ def find_model(folder: Folders, wanted: str, default: str = "") -> ModelFile:
     """The file that ``wanted`` names, as `matching.match` finds it; if empty, ``default``, else the first file."""
     models = list_models(folder)
     if not models:
-        pickles = list_models(folder, PICKLES)
-        hint = (
-            f"convert the one there first: python3 app.py convert {pickles[0].path.name}"
-            if pickles
-            else "put a .safetensors checkpoint there"
-        )
+        pickles, dead = list_models(folder, PICKLES), dead_links(folder, (".safetensors", *PICKLES))
+        hint = "put a .safetensors checkpoint there"
+        if pickles:
+            hint = f"convert the one there first: python3 app.py convert {pickles[0].path.name}"
+        elif dead:
+            hint = f"{dead[0].name} is a link that leads to nothing: bring back what it led to"
         roots = each(folder)
         raise CheckpointError(
             f"there is no checkpoint in {' or '.join(dict.fromkeys(root.name for root in roots))}",
@@ -249,6 +249,7 @@ def find_model(folder: Folders, wanted: str, default: str = "") -> ModelFile:
         raise ambiguous(wanted, found.several, "checkpoint")
     if pickle := _meant(wanted, list_models(folder, PICKLES), folder).file:
         read_header(pickle.path)  # raises with the way to convert it
+    refuse_dead_link(wanted, folder, "checkpoint")
     unnamed = unlistable(folder, (".safetensors", *PICKLES))
     odd = f"; {unnamed[0]} is left out because its name is not UTF-8: rename it" if unnamed else ""
     hint = hint_for(bare(wanted), [model.name for model in models])

@@ -53,31 +53,45 @@ def files_below(folder: Folders, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """The regular files with one of these suffixes, ignoring case; none if the folder is missing.
 
     Links are followed, but no folder is looked into twice: a real folder is found by its own name, and after it what
-    only a link leads to. Links to nothing, pipes, devices and unreadable folders are passed over, and so are names
-    that are not UTF-8: `unlistable` tells them.
+    only a link leads to. Pipes, devices and unreadable folders are passed over, and so are links to nothing and names
+    that are not UTF-8: `dead_links` and `unlistable` tell them.
     """
-    for path, whole in _walk(folder, suffixes):
-        if whole:
+    for path, whole, there in _walk(folder, suffixes):
+        if whole and there:
             yield path
 
 
 def unlistable(folder: Folders, suffixes: tuple[str, ...]) -> list[str]:
     """The names, made printable, of files that are not listed because their names are not UTF-8."""
-    return sorted(printable(str(below(path, folder))) for path, whole in _walk(folder, suffixes) if not whole)
+    walk = _walk(folder, suffixes)
+    return sorted(printable(str(below(path, folder))) for path, whole, there in walk if there and not whole)
 
 
-def _walk(folders: Folders, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool]]:
-    """Yield each file, and whether its path below its folder is valid text."""
+def dead_links(folder: Folders, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
+    """Links that lead to nothing: to a file that was moved, a disk that is not there, or to themselves."""
+    return sorted(path for path, whole, there in _walk(folder, suffixes) if whole and not there)
+
+
+def survey(folder: Path) -> tuple[int, list[str]]:
+    """How many models are in a folder, and the names of links there that lead to nothing."""
+    count = sum(1 for _ in files_below(folder, (".safetensors", ".pt", ".ckpt")))
+    return count, [below(path, folder).as_posix() for path in dead_links(folder)]
+
+
+def _walk(folders: Folders, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool, bool]]:
+    """Yield each file, whether its path below its folder is valid text, and whether it is there: a link to nothing is
+    not.
+    """
     seen: set[tuple[int, int]] = set()
     for folder in each(folders):
         if _is_file(folder):
             if folder.name.lower().endswith(suffixes):
-                yield folder, printable(folder.name) == folder.name
+                yield folder, printable(folder.name) == folder.name, True
             continue
         yield from _walk_one(folder, suffixes, seen)
 
 
-def _walk_one(folder: Path, suffixes: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool]]:
+def _walk_one(folder: Path, suffixes: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool, bool]]:
     real, linked, whole = [folder], list[Path](), {folder: True}
     while real or linked:
         place = (real or linked).pop(0)
@@ -98,8 +112,10 @@ def _walk_one(folder: Path, suffixes: tuple[str, ...], seen: set[tuple[int, int]
             if _is(entry, folder=True):
                 whole[path] = whole[place] and printable(entry.name) == entry.name
                 (linked if entry.is_symlink() else real).append(path)
-            elif entry.name.lower().endswith(suffixes) and _is(entry, folder=False):
-                yield path, whole[place] and printable(entry.name) == entry.name
+            elif entry.name.lower().endswith(suffixes):
+                there = _is(entry, folder=False)
+                if there or (entry.is_symlink() and not path.exists()):  # else a pipe or a device
+                    yield path, whole[place] and printable(entry.name) == entry.name, there
 
 
 def _is_file(path: Path) -> bool:

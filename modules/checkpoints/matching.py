@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Generic, TypeVar
 
-from modules.errors import UnknownName
+from modules.checkpoints.folders import Folders, below, dead_links
+from modules.errors import CheckpointError, UnknownName
 
 _HASH = re.compile(r" ?\[([0-9a-fA-F]{6,64})\]$")
 _ENDING = re.compile(r"\.(?:safetensors|ckpt|pth?|bin)$", re.IGNORECASE)
@@ -87,6 +88,25 @@ def ambiguous(wanted: str, several: Sequence[str], field: str) -> UnknownName:
     """The error for a name that may mean several files."""
     names = ", ".join(map(repr, several[:8])) + ", …" * (len(several) > 8)
     return UnknownName(f"{wanted!r} may mean {names}", hint="choose one of them by its whole name", field=field)
+
+
+def dead_link(wanted: str, folders: Folders) -> str:
+    """What to say of a name that means a link to nothing, or a file behind one; empty where it means none."""
+
+    def place(path: Path) -> str:
+        return below(path, folders).as_posix()
+
+    links = {place(path): path for path in dead_links(folders)}
+    found = match(wanted, links, place)
+    folder = next((name for name in links if _plain(wanted).startswith(f"{_plain(name)}/")), "")
+    name = next(iter(found.several), "") or (place(found.file) if found.file else folder)
+    return f"{name} is a link that leads to nothing" if name else ""
+
+
+def refuse_dead_link(wanted: str, folders: Folders, field: str) -> None:
+    """Raise `CheckpointError` where a name means a link to nothing."""
+    if said := dead_link(wanted, folders):
+        raise CheckpointError(said, hint="bring back what it led to, or put the file itself there", field=field)
 
 
 @dataclass(frozen=True)

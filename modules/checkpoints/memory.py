@@ -68,6 +68,12 @@ def find_budget(device: Device, ram: float | None = None, card: float | None = N
     return Budget(found if ram is None else round(ram * GB), on_card)
 
 
+def said_for_nothing(device: Device, **flags: object) -> str:
+    """A sentence on the flags that were given about a card's memory where there is no card; else empty."""
+    given = ", ".join(f"--{name.replace('_', '-')}" for name, value in flags.items() if value)
+    return f"images are made without a card, so nothing comes of {given}" if given and not device.is_card else ""
+
+
 class Mover(Protocol):
     """Moves weights between main memory and the card. `DeviceMover` does; tests have their own."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from modules.checkpoints.unpickle import StoredTensor, UnreadablePickle
 from modules.checkpoints.vaes import OWN
 from modules.checkpoints.way import Memory
 from modules.devices import STORED_DTYPES, Device, is_finite
-from modules.errors import CheckpointError, RepriseError
+from modules.errors import CheckpointError, DamagedCheckpoint, NoNumbers
 from modules.nn import vae as vae_nn
 from modules.nn.banded_vae import Banded
 from modules.nn.clip import CLIPText
@@ -186,20 +186,20 @@ class LatentDiffusion:
             raise self.no_numbers("choose another VAE")
         return image.clamp(-1.0, 1.0)
 
-    def no_numbers(self, hint: str) -> RepriseError:
+    def no_numbers(self, hint: str) -> NoNumbers:
         """Why a network answered with values that are no numbers: its weights, or what was done with them, for which
         ``hint`` tells what to try."""
         for part, network in self.parts().items():
             if not all(is_finite(parameter) for parameter in network.parameters() if not parameter.is_meta):
                 file = self.vae_path if part == "vae" and self.vae_path else self.path
-                return CheckpointError(
+                return DamagedCheckpoint(
                     f"{file.name} is damaged: weights of its {_SPOKEN.get(part, part)} are no numbers",
                     hint="get the file again, or choose another",
                     field="checkpoint",
                 )
         if self.device.dtype != torch.float32:
             hint += ", or start with --dtype float32"
-        return RepriseError("the model answered with values that are no numbers", hint=hint)
+        return NoNumbers("the model answered with values that are no numbers", hint=hint)
 
     def _coded(self, measure: str, area: int, whole: Callable[[], Tensor], tiled: Callable[[], Tensor]) -> Tensor:
         """What the autoencoder gives for ``area`` latent pixels, as a whole or in bands."""
@@ -268,15 +268,8 @@ def load(
     config = detect(name, source.header, path)
     for remark in remarks(source.header, path):
         log.warning("%s", remark)
-    try:
-        with torch.device("meta"):
-            unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
-    except ValueError as error:  # what torch's layers refuse
-        raise CheckpointError(
-            f"the networks of {name} cannot be built with the widths that its weights have ({error})",
-            hint="it was made for another program, or its own description is lost; choose another checkpoint",
-            field="checkpoint",
-        ) from error
+    with _building(name, "checkpoint"):
+        unet, vae, texts = UNet(config.unet), vae_nn.VAE(config.vae), nn.ModuleList(map(new_text, config.texts))
     if fp8 and residence is None:
         residence = Residence(device, Budget(2**62))  # which gives the UNet's layers their weights in full
     model = LatentDiffusion(name, path, sha256, config, device, unet, vae, texts, text_files=files, residence=residence)
@@ -311,10 +304,24 @@ def new_text(config: TextConfig) -> TextEncoder:
     return CLIPText(config) if config.layout == CLIP else OpenCLIPText(config)
 
 
+@contextmanager
+def _building(name: str, field: str) -> Iterator[None]:
+    """Networks that are made within get no memory yet; what torch's layers refuse is told with the file's name."""
+    try:
+        with torch.device("meta"):
+            yield
+    except ValueError as error:
+        raise CheckpointError(
+            f"the networks of {name} cannot be built with the widths that its weights have ({error})",
+            hint="it was made for another program, or its own description is lost; choose another one",
+            field=field,
+        ) from error
+
+
 def load_vae(path: Path, device: Device, own: VAEConfig, home: torch.device | None = None) -> vae_nn.VAE:
     """Load a standalone VAE file, for a checkpoint whose autoencoder is ``own``, into memory at ``home``."""
     source = open_source(path, field="vae")
-    with torch.device("meta"):
+    with _building(path.name, "vae"):
         vae = vae_nn.VAE(detect_vae(path.name, source.header, own))
     prefixed = any(key.startswith(VAE) for key in source.header.tensors)
     keys = [key for key in source.header.tensors if key.startswith(VAE) or not prefixed]

@@ -116,6 +116,10 @@ class ModelStore:
         """The name of the VAE file with this hash; None if there is none."""
         return next((name for name, path in self._vaes.list().items() if self._hashes.sha256(path) == sha256), None)
 
+    def lost_vae(self, model: LatentDiffusion) -> str:
+        """The VAE that a model's card prefers and that is not here; empty if there is none such."""
+        return self._vaes.lost(model.path)
+
     def unconverted_vae(self, model: LatentDiffusion) -> str:
         """The name of a pickled VAE beside a model that would be used if it were safetensors; empty if there is
         none.

@@ -13,7 +13,7 @@ from modules.checkpoints.families.shapes import unet_config
 from modules.checkpoints.files import INDEX, PICKLES, Header, TensorInfo
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.foreign_names import open_clip_pieces
-from modules.checkpoints.matching import ambiguous, match
+from modules.checkpoints.matching import ambiguous, match, refuse_dead_link
 from modules.checkpoints.pickles import header_of, is_pickle
 from modules.checkpoints.source import Origin, Source, joined
 from modules.errors import CheckpointError, UnknownName
@@ -89,7 +89,7 @@ class TextEncoders:
         if not lacking:
             return []
         listed = self.names()
-        first = self._named(wanted, listed)
+        first = self.named(wanted, listed)
         own = [checkpoint] if checkpoint.name != INDEX else []
         for path in first:
             header_of(path, field=FIELD)
@@ -105,13 +105,16 @@ class TextEncoders:
             found.append((spec, fitting))
         return found
 
-    def _named(self, wanted: str, listed: dict[str, Path]) -> list[Path]:
+    def named(self, wanted: str, listed: dict[str, Path] | None = None) -> list[Path]:
+        """The file that a name means; none where the choice is ours. Raises `UnknownName` and `CheckpointError`."""
         if wanted == AUTOMATIC:
             return []
+        listed = self.names() if listed is None else listed
         found = match(wanted, listed, lambda path: path.name)
         if found.several:
             raise ambiguous(wanted, found.several, FIELD)
         if found.file is None:
+            refuse_dead_link(wanted, self._folders, FIELD)
             hint = hint_for(wanted, list(listed), none="put it into models/text_encoder")
             raise UnknownName(f"no text encoder named {wanted!r}", hint=hint, field=FIELD)
         return [found.file]

@@ -23,6 +23,7 @@ from modules.errors import OutputError, UserError
 from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
 from modules.nn.unet import UNet
 from modules.nn.vae import VAE
+from modules.params.generation import wrapped
 
 SIZE_NUMBERS = 256
 """Sinusoids per number in SDXL's vector."""
@@ -80,6 +81,10 @@ def write_tiny_checkpoint(
     prediction: str = "eps",
 ) -> Path:
     """Write random weights (fp16) with every layer of ``family``, only narrower. The same seed gives the same bytes."""
+    if path.suffix.lower() != ".safetensors":  # another program, and this one too, would take it for something else
+        raise OutputError(
+            f"{path} would be a safetensors file under another ending", hint=f"name it {path.stem}.safetensors"
+        )
     name, painter = OLD_NAMES.get(family, (family, inpainting))
     if name not in FAMILIES:
         raise UserError(f"no family named {family!r}", hint=f"there is {', '.join(FAMILIES)}", field="family")
@@ -93,7 +98,7 @@ def write_tiny_checkpoint(
 def write_tiny(path: Path, tiny: Tiny, seed: int = 0, *, prediction: str = "eps") -> Path:
     """Write random weights (fp16) for a model of any sizes. The file's permissions are those of any new file."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+        torch.manual_seed(wrapped(seed))
         weights = {key: tensor.to(torch.float16).contiguous() for key, tensor in _weights(tiny).items()}
     metadata = {"reprise.config": json.dumps(_stated(tiny, prediction))}
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

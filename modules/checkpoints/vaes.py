@@ -8,7 +8,7 @@ from pathlib import Path
 from modules.checkpoints.choices import read_choices
 from modules.checkpoints.files import PICKLES, read_header
 from modules.checkpoints.folders import Folders, below, each, files_below, told_apart
-from modules.checkpoints.matching import ambiguous, match
+from modules.checkpoints.matching import ambiguous, match, refuse_dead_link
 from modules.checkpoints.networks.side_files import side_base
 from modules.errors import CheckpointError, UnknownName
 from modules.registry import MOST_NAMED, hint_for
@@ -67,6 +67,7 @@ class VaeFolders:
             raise ambiguous(wanted, found.several, "vae")
         if pickle := match(wanted, self.list(PICKLES), self._below).file:
             read_header(pickle, field="vae")  # raises with the way to convert it
+        refuse_dead_link(wanted, (*each(self.folder), *each(self._checkpoints)), "vae")
         hint = hint_for(wanted, list(listed), none="put it into models/VAE")
         raise UnknownName(f"no VAE named {wanted!r}", hint=hint, field="vae")
 
@@ -77,6 +78,11 @@ class VaeFolders:
     def name_of(self, path: Path) -> str:
         """The name under which `list` has the file."""
         return next((name for name, listed in self.list().items() if listed == path), path.name)
+
+    def lost(self, checkpoint: Path) -> str:
+        """The VAE that a checkpoint's card prefers and that is not here; empty: there is none such."""
+        preferred = read_choices(checkpoint).preset.vae
+        return preferred if preferred and preferred not in (OWN, AUTOMATIC, *self.list()) else ""
 
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickled VAE that "Automatic" would choose if it were safetensors; None if there is none."""

@@ -40,6 +40,8 @@ print(json.dumps(found))
 """
 Ask = Callable[[], Mapping[str, Any]]
 """What torch says of itself and its card; {"error": sentence} where it cannot be asked."""
+Survey = Callable[[Path], tuple[int, list[str]]]
+"""How many models are in a folder, and the names of links there that lead to nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def examine(
     host: str,
     port: int,
     *,
+    survey: Survey,
     machine: Machine | None = None,
     ask_torch: Ask | None = None,
 ) -> list[Finding]:
@@ -72,7 +75,7 @@ def examine(
         _torch(machine, torch),
         _memory(machine, torch),
         _units(machine, torch),
-        *_folders(folders),
+        *_folders(folders, survey),
         _port(host, port),
         _disk(data_dir),
     ]
@@ -176,20 +179,19 @@ def _units(machine: Machine, torch: Mapping[str, Any]) -> Finding:
     return Finding("matrix units", f"none for bfloat16 ({name})", advice)
 
 
-def _folders(folders: Mapping[str, Sequence[Path]]) -> Iterator[Finding]:
+def _folders(folders: Mapping[str, Sequence[Path]], survey: Survey) -> Iterator[Finding]:
     for kind, places in folders.items():
-        counts = {folder: _models_in(folder) for folder in places if folder.is_dir()}
-        if not counts:
+        found = {folder: survey(folder) for folder in places if folder.is_dir()}
+        if not found:
             advice = "make it, or name another with --models-dir"
             yield Finding(f"folder of {kind}", f"{places[0]} is not there", advice)
-        empty = kind == "checkpoints" and not any(counts.values())
-        for folder, count in counts.items():
+        empty = kind == "checkpoints" and not any(count for count, _ in found.values())
+        for folder, (count, dead) in found.items():
             advice = f"put a checkpoint (.safetensors) into {folder}" if empty else ""
+            if dead:
+                links = f"{dead[0]} is a link that leads to nothing: bring back what it led to"
+                advice = "; ".join(filter(None, (advice, links)))
             yield Finding(f"folder of {kind}", f"{folder}, {count} file{'' if count == 1 else 's'}", advice, bad=empty)
-
-
-def _models_in(folder: Path) -> int:
-    return sum(path.suffix in (".safetensors", ".pt", ".ckpt") for path in folder.rglob("*"))
 
 
 def _port(host: str, port: int) -> Finding:

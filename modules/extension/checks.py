@@ -61,8 +61,9 @@ def check_spec(kind: str, name: object, spec: object) -> None:
             raise Refused(f"{field.name} of its {kind} {name!r} must be {words}, not {_short(value)}")
 
 
-def check_options(cls: object, whose: str) -> None:
-    """Check a dataclass of options: each can be shown, read and written before anyone uses it."""
+def check_options(cls: object, whose: str, *, kinds: bool = True) -> None:
+    """Check a dataclass of options: each can be shown, read and written before anyone uses it. ``kinds``: whether some
+    may stand for pictures and files."""
     if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
         raise Refused(f"the options of {whose} are {_short(cls)}", hint="write a dataclass of option(...) fields")
     if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -81,6 +82,10 @@ def check_options(cls: object, whose: str) -> None:
         ) from None
     for option in options.values():
         check_option(option, f"{option.name!r} of {whose}")
+        if option.kind and not kinds:
+            raise Refused(
+                f"the option {option.name!r} of {whose} is a {option.kind!r}", hint="modifiers and scripts have those"
+            )
         if isinstance(option.choices, Dependent):
             _check_dependent(option, option.choices, defaults, f"{option.name!r} of {whose}")
 

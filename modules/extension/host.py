@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -13,10 +12,11 @@ from modules.checkpoints.networks.cards import FilePage
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.diffusion.types import SamplerSpec, SchedulerSpec
 from modules.errors import UserError
+from modules.extension import named
 from modules.extension.checks import check_asset, check_options, check_spec
 from modules.extension.manifest import NAME, Refused
 from modules.extension.modifier import ModifierSpec, ReadKey, in_order, keys_of
-from modules.extension.option_values import FILE, SUFFIXES, folder_of, model_files
+from modules.extension.option_values import FILE, SUFFIXES, model_files
 from modules.extension.page import PLACES, CardsSpec, ExtrasStepSpec, SlotSpec
 from modules.extension.script import Axis, ScriptSpec, axes_of_params
 from modules.params.generation import GenerationParams, Value
@@ -159,17 +159,23 @@ class Host:
     # -- what register() calls
 
     def add_sampler(self, spec: SamplerSpec) -> None:
-        self._add("sampler", spec.name, spec, spec.aliases)
+        check_spec("sampler", spec.name, spec)
+        self._add("sampler", spec.name, named.sampler(spec, self.owner.name) if self.owner else spec, spec.aliases)
 
     def add_scheduler(self, spec: SchedulerSpec) -> None:
-        self._add("scheduler", spec.label, spec, (spec.name, *spec.aliases))
+        check_spec("scheduler", spec.label, spec)
+        own = named.scheduler(spec, self.owner.name) if self.owner else spec
+        self._add("scheduler", spec.label, own, (spec.name, *spec.aliases))
 
     def add_upscaler(self, spec: UpscalerSpec) -> None:
-        self._add("upscaler", spec.name, spec, spec.aliases)
+        check_spec("upscaler", spec.name, spec)
+        self._add("upscaler", spec.name, named.upscaler(spec, self.owner.name) if self.owner else spec, spec.aliases)
 
     def add_face_restorer(self, name: str, restorer: FaceRestorer, files: tuple[tuple[str, Path], ...] = ()) -> None:
         """Register a face restorer. ``files``: the files it reads, each with its role in a recipe."""
-        self._add("face_restorer", name, FaceRestorerSpec(name, restorer, files))
+        spec = FaceRestorerSpec(name, restorer, files)
+        check_spec("face_restorer", name, spec)
+        self._add("face_restorer", name, named.face_restorer(spec, self.owner.name) if self.owner else spec)
 
     def face_restorer(self, name: str, *, field: str = "face_restorer") -> FaceRestorerSpec:
         """The face restorer called ``name``; raises a `UserError` that says which file is missing."""
@@ -191,9 +197,9 @@ class Host:
         if not NAME.fullmatch(spec.name):
             raise Refused(f"the modifier name {spec.name!r} is not of small letters, digits and _", hint="rename it")
         keys = keys_of(spec)
-        if len(keys[0]) < 2 or keys[0] in self.reserved:
+        if len(keys[0]) < 2 or _same(keys[0], self.reserved):
             raise Refused(f"the generation text cannot say {spec.label!r} of a modifier", hint="give it another label")
-        if taken := [key for key in keys if key in self.reserved]:
+        if taken := [key for key in keys if _same(key, self.reserved)]:
             raise Refused(f"its modifier {spec.label!r} would write the program's own key {taken[0]!r}", hint=RELABEL)
         if twice := [key for i, key in enumerate(keys) if _same(key, keys[:i])]:
             raise Refused(f"its modifier {spec.label!r} would write the key {twice[0]!r} twice", hint=RELABEL)
@@ -209,7 +215,7 @@ class Host:
         spec = self.modifiers.get(modifier)
         if option and option not in options_of(cast(Hashable, spec.options)):
             raise Refused(f"its modifier {modifier!r} has no option {option!r} for the key {key!r}")
-        if key in self.reserved or _same(key, (one for other in self.modifiers for one in _read_by(other))):
+        if _same(key, self.reserved) or _same(key, (one for other in self.modifiers for one in _read_by(other))):
             raise Refused(f"the key {key!r} is read already", hint="leave it out")
         changed = replace(spec, reads={**spec.reads, key: ReadKey(option, read)})
         self.modifiers.replace(modifier, changed)
@@ -232,7 +238,7 @@ class Host:
         values. They are read when the extension is loaded, so a change takes effect at the next start.
         """
         owner = self.owner or Owner("", "")
-        check_options(cls, "its settings")
+        check_options(cls, "its settings", kinds=False)
         self._add("setting", owner.name, cls)
         good = {}
         for name, declared in options_of(cast(Hashable, cls)).items():
@@ -290,6 +296,8 @@ class Host:
     def add_extras_step(self, spec: ExtrasStepSpec) -> None:
         if not NAME.fullmatch(spec.name):
             raise Refused(f"the step's name {spec.name!r} is not of small letters, digits and _", hint="rename it")
+        check_spec("extras_step", spec.name, spec)
+        check_options(spec.options, f"the step {spec.name!r}", kinds=False)
         self._add("extras_step", spec.name, spec)
 
     @property
@@ -367,13 +375,6 @@ class Host:
                 found[label] = Axis(label, option, _setter(spec, name, option))
         return found
 
-    def file_tables(self) -> dict[str, Callable[[], Sequence[str]]]:
-        """The choices of all options that name a file in a models folder, by the option's kind."""
-        specs = (*self.modifiers, *self.scripts)
-        options = [option for spec in specs for option in options_of(cast(Hashable, spec.options)).values()]
-        folders = dict.fromkeys(filter(None, map(folder_of, options)))
-        return {f"file:{folder}": partial(self._files_or_none, folder) for folder in folders}
-
     def file_pages(self) -> list[FilePage]:
         """The pages of cards that show files, for the panel of networks."""
         found = [spec for spec in self.cards if spec.folder]
@@ -382,9 +383,6 @@ class Host:
             FilePage(f"cards_{s.name}", s.label, s.folder, models / s.folder, SUFFIXES, s.insert, s.option)
             for s in found
         ]
-
-    def _files_or_none(self, folder: str) -> Sequence[str]:
-        return ("", *self.model_files(folder))
 
     def modifiers_in_order(self) -> list[ModifierSpec]:
         return in_order(self.modifiers)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from modules.extension.patcher import Patcher
 
 PREFIX = "ext."
+_OF_A_LIST = re.compile(r"(?P<list>\w+?)_(?P<number>\d{1,9})_\w+")
 HOOKS = ("revise", "prepare", "patch", "begin", "network", "guidance", "denoiser", "finish")
 """The hooks of every version of the interface."""
 HOOKS_2 = (
@@ -207,6 +208,7 @@ class ModifierSpec:
     def chosen(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """All options as JSON, missing ones at their defaults. Raises `UserError`."""
         if foreign := sorted(values.keys() - options_of(cast(Hashable, self.options)).keys()):
+            self._check_lists(foreign)
             known = ", ".join(options_of(cast(Hashable, self.options))) or "none"
             raise UserError(
                 f"{self.label} has no option {foreign[0][:40]!r}",
@@ -222,12 +224,29 @@ class ModifierSpec:
             field = f"extensions.{self.name}.{error.field}"
             raise type(error)(f"{self.label}: {error.message}", hint=error.hint, field=field) from None
 
+    def _check_lists(self, foreign: Iterable[str]) -> None:
+        """Tell options of groups behind the last one of a list (`modules.params.lists`)."""
+        known = options_of(cast(Hashable, self.options))
+        asked: dict[str, int] = {}
+        for group in filter(None, map(_OF_A_LIST.fullmatch, foreign)):
+            asked[group["list"]] = max(int(group["number"]), asked.get(group["list"], 0))
+        for name, number in asked.items():
+            most = sum(f"{name}_{i}_on" in known for i in range(1, len(known) + 1))
+            if 0 < most < number:
+                raise UserError(
+                    f"{self.label} has room for {most} {name}, not for {number}",
+                    hint="leave some out",
+                    field=f"extensions.{self.name}.{name}",
+                )
+
     def made(self, values: Mapping[str, Any], bind: Callable[[Option, Any], Any] | None = None) -> Modifier:
         """``bind`` gives the values of options that stand for something else (`modules.extension.option_values`)."""
         options: Any = read(self.options, values)
         if bind:
             kinds = [option for option in options_of(cast(Hashable, self.options)).values() if option.kind]
-            options = replace(options, **{one.name: bind(one, getattr(options, one.name)) for one in kinds})
+            # Errors name the option as a request does.
+            fields = {one.name: replace(one, name=f"extensions.{self.name}.{one.name}") for one in kinds}
+            options = replace(options, **{name: bind(one, getattr(options, name)) for name, one in fields.items()})
         return self.make(options)
 
     def flat(self) -> ModifierSpec:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from modules.checkpoints.folders import files_below
 from modules.errors import UserError
 from modules.extension.modifier import ModifierSpec, UsedFile
+from modules.extension.script import ScriptSpec
 from modules.params.generation import ModifierOptions, Value
+from modules.params.lists import switch_of
 from modules.params.options import SHA256, Option, options_of
 from modules.registry import hint_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+S = TypeVar("S", "ModifierSpec", "ScriptSpec", "ModifierSpec | ScriptSpec")
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".onnx", ".gguf", ".task")
 """Files of models that an option of a kind "file:FOLDER" lists."""
@@ -92,13 +96,38 @@ def bound(option: Option, value: Value, read: Callable[[str], Image], models: Pa
     return value
 
 
-def named(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> Iterator[tuple[ModifierSpec, Option, str]]:
+def check_there(
+    specs: Iterable[ModifierSpec | ScriptSpec],
+    chosen: Mapping[str, Mapping[str, Any]],
+    picture: Callable[[str, str], object],
+    models: Path | None,
+) -> None:
+    """Raises `UserError` if a picture or file is not there that options name, which are ``chosen`` by the names of
+    ``specs``. ``picture(sha256, field)`` raises it for a picture."""
+    for spec, option, value in in_use(specs, chosen):
+        field = f"extensions.{spec.name}.{option.name}" if isinstance(spec, ModifierSpec) else option.name
+        if option.kind in (IMAGE, MASK):
+            picture(value, field)
+        else:
+            file_of(option, value, models, field=field)
+
+
+def named(specs: Iterable[S], chosen: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[S, Option, str]]:
     """The options of a request that stand for something else and are given, with their values."""
     for spec in specs:
         for name, option in options_of(cast(Hashable, spec.options)).items():
             value = chosen.get(spec.name, {}).get(name)
             if option.kind and isinstance(value, str) and value:
                 yield spec, option, value
+
+
+def in_use(specs: Iterable[S], chosen: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[S, Option, str]]:
+    """The same without those of units that are off."""
+    for spec, option, value in named(specs, chosen):
+        switch = switch_of(option.name)
+        declared = options_of(cast(Hashable, spec.options)).get(switch)
+        if declared is None or chosen[spec.name].get(switch, declared.default):
+            yield spec, option, value
 
 
 def stored(specs: Iterable[ModifierSpec], chosen: ModifierOptions, put: Callable[[str, str], str]) -> ModifierOptions:
@@ -115,7 +144,7 @@ def used_files(
 ) -> list[UsedFile]:
     """The pictures and files that a request's options name, for its recipe."""
     found = []
-    for _, option, value in named(specs, chosen):
+    for _, option, value in in_use(specs, chosen):
         if option.kind in (IMAGE, MASK):
             found.append(UsedFile(option.kind, f"{value[:12]}.png", value))
         elif path := model_files(models, folder_of(option)).get(value):

@@ -63,6 +63,10 @@ class PackagePaths:
                         f"it brings {name} {version}, and extension {other} has brought {name} {theirs}",
                         hint=f"switch one of them off, or install again what both agree on: {COMMAND} {extension}",
                     )
+        if stale := self._imported_before(folder, own):
+            raise Refused(
+                f"it brings {stale}, and another version of that is at work already", hint="start the program again"
+            )
         folders = [*self._program(), str(folder)]
         pinned = pins([self._root / "requirements.txt"])
         check_requirements(wanted, pinned, program, own, extension=extension, folders=folders)
@@ -81,6 +85,19 @@ class PackagePaths:
         """The versions of a package that extensions brought, by extension."""
         found = {name: installed([str(folder)]).get(package) for name, folder in self._folders.items()}
         return {name: version for name, version in found.items() if version is not None}
+
+    def _imported_before(self, folder: Path, own: Mapping[str, str]) -> str:
+        """A package of ``own``, with its version, of which this process has imported another extension's other version:
+        what was imported stays. Empty: there is none."""
+        for module in sorted(path.name.removesuffix(".py") for path in folder.glob("*") if folder.is_dir()):
+            there = next(iter(getattr(sys.modules.get(module), "__path__", ())), None)
+            there = there or getattr(sys.modules.get(module), "__file__", None)
+            place = Path(there).parent if there else folder
+            if place != folder and place.is_relative_to(self._data_dir / "extensions"):
+                theirs = installed([str(place)])
+                if differing := [name for name in own if name in theirs and theirs[name] != own[name]]:
+                    return f"{differing[0]} {own[differing[0]]}"
+        return ""
 
     def _program(self) -> list[str]:
         places = {str(folder) for folder in self._folders.values()}

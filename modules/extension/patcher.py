@@ -7,12 +7,11 @@ in between. Weights are never changed where they lie: another parameter takes th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -21,8 +20,18 @@ from modules.extension.contexts import Attention, AttentionFunction, BlockFuncti
 from modules.nn.unet import CrossAttention, Downsample, SpatialTransformer, Taps, TransformerBlock, UNet
 
 _ABSENT = object()
-Guard = Callable[[str], AbstractContextManager[None]]
-"""Within it, the code of the extension runs in the hook of that name."""
+
+
+class Guard(Protocol):
+    """What stands around the code of one extension."""
+
+    def within(self, hook: str) -> AbstractContextManager[None]:
+        """Within it, that code runs in the hook of that name."""
+        ...
+
+    def judge(self, answers: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+        """Raises `ValueError` if it made values that are no numbers of what it was given."""
+        ...
 
 
 class Patcher:
@@ -116,7 +125,7 @@ class Patcher:
             self._stack.enter_context(self.attending(where, function))
         if self._taps:
             unet = self.model.unet
-            taps = _Taps(unet.taps, tuple(self._taps), self._step, partial(self._guard, "block"))
+            taps = _Taps(unet.taps, tuple(self._taps), self._step, self._guard)
             self._stack.enter_context(_attribute(unet, "taps", taps))
         for module, name, value in self._attributes:
             self._stack.enter_context(_attribute(module, name, value))
@@ -133,8 +142,8 @@ class Patcher:
         """Put changed weights in their places, over what lies there now."""
         fresh, self._changes = self._changes == self.model.unet.changes, self.model.unet.changes
         for weight in self._weights:
-            with self._guard("weights"):
-                weight.put_on(fresh)
+            with self._guard.within("weights"):
+                weight.put_on(fresh, self._guard)
 
     def lift(self) -> None:
         """Put back what lay below the changed weights, for others who change them."""
@@ -157,9 +166,11 @@ class Patcher:
 
     def _around(self, function: AttentionFunction, layer: Layer, inner: Attention) -> Attention:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            with self._guard("attention"):
+            with self._guard.within("attention"):
                 out = function(self._step(), layer, q, k, v, inner)
-                return _checked(out, (*q.shape[:3], v.shape[3]), "attention")
+                out = _checked(out, (*q.shape[:3], v.shape[3]), "attention")
+                self._guard.judge([out], (q, k, v))
+                return out
 
         return attend
 
@@ -181,25 +192,29 @@ class _Taps:
     before: Taps | None
     own: tuple[_Tap, ...]
     step: Callable[[], Step]
-    guard: Callable[[], AbstractContextManager[None]]
+    guard: Guard
 
     def after(self, place: str, number: int, h: Tensor) -> Tensor:
         h = self.before.after(place, number, h) if self.before else h
         for tap in self.own:
             if tap.kind == "after" and (layer := tap.layers.get((place, number))):
-                with self.guard():
-                    h = _checked(tap.function(self.step(), layer, h), h.shape, "block")
+                with self.guard.within("block"):
+                    answer = _checked(tap.function(self.step(), layer, h), h.shape, "block")
+                    self.guard.judge([answer], [h])
+                    h = answer
         return h
 
     def join(self, number: int, h: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         h, skip = self.before.join(number, h, skip) if self.before else (h, skip)
         for tap in self.own:
             if tap.kind == "join" and (layer := tap.layers.get(("output", number))):
-                with self.guard():
+                with self.guard.within("block"):
                     answer = tap.function(self.step(), layer, h, skip)
                     if not (isinstance(answer, tuple) and len(answer) == 2):
                         raise TypeError("a skip function must answer (h, skip)")
-                    h, skip = _checked(answer[0], h.shape, "skip"), _checked(answer[1], skip.shape, "skip")
+                    answers = _checked(answer[0], h.shape, "skip"), _checked(answer[1], skip.shape, "skip")
+                    self.guard.judge(answers, (h, skip))
+                    h, skip = answers
         return h, skip
 
 
@@ -215,7 +230,7 @@ class _Weight:
     made: tuple[nn.Parameter, nn.Parameter] | None = None
     """What was made last, behind what it was made of: networks of a prompt change that over the steps."""
 
-    def put_on(self, fresh: bool) -> None:
+    def put_on(self, fresh: bool, guard: Guard) -> None:
         """``fresh``: no weight was changed where it lies since the last time."""
         now = self.module._parameters[self.name]
         assert now is not None
@@ -224,6 +239,7 @@ class _Weight:
         if self.made is None or self.made[0] is not now or not fresh:
             new = _checked(self.change(now.detach().clone()), now.shape, "weights")
             self.made = now, nn.Parameter(new.to(now).detach().clone(), requires_grad=False)
+            guard.judge([self.made[1]], [now])
         self.below, self.module._parameters[self.name] = now, self.made[1]
 
     def take_off(self) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modules.errors import UserError
-from modules.extension.manifest import API, NAME
+from modules.extension.manifest import API, NAME, folders_in
 
 MANIFEST = """name = "{name}"
 version = "0.1"
@@ -265,15 +265,17 @@ KINDS: Mapping[str, tuple[str, str]] = {
 """The kinds of skeletons: the permission that each needs, and its code."""
 
 
-def write_skeleton(folder: Path, name: str, kind: str = "modifier") -> Path:
+def write_skeleton(folder: Path, name: str, kind: str = "modifier", others: Sequence[Path] = ()) -> Path:
     """Create the extension's folder below ``folder``; raises `UserError` if it exists or the name is invalid. ``kind``:
-    one of `KINDS`.
+    one of `KINDS`. ``others``: further folders of extensions, whose names are taken.
     """
     if not NAME.fullmatch(name) or len(name) < 2:
         raise UserError(f"{name[:40]!r} is no name for an extension", hint="use small letters, digits and _")
     place = folder / name
     if place.exists():
         raise UserError(f"{place} is there already", hint="choose another name")
+    if taken := next((other for other in folders_in(*others) if other.name == name), None):
+        raise UserError(f"there is an extension {name} in {taken.parent}", hint="choose another name")
     if kind not in KINDS:
         raise UserError(f"there is no kind of extension {kind[:40]!r}", hint=f"there are {', '.join(KINDS)}")
     permission, code = KINDS[kind]

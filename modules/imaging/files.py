@@ -28,6 +28,8 @@ ACCEPTED = "PNG, JPEG, WebP, AVIF, GIF, BMP and TIFF are accepted"
 MAX_PIXELS = 32_000_000
 MAX_BYTES = 512_000_000
 """Size limit of a file: the pixel limit, uncompressed, in the widest format."""
+MODES = ("RGB", "RGBA", "L", "LA", "P", "1")
+"""Of pictures that extensions give: those that every format of ours takes. Others (F, I) may hold what is no colour."""
 BROKEN = (
     OSError,
     SyntaxError,
@@ -210,6 +212,18 @@ def carried_in(data: bytes) -> list[bytes]:
     """The files embedded in a PNG; none for other formats."""
     found = chunks(data) if data.startswith(PNG_SIGNATURE) else ()
     return [data[start:end] for name, start, end in found if name == CARRIED]
+
+
+def check_given(image: object) -> Image.Image:
+    """A picture that an extension gives, if it can be saved. Raises `TypeError`, `ValueError` and what Pillow does."""
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"it must give a picture, not {type(image).__name__}")
+    if image.mode not in MODES:
+        raise TypeError(f"it must give a picture of mode {', '.join(MODES[:-1])} or {MODES[-1]}, not {image.mode}")
+    if 0 in image.size:
+        raise ValueError("it must give a picture with pixels")
+    image.load()  # a file that is closed or damaged fails here
+    return image
 
 
 def preview_jpeg(image: Image.Image, quality: int = 80) -> bytes:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from modules.errors import RepriseError
+from modules.errors import NoNumbers
 
 
 def to_images(decoded: Tensor, *, floor: bool = True) -> list[Image.Image]:
@@ -19,7 +19,7 @@ def to_images(decoded: Tensor, *, floor: bool = True) -> list[Image.Image]:
     """
     values = decoded.detach().float().cpu()
     if not values.isfinite().all():
-        raise RepriseError(
+        raise NoNumbers(
             "the picture came out as something that is no number", hint="run the model in float32, or choose another"
         )
     levels = values.add(1).div(2).clamp(0, 1).mul(255)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from modules.errors import UserError
 from modules.extension.host import Host
-from modules.extension.option_values import file_of, named
+from modules.extension.option_values import check_there
 from modules.gallery.inputs import InputStore
 from modules.jobs.protocol import ExtrasSpec, GenerateSpec, JobSpec, Json, ScriptSpec
 from modules.jobs.store import Job
@@ -51,12 +51,15 @@ class Submitter:
     def prepared(self, spec: JobSpec) -> JobSpec:
         """Check ``spec`` and return it as it will be queued; raises `UserError` for what cannot be done."""
         if isinstance(spec, GenerateSpec):
-            found = generation(spec, self.host)
-            self._check_files(found.params)
-            return found
+            spec = generation(spec, self.host)
+            self._check_files(spec.params)
+            return spec
         if isinstance(spec, ScriptSpec):
             params, notes = canonical(spec.params, self.host)
             self._check_files(params)
+            script = self.host.scripts.get(spec.name) if spec.name in self.host.scripts else None
+            if script:
+                check_there([script], {spec.name: spec.options}, self._picture, self.host.models)
             self.scripts.prepare(spec.name, spec.options, params)
             return replace(spec, params=params, origin=spec.origin.noted(*notes))
         if isinstance(spec, ExtrasSpec):
@@ -68,9 +71,17 @@ class Submitter:
         return spec
 
     def _check_files(self, params: GenerationParams) -> None:
+        """Whether the pictures and files that a request names are there, and the models can be loaded."""
         self.check_files(params)
-        for spec, option, value in named(self.host.modifiers, params.extensions):
-            file_of(option, value, self.host.models, field=f"extensions.{spec.name}.{option.name}")
+        if init := params.init:
+            for image in init.images:
+                self.inputs.path(image)
+            if init.mask:
+                self.inputs.path(init.mask.image, field="init.mask.image")
+        check_there(self.host.modifiers, params.extensions, self._picture, self.host.models)
+
+    def _picture(self, sha256: str, field: str) -> None:
+        self.inputs.path(sha256, field=field)
 
 
 def submit(queue: Queue, owner: str, spec: JobSpec, job_id: str = "") -> Job:

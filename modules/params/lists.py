@@ -7,6 +7,7 @@ author's class has a tuple of groups; the class that requests are made of has ``
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -91,6 +92,19 @@ def _groups(name: str, declared: OptionsList, values: Any) -> list[Any]:
             own = options_of(cast(Hashable, declared.cls))
             groups.append(declared.cls(**{one: getattr(values, prefix + one) for one in own}))
     return groups
+
+
+_OF_A_LIST = re.compile(r"(\w+?_\d{1,9}_)\w+")
+
+
+def switch_of(name: str) -> str:
+    """The option that switches the unit on to which an option belongs, if it belongs to one.
+
+    >>> switch_of("units_2_weight"), switch_of("weight")
+    ('units_2_on', '')
+    """
+    unit = _OF_A_LIST.fullmatch(name)
+    return f"{unit[1]}on" if unit else ""
 
 
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,16 +49,21 @@ def networks_told(
         try:
             found = [{use.column: use for use in uses(prompt, clock, alike)} for _, clock, _ in clocks]
         except BadTag as error:
-            warnings += [Warning(tag.column, f"no {alike[0]} is applied: {error}") for _, tag in own[:1]]
+            why = f"no {alike[0]} is applied: {error}"
+            warnings += [Warning(tag.column, why) for _, tag in own[:1]]
+            explained |= {tag.column: {"problem": why} for _, tag in own}
             continue
         listing = shelf.listed(role) if own else NetworkListing()
         for number, tag in own[:MOST]:
             problem = _problem(role, tag, listing, family)
+            one = next((by_column[tag.column] for by_column in found if tag.column in by_column), None)
             if problem:
                 warnings.append(Warning(tag.column, problem))
+            elif one and one.passed_over:
+                warnings.append(Warning(tag.column, one.passed_over))
             explained[tag.column] = {
                 **_entry(tag, [by_column.get(tag.column) for by_column in found], clocks, listing),
-                "te": next((by_column[tag.column].te for by_column in found if tag.column in by_column), 0.0),
+                "te": one.te if one else 0.0,
                 "problem": problem,
             }
             if clocks[0][1].profile != EXACT and not all(segment.text for segment in places[number]):

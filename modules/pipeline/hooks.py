@@ -7,16 +7,19 @@ What goes wrong in an extension is told from what goes wrong in the engine that 
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 import signal
 import threading
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
-from modules.diffusion.types import Denoiser, Guidance, Network
-from modules.errors import RepriseError, out_of_memory, without_folders
+from modules.diffusion.types import Cond, Denoiser, Guidance, Network
+from modules.errors import RepriseError, UserError, out_of_memory, without_folders
 from modules.extension.contexts import (
     AttentionFunction,
     BatchRun,
@@ -29,10 +32,11 @@ from modules.extension.contexts import (
     Step,
 )
 from modules.extension.host import Host, TagSpec
-from modules.extension.modifier import STEP_HOOKS, Modifier, ModifierSpec, Report, UsedFile, overridden
+from modules.extension.modifier import STEP_HOOKS, Modifier, ModifierSpec, Report, UsedFile, keys_of, overridden
+from modules.imaging.files import check_given
 from modules.params.generation import GenerationParams, ModifierOptions, Value
 from modules.params.options import Option
-from modules.pipeline.plan import Batch, Changes, Revise
+from modules.pipeline.plan import Batch, Changes, Revise, check
 from modules.pipeline.prompts import PromptParser
 from modules.pipeline.steps import GuidedDenoiser, StepScope
 from modules.prompt.tree import NetworkTag
@@ -45,11 +49,16 @@ if TYPE_CHECKING:
 
     from modules.checkpoints.fingerprint import Functions, PatchChecks
     from modules.checkpoints.model import LatentDiffusion
-    from modules.extension.patcher import Patcher
+    from modules.devices import Device
+    from modules.extension.patcher import Guard, Patcher
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 
+KEY = re.compile(r"\w[\w /-]*[\w/-]")
+"""A key of the generation text that is read as it is written: two or more word characters, blanks, / and -."""
+MOST_TOLD = 16_000
+"""Characters that a modifier may tell; a generation text is read up to 65,536."""
 LeftModified = Callable[["LatentDiffusion | None", str, str], None]
 """``(model, name, what)`` hears of an extension that did not put something back. A model must be loaded anew; None:
 what it changed is put back already."""
@@ -120,6 +129,11 @@ class Active:
     def has(self, hook: str) -> bool:
         return hook in overridden(self.modifier, self.api)
 
+    @property
+    def computes(self) -> bool:
+        """Whether it is an extension's, and may change numbers on their way to the picture."""
+        return bool(self.version) and any(map(self.has, (*STEP_HOOKS, "patch", "network", "guidance", "denoiser")))
+
 
 def called_by(networks: Sequence[NetworkTag], host: Host) -> list[tuple[ModifierSpec, TagSpec, list[NetworkTag]]]:
     """The modifiers that prompt tags activate, in the order in which kinds of tags are registered: modifier, kind,
@@ -138,8 +152,15 @@ class Border:
     which is running.
     """
 
-    def __init__(self, watch: Watch):
+    def __init__(self, watch: Watch, keys: Callable[[str], Container[str]] = lambda name: (), closely: bool = False):
+        """``keys``: those of the generation text that are not for the modifier of a name to tell, in small letters.
+        ``closely``: every answer is looked at, for which a card has to be waited for."""
         self._watch = watch
+        self._keys = keys
+        self.closely = closely
+        self._excused = False
+        """Whether the hook at work was given values that are no numbers, or the engine's own code answered with them.
+        """
         self._foreign: BaseException | None = None
         """The error that the engine raised while called by an extension."""
 
@@ -170,9 +191,58 @@ class Border:
                 raise TypeError("notes must be sentences, in a tuple")
             if not all(isinstance(used, UsedFile) for used in report.files):
                 raise TypeError("files must be UsedFiles, in a tuple")
-            if not all(isinstance(key, str) for key in report.told):
-                raise TypeError("told must be values by their keys")
+            if one.version:
+                self._check_told(one.spec.name, report.told)
         return report
+
+    def saving(self, one: Active, saving: Saving, made: MadeImage) -> Saving:
+        """What a modifier makes of what others made of an image."""
+        name = one.spec.name
+        with self.within(name, "before_save"):
+            answer = one.modifier.before_save(saving.image, made)
+            if answer is None:
+                return saving
+            if not isinstance(answer, Saving):
+                raise TypeError(f"it must give a Saving or None, not {type(answer).__name__}")
+            if not isinstance(answer.name, str):
+                raise TypeError(f"the file's name must end with a text, not {type(answer.name).__name__}")
+            self._check_told(name, answer.facts)
+            return Saving(check_given(answer.image), answer.name or saving.name, {**saving.facts, **answer.facts})
+
+    def _check_told(self, name: str, told: object) -> None:
+        """Whether the generation text can say what the modifier ``name`` tells, and is still read as it was."""
+        if not isinstance(told, Mapping):
+            raise TypeError(f"what it tells must be values by their keys, not {type(told).__name__}")
+        taken = self._keys(name) if told else ()
+        for key, value in told.items():
+            if not isinstance(key, str) or not KEY.fullmatch(key):
+                raise ValueError(f"the generation text has no place for the key {str(key)[:40]!r}")
+            if key.casefold() in taken:
+                raise ValueError(f"the key {key!r} of the generation text is not its own")
+            if not isinstance(value, (str, Real, type(None))):
+                raise TypeError(f"{key} must be a text or a number, not {type(value).__name__}")
+        if sum(len(str(value)) for value in told.values()) > MOST_TOLD:
+            raise ValueError(f"it tells more than {MOST_TOLD:,} characters")
+
+    def sound(self, answer: Callable[[], Tensor], given: Sequence[object]) -> Tensor:
+        """What an extension answers to what it was ``given``. Where all is looked at closely: raises `ValueError` if it
+        made values that are no numbers."""
+        if not self.closely:
+            return answer()
+        before, self._excused = self._excused, not _are_numbers(*given)
+        try:
+            answered = answer()
+            if not self._excused and not _are_numbers(answered):
+                raise ValueError("it answered with values that are no numbers")
+        finally:
+            self._excused = before
+        return answered
+
+    def guard(self, name: str, device: Device) -> Guard:
+        """The one of functions in a model, of the extension of that name."""
+        # Where a wider format is left to try, the numbers may have left the range of this one.
+        closely = self.closely and not device.wider()
+        return _Guard(self, name, closely)
 
     def outside(self, inner: T) -> T:
         """Wrap an engine function that extensions call, so that its errors are not blamed on them."""
@@ -180,12 +250,15 @@ class Border:
         def call(*arguments: Any, **options: Any) -> Any:
             self._watch.enter("", "")
             try:
-                return inner(*arguments, **options)
+                answer = inner(*arguments, **options)
             except BaseException as error:
                 self._foreign = error
                 raise
             finally:
                 self._watch.leave()
+            if self.closely and not _are_numbers(answer) and _are_numbers(*arguments):
+                self._excused = True
+            return answer
 
         return call  # type: ignore[return-value]
 
@@ -206,16 +279,17 @@ class RequestHooks:
         parser: PromptParser | None = None,
         checks: PatchChecks | None = None,
         bind: Callable[[Option, Any], Any] | None = None,
+        closely: bool = False,
     ):
         """``absent``: unavailable modifiers; tags that call them have no effect. ``bind``: as `ModifierSpec.made` has
-        it."""
+        it. ``closely``: as `Border` has it."""
         self._bind = bind
         self._checks = checks
         self._host = host
         self._chosen = chosen
         self._absent = absent
         self._parser = parser or PromptParser()
-        self.border = self._border = Border(watch or NoWatch())
+        self.border = self._border = Border(watch or NoWatch(), self._others_keys, closely)
         self._made: dict[tuple[str, ModifierOptions], Active] = {}
         self._hooks: dict[ModifierOptions, Hooks] = {}
 
@@ -231,7 +305,7 @@ class RequestHooks:
         if chosen not in self._hooks:
             specs = [spec for spec in self._host.modifiers_in_order() if spec.name in chosen]
             active = [self._active(spec, chosen[spec.name]) for spec in specs]
-            self._hooks[chosen] = Hooks(active, self._border, self._checks)
+            self._hooks[chosen] = Hooks(active, self._border, self._checks, partial(check, host=self._host))
         return self._hooks[chosen]
 
     def passes(self, batch: Batch) -> list[Hooks]:
@@ -263,6 +337,16 @@ class RequestHooks:
             with self._border.within(one.spec.name, "prepare"):
                 one.modifier.prepare(runs, model, recorded)
         return [self._border.report(one) for one, _ in told.values()]
+
+    @property
+    def suspects(self) -> list[str]:
+        """The extensions that take part in what is computed."""
+        return [one.spec.name for one in self._made.values() if one.computes]
+
+    def _others_keys(self, name: str) -> frozenset[str]:
+        """The keys of the generation text that are not for the modifier ``name`` to tell."""
+        others = (key for spec in self._host.modifiers if spec.name != name for key in (*keys_of(spec), *spec.reads))
+        return frozenset(key.casefold() for key in (*self._host.reserved, *others))
 
     def reviser(self, prompt: str) -> Revise | None:
         """The function that revises requests with this prompt, or None if no modifier does."""
@@ -306,9 +390,17 @@ class RequestHooks:
 class Hooks:
     """The modifiers of one sampling pass. The lowest order is wrapped first, so it is innermost."""
 
-    def __init__(self, active: Sequence[Active], border: Border, checks: PatchChecks | None = None):
-        """``checks``: how patched models are compared; None: the fast way."""
+    def __init__(
+        self,
+        active: Sequence[Active],
+        border: Border,
+        checks: PatchChecks | None = None,
+        check: Callable[[GenerationParams], object] = lambda params: None,
+    ):
+        """``checks``: how patched models are compared; None: the fast way. ``check`` raises `UserError` for a request
+        that cannot be."""
         self._checks = checks
+        self._check = check
         self.active = tuple(active)
         self._border = border
         self._patches: Patches | None = None
@@ -331,6 +423,11 @@ class Hooks:
     def sees_batches(self) -> bool:
         """Whether a modifier may compute with several images at once, so that one could depend on the others."""
         return bool(self._having(*STEP_HOOKS))
+
+    @property
+    def suspects(self) -> bool:
+        """Whether values that are no numbers may be an extension's, and nobody has looked closely yet."""
+        return not self._border.closely and any(one.computes for one in self.active)
 
     def begin(self, run: SamplingPass) -> None:
         with self._lifted():
@@ -359,12 +456,27 @@ class Hooks:
                 revised = one.modifier.revise(params)
                 if not isinstance(revised, GenerationParams):
                     raise TypeError(f"it must give GenerationParams, not {type(revised).__name__}")
+                if reason := self._refused(revised, params):
+                    raise ValueError(f"it asks for what cannot be: {reason}")
             before, after = params.to_json(), revised.to_json()
             names = dict.fromkeys((*before, *after))
             if told := {name: after.get(name) for name in names if before.get(name) != after.get(name)}:
                 changed[one.spec.name] = told
             params = revised.changed(extensions=params.extensions)
         return params, changed
+
+    def _refused(self, revised: GenerationParams, params: GenerationParams) -> str:
+        """Why a request cannot be that was ``params`` before; empty: it can."""
+        if revised is params:
+            return ""
+        fixed = {name: getattr(params, name) for name in ("seed", "subseed", "batch_size", "batch_count", "extensions")}
+        try:
+            self._check(revised.changed(**fixed))
+        except UserError as error:
+            return error.message
+        except Exception as error:  # noqa: BLE001  whatever it is, it is of what the extension gave
+            return f"a field is of another type ({type(error).__name__}: {error})"
+        return ""
 
     # -- of a pass
 
@@ -408,7 +520,7 @@ class Hooks:
     def _changed(self, hook: str, run: PassRun, x: Tensor) -> Tensor:
         for one in self._having(hook):
             with self._border.within(one.spec.name, hook):
-                x = _of_shape(getattr(one.modifier, hook)(run, x), x)
+                x = self._border.sound(partial(_answer_of, getattr(one.modifier, hook), run, x), (x,))
         return x
 
     # -- of images
@@ -419,31 +531,27 @@ class Hooks:
                 answer = list(one.modifier.after_batch(batch, list(images)))
                 if len(answer) != len(images):
                     raise TypeError(f"it must give {len(images)} pictures, not {len(answer)}")
-                images = [_image(image) for image in answer]
+                images = [check_given(image) for image in answer]
         return images
 
     def finish(self, image: Image) -> Image:
         for one in self._having("finish"):
             with self._border.within(one.spec.name, "finish"):
-                image = _image(one.modifier.finish(image))
+                image = check_given(one.modifier.finish(image))
         return image
 
     def after_image(self, image: Image, context: Callable[[str], ImageContext]) -> Image:
         """``context``: what the modifier of a name may ask for."""
         for one in self._having("after_image"):
             with self._border.within(one.spec.name, "after_image"):
-                image = _image(one.modifier.after_image(image, context(one.spec.name)))
+                image = check_given(one.modifier.after_image(image, context(one.spec.name)))
         return image
 
     def before_save(self, image: Image, made: MadeImage) -> Saving:
         """What all modifiers make of it: the last name, and the keys of all."""
         saving = Saving(image)
         for one in self._having("before_save"):
-            with self._border.within(one.spec.name, "before_save"):
-                answer = one.modifier.before_save(saving.image, made)
-                if answer is not None:
-                    name, facts = answer.name or saving.name, {**saving.facts, **answer.facts}
-                    saving = Saving(_image(answer.image), name, facts)
+            saving = self._border.saving(one, saving, made)
         return saving
 
     def on_saved(self, path: Path, made: MadeImage) -> None:
@@ -455,7 +563,7 @@ class Hooks:
     def patching(self, left_modified: LeftModified) -> Iterator[None]:
         """While a pass is made: models that `patched` is told of are what they were before when it ends."""
         active = self._having("patch", "modify")
-        patches = self._patches = Patches(active, self._border.within, left_modified, self._step, self._compared())
+        patches = self._patches = Patches(active, self._border, left_modified, self._step, self._compared())
         try:
             yield
         except BaseException:
@@ -520,7 +628,7 @@ class Hooks:
 
         def call(first: Any, *rest: Any) -> Any:
             with self._border.within(name, hook):
-                return _of_shape(outer(first, *rest), first)
+                return self._border.sound(lambda: _of_shape(outer(first, *rest), first), (first, *rest))
 
         return call  # type: ignore[return-value]
 
@@ -534,22 +642,53 @@ class Hooks:
                 *arguments, number = rest  # type: ignore[assignment]
                 within = lambda x, sigma: inside(x, sigma, number)  # noqa: E731
             with self._border.within(name, hook):
-                return _of_shape(function(self._step(name), first, *arguments, within), first)
+                step = self._step(name)
+                answer = lambda: _of_shape(function(step, first, *arguments, within), first)  # noqa: E731
+                return self._border.sound(answer, (first, *rest))
 
         return call  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """`modules.extension.patcher.Guard`."""
+
+    border: Border
+    name: str
+    closely: bool
+
+    def within(self, hook: str) -> AbstractContextManager[None]:
+        return self.border.within(self.name, hook)
+
+    def judge(self, answers: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+        if self.closely and not _are_numbers(*answers) and _are_numbers(*given):
+            raise ValueError("it answered with values that are no numbers")
+
+
+def _are_numbers(*values: object) -> bool:
+    """Whether numbers and tensors, and those of conditions, are and hold no NaN and no infinity."""
+    from torch import Tensor
+
+    from modules.devices import is_finite
+
+    parts = [each for value in values for each in (vars(value).values() if isinstance(value, Cond) else (value,))]
+    if not all(math.isfinite(part) for part in parts if isinstance(part, float)):
+        return False
+    return all(is_finite(part) for part in parts if isinstance(part, Tensor))
+
+
+def _weights(model: LatentDiffusion) -> list[Tensor]:
+    weights = (weight for network in model.parts().values() for weight in network.parameters())
+    return [weight for weight in weights if not weight.is_meta]  # others wait in main memory
+
+
+def _answer_of(hook: Callable[[PassRun, Tensor], Tensor], run: PassRun, x: Tensor) -> Tensor:
+    return cast("Tensor", _of_shape(hook(run, x), x))
 
 
 def _of_shape(answer: Any, first: Any) -> Any:
     if getattr(answer, "shape", None) != first.shape:
         raise TypeError(f"it must answer a tensor of shape {tuple(first.shape)}")
-    return answer
-
-
-def _image(answer: Any) -> Image:
-    from PIL.Image import Image as PILImage
-
-    if not isinstance(answer, PILImage):
-        raise TypeError(f"it must give a picture, not {type(answer).__name__}")
     return answer
 
 
@@ -573,7 +712,7 @@ class Patches:
     def __init__(
         self,
         active: Sequence[Active],
-        within: Callable[[str, str], AbstractContextManager[None]],
+        border: Border,
         left_modified: LeftModified,
         step: Callable[[str], Step],
         fingerprint: Callable[[LatentDiffusion], object],
@@ -581,7 +720,8 @@ class Patches:
         """``fingerprint`` tells whether a model is what it was."""
         self._active = active
         self._fingerprint = fingerprint
-        self._within = within
+        self._border = border
+        self._within = border.within
         self._left_modified = left_modified
         self._step = step
         self._models: dict[int, LatentDiffusion] = {}
@@ -602,8 +742,11 @@ class Patches:
                     if one.has("patch"):
                         with self._within(one.spec.name, "patch"):
                             context = one.modifier.patch(model)
+                            sound = not self._border.closely or _are_numbers(*_weights(model))
                             context.__enter__()
                             undo.context = context
+                            if self._border.closely and sound and not _are_numbers(*_weights(model)):
+                                raise ValueError("it left weights that are no numbers")
                     if one.has("modify"):
                         self._modify(undo)
                 except BaseException:
@@ -612,11 +755,14 @@ class Patches:
                     raise
         return model
 
-    def _modify(self, undo: _Undo) -> None:
+    def _patcher(self, name: str, model: LatentDiffusion) -> Patcher:
         from modules.extension.patcher import Patcher
 
+        return Patcher(model, partial(self._step, name), self._border.guard(name, model.device))
+
+    def _modify(self, undo: _Undo) -> None:
         name = undo.one.spec.name
-        patcher = undo.patcher = Patcher(undo.model, partial(self._step, name), partial(self._within, name))
+        patcher = undo.patcher = self._patcher(name, undo.model)
         with self._within(name, "modify"):
             undo.one.modifier.modify(patcher)
             patcher.put_on()
@@ -689,12 +835,10 @@ class Patches:
     @contextlib.contextmanager
     def attending(self, name: str, functions: Mapping[str, AttentionFunction]) -> Iterator[None]:
         """While this lasts, functions of that extension stand around the attentions of the models that are patched."""
-        from modules.extension.patcher import Patcher
-
         models = self._models.values()
         with contextlib.ExitStack() as stack:
             with self._within(name, "attention"):  # whose fault it is if there are no such layers
-                patchers = [Patcher(model, partial(self._step, name), partial(self._within, name)) for model in models]
+                patchers = [self._patcher(name, model) for model in models]
                 for where, function in functions.items():
                     fitting = [patcher for patcher in patchers if patcher.has_attention(where)] or patchers[-1:]
                     for patcher in fitting:

@@ -136,16 +136,25 @@ class PromptNetworks(Modifier):
                     raise UserError(str(error), hint="write a number there", field="prompt") from error
                 self._note(f"{error}; so no {kinds[0]} of this prompt was applied, as in A1111")
         for use in wanted:
+            if use.passed_over:
+                self._note(use.passed_over)
             role = HYPERNETWORK if use.kind == HYPERNET_TAG else LORA
             file = listings[role].find(use.name)
             if file is None:
-                near = listings[role].near(use.name) if len(self._notes) < MOST_NOTES else ""
-                meant = f"; did you mean {near}?" if near else ""
-                self._note(f"there is no {WORDS[role]} named {use.name[:60]}, so it was left out{meant}")
+                self._note(self._missing(role, use.name, listings[role]))
             elif file.described.problem:
                 self._note(f"the {WORDS[role]} {use.name} was left out: {file.described.problem}")
             else:
                 yield _Found(use, file)
+
+    def _missing(self, role: str, name: str, listing: NetworkListing) -> str:
+        if len(self._notes) >= MOST_NOTES:  # which looking around costs too much for
+            return f"there is no {WORDS[role]} named {name[:60]}, so it was left out"
+        if dead := self._shelf.dead_link(role, name):
+            return f"the {WORDS[role]} {name[:60]} was left out: {dead}"
+        near = listing.near(name)
+        meant = f"; did you mean {near}?" if near else ""
+        return f"there is no {WORDS[role]} named {name[:60]}, so it was left out{meant}"
 
     def _note(self, sentence: str) -> None:
         if len(self._notes) < MOST_NOTES:

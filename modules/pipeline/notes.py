@@ -19,15 +19,21 @@ MOST_NAMED = 8
 def notes_on(
     batch: Batch, model: LatentDiffusion, store: ModelStore, host: Host, encoder: PromptEncoder
 ) -> Iterator[str]:
-    """Yield notes on a pickled VAE, embeddings of another width, and networks of unsupported kinds."""
+    """Yield notes on a VAE that is pickled or gone, embeddings of another width, and networks of unsupported kinds."""
     if batch.params.vae == AUTOMATIC and (pickle := store.unconverted_vae(model)):
         yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
+    if batch.params.vae == AUTOMATIC and (lost := store.lost_vae(model)):
+        instead = model.vae_path.name if model.vae_path else "its own"
+        yield f"the card of {model.name} prefers the VAE {lost[:80]}, which is not here, so {instead} was used"
     if not model.config.own_vae and model.vae_path is not None:
         yield f"{model.name} has no autoencoder of its own, so {model.vae_path.name} was used"
     if model.text_files:
         files = " and ".join(path.name for path in model.text_files)
         verb = "were" if len(model.text_files) > 1 else "was"
         yield f"{model.name} has no text encoder of its own, so {files} {verb} used"
+        for path in store.text_encoders.named(batch.params.text_encoder):
+            if path not in model.text_files:
+                yield f"{path.name} was chosen, but is no text encoder for {model.name}"
     yield from encoder.notes(model, batch)
     if names := unapplied_networks(batch, [spec.name for spec in host.tags]):
         listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)

@@ -14,6 +14,7 @@ from PIL.Image import Resampling
 from modules.errors import RepriseError, UserError, without_folders
 from modules.extension.host import Host
 from modules.extension.page import ExtrasStepSpec
+from modules.imaging.files import check_given
 from modules.params.generation import BY, TO, ExtrasParams
 from modules.params.options import Nested, Shape, options_of, read, values_of
 from modules.restoration.upscale import MAX_RESULT, UpscalerSpec, Work, upscale
@@ -87,8 +88,7 @@ def _stepped(image: Image.Image, params: ExtrasParams, host: Host, done: dict[st
         options = step_options(spec, params.steps[spec.name])
         owner = host.owner_of("extras_step", spec.name)
         try:
-            image = spec.apply(image, options)
-            image.load()
+            image = check_given(spec.apply(image, options))
         except RepriseError:
             raise
         except Exception as error:

@@ -19,7 +19,7 @@ from modules.checkpoints.way import SamplingRanOut
 from modules.devices import Snapshot
 from modules.diffusion.guidance import Seeing, WeightedCond
 from modules.diffusion.types import StopSampling
-from modules.errors import Cancelled, CheckpointError, OutOfMemory, UserError, out_of_memory
+from modules.errors import Cancelled, CheckpointError, NoNumbers, OutOfMemory, UserError, out_of_memory
 from modules.extension.host import Host
 from modules.gallery.inputs import InputStore
 from modules.imaging.latent_preview import TAESD as PREVIEW_TAESD
@@ -270,7 +270,10 @@ class BatchRunner:
             refinement=Refinement(load, refiner.switch_at) if refiner else None,
             hooks=hooks,
         )
-        if any(each.device.wider() for each in used) and not latents.isfinite().all():
+        widens = any(each.device.wider() for each in used)
+        if (widens or hooks.suspects) and not latents.isfinite().all():
+            if hooks.suspects:  # before another format is tried, which would not help
+                raise NoNumbers("the model answered with values that are no numbers", hint="lower the CFG scale")
             raise Overflow(used)
         return latents, params, reporter.skipped
 

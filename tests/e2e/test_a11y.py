@@ -109,12 +109,12 @@ def test_the_keyboard_sees_where_it_is_and_goes_down_the_page(visit: Visit) -> N
     page = visit.open()
     page.focus("#txt2img_prompt textarea")
     passed = []
-    for _ in range(60):
+    for _ in range(90):
         page.keyboard.press("Tab")
         at = page.evaluate("[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]")
         passed.append(at)
     ids = [name for name, _ in passed]
-    order = [ids.index(name) for name in ("txt2img_generate", "txt2img_swap", "txt2img_random_seed")]
+    order = [ids.index(name) for name in ("txt2img_swap", "txt2img_random_seed", "txt2img_generate")]
     assert order == sorted(order)
     assert dict(passed)["txt2img_generate"] == "solid"
 

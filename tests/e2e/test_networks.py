@@ -82,6 +82,12 @@ def test_cards_are_written_weighed_and_taken_out(visit: Visit) -> None:
     page.click(use("ink wash"))
     expect(page.locator(PROMPT)).to_have_value("a cat")
     expect(page.locator(NEGATIVE)).to_have_value("")
+    for weight in (":-0.5", ":[0:1:0.5]", ":0.4:te=0.2", ""):  # what a person wrote is the card's too
+        page.fill(PROMPT, f"a cat <lora:ink wash{weight}>")
+        expect(page.locator(use("ink wash"))).to_have_attribute("aria-pressed", "true")
+        page.click(use("ink wash"))
+        expect(page.locator(PROMPT)).to_have_value("a cat")
+    page.fill(NEGATIVE, "")
     page.fill("#rp_networks input[type=search]", "BRUSH")
     expect(page.locator(CARDS)).to_have_count(1)
     page.fill("#rp_networks input[type=search]", "")
@@ -139,22 +145,30 @@ def test_a_card_is_edited_and_gets_the_picture_in_view(visit: Visit) -> None:
     opened(page)
     page.click(f'{CARDS}[data-name="locon"] .rp-net-about')
     page.fill(".rp-net-form [name=notes]", "of <b>hills</b>")
-    page.fill(".rp-net-form [name=preferred_weight]", "0.6")
+    page.fill(".rp-net-form [name=preferred_weight]", "1000")
+    page.click(".rp-net-save")
+    sentence = "a preferred weight is a number between -100 and 100; 0 stands for the usual one"
+    for place in (".rp-net-form [role=status]", "#rp_networks footer [role=status]"):
+        expect(page.locator(place)).to_have_text(sentence)
+    visit.complaints.clear()  # of the refusal, as the console tells it
+    page.fill(".rp-net-form [name=preferred_weight]", "0.333")
     page.click(".rp-net-save")
     expect(page.locator(".rp-net-form [role=status]")).to_have_text("Saved.")
     expect(page.locator(".rp-net-form [name=notes]")).to_have_value("of <b>hills</b>")
+    page.fill(".rp-net-form [name=description]", "not saved yet")
     page.click(".rp-net-keep")
     expect(page.locator(".rp-net-form [role=status]")).to_have_text("The preview is saved.")
     expect(page.locator(".rp-net-about-it img")).to_be_visible()
+    expect(page.locator(".rp-net-form [name=description]")).to_have_value("not saved yet")
     kept = visit.server.data_dir / "models" / "LyCORIS"
-    assert json.loads((kept / "locon.json").read_text("utf-8"))["preferred weight"] == 0.6
+    assert json.loads((kept / "locon.json").read_text("utf-8"))["preferred weight"] == 0.333
     assert (kept / "locon.png").is_file()
     page.click(".rp-net-back")
     page.click(use("locon"))
-    expect(page.locator(PROMPT)).to_have_value("a fox <lora:locon:0.6>")
+    expect(page.locator(PROMPT)).to_have_value("a fox <lora:locon:0.333>")
     page.click(f'{CARDS}[data-name="ink wash"] .rp-net-about')
     page.click('.rp-net-word[data-word="paper"]')
-    expect(page.locator(PROMPT)).to_have_value("a fox <lora:locon:0.6>, paper")
+    expect(page.locator(PROMPT)).to_have_value("a fox <lora:locon:0.333>, paper")
 
 
 def test_a_checkpoints_card_chooses_it(visit: Visit) -> None:

@@ -285,7 +285,7 @@ def test_looking_at_all_parameters_changes_none(visit: Visit) -> None:
     page = visit.open()
     page.fill(PROMPT, "untouched")
     page.click("#txt2img_variation button")
-    page.click("#txt2img_more button")
+    page.click("#txt2img_section_compatibility > button")
     expect(page.locator("#txt2img_profile")).to_be_visible()
     page.click(GENERATE)
     page.wait_for_selector(DONE)

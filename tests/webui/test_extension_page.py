@@ -117,12 +117,25 @@ def test_a_place_reads_and_fills_the_form(given: Services) -> None:
         slot.on(button.click, wide, [button], [button])
         slot.on(button.click, lambda values: None)
         slot.on(button.click, lambda values: {"by": 1 / 0})
+        slot.on(button.click, lambda values: {"hires_scale": 3, "by": 4})
+        slot.on(button.click, lambda values: {"buy": 3, "by": 4})
+        slot.on(button.click, lambda values: 3)
+        slot.on(button.click, lambda values: {"by": 1}, [], [button])
         slot.wire()
-    first, second, third = (fn.fn for fn in blocks.fns.values())
+    first, second, third, elsewhere, *wrong = (fn.fn for fn in blocks.fns.values())
     assert asyncio.run(first(3, 2.0, 64)) == ["done", 192, gr.skip()]
     assert asyncio.run(second(2.0, 64)) == [gr.skip(), gr.skip()]
     with pytest.raises(gr.Error, match="extension mine failed"):
         asyncio.run(third(2.0, 64))
+    assert asyncio.run(elsewhere(2.0, 64)) == [4, gr.skip()]
+    sentences = (
+        "there is no field 'buy'",
+        "its handler must return changes by the names of fields",
+        "its handler must return a tuple of changes and 1 values",
+    )
+    for one, words in zip(wrong, sentences, strict=True):
+        with pytest.raises(gr.Error, match=rf"extension mine failed \(\w+: {words}\)"):
+            asyncio.run(one(2.0, 64))
 
 
 def test_a_place_that_is_not_there_is_refused() -> None:

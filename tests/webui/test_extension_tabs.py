@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 import webui.forms
 from modules.errors import UserError
+from modules.extension.host import Host
 from modules.extension.loader import Loader
 from modules.extension.modifier import Modifier, ModifierSpec, with_modifiers
 from modules.extension.script import ScriptSpec
@@ -225,6 +226,19 @@ def test_list_shows_each_extension_and_what_it_says_as_text(given: Services) -> 
     assert "Good one" in html
 
 
+def test_a_request_for_what_is_switched_off_is_told_so(given: Services, tmp_path: Path) -> None:
+    loader = Loader(ROOT / "tests" / "broken", tmp_path, ROOT, process="command")
+    loader.load_all(Host())
+    made = replace(given, extensions=loader)
+    for name, reason in (
+        ("raises", "raises takes no part now: RuntimeError"),
+        ("nobody", "no modifier named 'nobody'"),
+    ):
+        params = GenerationParams(extensions=ModifierOptions({name: {}}))
+        with pytest.raises(UserError, match=reason):
+            made.prepared(GenerateSpec(params))
+
+
 def test_recipe_of_a_picture_tells_of_extensions() -> None:
     files = (File("checkpoint", "tiny.safetensors", "0" * 64),)
     used = (UsedExtension("softer", "1.0", {"amount": 0.4}), UsedExtension("hard", "2", {}, failed="<it> failed"))
@@ -323,4 +337,4 @@ def test_pictures_in_options_are_stored_by_the_http_api(tmp_path: Path) -> None:
         assert sha256 in given.inputs
         for value, words in (("0" * 64, "there is no stored picture"), ("fox", "is no picture that can be read")):
             with pytest.raises(UserError, match=words):
-                read_spec(given, {"params": {"extensions": {"pastes": {"area": value}}}})
+                given.prepared(read_spec(given, {"params": {"extensions": {"pastes": {"area": value}}}}))

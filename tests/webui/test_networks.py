@@ -206,6 +206,8 @@ def test_the_panel_gets_what_fits_the_checkpoint(web: TestClient) -> None:
     assert shown(fitting=True, checkpoint=CHECKPOINTS[1])["count"] == 4
     assert shown(fitting=False, checkpoint=CHECKPOINTS[1])["html"].count("does-not-fit") == 2
     assert shown(search="nothing is called so")["none"] == "Nothing here fits the search."
+    others = shown(search="xl", fitting=True, checkpoint=CHECKPOINTS[0])
+    assert others["count"] == 0 and "untick" in others["none"]
     first = shown(kind="embedding")
     assert (first["count"], first["next"], first["separator"]) == (34, 0, " ")
 

@@ -6,6 +6,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.errors import UserError
 from modules.extension.host import Host, Owner
 from modules.extension.modifier import Modifier, ModifierSpec
+from modules.extension.script import Outcome, Round, ScriptSpec, Sheet
 from modules.params.options import option
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
@@ -343,11 +345,44 @@ def test_a_modifier_takes_an_object_of_options_as_well_as_values_in_their_order(
     host = Host(Owner("softer", "1.0", permissions=frozenset({"modifier"})))
     host.add_modifier(ModifierSpec("softer", "Softer", Options, lambda options: Modifier()))
 
+    def call(*args: Any) -> Any:
+        return called(host, "txt2img", {"alwayson_scripts": {"Softer": {"args": [*args]}}})
+
     def asked(*args: Any) -> Any:
-        return called(host, "txt2img", {"alwayson_scripts": {"Softer": {"args": [*args]}}}).modifiers
+        return call(*args).modifiers
 
     assert asked(True, 0.7, True) == {"softer": {"amount": 0.7, "gentle": True}}
     assert asked({"amount": 0.7}) == asked(True, {"amount": 0.7}) == {"softer": {"amount": 0.7}}
     assert asked(False, {"amount": 0.7}) == {}
     with pytest.raises(UserError):
         asked(True, 0.7, {"gentle": True})
+    with pytest.raises(UserError, match="give amount twice"):
+        asked(True, {"amount": 0.7}, {"amount": 0.8})
+    assert call(True, 0.7, True).notes == call(False, 0.7, True, 3).notes == call(True, {"amount": 1}).notes == ()
+    assert call(True, 0.7, True, "more", None).notes == (
+        "the arguments of Softer behind the first 3 have no effect: 'more', None",
+    )
+    assert call(True, False, {"amount": 0.7}).notes == (
+        "the arguments of Softer behind the first 1 have no effect: False",
+    )
+
+
+def test_arguments_that_a_script_does_not_take_are_told() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        times: int = option(2, "Times")
+
+    def run(*given: Any) -> Generator[Round, Sequence[Outcome], Sequence[Sheet]]:
+        return ()
+        yield
+
+    host = Host(Owner("mine", "1.0", permissions=frozenset({"script"})))
+    host.add_script(ScriptSpec("doubling", "Doubling", Options, run))
+    selected = called(host, "txt2img", {"script_name": "doubling", "script_args": [3, 4, 5]})
+    assert (selected.script, selected.options) == ("doubling", {"times": 3})
+    assert selected.notes == ("the arguments of doubling behind the first 1 have no effect: 4, 5",)
+    always = called(host, "txt2img", {"alwayson_scripts": {"Sampler": {"args": [20, "Euler", "Karras", "new"]}}})
+    assert always.values == {"steps": 20, "sampler": "Euler", "scheduler": "Karras"}
+    assert always.notes == ("the arguments of Sampler behind the first 3 have no effect: 'new'",)
+    grown = called(host, "txt2img", {"alwayson_scripts": {"Seed": {"args": [*range(6), *range(9)]}}})
+    assert grown.notes == ("the arguments of Seed behind the first 6 have no effect: 0, 1, 2, 3, 4, ...",)

@@ -36,11 +36,12 @@ def router(services: Services) -> APIRouter:
         """A page of cards."""
         cards, unread = library_of(services).cards(kind)
         family = services.network_family(checkpoint)
-        found = chosen_of(cards, search, "", sort, folder)
-        if fitting:
-            found = [card for card in found if fits(card, family)]
+        searched = chosen_of(cards, search, "", sort, folder)
+        found = [card for card in searched if not fitting or fits(card, family)]
         shown = found[offset : offset + PAGE]
         none = t("Nothing here fits the search.") if cards else empty(kind, library_of(services).page(kind))
+        if searched and not found:
+            none = t("None of these fits the chosen checkpoint: untick “Only what fits” to see them.")
         return {
             "html": cards_html(shown, family),
             "folders": folders_html(cards, folder),

@@ -37,9 +37,9 @@
     return without(text, inserted, pattern, separator) ?? text + separator + inserted
   }
 
-  function clicked([prompt, negative], text, negativeText, separator = ' ') {
+  function clicked([prompt, negative], text, negativeText, separator = ' ', pattern = TAG) {
     if (negativeText) negative = toggled(negative, negativeText, NEGATIVE, separator)
-    return [toggled(prompt, text, TAG, separator), negative]
+    return [toggled(prompt, text, pattern, separator), negative]
   }
 
   // A name stands apart from its neighbours; between brackets and weights it stays as it is.
@@ -105,11 +105,11 @@
   // ---- Cards
   const panel = () => one('#rp_networks')
   const checkpoint = () => state.checkpoint ?? one('#checkpoint input')?.value ?? ''
-  const insertOf = (card) => card.dataset.insert.replace(/^(<\w+:.+:)[-\d.]+>/, (whole, head) => (card.dataset.weight ? `${head}${card.dataset.weight}>` : whole))
-  const tagIn = (card, text) => {
-    const tag = places(card.dataset.insert, TAG).find((found) => found.index === 0)
-    return tag && places(text, TAG).reverse().find((found) => found[1] === tag[1])
-  }
+  const insertOf = (card) => card.dataset.insert.replace(/^(<\w+:[^>]+:)[-\d.]+>/, (whole, head) => (card.dataset.weight ? `${head}${card.dataset.weight}>` : whole))
+  const tagged = (card) => /^<(\w+:[^>]+):[^:>]+>/.exec(card.dataset.insert)?.[1]
+  // A card's tag whatever it says behind the name: no weight, one below 0, or one that changes over the steps.
+  const tagOf = (card) => new RegExp(`<(${literally(tagged(card))})(?::([^>]*))?>`, 'g')
+  const tagIn = (card, text) => tagged(card) && places(text, tagOf(card)).pop()
 
   function isUsed(card, target) {
     const { kind, name, insert } = card.dataset
@@ -117,7 +117,7 @@
     if (card.dataset.option) return optionOf(card) === name
     if (!target) return false
     if (kind === 'embedding') return word(name).test(target.prompt.value) || word(name).test(target.negative?.value || '')
-    return tagIn(card, target.prompt.value) ? true : !places(insert, TAG).length && target.prompt.value.includes(insert)
+    return tagged(card) ? Boolean(tagIn(card, target.prompt.value)) : target.prompt.value.includes(insert)
   }
 
   // The file of a card for an option of an extension, or none where it is chosen already.
@@ -147,7 +147,7 @@
       one('.rp-net-use', card).setAttribute('aria-pressed', String(used))
       count += used
       const tag = used && target && tagIn(card, target.prompt.value)
-      if (tag) showWeight(card, tag[0].slice(tag[0].lastIndexOf(':') + 1, -1))
+      if (tag && /^-?[\d.]+$/.test(tag[2])) showWeight(card, tag[2])
     }
     return count
   }
@@ -170,7 +170,7 @@
       const box = word(name).test(target.any.value) ? target.any : other || target.any
       write(box, ...named(box, name))
     } else {
-      const texts = clicked([target.prompt.value, target.negative?.value || ''], insertOf(card), card.dataset.negative, state.separator)
+      const texts = clicked([target.prompt.value, target.negative?.value || ''], insertOf(card), card.dataset.negative, state.separator, tagged(card) && tagOf(card))
       write(target.prompt, texts[0])
       if (target.negative) write(target.negative, texts[1])
     }
@@ -184,10 +184,10 @@
     if (weight === '' || !Number.isFinite(Number(weight))) return
     card.dataset.weight = String(Number(weight))
     showWeight(card, card.dataset.weight, field)
-    const target = boxes(), tag = places(card.dataset.insert, TAG)[0]
-    if (!target || !tag) return
-    const pattern = new RegExp(`<${literally(tag[1])}:-?[\\d.]+>`, 'g')
-    write(target.prompt, target.prompt.value.replace(pattern, () => `<${tag[1]}:${card.dataset.weight}>`))
+    const target = boxes(), name = tagged(card)
+    if (!target || !name) return
+    const pattern = new RegExp(`<${literally(name)}:-?[\\d.]+>`, 'g')
+    write(target.prompt, target.prompt.value.replace(pattern, () => `<${name}:${card.dataset.weight}>`))
     showUsed()
   }
 
@@ -212,7 +212,7 @@
   async function ask(path, options) {
     const answer = await fetch(path, options)
     const told = await answer.json().catch(() => ({}))
-    if (!answer.ok) throw new Error([told.detail, told.hint].filter(Boolean).join('; ') || 'the server does not answer')
+    if (!answer.ok) throw new Error(told.detail || 'the server does not answer')
     return told
   }
 
@@ -319,38 +319,44 @@
   const post = (path, values) => ask(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(values) })
   const address = () => `api/v1/networks/${detailed.kind}/${detailed.key}`
 
-  async function changed(work, done) {
+  // Beside the button that saves, and in the footer, which is in sight wherever the form is scrolled to.
+  function tell(text) {
     const place = one('.rp-net-form [role=status]', panel())
+    if (place) place.textContent = text
+    say(text)
+  }
+
+  const typed = () => Object.fromEntries(new FormData(one('.rp-net-form', panel())))
+
+  // The card as it is after `work`. `kept`: what was typed and is not saved by it stays.
+  async function changed(work, done, { kept = false } = {}) {
     try {
       await work()
+      const values = kept ? typed() : {}
       await details({ dataset: detailed })
-      const after = one('.rp-net-form [role=status]', panel())
-      if (after) after.textContent = done
-      load()
+      for (const [name, value] of Object.entries(values)) one(`.rp-net-form [name="${name}"]`, panel()).value = value
+      await load()
+      tell(done)
     } catch (error) {
-      if (place) place.textContent = error.message
+      tell(error.message)
     }
   }
 
-  function save(form) {
-    const values = Object.fromEntries(new FormData(form))
+  function save() {
+    const values = typed()
     if ('preferred_weight' in values) values.preferred_weight = Number(values.preferred_weight) || 0
     changed(() => post(address(), values), 'Saved.')
   }
 
   function keepPreview() {
     const seen = window.reprise.inView()
-    if (!seen) {
-      const place = one('.rp-net-form [role=status]', panel())
-      if (place) place.textContent = 'There is no picture in view yet.'
-      return
-    }
-    changed(() => post(`${address()}/preview`, seen), 'The preview is saved.')
+    if (!seen) return tell('There is no picture in view yet.')
+    changed(() => post(`${address()}/preview`, seen), 'The preview is saved.', { kept: true })
   }
 
   function chosenFile(file) {
     const reader = new FileReader()
-    reader.onload = () => changed(() => post(`${address()}/preview`, { image: reader.result }), 'The preview is saved.')
+    reader.onload = () => changed(() => post(`${address()}/preview`, { image: reader.result }), 'The preview is saved.', { kept: true })
     reader.readAsDataURL(file)
   }
 
@@ -394,7 +400,7 @@
   document.addEventListener('submit', (event) => {
     if (!event.target.matches?.('.rp-net-form')) return
     event.preventDefault()
-    save(event.target)
+    save()
   })
 
   document.addEventListener('scroll', (event) => {

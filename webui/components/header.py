@@ -40,8 +40,9 @@ class Header:
         """The components that all forms share, by the option's name."""
         self._refresh = gr.Button("⟳", elem_id="refresh_checkpoints", elem_classes="rp-tool", min_width=40, scale=0)
         self._about = gr.Button("i", elem_id="model_card_button", elem_classes="rp-tool", min_width=40, scale=0)
-        for option in quick(services.settings.current().quick_settings):
-            self.shared[option.name] = self._quick(option)
+        if chosen := quick(services.settings.current().quick_settings):
+            with gr.Row(elem_id="rp_quick"):
+                self.shared |= {option.name: self._quick(option) for option in chosen}
 
     def _checkpoint(self) -> Any:
         return control(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from modules.errors import RepriseError, without_folders
+from modules.params.generation import GenerationParams
+from modules.params.options import flat_of
 from webui.components.contained import contained
 from webui.context import Page
 from webui.events import AT_ONCE
@@ -58,18 +60,32 @@ class SlotPage:
             count = len(values) - len(names)
             named = dict(zip(names, values[count:], strict=True))
             try:
-                answer: Any = await asyncio.to_thread(handler, named, *values[:count])
+                answer = await asyncio.to_thread(handler, named, *values[:count])
+                changes, own = _parts(answer, others)
+                # Fields of another tab's form are no mistake: one handler may serve several places.
+                if unknown := next(
+                    (name for name in changes if name not in (*names, *flat_of(GenerationParams))), None
+                ):
+                    raise LookupError(f"there is no field {unknown!r}")
             except RepriseError as error:
                 raise gr.Error(str(error), print_exception=False) from None
             except Exception as error:
                 logger.warning("extension %s failed in its place on the page", self.extension, exc_info=True)
                 sentence = f"extension {self.extension} failed ({type(error).__name__}: {without_folders(error)})"
                 raise gr.Error(sentence, print_exception=False) from None
-            changes, own = (answer[0], list(answer[1:])) if others else (answer, [])
-            filled = [(changes or {}).get(name, gr.skip()) for name in names]
-            return [*own, *filled]
+            return [*own, *(changes.get(name, gr.skip()) for name in names)]
 
         return on_event
+
+
+def _parts(answer: Any, others: int) -> tuple[Mapping[str, Any], list[Any]]:
+    """What a handler changes in the form, and what it puts into its own outputs."""
+    changes, *own = answer if others else (answer,)
+    changes = {} if changes is None else changes
+    if not isinstance(changes, Mapping) or len(own) != others:
+        wanted = f"a tuple of changes and {others} values" if others else "changes by the names of fields"
+        raise TypeError(f"its handler must return {wanted}")
+    return changes, own
 
 
 def place_slots(page: Page, place: str, form: Form[Any] | None = None) -> None:

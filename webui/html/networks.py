@@ -168,7 +168,7 @@ def folders_html(cards: Sequence[Card], chosen: str) -> str:
                 counts["/".join(parts[:depth])] = counts.get("/".join(parts[:depth]), 0) + 1
     if len(counts) < 2:
         return ""
-    every = _folder("", t("All"), len(cards), 0, chosen == "")
+    every = _folder("", t("All"), sum(not card.is_hidden for card in cards), 0, chosen == "")
     shown = [path for path in sorted(counts, key=str.lower) if _is_open(path, chosen)]
     rows = (_folder(p, p.rpartition("/")[2], counts[p], 1 + p.count("/"), p == chosen) for p in shown)
     return every + "".join(rows)
@@ -278,9 +278,8 @@ def _form(card: Card, vaes: Sequence[str], may_edit: bool) -> str:
     fields = "".join(_field(card, name, vaes, may_edit) for name in LABELS if name in edited(card.role))
     save = f'<button type="submit" class="rp-net-save">{_t("Save")}</button>' if may_edit else ""
     why = "" if may_edit else f"<p>{_t('Only an administrator can change what everybody sees.')}</p>"
-    return (
-        f'<form class="rp-net-form">{fields}<div class="rp-net-row">{save}<span role="status"></span></div>{why}</form>'
-    )
+    row = f'<div class="rp-net-row">{save}<span role="status"></span></div>'
+    return f'<form class="rp-net-form" novalidate>{fields}{row}{why}</form>'
 
 
 def _field(card: Card, name: str, vaes: Sequence[str], may_edit: bool) -> str:

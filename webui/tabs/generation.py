@@ -75,7 +75,7 @@ class View:
         *,
         label: str = "Generate",
         text: str = "Generation text",
-        lines: int = 5,
+        lines: int = 2,
         replays: bool = True,
     ):
         """``label``: of the button at rest. ``text``: what the box below the pictures is called."""

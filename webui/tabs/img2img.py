@@ -19,6 +19,7 @@ from modules.params.generation import GenerationParams, SoftInpainting, TiledUps
 from modules.params.options import options_of
 from webui.components.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
 from webui.components.card_pages import place_cards
+from webui.components.find import Find
 from webui.components.scripts import ScriptPanel
 from webui.components.send import shown
 from webui.components.slots import place_slots
@@ -30,7 +31,7 @@ from webui.i18n import t
 from webui.tabs.extras import inputs_of, keep, kept_text
 from webui.tabs.generation import View, actions, wire_run, wire_seed
 from webui.tabs.prompts import PromptArea
-from webui.tabs.txt2img import parameters
+from webui.tabs.txt2img import folds, parameters
 
 OPTIONS = (("blur", "padding"), ("only_masked", "invert"), ("content",))
 """The mask's options, row by row."""
@@ -50,41 +51,40 @@ def build_inpaint(page: Page) -> None:
 def _build(page: Page, tab: str) -> None:
     inpaint = tab == "inpaint"
     form = page.form(GenerationParams)
-    with gr.Row(elem_id=f"{tab}_top"):
-        with gr.Column(scale=6, min_width=280, elem_id=f"{tab}_prompts"):
-            prompts = PromptArea(page, form, tab, "What the picture should become")
-        with gr.Column(scale=1, min_width=180, elem_id=f"{tab}_actions"):
-            buttons = actions(tab)
-            place_slots(page, f"{tab}.actions", form)
-    place_slots(page, f"{tab}.prompt", form)
-    place_cards(page, tab)
-    prompts.inspector()
-    with gr.Row(elem_id=f"{tab}_body"):
-        with gr.Column(scale=5, min_width=300, elem_id=f"{tab}_parameters"):
-            canvas = Canvas(tab, MASK, COLOURS) if inpaint else Canvas(tab, VIEW, COLOURS)
-            if inpaint:
-                _mask_controls(form)
-            growth = _growth(tab) if inpaint else []
-            many = None if inpaint else _many(page, tab)
-            if inpaint:
-                _soft_controls(form, tab)
-            with gr.Row():
-                form.add("denoising_strength", min_width=200, elem_id=f"{tab}_denoising_strength")
-                form.add("image_cfg_scale", min_width=200, elem_id=f"{tab}_image_cfg_scale")
-            with gr.Row():
-                form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
-                measure = gr.Button("Size of the picture", elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
-            tools = parameters(page, form, tab)
-            if not inpaint:
-                _tile_controls(form, tab)
-            with gr.Accordion("More of the start", open=False, elem_id=f"{tab}_start"), gr.Row():
-                for name in ("exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"):
-                    form.add(name, min_width=200, elem_id=f"{tab}_{name}")
-                for name in ("mask_round", "mask_overlay") if inpaint else ():
-                    form.add(name, min_width=200, elem_id=f"{tab}_{name}")
-            script = ScriptPanel(page, tab)
-            place_slots(page, f"{tab}.parameters", form)
-        with gr.Column(scale=6, min_width=300, elem_id=f"{tab}_result"):
+    with gr.Row(elem_id=f"{tab}_bench", elem_classes="rp-bench"):
+        with gr.Column(min_width=280, elem_classes="rp-left"):
+            with gr.Column(elem_classes="rp-scroll"):
+                with gr.Column(elem_id=f"{tab}_prompts"):
+                    prompts = PromptArea(page, form, tab, "What the picture should become")
+                    place_slots(page, f"{tab}.prompt", form)
+                    place_cards(page, tab)
+                with gr.Column(elem_id=f"{tab}_parameters"):
+                    search = Find(tab)
+                    canvas = Canvas(tab, MASK, COLOURS) if inpaint else Canvas(tab, VIEW, COLOURS)
+                    growth, many = (_growth(tab), None) if inpaint else ([], _many(page, tab))
+                    with gr.Row():
+                        form.add("denoising_strength", min_width=130, elem_id=f"{tab}_denoising_strength")
+                        form.add("image_cfg_scale", min_width=130, elem_id=f"{tab}_image_cfg_scale")
+                    if inpaint:
+                        _mask_controls(form)
+                        _soft_controls(form, tab)
+                    with gr.Row():
+                        form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
+                        size = t("Size of the picture")
+                        measure = gr.Button(size, elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
+                    tools = parameters(page, form, tab)
+                    if not inpaint:
+                        _tile_controls(form, tab)
+                    _start_controls(form, tab)
+                    folds(form, tab)
+                    script = ScriptPanel(page, tab)
+                    place_slots(page, f"{tab}.parameters", form)
+                    search.fill(form)
+            with gr.Column(elem_id=f"{tab}_actions"):
+                buttons = actions(tab)
+                place_slots(page, f"{tab}.actions", form)
+        with gr.Column(min_width=300, elem_id=f"{tab}_result"):
+            prompts.inspector()
             view = View(page.services, tab, buttons)
             script.place_table()
             place_slots(page, f"{tab}.result", form)
@@ -136,6 +136,16 @@ def _mask_controls(form: Form[GenerationParams]) -> None:
         with gr.Row():
             for name in row:
                 form.add(f"mask_{name}", min_width=150, elem_id=f"inpaint_mask_{name}", info=None)
+
+
+def _start_controls(form: Form[GenerationParams], tab: str) -> None:
+    """What else is done with the image that goes in, and with its mask."""
+    names = ["exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"]
+    if tab == "inpaint":
+        names += ["mask_conditioning", "mask_round", "mask_overlay"]
+    with gr.Accordion(t("How the picture is taken in"), open=False, elem_id=f"{tab}_start"), gr.Row():
+        for name in names:
+            form.add(name, min_width=200, elem_id=f"{tab}_{name}")
 
 
 def _soft_controls(form: Form[GenerationParams], tab: str) -> None:

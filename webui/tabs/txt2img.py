@@ -13,6 +13,7 @@ from modules.params.generation import GenerationParams
 from modules.params.options import Nested
 from webui.components.card_pages import place_cards
 from webui.components.contained import contained
+from webui.components.find import Find
 from webui.components.paste import wire_paste
 from webui.components.scripts import ScriptPanel
 from webui.components.sizes import SizeTools
@@ -29,29 +30,27 @@ TAB = "txt2img"
 def build(page: Page) -> None:
     """Build the tab and its events."""
     form = page.form(GenerationParams)
-    with gr.Row(elem_id="txt2img_top"):
-        with gr.Column(scale=6, min_width=280, elem_id="txt2img_prompts"):
-            prompts = PromptArea(page, form, TAB)
-        with gr.Column(scale=1, min_width=180, elem_id="txt2img_actions"):
-            buttons = actions(TAB)
-            paste = gr.Button("↙ Settings from text", elem_id="txt2img_paste", elem_classes="rp-tool")
-            gr.HTML(
-                '<p class="rp-keys"><kbd>Ctrl</kbd> <kbd>Enter</kbd> generates, <kbd>Alt</kbd> <kbd>Enter</kbd> queues '
-                "another, <kbd>Esc</kbd> interrupts, "
-                "<kbd>Ctrl</kbd> <kbd>↑</kbd> <kbd>↓</kbd> weighs the word at the cursor</p>",
-                padding=False,
-            )
-            place_slots(page, f"{TAB}.actions", form)
-    place_slots(page, f"{TAB}.prompt", form)
-    place_cards(page, TAB)
-    prompts.inspector()
-    with gr.Row(elem_id="txt2img_body"):
-        with gr.Column(scale=5, min_width=300, elem_id="txt2img_parameters"):
-            tools = parameters(page, form, TAB)
-            second_pass(form, TAB)
-            script = ScriptPanel(page, TAB)
-            place_slots(page, f"{TAB}.parameters", form)
-        with gr.Column(scale=6, min_width=300, elem_id="txt2img_result"):
+    with gr.Row(elem_id="txt2img_bench", elem_classes="rp-bench"):
+        with gr.Column(min_width=280, elem_classes="rp-left"):
+            with gr.Column(elem_classes="rp-scroll"):
+                with gr.Column(elem_id="txt2img_prompts"):
+                    prompts = PromptArea(page, form, TAB)
+                    paste = gr.Button("↙ Settings from text", elem_id="txt2img_paste", elem_classes="rp-tool")
+                    place_slots(page, f"{TAB}.prompt", form)
+                    place_cards(page, TAB)
+                with gr.Column(elem_id="txt2img_parameters"):
+                    search = Find(TAB)
+                    tools = parameters(page, form, TAB)
+                    second_pass(form, TAB)
+                    folds(form, TAB)
+                    script = ScriptPanel(page, TAB)
+                    place_slots(page, f"{TAB}.parameters", form)
+                    search.fill(form)
+            with gr.Column(elem_id="txt2img_actions"):
+                buttons = actions(TAB)
+                place_slots(page, f"{TAB}.actions", form)
+        with gr.Column(min_width=300, elem_id="txt2img_result"):
+            prompts.inspector()
             view = View(page.services, TAB, buttons)
             script.place_table()
             place_slots(page, f"{TAB}.result", form)
@@ -84,19 +83,27 @@ def parameters(page: Page, form: Form[GenerationParams], tab: str) -> tuple[Any,
         form.add("seed", elem_id=f"{tab}_seed", info=None, min_width=100)
         any_seed = gr.Button("Random", elem_id=f"{tab}_random_seed", elem_classes="rp-tool", min_width=72, scale=0)
         same_seed = gr.Button("Reuse", elem_id=f"{tab}_reuse_seed", elem_classes="rp-tool", min_width=72, scale=0)
-    with gr.Accordion("Variation", open=False, elem_id=f"{tab}_variation"), gr.Row():
+    return any_seed, same_seed
+
+
+def folds(form: Form[GenerationParams], tab: str) -> None:
+    """What is seldom changed: variation, modifiers of extensions, and a fold for each group of rare parameters."""
+    with gr.Accordion(t("Seed and variation"), open=False, elem_id=f"{tab}_variation"), gr.Row():
         form.add("subseed", min_width=130, elem_id=f"{tab}_subseed", info=None)
         form.add("subseed_strength", min_width=130, elem_id=f"{tab}_subseed_strength")
-    with gr.Accordion("More", open=False, elem_id=f"{tab}_more"):
-        elsewhere = {*form.shared, *(name for name in form.options if name.startswith(PREFIX))}
-        rare = {name: option.group for name, option in form.options.items() if option.group and name not in elsewhere}
-        for group in dict.fromkeys(rare.values()):
-            gr.Markdown(f"#### {group}")
-            with gr.Row():
-                for name in (name for name in rare if rare[name] == group):
-                    form.add(name, min_width=200, elem_id=f"{tab}_{name}")
     modifiers(form, tab)
-    return any_seed, same_seed
+    _sections(form, tab)
+
+
+def _sections(form: Form[GenerationParams], tab: str) -> None:
+    """A fold for each group of rare parameters."""
+    elsewhere = {*form.shared, *(name for name in form.options if name.startswith(PREFIX))}
+    rare = {name: option.group for name, option in form.options.items() if option.group and name not in elsewhere}
+    for group in dict.fromkeys(rare.values()):
+        place = f"{tab}_section_{group.lower().replace(' ', '_')}"
+        with gr.Accordion(t(group), open=False, elem_id=place, elem_classes="rp-section"), gr.Row():
+            for name in (name for name in rare if rare[name] == group):
+                form.add(name, min_width=150, elem_id=f"{tab}_{name}")
 
 
 def modifiers(form: Form[GenerationParams], tab: str) -> None:

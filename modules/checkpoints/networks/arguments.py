@@ -18,13 +18,12 @@ UNet's alone, and the text encoder has 0 unless ``te=`` says more, as in Forge N
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from modules.checkpoints.networks.blocks import factors
+from modules.checkpoints.networks.blocks import factors, number
 from modules.params.profile import EXACT
 from modules.prompt.clock import Clock
 from modules.prompt.parse import parse
@@ -34,6 +33,8 @@ from modules.prompt.stages import mark_networks, network_mark
 LORA_TAGS = ("lora", "lyco")
 """Tags that mean LoRA and its relatives."""
 HYPERNET_TAG = "hypernet"
+NAMED = ("te", "unet", "dyn", "lbw")
+"""Arguments of a LoRA's tag that have names."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,15 @@ class Use:
     says_te: bool = False
     """The tag has ``te=``, so that it holds whatever the UNet's strength does."""
     column: int = 1
+    foreign: tuple[str, ...] = ()
+    """Names of arguments that say nothing here."""
+
+    @property
+    def passed_over(self) -> str:
+        """A sentence on them; empty: there are none."""
+        names = ", ".join(f"{name.strip()[:20]}=" for name in self.foreign[:4])
+        takes = "none" if self.kind == HYPERNET_TAG else ", ".join(f"{name}=" for name in NAMED)
+        return f"{self.name[:60]}: {names} does nothing here; of such arguments there are {takes}" if names else ""
 
 
 class BadTag(ValueError):
@@ -160,14 +170,19 @@ def read_tag(kind: str, arguments: str) -> Use:
     name, *rest = positional or [""]
     try:
         if kind == HYPERNET_TAG:
-            return Use(kind, name, unet=number(rest[0]) if rest else 1.0)
-        first = _strength(named.get("te", rest[0] if rest else "1"))
-        unet = _strength(named["unet"] if "unet" in named else rest[1]) if "unet" in named or rest[1:] else first
-        dyn = named["dyn"] if "dyn" in named else rest[2] if rest[2:] else None
-        te = first if isinstance(first, float) else 0.0
-        ranks = int(dyn) if dyn is not None else None
+            return Use(kind, name, unet=number(rest[0]) if rest else 1.0, foreign=tuple(named))
+        own = rest[0] if rest else "1"
+        texts = named.get("te", own)
+        unets = named.get("unet", rest[1] if rest[1:] else own if own.strip().startswith("[") else texts)
+        te, unet = _strength(texts), _strength(unets)
+        if not isinstance(te, float) and ("te" in named or texts != unets):
+            raise ValueError("the strength for texts cannot change over the steps; for the UNet's write unet=[...]")
+        dyn = named.get("dyn", rest[2] if rest[2:] else None)
+        ranks = _whole(dyn) if dyn is not None else None
         factors(named.get("lbw", ""))
-        return Use(kind, name, te, unet, ranks, named.get("lbw", ""), "te" in named)
+        shown = te if isinstance(te, float) else 0.0
+        foreign = tuple(key for key in named if key not in NAMED)
+        return Use(kind, name, shown, unet, ranks, named.get("lbw", ""), "te" in named, foreign=foreign)
     except ValueError as error:
         raise BadTag(f"<{kind}:{arguments}> cannot be read: {error}") from None
 
@@ -184,6 +199,13 @@ def split_arguments(arguments: str) -> tuple[list[str], dict[str, str]]:
             pieces[-1] += letter
     named = dict(piece.split("=") for piece in pieces if piece.count("=") == 1)
     return [piece for piece in pieces if piece.count("=") != 1], named
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a whole number of ranks") from None
 
 
 def _strength(text: str) -> Strength:
@@ -204,14 +226,3 @@ def _strength(text: str) -> Strength:
 def _point(pair: str) -> tuple[float, float]:
     weight, _, t = pair.partition("@")
     return number(t), number(weight)
-
-
-def number(text: str) -> float:
-    """A finite number, blanks around it allowed. Raises `ValueError`."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{text[:40]!r} is not a number") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{text.strip()} is not a strength")
-    return value

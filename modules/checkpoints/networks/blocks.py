@@ -10,6 +10,7 @@ IN, M00 and OUT. Names stand for lists of their own: ``lbw=ALL``, ``NONE``, ``IN
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -35,7 +36,7 @@ def factors(text: str) -> Callable[[str], float]:
         own = {block: float(begin is not None and block.startswith(begin)) for block in _ALL}
         own["BASE"] = float(name != "NONE")
     else:
-        numbers = [float(number) for number in text.split(",")]
+        numbers = [number(one) for one in text.split(",")]
         if len(numbers) not in _ORDERS:
             counts = ", ".join(str(count) for count in sorted(_ORDERS))
             raise ValueError(f"strengths of blocks are {counts} numbers, not {len(numbers)}")
@@ -55,3 +56,14 @@ def block_of(layer: str) -> str:
         return ""
     side, number = match.groups()
     return "M00" if side == "middle" else f"{'IN' if side == 'input' else 'OUT'}{int(number):02}"
+
+
+def number(text: str) -> float:
+    """A finite number, blanks around it allowed. Raises `ValueError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text.strip()} is not a strength")
+    return value

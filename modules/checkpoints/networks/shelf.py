@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modules.checkpoints.files import Hashes
+from modules.checkpoints.matching import dead_link
 from modules.checkpoints.networks.hashes import DataHashes
 from modules.checkpoints.networks.listing import LORA_SUFFIXES, NetworkFile, NetworkFolders, NetworkListing
 
@@ -46,6 +47,10 @@ class NetworkShelf:
         if listing.unread:
             self._folders[role].read_in_background()
         return listing
+
+    def dead_link(self, role: str, name: str) -> str:
+        """What to say of a name that means a link to nothing; empty where it means none."""
+        return dead_link(name, self._folders[role].folders)
 
     def sha256(self, file: NetworkFile) -> str:
         """Of the whole file, by which a recipe knows it."""

@@ -86,6 +86,8 @@ def write_user(model: Path, chosen: UserMetadata) -> Path:
             f"{path.name} beside the file cannot be read, so nothing is written over it", hint="mend it or remove it"
         )
     table: dict[str, Any] = {**_table(path), **chosen.others}
+    if chosen.description is None:  # what stands here hides the .txt, so that it says the same
+        chosen = replace(chosen, description=read_description(model))
     for name, key in _NAMES.items():
         value = getattr(chosen, name)
         if value or key in table or name in ("description", "notes", "activation_text"):

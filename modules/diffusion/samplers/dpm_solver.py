@@ -89,6 +89,8 @@ def dpm_adaptive(
         high, _ = _step_3(eps, x, start, down, first, second)
         tolerance = (low.abs().maximum(before.abs()) * rtol).clamp(min=atol)
         error = float(((low - high) / tolerance).square().mean().sqrt())
+        if not math.isfinite(error):  # no step is small enough for what is no number
+            return low
         factor = 1 + math.atan((1 / (error + 1e-8)) ** exponent - 1)
         if factor >= 0.81:
             before, x = low, high

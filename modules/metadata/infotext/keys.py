@@ -334,8 +334,6 @@ OTHERS: dict[str, Value] = completed(
 )
 """Keys after the table, in the order in which A1111's code writes them: scripts' before, ours last. UniPC's four keys
 are read by A1111, which wrote them until 1.5; without them its images could not be reproduced."""
-RESERVED = frozenset((*KEYS, *OTHERS))
-"""Labels that modifiers of extensions cannot have."""
 
 DEFAULTS: dict[str, Any] = {
     "Clip skip": "1",
@@ -364,3 +362,9 @@ DEFAULTS: dict[str, Any] = {
 
 OLD_BEHAVIOURS = ("Old prompt editing timelines", "Pad conds v0", "Downcast alphas_cumprod")
 """The compatibility options that `read` may enable for old versions."""
+READ_ONLY = ("Hypernet", "Hypernet strength", "First pass size", "Version", "User")
+"""Keys that are read, and written by others than the tables above."""
+_SIZES = tuple(f"{key}-{side}" for key in ("Size", "Hires resize", "First pass size") for side in (1, 2))
+_PARTS = ("Prompt", "Negative prompt", "Styles array", "Inner generations")
+RESERVED = frozenset((*KEYS, *OTHERS, *READ_ONLY, *DEFAULTS, *OLD_BEHAVIOURS, *_SIZES, *_PARTS))
+"""Keys that are not for extensions to write, in whatever capitals."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from modules.errors import UserError
-from modules.metadata.infotext.keys import DEFAULTS, KEYS, OTHERS
+from modules.metadata.infotext.keys import DEFAULTS, KEYS, OTHERS, READ_ONLY
 from modules.metadata.infotext.write import NEGATIVE
 from modules.prompt import styles as style_texts
 from modules.prompt.emphasis import attention
@@ -176,7 +176,6 @@ def _prompts(lines: Sequence[str], *, loosely: bool) -> tuple[str, str]:
 _SIZE = re.compile(r"^(\d+)x(\d+)$")
 
 
-READ_ONLY = ("Hypernet", "Hypernet strength", "First pass size", "Version", "User")
 CANONICAL = {key.casefold(): key for key in (*KEYS, *OTHERS, *READ_ONLY)}
 """A1111's spelling of keys that others write in other capitals."""
 

@@ -79,6 +79,8 @@ def test_what_is_no_configuration_is_left_aside(tmp_path: Path) -> None:
     path.write_text("{")
     assert read_yaml(path) is None
     path.write_text("just a word")
+    assert read_yaml(path) is None
+    path.write_text("model: a word")
     said = read_yaml(path)
     assert said is not None and (said.prediction, said.scale_factor) == ("", None)
 
@@ -143,6 +145,21 @@ def test_one_that_cannot_be_read_is_told_of_once(tmp_path: Path, caplog: pytest.
     assert caplog.text.count("x.yaml is left aside") == 1
     (tmp_path / "x.yaml").write_text("model: {target: sgm}", encoding="utf-8")
     assert read_yaml(tmp_path / "x.yaml") is not None
+
+
+LEFT_ASIDE = {
+    "broken": ("model: [", "it cannot be read (ParserError)"),
+    "a page": ("<html>404</html>", "it is no configuration of a model"),
+    "empty": ("", "it is no configuration of a model"),
+    "large": ("#" * 300_000, "it has more than 256 kB"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_ASIDE)
+def test_one_that_is_left_aside_is_told_on_the_card(case: str, tmp_path: Path) -> None:
+    text, reason = LEFT_ASIDE[case]
+    saying(tmp_path, text)
+    assert CheckpointCatalogue(tmp_path, Hashes()).card("x").remarks == (f"x.yaml is left aside: {reason}",)
 
 
 def test_what_is_usual_changes_nothing(tmp_path: Path) -> None:

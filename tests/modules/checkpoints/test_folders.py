@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from modules.checkpoints.catalogue import CheckpointCatalogue
 from modules.checkpoints.embeddings import EmbeddingFolder
 from modules.checkpoints.files import Hashes, find_model, list_models, read_header
 from modules.checkpoints.folders import files_below, unlistable
+from modules.checkpoints.networks.shelf import LORA, NetworkShelf
+from modules.checkpoints.text_encoders import TextEncoders
 from modules.checkpoints.vaes import VaeFolders
 from modules.errors import CheckpointError, RepriseError, UnknownName, UserError, printable
 from modules.restoration.faces import DETECTOR
@@ -115,6 +118,43 @@ def test_a_name_that_is_no_text_is_told_where_somebody_looks_for_it(tmp_path: Pa
     str(error.value).encode()
     (said,) = CheckpointCatalogue(tmp_path, Hashes()).told_at_start()
     assert said == r"caf\udce9.safetensors in Stable-diffusion is left out because its name is not UTF-8: rename it"
+
+
+def test_a_link_to_nothing_is_told_where_somebody_looks_for_it(tmp_path: Path) -> None:
+    for kind in ("Stable-diffusion", "VAE", "text_encoder", "Lora"):
+        safetensors(tmp_path / kind / "good.safetensors")
+        (tmp_path / kind / "sub").mkdir()
+        (tmp_path / kind / "sub" / "gone.safetensors").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / kind / "disk").symlink_to(tmp_path / "unplugged")
+    checkpoints, vaes = tmp_path / "Stable-diffusion", VaeFolders(tmp_path / "VAE", tmp_path / "Stable-diffusion")
+    texts, shelf = TextEncoders([tmp_path / "text_encoder"]), NetworkShelf(tmp_path)
+    for name, link in (
+        ("gone", "sub/gone.safetensors"),
+        ("sub/gone [0123456789]", "sub/gone.safetensors"),
+        ("Disk/x", "disk"),
+    ):
+        said = f"^{re.escape(link)} is a link that leads to nothing"
+        with pytest.raises(CheckpointError, match=said):
+            find_model(checkpoints, name)
+        with pytest.raises(CheckpointError, match=said):
+            vaes.find(name, checkpoints / "good.safetensors")
+        with pytest.raises(CheckpointError, match=said):
+            texts.named(name)
+        assert re.match(said, shelf.dead_link(LORA, name))
+    with pytest.raises(UnknownName):
+        find_model(checkpoints, "absent")
+    assert not shelf.dead_link(LORA, "absent")
+    told = CheckpointCatalogue(tmp_path, Hashes()).told_at_start()
+    assert "sub/gone.safetensors in VAE is a link that leads to nothing: bring back what it led to" in told
+    assert "disk in Stable-diffusion is a link that leads to nothing: bring back what it led to" in told
+
+
+def test_a_folder_of_nothing_but_a_link_to_nothing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "only.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint in .*; only\.safetensors is a link that leads to nothing"
+    ):
+        find_model(tmp_path, "")
 
 
 def test_what_files_say_of_themselves_can_always_be_sent_to_the_page(tmp_path: Path) -> None:

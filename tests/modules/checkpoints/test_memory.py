@@ -23,6 +23,7 @@ from modules.checkpoints.memory import (
     Budget,
     Residence,
     find_budget,
+    said_for_nothing,
     weight_bytes,
 )
 from modules.checkpoints.model import LatentDiffusion, load
@@ -194,6 +195,13 @@ def test_the_budget_is_what_the_machine_has_or_what_the_owner_says(monkeypatch: 
     assert find_budget(CPU) == Budget(1 * GB)
     with pytest.raises(UserError, match="-1 GB is no amount of memory; give it in GB"):
         find_budget(CPU, ram=-1)
+
+
+def test_flags_about_a_cards_memory_say_that_they_do_nothing_without_one() -> None:
+    said = said_for_nothing(CPU, medvram=True, lowvram=False, vram_budget=4.0)
+    assert said == "images are made without a card, so nothing comes of --medvram, --vram-budget"
+    assert not said_for_nothing(CPU, medvram=False, vram_budget=None)
+    assert not said_for_nothing(Device(torch.device("cuda"), torch.float16), medvram=True)
 
 
 def test_models_are_kept_by_least_recent_use_and_let_go_of_entirely(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from modules.checkpoints.detect import detect
 from modules.checkpoints.families.base import UNET
 from modules.checkpoints.families.sd1 import SD1, TEXT
 from modules.checkpoints.files import Hashes, read_header
-from modules.checkpoints.model import LatentDiffusion, load
+from modules.checkpoints.model import LatentDiffusion, load, load_vae
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
@@ -220,6 +220,15 @@ def test_widths_that_no_network_can_have_are_told_with_the_models_name(tiny: Pat
     save_file(load_file(tiny), path)
     with pytest.raises(CheckpointError, match=r"networks of stripped cannot be built .*divisible by num_groups"):
         load(path, Device(torch.device("cpu"), torch.float32))
+
+
+def test_widths_that_no_autoencoder_can_have_are_told_with_the_files_name(tiny: Path, tmp_path: Path) -> None:
+    """A small VAE whose description is lost."""
+    path = tmp_path / "small.safetensors"
+    save_file({key: tensor for key, tensor in load_file(tiny).items() if key.startswith("first_stage_model.")}, path)
+    with pytest.raises(CheckpointError, match=r"networks of small\.safetensors cannot be built .*num_groups") as error:
+        load_vae(path, Device(torch.device("cpu"), torch.float32), VAEConfig())
+    assert error.value.field == "vae"
 
 
 def test_truncated_file_is_refused_before_it_is_mapped(tiny: Path) -> None:

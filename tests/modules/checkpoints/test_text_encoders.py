@@ -156,6 +156,19 @@ def test_a_run_says_whose_encoder_was_used_and_the_recipe_keeps_it(parted: Path)
     assert all(map(engine.inventory.has, results[0].recipe.files))
 
 
+def test_one_that_was_chosen_and_does_not_fit_is_told(parted: Path) -> None:
+    save_file(
+        {"text_model.embeddings.token_embedding.weight": torch.zeros(8, 5)}, parted / "text_encoder" / "t5.safetensors"
+    )
+    host, notes = Host(), list[str]()
+    register(host)
+    texts = TextEncoders([parted / "text_encoder"])
+    engine = Engine(ModelStore(parted / "Stable-diffusion", CPU, Hashes(), text_encoders=texts), host, version="0.0")
+    params = GenerationParams(width=64, height=64, steps=1, text_encoder="t5")
+    engine.run(params, lambda result: None, RunCallbacks(on_note=notes.append))
+    assert "t5.safetensors was chosen, but is no text encoder for bare" in notes
+
+
 def test_what_is_missing_says_what_to_put_where(parted: Path) -> None:
     (parted / "text_encoder" / "clip_l.safetensors").unlink()
     texts = TextEncoders([parted / "text_encoder"])

@@ -80,3 +80,12 @@ def test_unknown_family_and_unwritable_place_are_one_sentence(tmp_path: Path) ->
     with pytest.raises(OutputError, match="cannot be written"):
         write_tiny_checkpoint(tmp_path / "file" / "x.safetensors")
     assert [child.name for child in tmp_path.iterdir()] == ["file"]
+
+
+def test_any_whole_number_is_a_seed_and_no_other_ending_a_checkpoint(tmp_path: Path) -> None:
+    written = [
+        write_tiny_checkpoint(tmp_path / f"{seed}.safetensors", seed=seed).read_bytes() for seed in (1, 2**64 + 1, -1)
+    ]
+    assert written[0] == written[1] != written[2]
+    with pytest.raises(OutputError, match=r"another ending; name it tiny\.safetensors"):
+        write_tiny_checkpoint(tmp_path / "tiny.ckpt")

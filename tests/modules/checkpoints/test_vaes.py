@@ -82,6 +82,9 @@ def test_automatic_is_what_the_checkpoints_card_remembers(tmp_path: Path) -> Non
     assert automatic("fine.safetensors") == "fine.safetensors"
     assert automatic(OWN) is None
     assert automatic(AUTOMATIC) == automatic("gone.safetensors") == automatic("") == "model-x.safetensors"
+    for vae, lost in (("gone.safetensors", "gone.safetensors"), ("fine.safetensors", ""), (OWN, ""), (AUTOMATIC, "")):
+        write_user(checkpoint, changed(checkpoint, vae=vae))
+        assert found.lost(checkpoint) == lost
     write_user(checkpoint, changed(checkpoint, vae="fine.safetensors"))
     assert found.find(OWN, checkpoint) is None  # who asks for one gets that one
     (beside / "diffusers").mkdir()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from modules.checkpoints.folders import survey
 from modules.cli.doctor import Finding, examine, report
 from modules.machine import GB, Card, Machine, Ram
 
@@ -18,9 +19,15 @@ def found(tmp_path: Path, machine: Machine, torch: Mapping[str, Any], port: int 
     (tmp_path / "checkpoints" / "a.safetensors").touch()
     folders = {"checkpoints": [tmp_path / "checkpoints"], "VAEs": [tmp_path / "none"]}
     findings = examine(
-        tmp_path, tmp_path / "data", folders, "127.0.0.1", port, machine=machine, ask_torch=lambda: torch
+        tmp_path, tmp_path / "data", folders, "127.0.0.1", port, survey=survey, machine=machine, ask_torch=lambda: torch
     )
     return {finding.subject: finding for finding in findings}
+
+
+def looked(tmp_path: Path, folders: Mapping[str, list[Path]]) -> list[Finding]:
+    return examine(
+        tmp_path, tmp_path, folders, "127.0.0.1", 0, survey=survey, machine=machine(), ask_torch=lambda: WITHOUT
+    )
 
 
 def machine(*cards: Card, ram: int = 32, units: tuple[str, ...] = ("avx2",), system: str = "linux") -> Machine:
@@ -84,5 +91,20 @@ def test_a_port_in_use_and_a_folder_without_checkpoints_are_problems(tmp_path: P
     assert finding.bad and finding.advice == "choose another with --port"
     (tmp_path / "empty").mkdir()
     empty = {"checkpoints": [tmp_path / "empty"]}
-    findings = examine(tmp_path, tmp_path, empty, "127.0.0.1", 0, machine=machine(), ask_torch=lambda: WITHOUT)
+    findings = examine(
+        tmp_path, tmp_path, empty, "127.0.0.1", 0, survey=survey, machine=machine(), ask_torch=lambda: WITHOUT
+    )
     assert [one.subject for one in findings if one.bad] == ["folder of checkpoints"]
+
+
+def test_a_link_to_nothing_is_no_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "gone.safetensors").symlink_to(tmp_path / "elsewhere")
+    folders = {"checkpoints": [folder]}
+    findings = examine(
+        tmp_path, tmp_path, folders, "127.0.0.1", 0, survey=survey, machine=machine(), ask_torch=lambda: WITHOUT
+    )
+    (found,) = (finding for finding in findings if finding.subject == "folder of checkpoints")
+    assert found.bad and found.found.endswith("0 files")
+    assert found.advice.endswith("; gone.safetensors is a link that leads to nothing: bring back what it led to")

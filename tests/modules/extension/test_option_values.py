@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,32 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
+import app
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.engine import Engine, Result, RunCallbacks
-from modules.errors import UserError
+from modules.errors import NotFound, UserError
 from modules.extension.host import Host
 from modules.extension.manifest import Refused
 from modules.extension.modifier import Modifier, ModifierSpec
 from modules.extension.option_values import ModelFile, StoredImage, bound, stored
+from modules.extension.page import ExtrasStepSpec
+from modules.extension.script import Outcome, Round, ScriptSpec, Sheet
 from modules.gallery.inputs import InputStore
+from modules.jobs.protocol import GenerateSpec, Json
+from modules.jobs.protocol import ScriptSpec as ScriptJob
+from modules.jobs.store import Job
+from modules.jobs.submit import Submitter, canonical
 from modules.metadata import infotext
 from modules.metadata import recipe as recipes
-from modules.params.generation import GenerationParams, ModifierOptions
+from modules.params.generation import GenerationParams, Init, Mask, ModifierOptions
 from modules.params.lists import options_list
 from modules.params.options import Dependent, option, options_of
 from modules.replay import replay_recipe
+from webui.services import tables_of
 
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=1, seed=7, subseed=1)
 MODULES = {"canny": ("a", "b"), "depth": ("b", "c")}
@@ -139,7 +148,7 @@ def test_units_are_written_side_by_side_and_read_back(engine: Engine) -> None:
         ({"area": "0" * 64}, "there is no stored picture 000000000000"),
         ({"detector": "none.pt"}, "Detector: there is no file 'none.pt' in detectors"),
         ({"units": [{"module": "canny", "model": "c"}]}, "Unit 1 model must be one of a, b, not 'c'"),
-        ({"units": [{}, {}, {}]}, "Pastes has no option 'units_3_on'"),
+        ({"units": [{}, {}, {}]}, "Pastes has room for 2 units, not for 3; leave some out"),
         ({"units": [[]]}, "must be an object of plain values"),
     ],
 )
@@ -168,7 +177,109 @@ def test_pictures_that_are_given_as_such_are_stored(engine: Engine) -> None:
 
 
 def test_files_are_listed_for_the_page(engine: Engine) -> None:
-    assert list(engine.host.file_tables()["file:detectors"]()) == ["", "sub/face.pt"]
+    tables = tables_of(engine.host, tuple)
+    assert tables["file:detectors"]() == ("", "sub/face.pt")
+    assert tables["file:nowhere"]() == ("",)
+    with pytest.raises(KeyError):
+        tables["detectors"]
+
+
+@dataclass(frozen=True)
+class OfAScript:
+    start: str = option("", "Start", kind="image")
+    detector: str = option("", "Detector", kind="file:detectors")
+
+
+def nothing(*given: Any) -> Generator[Round, Sequence[Outcome], Sequence[Sheet]]:
+    return ()
+    yield
+
+
+class NoQueue:
+    """Submits nothing, and lets all scripts be."""
+
+    def submit(self, owner: str, spec: Json, kind: str = "", job_id: str = "") -> Job:
+        raise AssertionError("it was queued")
+
+    def prepare(self, name: str, options: Any, params: GenerationParams) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"area": "0" * 64}, "area"),
+        ({"units": [{"picture": "0" * 64}]}, "units_1_picture"),
+        ({"detector": "none.pt"}, "detector"),
+        ({"detector": "sub/face"}, "detector"),
+        ({"detector": "../tiny.safetensors"}, "detector"),
+    ],
+)
+def test_a_picture_or_file_that_is_not_there_is_told_before_a_job_is_queued(
+    engine: Engine, options: dict[str, Any], field: str
+) -> None:
+    assert engine.inputs
+    host, queue = engine.host, NoQueue()
+    host.add_script(ScriptSpec("walks", "Walks", OfAScript, nothing))
+    submitter = Submitter(queue, host, engine.inputs, queue)
+    params = PARAMS.changed(extensions=ModifierOptions.from_json({"pastes": options}))
+    for spec in (GenerateSpec(params), ScriptJob("walks", {}, params)):
+        with pytest.raises(UserError) as error:
+            submitter.prepared(spec)
+        assert error.value.field == f"extensions.pastes.{field}"
+    with pytest.raises(UserError) as error:
+        run(engine, options)  # what went since is told in the worker
+    assert error.value.field in (f"extensions.pastes.{field}", field)
+    for name, value in (("start", "0" * 64), ("detector", "none.pt")):
+        with pytest.raises(UserError) as error:
+            submitter.prepared(ScriptJob("walks", {name: value}, PARAMS))
+        assert error.value.field == name
+    there = {"area": engine.inputs.put(Image.new("L", (8, 8))), "detector": "sub/face.pt", "units_2_picture": "0" * 64}
+    assert submitter.prepared(GenerateSpec(PARAMS.changed(extensions=ModifierOptions({"pastes": there}))))
+
+
+def test_a_start_picture_that_is_not_there_is_told_before_a_job_is_queued(engine: Engine) -> None:
+    assert engine.inputs
+    queue, there = NoQueue(), engine.inputs.put(Image.new("RGB", (64, 64)))
+    submitter = Submitter(queue, engine.host, engine.inputs, queue)
+    for init, field in (
+        (Init(image="0" * 64), "init.image"),
+        (Init(image=there, mask=Mask(image="1" * 64)), "init.mask.image"),
+    ):
+        with pytest.raises(NotFound) as error:
+            submitter.prepared(GenerateSpec(PARAMS.changed(init=init)))
+        assert error.value.field == field
+    assert submitter.prepared(GenerateSpec(PARAMS.changed(init=Init(image=there))))
+
+
+def test_the_command_line_names_the_option_whose_file_is_not_there(engine: Engine, tmp_path: Path) -> None:
+    assert engine.inputs
+    for options, field in (({"area": str(tmp_path / "no.png")}, "area"), ({"detector": "none.pt"}, "detector")):
+        params = PARAMS.changed(extensions=ModifierOptions({"pastes": options}))
+        with pytest.raises(UserError) as error:
+            app._with_option_images(params, engine.host, engine.inputs)
+        assert error.value.field == f"extensions.pastes.{field}"
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_too_many_units_are_told_with_how_many_there_are(engine: Engine, count: int) -> None:
+    chosen = ModifierOptions.from_json({"pastes": {"units": [{"weight": 1.0}] * count}})
+    with pytest.raises(UserError) as error:
+        canonical(PARAMS.changed(extensions=chosen), engine.host)
+    assert error.value.message == f"Pastes has room for 2 units, not for {count}"
+    assert error.value.field == "extensions.pastes.units"
+    for name in ("units_0_on", "units_1_wieght", "unit_3_on", "units_3"):
+        with pytest.raises(UserError, match=f"Pastes has no option '{name}'"):
+            engine.host.modifiers.get("pastes").chosen({name: 1})
+
+
+def test_steps_of_extras_and_settings_have_plain_options() -> None:
+    with pytest.raises(Refused, match="'start' of the step 'odd' is a 'image'; modifiers and scripts have those"):
+        Host().add_extras_step(ExtrasStepSpec("odd", "Odd", OfAScript, lambda image, options: image))
+    with pytest.raises(Refused, match="is a 'image'"):
+        Host().add_settings(OfAScript)
+    with pytest.raises(Refused, match="the options of the step 'odd' are"):
+        Host().add_extras_step(ExtrasStepSpec("odd", "Odd", dict, lambda image, options: image))
 
 
 @dataclass(frozen=True)

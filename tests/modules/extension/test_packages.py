@@ -199,6 +199,30 @@ def packed(path: Path, files: dict[str, str], **facts: Any) -> Path:
 TOML = 'name = "mine"\nversion = "{}"\napi = 2\n'
 
 
+def test_another_version_than_was_imported_before_waits_for_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name, version in (("older", "1.0"), ("newer", "2.0")):
+        place = site_packages(tmp_path / "data", name)
+        (place / f"rp_stays-{version}.dist-info").mkdir(parents=True)
+        facts = f"Metadata-Version: 2.1\nName: rp_stays\nVersion: {version}\n"
+        (place / f"rp_stays-{version}.dist-info" / "METADATA").write_text(facts)
+        (place / "rp_stays.py").write_text(f"version = {version!r}\n")
+        extension(tmp_path / "ext", name, ["rp_stays"], "rp_stays")
+    made = Loader(tmp_path / "ext", tmp_path / "data", ROOT, process="command")
+    made.load_all(Host())
+    assert (made.extensions["newer"].state, made.extensions["older"].state) == ("loaded", "refused")
+    made.enable("newer", False)
+    assert made.reload("older").reason == (
+        "it brings rp-stays 1.0, and another version of that is at work already; start the program again"
+    )
+    monkeypatch.delitem(sys.modules, "rp_stays")
+    assert made.reload("older").added == ("sampler 1.0",)
+    assert made.enable("newer", True).reason.startswith("it brings rp-stays 2.0, and extension older has brought")
+    monkeypatch.delitem(sys.modules, "rp_stays")
+
+
 def test_a_folder_or_an_archive_is_put_in_place_and_only_replaced_when_told(tmp_path: Path) -> None:
     files = {"mine-main/extension.toml": TOML.format(1), "mine-main/__init__.py": "def register(host): pass\n"}
     archive = packed(tmp_path / "mine.zip", files)

@@ -47,6 +47,12 @@ def test_skeletons_pass_the_kit_through_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def test_the_name_of_an_extension_that_ships_is_taken_in_every_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is an extension xyz_grid in .*choose another"):
+        write_skeleton(tmp_path / "mine", "xyz_grid", others=(ROOT / "extensions", tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
+
+
 @pytest.mark.parametrize("name", ["", "a", "My", "a-b", "../x", "1a"])
 def test_names_that_will_not_do_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError):

@@ -113,6 +113,16 @@ def test_networks_that_do_nothing_are_told_with_the_reason(with_networks: Host) 
     assert message == "no lora is applied: <lora:xl:x> cannot be read: 'x' is not a number"
 
 
+def test_a_tag_that_cannot_be_read_is_not_among_the_applied(with_networks: Host) -> None:
+    told = explain_request(GenerationParams("<lora:ink:1> <lora:xl:x>"), with_networks)["prompt"]["networks"]
+    assert [network["applied"] for network in told] == [False, False]  # as in A1111 none is
+
+
+def test_arguments_that_say_nothing_are_told(with_networks: Host) -> None:
+    (message,) = messages(with_networks, "<lora:ink:1:stop=10>")
+    assert message.startswith("ink: stop= does nothing here")
+
+
 def test_the_strength_of_a_network_is_told_over_the_steps(with_networks: Host) -> None:
     def segments(tag: str, **changes: object) -> list[tuple[int, int, float]]:
         params = GenerationParams(f"a fox {tag}", steps=8, sampler="Euler").changed(**changes)

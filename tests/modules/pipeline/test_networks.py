@@ -215,6 +215,11 @@ def test_what_does_nothing_is_named(models: Path, made: Callable[..., Made]) -> 
         assert "Lora hashes" not in done.results[0].infotext
 
 
+def test_arguments_that_say_nothing_are_noted(made: Callable[..., Made]) -> None:
+    (note,) = made("a fox <lora:ink:1:stop=10>").notes
+    assert note.startswith("ink: stop= does nothing here")
+
+
 def test_layers_without_a_place_are_counted(models: Path, made: Callable[..., Made]) -> None:
     half = {f"lora_unet_{BLOCK}_attn1_to_q.diff": random(1, 4, 4), "lora_unet_nowhere.diff": random(1, 4, 4)}
     save_file(half, models / "Lora" / "half.safetensors")

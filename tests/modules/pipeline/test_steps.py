@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,19 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Row
 from modules.engine import Engine, Result, RunCallbacks
-from modules.errors import Cancelled
+from modules.errors import Cancelled, CheckpointError, NoNumbers
 from modules.extension.contexts import JobEnd, Saving, Step
 from modules.extension.host import Host, Owner
-from modules.extension.modifier import Modifier, ModifierSpec
+from modules.extension.modifier import Modifier, ModifierSpec, Report
 from modules.extension.patcher import Patcher
 from modules.gallery.inputs import InputStore
+from modules.imaging.files import MODES
+from modules.metadata import infotext
 from modules.metadata import recipe as recipes
+from modules.metadata.image_text import Encoding, encode
 from modules.nn.unet import CrossAttention, ResBlock, SpatialTransformer, UNet, Upsample
 from modules.params.generation import GenerationParams, Hires, Init, Mask, ModifierOptions
+from modules.pipeline.hooks import Border, NoWatch
 from modules.replay import replay_recipe
 
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")
@@ -53,9 +58,11 @@ def plain(store: ModelStore) -> str:
     return run(engine_of(store, Modifier()))[0][0].recipe.pixels
 
 
-def engine_of(store: ModelStore, *modifiers: Modifier, api: int = 2, **more: Any) -> Engine:
+def engine_of(
+    store: ModelStore, *modifiers: Modifier, api: int = 2, reserved: Collection[str] = (), **more: Any
+) -> Engine:
     """An engine with these modifiers, called m0, m1 ... in the order in which they are applied."""
-    host = Host()
+    host = Host(reserved=reserved)
     register(host)
     part = Host(Owner("mine", "1.0", permissions=frozenset({"modifier"}), api=api))
     for i, modifier in enumerate(modifiers):
@@ -236,7 +243,8 @@ def test_model_is_what_it_was_whatever_happens(store: ModelStore, plain: str, wh
 
 
 def test_what_a_model_does_not_have_is_said_with_names_that_it_has(store: ModelStore) -> None:
-    patcher = Patcher(store.load(), lambda: pytest.fail("no step"), lambda hook: pytest.fail(hook))
+    guard = Border(NoWatch()).guard("mine", store.device)
+    patcher = Patcher(store.load(), lambda: pytest.fail("no step"), guard)
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: patcher.attention("midle.0.0.self", explicit), "middle.0.0.self"),
         (lambda: patcher.block("nowhere", explicit), "no layer of this model is named 'nowhere'"),  # type: ignore[arg-type]
@@ -478,7 +486,203 @@ def test_job_goes_on_without_a_modifier_that_fails_in_a_step(
     assert result.recipe.pixels == plain
 
 
+NAN, INFINITE = float("nan"), float("inf")
+
+
+def spoilt(tensor: Tensor) -> Tensor:
+    """With one value in it that is no number."""
+    tensor = tensor.clone(memory_format=torch.contiguous_format)
+    tensor.view(-1)[tensor.numel() // 2] = NAN
+    return tensor
+
+
+NO_NUMBERS: dict[str, Callable[..., Any]] = {
+    "before_pass": lambda self, run, x: spoilt(x),
+    "on_step": lambda self, step, x, sigma, denoise: spoilt(denoise(x, sigma)),
+    "on_guidance": lambda self, step, positive, negative, scale, guidance: guidance(positive, negative, INFINITE),
+    "on_network": lambda self, step, x, sigma, cond, network: network(
+        x, sigma, replace(cond, context=cond.context / 0)
+    ),
+    "after_sampling": lambda self, run, latents: spoilt(latents),
+    "network": lambda self, network: lambda x, sigma, cond: network(spoilt(x), sigma, cond),
+    "guidance": lambda self, guidance: lambda positive, negative, scale: spoilt(guidance(positive, negative, scale)),
+    "denoiser": lambda self, denoise: lambda x, sigma, step: denoise(spoilt(x), sigma, step),
+}
+IN_THE_MODEL: dict[str, Callable[[Patcher], object]] = {
+    "attention": lambda model: model.attention("self", lambda step, layer, q, k, v, attention: spoilt(v)),
+    "block": lambda model: model.block("middle.0", lambda step, layer, h: h / 0),
+    "skip": lambda model: model.skip("output.0", lambda step, layer, h, skip: (h, spoilt(skip))),
+    "weights": lambda model: model.weights("unet.input_blocks.0.0.weight", spoilt),
+}
+
+
+class Multiplies(Modifier):
+    """Lets everything through, and is never to blame."""
+
+    def on_network(self, step: Step, x: Tensor, sigma: float, cond: Any, network: Any) -> Tensor:
+        return torch.as_tensor(network(x, sigma, cond))
+
+    def on_step(self, step: Step, x: Tensor, sigma: float, denoise: Any) -> Tensor:
+        return torch.as_tensor(denoise(x, sigma))
+
+
+@pytest.mark.parametrize("hook", [*NO_NUMBERS, *IN_THE_MODEL, "patch"])
+def test_who_answers_with_what_is_no_number_is_named_and_left_out(store: ModelStore, plain: str, hook: str) -> None:
+    def break_weight(model: Any) -> Callable[[], object]:
+        weight = model.unet.get_parameter("input_blocks.0.0.weight")
+        before = weight.clone()
+        weight.mul_(NAN)
+        return lambda: weight.copy_(before)
+
+    broken: Modifier = ByHand(break_weight)
+    if hook in NO_NUMBERS:
+        broken = type("Spoils", (Modifier,), {hook: NO_NUMBERS[hook]})()
+    elif hook in IN_THE_MODEL:
+        broken = Modifying(IN_THE_MODEL[hook])
+    engine = engine_of(store, Multiplies(), broken, Multiplies())
+    (result,), notes = run(engine, "m0", "m1", "m2")
+    (note,) = notes
+    assert note.startswith(f"extension m1 failed in {'block' if hook == 'skip' else hook} (ValueError: it ")
+    assert note.endswith(" no numbers); the job goes on without it")
+    assert result.recipe.pixels == plain
+    assert [used.name for used in result.recipe.extensions if used.failed] == ["m1"]
+
+
+def test_who_cannot_be_shown_to_have_done_it_is_named_beside_it(store: ModelStore) -> None:
+    class TooMuch(Modifier):
+        """Asks our own guidance for more than a float32 holds."""
+
+        def on_guidance(self, step: Step, positive: Tensor, negative: Tensor, scale: float, guidance: Any) -> Tensor:
+            return torch.as_tensor(guidance(guidance(positive, negative, 1e30), negative, 1e30))
+
+    with pytest.raises(NoNumbers) as failure:
+        run(engine_of(store, TooMuch()), "m0")
+    assert failure.value.message == "the model answered with values that are no numbers while extension m0 took part"
+    assert failure.value.hint.startswith("make it without m0 or choose another sampler")
+
+
+def test_a_damaged_checkpoint_is_no_extensions_fault(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path / "tiny.safetensors")
+    store = ModelStore(tmp_path, Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny")
+    with torch.inference_mode():
+        store.load().unet.get_parameter("input_blocks.0.0.weight").mul_(NAN)
+    with pytest.raises(CheckpointError, match=r"^tiny.safetensors is damaged: weights of its UNet are no numbers"):
+        run(engine_of(store, Multiplies()), "m0")
+
+
+def test_no_sampler_hangs_or_stumbles_over_what_is_no_number(store: ModelStore) -> None:
+    class Spoils(Modifier):
+        def on_step(self, step: Step, x: Tensor, sigma: float, denoise: Any) -> Tensor:
+            return spoilt(denoise(x, sigma))
+
+    engine = engine_of(store, Spoils())
+    for sampler in engine.host.samplers.names():
+        results, notes = run(engine, "m0", sampler=sampler)
+        assert [len(results), *(note.partition(" (")[0] for note in notes)] == [1, "extension m0 failed in on_step"]
+
+
 # ---------------------------------------------------------------------------------------------------- images and jobs
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sampler": "none of ours"}, {"steps": 0}, {"cfg_scale": NAN}, {"width": "wide"}, {"hires": 7}]
+)
+def test_who_asks_for_what_cannot_be_is_named_and_left_out(
+    store: ModelStore, plain: str, changes: dict[str, Any]
+) -> None:
+    class Asks(Modifier):
+        def revise(self, params: GenerationParams) -> GenerationParams:
+            return replace(params, seed=-1, **changes)
+
+    (result,), notes = run(engine_of(store, Asks()), "m0")
+    assert [note.partition(" be: ")[0] for note in notes] == [
+        "extension m0 failed in revise (ValueError: it asks for what cannot"
+    ]
+    assert result.recipe.pixels == plain
+
+
+PICTURES: dict[str, Callable[[Image.Image], Any]] = {
+    "numbers": lambda image: Image.new("F", image.size, NAN),
+    "inks": lambda image: image.convert("CMYK"),
+    "nothing": lambda image: image.crop((0, 0, 0, 0)),
+    "array": lambda image: [[0, 0, 0]],
+}
+
+
+@pytest.mark.parametrize("what", PICTURES)
+@pytest.mark.parametrize("hook", ["finish", "after_batch", "after_image", "before_save"])
+def test_who_gives_a_picture_that_cannot_be_saved_is_named_and_left_out(
+    store: ModelStore, plain: str, hook: str, what: str
+) -> None:
+    def give(self: Any, image: Any, *arguments: Any) -> Any:
+        if hook == "after_batch":
+            return [PICTURES[what](one) for one in arguments[0]]
+        made = PICTURES[what](image)
+        return Saving(made) if hook == "before_save" else made
+
+    (result,), notes = run(engine_of(store, type("Gives", (Modifier,), {hook: give})()), "m0")
+    assert [note.partition(": it must give a picture ")[0] for note in notes] in (
+        [f"extension m0 failed in {hook} (TypeError"],
+        [f"extension m0 failed in {hook} (ValueError"],
+        [f"extension m0 failed in {hook} (TypeError: it must give a picture, not list); the job goes on without it"],
+    )
+    assert result.recipe.pixels == plain
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_that_a_hook_may_give_comes_back_from_every_format(mode: str) -> None:
+    image = Image.linear_gradient("L").resize((32, 32)).convert("RGB").convert(mode)
+    for name in ("png", "webp", "jpg"):
+        data, _ = encode(image, "a text", "", Encoding(name, lossless=True))
+        with Image.open(io.BytesIO(data)) as opened:
+            assert opened.size == image.size
+            assert name != "png" or opened.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({key: 9} for key in ("Steps", "steps", "Size-1", "Version", "negative prompt", "Inner generations")),
+        *({key: 9} for key in ("Modifier 1", "a, b", "a: b", "", "x", " a", "a ", "a\nb", 7)),
+        *({"Mine": value} for value in (object(), [1], {"a": 1}, "x" * 20_000)),
+        "Mine",
+    ],
+)
+def test_a_modifier_cannot_tell_what_the_generation_text_says_or_what_breaks_it(store: ModelStore, told: Any) -> None:
+    class Tells(Modifier):
+        def __init__(self, hook: str):
+            self.hook = hook
+
+        def report(self) -> Report:
+            return Report(told=told if self.hook == "report" else {})
+
+        def before_save(self, image: Image.Image, made: Any) -> Saving | None:
+            return Saving(image, facts=told) if self.hook == "before_save" else None
+
+    plain = run(engine_of(store, reserved=infotext.RESERVED))[0][0].infotext
+    for hook in ("report", "before_save"):
+        (result,), notes = run(engine_of(store, Tells(hook), Modifier(), reserved=infotext.RESERVED), "m0")
+        assert [note.partition(" (")[0] for note in notes] == [f"extension m0 failed in {hook}"]
+        assert result.infotext == plain
+
+
+def test_what_a_modifier_may_tell_is_read_as_it_was_told(store: ModelStore) -> None:
+    told = {"My faces": "a: 1, b\n2", "Über-größe": 7, "A/B": 0.5, "Modifier 0": "its own", "Left out": None}
+
+    class Tells(Modifier):
+        def before_save(self, image: Image.Image, made: Any) -> Saving:
+            return Saving(image, facts=told)
+
+    (result,), notes = run(engine_of(store, Tells(), reserved=infotext.RESERVED), "m0")
+    read = infotext.read(result.infotext)
+    assert notes == []
+    assert {key: read.get(key) for key in told} == {
+        "My faces": "a: 1, b\n2",
+        "Über-größe": "7",
+        "A/B": "0.5",
+        "Modifier 0": "True",
+        "Left out": None,
+    }
 
 
 @dataclass

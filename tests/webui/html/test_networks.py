@@ -74,6 +74,7 @@ def test_folders_are_a_tree_that_opens_where_one_is_chosen() -> None:
     assert 'data-folder="Lora" style="--depth:1"><span translate="no">Lora</span> <small>4</small>' in folders_html(
         cards, ""
     )
+    assert "<span>All</span> <small>5</small>" in folders_html(cards, "")  # what a click on it shows
     assert folders_html(cards[:1], "") == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -265,20 +266,41 @@ def called(host: Host, tab: str, given: Mapping[str, Any]) -> Call:
     """``script_name`` with ``script_args``, and ``alwayson_scripts``. Raises `Refusal` for one that is not there."""
     values: dict[str, Any] = {}
     modifiers: dict[str, Mapping[str, Any]] = {}
+    notes: list[str] = []
     for title, said in given.get("alwayson_scripts", {}).items():
         key, args = title.lower(), _args(title, said)
         if key in ALWAYS_ON and tab in ALWAYS_ON[key].tabs:
             values |= _always(key, args)
+            notes += _left_over(title, args, len(ALWAYS_ON[key].args))
         elif spec := _modifier(host, key):
             if args and args[0]:
-                modifiers[spec.name] = _switched_on(title, list(options_of(cast(Any, spec.options))), args)
+                names = list(options_of(cast(Any, spec.options)))
+                modifiers[spec.name] = _switched_on(title, names, args, notes)
         elif key in selectable(host, tab):
             raise Refusal(422, f"{title} is chosen by script_name and not always on", field="alwayson_scripts")
         else:
             raise Refusal(422, f"always on script {title} not found", field="alwayson_scripts")
     name = given.get("script_name")
-    call = _selected(host, tab, name, given.get("script_args", [])) if name else Call()
-    return Call({**values, **call.values}, call.script, call.options, call.sheets_only, modifiers, call.notes)
+    args = given.get("script_args", [])
+    call = _selected(host, tab, name, args) if name else Call()
+    if name:
+        notes += _left_over(name, args, _count(host, name.lower()))
+    return Call({**values, **call.values}, call.script, call.options, call.sheets_only, modifiers, tuple(notes))
+
+
+def _left_over(title: str, args: Sequence[Any], most: int) -> list[str]:
+    """A note where there are more arguments than a script takes, as clients of other versions of it send them."""
+    if len(args) <= most:
+        return []
+    told = ", ".join(repr(arg)[:40] for arg in args[most:][:5]) + (", ..." if len(args) > most + 5 else "")
+    return [f"the arguments of {title} behind the first {most} have no effect: {told}"]
+
+
+def _count(host: Host, title: str) -> int:
+    """How many arguments a script that can be selected takes."""
+    if known := SELECTABLE.get(title):
+        return len(known.args)
+    return len(options_of(next(spec for spec in host.scripts if spec.label.lower() == title).options))
 
 
 def _args(title: str, said: Any) -> Sequence[Any]:
@@ -288,15 +310,21 @@ def _args(title: str, said: Any) -> Sequence[Any]:
     return args
 
 
-def _switched_on(title: str, names: Sequence[str], args: Sequence[Any]) -> dict[str, Any]:
+def _switched_on(title: str, names: Sequence[str], args: Sequence[Any], notes: list[str]) -> dict[str, Any]:
     """The options of a modifier: values in their order behind the switch, or objects with their names, as ADetailer's
-    clients send them."""
+    clients send them. What has no effect is told in ``notes``."""
     objects = [arg for arg in args if isinstance(arg, Mapping)]
     if not objects:
+        notes += _left_over(title, args, 1 + len(names))
         return dict(zip(names, args[1:], strict=False))
     if any(not isinstance(arg, (Mapping, bool)) for arg in args):
         hint = "send values in their order, or one object of options"
         raise UserError(f"the arguments of {title} mix values with objects", hint=hint, field="alwayson_scripts")
+    notes += _left_over(title, [arg for arg in args if isinstance(arg, bool)], 1)
+    counts = Counter(name for one in objects for name in one)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        hint = "send one object; a list of units stands within it"
+        raise UserError(f"the arguments of {title} give {twice[0][:40]} twice", hint=hint, field="alwayson_scripts")
     return {name: value for one in objects for name, value in one.items()}
 
 

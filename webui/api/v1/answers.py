@@ -133,6 +133,7 @@ SCHEMAS: Mapping[str, Json] = MappingProxyType(
                 **dict.fromkeys(("description", "notes"), TEXT),
                 "bytes": INTEGER,
                 "sha256": maybe(TEXT),
+                "remarks": many(TEXT),
                 "problem": TEXT,
             }
         ),

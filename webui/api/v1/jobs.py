@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from modules.errors import NotFound, UserError
-from modules.extension.option_values import IMAGE, MASK, named, stored
+from modules.extension.option_values import stored
 from modules.jobs.protocol import (
     EXTRAS,
     GENERATE,
@@ -195,11 +195,6 @@ def read_spec(services: Services, values: Mapping[str, Any]) -> JobSpec:
         raise UserError("there is no picture to work on", hint="send some as inputs", field="inputs")
     if isinstance(spec, (GenerateSpec, ScriptSpec)):
         spec = replace(spec, params=_with_option_images(services, spec.params))
-    if isinstance(spec, (GenerateSpec, ScriptSpec)) and (init := spec.params.init):
-        for key in init.images or ("",):
-            services.inputs.path(key)
-        if init.mask:
-            services.inputs.path(init.mask.image, field="init.mask.image")
     return spec
 
 
@@ -210,12 +205,8 @@ def _misspelt(of: type[Any], params: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _with_option_images(services: Services, params: GenerationParams) -> GenerationParams:
-    """The request with the pictures in options of modifiers stored; those that are named by a hash are there."""
-    specs = tuple(services.host.modifiers)
-    chosen = stored(specs, params.extensions, partial(_stored, services))
-    for spec, option, value in named(specs, chosen):
-        if option.kind in (IMAGE, MASK):
-            services.inputs.path(value, field=f"extensions.{spec.name}.{option.name}")
+    """The request with the pictures in options of modifiers stored."""
+    chosen = stored(tuple(services.host.modifiers), params.extensions, partial(_stored, services))
     return params.changed(extensions=chosen)
 
 

@@ -35,6 +35,7 @@ def add_lists(routes: APIRouter, services: Services) -> None:
                     "notes": card.choices.notes,
                     "bytes": card.nbytes,
                     "sha256": card.sha256,
+                    "remarks": list(card.remarks),
                     "problem": card.problem,
                 }
                 for name, card in cards

@@ -150,5 +150,7 @@ def _picture(services: Services, owner: str, values: dict[str, Any]) -> bytes | 
         try:
             return decoded(values["image"], "image")
         except Refusal as error:
-            raise UserError("image is no picture that can be read", hint="send it in base64", field="image") from error
+            raise UserError(
+                "image is no picture that can be read", hint="send a PNG, JPEG or WebP file, in base64", field="image"
+            ) from error
     return picture_of(services, owner, values)

@@ -175,6 +175,16 @@ def test_what_a_person_chose_is_kept_with_what_others_wrote(tmp_path: Path) -> N
     assert read_user(model).preferred_weight == 0.7 and read_user(model).others == {"theirs": [1]}
 
 
+def test_notes_do_not_hide_the_description_of_the_txt(tmp_path: Path) -> None:
+    model = tmp_path / "ink.safetensors"
+    model.with_suffix(".txt").write_text("for skies", encoding="utf-8")
+    write_user(model, changed(model, notes="mine"))
+    assert read_user(model).description == "for skies"
+    write_user(model, changed(model, description=""))
+    write_user(model, changed(model, notes="others"))
+    assert read_user(model).description == ""
+
+
 @pytest.mark.parametrize("text", ["", "[1]", '"x"', '{"preferred weight": "much", "notes": 5}', "\ufeff{}"])
 def test_a_file_that_says_nothing_of_use_says_nothing(text: str, tmp_path: Path) -> None:
     model = tmp_path / "ink.safetensors"
