@@ -1,4 +1,5 @@
-"""`python -m tests.benchmarks PART ...`, with the parts of `PARTS`: figures of this machine.
+"""`python -m tests.benchmarks PART ...`, with the parts of `PARTS`: figures of this machine. `compare BASE` has another
+commit beside this tree.
 
 Absolute seconds differ between machines and hours; quote the medians and the ratios.
 """
@@ -6,8 +7,11 @@ Absolute seconds differ between machines and hours; quote the medians and the ra
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib import import_module
 from pathlib import Path
+
+from tests.benchmarks import compare
 
 PARTS = (
     *("api", "cards", "gpu", "image", "kernels", "memory", "networks"),
@@ -22,6 +26,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=150, help="the time that gpu may take (default: 150)")
     parser.add_argument("--full", action="store_true", help="api: all requests, followers and starts (minutes)")
     parser.add_argument("--out", type=Path, help="a JSON file for the rows of gpu")
+    parser.add_argument("--rounds", type=int, default=compare.ROUNDS, help="of compare (default: %(default)s)")
+    if sys.argv[1:2] == ["compare"]:
+        base, *rest = sys.argv[2:] or ["HEAD"]
+        compare.main(base, parser.parse_args(rest).rounds)
+        return
     args = parser.parse_args()
     for part in args.parts or ("image", "start"):
         print(f"== {part}")
