@@ -24,6 +24,7 @@ from modules.checkpoints.detect import (
     shapes_of,
     yaml_of,
 )
+from modules.checkpoints.families.base import Family
 from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.folders import Folders, each
 from modules.checkpoints.memory import Budget, Residence, find_budget, weight_bytes
@@ -100,6 +101,11 @@ class ModelStore:
         """The name of the checkpoint file with this hash; None if there is none."""
         models = list_models(self.folder)
         return next((model.name for model in models if self._hashes.sha256(model.path) == sha256), None)
+
+    def family(self, name: str) -> Family:
+        """The family of a checkpoint, as its header says."""
+        file = self.find(name)
+        return detect(file.name, open_source(file.path).header, file.path).family
 
     def configuration(self, name: str) -> Path | None:
         """A1111's configuration beside a checkpoint, where it changes how its images come out."""

@@ -19,7 +19,9 @@ MOST_NAMED = 8
 def notes_on(
     batch: Batch, model: LatentDiffusion, store: ModelStore, host: Host, encoder: PromptEncoder
 ) -> Iterator[str]:
-    """Yield notes on a VAE that is pickled or gone, embeddings of another width, and networks of unsupported kinds."""
+    """Yield notes on a VAE that is pickled or gone, a refiner of another family, embeddings of another width, and
+    networks of unsupported kinds.
+    """
     if batch.params.vae == AUTOMATIC and (pickle := store.unconverted_vae(model)):
         yield f"{pickle} was not used: it is a pickle, and python3 app.py convert {pickle} makes a safe copy of it"
     if batch.params.vae == AUTOMATIC and (lost := store.lost_vae(model)):
@@ -34,6 +36,13 @@ def notes_on(
         for path in store.text_encoders.named(batch.params.text_encoder):
             if path not in model.text_files:
                 yield f"{path.name} was chosen, but is no text encoder for {model.name}"
+    if (refiner := batch.params.refiner) and refiner.checkpoint:
+        own, other = model.config.family, store.family(refiner.checkpoint)
+        if other.latent.scale != own.latent.scale:
+            yield (
+                f"the refiner {refiner.checkpoint} is of the family {other.label} and {model.name} of {own.label}: it "
+                "takes over latents that mean something else to it"
+            )
     yield from encoder.notes(model, batch)
     if names := unapplied_networks(batch, [spec.name for spec in host.tags]):
         listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks compare BASE`: this tree beside another commit, interleaved, so that a slow hour slows both.
+"""`python -m tests.benchmarks compare BASE`: this tree beside another commit, in turn, so that a slow hour slows both.
 
 Each part is a small program that runs in either tree with this Python and prints seconds. It may use what both trees
 have: the entry points that are named here and hardly ever change.
