@@ -897,6 +897,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for note in notes:
             print(note, file=sys.stderr)
         args: Any = build_parser(given).parse_args(given)
+        if args.run not in (serve, worker):  # what a command prints is its answer
+            logging.getLogger().setLevel(logging.WARNING)
         return int(args.run(args))
     except Cancelled:
         return 130

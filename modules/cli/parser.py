@@ -6,13 +6,17 @@ Needs the standard library alone, so that help and mistakes can be told before a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from modules.params.generation import ExtrasParams, GenerationParams
 from modules.params.options import Option, flat_of, options_of
 
+COMMAND = "COMMAND"
+_CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)")
 Command = Callable[[Any], int]
 """A function from parsed flags to an exit status."""
 EXAMPLES = """examples:
@@ -30,6 +34,47 @@ EXAMPLES = """examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one sentence with the nearest name, instead of below the names of some eighty flags."""
+
+    _given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        found = _CHOICE.match(message)
+        flag = next((word for word in map(_flag, self._given) if word and word not in self._flags()), "")
+        if found and found[1] == COMMAND and flag:  # what stands behind it was taken for a command
+            message = f"there is no flag {flag}{_near(flag, self._option_string_actions)}"
+        elif found:
+            what = "command" if found[1] == COMMAND else found[1]
+            listed = [name for name in re.findall(r"'([^']*)'", found[3]) if COMMANDS.get(name, ("listed",))[0]]
+            near = _near(found[2], listed) or f"; there are {', '.join(listed)}"
+            message = f"there is no {what} {found[2]!r}{near}"
+        elif message.startswith("unrecognized arguments: "):
+            first = message.removeprefix("unrecognized arguments: ").split()[0]
+            message = f"there is no flag {first}{_near(_flag(first), self._flags())}"
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+    def _flags(self) -> list[str]:
+        """Those of the command that was given first, then those of the program."""
+        groups = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        parsers = [one for group in groups for name, one in group.choices.items() if name in self._given]
+        return [flag for parser in (*parsers, self) for flag in parser._option_string_actions]
+
+
+def _flag(word: str) -> str:
+    """The flag in a word of a command line; empty: it is none."""
+    return word.partition("=")[0] if word.startswith("--") else ""
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def build_parser(
     version: str,
     defaults: Mapping[str, Any],
@@ -39,7 +84,7 @@ def build_parser(
     """Build the argument parser; without a command it is ``serve``. ``defaults``: of the folders and the device.
     ``flags``: those declared by extensions, by extension and name.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python3 app.py",
         description="Reprise: pictures from prompts, the same again, for everybody on the LAN. No command: serve.",
         epilog=EXAMPLES,
@@ -50,7 +95,7 @@ def build_parser(
     _add_places(parser)
     _add_extension_flags(parser, flags or {})
     parser.set_defaults(run=commands["serve"], **UNSAID, **defaults)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", metavar=COMMAND)
     for name, (meaning, add) in COMMANDS.items():
         listed: dict[str, Any] = {"help": meaning} if meaning else {}  # without help= it is not listed
         one = subparsers.add_parser(name, **listed)
