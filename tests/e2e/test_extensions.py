@@ -37,7 +37,7 @@ def extended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The program with one extension that works, one that cannot be read and one that ends its process."""
     folder = tmp_path_factory.mktemp("extended")
     completion = ROOT / "extensions" / "examples" / "tag_completion"
-    for source in (ROOT / "extensions" / "example_tab", completion, BROKEN / "syntax", BROKEN / "ends_worker"):
+    for source in (ROOT / "extensions" / "examples" / "example_tab", completion, BROKEN / "syntax", BROKEN / "ends_worker"):
         shutil.copytree(source, folder / "extensions" / source.name)
     shutil.copytree(FIXTURES / "page_api", folder / "extensions" / "page_api")
     write(folder / "extensions", "tuned", TUNED, '"setting"')
