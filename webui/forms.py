@@ -18,6 +18,8 @@ from webui.i18n import t
 
 T = TypeVar("T")
 KEPT = t("what is kept is not shown; empty keeps it, a blank deletes it")
+SLIDER = "rp-slider"
+"""The class of sliders, by which the style sheets know them."""
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
@@ -68,6 +70,7 @@ def control(option: Option, tables: Tables, values: Mapping[str, Any] | None = N
         step = {"step": option.step} if option.step is not None else {}
         return gr.Number(**{**facts, **whole, **step, **overrides})
     ends: dict[str, Any] = {"minimum": option.lo, "maximum": option.hi, "step": option.step, "buttons": []}
+    ends["elem_classes"] = SLIDER
     return gr.Slider(**{**facts, **whole, **ends, **overrides})
 
 

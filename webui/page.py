@@ -99,7 +99,7 @@ def build_page(
         with gr.Column(elem_id="rp_card"):
             header.card()
         dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
-        with gr.Tabs(elem_id="rp_tabs") as frame:
+        with gr.Tabs(elem_id="rp_tabs", overflow_behavior="wrap") as frame:  # in one row that scrolls: workbench.css
             page = Page(services, blocks, header.shared, dropped, frame, files=files)
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:

@@ -34,15 +34,13 @@ CUT = """() => [...document.querySelectorAll('#rp_tabs button, #rp_tabs input, #
 
 
 BARS = "#rp_tabs > .tab-wrapper > .tab-container"
-CLICK_TAB = f"""(name) => [...document.querySelectorAll('{BARS} > [role=tab], #rp_tabs .overflow-dropdown > button')]
+CLICK_TAB = f"""(name) => [...document.querySelectorAll('{BARS} > [role=tab]')]
   .find((one) => one.textContent.trim() === name).click()"""
 
 
 def tabs(page: Page) -> list[str]:
-    """What the tabs are called, those too that a narrow window puts into a menu."""
-    found = page.evaluate(
-        f"[...document.querySelectorAll('{BARS}[aria-hidden] > button')].map((one) => one.textContent.trim())"
-    )
+    """What the tabs are called, those too to which the row has to be scrolled."""
+    found = page.locator(f"{BARS} > [role=tab]").all_inner_texts()
     assert len(found) >= 5
     return list(found)
 

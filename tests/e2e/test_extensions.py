@@ -36,8 +36,8 @@ def register(host):
 def extended(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The program with one extension that works, one that cannot be read and one that ends its process."""
     folder = tmp_path_factory.mktemp("extended")
-    completion = ROOT / "extensions" / "examples" / "tag_completion"
-    for source in (ROOT / "extensions" / "examples" / "example_tab", completion, BROKEN / "syntax", BROKEN / "ends_worker"):
+    examples = ROOT / "extensions" / "examples"
+    for source in (examples / "example_tab", examples / "tag_completion", BROKEN / "syntax", BROKEN / "ends_worker"):
         shutil.copytree(source, folder / "extensions" / source.name)
     shutil.copytree(FIXTURES / "page_api", folder / "extensions" / "page_api")
     write(folder / "extensions", "tuned", TUNED, '"setting"')

@@ -42,7 +42,13 @@
   }
 
   try { widen(Number(localStorage.getItem(KEY)) || 0) } catch { /* the browser keeps nothing */ }
+  let planned = false
   new MutationObserver(() => {
-    for (const column of document.querySelectorAll('.rp-left:not(:has(> .rp-grip))')) grip(column)
+    if (planned) return
+    planned = true
+    requestAnimationFrame(() => {
+      planned = false
+      for (const column of document.querySelectorAll('.rp-left')) if (!column.querySelector(':scope > .rp-grip')) grip(column)
+    })
   }).observe(document.documentElement, { subtree: true, childList: true })
 })()

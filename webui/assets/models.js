@@ -8,6 +8,9 @@
   }
 
   document.addEventListener('reprise:card', () => requestAnimationFrame(() => {
-    sayOpen(one('#model_card_button'), one('#model_card .rp-card'))
+    const card = one('#model_card .rp-card')
+    sayOpen(one('#model_card_button'), card)
+    if (card) document.documentElement.dataset.card = 'open'
+    else delete document.documentElement.dataset.card
   }))
 })()

@@ -365,7 +365,7 @@
     const target = event.target
     const opener = target.closest?.('.rp-networks-open')
     if (opener) return isOpen() ? close() : open(opener)
-    if (target.closest?.('#rp_tabs [role=tab], .overflow-dropdown button')) return close(false)
+    if (target.closest?.('#rp_tabs [role=tab]')) return close(false)
     if (!isOpen() || !panel().contains(target)) return
     const at = (selector) => target.closest(selector)
     const card = at('.rp-net')

@@ -25,7 +25,7 @@ from webui.components.send import shown
 from webui.components.slots import place_slots
 from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
-from webui.forms import Form
+from webui.forms import SLIDER, Form
 from webui.html.status import JobProgress, status_html
 from webui.i18n import t
 from webui.tabs.extras import inputs_of, keep, kept_text
@@ -199,7 +199,9 @@ def _growth(tab: str) -> list[Any]:
     """Outpainting: how far the image grows on each side; then no mask is needed."""
     with gr.Accordion("Outpaint", open=False, elem_id=f"{tab}_outpaint"), gr.Row():
         return [
-            gr.Slider(0, 512, 0, step=8, label=side, min_width=130, elem_id=f"{tab}_{side.lower()}")
+            gr.Slider(
+                0, 512, 0, step=8, label=side, min_width=130, elem_id=f"{tab}_{side.lower()}", elem_classes=SLIDER
+            )
             for side in ("Left", "Top", "Right", "Bottom")
         ]
 
