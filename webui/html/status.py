@@ -213,7 +213,7 @@ def _progress_text(run: JobProgress, worker_state: str, worker_detail: str) -> s
             took = f" in {_duration(run.seconds)}" if run.seconds is not None else ""
             return f"{len(run.results)} {noun}{took}"
         case "cancelled":
-            kept = f"{len(run.results)} finished before" if run.results else "nothing was finished yet"
+            kept = f"{len(run.results)} kept" if run.results else "nothing was finished yet"
             return f"Interrupted, {kept}"
         case "step":
             which = f"Image {run.image} of {run.images} · " if run.images > 1 else ""

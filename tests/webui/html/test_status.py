@@ -151,7 +151,7 @@ def test_progress_counts_all_images() -> None:
 def test_an_interrupted_run_keeps_what_it_made() -> None:
     image = {"path": "/o/1.png", "infotext": "a", "seed": 7}
     run = JobProgress("step").after({"type": "cancelled", "output": {"images": [image]}})
-    assert tags(views.status_html(run)).text == "Interrupted, 1 finished before"
+    assert tags(views.status_html(run)).text == "Interrupted, 1 kept"
     assert len(run.results) == 1
 
 
