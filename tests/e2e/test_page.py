@@ -50,8 +50,9 @@ def box(page: Page, selector: str) -> Any:
 
 def places(page: Page) -> list[Any]:
     """Where the boxes stand on the page that must not move, wherever it is scrolled to."""
-    scrolled = page.evaluate("window.scrollY")
-    return [{**found, "y": found["y"] + scrolled} for found in (box(page, selector) for selector in FIXED)]
+    scrolled = "(part) => window.scrollY + (part.closest('.rp-scroll, [id$=_result]')?.scrollTop || 0)"
+    found = [(box(page, selector), page.locator(selector).evaluate(scrolled)) for selector in FIXED]
+    return [{**place, "y": place["y"] + below} for place, below in found]
 
 
 def test_ctrl_enter_shows_the_preview_then_the_picture_and_its_text(visit: Visit) -> None:
