@@ -88,9 +88,7 @@ class Visit:
     def open(self) -> Page:
         self.page.goto(self.server.url)
         self.page.wait_for_selector("#txt2img_prompt textarea")
-        self.page.wait_for_selector(
-            "#txt2img_networks_open"
-        )  # the last part of the prompts, below which all has its place
+        self.page.wait_for_selector("#txt2img_networks_open")  # the last part of the prompts: now all has its place
         return self.page
 
     def foreign(self) -> list[str]:

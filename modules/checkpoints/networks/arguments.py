@@ -114,6 +114,8 @@ class Use:
     @property
     def passed_over(self) -> str:
         """A sentence on them; empty: there are none."""
+        if self.dyn == 0:
+            return f"{self.name[:60]}: dyn=0 leaves it no rank, so it changes nothing"
         names = ", ".join(f"{name.strip()[:20]}=" for name in self.foreign[:4])
         takes = "none" if self.kind == HYPERNET_TAG else ", ".join(f"{name}=" for name in NAMED)
         return f"{self.name[:60]}: {names} does nothing here; of such arguments there are {takes}" if names else ""

@@ -34,3 +34,4 @@ def test_arguments_that_say_nothing_are_named() -> None:
     sentence = "ink: stop= does nothing here; of such arguments there are te=, unet=, dyn=, lbw="
     assert read_tag("lora", "ink:1:stop=10").passed_over == sentence
     assert "none" in read_tag("hypernet", "ink:1:te=1").passed_over
+    assert read_tag("lora", "ink:1:dyn=0").passed_over == "ink: dyn=0 leaves it no rank, so it changes nothing"
