@@ -151,7 +151,8 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
     offload = memory.LOWVRAM if args.lowvram else memory.MEDVRAM if args.medvram else memory.AUTO
     logging.info("%s: %s", device.describe(), budget)
     flags = {"medvram": args.medvram, "lowvram": args.lowvram, "vram_budget": args.vram_budget}
-    if idle := memory.said_for_nothing(device, **flags):
+    idle = memory.said_for_nothing(device, **flags)
+    if idle:
         logging.warning(idle)
     hashes = Hashes(args.data_dir / "hashes.json")
     places = model_places(args)

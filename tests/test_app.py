@@ -189,7 +189,7 @@ def test_unknown_sampler_and_checkpoint_are_told_with_a_suggestion(
         "error: no sampler named 'Eular a'; did you mean 'Euler a'?",
     )
     status, line = said(capsys, *places, "generate", "x", "--checkpoint", "fine")
-    assert (status, line) == (2, "error: no checkpoint named 'fine'; there are 'tiny'")
+    assert (status, line) == (2, "error: no checkpoint named 'fine'; there is 'tiny'")
 
 
 def test_folder_that_cannot_be_written_is_told_before_anything_is_computed(

@@ -66,9 +66,17 @@ def unknown(page: Page) -> list[str]:
 
 def test_no_control_of_the_main_tab_is_left_in_english(chinese: Visit) -> None:
     page = opened(chinese)
-    for name in ("variation", "section_compatibility", "section_sampling", "hires", "refiner"):
+    for name in (
+        "variation",
+        "section_guidance",
+        "section_model",
+        "section_sampling",
+        "section_compatibility",
+        "hires",
+        "refiner",
+    ):
         page.click(f"#txt2img_{name} > button")
-    expect(page.locator("#txt2img_section_compatibility")).to_contain_text("强调方式")
+    expect(page.locator("#txt2img_section_guidance")).to_contain_text("强调方式")
     expect(page.locator("#txt2img_emphasis input")).to_have_value("原始")
     assert unknown(page) == []
     assert page.evaluate("document.documentElement.lang") == "zh"
@@ -77,7 +85,7 @@ def test_no_control_of_the_main_tab_is_left_in_english(chinese: Visit) -> None:
 def test_a_request_is_the_same_in_any_language_and_what_is_said_of_it_is_not(chinese: Visit) -> None:
     page = opened(chinese)
     page.fill(PROMPT, "Steps")
-    page.click("#txt2img_section_compatibility > button")
+    page.click("#txt2img_section_guidance > button")
     page.click("#txt2img_emphasis input")
     page.get_by_role("option", name="忽略").click()
     expect(page.locator("#txt2img_emphasis input")).to_have_value("忽略")

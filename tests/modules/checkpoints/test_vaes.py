@@ -46,7 +46,7 @@ def test_vaes_lie_in_their_folder_and_beside_checkpoints(tmp_path: Path) -> None
     assert (
         found.find("fine", checkpoint) == found.find("Fine.safetensors", checkpoint) == found.list()["Fine.safetensors"]
     )
-    with pytest.raises(UnknownName, match=r"there is 'b\.vae.safetensors', 'Fine\.safetensors'") as unknown:
+    with pytest.raises(UnknownName, match=r"there are 'b\.vae.safetensors', 'Fine\.safetensors'") as unknown:
         found.find("rough", checkpoint)
     assert unknown.value.field == "vae"
     with pytest.raises(CheckpointError, match=r"app\.py convert old\.ckpt") as pickle:
