@@ -10,6 +10,7 @@ from pathlib import Path
 
 from modules.checkpoints.families.base import ModelConfig
 from modules.errors import CheckpointError
+from modules.params.generation import GenerationParams
 
 FULL, TAESD = "Full", "TAESD"
 ENCODER, DECODER = "encoder", "decoder"
@@ -21,6 +22,14 @@ def stem_of(config: ModelConfig) -> str:
     """The name of the tiny autoencoder for a model's latents; empty where there is none."""
     usual = config.latent.channels == 4 and config.latent.factor == 8
     return ("taesdxl" if config.family.sdxl_schedules else "taesd") if usual else ""
+
+
+def parts_asked(params: GenerationParams) -> list[str]:
+    """The parts that a request wants of a tiny autoencoder: an encoder only where an image is encoded."""
+    methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}
+    if params.init is None and params.hires is None:
+        del methods[ENCODER]
+    return [part for part, method in methods.items() if method == TAESD]
 
 
 def find_part(folder: Path, config: ModelConfig, part: str) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from modules.checkpoints.approximation_files import DECODER, ENCODER, TAESD, find_part
+from modules.checkpoints.approximation_files import find_part, parts_asked
 from modules.checkpoints.choices import Choices, read_choices, write_choices
 from modules.checkpoints.convert import convert
 from modules.checkpoints.detect import (
@@ -244,10 +244,7 @@ class CheckpointCatalogue:
         if self._vaes.find(params.vae, file.path) is None and not config.own_vae:
             raise no_vae(file.stem, self.vaes())
         self._texts.find(params.text_encoder, file.path, config.family, shapes_of(header))
-        methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}
-        if params.init is None and params.hires is None:
-            del methods[ENCODER]
-        for part in (part for part, method in methods.items() if method == TAESD):
+        for part in parts_asked(params):
             find_part(self._approximations, config, part)
         for name, group in (("hires", params.hires), ("refiner", params.refiner)):
             if group and group.checkpoint:

@@ -24,7 +24,7 @@ from modules.checkpoints.detect import (
     shapes_of,
     yaml_of,
 )
-from modules.checkpoints.families.base import Family
+from modules.checkpoints.families.base import Family, ModelConfig
 from modules.checkpoints.files import PREDICTION, Hashes, ModelFile, find_model, list_models
 from modules.checkpoints.folders import Folders, each
 from modules.checkpoints.memory import Budget, Residence, find_budget, weight_bytes
@@ -45,6 +45,11 @@ log = logging.getLogger(__name__)
 
 def _stamp(path: Path) -> tuple[Path, int]:
     return path, path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def _config_of(file: ModelFile) -> ModelConfig:
+    """What a checkpoint's header says of it, without loading it."""
+    return detect(file.name, open_source(file.path).header, file.path)
 
 
 class ModelStore:
@@ -104,14 +109,12 @@ class ModelStore:
 
     def family(self, name: str) -> Family:
         """The family of a checkpoint, as its header says."""
-        file = self.find(name)
-        return detect(file.name, open_source(file.path).header, file.path).family
+        return _config_of(self.find(name)).family
 
     def configuration(self, name: str) -> Path | None:
         """A1111's configuration beside a checkpoint, where it changes how its images come out."""
         file = self.find(name)
-        config = detect(file.name, open_source(file.path).header, file.path)
-        return yaml_of(file.path) if config.from_yaml else None
+        return yaml_of(file.path) if _config_of(file).from_yaml else None
 
     def configurations(self) -> list[Path]:
         """A1111's configurations beside checkpoints."""
@@ -169,7 +172,7 @@ class ModelStore:
 
     def _load(self, file: ModelFile, text_encoder: str, fp8: str) -> LatentDiffusion:
         stamp = file.path.stat().st_mtime_ns
-        in_8_bits = fp8 == ALL or (fp8 == SDXL and self._is_sdxl(file.path))
+        in_8_bits = fp8 == ALL or (fp8 == SDXL and _config_of(file).family.name.startswith("sdxl"))
         key = file.path, in_8_bits
         kept = self._loaded.get(key)
         beside, before = said_beside(file.path), self._said.get(file.path)
@@ -199,10 +202,6 @@ class ModelStore:
         log.info("loaded %s in %.1f s on %s", file.name, time.perf_counter() - start, device.describe())
         self._loaded[key] = (stamp, model)
         return model
-
-    @staticmethod
-    def _is_sdxl(path: Path) -> bool:
-        return detect(path.stem, open_source(path).header, path).family.name.startswith("sdxl")
 
     def _has_texts(self, model: LatentDiffusion, text_encoder: str) -> bool:
         """Whether a model in memory has the text encoders that are asked for, as they lie on the disk."""

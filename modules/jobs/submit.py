@@ -57,8 +57,8 @@ class Submitter:
         if isinstance(spec, ScriptSpec):
             params, notes = canonical(spec.params, self.host)
             self._check_files(params)
-            script = self.host.scripts.get(spec.name) if spec.name in self.host.scripts else None
-            if script:
+            if spec.name in self.host.scripts:
+                script = self.host.scripts.get(spec.name)
                 check_there([script], {spec.name: spec.options}, self._picture, self.host.models)
             self.scripts.prepare(spec.name, spec.options, params)
             return replace(spec, params=params, origin=spec.origin.noted(*notes))

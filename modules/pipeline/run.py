@@ -10,7 +10,7 @@ from functools import partial
 from PIL import Image
 from torch import Tensor
 
-from modules.checkpoints.approximation_files import DECODER, ENCODER, TAESD
+from modules.checkpoints.approximation_files import DECODER, ENCODER, TAESD, parts_asked
 from modules.checkpoints.detect import yaml_of
 from modules.checkpoints.families.base import INPAINTING, PIX2PIX
 from modules.checkpoints.model import LatentDiffusion, through
@@ -131,10 +131,7 @@ class BatchRunner:
         paths += [(CONFIGURATION, path) for path in others if path and (CONFIGURATION, path) not in paths]
         if params.restore_faces:
             paths += self._host.face_restorer(params.face_restorer).files
-        methods = {ENCODER: params.sd_vae_encode_method, DECODER: params.sd_vae_decode_method}
-        if params.init is None and params.hires is None:
-            del methods[ENCODER]
-        for part in (part for part, method in methods.items() if method == TAESD):
+        for part in parts_asked(params):
             paths.append((TINY[part], self._store.approximations.load(model.config, part)[1]))
         files = [File(role, path.name, self._store.sha256(path)) for role, path in paths]
         return Provenance(tuple(files))

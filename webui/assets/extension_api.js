@@ -152,5 +152,5 @@
     for (const card of event.target.parentElement.querySelectorAll('[data-name]')) card.hidden = !card.dataset.name.includes(wanted)
   })
 
-  window.reprise = Object.assign(window.reprise || {}, { get, set, insert, replace, on, tell })
+  window.reprise = Object.assign(window.reprise || {}, { get, set, insert, replace, on, tell, until })
 })()

@@ -1,7 +1,7 @@
 // "Find a setting": what is typed is looked for in names, help and A1111's names; a choice opens its folds and marks it.
 (() => {
   'use strict'
-  const MOST = 8, SHOWN_MS = 2500
+  const MOST = 8, SHOWN_MS = 2500, DRAWN_MS = 2000
   const listOf = (box) => box.parentElement.querySelector('ul')
 
   function matches(box) {
@@ -24,7 +24,7 @@
       if (header) item.append(Object.assign(document.createElement('small'), { textContent: header.textContent.replace('▼', '').trim() }))
       return item
     }))
-    if (asked && !found.length) place.append(Object.assign(document.createElement('li'), { className: 'rp-none', textContent: box.dataset.none || 'Nothing is called so.' }))
+    if (asked && !found.length) place.append(Object.assign(document.createElement('li'), { className: 'rp-none', textContent: 'Nothing is called so.' }))
     place.hidden = !asked
     box.setAttribute('aria-expanded', String(!place.hidden))
     choose(box, found.length ? 0 : -1)
@@ -44,18 +44,13 @@
     box.setAttribute('aria-expanded', 'false')
   }
 
-  async function wait(found) {
-    for (let turn = 0; turn < 80 && !found(); turn++) await new Promise((done) => setTimeout(done, 25))
-    return found()
-  }
-
   // Open the folds around a setting, show it, and put the cursor there.
   async function reveal([place, , , folds]) {
     for (const fold of folds) {
-      const header = await wait(() => document.querySelector(`#${fold} > button`))
+      const header = await window.reprise.until(() => document.querySelector(`#${fold} > button`), DRAWN_MS)
       if (header && !header.classList.contains('open')) header.click()
     }
-    const home = await wait(() => document.getElementById(place))
+    const home = await window.reprise.until(() => document.getElementById(place), DRAWN_MS)
     if (!home) return
     home.scrollIntoView({ block: 'center' })
     home.classList.add('rp-marked')

@@ -37,11 +37,8 @@
   async function show(number) {
     document.documentElement.dataset.picture = number
     document.getElementById('tab_history-button')?.click()
-    for (let turn = 0; turn < 200; turn++) {
-      const choose = document.getElementById('history_choose')
-      if (choose) return choose.click()
-      await new Promise((done) => setTimeout(done, 25))
-    }
+    const choose = await window.reprise.until(() => document.getElementById('history_choose'), 5000)
+    choose?.click()
   }
 
   document.addEventListener('click', (event) => {
