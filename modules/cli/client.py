@@ -97,8 +97,13 @@ class Client:
         """How far a job is: ``state``, ``position``, ``progress``, ``output``, ``error``."""
         return self.ask(f"/api/v1/jobs/{quote(job)}")
 
-    def cancel(self, job: str) -> dict[str, Any]:
-        return self.ask(f"/api/v1/jobs/{quote(job)}/cancel", {})
+    def cancel(self, job: str, *, keep: bool = False) -> dict[str, Any]:
+        """Stop a job. Its finished images stay, and with ``keep`` the image at hand is made from what there is."""
+        return self.ask(f"/api/v1/jobs/{quote(job)}/cancel{'?keep=true' if keep else ''}", {})
+
+    def finish(self, job: str) -> dict[str, Any]:
+        """Stop a job behind the image at hand, or the batch that it is in."""
+        return self.ask(f"/api/v1/jobs/{quote(job)}/finish", {})
 
     def skip(self, job: str) -> dict[str, Any]:
         """The image at hand is made from what there is, and the next one follows."""

@@ -59,6 +59,17 @@ def test_a_job_is_stopped(client: Client) -> None:
     assert client.state(job)["state"] == "cancelled"
 
 
+def test_a_job_that_is_stopped_may_keep_or_finish_the_image_at_hand(client: Client) -> None:
+    for stop in ("keep", "finish"):
+        job = client.submit({**QUICK, "prompt": "slow", "batch_size": 3, "seed": 9})
+        for event in client.follow(job):
+            if event["type"] == "step":
+                client.finish(job) if stop == "finish" else client.cancel(job, keep=True)
+                break
+        assert list(client.follow(job))[-1]["type"] == "cancelled"
+        assert [image.seed for image in client.fetch(job)] == [9]
+
+
 def test_a_start_picture_is_put_there_first(client: Client) -> None:
     out = io.BytesIO()
     Image.new("RGB", (64, 64), "teal").save(out, "PNG")

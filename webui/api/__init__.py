@@ -92,4 +92,5 @@ def submit_replay(services: Services, owner: str, values: Json) -> Json:
         raise UserError("there is nothing to make again", hint="send image, in base64, or recipe", field="image")
     if isinstance(judged, verdicts.Verdict):
         return {"job": None, "verdict": judged.to_json()}
+    services.api.limits.check(judged.request, services.inputs.size)
     return {"job": services.submit(owner, spec).id, "verdict": None}

@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
-from starlette.routing import Match, get_route_path
+from starlette.routing import Match
 from starlette.types import Scope
 
 from webui.security.bodies import IN_SCOPE
+from webui.security.guard import path_of
 
 
 class Known(Request):
@@ -29,7 +30,7 @@ class Below(APIRouter):
     included, and twice; a path that lies elsewhere is told at once."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if not get_route_path(scope).startswith(f"{self.prefix}/"):
+        if not path_of(scope).startswith(f"{self.prefix}/"):
             return Match.NONE, {}
         return super().matches(scope)
 
