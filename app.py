@@ -130,7 +130,7 @@ def default_model(args: argparse.Namespace) -> str:
 
     file = Path(args.ckpt).expanduser().resolve()
     models = list_models(model_places(args).checkpoints)
-    return next((model.name for model in models if model.path == file), file.stem)
+    return next((model.name for model in models if model.path == file or model.path.resolve() == file), file.stem)
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
