@@ -22,9 +22,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 ENDS = frozenset({"done", "failed", "cancelled"})
-TRIES = 5
+TRIES = 7
 """So often a stream that breaks off is taken up again before anything new was told."""
-RETRY_S = 1.0
+RETRY_S = 0.5
+"""Before the first of these tries; each pause is twice the last, a minute in all: a server may start anew meanwhile."""
 
 
 class ServerError(Exception):
@@ -84,7 +85,7 @@ class Client:
             tries += 1
             if tries > TRIES:
                 raise ServerError(f"the events of job {job} broke off: {lost}")
-            time.sleep(RETRY_S)
+            time.sleep(RETRY_S * 2 ** (tries - 1))
 
     def fetch(self, job: str) -> list[FetchedImage]:
         """The images that a job has made so far."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,15 @@ def test_pictures_in_options_of_extensions_are_put_on_the_server(
     asked = client.ask(client.ask("/api/v1/jobs?limit=1")["jobs"][0]["url"] + "/request")["params"]["extensions"]
     keys = {name: client.put(one) for name, one in data.items()}  # a picture's name is that of its content
     assert asked == {"pastes": {"area": keys["area.png"], "picture": keys["face.png"], "title": "face.png"}}
+
+
+def test_a_stream_waits_a_minute_for_a_server_that_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with pytest.raises(ServerError, match=r"broke off: .* cannot be reached"):
+        list(Client("http://127.0.0.1:9").follow("0" * 32))
+    assert 60 < sum(pauses) < 70
+    assert all(after == 2 * before for before, after in pairwise(pauses))
 
 
 def test_the_client_needs_nothing_but_python(tmp_path: Path) -> None:

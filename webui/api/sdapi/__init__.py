@@ -15,7 +15,7 @@ from webui.api.parsed import Below
 from webui.api.sdapi.extras import add_extras
 from webui.api.sdapi.images import add_images
 from webui.api.sdapi.lists import add_lists, model_item
-from webui.api.sdapi.options import CHECKPOINT, KNOWN, VAE, Options, unheeded, untitled
+from webui.api.sdapi.options import CHECKPOINT, KNOWN, VAE, Options, check_settings, unheeded, untitled
 from webui.api.sdapi.progress import Tasks, add_internal, add_progress
 from webui.api.sdapi.route import Refusal, Route
 from webui.security.auth import owner_of
@@ -67,6 +67,7 @@ def add_options(routes: APIRouter, services: Services, options: Options) -> None
     @routes.post("/options")
     def set_options(request: Request, values: Json = Body()) -> WholeJSON:
         """Set some of the account's settings. Those without effect here are kept too, and named in a header."""
+        check_settings(values)
         if name := values.get(CHECKPOINT):
             card = services.card(untitled(str(name)))
             if card.problem:
