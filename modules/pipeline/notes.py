@@ -10,7 +10,8 @@ from modules.checkpoints.vaes import AUTOMATIC
 from modules.extension.host import Host
 from modules.pipeline.plan import Batch
 from modules.pipeline.prompt_encoder import PromptEncoder
-from modules.pipeline.used_embeddings import unapplied_networks
+from modules.pipeline.used_embeddings import kept_networks, unapplied_networks
+from modules.prompt.explain import kept_message
 
 MOST_NAMED = 8
 """Networks named in one note at most."""
@@ -44,6 +45,8 @@ def notes_on(
                 "takes over latents that mean something else to it"
             )
     yield from encoder.notes(model, batch)
-    if names := unapplied_networks(batch, [spec.name for spec in host.tags]):
+    kinds = [spec.name for spec in host.tags]
+    yield from map(kept_message, kept_networks(batch, kinds)[:MOST_NAMED])
+    if names := unapplied_networks(batch, kinds):
         listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)
         yield f"these networks of the prompt were not applied, as nothing here handles their kind: {listed}"

@@ -215,6 +215,12 @@ def test_what_does_nothing_is_named(models: Path, made: Callable[..., Made]) -> 
         assert "Lora hashes" not in done.results[0].infotext
 
 
+def test_a_tag_without_its_end_is_noted_as_text(made: Callable[..., Made]) -> None:
+    whole = made("a fox <lora:ink:1").notes
+    assert len(whole) == 1 and "<lora:ink is plain text" in whole[0]
+    assert ["<lora" in note for note in made("a fox", negative_prompt="<lora>").notes] == [True]
+
+
 def test_arguments_that_say_nothing_are_noted(made: Callable[..., Made]) -> None:
     (note,) = made("a fox <lora:ink:1:stop=10>").notes
     assert note.startswith("ink: stop= does nothing here")
