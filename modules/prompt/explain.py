@@ -196,7 +196,9 @@ def _kept(text: str, kinds: Collection[str], negative: bool, comments: bool) -> 
         yield Warning(source.column(at), kept_message(beginning))
     for tag in tags:
         if "<" in tag.arguments and not negative:
-            yield Warning(tag.column, f"all up to the next > is one tag of {tag.kind}: a > before the second < is missing")
+            yield Warning(
+                tag.column, f"all up to the next > is one tag of {tag.kind}: a > before the second < is missing"
+            )
 
 
 def kept_message(beginning: str) -> str:

@@ -79,7 +79,9 @@ def kept_tags(text: str, kinds: Collection[str]) -> Iterator[tuple[int, str]]:
     [(2, '<lora:ink:0.8'), (23, '<lora>')]
     """
     names = "|".join(re.escape(kind) for kind in kinds)
-    for match in re.finditer(rf"[<＜〈]\s*(?:{names})\b[^\s,<>＞〉]{{0,40}}[>＞〉]?", text, re.IGNORECASE) if names else ():
+    for match in (
+        re.finditer(rf"[<＜〈]\s*(?:{names})\b[^\s,<>＞〉]{{0,40}}[>＞〉]?", text, re.IGNORECASE) if names else ()
+    ):
         yield match.start(), match[0]
 
 
