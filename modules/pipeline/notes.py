@@ -28,6 +28,8 @@ def notes_on(
     if batch.params.vae == AUTOMATIC and (lost := store.lost_vae(model)):
         instead = model.vae_path.name if model.vae_path else "its own"
         yield f"the card of {model.name} prefers the VAE {lost[:80]}, which is not here, so {instead} was used"
+    if batch.params.vae == AUTOMATIC and model.config.own_vae and (guessed := store.guessed_vae(model)):
+        yield f"{guessed} was used as VAE, as its name begins like that of {model.name}: None takes the model's own"
     if not model.config.own_vae and model.vae_path is not None:
         yield f"{model.name} has no autoencoder of its own, so {model.vae_path.name} was used"
     if model.text_files:
