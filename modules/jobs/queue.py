@@ -147,6 +147,11 @@ class JobQueue:
         """Restart the worker between two jobs, so that it loads what changed on disk."""
         self.executor.restart()
 
+    @property
+    def closing(self) -> bool:
+        """Whether the server stops: what runs and waits is taken up again at the next start."""
+        return self._closing
+
     def close(self) -> None:
         """Stop: running jobs go back into the queue for the next start."""
         with self._changed:

@@ -129,6 +129,10 @@ def write_model(path: Path, metadata: Mapping[str, str] | None = None, **shapes:
     return path
 
 
+LORA = {f"lora_unet_mid_block_attentions_0_proj_in__lora_{part}__weight": (4, 4) for part in ("up", "down")}
+"""The layers of a small LoRA."""
+
+
 def write_networks(models: Path) -> None:
     """What a person's folders look like: names, folders, previews, notes; and what cannot be used."""
     ink = {
@@ -138,15 +142,15 @@ def write_networks(models: Path) -> None:
         "ss_dataset_dirs": json.dumps({"10_x": {"img_count": 22}}),
         "ss_bucket_info": json.dumps({"buckets": {"0": {"resolution": [512, 768], "count": 22}}}),
     }
-    path = write_model(models / "Lora" / "styles" / "ink_v1.safetensors", ink)
+    path = write_model(models / "Lora" / "styles" / "ink_v1.safetensors", ink, **LORA)
     chosen = {"activation text": "brush strokes", "negative text": "photo", "preferred weight": 0.7, "notes": "skies"}
     path.with_suffix(".json").write_text(json.dumps(chosen), encoding="utf-8")
     paint(5, 96, 1.0).save(path.with_suffix(".png"))
-    write_model(models / "Lora" / "styles" / "deep" / "xl.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"})
-    write_model(models / "Lora" / "people" / "ann.safetensors")
+    write_model(models / "Lora" / "styles" / "deep" / "xl.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"}, **LORA)
+    write_model(models / "Lora" / "people" / "ann.safetensors", **LORA)
     (models / "Lora" / "broken.safetensors").write_bytes(b"no model")
-    write_model(models / "Lora" / '<b>"quote".safetensors')
-    write_model(models / "LyCORIS" / "locon.safetensors", {"ss_v2": "False"})
+    write_model(models / "Lora" / '<b>"quote".safetensors', **LORA)
+    write_model(models / "LyCORIS" / "locon.safetensors", {"ss_v2": "False"}, **LORA)
     (models / "hypernetworks").mkdir()
     (models / "hypernetworks" / "anime.pt").write_bytes(b"")
     for name in ("my style", "Easy (negative)", "bad <b>hands", *(f"concept {n}" for n in range(30))):

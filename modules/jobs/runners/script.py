@@ -55,6 +55,8 @@ MANY = 16
 class Jobs(Queue, Protocol):
     """The part of the queue that scripts use."""
 
+    @property
+    def closing(self) -> bool: ...
     def get(self, job_id: str, owner: str | None = None) -> Job: ...
     def cancel(self, owner: str | None, job_id: str, *, keep: bool = False) -> Job: ...
     def heard(self, job_id: str, after: int) -> list[Event]: ...
@@ -193,7 +195,8 @@ class _Running:
                 if waiting:
                     time.sleep(POLL_S)
         except BaseException:
-            for child in waiting.values():
+            # Where the server stops, the script goes on with them when it is started again.
+            for child in waiting.values() if not self._jobs.closing else ():
                 child.stop()
             raise
         return [found[number] for number in range(len(current.requests))]

@@ -220,6 +220,23 @@ def test_a_script_goes_on_after_a_restart_and_makes_nothing_twice(tmp_path: Path
     assert sorted(set(steps)) == list(range(1, 13)) and len(steps) <= 13  # the one in hand may have begun anew
 
 
+def test_a_server_that_stops_leaves_the_waiting_jobs_of_a_script_as_they_are(tmp_path: Path) -> None:
+    class Held(Painter):
+        """The first job ends when the server stops, and long enough after that for the script to have noticed."""
+
+        def __call__(self, *arguments: Any) -> dict[str, Any]:
+            until(lambda: queue.closing)
+            time.sleep(0.3)
+            return super().__call__(*arguments)
+
+    with a_queue(tmp_path, Held(Gallery(tmp_path / "outputs"))) as queue:
+        submit(queue, "beside", 12)
+        until(lambda: len(queue.list("ann", states=["queued"])) == 2)
+    store = JobStore(tmp_path / "jobs.db")
+    assert {job.state for job in store.list()} <= {"queued", "done"}
+    store.close()
+
+
 def test_the_jobs_steps_are_told_as_the_scripts_own(tmp_path: Path) -> None:
     with a_queue(tmp_path) as queue:
         job = run(queue, "beside", 2)
