@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from webui.events import AT_ONCE
 from webui.i18n import Catalogue, language_of
+from webui.loading import Load
 
 
-def wire_choices(blocks: Any, catalogues: Mapping[str, Catalogue]) -> None:
+def choices_of(blocks: Any, catalogues: Mapping[str, Catalogue]) -> list[Load]:
     """Dropdowns all of whose choices are words of a catalogue show them in the language of the visitor; names of models
     and styles stay as they are. The value that a handler receives is English in any language."""
     found = [
@@ -27,8 +27,7 @@ def wire_choices(blocks: Any, catalogues: Mapping[str, Catalogue]) -> None:
             return [gr.skip()] * len(found)
         return [gr.update(choices=_told(component, catalogues[language])) for component in found]
 
-    if found:
-        blocks.load(on_load, None, found, **AT_ONCE)
+    return [Load(on_load, (), found)] if found else []
 
 
 def _told(component: Any, catalogue: Catalogue) -> list[tuple[str, Any]] | None:

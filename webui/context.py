@@ -16,7 +16,9 @@ from modules.extension.modifier import with_modifiers
 from modules.imaging.resize import request_size
 from modules.params.generation import GenerationParams
 from modules.params.options import Shape
+from webui.fields import Fields
 from webui.forms import Form
+from webui.loading import Load
 from webui.security.auth import visitor_of
 from webui.security.ownership import Files, uploaded
 from webui.services import Services
@@ -45,11 +47,10 @@ class Sent:
 
 @dataclass(frozen=True)
 class Source:
-    """A place to send from. ``find(request, *values) -> Sent`` for the values of ``inputs``; None if there is no
-    image.
-    """
+    """A place to send from, by buttons of `webui.components.send`. ``find(request, *values) -> Sent`` for the values of
+    ``inputs``; None if there is no image."""
 
-    buttons: Mapping[str, Any]
+    buttons: Any
     find: Callable[..., Awaitable[Sent | None]]
     inputs: Sequence[Any]
 
@@ -64,7 +65,7 @@ class Target:
 
     @property
     def outputs(self) -> list[Any]:
-        return [*([self.component] if self.component else []), *(self.form.components if self.form else [])]
+        return [*([self.component] if self.component else []), *(self.form.outputs if self.form else [])]
 
     def shown(self, sent: Sent, size: tuple[int, int]) -> list[Any]:
         """The values of ``outputs``: all settings if the image itself is not taken, else those that suit it."""
@@ -90,6 +91,8 @@ class Page:
     """A hidden button that takes what is dropped anywhere on the page; drop.js gives it the file."""
     frame: Any
     """The tabs component; ``gr.update(selected=name)`` shows one."""
+    home: Any
+    """A container outside the tabs, whose contents are on the page whichever tab is shown."""
     views: dict[str, Any] = field(default_factory=dict)
     """The results side of each generation tab, by the tab's name; filled while the tabs are built."""
     sources: list[Source] = field(default_factory=list)
@@ -101,6 +104,12 @@ class Page:
 
     slots: list[Any] = field(default_factory=list)
     """What extensions have put at places of the page; see `webui.components.slots`."""
+
+    loads: list[Load] = field(default_factory=list)
+    """What is done when the page is opened."""
+
+    style_doors: list[Any] = field(default_factory=list)
+    """Where the tabs meet the editor of styles; see `webui.tabs.style_editor`."""
 
     forms: list[Form[Any]] = field(default_factory=list)
     """The request forms made by `form`."""
@@ -120,7 +129,11 @@ class Page:
 
         return found
 
-    def form(self, cls: type[T]) -> Form[T]:
+    def fields(self, tab: str) -> Fields:
+        """Create the place for the controls of a tab that are the page's own."""
+        return Fields(tab, self.home)
+
+    def form(self, cls: type[T], fields: Fields | None = None) -> Form[T]:
         """Create a form for a dataclass of options. One for a request includes the options of all extensions and the
         header's controls.
         """
@@ -128,7 +141,7 @@ class Page:
         if cls is not GenerationParams:
             return Form(Shape(cls), *given)
         shape: Shape[Any] = with_modifiers(self.services.host.modifiers)
-        made: Form[T] = Form(shape, *given)
+        made: Form[T] = Form(shape, *given, fields)
         made.share(self.shared)
         self.forms.append(made)
         return made

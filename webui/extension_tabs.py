@@ -68,7 +68,7 @@ class TabPage:
             found = await result_at(page, who, job_id, chosen)
             return Path(found.path) if found else None
 
-        wire_jobs(page, view, submit, form.components)
+        wire_jobs(page, view, submit, form.inputs)
         if view.replay:
             view.replay.wire(page, shown_path, [view.shown, view.chosen])
 

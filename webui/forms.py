@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from modules.params.options import Dependent, Option, Shape
 from webui.events import AT_ONCE, QUIET
+from webui.fields import Field, Fields
 from webui.html.cards import stored_html
 from webui.i18n import t
 
@@ -20,6 +23,8 @@ T = TypeVar("T")
 KEPT = t("what is kept is not shown; empty keeps it, a blank deletes it")
 SLIDER = "rp-slider"
 """The class of sliders, by which the style sheets know them."""
+PICTURES = ("image", "mask")
+"""Kinds of texts that name a stored picture."""
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
@@ -102,20 +107,36 @@ def _followed(option: Option, value: Any, *others: Any) -> Any:
     return gr.update(choices=choices, value=value if value in choices else next(iter(choices), None))
 
 
-class Form(Generic[T]):
-    """The components of a shape's options, in the order in which a handler receives their values.
+PANEL = {"info": "info", "lines": "lines", "placeholder": "placeholder", "label": "label", "value": "value"}
+"""What the arguments of Gradio's components are called by `Fields.add`; others are theirs alone."""
 
-    Handlers take them with ``preprocess=False``: then no value is judged by Gradio, in a pop-up, but all of them by
-    `modules.params.options`, in a sentence that names the field.
+
+class Form(Generic[T]):
+    """The controls of a shape's options: Gradio's components and, where a panel of ``fields`` is open, the page's own.
+
+    Handlers take `inputs` with ``preprocess=False``: then no value is judged by Gradio, in a pop-up, but all of them by
+    `modules.params.options`, in a sentence that names the field. What they change goes into `outputs`.
     """
 
-    def __init__(self, shape: Shape[T], tables: Tables, put: Put | None = None, look: Look | None = None):
-        """``put`` stores pictures that a person chooses for an option, ``look`` opens them."""
+    def __init__(
+        self,
+        shape: Shape[T],
+        tables: Tables,
+        put: Put | None = None,
+        look: Look | None = None,
+        fields: Fields | None = None,
+        prefix: str = "",
+    ):
+        """``put`` stores pictures that a person chooses for an option, ``look`` opens them. ``prefix``: of the names of
+        its options among the ``fields`` of a tab, where several forms share these."""
         self._put, self._look = put, look
         self.shape = shape
         self.options = shape.options
+        self.fields = fields
+        self._prefix = prefix
         self._tables = tables
         self._components: dict[str, Any] = {}
+        self._own: dict[str, Field] = {}
         self.shared: frozenset[str] = frozenset()
         """Options whose components stand above the tabs."""
 
@@ -132,7 +153,7 @@ class Form(Generic[T]):
         return [(self._components[name], str(table)) for name, table in found.items() if table in tables]
 
     def add(self, name: str, **overrides: Any) -> Any:
-        """Render the component for option ``name`` here, unless it is in the header."""
+        """Render the control for option ``name`` here, unless it is in the header."""
         if name in self.shared:
             return self._components[name]
         option, values = self.options[name], None
@@ -141,52 +162,115 @@ class Form(Generic[T]):
             values = {
                 one.removeprefix(prefix): self.options[one].default for one in self.options if one.startswith(prefix)
             }
+        if self.fields and self.fields.is_open:
+            assert option.kind not in PICTURES or not self._put, f"{name} needs a place to drop a picture"
+            return self._add_own(name, choices_of(option, self._tables, values), overrides)
         component = self.adopt(name, control(option, self._tables, values, **overrides))
-        if option.kind in ("image", "mask") and self._put:
+        if option.kind in PICTURES and self._put:
             _upload(option, component, self._put, self._look, overrides)
         return component
 
+    def _add_own(self, name: str, choices: Sequence[str] | None, overrides: Mapping[str, Any]) -> Field:
+        assert self.fields
+        facts = {own: overrides[theirs] for theirs, own in PANEL.items() if theirs in overrides}
+        if facts.get("info", "") is None:
+            facts["info"] = ""
+        facts["enabled"] = overrides.get("interactive", True)
+        facts["css"] = overrides.get("elem_classes", "")
+        if self.options[name].secret:
+            facts |= {"value": "", "placeholder": KEPT}
+        full = self._prefix + name
+        place = overrides.get("elem_id") or f"{self.fields.tab}_{full}".replace(".", "_")
+        self._check_new(name)
+        self._own[name] = self.fields.add(self.options[name], full, choices, elem_id=place, **facts)
+        return self._own[name]
+
     def wire(self) -> None:
-        """Let choices follow the values that they depend on, once all components are there."""
-        for name, component in self._components.items():
+        """Let choices follow the values that they depend on, once all controls are there."""
+        for name in (*self._components, *self._own):
             option = self.options.get(name)
             if option and isinstance(option.choices, Dependent):
-                prefix = name.removesuffix(option.name)
-                others = [self._components[prefix + on] for on in option.choices.on if prefix + on in self._components]
-                if len(others) == len(option.choices.on):
+                prefix, of = name.removesuffix(option.name), option.choices.of
+                on = [prefix + one for one in option.choices.on]
+                if name in self._own and all(one in self._own for one in on):
+                    assert self.fields
+                    self.fields.follow(self._prefix + name, [self._prefix + one for one in on], of)
+                elif name in self._components and all(one in self._components for one in on):
+                    component, others = self._components[name], [self._components[one] for one in on]
                     follow = partial(_followed, option)
                     for other in others:
                         other.change(follow, [component, *others], component, **AT_ONCE)
 
+    def _check_new(self, name: str) -> None:
+        if name in self.names or name not in (*self.options, *self.shape.groups):
+            raise ValueError(f"{name!r} is there twice or is no option of {self.shape.cls.__name__}")
+
     def adopt(self, name: str, component: Any) -> Any:
         """Take a component that stands elsewhere on the page as the one for ``name``."""
-        if name in self._components or name not in (*self.options, *self.shape.groups):
-            raise ValueError(f"{name!r} is there twice or is no option of {self.shape.cls.__name__}")
+        self._check_new(name)
         self._components[name] = component
         return component
 
-    def keep(self, names: Sequence[str]) -> None:
-        """Forget all components but those of ``names``."""
-        self._components = {name: self._components[name] for name in names}
+    def mark(self) -> Any:
+        """What it has now, for `rewind`."""
+        return dict(self._components), dict(self._own), self.fields and self.fields.mark()
+
+    def rewind(self, mark: Any) -> None:
+        """Forget all controls that were added since that mark."""
+        self._components, self._own, fields = mark
+        if self.fields:
+            self.fields.rewind(fields)
 
     def switch(self, name: str, **overrides: Any) -> Any:
         """A checkbox for a group of options, however deep within: not ticked, they are all absent."""
         return self.adopt(name, gr.Checkbox(**{"label": self.shape.groups[name].label, "value": False, **overrides}))
 
+    @contextlib.contextmanager
+    def switched(self, name: str, title: str, place: str, *, label: str, on: str, info: str = "") -> Iterator[None]:
+        """A fold of an open panel for a group of options, with the group's switch in its header; ``on`` is the switch's
+        id."""
+        assert self.fields
+        self._check_new(name)
+        self._own[name], switch = self.fields.switch(self._prefix + name, label, elem_id=on, info=info, fold=place)
+        with self.fields.fold(title, place, switch):
+            said = f"{label}; {info}" if info else label
+            self.fields.put(f'<p class="rp-fold-said">{escape(said)}</p>')
+            yield
+
     def __getitem__(self, name: str) -> Any:
-        return self._components[name]
+        return self._own[name] if name in self._own else self._components[name]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._components)
+        return (*self._components, *self._own)
 
     @property
     def components(self) -> list[Any]:
+        """Gradio's components among the controls."""
         return list(self._components.values())
 
+    @property
+    def inputs(self) -> list[Any]:
+        """The components that a handler takes, for `named` and `read`."""
+        return [*self._components.values(), *([self.fields.state] if self.fields and self._own else [])]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that a handler fills with `show`."""
+        return [*self._components.values(), *([self.fields.given] if self.fields and self._own else [])]
+
+    def named(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The values of `inputs` by the names of the options."""
+        count = len(self._components)
+        named = dict(zip(self._components, values[:count], strict=True))
+        if self.fields and self._own:
+            state = self.fields.named(values[count])
+            named |= {name: state[self._prefix + name] for name in self._own}
+        return named
+
     def read(self, values: Sequence[Any]) -> T:
-        """The dataclass from the components' values; raises `UserError` with the field's name."""
-        return self.read_named(dict(zip(self.names, values, strict=True)))
+        """The dataclass from the values of `inputs`; raises `UserError` with the field's name."""
+        return self.read_named(self.named(values))
 
     def read_named(self, named: Mapping[str, Any]) -> T:
         """The same from values by name, of which some may have no component."""
@@ -195,13 +279,27 @@ class Form(Generic[T]):
         return self.shape.read({**named, **chosen})
 
     def show(self, values: Mapping[str, Any], *, leave: Sequence[str] = ()) -> list[Any]:
-        """What a handler returns to fill the form with ``values``; others, and those in ``leave``, stay as they are."""
-        flat = self.shape.flat(values)
-        return [flat[name] if name in flat and name not in leave else gr.skip() for name in self.names]
+        """What a handler returns for `outputs` to fill the form with ``values``; others, and those in ``leave``, stay
+        as they are."""
+        return self.fill({name: value for name, value in self.shape.flat(values).items() if name not in leave})
+
+    def fill(self, flat: Mapping[str, Any]) -> list[Any]:
+        """The same for values by the names that controls have."""
+        filled = [flat[name] if name in flat else gr.skip() for name in self._components]
+        if self.fields and self._own:
+            filled.append(self.fields.patch(self.own(flat)))
+        return filled
+
+    def own(self, flat: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the values that are of the page's own controls, by their names among the `fields`."""
+        return {self._prefix + name: flat[name] for name in self._own if name in flat}
 
     def begin(self, values: Mapping[str, Any]) -> list[Any]:
         """The same for a page that has just been opened. What the form was built with is not sent once more: that might
         arrive after a person has typed something else."""
-        built = {name: component.value for name, component in self._components.items()}
-        same = [name for name, value in self.shape.flat(values).items() if name in built and built[name] == value]
-        return self.show(values, leave=same)
+        flat = self.shape.flat(values)
+        components = self._components.items()
+        filled = [flat[name] if name in flat and flat[name] != one.value else gr.skip() for name, one in components]
+        if self.fields and self._own:
+            filled.append(self.fields.begin(self.own(flat)))
+        return filled

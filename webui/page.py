@@ -15,18 +15,21 @@ from modules.accounts import LOCAL
 from modules.errors import NotFound, RepriseError
 from modules.extension.host import TabSpec
 from modules.imaging.files import open_header
-from webui.choices import wire_choices
+from modules.prompt.styles import StyleBook
+from webui.choices import choices_of
 from webui.components.header import Header
 from webui.components.networks import NetworkPanel
 from webui.components.slots import place_slots, wire_slots
-from webui.context import Page, Sent, Source, Target
+from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
 from webui.html.status import account_html, header_html, results_of, trouble_html, worker_html
 from webui.html.workbench import strip_html
 from webui.i18n import Catalogue, t
+from webui.loading import wire_loads
 from webui.security.characters import whole
 from webui.security.ownership import Files
 from webui.services import Services
+from webui.tabs.style_editor import StyleEditor
 
 logger = logging.getLogger(__name__)
 
@@ -96,24 +99,28 @@ def build_page(
             gr.HTML(trouble_html(t(SAFE_MODE)), elem_id="rp_safe_mode", padding=False)
         if services.settings.trouble:
             gr.HTML(trouble_html(services.settings.trouble), elem_id="rp_trouble", padding=False)
+        with gr.Column(elem_id="rp_home", min_width=0) as home:
+            gr.HTML("", visible="hidden")
         with gr.Column(elem_id="rp_card"):
-            header.card()
+            header.card(home)
         dropped = gr.UploadButton("Read a picture", visible="hidden", elem_id="rp_dropped", file_types=["image"])
         with gr.Tabs(elem_id="rp_tabs", overflow_behavior="wrap") as frame:  # in one row that scrolls: workbench.css
-            page = Page(services, blocks, header.shared, dropped, frame, files=files)
+            page = Page(services, blocks, header.shared, dropped, frame, home, files=files)
             for spec in services.host.tabs:
                 with gr.Tab(spec.label, id=spec.name, elem_id=f"tab_{spec.name}") as tab:
                     page.tabs[spec.name] = tab
                     build_tab(page, spec)
         gr.HTML(strip_html(), elem_id="rp_strip_home", padding=False)
         networks = NetworkPanel(services)
+        if page.style_doors:
+            StyleEditor(StyleBook(services.styles_path)).wire(page.style_doors)
         if beside:
             with beside:
                 place_slots(page, "header")
         wire_slots(page)
         wire_sends(page)
-        wire_choices(blocks, catalogues)
         header.wire(page, networks)
+        wire_loads(blocks, [*page.loads, *choices_of(blocks, catalogues)])
     blocks.files = files
     return blocks
 
@@ -125,23 +132,29 @@ def _has_slots(services: Services, place: str) -> bool:
 def wire_sends(page: Page) -> None:
     """Connect every source's buttons to every target."""
     views = [Source(view.send, _result(page), [view.shown, view.chosen]) for view in page.views.values()]
+    outputs = [page.frame, *(output for target in page.targets.values() for output in target.outputs)]
+    # Those above the tabs are part of several forms.
+    places = list({id(output): output for output in outputs}.values())
     for source in (*views, *page.sources):
-        for name, button in source.buttons.items():
-            target = page.targets[name]
-            outputs = [page.frame, *target.outputs]
-            button.click(_sender(source, target, name), list(source.inputs), outputs, **AT_ONCE)
+        source.buttons.wish.change(
+            _sender(page, source, places), [source.buttons.wish, *source.inputs], places, **AT_ONCE
+        )
 
 
-def _sender(source: Source, target: Target, name: str) -> Any:
-    async def on_send(request: gr.Request, *values: Any) -> list[Any]:
+def _sender(page: Page, source: Source, places: Sequence[Any]) -> Any:
+    async def on_send(request: gr.Request, wish: Any, *values: Any) -> list[Any]:
+        name = str(wish or "").partition(" ")[0]
+        target = page.targets.get(name)
         try:
-            sent = await source.find(request, *values)
-            if sent is not None:
+            sent = await source.find(request, *values) if target else None
+            if target and sent is not None:
                 size = await asyncio.to_thread(lambda: open_header(sent.path).size)
-                return [gr.update(selected=name), *target.shown(sent, size)]
+                filled = dict(zip(map(id, target.outputs), target.shown(sent, size), strict=True))
+                filled[id(page.frame)] = gr.update(selected=name)
+                return [filled.get(id(place), gr.skip()) for place in places]
         except RepriseError:
             logger.warning("a picture that was to be sent cannot be read")
-        return [gr.skip()] * (1 + len(target.outputs))
+        return [gr.skip()] * len(places)
 
     return on_send
 

@@ -96,6 +96,11 @@ class Visit:
         return [url for url in self.requests if not url.startswith(ours)]
 
 
+def choose(page: Page, place: str, word: str) -> None:
+    """Choose a value of a control by its word."""
+    page.locator(f"#{place} select").select_option(label=word)
+
+
 @contextlib.contextmanager
 def running(command: list[str], data_dir: Path, *, worker: bool) -> Iterator[Server]:
     """Start ``command`` on a free port; ready when it answers and, with ``worker``, can take a job."""

@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from modules.imaging.files import png_bytes
 from modules.metadata.image_text import read_metadata
+from tests.e2e.conftest import choose
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit
@@ -38,12 +39,6 @@ def open_tab(visit: Visit) -> Page:
     return page
 
 
-def choose(page: Page, name: str, value: str) -> None:
-    box = page.locator(f"#extras_{name} input")
-    box.click()
-    page.get_by_role("option", name=value, exact=True).click()
-
-
 def saved(visit: Visit) -> list[Path]:
     return sorted(visit.server.data_dir.glob("outputs/extras-images/*/*.png"))
 
@@ -54,7 +49,7 @@ def test_one_picture_goes_through_a_network_and_is_saved_with_its_texts(program:
     page = open_tab(program)
     page.set_input_files("#extras_image input[type=file]", source)
     expect(page.locator("#extras_image img")).to_be_visible()
-    choose(page, "upscaler", "tiny-2x")
+    choose(page, "extras_upscaler", "tiny-2x")
     page.click("#extras_generate")
     page.wait_for_selector(f'{STATUS}[data-phase="done"]')
     expect(page.locator("#extras_infotext textarea")).to_have_value(
@@ -78,12 +73,12 @@ def test_a_batch_to_a_size_with_two_upscalers(program: Visit, tmp_path: Path) ->
     files = [picture(tmp_path, f"{n}.png", 60 * n) for n in range(3)]
     page.set_input_files("#extras_files input[type=file]", files)
     expect(page.locator("#extras_files_kept textarea, #extras_files_kept input")).to_have_value(re.compile(r"2\.png"))
-    choose(page, "resize", "Scale to")
+    choose(page, "extras_resize", "Scale to")
     for side in ("width", "height"):
         field = page.locator(f"#extras_{side} input[type=number]")
         field.fill("128")
         field.blur()
-    choose(page, "upscaler_2", "Nearest")
+    choose(page, "extras_upscaler_2", "Nearest")
     page.click("#extras_generate")
     page.wait_for_selector(f'{STATUS}[data-phase="done"]')
     expect(page.locator(STATUS)).to_contain_text("3 images")

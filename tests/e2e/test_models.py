@@ -82,7 +82,7 @@ def test_header_panels_and_editor_fit_into_the_window(visit: Visit, width: int) 
     page.wait_for_selector(CARD)
     page.click("#txt2img_styles_edit")
     parts = ("#checkpoint", "#quick_vae", "#quick_clip_skip", "#model_card_button", CARD, "#txt2img_networks_open")
-    for selector in (*parts, "#txt2img_style_prompt", "#txt2img_style_save"):
+    for selector in (*parts, "#rp_style_prompt", "#rp_style_save"):
         page.wait_for_selector(selector)
         found = page.locator(selector).bounding_box()
         assert found is not None
@@ -109,7 +109,7 @@ def test_a_picture_is_made_with_the_chosen_vae_and_an_embedding(program: Visit) 
     expect(text).to_have_value(re.compile(r'TI hashes: "?my style: [0-9a-f]{12}'))
     assert '"role":"embedding"' in (read_metadata(program.server.pictures()[-1])["recipe"] or "")
     page.click("#quick_vae input")
-    page.get_by_role("option", name="Automatic").click()
+    page.locator("ul [role=option]", has_text="Automatic").click()
     page.fill(PROMPT, "")
     page.click("#txt2img_paste")  # the prompt is empty: the last picture's text is read
     expect(page.locator(PROMPT)).to_have_value("a fox, my style")

@@ -185,7 +185,7 @@ def test_a_page_that_is_loaded_again_takes_up_its_job(visit: Visit) -> None:
 
 
 def test_jobs_are_queued_while_one_runs_and_come_one_by_one(visit: Visit) -> None:
-    """Alt+Enter queues another; one is taken out; Skip ends the image in hand; a reload finds the rest."""
+    """Ctrl+Shift+Enter queues another; one is taken out; Alt+Enter ends the image in hand; a reload finds the rest."""
     page = visit.open()
     before = places(page)
     page.fill(PROMPT, "slow one")
@@ -198,7 +198,7 @@ def test_jobs_are_queued_while_one_runs_and_come_one_by_one(visit: Visit) -> Non
     number(page, "batch_count", 1)
     for prompt in ("two", "three", "four"):
         page.fill(PROMPT, prompt)
-        page.keyboard.press("Alt+Enter")
+        page.keyboard.press("Control+Shift+Enter")
         expect(page.locator(WAITING).filter(has_text=prompt)).to_be_visible()
     told = ["".join(text.split()) for text in page.locator(WAITING).all_inner_texts()]
     assert told == ["1two×", "2three×", "3four×"]
@@ -209,7 +209,7 @@ def test_jobs_are_queued_while_one_runs_and_come_one_by_one(visit: Visit) -> Non
     expect(page.locator(LIVE)).to_be_visible()
     expect(page.locator(WAITING)).to_have_count(2)
     visit.complaints.clear()  # Gradio tells the console of the stream that the reload cut off
-    page.click(SKIP)
+    page.keyboard.press("Alt+Enter")
     expect(page.locator("#txt2img_preview .rp-made img").first).to_be_visible()
     page.click(INTERRUPT)
     page.wait_for_selector(DONE)

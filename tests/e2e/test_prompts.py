@@ -20,7 +20,7 @@ LINE = "#txt2img_prompt_line"
 COUNT = f"{LINE} .rp-count"
 PANEL = "#txt2img_inspector"
 TOGGLE = "#txt2img_prompts .rp-toggle"
-STYLE_NAME = "#txt2img_style_name textarea, #txt2img_style_name input"
+STYLE_NAME = "#rp_style_name textarea, #rp_style_name input"
 DONE = '#txt2img_status .rp-status[data-phase="done"]'
 
 
@@ -168,13 +168,13 @@ def save_style(page: Page, name: str, prompt: str, negative: str) -> None:
     page.fill(PROMPT, prompt)
     page.fill(NEGATIVE, negative)
     page.click("#txt2img_styles_edit")
-    page.click("#txt2img_style_take")
-    expect(page.locator("#txt2img_style_prompt textarea")).to_have_value(prompt)
+    page.click("#rp_style_take")
+    expect(page.locator("#rp_style_prompt textarea")).to_have_value(prompt)
     page.fill(STYLE_NAME, name)
-    page.click("#txt2img_style_save")
-    expect(page.locator("#txt2img_style_note")).to_contain_text("saved")
-    page.click("#txt2img_style_close")
-    expect(page.locator("#txt2img_style_editor")).to_be_hidden()
+    page.click("#rp_style_save")
+    expect(page.locator("#rp_style_note")).to_contain_text("saved")
+    page.click("#rp_style_close")
+    expect(page.locator("#rp_style_editor")).to_be_hidden()
 
 
 def choose(page: Page, name: str) -> None:
@@ -218,19 +218,19 @@ def test_styles_are_there_after_a_reload_and_are_edited_renamed_and_deleted_in_p
     page.click("#txt2img_styles_edit")
     expect(page.locator(STYLE_NAME)).to_have_value("dawn")
     page.fill(STYLE_NAME, "dusk")
-    page.fill("#txt2img_style_prompt textarea", "at dusk")
-    page.click("#txt2img_style_save")
-    expect(page.locator("#txt2img_style_note")).to_contain_text("saved")
+    page.fill("#rp_style_prompt textarea", "at dusk")
+    page.click("#rp_style_save")
+    expect(page.locator("#rp_style_note")).to_contain_text("saved")
     expect(page.locator("#txt2img_styles .token")).to_contain_text("dusk")
     page.click("#txt2img_styles_apply")
     expect(page.locator(PROMPT)).to_have_value(re.compile("at dusk$"))
-    page.click("#txt2img_style_delete")
-    expect(page.locator("#txt2img_style_question")).to_contain_text("Delete the style dusk?")
-    page.click("#txt2img_style_keep")
-    expect(page.locator("#txt2img_style_sure")).to_be_hidden()
-    page.click("#txt2img_style_delete")
-    page.click("#txt2img_style_really")
-    expect(page.locator("#txt2img_style_note")).to_contain_text("deleted")
+    page.click("#rp_style_delete")
+    expect(page.locator("#rp_style_question")).to_contain_text("Delete the style dusk?")
+    page.click("#rp_style_keep")
+    expect(page.locator("#rp_style_sure")).to_be_hidden()
+    page.click("#rp_style_delete")
+    page.click("#rp_style_really")
+    expect(page.locator("#rp_style_note")).to_contain_text("deleted")
     expect(page.locator(STYLE_NAME)).to_have_value("")
     page.click("#txt2img_styles_find")
     expect(page.locator("#txt2img_styles_note")).to_contain_text("None of the styles")

@@ -84,7 +84,7 @@ def test_a_text_in_the_prompt_box_fills_the_form(program: Visit) -> None:
     expect(page.locator(PROMPT)).to_have_value("an owl")
     expect(page.locator("#txt2img_negative textarea")).to_have_value("fog")
     expect(page.locator("#txt2img_steps input[type=number]")).to_have_value("9")
-    expect(page.locator("#txt2img_sampler input")).to_have_value("Heun")
+    expect(page.locator("#txt2img_sampler select")).to_have_value("Heun")
     expect(page.locator("#txt2img_width input[type=number]")).to_have_value("128")
     expect(page.locator(STATUS)).to_contain_text("read from the text")
 

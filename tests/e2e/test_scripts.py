@@ -5,24 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from tests.e2e.conftest import Visit
+from tests.e2e.conftest import Visit, choose
 
 pytestmark = pytest.mark.browser
 
 
-def choose(page: Page, field: str, value: str) -> None:
-    """A value of a dropdown, typed and taken."""
-    box = page.locator(f"#{field} input")
-    box.click()
-    box.fill(value)
-    page.get_by_role("option", name=value, exact=True).first.click()
-
-
 def test_a_plot_is_chosen_made_and_looked_through(program: Visit) -> None:
     page = program.open()
-    expect(page.locator("#txt2img_xyz_grid_x_type input")).to_have_count(0)
+    expect(page.locator("#txt2img_xyz_grid_x_type")).to_be_hidden()
     choose(page, "txt2img_script", "X/Y/Z plot")
     choose(page, "txt2img_xyz_grid_x_type", "Steps")
     page.locator("#txt2img_xyz_grid_x_values textarea, #txt2img_xyz_grid_x_values input").first.fill("1, 2")

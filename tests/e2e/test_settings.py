@@ -6,10 +6,11 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from modules.params.options import values_of
 from modules.params.settings import Settings
+from tests.e2e.conftest import choose
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Visit
@@ -21,11 +22,6 @@ SEARCH = "#settings_search textarea, #settings_search input"
 SAID = "#settings_said"
 
 
-def choose(page: Page, name: str, value: str) -> None:
-    page.click(f"#settings_{name} input")
-    page.get_by_role("option", name=value, exact=True).click()
-
-
 def test_a_setting_is_found_saved_and_holds_for_new_pages(visit: Visit) -> None:
     page = visit.open()
     page.click("#tab_settings-button")
@@ -35,7 +31,7 @@ def test_a_setting_is_found_saved_and_holds_for_new_pages(visit: Visit) -> None:
     expect(page.locator("#settings_theme")).to_be_hidden()
     page.fill(SEARCH, "")
     page.fill(STEPS, "33")
-    choose(page, "theme", "dark")
+    choose(page, "settings_theme", "dark")
     page.click("#settings_save")
     expect(page.locator(SAID)).to_contain_text("The settings are saved")
     expect(page.locator("body")).to_have_class("dark")
@@ -46,7 +42,7 @@ def test_a_setting_is_found_saved_and_holds_for_new_pages(visit: Visit) -> None:
     expect(other.locator("#txt2img_steps input[type=number]")).to_have_value("33")
     assert other.evaluate("document.body.classList.contains('dark')")
     other.close()
-    choose(page, "theme", "system")
+    choose(page, "settings_theme", "system")
     page.fill(STEPS, "20")
     page.click("#settings_save")
     expect(page.locator("body")).not_to_have_class("dark")

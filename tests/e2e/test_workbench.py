@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,8 @@ BENCHES = ("txt2img", "img2img", "inpaint")
 FIND = "#txt2img_find"
 OVERLAPS = """(tab) => {
   const ATOM = '.wrap-inner, .tab-like-container, .rp-canvas, .rp-find'  // whose parts lie over each other by design
-  const PARTS = ['[data-testid=block-info]', 'input:not([type=range])', 'textarea', 'button', 'select']
+  const TEXT = '[data-testid=block-info], .rp-field :is(label, small)'
+  const PARTS = [TEXT, 'input:not([type=range])', 'textarea', 'button', 'select']
   const column = document.querySelector(`#tab_${tab} .rp-scroll`), edges = column.getBoundingClientRect()
   const parts = [...column.querySelectorAll(PARTS.join())]
     .filter((part) => part.checkVisibility({ opacityProperty: true }) && !part.closest('.rp-canvas, .rp-find ul'))
@@ -150,3 +153,112 @@ def test_the_left_column_is_widened_and_stays_so(visit: Visit) -> None:
     assert width() == 576
     grip.dblclick()
     assert width() == before
+
+
+def test_a_section_says_what_differs_and_a_click_takes_it_back(visit: Visit) -> None:
+    page = visit.open()
+    page.click("#txt2img_hires_on input")
+    expect(page.locator("#txt2img_hires_scale")).to_be_visible()  # a section that is switched on opens
+    scale = page.locator("#txt2img_hires_scale input[type=number]")
+    scale.fill("3")
+    chip = page.locator("#txt2img_hires > .rp-changed button")
+    expect(chip).to_have_text("Upscale by 3")
+    page.click("#txt2img_hires > button")
+    expect(scale).to_be_hidden()
+    chip.click()
+    expect(chip).to_have_count(0)
+    expect(scale).to_have_value("2")
+
+
+def test_an_emptied_number_is_told_and_not_replaced(visit: Visit) -> None:
+    page = visit.open()
+    cfg = page.locator("#txt2img_cfg_scale input[type=number]")
+    cfg.fill("")
+    cfg.blur()
+    page.click("#txt2img_generate")
+    expect(page.locator("#txt2img_status")).to_contain_text("CFG scale needs a value")
+    expect(cfg).to_have_value("")
+
+
+def test_what_was_entered_is_there_when_a_tab_is_looked_at_again(visit: Visit) -> None:
+    """A slider and its number are one; a tab that was never looked at takes what is sent to it all the same."""
+    page = visit.open()
+    page.locator("#txt2img_steps input[type=range]").fill("33")
+    expect(page.locator("#txt2img_steps input[type=number]")).to_have_value("33")
+    assert page.evaluate("window.reprise.set('inpaint', 'cfg_scale', 4.5)") is True
+    page.click("#tab_inpaint-button")
+    expect(page.locator("#inpaint_cfg_scale input[type=number]")).to_have_value("4.5")
+    page.click("#tab_txt2img-button")
+    expect(page.locator("#txt2img_steps input[type=number]")).to_have_value("33")
+
+
+def test_tabs_have_addresses_and_back_goes_from_tab_to_tab(visit: Visit) -> None:
+    page = visit.open()
+    page.click("#tab_settings-button")
+    expect(page.locator("#settings_search")).to_be_visible()
+    assert page.url.endswith("#settings")
+    page.click("#tab_img2img-button")
+    expect(page.locator("#img2img_generate")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#settings_search")).to_be_visible()
+    page.reload()
+    expect(page.locator("#settings_search")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#txt2img_generate")).to_be_visible()
+    visit.complaints.clear()  # Gradio tells the console of the stream that the reload cut off
+
+
+def test_a_person_chooses_how_the_page_looks_and_it_stays_so(visit: Visit) -> None:
+    page = visit.open()
+    field = page.locator("#txt2img_steps")
+    dark, before = "document.body.classList.contains('dark')", field.bounding_box()
+    was_dark = page.evaluate(dark)
+    page.click("[data-look=theme]")
+    page.click("[data-look=density]")
+    assert page.evaluate(dark) is not was_dark
+    after = field.bounding_box()
+    assert before and after and after["height"] < before["height"]
+    page.reload()
+    page.wait_for_selector("#txt2img_networks_open")
+    assert page.evaluate(dark) is not was_dark
+    expect(page.locator("html")).to_have_attribute("data-density", "compact")
+    visit.complaints.clear()
+
+
+def test_keys_close_what_lies_over_the_page_and_begin_anew(visit: Visit) -> None:
+    page = visit.open()
+    page.click("#txt2img_styles_edit")
+    expect(page.locator("#rp_style_editor")).to_be_visible()
+    page.fill("#txt2img_prompt textarea", "slow one")
+    page.locator("#txt2img_steps input[type=number]").fill("150")
+    page.focus("#txt2img_prompt textarea")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#txt2img_preview .rp-live")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#rp_style_editor")).to_be_hidden()
+    expect(page.locator("#txt2img_interrupt")).to_be_enabled()  # the first Escape only closed the editor
+    page.fill("#txt2img_prompt textarea", "another one")
+    page.locator("#txt2img_steps input[type=number]").fill("3")
+    page.focus("#txt2img_prompt textarea")
+    page.keyboard.press("Control+Enter")  # ends the first and begins anew
+    expect(page.locator("#txt2img_infotext textarea")).to_have_value(re.compile("^another one\n"))
+    expect(page.locator("#txt2img_interrupt")).to_be_disabled()
+
+
+def test_generate_goes_on_forever_until_it_is_interrupted(visit: Visit) -> None:
+    page = visit.open()
+    page.fill("#txt2img_prompt textarea", "slow and again")
+    page.locator("#txt2img_steps input[type=number]").fill("5")
+    before = len(visit.server.pictures())
+    page.click("#txt2img_generate", button="right")
+    page.get_by_role("menuitem", name="Generate forever").click()
+    deadline = time.monotonic() + 60
+    while len(visit.server.pictures()) < before + 2:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(100)
+    expect(page.locator("#txt2img_interrupt")).to_be_enabled()
+    page.click("#txt2img_interrupt")
+    expect(page.locator("#txt2img_interrupt")).to_be_disabled()
+    expect(page.locator("#txt2img_generate")).not_to_have_class(re.compile("rp-forever"))
+    page.wait_for_timeout(500)
+    expect(page.locator("#txt2img_interrupt")).to_be_disabled()

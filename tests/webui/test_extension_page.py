@@ -23,6 +23,7 @@ from modules.extension.page import PLACES, ExtrasStepSpec
 from modules.params.generation import ExtrasParams
 from modules.pipeline.postprocess import check, process, with_steps
 from tests.modules.extension.test_loader import ROOT, write
+from tests.webui import controls
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
 from webui.components.slots import SlotPage
@@ -77,7 +78,7 @@ def config(client: TestClient) -> dict[str, Any]:
 
 
 def ids_in(config: dict[str, Any]) -> set[str]:
-    return {c["props"].get("elem_id") for c in config["components"]}
+    return {c["props"].get("elem_id") for c in config["components"]} | controls.ids_in(controls.html_of(config))
 
 
 def test_every_place_is_on_the_page_and_in_the_guide(config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-import webui.forms
+import webui.html.controls
 from modules.errors import UserError
 from modules.extension.host import Host
 from modules.extension.loader import Loader
@@ -28,6 +29,7 @@ from modules.params.generation import GenerationParams, ModifierOptions
 from modules.params.options import option
 from tests.modules.extension.test_loader import write
 from tests.modules.extension.test_option_values import SPEC as PASTES
+from tests.webui import controls
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
 from webui.api.v1.jobs import read_spec
@@ -140,14 +142,13 @@ def test_part_of_an_extension_that_cannot_be_built_leaves_the_page_as_it_is(
     class Even:
         even: int = option(2, "An even one")
 
-    def control(option: Any, *arguments: Any, **overrides: Any) -> Any:
-        made = real(option, *arguments, **overrides)
+    def control(option: Any, *arguments: Any, **facts: Any) -> str:
         if option.label == "An odd one":
             raise RuntimeError("it has no control")
-        return made
+        return real(option, *arguments, **facts)
 
-    real = webui.forms.control
-    monkeypatch.setattr(webui.forms, "control", control)
+    real = webui.html.controls.control_html
+    monkeypatch.setattr("webui.fields.control_html", control)
     with services(tmp_path) as given:
         given.host.add_modifier(ModifierSpec("odd", "Odd modifier", Odd, lambda _: Modifier()))
         given.host.add_modifier(ModifierSpec("even", "Even modifier", Even, lambda _: Modifier()))
@@ -155,15 +156,18 @@ def test_part_of_an_extension_that_cannot_be_built_leaves_the_page_as_it_is(
         given.host.add_script(ScriptSpec("even", "Even script", Even, no_steps))
         with TestClient(create_app(given), base_url=ORIGIN) as client:
             config = config_of(client)
-    found = {c["props"].get("elem_id"): c for c in config["components"]}
-    assert not [name for name in found if name and "odd" in name and "script_odd" not in name]
-    assert {"txt2img_ext_even_even", "txt2img_even_even", "txt2img_script_even"} <= found.keys()
-    html = [str(c["props"].get("value")) for c in config["components"] if c["type"] == "html"]
-    assert len([text for text in html if "This part of an extension could not be built" in text]) == 6
+    html = controls.html_of(config)
+    found = controls.ids_in(html)
+    assert not [name for name in found if "odd" in name]
+    assert {"txt2img_ext_even_even", "txt2img_even_even", "txt2img_script_even"} <= found
+    assert sum(text.count("This part of an extension could not be built") for text in html) == 6
+    for tab in ("txt2img", "img2img", "inpaint"):
+        (state,) = [c for c in config["components"] if c["props"].get("elem_id") == f"{tab}_fields"]
+        assert not [name for name in json.loads(state["props"]["value"]) if "odd" in name]
     known = {c["id"] for c in config["components"]}
     for dependency in config["dependencies"]:
         assert {*dependency["inputs"], *dependency["outputs"]} <= known
-    choices = [label for label, _ in found["txt2img_script"]["props"]["choices"]]
+    choices = [label for label, _ in controls.controls_in(html)["txt2img_script"].choices]
     assert choices == ["None", "Even script"]
 
 
@@ -175,20 +179,20 @@ def test_one_script_alone_shows_its_options(tmp_path: Path) -> None:
     with services(tmp_path) as given:
         given.host.add_script(ScriptSpec("alone", "Alone", Options, no_steps))
         blocks = build_page(given, {}, None, lambda page, spec: spec.build(page))
-    components = {getattr(block, "elem_id", None): block for block in blocks.blocks.values()}
-    choice, column = components["txt2img_script"], components["txt2img_script_alone"]
-    (event,) = [fn for fn in blocks.fns.values() if (choice._id, "change") in fn.targets]
-    assert [block._id for block in event.outputs] == [column._id]
-    assert event.fn("alone")["visible"] is True
-    assert event.fn("")["visible"] is False
+    html = controls.html_of(blocks.get_config_file())
+    assert controls.controls_in(html)["txt2img_script"].choices == [("None", ""), ("Alone", "alone")]
+    shown = "<style>html:not([data-script-txt2img='alone']) #txt2img_script_alone { display: none; }</style>"
+    assert any(shown in text for text in html)
 
 
 def test_every_tab_that_makes_pictures_has_the_controls_of_a_modifier(client: TestClient) -> None:
-    found = {c["props"].get("elem_id"): c for c in config_of(client)["components"]}
+    config = config_of(client)
+    found = {c["props"].get("elem_id"): c for c in config["components"]}
+    own = controls.controls_in(controls.html_of(config))
     for tab in ("txt2img", "img2img", "inpaint"):
-        assert found[f"{tab}_ext_good_on"]["type"] == "checkbox"
-        slider = found[f"{tab}_ext_good_amount"]
-        assert (slider["type"], slider["props"]["minimum"], slider["props"]["maximum"]) == ("slider", 0.0, 1.0)
+        assert own[f"{tab}_ext_good_on"].attributes["role"] == "switch"
+        slider = own[f"{tab}_ext_good_amount"].attributes
+        assert (slider["type"], slider["min"], slider["max"]) == ("number", "0", "1")
     assert found["good_generate"]["props"]["value"] == "Go"
     assert found["good_gallery"]["type"] == "gallery"
 

@@ -28,7 +28,7 @@ NAMES = {"Reprise"}
 
 
 class Texts(HTMLParser):
-    """What a person reads of a piece of HTML, text by text; not what is marked as no matter of language."""
+    """What a person reads of a piece of HTML, text by text; not choices, nor what is no matter of language."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Texts(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
-        kept = given.get("translate") == "no" or any(self._kept)
+        kept = given.get("translate") == "no" or tag in ("option", "style") or any(self._kept)
         if not kept:
             self.found += [text for name in ATTRIBUTES if (text := given.get(name))]
         if tag not in ("img", "br", "input", "hr", "rect", "circle", "path", "line", "use"):

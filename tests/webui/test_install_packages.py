@@ -50,7 +50,7 @@ def test_packages_are_installed_by_admins_at_this_machine_alone(
             monkeypatch.setattr(Services, "is_admin", lambda self, owner, admin=is_admin: admin)
             with gr.Blocks() as blocks, gr.Tabs() as frame, gr.Tab("Extensions") as tab:
                 here = replace(given, extensions=loader, **changes)
-                extensions_tab.build(Page(here, blocks, {}, None, frame, tabs={"extensions": tab}))
+                extensions_tab.build(Page(here, blocks, {}, None, frame, None, tabs={"extensions": tab}))
             (button,) = [block for block in blocks.blocks.values() if block.elem_id == "extensions_install"]
             assert button.visible
             handler = next(fn.fn for fn in blocks.fns.values() if fn.trigger_after is not None)

@@ -14,8 +14,8 @@ def test_a_file_that_cannot_be_read_is_told_when_the_editor_opens_and_when_it_sa
     path = tmp_path / "styles.csv"
     path.write_text("A,a castle\n")
     with gr.Blocks():
-        editor = StyleEditor(StyleBook(path), "txt2img")
+        editor = StyleEditor(StyleBook(path))
     said = "The styles in styles.csv cannot be read: no column is called name"
-    for answer in (editor._on_open(["A"]), editor._on_save("", "new", "x", "", [])):
+    for answer in (editor._on_open("0", ["A"]), editor._on_save("", "new", "x", "", [])):
         assert any(said in str(part) for part in answer)
     assert path.read_text() == "A,a castle\n"

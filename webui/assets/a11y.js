@@ -4,7 +4,7 @@
   const MISSING = [
     ['.empty[aria-label]:not([role])', 'role', 'img'],  // an empty picture's label is only read of something with a role
     ['[id$="_swap"]:not([title])', 'title', 'Swap width and height'],
-    [':is(#txt2img_generate, #img2img_generate, #inpaint_generate):not([title])', 'title', 'Ctrl+Enter generates, Alt+Enter queues another, Esc interrupts'],
+    [':is(#txt2img_generate, #img2img_generate, #inpaint_generate):not([title])', 'title', 'Ctrl+Enter generates, Ctrl+Shift+Enter queues another, Alt+Enter skips, Esc interrupts'],
     [':is([id$="_prompt"], [id$="_negative"]) textarea:not([title])', 'title', 'Ctrl+↑ and Ctrl+↓ weigh the word at the cursor'],
     ['#refresh_checkpoints:not([title])', 'title', 'Look for new models'],
   ]

@@ -35,6 +35,7 @@
 
   // The value of a field as the page shows it: a boolean, a number or a text.
   function get(tab, name) {
+    if (window.reprise.field.has(tab, name)) return window.reprise.field.get(tab, name)
     const box = boxOf(tab, name)
     if (box.type === 'checkbox') return box.checked
     return box.type === 'number' ? Number(box.value) : box.value
@@ -59,6 +60,8 @@
   // Give a field a value; the form has it when the promise is kept, true, or false where there is no such choice. A field
   // that a fold has just shown may be drawn once more on a busy page, as it was before: then it is entered again.
   async function set(tab, name, value) {
+    const { field } = window.reprise
+    if (field.has(tab, name)) return field.enter(tab, name, value)
     if (!find(tab, name)) await reveal(tab, name)
     if (isChoice(boxOf(tab, name))) return choose(boxOf(tab, name), String(value))
     const before = get(tab, name)

@@ -3,7 +3,7 @@
 (() => {
   'use strict'
   const ATTRIBUTES = ['title', 'aria-label', 'placeholder', 'alt']
-  const KEPT = 'script, style, textarea, [contenteditable], [translate="no"], [role="option"]'
+  const KEPT = 'script, style, textarea, [contenteditable], [translate="no"], [role="option"], option'
   const PLACE = /\{(\w+)\}/g
   const LINE = ' · ', HINT = '; '
 
@@ -66,12 +66,20 @@
     }
   }
 
+  // The choices of a select where all are words; names of models and samplers stay as they are. Values are English always.
+  function choices(select, find) {
+    if (select.closest('[translate="no"]')) return
+    const told = [...select.options].map((one) => find(one.textContent.trim()))
+    if (told.length && told.every((text) => text !== null)) [...select.options].forEach((one, i) => { one.textContent = told[i] })
+  }
+
   function everything(root, find) {
     if (root.nodeType === Node.TEXT_NODE) return texts(root, find)
     if (root.nodeType !== Node.ELEMENT_NODE) return
     const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT)
     while (walker.nextNode()) texts(walker.currentNode, find)
     attributes(root, find)
+    for (const select of root.querySelectorAll('select')) choices(select, find)
     for (const element of root.querySelectorAll(ATTRIBUTES.map((name) => `[${name}]`).join())) attributes(element, find)
   }
 

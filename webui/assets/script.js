@@ -4,7 +4,9 @@
   const one = (selector) => document.querySelector(selector)
   const visible = (element) => element && element.offsetParent !== null
 
-  // Ctrl+Enter generates on the tab in view, Alt+Enter queues another, Esc interrupts. While a text is composed (IME), keys belong to it.
+  // As in A1111's page: Ctrl+Enter generates on the tab in view, and while a job runs interrupts it and begins anew;
+  // Alt+Enter skips the image at hand; Esc interrupts. Ctrl+Shift+Enter queues another. Esc closes what lies over the
+  // page first. While a text is composed (IME), keys belong to it.
   function press(suffix) {
     for (const button of document.querySelectorAll(`button[id$="_${suffix}"]`)) {
       if (visible(button) && !button.disabled) {
@@ -15,15 +17,29 @@
     return false
   }
 
+  // Close what lies over the page: the editor of styles, the model card, the inspector.
+  function closeOverlay() {
+    const editor = one('#rp_style_close'), card = one('#model_card .rp-card')
+    if (visible(editor)) editor.click()
+    else if (visible(card) && matchMedia('(min-width: 1000px)').matches) one('#model_card_button').click()
+    else if (root.dataset.inspect && matchMedia('(min-width: 1000px)').matches) openInspector(false)
+    else return false
+    return true
+  }
+
   document.addEventListener('keydown', (event) => {
     if (event.isComposing) return
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey || event.altKey)) {
       event.preventDefault()
       event.stopPropagation()
       // A text box tells Gradio its value on "input"; let that be handled first.
-      setTimeout(() => press('generate'), 0)
+      setTimeout(() => {
+        if (event.altKey) return press('skip')
+        if (!event.shiftKey) press('interrupt')
+        press('generate')
+      }, 0)
     } else if (event.key === 'Escape' && !event.defaultPrevented && !one('[aria-expanded="true"][role="listbox"]')) {
-      press('interrupt')
+      if (!closeOverlay()) press('interrupt')
     }
   }, true)
 
@@ -58,7 +74,7 @@
       const bar = home.querySelector('.rp-status[data-phase="running"] .rp-bar i')
       const percent = bar ? Math.round(parseFloat(bar.style.width) || 0) : null
       document.title = percent === null ? 'Reprise' : `${percent}% · Reprise`
-    }).observe(home, { subtree: true, childList: true })
+    }).observe(home, { subtree: true, childList: true, attributes: true, attributeFilter: ['style', 'data-phase'] })
   }
 
   // Weights: Ctrl+Up and Ctrl+Down on the selection, else on the tag, the brackets or the word at the cursor.

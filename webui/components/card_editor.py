@@ -18,6 +18,7 @@ from modules.errors import NotFound, RepriseError, UserError
 from modules.params.options import Shape, option
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
+from webui.fields import Fields
 from webui.forms import Form
 from webui.html.cards import card_html
 from webui.html.status import JobProgress, status_html
@@ -81,14 +82,16 @@ class CardForm:
 class CardEditor:
     """Rendered where it is created, hidden until `shown` gives it a card."""
 
-    def __init__(self, services: Services):
+    def __init__(self, services: Services, fields: Fields):
         self._services = services
         tables = {**services.tables(), "card_vaes": lambda: ("", AUTOMATIC, OWN, *services.vaes())}
-        self.form: Form[CardForm] = Form(Shape(CardForm), tables)
+        self.form: Form[CardForm] = Form(Shape(CardForm), tables, fields=fields)
         with gr.Column(visible=False, elem_id="model_card_tools", elem_classes="rp-editor") as self.place:
             self._convert = gr.Button(t("Convert to safetensors"), elem_id="model_card_convert", visible=False)
             with gr.Accordion(t("Edit this card"), open=False, elem_id="model_card_editor", visible=False) as self.fold:
-                self._fields()
+                with fields.panel():
+                    for name in self.form.options:
+                        self.form.add(name, elem_id=f"model_card_{name}")
                 with gr.Row():
                     self._picture = gr.UploadButton(
                         t("Choose a preview picture"), file_types=["image"], elem_id="model_card_picture"
@@ -100,39 +103,19 @@ class CardEditor:
             self._seen = gr.Textbox(visible="hidden")
             self._said = gr.HTML(status_html(JobProgress()), elem_id="model_card_said", padding=False)
 
-    def _fields(self) -> None:
-        rows = (
-            ("prediction", "vae"),
-            ("sampler", "scheduler", "clip_skip"),
-            ("steps", "cfg_scale", "width", "height"),
-            ("applies",),
-            ("trigger_words",),
-            ("description", "notes"),
-        )
-        for row in rows:
-            with gr.Row():
-                for name in row:
-                    self.form.add(name, min_width=120, elem_id=f"model_card_{name}")
-
     @property
     def outputs(self) -> list[Any]:
-        return [self.place, self.fold, self._convert, self._said, *self.form.components]
+        return [self.place, self.fold, self._convert, self._said, *self.form.outputs]
 
     def shown(self, card: Card | None, owner: str) -> list[Any]:
         """Values of `outputs` for the card that is open; None: it is closed. Cards are for administrators to change."""
         may = card is not None and self._services.keeper is not None and self._services.is_admin(owner)
         values = vars(CardForm.of(card.choices)) if card and not card.problem else {}
-        fields: list[Any] = [self._field(name, values) for name in self.form.names]
+        vaes = {"vae": ["", AUTOMATIC, OWN, *self._services.vaes()]} if values else {}
+        assert self.form.fields
         editable, pickled = bool(may and card and not card.problem), bool(may and card and card.pickled)
         parts = [gr.update(visible=may), gr.update(visible=editable), gr.update(visible=pickled)]
-        return [*parts, status_html(JobProgress()), *fields]
-
-    def _field(self, name: str, values: dict[str, Any]) -> Any:
-        if name not in values:
-            return gr.skip()
-        if name == "vae":
-            return gr.update(choices=["", AUTOMATIC, OWN, *self._services.vaes()], value=values[name])
-        return values[name]
+        return [*parts, status_html(JobProgress()), self.form.fields.patch(values, vaes)]
 
     def wire(self, page: Page, checkpoint: Any, card: Any) -> Any:
         """Wire the buttons; gives the event after which the lists of files are read again."""
@@ -169,8 +152,10 @@ class CardEditor:
             done = f"{made.name}: {t('the file is converted; choose it in the list of checkpoints')}"
             return ["", status_html(JobProgress(notes=(done,)))]
 
+        assert form.fields
+        form.fields.wire()
         shown = [card, self._said]
-        self._save.click(on_save, [checkpoint, *form.components], shown, **AT_ONCE)
+        self._save.click(on_save, [checkpoint, *form.inputs], shown, **AT_ONCE)
         # An upload is preprocessed: that is where Gradio makes sure that a path is an upload of its own.
         self._picture.upload(on_picture, [self._picture, checkpoint], shown, **{**QUIET, "queue": False})
         self._in_view.click(on_view, [self._seen, checkpoint], shown, js=IN_VIEW, **AT_ONCE)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.context import Context
 
+from webui.fields import Fields
 from webui.forms import Form
 from webui.html.extensions import failed_part_html
 
@@ -17,20 +18,26 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def contained(label: str, build: Callable[[], T], *forms: Form[Any]) -> T | None:
+def contained(label: str, build: Callable[[], T], *forms: Form[Any] | Fields) -> T | None:
     """What ``build`` returns; None, and its components are gone from the page and from ``forms``, if it fails."""
     blocks, parent = Context.root_block, Context.block
     config = blocks.default_config
-    before, functions, names = set(config.blocks), set(config.fns), [form.names for form in forms]
+    before, functions, marks = set(config.blocks), set(config.fns), [form.mark() for form in forms]
     try:
         return build()
     except Exception as error:
         logger.warning("%s of an extension cannot be built", label, exc_info=True)
         Context.block = parent
         forget(config, parent, before, functions)
-        for form, kept in zip(forms, names, strict=True):
-            form.keep(kept)
-        gr.HTML(failed_part_html(label, str(error) or type(error).__name__, traceback.format_exc()), padding=False)
+        for form, mark in zip(forms, marks, strict=True):
+            form.rewind(mark)
+        said = failed_part_html(label, str(error) or type(error).__name__, traceback.format_exc())
+        fields = [form if isinstance(form, Fields) else form.fields for form in forms]
+        panel = next((one for one in fields if one and one.is_open), None)
+        if panel:
+            panel.put(said)
+        else:
+            gr.HTML(said, padding=False)
         return None
 
 

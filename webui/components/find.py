@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from webui.fields import Field
 from webui.forms import Form
 from webui.html.workbench import find_html
 
@@ -28,12 +29,20 @@ def findable(form: Form[Any], tab: str) -> Iterator[tuple[str, str, str, list[st
     """
     for name in form.names:
         component = form[name]
+        if isinstance(component, Field):
+            yield component.elem_id, component.label, _words(form, name), list(component.folds)
+            continue
         place = str(getattr(component, "elem_id", "") or "")
         if name in form.shared or not place.startswith(f"{tab}_") or component.visible == "hidden":
             continue
-        option = form.options.get(name)
-        words = (name.replace("_", " "), option.key or "", option.help or "") if option else (name,)
-        yield place, str(component.label), " ".join(words).strip(), list(_folds(component))
+        yield place, str(component.label), _words(form, name), list(_folds(component))
+
+
+def _words(form: Form[Any], name: str) -> str:
+    """What a parameter is also known by."""
+    option = form.options.get(name)
+    words = (name.replace("_", " "), option.key or "", option.help or "") if option else (name,)
+    return " ".join(words).strip()
 
 
 def _folds(component: Any) -> Iterable[str]:

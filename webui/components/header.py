@@ -16,9 +16,11 @@ from webui.components.card_editor import CardEditor
 from webui.components.networks import NetworkPanel
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
+from webui.fields import Field, Fields
 from webui.forms import Form, control
 from webui.html.cards import card_html
 from webui.i18n import t
+from webui.loading import Load
 from webui.services import Services
 
 logger = logging.getLogger(__name__)
@@ -76,27 +78,33 @@ class Header:
             )
         return control(option, self._services.tables(), **facts)
 
-    def card(self) -> None:
+    def card(self, home: Any) -> None:
         """Render the model card below the header."""
         self._card = gr.HTML("", elem_id="model_card", padding=False)
-        self._editor = CardEditor(self._services)
+        self._editor = CardEditor(self._services, Fields("model_card", home))
         self._before = gr.Textbox(self.shared["checkpoint"].value or "", visible="hidden", elem_id="checkpoint_before")
 
     def wire(self, page: Page, networks: NetworkPanel) -> None:
-        blocks, forms = page.blocks, page.forms
+        forms = page.forms
         listed = {id(component): (component, table) for form in forms for component, table in form.listed(LISTS)}
         components, tables = zip(*listed.values(), strict=True)
+        fields = list({id(form.fields): form.fields for form in forms if form.fields}.values())
+        read = [*components, *(one.state for one in fields)]
+        filled = [*components, *(one.given for one in fields)]
         checkpoint = self.shared["checkpoint"]
 
         def refreshed(*chosen: Any) -> list[Any]:
             """The folders as they are now; what is gone gives way to the first of its list."""
-            now = {table: list(self._services.tables()[table]()) for table in set(tables)}
+            now = {table: list(self._services.tables()[table]()) for table in LISTS}
             answers = []
-            for value, table in zip(chosen, tables, strict=True):
+            for value, table in zip(chosen[: len(tables)], tables, strict=True):
                 names = now[table]
                 changed = {} if value in names else {"value": next(iter(names), None)}
                 answers.append(gr.update(choices=names, **changed))
-            return answers
+            return [
+                *answers,
+                *(one.listed(state, now) for one, state in zip(fields, chosen[len(tables) :], strict=True)),
+            ]
 
         def toggled(request: gr.Request, name: Any, shown: Any) -> list[Any]:
             card = None if shown else self._services.card(str(name or ""))
@@ -105,15 +113,15 @@ class Header:
         def changed(request: gr.Request, name: Any, shown: Any) -> list[Any]:
             return toggled(request, name, "") if shown else [gr.skip()] * (1 + len(self._editor.outputs))
 
-        for event in (self._refresh.click, blocks.load):
-            event(refreshed, list(components), list(components), **AT_ONCE)
+        self._refresh.click(refreshed, read, filled, **AT_ONCE)
+        page.loads.append(Load(lambda request, *chosen: refreshed(*chosen), read, filled))
         about, card = [checkpoint, self._card], [self._card, *self._editor.outputs]
         opened = self._about.click(toggled, about, card, **AT_ONCE)
         opened.then(None, None, None, js=CARD_SAYS, **QUIET)
         checkpoint.change(changed, about, card, **AT_ONCE)
         self._refresh.click(changed, about, card, **AT_ONCE)
         converted = self._editor.wire(page, checkpoint, self._card)
-        converted.then(refreshed, list(components), list(components), **AT_ONCE)
+        converted.then(refreshed, read, filled, **AT_ONCE)
         checkpoint.change(None, checkpoint, None, js=CHOSEN_SAYS, **QUIET)
         self._follow(checkpoint, forms, networks)
 
@@ -121,24 +129,34 @@ class Header:
         """Let the forms follow a chosen model: what was as the model before had it, and what its card applies. One is
         chosen here, or by its card in the panel of networks.
         """
+        forms = list(forms)
         found = {id(form[name]): (name, form[name]) for form in forms for name in PRESET if name in form.names}
-        names, components = zip(*found.values(), strict=True)
+        names, components = zip(*(entry for entry in found.values() if not isinstance(entry[1], Field)), strict=True)
+        fields = [form.fields for form in forms if form.fields]
+        read = [*components, *(one.state for one in fields)]
+        filled = [*components, *(one.given for one in fields)]
 
         def chosen(name: Any, before: Any, *shown: Any) -> list[Any]:
             card = self._services.card(str(name or ""))
             old, new = self._services.begin(str(before or "")), self._services.begin(str(name or ""))
             always = card.choices.preset.values() if card.choices.applies else {}
-            values = zip(names, shown, strict=True)
-            return [name, *(followed(n, value, old, new, always) for n, value in values)]
+            answers = [name]
+            for one, value in zip(names, shown[: len(names)], strict=True):
+                answers.append(followed(one, value, old, new, always))
+            for own, state in zip(fields, shown[len(names) :], strict=True):
+                values = own.named(state)
+                follow = {one: followed(one, values[one], old, new, always) for one in PRESET if one in values}
+                answers.append(own.patch({one: value for one, value in follow.items() if value != gr.skip()}))
+            return answers
 
         def carded(name: Any, before: Any, *shown: Any) -> list[Any]:
             listed = list(self._services.checkpoints())
             if name not in listed:  # gone since it was listed
-                return [gr.skip()] * (2 + len(components))
+                return [gr.skip()] * (2 + len(filled))
             return [gr.update(choices=listed, value=name), *chosen(name, before, *shown)]
 
-        networks.chosen(carded, [self._before, *components], [checkpoint, self._before, *components])
-        checkpoint.input(chosen, [checkpoint, self._before, *components], [self._before, *components], **AT_ONCE)
+        networks.chosen(carded, [self._before, *read], [checkpoint, self._before, *filled])
+        checkpoint.input(chosen, [checkpoint, self._before, *read], [self._before, *filled], **AT_ONCE)
         checkpoint.change(lambda name: name, checkpoint, self._before, **AT_ONCE)
 
 

@@ -32,4 +32,4 @@ def wire_paste(page: Page, form: Form[GenerationParams], button: Any, infotext: 
             status_html(JobProgress(notes=("settings were read from the text", *paste.notes))),
         ]
 
-    button.click(on_paste, [form["prompt"], infotext], [*form.components, status], **AT_ONCE)
+    button.click(on_paste, [form["prompt"], infotext], [*form.outputs, status], **AT_ONCE)

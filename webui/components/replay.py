@@ -28,7 +28,7 @@ Find = Callable[..., Awaitable[Path | None]]
 class ReplayPanel:
     """The Replay button, its Stop button and the verdict; element ids begin with ``prefix``.
 
-    ``beside``: buttons made with ``render=False`` that stand in the same row.
+    ``beside``: what was made with ``render=False`` and stands in the same row.
     """
 
     def __init__(self, prefix: str, *beside: Any):

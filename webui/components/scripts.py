@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from functools import partial
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -17,68 +19,89 @@ from modules.params.generation import GenerationParams
 from modules.params.options import Shape, values_of
 from webui.components.contained import contained
 from webui.context import Page
-from webui.events import AT_ONCE
-from webui.forms import Form
+from webui.fields import Fields
+from webui.forms import PICTURES, Form
 from webui.html.status import sheets_html
 from webui.i18n import t
 
 NONE = ""
+CHOICE = "script"
+"""The field that says which script runs, and the prefix of those of its options."""
 
 
 class ScriptPanel:
     """Rendered where it is created; `place_table` renders ``table`` beside the results."""
 
-    def __init__(self, page: Page, tab: str):
-        self._page, self._tab = page, tab
+    def __init__(self, page: Page, tab: str, fields: Fields):
+        self._page, self._tab, self._fields = page, tab, fields
         specs = [spec for spec in page.services.host.scripts if tab in spec.tabs]
-        self._choice = gr.Dropdown([(t("None"), NONE)], value=NONE, label=t("Script"), elem_id=f"{tab}_script")
         self._forms: dict[str, Form[Any]] = {}
-        built = {spec.name: contained(spec.label, partial(self._column, spec)) for spec in specs}
-        columns = {name: column for name, column in built.items() if column is not None}
-        self._specs = [spec for spec in specs if spec.name in columns]
-        self._choice.choices = [(t("None"), NONE), *((t(spec.label), spec.name) for spec in self._specs)]
-        self._choice.visible = bool(self._specs)
+        self._specs: list[ScriptSpec] = []
+        place = fields.place()
+        with fields.panel():
+            for spec in specs:
+                if contained(spec.label, partial(self._shown, spec), fields):
+                    self._specs.append(spec)
+        choices = {NONE: t("None"), **{spec.name: t(spec.label) for spec in self._specs}}  # those that could be built
+        fields.choice(place, CHOICE, t("Script"), choices, elem_id=f"{tab}_script")
 
-        def shown(chosen: str) -> Any:
-            updates = [gr.update(visible=name == chosen) for name in columns]
-            return updates if len(updates) != 1 else updates[0]  # Gradio takes the values of one output as they are
-
-        self._choice.change(shown, self._choice, list(columns.values()), **AT_ONCE)
-
-    def _column(self, spec: ScriptSpec) -> Any:
-        services = self._page.services
-        form: Form[Any] = Form(Shape(spec.options), services.tables(), services.inputs.put, services.inputs.open)
-        with gr.Column(visible=False, elem_id=f"{self._tab}_script_{spec.name}", elem_classes="rp-script") as column:
-            if spec.help:
-                gr.Markdown(t(spec.help))
-            ticks = [name for name, option in form.options.items() if option.type is bool]
-            others = [name for name in form.options if name not in ticks]
-            rows = [others[start : start + 2] for start in range(0, len(others), 2)]
-            for row in (*rows, *([name] for name in ticks)):
-                with gr.Row():
-                    for name in row:
-                        form.add(name, min_width=150, elem_id=f"{self._tab}_{spec.name}_{name}")
-            form.wire()
+    def _shown(self, spec: ScriptSpec) -> bool:
+        services, fields = self._page.services, self._fields
+        form: Form[Any] = Form(
+            Shape(spec.options),
+            services.tables(),
+            services.inputs.put,
+            services.inputs.open,
+            fields,
+            prefix=f"{CHOICE}.{spec.name}.",
+        )
+        place = f"{self._tab}_script_{spec.name}"
+        pictures = any(option.kind in PICTURES for option in form.options.values())
+        fields.put(f"<style>html:not([data-script-{self._tab}='{spec.name}']) #{place} {{ display: none; }}</style>")
+        with self._components(place) if pictures else self._panel(place):
+            self._controls(spec, form, pictures)
         self._forms[spec.name] = form
-        return column
+        return True
+
+    @contextlib.contextmanager
+    def _panel(self, place: str) -> Iterator[None]:
+        self._fields.put(f'<div class="rp-script" id="{place}">')
+        yield
+        self._fields.put("</div>")
+
+    @contextlib.contextmanager
+    def _components(self, place: str) -> Iterator[None]:
+        """Gradio's, among which are places to drop pictures."""
+        with self._fields.aside(), gr.Column(elem_id=place, elem_classes="rp-script"):
+            yield
+
+    def _controls(self, spec: ScriptSpec, form: Form[Any], pictures: bool) -> None:
+        if spec.help and pictures:
+            gr.Markdown(t(spec.help))
+        elif spec.help:
+            self._fields.put(f"<p>{escape(t(spec.help))}</p>")
+        for name in sorted(form.options, key=lambda name: form.options[name].type is bool):
+            form.add(name, elem_id=f"{self._tab}_{spec.name}_{name}")
+        form.wire()
 
     def place_table(self) -> None:
         """Render the table of a script's images here."""
         self.table = gr.HTML("", elem_id=f"{self._tab}_sheets", padding=False)
 
     @property
-    def components(self) -> list[Any]:
+    def inputs(self) -> list[Any]:
         """The additional inputs of a handler, besides the tab's own form."""
-        return [self._choice, *(component for form in self._forms.values() for component in form.components)]
+        return [self._fields.state, *(component for form in self._forms.values() for component in form.components)]
 
     def chosen(self, values: Sequence[Any]) -> tuple[ScriptSpec, Any] | None:
-        """The script and its options from the values of ``components``; None if none is chosen."""
-        name, rest = values[0], list(values[1:])
+        """The script and its options from the values of ``inputs``; None if none is chosen."""
+        state, rest = values[0], list(values[1:])
+        name = self._fields.named(state).get(CHOICE)
         for spec in self._specs:
             form = self._forms[spec.name]
-            own, rest = rest[: len(form.names)], rest[len(form.names) :]
+            own, rest = rest[: len(form.components)], rest[len(form.components) :]
             if spec.name == name:
-                return spec, form.read(own)
+                return spec, form.read([*own, state][: len(form.inputs)])
         return None
 
     def job(self, chosen: tuple[ScriptSpec, Any], params: GenerationParams, origin: Origin) -> ScriptJob:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import Any
+from html import escape
 
 import gradio as gr
 
@@ -14,14 +14,26 @@ TARGETS = {"txt2img": "txt2img", "img2img": "img2img", "inpaint": "Inpaint", "ex
 """Tabs that take something, and what they are called."""
 
 
-def send_buttons(prefix: str) -> dict[str, Any]:
-    """Create a button for each target, to be rendered by the caller."""
-    return {
-        name: gr.Button(
-            f"→ {t(label)}", elem_id=f"{prefix}_to_{name}", elem_classes="rp-tool", min_width=60, scale=0, render=False
-        )
+class SendButtons:
+    """A button for each target, rendered by the caller. ``wish`` is told which was clicked."""
+
+    def __init__(self, prefix: str):
+        self.home = gr.HTML(send_html(prefix), elem_classes="rp-send-home", padding=False, render=False)
+        self.wish = gr.Textbox(visible="hidden", elem_id=f"{prefix}_send", render=False)
+
+    def render(self) -> None:
+        self.home.render()
+        self.wish.render()
+
+
+def send_html(prefix: str) -> str:
+    """The buttons of a source."""
+    buttons = "".join(
+        f'<button type="button" class="rp-tool" id="{prefix}_to_{name}" data-send="{prefix} {name}">'
+        f"{escape(f'→ {t(label)}')}</button>"
         for name, label in TARGETS.items()
-    }
+    )
+    return f'<div class="rp-send" role="group" aria-label="{escape(t("Send to"))}">{buttons}</div>'
 
 
 def shown(path: str) -> str:

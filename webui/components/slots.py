@@ -47,18 +47,18 @@ class SlotPage:
 
     def wire(self) -> None:
         """Wire what was asked for."""
-        fields = self._form.components if self._form else []
+        form = self._form
         for trigger, handler, inputs, outputs in self._wishes:
-            fill = self._filler(handler, len(outputs))
-            trigger(fill, [*inputs, *fields], [*outputs, *fields], **AT_ONCE)
+            fill = self._filler(handler, len(inputs), len(outputs))
+            given, filled = (form.inputs, form.outputs) if form else ([], [])
+            trigger(fill, [*inputs, *given], [*outputs, *filled], **AT_ONCE)
 
-    def _filler(self, handler: Handler, others: int) -> Any:
+    def _filler(self, handler: Handler, count: int, others: int) -> Any:
         form = self._form
         names = form.names if form else ()
 
         async def on_event(*values: Any) -> list[Any]:
-            count = len(values) - len(names)
-            named = dict(zip(names, values[count:], strict=True))
+            named = form.named(values[count:]) if form else {}
             try:
                 answer = await asyncio.to_thread(handler, named, *values[:count])
                 changes, own = _parts(answer, others)
@@ -73,7 +73,7 @@ class SlotPage:
                 logger.warning("extension %s failed in its place on the page", self.extension, exc_info=True)
                 sentence = f"extension {self.extension} failed ({type(error).__name__}: {without_folders(error)})"
                 raise gr.Error(sentence, print_exception=False) from None
-            return [*own, *(changes.get(name, gr.skip()) for name in names)]
+            return [*own, *(form.fill(changes) if form else [])]
 
         return on_event
 
@@ -94,6 +94,8 @@ def place_slots(page: Page, place: str, form: Form[Any] | None = None) -> None:
     for name in host.slots.names():
         extension, _, where = name.partition("/")
         if where == place:
+            if form and form.fields:
+                form.fields.flush()
             slot = SlotPage(place, extension, form)
             if contained(f"{extension} ({place})", partial(_built, slot, host.slots.get(name).build)):
                 page.slots.append(slot)

@@ -328,6 +328,13 @@ def trouble_html(sentence: str) -> str:
     return f'<div class="rp-trouble" role="alert">{_sentence(sentence)}</div>'
 
 
+LOOKS = (
+    ("density", t("Compact or roomy"), "M2 3.5h12M2 6.5h12M2 9.5h12M2 12.5h12"),
+    ("theme", t("Light or dark"), "M8 2a6 6 0 1 0 0 12zM8 2a6 6 0 0 1 0 12"),
+)
+"""Switches in the bar: name, what a click does, and the icon's path. The browser keeps them (`assets/theme.js`)."""
+
+
 def header_html(version: str) -> str:
     return (
         '<div class="rp-brand"><svg viewBox="0 0 24 24" width="22" height="22" aria-hidden="true">'
@@ -338,8 +345,14 @@ def header_html(version: str) -> str:
 
 
 def worker_html() -> str:
-    """A placeholder for the worker's state; script.js fills it from /healthz."""
-    return '<div class="rp-worker" data-state="starting" role="status"><i></i><span>Connecting</span></div>'
+    """A placeholder for the worker's state, which script.js fills from /healthz, and how the page looks to this person."""
+    looks = "".join(
+        f'<button type="button" class="rp-look" data-look="{look}" title="{escape(title)}" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true"><path d="{path}"/></svg></button>'
+        for look, title, path in LOOKS
+    )
+    worker = '<div class="rp-worker" data-state="starting" role="status"><i></i><span>Connecting</span></div>'
+    return f'{worker}<span class="rp-looks">{looks}</span>'
 
 
 def account_html() -> str:

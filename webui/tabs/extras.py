@@ -23,7 +23,8 @@ from modules.params.generation import BY, TO, ExtrasParams
 from modules.pipeline.postprocess import with_steps
 from webui.components.slots import place_slots
 from webui.context import Page, Target
-from webui.events import AT_ONCE, QUIET
+from webui.events import QUIET
+from webui.fields import Fields
 from webui.forms import Form
 from webui.html.status import JobProgress, status_html
 from webui.i18n import t
@@ -40,12 +41,14 @@ FACES = {"GFPGAN": ("gfpgan_visibility",), "CodeFormer": ("codeformer_visibility
 
 def build(page: Page) -> None:
     """Lay out the tab and wire it."""
-    form = Form(with_steps(page.services.host), page.services.tables())
+    fields = page.fields(TAB)
+    form = Form(with_steps(page.services.host), page.services.tables(), fields=fields)
     with gr.Row(elem_id="extras_body"):
         with gr.Column(scale=5, min_width=300, elem_id="extras_parameters"):
             sources = _Sources()
-            _parameters(form, page.services.host)
-            _steps(form)
+            with fields.panel():
+                _parameters(form, fields, page.services.host)
+                _steps(form)
             place_slots(page, "extras.options", form)
         with gr.Column(scale=6, min_width=300, elem_id="extras_result"):
             with gr.Row():
@@ -86,27 +89,22 @@ class _Sources:
         self.which = gr.Textbox(SINGLE, visible="hidden", elem_id="extras_which")
 
 
-def _parameters(form: Form[ExtrasParams], host: Host) -> None:
-    with gr.Row():
-        form.add("upscaler", value="Lanczos", min_width=160, elem_id="extras_upscaler")
-        form.add("resize", min_width=120, elem_id="extras_resize")
-    form.add("by", elem_id="extras_by")
-    with gr.Row(visible=False) as size:
-        form.add("width", min_width=130, elem_id="extras_width")
-        form.add("height", min_width=130, elem_id="extras_height")
-        form.add("crop", min_width=200, elem_id="extras_crop")
-    with gr.Row():
-        form.add("upscaler_2", min_width=160, elem_id="extras_upscaler_2")
-        form.add("upscaler_2_visibility", min_width=160, elem_id="extras_upscaler_2_visibility")
-    _faces(form, host)
-    with gr.Accordion("Tiles", open=False, elem_id="extras_tiles"), gr.Row():
-        form.add("tile_size", min_width=160, elem_id="extras_tile_size")
-        form.add("tile_overlap", min_width=160, elem_id="extras_tile_overlap")
-
-    def chosen(resize: Any) -> tuple[Any, Any]:
-        return gr.update(visible=resize == BY), gr.update(visible=resize == TO)
-
-    form["resize"].change(chosen, form["resize"], [form["by"], size], **AT_ONCE)
+def _parameters(form: Form[ExtrasParams], fields: Fields, host: Host) -> None:
+    for name in ("upscaler", "resize", "by"):
+        form.add(name, elem_id=f"extras_{name}", **({"value": "Lanczos"} if name == "upscaler" else {}))
+    fields.put('<div id="extras_size">')
+    for name in ("width", "height", "crop"):
+        form.add(name, elem_id=f"extras_{name}")
+    fields.put("</div>")
+    for way, others in ((BY, "#extras_size"), (TO, "#extras_by")):
+        chosen = f"#extras_parameters:has(#extras_resize option[value='{way}']:checked)"
+        fields.put(f"<style>{chosen} {others} {{ display: none; }}</style>")
+    for name in ("upscaler_2", "upscaler_2_visibility"):
+        form.add(name, elem_id=f"extras_{name}")
+    _faces(form, fields, host)
+    with fields.fold(t("Tiles"), "extras_tiles"):
+        form.add("tile_size", elem_id="extras_tile_size")
+        form.add("tile_overlap", elem_id="extras_tile_overlap")
 
 
 def keep(services: Services, paths: Sequence[str]) -> list[InputImage]:
@@ -120,28 +118,26 @@ def keep(services: Services, paths: Sequence[str]) -> list[InputImage]:
     return kept
 
 
-def _faces(form: Form[ExtrasParams], host: Host) -> None:
+def _faces(form: Form[ExtrasParams], fields: Fields, host: Host) -> None:
     """Controls of the available face restorers, and a note on what is missing for others."""
-    with gr.Accordion(t("Faces"), open=False, elem_id="extras_faces"):
+    with fields.fold(t("Faces"), "extras_faces"):
         for restorer, names in FACES.items():
             if restorer in host.face_restorers:
-                with gr.Row():
-                    for name in names:
-                        form.add(name, min_width=160, elem_id=f"extras_{name}")
+                for name in names:
+                    form.add(name, elem_id=f"extras_{name}")
             elif missing := host.absent_face_restorers.get(restorer):
                 text = html.escape(t(f"{restorer} is not installed: {missing}"))
-                gr.HTML(f'<p class="rp-keys">{text}</p>', padding=False)
+                fields.put(f'<p class="rp-keys">{text}</p>')
 
 
 def _steps(form: Form[ExtrasParams]) -> None:
     """One fold for each step of an extension, with a switch and its options, in their order."""
     for switch, group in form.shape.within["steps"].items():
-        place = f"extras_step_{group.name}"
-        with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
-            form.switch(switch, label=t(group.help) or t(group.label), elem_id=f"{place}_on")
-            with gr.Row():
-                for name, option in group.flat.items():
-                    form.add(name, min_width=160, elem_id=f"{place}_{option.name}")
+        place, label = f"extras_step_{group.name}", t(group.label)
+        with form.switched(switch, label, place, label=t(group.help) or label, on=f"{place}_on"):
+            for name, option in group.flat.items():
+                form.add(name, elem_id=f"{place}_{option.name}")
+    form.wire()
 
 
 def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -> None:
@@ -171,7 +167,9 @@ def _wire(page: Page, form: Form[ExtrasParams], sources: _Sources, view: View) -
     sources.batch.change(on_batch, sources.batch, [sources.batch_kept, view.status], **uploads)
     for tab, name in ((sources.single_tab, SINGLE), (sources.batch_tab, BATCH)):
         tab.select(None, None, sources.which, js=f"() => '{name}'", **QUIET)
-    given = [sources.which, sources.single_kept, sources.batch_kept, *form.components]
+    if form.fields:
+        form.fields.wire()
+    given = [sources.which, sources.single_kept, sources.batch_kept, *form.inputs]
     wire_jobs(page, view, submit, given)
 
 

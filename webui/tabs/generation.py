@@ -23,12 +23,14 @@ from webui.components.canvas import Canvas
 from webui.components.job_stream import ACTIVE, MOST_SHOWN, JobStream, Shown, awake, ids_of, page_of, shown_of
 from webui.components.replay import ReplayPanel
 from webui.components.scripts import ScriptPanel
-from webui.components.send import send_buttons
+from webui.components.send import SendButtons
 from webui.context import Page
 from webui.events import AT_ONCE, LONG, QUIET
+from webui.fields import Fields
 from webui.forms import Form
 from webui.html.status import JobProgress, Result, gallery_items, line_html, preview_html, results_of, status_html
 from webui.i18n import t
+from webui.loading import Load
 from webui.services import JobView, Services
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ FRAME_S = 0.25
 its only thread, and a click has to get through between them."""
 LINE_S = 1.0
 """How often the waiting jobs are refreshed while one runs."""
+JUST_S = 60.0
+"""How long ago a job was queued that a page may have missed, for it ended in the moment in which following ended."""
 KEEP = "(ids) => {{ try {{ sessionStorage.setItem('reprise.{tab}', ids || '') }} catch (e) {{}} }}"
 KEPT = "(...args) => {{ args[0] = window.reprise?.kept('{tab}') || ''; return args }}"
 ENDED = "(job, infotext) => {{ window.reprise?.tell('result', {{ tab: '{tab}', job, infotext }}) }}"
@@ -108,12 +112,11 @@ class View:
             elem_id=f"{tab}_infotext",
             buttons=["copy"],
         )
-        self.send = send_buttons(tab)
-        self.replay = ReplayPanel(tab, *self.send.values()) if replays else None
+        self.send = SendButtons(tab)
+        self.replay = ReplayPanel(tab, self.send) if replays else None
         if not replays:
             with gr.Row(elem_classes="rp-replay"):
-                for button in self.send.values():
-                    button.render()
+                self.send.render()
         # Hidden fields rather than gr.State, which makes every open page hold a second connection; a browser has six.
         self.job_ids = gr.Textbox(visible="hidden", elem_id=f"{tab}_job_ids")
         self.job = gr.Textbox(visible="hidden", elem_id=f"{tab}_job")
@@ -240,6 +243,15 @@ async def result_at(page: Page, request: Any, job_id: Any, index: Any) -> Result
     return results[index] if isinstance(index, int) and 0 <= index < len(results) else None
 
 
+def left_out(jobs: Sequence[JobView], shown: Any) -> bool:
+    """Whether one of ``jobs``, which are in the order in which they were queued, came just after the one ``shown`` last,
+    or still runs."""
+    ids = [job.id for job in jobs]
+    after = jobs[ids.index(shown) + 1 :] if shown in ids else []
+    new = any(time.time() - job.created < JUST_S for job in after)
+    return new or any(job.state in ACTIVE and job.id != shown for job in jobs)
+
+
 def wire_jobs(
     page: Page,
     view: View,
@@ -255,7 +267,7 @@ def wire_jobs(
     the end of all jobs.
     """
     queue, tab = page.services.queue, view.tab
-    fields = form.components if form else []
+    filled_by = form.outputs if form else []
 
     async def on_submit(request: gr.Request, ids: Any, *values: Any) -> list[Any]:
         stream = JobStream(queue, page.owner(request))
@@ -286,9 +298,9 @@ def wire_jobs(
             yield update
 
     async def on_rest(request: gr.Request, ids: Any, job_id: Any) -> list[Any]:
-        """When following has ended: what was queued in that very moment is followed too."""
+        """When following has ended: what was queued in that very moment is followed too, and shown if it has ended."""
         jobs = await asyncio.to_thread(JobStream(queue, page.owner(request)).jobs, ids_of(ids))
-        if any(job.state in ACTIVE and job.id != job_id for job in jobs):
+        if left_out(jobs, job_id):
             return [*[gr.skip()] * 3, gr.skip(), awake(ids_of(ids))]
         return [*view.idle(), line_html(()), gr.skip()]
 
@@ -339,7 +351,7 @@ def wire_jobs(
     followed = view.wake.change(on_wake, view.wake, view.outputs, **LONG)
     followed.then(on_rest, [view.job_ids, view.job], [*view.buttons, view.line, view.wake], **AT_ONCE)
     followed.then(None, [view.job, view.infotext], js=ENDED.format(tab=tab), **QUIET)
-    page.blocks.load(on_load, view.job_ids, [*fields, view.job_ids, view.wake], js=KEPT.format(tab=tab), **AT_ONCE)
+    page.loads.append(Load(on_load, [view.job_ids], [*filled_by, view.job_ids, view.wake], KEPT.format(tab=tab)))
     view.job_ids.change(None, view.job_ids, js=KEEP.format(tab=tab), **QUIET)
     view.interrupt.click(on_interrupt, view.job, view.status, **AT_ONCE)
     view.skip.click(on_skip, view.job, view.status, **AT_ONCE)
@@ -374,10 +386,10 @@ def wire_run(
     ``inputs`` gives the images over each of which the request is made; a script's job has none of them.
     """
     services = page.services
-    own = len(form.components) + len(others)
+    own = len(form.inputs) + len(others)
 
     async def submit(request: Any, name: str, values: Sequence[Any]) -> JobView:
-        chosen = script.chosen(values[own:])
+        chosen = await asyncio.to_thread(script.chosen, values[own:])
         params, remarks = await asyncio.to_thread(asked, request, values[:own])
         origin = Origin(tab=view.tab, page=name, notes=remarks)
         if chosen:
@@ -389,19 +401,17 @@ def wire_run(
         found = await result_at(page, request, job_id, chosen)
         return Path(found.path) if found else None
 
-    followed = wire_jobs(page, view, submit, [*form.components, *others, *script.components], form, canvas)
+    followed = wire_jobs(page, view, submit, [*form.inputs, *others, *script.inputs], form, canvas)
     followed.then(script.shown, view.shown, script.table, **AT_ONCE)
     if view.replay:
         view.replay.wire(page, shown_path, [view.shown, view.chosen])
 
 
-def wire_seed(page: Page, form: Form[GenerationParams], view: View, buttons: Sequence[Any]) -> None:
-    """Wire ``buttons``: random seed, and the seed of the image in view."""
-    any_seed, same_seed = buttons
+def wire_seed(page: Page, fields: Fields, view: View) -> None:
+    """Answer the button for the seed of the image in view."""
 
-    async def on_reuse(request: gr.Request, job_id: Any, chosen: Any) -> Any:
+    async def on_reuse(request: gr.Request, wish: Any, values: Any, job_id: Any, chosen: Any) -> dict[str, str]:
         found = await result_at(page, request, job_id, chosen)
-        return found.seed if found and found.seed is not None else gr.skip()
+        return {"seed": str(found.seed)} if found and found.seed is not None else {}
 
-    any_seed.click(None, None, form["seed"], js="() => '-1'", **QUIET)
-    same_seed.click(on_reuse, [view.shown, view.chosen], form["seed"], **AT_ONCE)
+    fields.answer("reuse", on_reuse, [view.shown, view.chosen])

@@ -15,7 +15,7 @@ from modules.errors import NotFound, RepriseError
 from modules.metadata.image_text import read_metadata
 from webui.components.paste import settings_in_file
 from webui.components.replay import ReplayPanel
-from webui.components.send import send_buttons
+from webui.components.send import SendButtons
 from webui.components.slots import place_slots
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
@@ -42,9 +42,9 @@ class HistoryView:
             elem_id="history_text",
             buttons=["copy"],
         )
-        self.send = send_buttons(TAB)
+        self.send = SendButtons(TAB)
         self.delete = gr.Button(t("Delete"), elem_id="history_delete", elem_classes="rp-tool", scale=0, render=False)
-        self.replay = ReplayPanel(TAB, *self.send.values(), self.delete)
+        self.replay = ReplayPanel(TAB, self.send, self.delete)
         with gr.Row(visible=False, elem_id="history_sure") as self.sure:
             gr.HTML(f'<p class="rp-none">{t("The file is deleted for good.")}</p>', padding=False)
             self.yes, self.no = (

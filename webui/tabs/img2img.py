@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,15 @@ from modules.imaging.masks import outpainted
 from modules.imaging.resize import request_size
 from modules.jobs.protocol import InputImage
 from modules.params.generation import GenerationParams, SoftInpainting, TiledUpscale
-from modules.params.options import options_of
+from modules.params.options import Shape, option, options_of
 from webui.components.canvas import COLOURS, MASK, VIEW, Canvas, Painting, chosen
 from webui.components.card_pages import place_cards
 from webui.components.find import Find
-from webui.components.scripts import ScriptPanel
 from webui.components.send import shown
 from webui.components.slots import place_slots
 from webui.context import Page, Target
 from webui.events import AT_ONCE, QUIET
-from webui.forms import SLIDER, Form
+from webui.forms import Form
 from webui.html.status import JobProgress, status_html
 from webui.i18n import t
 from webui.tabs.extras import inputs_of, keep, kept_text
@@ -33,8 +32,8 @@ from webui.tabs.generation import View, actions, wire_run, wire_seed
 from webui.tabs.prompts import PromptArea
 from webui.tabs.txt2img import folds, parameters
 
-OPTIONS = (("blur", "padding"), ("only_masked", "invert"), ("content",))
-"""The mask's options, row by row."""
+MASK_OPTIONS = ("blur", "padding", "only_masked", "invert", "content")
+"""Those of the mask that are in sight."""
 FIRST_FRAME = "the picture moves; its first frame was taken"
 
 
@@ -50,7 +49,9 @@ def build_inpaint(page: Page) -> None:
 
 def _build(page: Page, tab: str) -> None:
     inpaint = tab == "inpaint"
-    form = page.form(GenerationParams)
+    fields = page.fields(tab)
+    form = page.form(GenerationParams, fields)
+    growth = Form(Shape(Outpaint), {}, fields=fields, prefix="outpaint.")
     with gr.Row(elem_id=f"{tab}_bench", elem_classes="rp-bench"):
         with gr.Column(min_width=280, elem_classes="rp-left"):
             with gr.Column(elem_classes="rp-scroll"):
@@ -61,23 +62,22 @@ def _build(page: Page, tab: str) -> None:
                 with gr.Column(elem_id=f"{tab}_parameters"):
                     search = Find(tab)
                     canvas = Canvas(tab, MASK, COLOURS) if inpaint else Canvas(tab, VIEW, COLOURS)
-                    growth, many = (_growth(tab), None) if inpaint else ([], _many(page, tab))
-                    with gr.Row():
-                        form.add("denoising_strength", min_width=130, elem_id=f"{tab}_denoising_strength")
-                        form.add("image_cfg_scale", min_width=130, elem_id=f"{tab}_image_cfg_scale")
-                    if inpaint:
-                        _mask_controls(form)
-                        _soft_controls(form, tab)
-                    with gr.Row():
-                        form.add("resize_mode", min_width=130, elem_id=f"{tab}_resize_mode")
-                        size = t("Size of the picture")
-                        measure = gr.Button(size, elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
-                    tools = parameters(page, form, tab)
-                    if not inpaint:
-                        _tile_controls(form, tab)
-                    _start_controls(form, tab)
-                    folds(form, tab)
-                    script = ScriptPanel(page, tab)
+                    size = t("Size of the picture")
+                    measure = gr.Button(size, elem_id=f"{tab}_measure", elem_classes="rp-tool", scale=0)
+                    many = None if inpaint else _many(page, tab)
+                    with fields.panel():
+                        form.add("denoising_strength", elem_id=f"{tab}_denoising_strength")
+                        form.add("image_cfg_scale", elem_id=f"{tab}_image_cfg_scale")
+                        if inpaint:
+                            _mask_controls(form)
+                            _soft_controls(form, tab)
+                            _growth(growth)
+                        form.add("resize_mode", elem_id=f"{tab}_resize_mode")
+                        parameters(page, form, tab)
+                        if not inpaint:
+                            _tile_controls(form, tab)
+                        _start_controls(form, tab)
+                    script = folds(page, form, tab)
                     place_slots(page, f"{tab}.parameters", form)
                     search.fill(form)
             with gr.Column(elem_id=f"{tab}_actions"):
@@ -91,7 +91,7 @@ def _build(page: Page, tab: str) -> None:
     page.views[tab] = view
     page.targets[tab] = Target(form, canvas.field, shown)
     prompts.wire()
-    others = [canvas.field, *growth, prompts.styles] if inpaint else [canvas.field, many, prompts.styles]
+    others = [canvas.field, *growth.inputs, prompts.styles] if inpaint else [canvas.field, many, prompts.styles]
 
     def many_of(images: Sequence[Any]) -> tuple[InputImage, ...]:
         """Where there are many pictures, the single one does not count."""
@@ -99,14 +99,14 @@ def _build(page: Page, tab: str) -> None:
 
     def asked(request: Any, values: Sequence[Any]) -> tuple[GenerationParams, tuple[str, ...]]:
         """The request, its pictures stored, and what was said about them."""
-        own, (*images, styles) = values[: len(form.components)], values[len(form.components) :]
-        named = dict(zip(form.names, own, strict=True))
+        own, (*images, styles) = values[: len(form.inputs)], values[len(form.inputs) :]
+        named = form.named(own)
         if files := many_of(images):
             return prompts.styled(form.read_named(named | {"image": files[0].key}), styles), ()
         painting = Painting.read(images[0], page.uploads(request))
         put = page.services.inputs.put
-        if inpaint and any(sides := [_whole(side) for side in images[1:]]):
-            sheet, white = outpainted(painting.start(), *sides)
+        if inpaint and (sides := growth.read(images[1:])) != Outpaint():
+            sheet, white = outpainted(painting.start(), sides.left, sides.top, sides.right, sides.bottom)
             named |= {"image": put(sheet), "mask_image": put(white), **_sizes(sheet.size)}
         elif inpaint:
             start, mask = painting.inpainted(_number(named["mask_blur"]))
@@ -116,26 +116,22 @@ def _build(page: Page, tab: str) -> None:
         animated = (FIRST_FRAME,) if frames(painting.path) > 1 else ()
         return prompts.styled(form.read_named(named), styles), animated
 
-    def on_measure(request: gr.Request, value: Any) -> list[Any]:
+    def on_measure(request: gr.Request, value: Any) -> Any:
         path = chosen(value, page.uploads(request))
-        if path is None:
-            return [gr.skip(), gr.skip()]
-        return list(_sizes(open_image(path).size).values())
+        return gr.skip() if path is None else fields.patch(_sizes(open_image(path).size))
 
     def inputs(values: Sequence[Any]) -> tuple[InputImage, ...]:
-        return tuple(replace(file, infotext="") for file in many_of(values[len(form.components) :]))
+        return tuple(replace(file, infotext="") for file in many_of(values[len(form.inputs) :]))
 
     wire_run(page, form, view, asked, others, script=script, inputs=inputs, canvas=canvas)
-    wire_seed(page, form, view, tools)
-    sides = [form["width"], form["height"]]
-    measure.click(on_measure, canvas.field, sides, js=canvas.settled([canvas.field]), **AT_ONCE)
+    wire_seed(page, fields, view)
+    fields.wire()
+    measure.click(on_measure, canvas.field, fields.given, js=canvas.settled([canvas.field]), **AT_ONCE)
 
 
 def _mask_controls(form: Form[GenerationParams]) -> None:
-    for row in OPTIONS:
-        with gr.Row():
-            for name in row:
-                form.add(f"mask_{name}", min_width=150, elem_id=f"inpaint_mask_{name}", info=None)
+    for name in MASK_OPTIONS:
+        form.add(f"mask_{name}", elem_id=f"inpaint_mask_{name}", info=None)
 
 
 def _start_controls(form: Form[GenerationParams], tab: str) -> None:
@@ -143,19 +139,18 @@ def _start_controls(form: Form[GenerationParams], tab: str) -> None:
     names = ["exact_steps", "colour_correction", "noise_multiplier", "extra_noise", "background"]
     if tab == "inpaint":
         names += ["mask_conditioning", "mask_round", "mask_overlay"]
-    with gr.Accordion(t("How the picture is taken in"), open=False, elem_id=f"{tab}_start"), gr.Row():
+    assert form.fields
+    with form.fields.fold(t("How the picture is taken in"), f"{tab}_start"):
         for name in names:
-            form.add(name, min_width=200, elem_id=f"{tab}_{name}")
+            form.add(name, elem_id=f"{tab}_{name}")
 
 
 def _soft_controls(form: Form[GenerationParams], tab: str) -> None:
-    """The soft inpainting options, in an accordion with a switch."""
-    with gr.Accordion(t("Soft inpainting"), open=False, elem_id=f"{tab}_soft"):
-        label, info = t("Blend old and new by the mask's greys"), t("best with a mask blur of 16 and more")
-        form.switch("mask_soft", label=label, info=info, elem_id=f"{tab}_soft_on")
-        with gr.Row():
-            for name in options_of(SoftInpainting):
-                form.add(f"mask_soft_{name}", min_width=200, elem_id=f"{tab}_soft_{name}")
+    """The soft inpainting options, in a fold with a switch."""
+    label, info = t("Blend old and new by the mask's greys"), t("best with a mask blur of 16 and more")
+    with form.switched("mask_soft", t("Soft inpainting"), f"{tab}_soft", label=label, on=f"{tab}_soft_on", info=info):
+        for name in options_of(SoftInpainting):
+            form.add(f"mask_soft_{name}", elem_id=f"{tab}_soft_{name}")
 
 
 def _many(page: Page, tab: str) -> Any:
@@ -186,28 +181,29 @@ def _many(page: Page, tab: str) -> Any:
 
 
 def _tile_controls(form: Form[GenerationParams], tab: str) -> None:
-    """The SD upscale options, in an accordion with a switch."""
-    with gr.Accordion(t("SD upscale"), open=False, elem_id=f"{tab}_sd_upscale"):
-        label, info = t("Enlarge, then paint over tile by tile"), t("width and height above are those of a tile")
-        form.switch("tiled", label=label, info=info, elem_id=f"{tab}_sd_upscale_on")
-        with gr.Row():
-            for name in options_of(TiledUpscale):
-                form.add(f"sd_upscale_{name}", min_width=200, elem_id=f"{tab}_sd_upscale_{name}")
+    """The SD upscale options, in a fold with a switch."""
+    label, info = t("Enlarge, then paint over tile by tile"), t("width and height above are those of a tile")
+    place = f"{tab}_sd_upscale"
+    with form.switched("tiled", t("SD upscale"), place, label=label, on=f"{place}_on", info=info):
+        for name in options_of(TiledUpscale):
+            form.add(f"sd_upscale_{name}", elem_id=f"{tab}_sd_upscale_{name}")
 
 
-def _growth(tab: str) -> list[Any]:
-    """Outpainting: how far the image grows on each side; then no mask is needed."""
-    with gr.Accordion("Outpaint", open=False, elem_id=f"{tab}_outpaint"), gr.Row():
-        return [
-            gr.Slider(
-                0, 512, 0, step=8, label=side, min_width=130, elem_id=f"{tab}_{side.lower()}", elem_classes=SLIDER
-            )
-            for side in ("Left", "Top", "Right", "Bottom")
-        ]
+@dataclass(frozen=True)
+class Outpaint:
+    """How far the image grows on each side, in pixels; then no mask is needed."""
+
+    left: int = option(0, "Left", lo=0, hi=1024, step=8)
+    top: int = option(0, "Top", lo=0, hi=1024, step=8)
+    right: int = option(0, "Right", lo=0, hi=1024, step=8)
+    bottom: int = option(0, "Bottom", lo=0, hi=1024, step=8)
 
 
-def _whole(value: Any) -> int:
-    return min(max(int(value), 0), 1024) if isinstance(value, (int, float)) else 0
+def _growth(form: Form[Outpaint]) -> None:
+    assert form.fields
+    with form.fields.fold(t("Outpaint"), "inpaint_outpaint"):
+        for name in form.options:
+            form.add(name, elem_id=f"inpaint_{name}")
 
 
 def _number(value: Any) -> float:

@@ -13,7 +13,7 @@ from modules.metadata import verdict as verdicts
 from modules.metadata.image_text import read_metadata
 from webui.components.paste import settings_in_file
 from webui.components.replay import ReplayPanel
-from webui.components.send import send_buttons
+from webui.components.send import SendButtons
 from webui.components.slots import place_slots
 from webui.context import Page, Sent, Source
 from webui.events import AT_ONCE
@@ -42,8 +42,8 @@ def build(page: Page) -> None:
                 elem_id="png_info_text",
                 buttons=["copy"],
             )
-            send = send_buttons("png_info")
-            panel = ReplayPanel("png_info", *send.values())
+            send = SendButtons("png_info")
+            panel = ReplayPanel("png_info", send)
             said = gr.HTML("", elem_id="png_info_said", padding=False)
             facts = gr.HTML("", elem_id="png_info_facts", padding=False)
             place_slots(page, "png_info.result")

@@ -18,11 +18,13 @@ from modules.pipeline.explain import READ, explain_request
 from modules.prompt.styles import Style, StyleBook, apply, find, uncommented
 from webui.context import Page
 from webui.events import AT_ONCE, QUIET
+from webui.fields import Field
 from webui.forms import Form
 from webui.html.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
 from webui.html.networks import opener_html
 from webui.i18n import t
-from webui.tabs.style_editor import StyleEditor
+from webui.loading import Load
+from webui.tabs.style_editor import StyleDoor
 
 BOXES = {"prompt": "prompt", "negative_prompt": "negative"}
 """Fields, and what their elements are called behind the tab's name."""
@@ -43,7 +45,7 @@ class PromptArea:
     ):
         self._services, self._form, self._tab = page.services, form, tab
         self._book = StyleBook(page.services.styles_path)
-        self._blocks = page.blocks
+        self._loads, self._doors = page.loads, page.style_doors
         self._boxes = {field: f"{tab}_{name}" for field, name in BOXES.items()}
         self._lines = [
             self._box("prompt", t(wanted), lines=3, max_lines=9),
@@ -72,7 +74,6 @@ class PromptArea:
             )
             gr.HTML(opener_html(tab), elem_classes="rp-toggle-home", padding=False)
         self._note = gr.HTML(note_html(""), elem_id=f"{tab}_styles_note", padding=False)
-        self._editor = StyleEditor(self._book, tab)
 
     def _box(self, field: str, placeholder: str, **size: Any) -> Any:
         self._form.add(field, elem_id=self._boxes[field], placeholder=placeholder, **size)
@@ -87,12 +88,12 @@ class PromptArea:
 
     def wire(self) -> None:
         form, prompts = self._form, [self._form["prompt"], self._form["negative_prompt"]]
-        read = [component for name, component in zip(form.names, form.components, strict=True) if name in READ]
-        changes = [component.change for component in (*read, self.styles)]
+        read = [form[name] for name in form.names if name in READ]
+        changes = [one.change for one in (*read, self.styles) if not isinstance(one, Field)]  # these tell it themselves
         gr.on(changes, None, js=TELL.format("form", self._tab), **QUIET)
         asked = self._ask.click(
             self._inspect,
-            [self._open, *form.components, self.styles],
+            [self._open, *form.inputs, self.styles],
             [*self._lines, self._panel],
             js=IS_OPEN,
             trigger_mode="always_last",
@@ -102,8 +103,8 @@ class PromptArea:
         texts = [*prompts, self.styles]
         self._apply.click(self._on_apply, texts, [*texts, self._note], **AT_ONCE)
         self._find.click(self._on_find, texts, [*texts, self._note], **AT_ONCE)
-        self._editor.wire(self._edit, self.styles, prompts)
-        self._blocks.load(lambda: gr.update(choices=self._names()), None, self.styles, **AT_ONCE)
+        self._doors.append(StyleDoor(self._edit, self.styles, prompts))
+        self._loads.append(Load(lambda request: gr.update(choices=self._names()), (), [self.styles]))
 
     def styled(self, params: GenerationParams, names: Any) -> GenerationParams:
         """``params`` with the chosen styles merged into the prompts."""
@@ -122,9 +123,9 @@ class PromptArea:
     # What the inspector shows
 
     def _inspect(self, is_open: Any, *values: Any) -> list[Any]:
-        *fields, names = values
+        *given, names = values
         try:
-            params = self._read(fields)
+            params = self._read(given)
             merged = self.styled(params, names)
             services, name = self._services, merged.checkpoint
             explained = explain_request(merged, services.host, services.embeddings(name), services.network_family(name))
@@ -136,10 +137,10 @@ class PromptArea:
         lines = [line_html(explained[field], box, *places[field]) for field, box in self._boxes.items()]
         return [*lines, inspector_html(explained, self._boxes, places) if is_open else gr.skip()]
 
-    def _read(self, fields: Sequence[Any]) -> GenerationParams:
+    def _read(self, given: Sequence[Any]) -> GenerationParams:
         """The request, as far as it can be read while somebody is typing."""
         good: dict[str, Any] = {}
-        for name, value in zip(self._form.names, fields, strict=True):
+        for name, value in self._form.named(given).items():
             option = self._form.options.get(name)
             try:
                 good[name] = option.cast(value) if option else value  # else a switch

@@ -134,7 +134,7 @@ def test_where_a_path_is_used_it_is_asked_whose_it_is_however_it_came(
     mine = upload(client, picture(), tmp_path)
     files = Files(given.data_dir / "tmp" / "gradio", given.outputs_dir, lambda name, path: False)
     files.give([{"path": mine}], "ann")
-    page = Page(given, None, {}, None, None, files=files)
+    page = Page(given, None, {}, None, None, None, files=files)
     said = before + value(mine, mine)
     assert chosen(said, page.uploads(Visitor("bob"))) is None
     with pytest.raises(RepriseError, match="no start picture"):

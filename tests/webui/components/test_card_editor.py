@@ -25,6 +25,7 @@ from tests.webui.conftest import ORIGIN
 from tests.webui.html.test_cards import tags
 from webui.components.card_editor import CardEditor, CardForm
 from webui.components.header import followed
+from webui.fields import Fields
 from webui.html.cards import card_html
 from webui.server import create_app
 from webui.services import Services
@@ -40,6 +41,13 @@ def given(tmp_path: Path) -> Iterator[Services]:
         yield replace(services, checkpoints=models.checkpoints, card=models.card, keeper=models)
 
 
+def editor_of(services: Services) -> CardEditor:
+    """In a page of its own."""
+    with gr.Column() as home:
+        pass
+    return CardEditor(services, Fields("model_card", home))
+
+
 def test_a_card_becomes_fields_and_fields_a_card() -> None:
     assert CardForm.of(CHOSEN).choices() == CHOSEN
     assert CardForm.of(Choices()) == CardForm()
@@ -51,7 +59,7 @@ def test_a_card_becomes_fields_and_fields_a_card() -> None:
 def test_the_editor_is_shown_with_a_card_to_those_who_may_change_it(given: Services) -> None:
     card = given.card("my_turbo")
     with gr.Blocks():
-        editor, none = CardEditor(given), CardEditor(replace(given, keeper=None))
+        editor, none = editor_of(given), editor_of(replace(given, keeper=None))
 
     def seen(editor: CardEditor, card: Card | None, owner: str = "local") -> list[bool]:
         return [part["visible"] for part in editor.shown(card, owner)[:3]]
@@ -129,7 +137,7 @@ def test_the_picture_in_view_becomes_the_preview_of_the_open_card(given: Service
     write_tiny_checkpoint(folder / "other.safetensors")
     job, number = made_with(given, "my_turbo", "made.png")
     with gr.Blocks():
-        editor = CardEditor(given)
+        editor = editor_of(given)
     for seen, name in (({"job": job, "index": 0}, "my_turbo"), ({"picture": number}, "other")):
         answer = editor.keep_in_view("local", json.dumps(seen), name)
         assert 'src="data:image/jpeg;base64,' in answer[0] and "the card is saved" in said(answer)
@@ -141,7 +149,7 @@ def test_the_picture_in_view_becomes_the_preview_of_the_open_card(given: Service
 def test_a_picture_in_view_is_ones_own_and_cards_are_for_administrators(given: Services, tmp_path: Path) -> None:
     job, number = made_with(given, "my_turbo", "theirs.png", "somebody")
     with gr.Blocks():
-        editor = CardEditor(given)
+        editor = editor_of(given)
     refused = {
         json.dumps({"job": job, "index": 0}): "no such job",
         json.dumps({"picture": number}): "no such picture",

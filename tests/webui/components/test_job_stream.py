@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
 import pytest
@@ -15,12 +15,26 @@ import pytest
 from modules.params.generation import GenerationParams
 from tests.webui.fake_server import services
 from webui.components.job_stream import JobStream, awake, ids_of, page_of
-from webui.services import Services
-from webui.tabs.generation import View, actions, follow
+from webui.services import JobView, Services
+from webui.tabs.generation import JUST_S, View, actions, follow, left_out
 
 PAGE = page_of(SimpleNamespace(session_hash="one"), "txt2img")
 STATUS, LINE, GALLERY, SHOWN = 0, 7, 2, 4
 """Places in what is shown."""
+
+
+def test_a_job_that_ended_in_the_moment_in_which_following_ended_is_not_left_out() -> None:
+    now = time.time()
+    old, new, running = (
+        cast(JobView, SimpleNamespace(id=name, state=state, created=now - age))
+        for name, state, age in (("a", "done", 5), ("b", "done", 1), ("c", "running", 2 * JUST_S))
+    )
+    assert left_out([old, new], "a")
+    assert not left_out([old, new], "b")
+    assert left_out([running, new], "b")
+    assert not left_out([new, old], "gone")
+    late = cast(JobView, SimpleNamespace(id="d", state="done", created=now - 2 * JUST_S))
+    assert not left_out([old, late], "a"), "what cannot be shown is not tried for ever"
 
 
 @pytest.fixture
