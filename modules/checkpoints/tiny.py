@@ -21,6 +21,8 @@ from modules.checkpoints.families.sdxl import SDXL, SDXL_REFINER
 from modules.checkpoints.model import new_text
 from modules.errors import OutputError, UserError
 from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
+from modules.nn.controlnet import ControlNet, ControlNetUnion
+from modules.nn.t2i_adapter import AdapterConfig, T2IAdapter
 from modules.nn.unet import UNet
 from modules.nn.vae import VAE
 from modules.params.generation import wrapped
@@ -112,6 +114,24 @@ def write_tiny(path: Path, tiny: Tiny, seed: int = 0, *, prediction: str = "eps"
             part.unlink()
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise OutputError(f"{path} cannot be written: {reason}") from error
+    return path
+
+
+def write_tiny_control(path: Path, unet: UNetConfig, seed: int = 0, *, types: int = 0, adapter: bool = False) -> Path:
+    """Write random weights for a ControlNet beside a UNet of such sizes: for ``types`` kinds of pictures if that is
+    said, or a T2I-Adapter instead. What starts as zeros in training does not."""
+    channels = tuple(unet.model_channels * mult for mult in unet.channel_mult)
+    sdxl = bool(unet.vector_dim)
+    unshuffle, halves = (16, (False, False, True, False)) if sdxl else (8, (False, True, True, True))
+    sizes = AdapterConfig(3 * unshuffle**2, (*channels, channels[-1])[:4], halves=halves, unshuffle=unshuffle)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(wrapped(seed))
+        alone = replace(unet, in_channels=4)
+        network: nn.Module = T2IAdapter(sizes) if adapter else ControlNet(alone)
+        network = ControlNetUnion(alone, types) if types else network
+        weights = {key: tensor.to(torch.float16).contiguous() for key, tensor in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(save(weights))
     return path
 
 
