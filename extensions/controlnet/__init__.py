@@ -51,7 +51,7 @@ def register(host: Host) -> None:
     text = TextForm(
         tuple(f"ControlNet {i}" for i in range(count)),
         lambda values: units.texts_of(values, count, models.entry),
-        lambda texts: units.options_of_texts(texts, models.find),
+        lambda texts, tell: units.options_of_texts(texts, models.find, tell),
     )
     spec = ModifierSpec(
         "controlnet",

@@ -309,19 +309,23 @@ def texts_of(values: Mapping[str, Any], count: int, entry: Callable[[str], str])
     return found
 
 
-def options_of_texts(texts: Mapping[str, str], find: Find) -> dict[str, Any]:
-    """Options for texts by key: the first unit that is read is unit 1. One that cannot be read is left out."""
+def options_of_texts(texts: Mapping[str, str], find: Find, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Options for texts by key: the first unit that is read is unit 1. ``tell`` hears what cannot be read."""
     found: dict[str, Any] = {}
     number = 0
     for key in sorted(texts, key=lambda key: int(key.rpartition(" ")[2])):
         try:
             unit = read_text(texts[key])
-        except UserError:
+        except UserError as error:
+            tell(f"{key} is left out: {error.message}")
             continue
         number += 1
         unit["module"] = (MODULES.get(unit["module"]) or LABELS[unit["module"]]).label
         unit["processor_res"] = int(unit["processor_res"]) if unit["processor_res"] >= 1 else -1
         unit |= {name: float(unit[name]) for name in ("weight", "threshold_a", "threshold_b")}
-        unit["model"] = "" if unit["model"] == "None" else find(unit["model"]) or ""
+        file = "" if unit["model"] == "None" else find(unit["model"])
+        if file is None:
+            tell(f"{key}: there is no model {unit['model'][:60]} here")
+        unit["model"] = file or ""
         found |= {f"units_{number}_on": True} | {f"units_{number}_{name}": value for name, value in unit.items()}
     return found

@@ -195,8 +195,9 @@ class TextForm:
     """All that there may be."""
     write: Callable[[Mapping[str, Any]], Mapping[str, str]]
     """Texts by key, for the values of all options."""
-    read: Callable[[Mapping[str, str]], Mapping[str, Any]]
-    """Values of options, for the texts that there are by key. What it cannot read it leaves out."""
+    read: Callable[[Mapping[str, str], Callable[[str], None]], Mapping[str, Any]]
+    """Values of options, for the texts that there are by key, and a function that takes a sentence on what it cannot
+    read."""
 
 
 @dataclass(frozen=True)
@@ -327,7 +328,7 @@ def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str,
             options = options_of(cast(Hashable, spec.options))
             values = {name: chosen[spec.name].get(name, option.default) for name, option in options.items()}
             texts = spec.text.write(values) if spec.text else {}
-            back = spec.text.read(texts) if spec.text else {}
+            back = spec.text.read(texts, _unheard) if spec.text else {}
             found |= dict[str, object](texts) or {key_of(spec): True}
             for name, option in options.items():
                 if values[name] != back.get(name, option.default):
@@ -347,7 +348,7 @@ def from_text(
         foreign = {key: how for key, how in spec.reads.items() if key in parsed}
         formed = {key: str(parsed[key]) for key in (spec.text.keys if spec.text else ()) if key in parsed}
         if key_of(spec) in parsed or foreign or formed:
-            told: dict[str, Value] = dict(spec.text.read(formed)) if spec.text and formed else {}
+            told: dict[str, Value] = dict(spec.text.read(formed, notes.append)) if spec.text and formed else {}
             by_name = {option.name: option for option in options.values()}
             readers = [(option, key, _read) for key, option in options.items() if key in parsed]
             if key_of(spec) not in parsed:  # a text of our own knows better
@@ -362,6 +363,10 @@ def from_text(
             found[spec.name] = spec.chosen(told)
             keys |= {key_of(spec), *options, *foreign, *formed}
     return found, keys
+
+
+def _unheard(sentence: str) -> None:
+    """Takes sentences that nobody needs."""
 
 
 def _of_text(read: Callable[[str], Value]) -> Callable[[Any], Value]:
