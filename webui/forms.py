@@ -111,7 +111,7 @@ class Form(Generic[T]):
 
     def __init__(self, shape: Shape[T], tables: Tables, put: Put | None = None, look: Look | None = None):
         """``put`` stores pictures that a person chooses for an option, ``look`` opens them."""
-        self._put, self._look = put, look
+        self._put, self.look = put, look
         self.shape = shape
         self.options = shape.options
         self._tables = tables
@@ -143,7 +143,7 @@ class Form(Generic[T]):
             }
         component = self.adopt(name, control(option, self._tables, values, **overrides))
         if option.kind in ("image", "mask") and self._put:
-            _upload(option, component, self._put, self._look, overrides)
+            _upload(option, component, self._put, self.look, overrides)
         return component
 
     def wire(self) -> None:

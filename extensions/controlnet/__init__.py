@@ -10,6 +10,7 @@ from modules import Host, ModifierSpec, TextForm, option, options_list
 
 from . import units
 from .models import FOLDER, Models
+from .previews import add_previews
 from .routes import add_routes
 
 if TYPE_CHECKING:
@@ -65,3 +66,4 @@ def register(host: Host) -> None:
     )
     host.add_modifier(spec)
     add_routes(host, models, count)
+    add_previews(host, count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from modules import Host, RouteSpec, UserError
 from . import hints
 from .models import Models
 from .preprocessors import preprocessed, refusal
+from .previews import encoded
 from .registry import LABELS, MODULES, module_named, types_of
 
 VERSION = 3
@@ -72,7 +72,7 @@ def detect(values: Values, owner: str) -> Any:
     for i, image in enumerate(images):
         x = hints.with_mask(image, masks[i] if i < len(masks) and module.takes_mask else None)
         x = x if module.takes_mask and masks else x[..., :3]
-        answers.append(_encoded(preprocessed(module, x, size, a, b)))
+        answers.append(encoded(preprocessed(module, x, size, a, b)))
     return {"images": answers, "info": "Success"}
 
 
@@ -93,11 +93,3 @@ def _pictures(values: Values, name: str) -> list[Any]:
         return [open_image(base64.b64decode(text.rpartition(",")[2], validate=True)) for text in given]
     except ValueError:
         raise UserError(f"{name} holds what is not base64") from None
-
-
-def _encoded(x: hints.Pixels) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(x).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from extensions.controlnet import hints, models, preprocessors, registry, units
+from extensions.controlnet import hints, models, preprocessors, previews, registry, units
 from modules.errors import UserError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "controlnet.json").read_text(encoding="utf-8"))
@@ -207,3 +207,18 @@ def test_modules_without_weights_are_named_in_a_sentence(monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=r"canny needs OpenCV; install it with: python3 app.py install-extension"):
         preprocessors.preprocessed(registry.MODULES["canny"], square, -1, -1, -1)
     assert preprocessors.preprocessed(registry.MODULES["invert"], square, -1, -1, -1).min() == 255
+
+
+def test_a_preview_shows_what_the_preprocessor_makes() -> None:
+    class Slot:
+        @staticmethod
+        def stored(name: str) -> Image.Image:
+            return Image.new("RGB", (4, 4), (10, 20, 30))
+
+    unit = {"image": "a", "mask": "", "module": "invert (from white bg & black line)", "pixel_perfect": True}
+    unit |= {"processor_res": -1, "threshold_a": -1, "threshold_b": -1, "resize_mode": units.CROP}
+    html = previews.preview(Slot, unit, (64, 64))
+    shown = pixels(html.partition("base64,")[2].partition('"')[0])
+    assert shown.shape == (4, 4, 3) and shown[0, 0].tolist() == [245, 235, 225]
+    with pytest.raises(UserError, match="the unit has no image"):
+        previews.preview(Slot, {**unit, "image": ""}, (64, 64))

@@ -23,7 +23,7 @@ from webui.server import create_app
 from webui.services import Services
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "controlnet.json").read_text(encoding="utf-8"))
-EVERYTHING = frozenset(("modifier", "route", "setting"))
+EVERYTHING = frozenset(("modifier", "route", "setting", "slot"))
 
 
 @pytest.fixture(scope="module")
