@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modules import Host, ModifierSpec, TextForm, option, options_list
 
 from . import units
+from .ip_adapter import VISION_FOLDER, Sight
 from .models import FOLDER, Models
 from .previews import add_previews
 from .routes import add_routes
@@ -39,15 +40,15 @@ def register(host: Host) -> None:
     models = Models(lambda: host.model_files(FOLDER))
 
     @cache
-    def networks() -> Networks:
+    def kept() -> tuple[Networks, Sight]:
         from .control import Networks
 
-        return Networks()
+        return Networks(), Sight(lambda: host.model_files(VISION_FOLDER))
 
     def make(options: Any) -> Modifier:
         from .control import ControlNets
 
-        return ControlNets(options.units, networks())
+        return ControlNets(options.units, *kept())
 
     text = TextForm(
         tuple(f"ControlNet {i}" for i in range(count)),

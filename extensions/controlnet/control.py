@@ -21,7 +21,10 @@ from modules import (
     UserError,
 )
 
-from . import hints, models
+from . import hints, ip_adapter, models
+from .corrections import MODULES as CORRECTING
+from .corrections import Correction, latent_mask
+from .ip_adapter import Sight
 from .preprocessors import preprocessed, refusal
 from .registry import LABELS, Module, union_type
 from .units import BALANCED, BOTH, CONTROL, HIGH, JUST, Unit
@@ -29,7 +32,7 @@ from .units import BALANCED, BOTH, CONTROL, HIGH, JUST, Unit
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from modules import Control, LatentDiffusion, Patcher
+    from modules import Attention, Control, LatentDiffusion, Patcher
 
 SOFT, MIDDLE = 0.825, 12
 ADAPTER_SOFT = (0.25, 0.62, 0.825, 1.0)
@@ -116,10 +119,17 @@ class Ready:
     texts: dict[int, tuple[Cond, Any]] = field(default_factory=dict)
     """Keys and values of each text. The `Cond` is kept so that its id stays its own."""
     region: Tensor | None = None
+    correction: Correction | None = None
+    """What its module does to the network's answers in the pass at hand."""
+
+    @property
+    def is_ip_adapter(self) -> bool:
+        return hasattr(self.control.network, "key_values")
 
     @property
     def is_adapter(self) -> bool:
-        return not hasattr(self.control.network, "residuals")
+        """Whether it is a T2I-Adapter."""
+        return not self.is_ip_adapter and not hasattr(self.control.network, "residuals")
 
     @property
     def spares_negative(self) -> bool:
@@ -140,9 +150,15 @@ class Sums:
 class ControlNets(Modifier):
     """The units of one request."""
 
-    def __init__(self, units: Sequence[Unit], networks: Networks):
+    def __init__(self, units: Sequence[Unit], networks: Networks, sight: Sight):
         self._units = units
         self._networks = networks
+        self._sight = sight
+        self._recorded: Sequence[UsedFile] = ()
+        self._files: dict[UsedFile, None] = {}
+        self._attentions: dict[str, int] = {}
+        self._active: list[Ready] = []
+        """IP-Adapters at the evaluation at hand."""
         self._ready: list[Ready] = []
         self._notes: dict[str, None] = {}
         self._run: PassRun | None = None
@@ -153,11 +169,14 @@ class ControlNets(Modifier):
     # -- before a batch
 
     def prepare(self, passes: Sequence[SamplingPass], model: LatentDiffusion, recorded: Sequence[UsedFile]) -> None:
-        self._notes, self._ready, self._run = {}, [], None
+        self._notes, self._ready, self._run, self._files = {}, [], None, {}
+        self._recorded = recorded
         used = []
         for number, unit in enumerate(self._units, 1):
             try:
                 ready = self._made_ready(number, unit, model)
+                if ready.is_ip_adapter:
+                    ready.guide = self._seen(ready, model)
             except RepriseError as error:
                 self._tell(number, error)
             else:
@@ -178,6 +197,8 @@ class ControlNets(Modifier):
         if told != models.UNKNOWN and (told == models.SDXL) != is_sdxl:
             raise UserError(f"{unit.model} is for {told}, and {model.name} is {model.config.family.label}")
         control = self._networks.load(path, model)
+        if module.name in ip_adapter.MODULES and not hasattr(control.network, "key_values"):
+            raise UserError(f"{unit.model} is {control.kind.words}, and {module.label} a preprocessor for IP-Adapters")
         kind = union_type(module, unit.union_control_type) if control.types else 0
         if kind is None or (control.types and kind >= control.types):
             raise UserError("a union model needs to know what its picture shows; choose a union type")
@@ -185,18 +206,27 @@ class ControlNets(Modifier):
             scales(unit, module, 1, hires=False)
         except ValueError:
             raise UserError("its weights of blocks are no numbers") from None
-        return Ready(number, unit, module, control, kind)
+        ready = Ready(number, unit, module, control, kind)
+        if unit.effective_region_mask:
+            import torch
+
+            mask = hints.with_mask(_opened(unit.effective_region_mask))[..., 0].astype("float32") / 255
+            ready.region = torch.from_numpy(mask)[None, None].to(model.device.device)
+        return ready
 
     def _tell(self, number: int, error: RepriseError) -> None:
         self._notes[f"ControlNet unit {number} has no effect: {error.message}"] = None
 
     def report(self) -> Report:
-        return Report(tuple(self._notes))
+        return Report(tuple(self._notes), tuple(self._files))
 
     def modify(self, model: Patcher) -> None:
-        if any(not ready.is_adapter for ready in self._ready):
+        if any(not ready.is_adapter and not ready.is_ip_adapter for ready in self._ready):
             model.skip("output.*", self._join)
-        if self._ready:
+        if any(ready.is_ip_adapter for ready in self._ready):
+            self._attentions = ip_adapter.attentions(model.layers())
+            model.attention("cross", self._attend)
+        if any(not ready.is_ip_adapter for ready in self._ready):
             model.block("middle.0", self._behind)
         if any(ready.is_adapter for ready in self._ready):
             model.block("input.*", self._behind)
@@ -209,10 +239,11 @@ class ControlNets(Modifier):
         if run.pass_.number == 0:
             self._first_size = height, width
             for ready in self._ready:
-                ready.maps, ready.guide = {}, None
+                ready.maps = {}
+                ready.guide = ready.guide if ready.is_ip_adapter else None
         self._run, self._counter = run, Counter()
-        for ready in self._ready:
-            ready.texts = {}
+        for ready in [ready for ready in self._ready if not ready.is_ip_adapter]:
+            ready.texts, ready.correction = {}, None
             if not takes_part(ready.unit, run.pass_.number):
                 ready.guide = None
                 continue
@@ -235,14 +266,25 @@ class ControlNets(Modifier):
         network: Any = ready.control.network
         device = run.model.device
         network.to(device.device)
+        if ready.module.name in CORRECTING:
+            ready.correction = self._correction(ready, run, height, width)
         if ready.is_adapter:
             channels = network.config.in_channels // network.config.unshuffle**2
             ready.guide = network(device.place(picture[:, :channels]))
         else:
             ready.guide = network.hint(device.place(picture))
-        if ready.unit.effective_region_mask:
-            mask = hints.with_mask(ready.unit.effective_region_mask.open())[..., 0]  # type: ignore[attr-defined]
-            ready.region = torch.from_numpy(mask.astype("float32") / 255)[None, None].to(device.device)
+
+    def _correction(self, ready: Ready, run: PassRun, height: int, width: int) -> Correction:
+        import torch
+
+        fitted = [torch.from_numpy(hints.fitted(x, height, width, mode)).float() for x, mode in ready.maps.values()]
+        x = torch.stack(fitted).permute(0, 3, 1, 2) / 255
+        latents = run.model.encode(x[:, :3] * 2 - 1)
+        mask = latent_mask((x[:, 3:] > 0.5).float()) if x.shape[1] == 4 else None
+        unit, module = ready.unit, ready.module
+        radius = int(module.within("threshold_a", unit.threshold_a)) * (2 if run.pass_.number else 1)
+        sharpness = float(module.within("threshold_b", unit.threshold_b))
+        return Correction(module.name, unit.weight, latents, mask, radius, sharpness)
 
     def _pictures(self, ready: Ready, run: PassRun) -> int:
         if not ready.unit.image and not run.start_images:
@@ -276,18 +318,21 @@ class ControlNets(Modifier):
     # -- at each step
 
     def on_network(self, step: Step, x: Tensor, sigma: float, cond: Cond, network: Network) -> Tensor:
-        before, counter = self._sums, self._counter.at(step.step, step.call)
+        before, counter = (self._sums, self._active), self._counter.at(step.step, step.call)
         self._sums = self._summed(step, x, sigma, cond, counter)
+        self._active = [ready for ready in self._ready if ready.is_ip_adapter and _is_active(ready, step, counter)]
         try:
-            return network(x, sigma, cond)
+            answer = network(x, sigma, cond)
         finally:
-            self._sums = before
+            self._sums, self._active = before
+        for ready in self._ready:
+            answer = ready.correction.of(step, answer) if ready.correction else answer
+        return answer
 
     def _summed(self, step: Step, x: Tensor, sigma: float, cond: Cond, counter: int) -> Sums | None:
         found = Sums()
         for ready in self._ready:
-            unit = ready.unit
-            if ready.guide is None or not is_active(counter, step.steps, unit.guidance_start, unit.guidance_end):
+            if ready.is_ip_adapter or ready.guide is None or not _is_active(ready, step, counter):
                 continue
             if ready.is_adapter:
                 self._add_features(ready, step, found)
@@ -363,14 +408,51 @@ class ControlNets(Modifier):
             h = _plus(h, feature)
         return _plus(h, self._sums.middle) if layer.place == "middle" and self._sums.middle is not None else h
 
+    # -- IP-Adapters
+
+    def _seen(self, ready: Ready, model: LatentDiffusion) -> Any:
+        """Keys and values of the unit's picture for each cross-attention of the model."""
+        if not ready.unit.image:
+            raise UserError("it has no image")
+        image = _opened(ready.unit.image)
+        picture, none, file = self._sight.of(ready.unit.image, image, ready.control, model, self._recorded)
+        self._files[file] = None
+        return ip_adapter.pairs_of(ready.control, picture, none, model)
+
+    def _attend(self, step: Step, layer: Layer, q: Tensor, k: Tensor, v: Tensor, attention: Attention) -> Tensor:
+        out, number = attention(q, k, v), self._attentions[layer.name]
+        for ready in self._active:
+            if number < len(ready.guide) and ready.guide[number][0].shape[1::2] == q.shape[1::2]:
+                weight = _weight(ready.unit, number)
+                mask = _tokens(ready.region, layer.size(*step.x.shape[-2:])) if ready.region is not None else None
+                out = ip_adapter.beside(step, out, q, ready.guide[number], weight, mask)
+        return out
+
     def after_sampling(self, run: PassRun, latents: Tensor) -> Tensor:
         for ready in self._ready:
-            ready.texts = {}
-            if not ready.is_adapter:
+            ready.texts, ready.correction = {}, None
+            if not ready.is_adapter and not ready.is_ip_adapter:
                 ready.guide = None
             if ready.unit.low_vram:
                 ready.control.network.to("cpu")
         return latents
+
+
+def _is_active(ready: Ready, step: Step, counter: int) -> bool:
+    return is_active(counter, step.steps, ready.unit.guidance_start, ready.unit.guidance_end)
+
+
+def _weight(unit: Unit, number: int) -> float:
+    """Of the cross-attention of that number."""
+    own = [float(weight) for weight in unit.advanced_weighting.split(",")] if unit.advanced_weighting.strip() else []
+    return unit.weight if not own else own[number] if number < len(own) else 0.0
+
+
+def _tokens(region: Tensor, size: tuple[int, int]) -> Tensor:
+    """A region (1, 1, H, W) for the tokens of a feature map: (1, 1, tokens, 1)."""
+    from torch.nn import functional
+
+    return functional.interpolate(region, size, mode="bilinear", align_corners=False).reshape(1, 1, -1, 1)
 
 
 def _path(unit: Unit) -> Path:

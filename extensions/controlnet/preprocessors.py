@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from modules import UserError
 
 from .hints import INSTALL, Pixels, has_opencv
+from .ip_adapter import MODULES as OF_ADAPTERS
 from .registry import Module, Number
 
 Array = NDArray[Any]
@@ -155,7 +156,7 @@ PLAIN: Mapping[str, Callable[[Pixels, Arguments], Pixels]] = {
     "none": unchanged,
     "invert": invert,
     "threshold": _fitted(threshold),
-    **dict.fromkeys(("inpaint", "inpaint_only"), unchanged),
+    **dict.fromkeys(("inpaint", "inpaint_only", "tile_colorfix", "tile_colorfix+sharp"), unchanged),
 }
 """The preprocessors, by name."""
 _OF_OPENCV: Mapping[str, Callable[[Pixels, Arguments], Pixels]] = {
@@ -175,6 +176,10 @@ _USUAL_RESOLUTION = 512
 
 def refusal(module: Module) -> str:
     """Why a module cannot be used, in a sentence; empty where it can."""
+    if module.name in OF_ADAPTERS:
+        return ""
+    if module.name.startswith(("reference_", "revision_")):
+        return f"the module {module.label} works within the model, which is not supported"
     if module.name not in PREPROCESSORS:
         return f"the preprocessor {module.label} needs a network of its own, which is not supported"
     needs_opencv = module.name not in PLAIN or module.name == "threshold"
@@ -184,7 +189,7 @@ def refusal(module: Module) -> str:
 def preprocessed(module: Module, x: Pixels, resolution: Number, a: Number, b: Number, *, seed: int = 0) -> Pixels:
     """A picture as the module makes it, with values outside of its ranges at their defaults. A fourth channel, the
     mask, stays in its own size where the picture does. Raises `UserError`."""
-    if sentence := refusal(module):
+    if sentence := refusal(module) or (f"{module.label} makes no picture" if module.name in OF_ADAPTERS else ""):
         raise UserError(sentence, hint="choose another, or send a picture that is ready, with the module none")
     size = int(module.within("processor_res", resolution)) if module.resolution else _USUAL_RESOLUTION
     given = Arguments(size, module.within("threshold_a", a), module.within("threshold_b", b), seed)

@@ -10,7 +10,7 @@ from modules import Host, RouteSpec, UserError
 
 from . import hints
 from .models import Models
-from .preprocessors import preprocessed, refusal
+from .preprocessors import preprocessed
 from .previews import encoded
 from .registry import LABELS, MODULES, module_named, types_of
 
@@ -65,8 +65,6 @@ def detect(values: Values, owner: str) -> Any:
         raise UserError("No image selected")
     if "R" in module.flags and not masks:
         raise UserError(f"Preprocessor {module.name} requires `controlnet_masks` param.")
-    if sentence := refusal(module):
-        raise UserError(sentence)
     size, a, b = (_number(values, name) for name in ("processor_res", "threshold_a", "threshold_b"))
     answers = []
     for i, image in enumerate(images):

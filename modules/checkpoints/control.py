@@ -139,6 +139,28 @@ def _adapter_name(key: str, light: bool) -> str:
     return f"body.{2 * int(found[1]) + int(found[2] or 0)}.{found[3]}"
 
 
+VISION = "vision_model."
+"""Before the names of a vision transformer's tensors."""
+
+
+@dataclass(frozen=True)
+class VisionSizes:
+    """What a file of CLIP's vision transformer gives: numbers for a whole picture, and for each of its patches."""
+
+    projection: int
+    width: int
+
+
+def vision_sizes(path: Path) -> VisionSizes | None:
+    """None for a file that is nothing of the kind, or cannot be read."""
+    try:
+        tensors = header_of(path, field="extensions").tensors
+        projection, width = tensors["visual_projection.weight"].shape
+    except (CheckpointError, KeyError, ValueError):
+        return None
+    return VisionSizes(projection, width) if f"{VISION}embeddings.class_embedding" in tensors else None
+
+
 def open_control(path: Path) -> tuple[ControlKind, Source]:
     """What a file is, and its tensors under our names. Raises `CheckpointError`."""
     header = header_of(path, field="extensions")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,20 +10,36 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from modules.checkpoints.control import ADAPTER, CONTROLNET, LORA, UNION, ControlKind, open_control
+from modules.checkpoints.control import (
+    ADAPTER,
+    CONTROLNET,
+    IP_ADAPTER,
+    LORA,
+    UNION,
+    VISION,
+    ControlKind,
+    open_control,
+    vision_sizes,
+)
 from modules.checkpoints.families.base import FIRST_CONV, UNET, Shapes
 from modules.checkpoints.families.shapes import middle_depth, way_down
 from modules.checkpoints.memory import weight_bytes
 from modules.checkpoints.model import LatentDiffusion, fill, opened, tensor_of
-from modules.checkpoints.source import Source, open_source
+from modules.checkpoints.pickles import header_of
+from modules.checkpoints.source import Origin, Source, open_source
+from modules.devices import Device
 from modules.errors import CheckpointError
+from modules.nn.clip_vision import CLIPVision, VisionConfig
 from modules.nn.configs import UNetConfig
 from modules.nn.controlnet import ControlNet, ControlNetUnion
+from modules.nn.ip_adapter import FULL, PLAIN, PLUS, IPAdapter, IPAdapterConfig
 from modules.nn.t2i_adapter import AdapterConfig, LightAdapter, T2IAdapter
+from modules.nn.unet import CrossAttention, TransformerBlock, UNet
 
 MEANT_FOR: Mapping[int, str] = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL", 1: "SDXL"}
 """Families by the width of the texts that a network takes; 1: it takes none."""
 FIELD = "extensions"
+OF_FACES = ("is_faceid", "is_instantid", "is_pulid", "is_portrait")
 
 
 @dataclass(frozen=True)
@@ -31,7 +47,7 @@ class Control:
     """A network that controls a UNet, on the model's device and in its numbers."""
 
     kind: ControlKind
-    network: ControlNet | T2IAdapter | LightAdapter
+    network: ControlNet | T2IAdapter | LightAdapter | IPAdapter
     nbytes: int
 
     @property
@@ -49,13 +65,15 @@ def load_control(path: Path, model: LatentDiffusion) -> Control:
     """The network in ``path``, for ``model``. Raises `CheckpointError` with one sentence where it cannot be used."""
     kind, source = open_control(path)
     if kind.name in (CONTROLNET, UNION, LORA):
-        network: ControlNet | T2IAdapter | LightAdapter = _controlnet(path, kind, source, model)
+        network: ControlNet | T2IAdapter | LightAdapter | IPAdapter = _controlnet(path, kind, source, model)
     elif kind.name == ADAPTER:
         network = _adapter(path, kind, source, model)
+    elif kind.name == IP_ADAPTER and not any(kind.facts.get(fact) for fact in OF_FACES):
+        network = _ip_adapter(path, kind, source, model)
     else:
         raise CheckpointError(
-            f"{path.name} is {kind.words}, which is not supported",
-            hint="choose a ControlNet or a T2I-Adapter",
+            f"{path.name} is {kind.words}{' of faces' if kind.name == IP_ADAPTER else ''}, which is not supported",
+            hint="choose a ControlNet, a T2I-Adapter or an IP-Adapter",
             field=FIELD,
         )
     return Control(kind, network, weight_bytes(network))
@@ -189,3 +207,83 @@ def _adapter(path: Path, kind: ControlKind, source: Source, model: LatentDiffusi
         network = LightAdapter(config) if light else T2IAdapter(config)
     _fill(path, source, network, model)
     return network
+
+
+def cross_attentions(unet: UNet) -> list[CrossAttention]:
+    """Those to the text, as an IP-Adapter's file numbers them: on the way down, on the way up, in the middle."""
+    parts = (unet.input_blocks, unet.output_blocks, unet.middle_block)
+    return [block.attn2 for part in parts for block in part.modules() if isinstance(block, TransformerBlock)]
+
+
+def _ip_adapter(path: Path, kind: ControlKind, source: Source, model: LatentDiffusion) -> IPAdapter:
+    shapes: Shapes = {key: info.shape for key, info in source.header.tensors.items()}
+    numbers = sorted(int(key.split(".")[1]) for key in shapes if key.endswith(".to_k_ip.weight"))
+    stored = [shapes[f"ip_adapter.{number}.to_k_ip.weight"] for number in numbers]
+    widths = tuple(layer.to_q.in_features for layer in cross_attentions(model.unet))
+    context = stored[0][1] if stored else 0
+    if tuple(shape[0] for shape in stored) != widths or context != model.config.unet.context_dim:
+        raise _for_another(path, kind, MEANT_FOR.get(context, "another family"), model)
+    try:
+        config = _ip_config(kind, shapes, context, widths)
+    except (LookupError, ValueError) as error:
+        raise CheckpointError(f"{path.name} lacks layers", hint="fetch or copy it again", field=FIELD) from error
+    with torch.device("meta"):
+        network = IPAdapter(config)
+    _fill(path, source, network, model)
+    return network
+
+
+def _ip_config(kind: ControlKind, shapes: Shapes, context: int, widths: tuple[int, ...]) -> IPAdapterConfig:
+    if kind.facts.get("is_full"):
+        return IPAdapterConfig(FULL, shapes["image_proj.proj.0.weight"][1], context, widths)
+    if kind.facts.get("is_plus"):
+        _, tokens, inner = shapes["image_proj.latents"]
+        depth = sum(key.endswith(".0.to_q.weight") for key in shapes)
+        attention = shapes["image_proj.layers.0.0.to_q.weight"][0]
+        image = shapes["image_proj.proj_in.weight"][1]
+        return IPAdapterConfig(PLUS, image, context, widths, tokens, inner, depth, attention)
+    out, image = shapes["image_proj.proj.weight"]
+    return IPAdapterConfig(PLAIN, image, context, widths, out // context)
+
+
+def clip_vision_for(network: IPAdapter, files: Iterable[Path], device: Device) -> tuple[CLIPVision, Path]:
+    """The first of ``files`` through which an IP-Adapter was trained to see. Raises `CheckpointError`."""
+    wanted, states = network.config.image_width, network.config.takes_states
+    for path in files:
+        sizes = vision_sizes(path)
+        if sizes and wanted == (sizes.width if states else sizes.projection):
+            return _vision(path, device), path
+    raise CheckpointError(
+        f"there is no CLIP vision model in models/clip_vision that gives {wanted} numbers for a picture",
+        hint="put the image encoder of the IP-Adapter there",
+        field=FIELD,
+    )
+
+
+def _vision(path: Path, device: Device) -> CLIPVision:
+    header = header_of(path, field=FIELD)
+    shapes = {key: info.shape for key, info in header.tensors.items()}
+    try:
+        width, _, patch, _ = shapes[f"{VISION}embeddings.patch_embedding.weight"]
+        positions = shapes[f"{VISION}embeddings.position_embedding.weight"][0]
+        projection = shapes["visual_projection.weight"][0]
+        inner = shapes[f"{VISION}encoder.layers.0.mlp.fc1.weight"][0]
+    except (LookupError, ValueError) as error:
+        raise CheckpointError(f"{path.name} lacks layers", hint="fetch or copy it again", field=FIELD) from error
+    layers = sum(key.startswith(f"{VISION}encoder.layers.") and key.endswith(".layer_norm1.weight") for key in shapes)
+    heads = _LARGE_HEADS if width >= _LARGE else max(width // 64, 1)
+    # OpenAI's own models have another activation than those of LAION.
+    activation = "quick_gelu" if projection in _OPENAI else "gelu"
+    side = round((positions - 1) ** 0.5) * patch
+    with torch.device("meta"):
+        network = CLIPVision(VisionConfig(width, layers, heads, inner, patch, side, projection, activation))
+    own = network.state_dict()
+    places = {key: ("vision", key) for key in header.tensors if key in own}
+    source = Source(header, {key: Origin(((path, key),)) for key in header.tensors})
+    fill(path.name, source, places, {"vision": network}, device, field=FIELD)
+    return network
+
+
+_LARGE, _LARGE_HEADS = 1024, 16
+_OPENAI = (512, 768)
+"""Widths of the projections of OpenAI's models."""

@@ -13,15 +13,18 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from extensions import controlnet
-from extensions.controlnet import control, hints, registry, units
+from extensions.controlnet import control, corrections, hints, registry, units
+from extensions.controlnet.ip_adapter import Sight
 from modules.builtin import register
 from modules.checkpoints.control_networks import load_control
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.store import ModelStore
-from modules.checkpoints.tiny import write_tiny_checkpoint, write_tiny_control
+from modules.checkpoints.tiny import write_tiny_checkpoint, write_tiny_control, write_tiny_ip_adapter
 from modules.devices import Device
 from modules.diffusion.types import Cond, Network
 from modules.engine import Engine, RunCallbacks
@@ -31,13 +34,16 @@ from modules.extension.modifier import Modifier, ModifierSpec
 from modules.gallery.inputs import InputStore
 from modules.imaging.tensors import to_tensor
 from modules.metadata import infotext
+from modules.metadata.recipe import read
 from modules.params.generation import GenerationParams, Hires, ModifierOptions
 from modules.pipeline.results import Result
+from modules.replay import replay_recipe
 from tests.modules.nn.test_against_diffusers import diffusers_unet, relative_error
 from tests.modules.nn.test_controlnet import arguments, converted
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "controlnet.json").read_text(encoding="utf-8"))
 CPU = Device(torch.device("cpu"), torch.float32)
+NO_SIGHT = Sight(dict)
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")
 
 
@@ -74,6 +80,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory, calls: Any) -> Iterator[Eng
     host.add_modifier(ModifierSpec("recorder", "Recorder", NoOptions, lambda _: Recorder(calls), order=1000))
     write_tiny_control(folder / "ControlNet" / "one_sd15.safetensors", store.load().config.unet)
     write_tiny_control(folder / "ControlNet" / "t2i.safetensors", store.load().config.unet, adapter=True)
+    vision = folder / "clip_vision" / "tiny_vision.safetensors"
+    write_tiny_ip_adapter(folder / "ControlNet" / "ip-adapter_sd15.safetensors", vision, store.load().unet)
     write_tiny_control(folder / "ControlNet" / "large_xl.safetensors", store.load().config.unet)
     yield Engine(store, host, version="0.0", inputs=InputStore(tmp_path_factory.mktemp("inputs")))
 
@@ -150,6 +158,20 @@ def test_two_units_and_an_adapter_each_change_the_picture_and_replay_names_their
     assert seen[0].image.tobytes() == made(engine, PARAMS, {**one, "hr_option": "High res only"})[0][0].image.tobytes()
 
 
+def test_modules_that_correct_answers_do_so_in_a_whole_run(engine: Engine, picture: str) -> None:
+    assert engine.inputs
+    white = Image.new("L", (64, 64))
+    white.paste(255, (16, 16, 48, 48))
+    mask = engine.inputs.put(white)
+    unit = {"on": True, "image": picture, "model": "one_sd15.safetensors", "mask": mask}
+    seen = []
+    for module in ("inpaint_global_harmonious", "inpaint_only", "tile_colorfix", "tile_colorfix+sharp"):
+        (result,), notes = made(engine, PARAMS, {**unit, "module": module})
+        assert notes == []
+        seen.append(result.image.tobytes())
+    assert len(set(seen)) == 4
+
+
 def test_what_a_unit_lacks_is_told_and_the_picture_is_made_without_it(engine: Engine, picture: str) -> None:
     plain = made(engine, PARAMS)[0][0].image.tobytes()
     cases = {
@@ -163,6 +185,54 @@ def test_what_a_unit_lacks_is_told_and_the_picture_is_made_without_it(engine: En
         (result,), notes = made(engine, PARAMS, {"on": True, **unit})
         assert result.image.tobytes() == plain
         assert len(notes) == 1 and "ControlNet unit 1 has no effect: " in notes[0] and sentence in notes[0]
+
+
+def test_an_ip_adapter_sees_its_picture_as_diffusers_does(engine: Engine, picture: str, calls: Any) -> None:
+    calls.clear()
+    unit = {"on": True, "image": picture, "model": "ip-adapter_sd15.safetensors", "module": "ip-adapter-auto"}
+    (result,), notes = made(engine, PARAMS, {**unit, "weight": 0.7})
+    assert notes == []
+    assert [file.name for file in result.recipe.files if file.role == "file:clip_vision"] == ["tiny_vision.safetensors"]
+    assert replay_recipe(engine, read(str(result.recipe))).verdict.kind == "identical"
+    model, folder = engine.store.load(), engine.host.models
+    assert folder and engine.inputs
+    reference: Any = diffusers_unet(model.config.unet, model.unet.state_dict())
+    state = load_file(folder / "ControlNet" / "ip-adapter_sd15.safetensors")
+    parts = {part: {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")} for part in IP}
+    reference._load_ip_adapter_weights([parts])
+    for processor in reference.attn_processors.values():
+        if hasattr(processor, "scale"):
+            processor.scale = [0.7]
+    clip = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=16,
+            projection_dim=24,
+            num_hidden_layers=2,
+            num_attention_heads=1,
+            image_size=32,
+            patch_size=8,
+            hidden_act="gelu",
+        )
+    ).eval()
+    clip.load_state_dict(load_file(folder / "clip_vision" / "tiny_vision.safetensors"), strict=False)
+    process = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    for x, sigma, cond, answer, _, t in calls[: PARAMS.steps]:
+        with torch.inference_mode():
+            seen = clip(**process(engine.inputs.open(picture), return_tensors="pt")).image_embeds
+            embeds = torch.cat([seen, torch.zeros_like(seen)])[:, None]  # the positive prompt comes first
+            noise = reference(
+                x / (sigma**2 + 1) ** 0.5,
+                torch.full((len(x),), t),
+                cond.context,
+                added_cond_kwargs={"image_embeds": [embeds]},
+            ).sample
+        assert relative_error(answer, x - sigma * noise) < 1e-4
+    (_,), notes = made(engine, PARAMS, {**unit, "model": "one_sd15.safetensors"})
+    assert "is a ControlNet, and ip-adapter-auto a preprocessor for IP-Adapters" in notes[0]
+
+
+IP = ("image_proj", "ip_adapter")
 
 
 # ----------------------------------------------------------------------------------- networks that answer with ones
@@ -192,7 +262,7 @@ def unit_of(**values: Any) -> units.Unit:
 
 def summed(*chosen: units.Unit, count: int = 13, hires: bool = False) -> control.Sums:
     """What units with networks of ones add for a positive and a negative row."""
-    modifier: Any = control.ControlNets(chosen, control.Networks())
+    modifier: Any = control.ControlNets(chosen, control.Networks(), NO_SIGHT)
     for number, unit in enumerate(chosen, 1):
         net = SimpleNamespace(network=Ones(count, 2), averages=False, types=0)
         ready = control.Ready(number, unit, registry.LABELS[unit.module], cast(Any, net), 0)
@@ -266,12 +336,41 @@ def test_a_mask_in_the_hint_is_the_references() -> None:
     assert found[0, 0, 1] == pytest.approx(gold["unmasked"], abs=2e-3)
 
 
+def test_the_blur_of_colorfix_is_the_references() -> None:
+    gold = GOLDEN["blur"]
+    x = torch.tensor([i**1.5 for i in range(36)], dtype=torch.float64).reshape(1, 1, 6, 6)
+    assert corrections.blurred(x, gold["k"])[0, 0].tolist() == [pytest.approx(row, abs=1e-5) for row in gold["y"]]
+
+
+def test_colorfix_takes_the_hints_colours_and_inpaint_only_keeps_what_is_not_masked() -> None:
+    rows = [SimpleNamespace(image=0, kind=kind) for kind in ("positive", "negative")]
+    step: Any = SimpleNamespace(rows=rows, masked=lambda kind: [i for i, r in enumerate(rows) if r.kind == kind])
+    g = torch.Generator().manual_seed(1)
+    x0, hint = torch.randn(2, 4, 8, 8, generator=g), torch.randn(1, 4, 8, 8, generator=g)
+    wide = corrections.Correction("tile_colorfix", 1.0, hint, None, 16, 0.0)
+    flat = corrections.Correction("tile_colorfix", 1.0, torch.full((1, 4, 8, 8), 3.0), None, 2, 0.0)
+    assert torch.allclose(flat.of(step, torch.full((2, 4, 8, 8), -1.0)), torch.full((2, 4, 8, 8), 3.0), atol=1e-5)
+    assert not torch.allclose(wide.of(step, x0), x0)
+    sharp = corrections.Correction("tile_colorfix+sharp", 1.0, hint, None, 2, 2.0).of(step, x0)
+    plain = corrections.Correction("tile_colorfix", 1.0, hint, None, 2, 2.0).of(step, x0)
+    assert torch.equal(sharp[0], plain[0]) and not torch.equal(sharp[1], plain[1])
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 24:40, 24:40] = 1
+    small = corrections.latent_mask(mask)
+    assert small[0, 0].nonzero().min() == 2 and small[0, 0].nonzero().max() == 5  # a latent pixel more on each side
+    kept = corrections.Correction("inpaint_only", 1.0, hint, small, 9, 0.0).of(step, x0)
+    inside = small.bool().expand(2, 4, 8, 8)
+    assert torch.equal(kept[inside], x0[inside]) and torch.equal(kept[~inside], hint.expand(2, -1, -1, -1)[~inside])
+    half = corrections.Correction("inpaint_only", 0.5, hint, small, 9, 0.0).of(step, x0)
+    assert torch.allclose(half, (kept + x0) / 2)
+
+
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_maps_of_adapters_go_where_the_reference_puts_them(kind: str) -> None:
     """A UNet whose blocks change nothing, and an adapter of ones."""
     for mode, expected in zip((units.BALANCED, units.PROMPT), GOLDEN["t2i_injection"][kind], strict=True):
         blocks = len(expected) - 1
-        modifier: Any = control.ControlNets((), control.Networks())
+        modifier: Any = control.ControlNets((), control.Networks(), NO_SIGHT)
         net = SimpleNamespace(network=SimpleNamespace(), averages=False, types=0)
         ready = control.Ready(1, unit_of(control_mode=mode), registry.MODULES["none"], cast(Any, net), 0)
         ready.guide = [torch.ones(1, 1, 2, 2)] * 4

@@ -83,7 +83,7 @@ def test_pictures_are_preprocessed_for_clients(client: TestClient) -> None:
     assert answer["info"] == "Success"
     found = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
     assert found.size == (8, 8) and found.getpixel((0, 0)) == (245, 235, 225)
-    refusals = {
+    refusals: dict[str, dict[str, Any]] = {
         "Module not available": {"module": "nothing"},
         "Module not supported": {"module": "revision_clipvision", "input_images": [SQUARE]},
         "No image selected": {"module": "canny"},
