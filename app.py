@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modules import bootstrap
+from modules import bootstrap, machine
 from modules.cli import a1111_flags as flags
 from modules.cli import parser as commandline
 from modules.errors import Cancelled, NotFound, OutputError, RepriseError, UserError
@@ -794,7 +794,9 @@ def doctor(args: argparse.Namespace) -> int:
 
     places = model_places(args)
     folders = {"checkpoints": places.checkpoints, "VAEs": places.vaes, "embeddings": places.embeddings}
-    findings = examination.examine(ROOT, args.data_dir, folders, args.host, args.port, survey=survey)
+    findings = examination.examine(
+        ROOT, args.data_dir, folders, args.host, args.port, survey=survey, device=(args.device, args.device_id)
+    )
     print(examination.report(findings))
     return int(any(finding.bad for finding in findings))
 
@@ -890,6 +892,7 @@ def build_parser(given: Sequence[str] = ()) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; an error becomes one sentence on stderr and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    machine.ask_for_huge_pages()  # before torch is imported, here or in the worker
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         if given[:1] == ["test"]:

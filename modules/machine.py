@@ -14,12 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GB = 2**30
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""By which torch asks Linux for pages of 2 MB under its large tensors."""
 VENDORS = {"0x10de": "NVIDIA", "0x1002": "AMD", "0x8086": "Intel"}
 """PCI numbers of those whose cards torch can compute on."""
 _ARC = re.compile(r"0x(4905|56|e2)")
 """Beginnings of the PCI numbers of Intel's cards; the others are graphics units of processors."""
 _LEAST_VRAM = 2 * GB
 """Of AMD's own memory, below which it is a processor's graphics unit."""
+
+
+def ask_for_huge_pages() -> None:
+    """Before torch is imported: fresh memory is then cleared in large pieces. Where the owner has said something, or
+    the system gives none, nothing changes.
+    """
+    os.environ.setdefault(HUGE_PAGES, "1")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from modules.errors import UnknownName
@@ -37,6 +37,8 @@ class Registry(Generic[T]):
         self.field = field or noun
         self._values: dict[str, T] = {}
         self._keys: dict[str, str] = {}
+        self.elsewhere: Callable[[str], str] | None = None
+        """Says who would bring a name that is not registered; empty: nobody known."""
 
     def add(self, name: str, value: T, aliases: Iterable[str] = ()) -> None:
         """Register ``value``; a name that is taken is a programming error."""
@@ -74,9 +76,8 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str) -> UnknownName:
         """The error for a name that is not registered."""
-        return UnknownName(
-            f"no {self.noun} named {name!r}", hint=hint_for(name, self.names(), aliases=self._keys), field=self.field
-        )
+        hint = (self.elsewhere(name) if self.elsewhere else "") or hint_for(name, self.names(), aliases=self._keys)
+        return UnknownName(f"no {self.noun} named {name!r}", hint=hint, field=self.field)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._values)

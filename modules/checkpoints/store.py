@@ -129,6 +129,10 @@ class ModelStore:
         """The VAE that a model's card prefers and that is not here; empty if there is none such."""
         return self._vaes.lost(model.path)
 
+    def guessed_vae(self, model: LatentDiffusion) -> str:
+        """The VAE of a model that its name alone speaks for; empty if there is none such."""
+        return self._vaes.guessed(model.path, model.vae_path)
+
     def unconverted_vae(self, model: LatentDiffusion) -> str:
         """The name of a pickled VAE beside a model that would be used if it were safetensors; empty if there is
         none.

@@ -84,6 +84,15 @@ class VaeFolders:
         preferred = read_choices(checkpoint).preset.vae
         return preferred if preferred and preferred not in (OWN, AUTOMATIC, *self.list()) else ""
 
+    def guessed(self, checkpoint: Path, used: Path | None) -> str:
+        """The VAE that "Automatic" took because its name goes on where the checkpoint's ends, which may be chance: not
+        ``NAME.vae.safetensors``, and not the card's; empty: it is none such.
+        """
+        stem = side_base(checkpoint).stem
+        if used is None or not used.name.startswith(stem) or used.name.startswith(f"{stem}."):
+            return ""
+        return "" if self.list().get(read_choices(checkpoint).preset.vae or "") == used else used.name
+
     def unconverted(self, checkpoint: Path) -> Path | None:
         """A pickled VAE that "Automatic" would choose if it were safetensors; None if there is none."""
         stem = side_base(checkpoint).stem

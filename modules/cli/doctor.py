@@ -24,9 +24,10 @@ MATRIX_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
 LEAST_RAM, LEAST_DISK = 8 * GB, 10 * GB
 _ASK_TORCH = """
 import json, torch
-found = {"version": torch.__version__, "card": "", "memory": 0, "count": 0}
+found = {"version": torch.__version__, "card": "", "kind": "", "memory": 0, "count": 0}
 kind = torch.accelerator.current_accelerator(check_available=True)
 if kind is not None:
+    found["kind"] = kind.type
     module = torch.get_device_module(kind)
     found["card"] = module.get_device_name(0) if hasattr(module, "get_device_name") else kind.type
     found["count"] = torch.accelerator.device_count()
@@ -66,13 +67,17 @@ def examine(
     survey: Survey,
     machine: Machine | None = None,
     ask_torch: Ask | None = None,
+    device: tuple[str, int | None] = ("auto", None),
 ) -> list[Finding]:
-    """Look at everything. ``folders``: of models, by what they hold; ``machine`` and ``ask_torch``: pretended ones."""
+    """Look at everything. ``folders``: of models, by what they hold; ``machine`` and ``ask_torch``: pretended ones;
+    ``device``: what ``--device`` and ``--device-id`` say.
+    """
     machine = machine or look()
     torch = (ask_torch or (lambda: _ask(root)))()
     return [
         *_cards(machine, torch),
         _torch(machine, torch),
+        *_chosen(*device, torch),
         _memory(machine, torch),
         _units(machine, torch),
         *_folders(folders, survey),
@@ -155,6 +160,24 @@ def _torch(machine: Machine, torch: Mapping[str, Any]) -> Finding:
     if build == choice.wanted:
         return Finding("torch", found, "it is the right build and sees no card: bring the card's driver up to date")
     return Finding("torch", found, choice.sentence or "start once with --torch-index URL of a build for the card")
+
+
+def _chosen(device: str, number: int | None, torch: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the device that the command line names is there."""
+    if device == "auto" and number is None:
+        return
+    said = f"--device {device}" + (f" --device-id {number}" if number is not None else "")
+    count, kind = int(torch.get("count", 0)), torch.get("kind", "")
+    if "error" in torch or (device == "cpu" and number is None):
+        yield Finding("device", said)
+    elif not count or device not in ("auto", kind):
+        advice = f"torch sees {kind or 'no card'} here: leave --device out, or start with --device cpu"
+        yield Finding("device", f"{said} is not there", advice, bad=True)
+    elif number is not None and not 0 <= number < count:
+        there = "0" if count == 1 else f"0 to {count - 1}"
+        yield Finding("device", f"{said} is not there", f"choose one with --device-id: there is {there}", bad=True)
+    else:
+        yield Finding("device", said)
 
 
 def _memory(machine: Machine, torch: Mapping[str, Any]) -> Finding:

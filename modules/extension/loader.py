@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, Literal
@@ -86,6 +87,7 @@ class Loader:
         self._choices = data_dir / "extensions.json"
         self._settings = data_dir / "settings.json"
         self._known = data_dir / "extensions" / "modifiers.json"
+        self._names = data_dir / "extensions" / "names.json"
         self._starts = data_dir / "extensions" / f"{name or process}.json"
         self._data_dir = data_dir
         self._root = root
@@ -112,6 +114,21 @@ class Loader:
                 self._note_start(starts + 1, place.name, left_out)
                 self.extensions[place.name] = self._load(place)
         self._note_start(starts + 1, "", left_out)
+        for kind, table in host.tables().items():
+            table.elsewhere = partial(self._elsewhere, kind)
+
+    def _elsewhere(self, kind: str, name: str) -> str:
+        """Which extension that is not loaded brings a sampler, a script or the like, and how it comes back."""
+        for extension, names in _known_in(self._names).items():
+            one = self.extensions.get(extension)
+            if f"{kind} {name.casefold()}" not in names or (one and one.state == "loaded"):
+                continue
+            if one is None:
+                return f"the extension {extension} brought it, which is not installed any more"
+            if one.state == "disabled":
+                return f"the extension {extension} brings it: switch that on in the Extensions tab"
+            return f"the extension {extension} brings it, which could not be loaded: the Extensions tab says why"
+        return ""
 
     def started(self) -> None:
         """Report that the start was completed, which ends the count for safe mode: the next one tries all again."""
@@ -215,12 +232,14 @@ class Loader:
             raise Refused(f"a modifier of the program or of another extension is called {name!r}", hint="rename it")
 
     def _remember(self, name: str, part: Host) -> None:
-        """Keep which modifiers an extension adds, for jobs that ask for them when it is gone (`absent`)."""
-        known = _known_in(self._known)
-        if (modifiers := sorted(part.modifiers.names())) != known.get(name, []):
-            with contextlib.suppress(OSError):
-                self._known.parent.mkdir(parents=True, exist_ok=True)
-                atomic.write(self._known, json.dumps({**known, name: modifiers}).encode())
+        """Keep what an extension adds, for jobs that ask for it when it is gone (`absent`, `_elsewhere`)."""
+        named = {f"{kind} {one.casefold()}" for kind, table in part.tables().items() for one in table.names()}
+        for path, names in ((self._known, sorted(part.modifiers.names())), (self._names, sorted(named))):
+            known = _known_in(path)
+            if names != known.get(name, []):
+                with contextlib.suppress(OSError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    atomic.write(path, json.dumps({**known, name: names}).encode())
 
     def _owner(self, place: Path, manifest: Manifest) -> Owner:
         settings = _object_in(self._settings).get(manifest.name)
@@ -272,7 +291,7 @@ def _changed_at(place: Path) -> float:
 
 
 def _known_in(path: Path) -> dict[str, list[str]]:
-    """The modifiers that each extension added when it was last loaded."""
+    """The modifiers, or other names, that each extension added when it was last loaded."""
     try:
         found = _object_in(path)
     except OSError as error:

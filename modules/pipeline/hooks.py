@@ -135,6 +135,24 @@ class Active:
         return bool(self.version) and any(map(self.has, (*STEP_HOOKS, "patch", "network", "guidance", "denoiser")))
 
 
+def told_twice(told: Sequence[tuple[str, Mapping[str, object]]]) -> list[str]:
+    """Sentences on keys of the generation text that several modifiers tell differently: the last one's holds.
+
+    >>> told_twice([("mood", {"Mood": "calm"}), ("film", {"Mood": "grim", "Film": 400}), ("none", {"Film": None})])
+    ['mood and film both tell Mood in the generation text: film has the last word']
+    """
+    whose: dict[str, dict[str, object]] = {}
+    for name, facts in told:
+        for key, value in facts.items():
+            if value is not None:
+                whose.setdefault(key, {})[name] = value
+    return [
+        f"{' and '.join(values)} both tell {key} in the generation text: {list(values)[-1]} has the last word"
+        for key, values in whose.items()
+        if len({str(value) for value in values.values()}) > 1
+    ]
+
+
 def called_by(networks: Sequence[NetworkTag], host: Host) -> list[tuple[ModifierSpec, TagSpec, list[NetworkTag]]]:
     """The modifiers that prompt tags activate, in the order in which kinds of tags are registered: modifier, kind,
     and all tags of it.
@@ -446,7 +464,9 @@ class Hooks:
 
     def notes(self) -> list[str]:
         """What modifiers have to tell of the batch so far."""
-        return [note for one in self.active for note in self._border.report(one).notes]
+        reports = [(one.spec.name, self._border.report(one)) for one in self.active]
+        twice = told_twice([(name, report.told) for name, report in reports])
+        return [*(note for _, report in reports for note in report.notes), *twice]
 
     def revise(self, params: GenerationParams) -> tuple[GenerationParams, dict[str, dict[str, Any]]]:
         """The request of one image as revised by all modifiers, and by name what each changed."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from modules.checkpoints.embeddings import Listing
 from modules.checkpoints.networks.arguments import HYPERNET_TAG, LORA_TAGS, BadTag, Use, strength_at, uses
 from modules.checkpoints.networks.blocks import factors
-from modules.checkpoints.networks.listing import NetworkFile, NetworkListing, hashes_text
+from modules.checkpoints.networks.listing import NetworkFile, NetworkListing, Unusable, hashes_text
 from modules.checkpoints.networks.metadata import SD1, SD2, SDXL
 from modules.checkpoints.networks.shelf import HYPERNETWORK, LORA, NetworkShelf
 from modules.diffusion.types import Denoiser
@@ -184,6 +184,8 @@ class PromptNetworks(Modifier):
             except (_Refused, CheckpointError) as error:
                 reason = error.message if isinstance(error, CheckpointError) else str(error)
                 self._refused[key] = True
+                if isinstance(error, Unusable):
+                    self._shelf.remember(found.role, found.file, error.message)
                 self._note(f"the {WORDS[found.role]} {found.use.name} was left out: {reason}")
         return self._refused[key]
 

@@ -10,7 +10,8 @@ from modules.checkpoints.vaes import AUTOMATIC
 from modules.extension.host import Host
 from modules.pipeline.plan import Batch
 from modules.pipeline.prompt_encoder import PromptEncoder
-from modules.pipeline.used_embeddings import unapplied_networks
+from modules.pipeline.used_embeddings import kept_networks, unapplied_networks
+from modules.prompt.explain import kept_message
 
 MOST_NAMED = 8
 """Networks named in one note at most."""
@@ -27,6 +28,8 @@ def notes_on(
     if batch.params.vae == AUTOMATIC and (lost := store.lost_vae(model)):
         instead = model.vae_path.name if model.vae_path else "its own"
         yield f"the card of {model.name} prefers the VAE {lost[:80]}, which is not here, so {instead} was used"
+    if batch.params.vae == AUTOMATIC and model.config.own_vae and (guessed := store.guessed_vae(model)):
+        yield f"{guessed} was used as VAE, as its name begins like that of {model.name}: None takes the model's own"
     if not model.config.own_vae and model.vae_path is not None:
         yield f"{model.name} has no autoencoder of its own, so {model.vae_path.name} was used"
     if model.text_files:
@@ -44,6 +47,8 @@ def notes_on(
                 "takes over latents that mean something else to it"
             )
     yield from encoder.notes(model, batch)
-    if names := unapplied_networks(batch, [spec.name for spec in host.tags]):
+    kinds = [spec.name for spec in host.tags]
+    yield from map(kept_message, kept_networks(batch, kinds)[:MOST_NAMED])
+    if names := unapplied_networks(batch, kinds):
         listed = ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)
         yield f"these networks of the prompt were not applied, as nothing here handles their kind: {listed}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import cast
 
 from modules.pipeline.plan import Batch
 from modules.prompt.chunks import Embeddings, Emphasis, chunk
 from modules.prompt.schedule import schedule_nodes
+from modules.prompt.stages import kept_tags
 from modules.prompt.tokens import Tokenizer
 
 
@@ -22,10 +23,17 @@ def used_embeddings(batch: Batch, lengths: Iterable[tuple[str, int]], tokenizer:
     return tuple(names)
 
 
-def unapplied_networks(batch: Batch, kinds: Container[str]) -> tuple[str, ...]:
+def unapplied_networks(batch: Batch, kinds: Collection[str]) -> tuple[str, ...]:
     """The networks named by a prompt of either pass whose kind is none of ``kinds``, as "lora ink"."""
     tags = [tag for each in batch.passes for tag in each.prompts.networks if tag.kind not in kinds]
     return tuple(dict.fromkeys(" ".join((tag.kind, *tag.positional[:1])) for tag in tags))
+
+
+def kept_networks(batch: Batch, kinds: Collection[str]) -> tuple[str, ...]:
+    """The beginnings of what looks like a tag in a prompt of either pass and is text (`stages.kept_tags`)."""
+    trees = [tree for each in batch.passes for tree in (each.prompts.positive, each.prompts.negative)]
+    found = [kept for tree in trees for part in tree.parts for _, kept in kept_tags(part.text, kinds)]
+    return tuple(dict.fromkeys(found))
 
 
 def _texts(batch: Batch) -> Iterator[str]:

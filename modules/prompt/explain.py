@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,7 +22,7 @@ from modules.params.profile import A1111, Profile
 from modules.prompt.chunks import LENGTH, Chunk, Chunked, Embeddings, Emphasis, chunk
 from modules.prompt.parse import parse
 from modules.prompt.schedule import Pass, Segment, entry_at, schedule_nodes
-from modules.prompt.stages import Source, remove_comments, take_networks
+from modules.prompt.stages import Source, kept_tags, remove_comments, take_networks
 from modules.prompt.tokens import Tokenizer, default_tokenizer
 from modules.prompt.tree import Alternate, Edit, Group, NetworkTag, Node, Prompt, PromptPart, Warning
 
@@ -74,7 +74,7 @@ def explain(
     backtrack: int = 20,
     old: bool = False,
     comments: bool = True,
-    kinds: Container[str] | None = None,
+    kinds: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Explain a prompt as JSON-ready data::
 
@@ -103,6 +103,7 @@ def explain(
         *_late(parsed.tree, runs),
         *_twice(parsed.tree, runs[0]),
         *(_unheeded(parsed.tree.networks, kinds) if kinds is not None else ()),
+        *(_kept(text, kinds, negative, comments) if kinds is not None else ()),
         *(_literal(text, comments) if negative else ()),
         *_skipped(text, list(texts)[:_MAX_TEXTS], skipped or {}, tokenizer),
     ]
@@ -168,7 +169,7 @@ def _tokens(chunk: Chunk, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     return tokens
 
 
-def _network(tag: NetworkTag, kinds: Container[str] | None) -> dict[str, Any]:
+def _network(tag: NetworkTag, kinds: Collection[str] | None) -> dict[str, Any]:
     name = tag.positional[0] if tag.positional else ""
     return {
         "kind": tag.kind,
@@ -180,12 +181,29 @@ def _network(tag: NetworkTag, kinds: Container[str] | None) -> dict[str, Any]:
     }
 
 
-def _unheeded(tags: Sequence[NetworkTag], kinds: Container[str]) -> Iterator[Warning]:
+def _unheeded(tags: Sequence[NetworkTag], kinds: Collection[str]) -> Iterator[Warning]:
     """Tags that are removed from the prompt and have no effect."""
     for tag in tags:
         if tag.kind not in kinds:
             name = " ".join((tag.kind, *tag.positional[:1]))
             yield Warning(tag.column, f"{name} is not applied: nothing here handles such networks")
+
+
+def _kept(text: str, kinds: Collection[str], negative: bool, comments: bool) -> Iterator[Warning]:
+    """What looks like a tag and is text, and tags that swallow the beginning of another."""
+    source, tags = take_networks(remove_comments(Source(text)) if comments else Source(text))
+    for at, beginning in kept_tags(source.text, kinds):
+        yield Warning(source.column(at), kept_message(beginning))
+    for tag in tags:
+        if "<" in tag.arguments and not negative:
+            yield Warning(
+                tag.column, f"all up to the next > is one tag of {tag.kind}: a > before the second < is missing"
+            )
+
+
+def kept_message(beginning: str) -> str:
+    """What to say of a tag that is none."""
+    return f"{beginning} is plain text and no network: a tag reads <lora:NAME:0.8>, with the > at its end"
 
 
 def _literal(text: str, comments: bool) -> Iterator[Warning]:

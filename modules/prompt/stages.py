@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -69,6 +69,20 @@ def _tag(match: re.Match[str], column: int) -> NetworkTag:
     arguments = match[2].split(":")
     named = tuple((key, value) for key, _, value in (a.partition("=") for a in arguments if a.count("=") == 1))
     return NetworkTag(match[1], tuple(a for a in arguments if a.count("=") != 1), named, column, match[2])
+
+
+def kept_tags(text: str, kinds: Collection[str]) -> Iterator[tuple[int, str]]:
+    """The offsets and beginnings of what looks like a tag of ``kinds`` in a text from which tags are taken: A1111 keeps
+    it as words where the > is missing, or the colon, or a letter stands for either that only looks like it.
+
+    >>> list(kept_tags("a <lora:ink:0.8, a fox <lora> < 3", ["lora"]))
+    [(2, '<lora:ink:0.8'), (23, '<lora>')]
+    """
+    names = "|".join(re.escape(kind) for kind in kinds)
+    for match in (
+        re.finditer(rf"[<＜〈]\s*(?:{names})\b[^\s,<>＞〉]{{0,40}}[>＞〉]?", text, re.IGNORECASE) if names else ()
+    ):
+        yield match.start(), match[0]
 
 
 def mark_networks(text: str) -> str:

@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from modules import machine
 from tests.benchmarks import compare
 
 PARTS = (
@@ -32,6 +33,7 @@ def main() -> None:
         compare.main(base, parser.parse_args(rest).rounds)
         return
     args = parser.parse_args()
+    machine.ask_for_huge_pages()  # as app.py does
     for part in args.parts or ("image", "start"):
         print(f"== {part}")
         options = {"seconds": args.seconds, "out": args.out} if part == "gpu" else {}

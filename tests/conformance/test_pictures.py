@@ -128,6 +128,7 @@ def test_the_pictures_are_the_references(
         load=lambda *_: Model(config_of(9 if "conditioning_key" in request else 4)),
         unconverted_vae=lambda _: "",
         lost_vae=lambda _: "",
+        guessed_vae=lambda _: "",
         relieve=lambda: False,
         sha256=lambda _: "",
         residence=SimpleNamespace(moves=False, streaming=0),

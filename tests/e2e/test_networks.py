@@ -163,6 +163,9 @@ def test_a_card_is_edited_and_gets_the_picture_in_view(visit: Visit) -> None:
     kept = visit.server.data_dir / "models" / "LyCORIS"
     assert json.loads((kept / "locon.json").read_text("utf-8"))["preferred weight"] == 0.333
     assert (kept / "locon.png").is_file()
+    page.click(".rp-net-back")  # what was typed is not dropped without a word
+    expect(page.locator(".rp-net-form [role=status]")).to_contain_text("Not saved yet")
+    expect(page.locator(".rp-net-form [name=description]")).to_have_value("not saved yet")
     page.click(".rp-net-back")
     page.click(use("locon"))
     expect(page.locator(PROMPT)).to_have_value("a fox <lora:locon:0.333>")

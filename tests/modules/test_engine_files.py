@@ -174,6 +174,17 @@ def test_a_vae_is_replayed_by_its_content(engine: Engine, models: Path, vae: Pat
     assert str(replay(engine, used).verdict).startswith("cannot, because vae fine.safetensors (sha256 ")
 
 
+def test_a_vae_that_its_name_alone_speaks_for_is_noted(engine: Engine, vae: Path) -> None:
+    renamed = vae.rename(vae.with_name("tinyfine.safetensors"))
+    try:
+        result, notes = make(engine)
+        assert infotext.read(result.infotext)["VAE"] == "tinyfine.safetensors"
+        assert [note.partition(" as VAE, ")[0] for note in notes] == ["tinyfine.safetensors was used"]
+        assert make(engine, vae="None")[1] == []
+    finally:
+        renamed.rename(vae)
+
+
 def test_a_pickle_that_would_be_the_vae_is_told_of(engine: Engine, models: Path) -> None:
     pickle = models / "Stable-diffusion" / "tiny.vae.pt"
     pickle.touch()

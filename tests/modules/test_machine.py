@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from modules.machine import GB, Card, Machine, Ram, look, ram
+from modules.machine import GB, HUGE_PAGES, Card, Machine, Ram, ask_for_huge_pages, look, ram
 from modules.torch_build import choose
 
 linux_only = pytest.mark.skipif("sys.platform != 'linux'", reason="reads Linux's files")
@@ -108,3 +109,12 @@ def test_each_machine_gets_its_build_or_a_sentence(pretended: Machine, wanted: s
     assert choice.sentence.startswith(sentence) and bool(choice.sentence) == bool(sentence)
     if sentence:
         assert choice.sentence.endswith("--torch-index URL")
+
+
+def test_huge_pages_are_asked_for_unless_the_owner_said_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HUGE_PAGES, "0")
+    ask_for_huge_pages()
+    assert os.environ[HUGE_PAGES] == "0"
+    monkeypatch.delenv(HUGE_PAGES)
+    ask_for_huge_pages()
+    assert os.environ[HUGE_PAGES] == "1"

@@ -44,7 +44,7 @@ def router(services: Services) -> APIRouter:
             none = t("None of these fits the chosen checkpoint: untick “Only what fits” to see them.")
         return {
             "html": cards_html(shown, family),
-            "folders": folders_html(cards, folder),
+            "folders": folders_html(cards, folder, family if fitting else ""),
             "count": len(found),
             "next": offset + PAGE if offset + PAGE < len(found) else 0,
             "unread": unread,

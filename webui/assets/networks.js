@@ -258,6 +258,7 @@
   const later = () => { clearTimeout(typing); typing = setTimeout(() => load(), PAUSE_MS) }
 
   function show(kind) {
+    if (!mayLeave()) return
     state.kind = kind
     state.folder = ''
     for (const tab of all('[role=tab]', panel())) {
@@ -290,7 +291,15 @@
   }
 
   // ---- One card in full
-  let detailed = null
+  let detailed = null, opened = '', warned = false
+
+  // Whether the card may be left: what was typed is dropped only when that is asked for a second time.
+  function mayLeave() {
+    if (!detailsOpen() || warned || JSON.stringify(typed()) === opened) return true
+    warned = true
+    tell('Not saved yet: Save keeps it, and going back once more drops it.')
+    return false
+  }
 
   async function details(card) {
     detailed = { kind: card.dataset.kind, key: card.dataset.key }
@@ -300,6 +309,8 @@
       place.innerHTML = told.html
       place.hidden = false
       place.scrollTop = 0
+      opened = JSON.stringify(typed())
+      warned = false
       one('.rp-net-body', panel()).hidden = one('.rp-net-find', panel()).hidden = true
       one('.rp-net-back', place).focus({ preventScroll: true })
     } catch (error) {
@@ -375,7 +386,7 @@
     else if (at('.rp-net-about')) details(card)
     else if (at('[data-folder]')) { state.folder = at('[data-folder]').dataset.folder; one('.rp-net-scroll', panel()).scrollTop = 0; load() }
     else if (at('.rp-net-again')) load()
-    else if (at('.rp-net-back')) back()
+    else if (at('.rp-net-back')) { if (mayLeave()) back() }
     else if (at('.rp-net-word')) addWord(at('.rp-net-word').dataset.word)
     else if (at('.rp-net-prompt')) {
       const { word: text, negative } = at('.rp-net-prompt').dataset, into = boxes()
@@ -387,6 +398,7 @@
   document.addEventListener('input', (event) => {
     if (event.target.matches?.(PROMPT)) return showUsed()
     if (!isOpen() || !panel().contains(event.target)) return
+    warned = false
     if (event.target.matches('.rp-net-find input[type=search]')) later()
     else if (event.target.matches('.rp-net-weight input')) weigh(event.target.closest('.rp-net'), event.target.value, event.target)
   })
@@ -449,7 +461,8 @@
     if (event.key === 'Escape') {
       if (one('[aria-expanded="true"][role="listbox"]')) return
       event.preventDefault()  // or it would interrupt
-      return detailsOpen() ? back() : close()
+      if (!detailsOpen()) return close()
+      return mayLeave() ? back() : undefined
     }
     if (!panel().contains(event.target) || event.ctrlKey || event.altKey || event.metaKey) return
     if (event.target.matches('[role=tab]') && ['ArrowLeft', 'ArrowRight'].includes(event.key)) {

@@ -158,17 +158,20 @@ def _weight(card: Card) -> str:
 # ----------------------------------------------------------------------------------------------------- the folders
 
 
-def folders_html(cards: Sequence[Card], chosen: str) -> str:
-    """The folders as a tree, open as far as the chosen one; empty where all cards lie in one."""
+def folders_html(cards: Sequence[Card], chosen: str, family: str = "") -> str:
+    """The folders as a tree, open as far as the chosen one; empty where all cards lie in one. ``family``: of the models
+    that the counted cards fit; empty: all count.
+    """
     counts: dict[str, int] = {}
     for card in cards:
         parts = card.folder.split("/")
         if not card.is_hidden:
             for depth in range(1, len(parts) + 1):
-                counts["/".join(parts[:depth])] = counts.get("/".join(parts[:depth]), 0) + 1
+                path = "/".join(parts[:depth])
+                counts[path] = counts.get(path, 0) + fits(card, family)
     if len(counts) < 2:
         return ""
-    every = _folder("", t("All"), sum(not card.is_hidden for card in cards), 0, chosen == "")
+    every = _folder("", t("All"), sum(not card.is_hidden and fits(card, family) for card in cards), 0, chosen == "")
     shown = [path for path in sorted(counts, key=str.lower) if _is_open(path, chosen)]
     rows = (_folder(p, p.rpartition("/")[2], counts[p], 1 + p.count("/"), p == chosen) for p in shown)
     return every + "".join(rows)
@@ -201,6 +204,7 @@ def details_html(card: Card, details: Details, *, may_edit: bool, vaes: Sequence
         t("Version"): " · ".join(
             filter(None, (card.downloaded.name, card.downloaded.version, card.downloaded.base_model))
         ),
+        t("Kind"): ", ".join(card.file.described.kinds),
         t("With embeddings"): ", ".join(card.file.described.embeddings),
     }
     rows = "".join(_fact(label, value) for label, value in facts.items() if value)

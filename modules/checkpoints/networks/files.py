@@ -18,9 +18,9 @@ from modules.checkpoints.embeddings import BundledEmbedding, bundled
 from modules.checkpoints.files import read_header
 from modules.checkpoints.networks.keys import BUNDLED, TEXT, TEXT_2, split
 from modules.checkpoints.networks.kinds import Change, change_of
+from modules.checkpoints.networks.listing import Unusable, unknown_kinds
 from modules.checkpoints.upscalers import read_tensors
 from modules.devices import is_finite
-from modules.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def read(path: Path) -> Network:
     metadata = read_header(path, field="prompt").metadata if path.suffix.lower() == ".safetensors" else {}
     tensors = read_tensors(path, field="prompt")
     if broken := sum(not is_finite(tensor) for tensor in tensors.values()):
-        raise CheckpointError(
+        raise Unusable(
             f"{path.name} is damaged: {broken} of its {len(tensors)} tensors hold values that are no numbers",
             hint="use another copy of it",
             field="prompt",
@@ -69,7 +69,7 @@ def read(path: Path) -> Network:
     changes = {layer: change_of(parts) for layer, parts in layers.items()}
     known = {layer: change for layer, change in changes.items() if change}
     if not known and not embeddings:
-        raise CheckpointError(f"{path.name} is no network: no layer of it is of a kind that is known", field="prompt")
+        raise Unusable(unknown_kinds(path), field="prompt")
     unknown = tuple(layer for layer, change in changes.items() if not change)
     return Network(path, known, unknown, tuple(_embeddings(path, embeddings)))
 

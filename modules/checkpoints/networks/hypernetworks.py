@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from modules.checkpoints import unpickle
+from modules.checkpoints.networks.listing import Unusable
 from modules.checkpoints.unpickle import StoredTensor
-from modules.errors import CheckpointError
 from modules.nn.unet import CrossAttention, UNet
 
 MAX_BYTES = 2**30
@@ -34,14 +34,12 @@ class Hypernetwork:
 
 
 def read(path: Path) -> Hypernetwork:
-    """A ``.pt`` of A1111's training; raises `CheckpointError` with the file's name and the reason."""
+    """A ``.pt`` of A1111's training; raises `Unusable` with the file's name and the reason."""
     try:
         with unpickle.opened(path, MAX_BYTES) as table:
             nets = _nets(table)
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path.name} is no hypernetwork: {error}", hint="copy it again", field="prompt"
-        ) from error
+        raise Unusable(f"{path.name} is no hypernetwork: {error}", hint="copy it again", field="prompt") from error
     return Hypernetwork(path, nets)
 
 

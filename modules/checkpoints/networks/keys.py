@@ -8,7 +8,8 @@ diffusers or as ldm does.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import partial
 
 UNET, TEXT, TEXT_1, TEXT_2 = "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_"
@@ -198,6 +199,65 @@ def candidates(layer: str, *, sd2: bool = False) -> Iterator[str]:
 def _swapped(layer: str, prefix: str, *others: str) -> Iterator[str]:
     if layer.startswith(prefix):
         yield from (other + layer.removeprefix(prefix) for other in others)
+
+
+_OF_STABLE_DIFFUSION = re.compile(
+    r"diffusion_model_(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)_.+"
+    r"|([01]_)?(transformer_text_model|model)_.+"
+)
+
+
+def may_have_place(layer: str) -> bool:
+    """Whether some model of SD 1.x, SD 2.x or SDXL may have a layer.
+
+    >>> [may_have_place(f"lora_{layer}") for layer in ("unet_mid_block_attentions_0_proj_in", "unet_blocks_0_ffn_0")]
+    [True, False]
+    """
+    return any(_OF_STABLE_DIFFUSION.fullmatch(name) for name in candidates(layer))
+
+
+# -------------------------------------------------------------------------------------------- kinds by their parts
+
+
+def _every(prefix: str, *names: str) -> tuple[str, ...]:
+    return tuple(prefix + name for name in names)
+
+
+_LOKR = [(f"lokr_w{n}",) for n in (1, 2)], [_every(f"lokr_w{n}_", "a", "b") for n in (1, 2)]
+SIGNS: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "LoRA": (("lora_up.weight", "lora_down.weight"),),
+    "LoHa": (_every("hada_", "w1_a", "w1_b", "w2_a", "w2_b"),),
+    "(IA)3": (("weight", "on_input"), ("ia3_l",)),
+    "LoKr": tuple(one[0] + two[1] for one in _LOKR for two in _LOKR),
+    "full": (("diff",),),
+    "norm": (("w_norm",),),
+    "GLoRA": (("a1.weight", "a2.weight", "b1.weight", "b2.weight"),),
+    "OFT": (("oft_blocks",), ("oft_diag",)),
+    "bias": (("diff_b",), ("b_norm",)),
+}
+"""A layer is of the first kind of which all parts of one of these are there."""
+
+
+def kind_of(parts: Container[str]) -> str:
+    """The kind of a layer with these parts; empty: none that is known.
+
+    >>> kind_of({"lokr_w1", "lokr_w2_a", "lokr_w2_b", "alpha"}), kind_of({"lora_up.weight"})
+    ('LoKr', '')
+    """
+    for name, signs in SIGNS.items():
+        if any(all(part in parts for part in sign) for sign in signs):
+            return name
+    return ""
+
+
+def layers_of(keys: Iterable[str]) -> dict[str, set[str]]:
+    """The parts of each layer, without embeddings that come along."""
+    layers: dict[str, set[str]] = defaultdict(set)
+    for key in keys:
+        if not key.startswith(BUNDLED):
+            layer, part = split(key)
+            layers[layer].add(part)
+    return dict(layers)
 
 
 def is_text(layer: str) -> bool:

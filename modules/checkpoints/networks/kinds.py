@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modules.checkpoints.networks.keys import kind_of
+
 Parts = Mapping[str, Tensor]
 """The tensors of one layer of a network file, by kohya's names (`keys.part_name`)."""
 _TINY = 1e-30
@@ -25,8 +27,6 @@ class Kind:
     """A way to say a change of a weight."""
 
     name: str
-    signs: tuple[tuple[str, ...], ...]
-    """It is this kind where all parts of one of these are there."""
     delta: Callable[[Parts, Tensor, int | None], Tensor]
     """``(parts, weight, dyn) -> delta`` before it is scaled; ``dyn``: the ranks that count, None: all."""
     ranks: tuple[str, ...] = ()
@@ -92,10 +92,8 @@ class Change:
 
 def change_of(parts: Parts) -> Change | None:
     """The change that a layer's parts say; None: no kind that is known."""
-    for kind in KINDS:
-        if any(all(name in parts for name in sign) for sign in kind.signs):
-            return Change(kind, parts)
-    return None
+    name = kind_of(parts)
+    return Change(KINDS[name], parts) if name else None
 
 
 def _flat(factor: Tensor) -> Tensor:
@@ -248,20 +246,14 @@ def _shuffled(weight: Tensor, groups: int, each: int) -> Tensor:
     return weight.reshape(-1, groups, each, *weight.shape[1:]).transpose(1, 2).reshape(weight.shape)
 
 
-def _every(prefix: str, *names: str) -> tuple[str, ...]:
-    return tuple(prefix + name for name in names)
-
-
-_A_OR_WHOLE = [("lokr_w1",), _every("lokr_w1_", "a", "b")], [("lokr_w2",), _every("lokr_w2_", "a", "b")]
-LORA = Kind("LoRA", (("lora_up.weight", "lora_down.weight"),), _lora, ("lora_down.weight",))
-LOHA = Kind("LoHa", (_every("hada_", "w1_a", "w1_b", "w2_a", "w2_b"),), _loha, ("hada_w1_b",))
-IA3 = Kind("(IA)3", (("weight", "on_input"), ("ia3_l",)), _ia3)
-LOKR = Kind(
-    "LoKr", tuple(one + two for one in _A_OR_WHOLE[0] for two in _A_OR_WHOLE[1]), _lokr, ("lokr_w2_b", "lokr_w1_b")
-)
-FULL = Kind("full", (("diff",),), _full)
-NORM = Kind("norm", (("w_norm",),), _norm)
-GLORA = Kind("GLoRA", (("a1.weight", "a2.weight", "b1.weight", "b2.weight"),), _glora)
-OFT = Kind("OFT", (("oft_blocks",), ("oft_diag",)), _oft, alpha_scales=False)
-BIAS = Kind("bias", (("diff_b",), ("b_norm",)), lambda parts, weight, dyn: torch.zeros_like(weight))
-KINDS = (LORA, LOHA, IA3, LOKR, FULL, NORM, GLORA, OFT, BIAS)
+LORA = Kind("LoRA", _lora, ("lora_down.weight",))
+LOHA = Kind("LoHa", _loha, ("hada_w1_b",))
+IA3 = Kind("(IA)3", _ia3)
+LOKR = Kind("LoKr", _lokr, ("lokr_w2_b", "lokr_w1_b"))
+FULL = Kind("full", _full)
+NORM = Kind("norm", _norm)
+GLORA = Kind("GLoRA", _glora)
+OFT = Kind("OFT", _oft, alpha_scales=False)
+BIAS = Kind("bias", lambda parts, weight, dyn: torch.zeros_like(weight))
+KINDS = {kind.name: kind for kind in (LORA, LOHA, IA3, LOKR, FULL, NORM, GLORA, OFT, BIAS)}
+"""By their names in `keys.SIGNS`."""

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -23,7 +24,7 @@ from modules.checkpoints.files import Header, read_header
 from modules.checkpoints.folders import files_below
 from modules.checkpoints.networks import metadata as told
 from modules.checkpoints.networks.hashes import stated_hash
-from modules.checkpoints.networks.keys import BUNDLED
+from modules.checkpoints.networks.keys import BUNDLED, kind_of, layers_of, may_have_place
 from modules.errors import CheckpointError, OutputError
 from modules.storage import atomic
 
@@ -36,6 +37,15 @@ _AT_A_TIME = 100
 """Headers that are read before the list shows what they say."""
 COVERS = ("ssmd_cover_images", "modelspec.thumbnail")
 """Entries of the metadata that hold pictures."""
+
+
+class Unusable(CheckpointError):
+    """What a network's file holds is of no use, whatever the model."""
+
+
+def unknown_kinds(path: Path) -> str:
+    """What to say of a file no layer of which is of a kind that is known."""
+    return f"{path.name} is no network: no layer of it is of a kind that is known"
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,8 @@ class Described:
     """The commonest words of its training set."""
     cover: bool = False
     """Whether it carries a picture of its own."""
+    kinds: tuple[str, ...] = ()
+    """Of its layers' changes, the commonest first."""
     problem: str = ""
     """Why it cannot be used."""
 
@@ -152,9 +164,11 @@ class NetworkFolders:
         *,
         list_files: ListFiles = files_below,
         describe: Describe | None = None,
+        tried: Path | None = None,
     ):
         """``cache``: where what headers say is kept between starts. ``list_files`` and ``describe``: which files below
-        a folder count, and what one says of itself, where they are no networks.
+        a folder count, and what one says of itself, where they are no networks. ``tried``: where it is kept what turned
+        out when a file was read whole.
         """
         self.folders = tuple(folders)
         self._suffixes = suffixes
@@ -164,6 +178,7 @@ class NetworkFolders:
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
         self._known: dict[str, Described] = _load(cache)
+        self._tried = Tried(tried)
 
     def read(self) -> NetworkListing:
         """All files, those that are new read first."""
@@ -172,11 +187,17 @@ class NetworkFolders:
 
     def listed(self) -> NetworkListing:
         """All files at once, with what is known of them."""
+        known, tried = self._known, self._tried.problems()
+        found = [(file, known.get(key := _key(file), _UNREAD), tried.get(key, "")) for file in self._stamped()]
         files = [
-            NetworkFile(file.path, file.folder, file.size, file.mtime_ns, self._known.get(_key(file), _UNREAD))
-            for file in self._stamped()
+            replace(file, described=replace(about, problem=problem) if problem else about)
+            for file, about, problem in found
         ]
-        return NetworkListing(tuple(files), sum(file.described is _UNREAD for file in files))
+        return NetworkListing(tuple(files), sum(about is _UNREAD for _, about, _ in found))
+
+    def remember(self, file: NetworkFile, problem: str) -> None:
+        """That a file cannot be used, which only reading all of it tells: it is not read again until it changes."""
+        self._tried.add(_key(file), problem)
 
     def read_in_background(self) -> None:
         """Read what is new while the page goes on; a second call while that goes on does nothing."""
@@ -215,6 +236,43 @@ class NetworkFolders:
             log.warning("%s cannot be written, so networks are read again at the next start: %s", self._cache, error)
 
 
+MOST_TRIED = 2000
+
+
+class Tried:
+    """Problems of files by their keys, in a file that the worker writes and the server reads."""
+
+    def __init__(self, path: Path | None):
+        self._path = path
+        self._stamp = 0
+        self._problems: dict[str, str] = {}
+
+    def problems(self) -> Mapping[str, str]:
+        """As the file has them now."""
+        try:
+            stamp = self._path.stat().st_mtime_ns if self._path else 0
+            if self._path and stamp != self._stamp:
+                entries = json.loads(self._path.read_text(encoding="utf-8"))
+                self._problems = {str(key): str(problem) for key, problem in entries.items()}
+                self._stamp = stamp
+        except FileNotFoundError:  # nothing was tried yet
+            self._problems = {} if self._path else self._problems
+        except (ValueError, AttributeError, OSError) as error:
+            log.warning("%s cannot be read, so what is wrong with networks is found anew: %s", self._path, error)
+        return self._problems
+
+    def add(self, key: str, problem: str) -> None:
+        problems = {**self.problems(), key: problem}
+        self._problems = dict(list(problems.items())[-MOST_TRIED:])
+        if self._path is None:
+            return
+        try:
+            atomic.make_folder(self._path.parent)
+            atomic.write(self._path, json.dumps(self._problems).encode())
+        except (OSError, OutputError) as error:
+            log.warning("%s cannot be written: %s", self._path, error)
+
+
 _UNREAD = Described()
 _FIELDS = frozenset(one.name for one in fields(Described))
 """An entry of a cache that lacks one is an older version's, and its file is read again."""
@@ -228,7 +286,29 @@ def describe(path: Path) -> Described:
         header = read_header(path, field="prompt")
     except CheckpointError as error:
         return Described(problem=error.message)
-    return described(header)
+    about = described(header)
+    return replace(about, problem=_problem(path, header.tensors, about.family))
+
+
+def describe_hypernetwork(path: Path) -> Described:
+    """Whether a pickle holds networks by their widths."""
+    try:
+        with unpickle.opened(path, MAX_PICKLE) as table:
+            widths = [key for key in table if isinstance(key, int)] if isinstance(table, Mapping) else []
+    except (OSError, unpickle.UnreadablePickle) as error:
+        return Described(problem=f"{path.name} cannot be read: {error}")
+    return Described(problem="" if widths else f"{path.name} is no hypernetwork: it holds no networks")
+
+
+def _problem(path: Path, keys: Iterable[str], family: str) -> str:
+    """Why no model can use the layers of a file, by their names; empty: one may."""
+    layers = layers_of(keys)
+    known = [layer for layer, parts in layers.items() if kind_of(parts)]
+    if not known:
+        return "" if any(key.startswith(BUNDLED) for key in keys) else unknown_kinds(path)
+    if family or any(may_have_place(layer) for layer in known):
+        return ""
+    return f"{path.name} is for another kind of model: none of its layers is one of SD 1.x, SD 2.x or SDXL"
 
 
 def _described_pickle(path: Path) -> Described:
@@ -239,7 +319,13 @@ def _described_pickle(path: Path) -> Described:
             tensors = unpickle.tensors_in(table, MAX_PICKLE) if isinstance(table, Mapping) else {}
     except (OSError, unpickle.UnreadablePickle) as error:
         return Described(problem=f"{path.name} cannot be read: {error}")
-    return Described(family=told.family_of_shapes({key: tensor.shape for key, tensor in tensors.items()}))
+    family = told.family_of_shapes({key: tensor.shape for key, tensor in tensors.items()})
+    return Described(family=family, kinds=_kinds(tensors), problem=_problem(path, tensors, family))
+
+
+def _kinds(keys: Iterable[str]) -> tuple[str, ...]:
+    found = Counter(kind for parts in layers_of(keys).values() if (kind := kind_of(parts)))
+    return tuple(kind for kind, _ in found.most_common())
 
 
 def described(header: Header) -> Described:
@@ -260,6 +346,7 @@ def described(header: Header) -> Described:
         embeddings=tuple(bundled),
         tags=tuple(tag for tag, _ in told.training_tags(facts)[:24]),
         cover=any(header.metadata.get(name) for name in COVERS),
+        kinds=_kinds(shapes),
     )
 
 
@@ -299,7 +386,7 @@ def _load(cache: Path | None) -> dict[str, Described]:
 
 def _read_entry(entry: Mapping[str, Any]) -> Described:
     values: dict[str, Any] = {one.name: entry[one.name] for one in fields(Described) if one.name in entry}
-    for name in ("embeddings", "tags"):
+    for name in ("embeddings", "tags", "kinds"):
         values[name] = tuple(values.get(name, ()))
     return Described(**values)
 

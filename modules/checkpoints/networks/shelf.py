@@ -8,7 +8,13 @@ from pathlib import Path
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.matching import dead_link
 from modules.checkpoints.networks.hashes import DataHashes
-from modules.checkpoints.networks.listing import LORA_SUFFIXES, NetworkFile, NetworkFolders, NetworkListing
+from modules.checkpoints.networks.listing import (
+    LORA_SUFFIXES,
+    NetworkFile,
+    NetworkFolders,
+    NetworkListing,
+    describe_hypernetwork,
+)
 
 ROLES = LORA, HYPERNETWORK = "lora", "hypernetwork"
 """Roles of their files in a recipe."""
@@ -30,9 +36,10 @@ class NetworkShelf:
         """
         loras = [*([models / "Lora", models / "LyCORIS"] if models else []), *extra]
         hypers = [*([models / "hypernetworks"] if models else []), *hypernetworks]
+        cache, tried = (data / "networks.json", data / "networks-tried.json") if data else (None, None)
         self._folders = {
-            LORA: NetworkFolders(loras, LORA_SUFFIXES, data / "networks.json" if data else None),
-            HYPERNETWORK: NetworkFolders(hypers, (".pt",)),
+            LORA: NetworkFolders(loras, LORA_SUFFIXES, cache, tried=tried),
+            HYPERNETWORK: NetworkFolders(hypers, (".pt",), describe=describe_hypernetwork, tried=tried),
         }
         self._hashes = Hashes(data / "network-hashes.json" if data else None)
         self._data_hashes = DataHashes(data / "network-data-hashes.json" if data else None)
@@ -51,6 +58,10 @@ class NetworkShelf:
     def dead_link(self, role: str, name: str) -> str:
         """What to say of a name that means a link to nothing; empty where it means none."""
         return dead_link(name, self._folders[role].folders)
+
+    def remember(self, role: str, file: NetworkFile, problem: str) -> None:
+        """That a file turned out to be of no use, so that its card and the inspector say so too."""
+        self._folders[role].remember(file, problem)
 
     def sha256(self, file: NetworkFile) -> str:
         """Of the whole file, by which a recipe knows it."""

@@ -66,6 +66,22 @@ def test_automatic_is_the_file_whose_name_begins_like_the_checkpoints(tmp_path: 
     assert VaeFolders(tmp_path / "none", tmp_path / "none").list() == {}
 
 
+def test_a_vae_that_its_name_alone_speaks_for_is_told(tmp_path: Path) -> None:
+    beside, own = tmp_path / "Stable-diffusion", tmp_path / "VAE"
+    touched(
+        beside / "sd.safetensors", own / "sdxl_vae.safetensors", beside / "a.safetensors", own / "a.vae.safetensors"
+    )
+    found = folders(tmp_path)
+
+    def guessed(name: str) -> str:
+        checkpoint = beside / f"{name}.safetensors"
+        return found.guessed(checkpoint, found.find(AUTOMATIC, checkpoint))
+
+    assert (guessed("sd"), guessed("a"), guessed("other")) == ("sdxl_vae.safetensors", "", "")
+    write_user(side_base(beside / "sd.safetensors"), changed(beside / "sd.safetensors", vae="sdxl_vae.safetensors"))
+    assert guessed("sd") == ""  # a person chose it
+
+
 def test_automatic_is_what_the_checkpoints_card_remembers(tmp_path: Path) -> None:
     """The reference's order: the card's VAE where it is here, None for the checkpoint's own, else the name's."""
     beside = tmp_path / "Stable-diffusion"

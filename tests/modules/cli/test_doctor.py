@@ -24,6 +24,35 @@ def found(tmp_path: Path, machine: Machine, torch: Mapping[str, Any], port: int 
     return {finding.subject: finding for finding in findings}
 
 
+@pytest.mark.parametrize(
+    ("device", "number", "torch", "bad", "advice"),
+    [
+        ("auto", None, "card", None, ""),
+        ("cpu", None, "none", False, ""),
+        ("cuda", None, "card", False, ""),
+        ("auto", 0, "card", False, ""),
+        ("cuda", None, "none", True, "torch sees no card here"),
+        ("xpu", None, "card", True, "torch sees cuda here"),
+        ("cuda", 1, "card", True, "there is 0"),
+        ("auto", 0, "none", True, "torch sees no card here"),
+    ],
+)
+def test_a_device_that_the_command_line_names_is_looked_for(
+    device: str, number: int | None, torch: str, bad: bool | None, advice: str, tmp_path: Path
+) -> None:
+    answer = {**ON_CARD, "kind": "cuda"} if torch == "card" else WITHOUT
+    findings = examine(
+        *(tmp_path, tmp_path, {}, "127.0.0.1", 0),
+        survey=survey,
+        machine=machine(),
+        ask_torch=lambda: answer,
+        device=(device, number),
+    )
+    own = [finding for finding in findings if finding.subject == "device"]
+    assert [finding.bad for finding in own] == ([] if bad is None else [bad])
+    assert all(finding.advice.startswith(advice) or advice in finding.advice for finding in own)
+
+
 def looked(tmp_path: Path, folders: Mapping[str, list[Path]]) -> list[Finding]:
     return examine(
         tmp_path, tmp_path, folders, "127.0.0.1", 0, survey=survey, machine=machine(), ask_torch=lambda: WITHOUT

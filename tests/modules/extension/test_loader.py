@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pytest
 
-from modules.errors import OutputError
+from modules.errors import OutputError, UnknownName
 from modules.extension.host import Host
 from modules.extension.loader import PRIVATE, Extension, Loader
 from modules.extension.manifest import flags_in, read_manifest
@@ -302,6 +302,26 @@ def test_what_may_be_switched_off_stays_out_while_that_cannot_be_read(
         made.started()
     assert choices.read_bytes() == kept
     assert loader(tmp_path / "ext", tmp_path).extensions["off"].state == "disabled"
+
+
+def test_what_a_switched_off_extension_brings_is_told_with_the_way_to_have_it(tmp_path: Path) -> None:
+    added = "host.add_scheduler(SchedulerSpec('steep', 'Steep', lambda *a: []))"
+    code = f"from modules import SchedulerSpec\ndef register(host): {added}"
+    write(tmp_path / "ext", "slopes", code, '"scheduler"')
+    made = loader(tmp_path / "ext", tmp_path)
+    assert made.extensions["slopes"].state == "loaded"
+    with pytest.raises(UnknownName, match="there is 'Steep'"):
+        made.host.schedulers.get("another")
+    made.enable("slopes", False)
+    off = loader(tmp_path / "ext", tmp_path)
+    with pytest.raises(UnknownName) as told:
+        off.host.schedulers.get("steep")
+    assert told.value.hint == "the extension slopes brings it: switch that on in the Extensions tab"
+    with pytest.raises(UnknownName, match="none is installed"):
+        off.host.samplers.get("Steep")  # a schedule type, which is another kind of thing
+    shutil.rmtree(tmp_path / "ext" / "slopes")
+    with pytest.raises(UnknownName, match="slopes brought it, which is not installed any more"):
+        loader(tmp_path / "ext", tmp_path).host.schedulers.get("Steep")
 
 
 def test_a_list_of_those_switched_off_that_is_not_understood_is_set_aside_and_not_lost(tmp_path: Path) -> None:

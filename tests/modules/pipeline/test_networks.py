@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.builtin import register
 from modules.checkpoints.files import Hashes
 from modules.checkpoints.fingerprint import digest
 from modules.checkpoints.networks import merging
+from modules.checkpoints.networks.listing import Described
 from modules.checkpoints.networks.shelf import NetworkShelf
 from modules.checkpoints.store import ModelStore
 from modules.checkpoints.tiny import write_tiny_checkpoint
@@ -199,7 +200,8 @@ def test_replay_finds_renamed_files_and_names_missing_ones(models: Path, made: C
 
 
 def test_what_does_nothing_is_named(models: Path, made: Callable[..., Made]) -> None:
-    save_file({"lora_unet_nowhere.diff": random(1, 4, 4)}, models / "Lora" / "other.safetensors")
+    for name, layer in {"other": "input_blocks_11_1_transformer_blocks_9_attn1_to_q", "wan": "blocks_0_ffn_0"}.items():
+        save_file({f"lora_unet_{layer}.diff": random(1, 4, 4)}, models / "Lora" / f"{name}.safetensors")
     xl = {"lora_te2_text_model_encoder_layers_0_mlp_fc1.diff": random(1, 4, 4)}
     save_file(xl, models / "Lora" / "xl.safetensors")
     (models / "Lora" / "bad.safetensors").write_bytes(b"\xff" + bytes(7) + b"{}")
@@ -207,12 +209,44 @@ def test_what_does_nothing_is_named(models: Path, made: Callable[..., Made]) -> 
     for name, reason in {
         "inc": "there is no LoRA named inc, so it was left out; did you mean ink?",
         "other": "the LoRA other was left out: none of its layers is one of tiny",
+        "wan": "the LoRA wan was left out: wan.safetensors is for another kind of model: none of its layers is one of "
+        "SD 1.x, SD 2.x or SDXL",
         "xl": "the LoRA xl was left out: it is for SDXL, and tiny is SD1",
         "bad": "the LoRA bad was left out: bad.safetensors is not a usable safetensors file: it ends inside its header",
     }.items():
         done = made(f"a fox <lora:{name}:1>")
         assert done.notes == [reason] and done.pixels == plain
         assert "Lora hashes" not in done.results[0].infotext
+
+
+def test_a_file_that_turns_out_to_be_damaged_is_remembered(tmp_path: Path, models: Path) -> None:
+    path = write_lora(models / "Lora" / "ink.safetensors", 100)
+    save_file({**load_file(path), "lora_unet_nowhere.diff": torch.tensor([float("nan")])}, path)
+    host = Host()
+    register(host, NetworkShelf(models, tmp_path / "data"))
+    server = NetworkShelf(models, tmp_path / "data")  # another process's
+    assert not described(server, "ink").problem
+    store = ModelStore(
+        models / "Stable-diffusion", Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny"
+    )
+    (note,) = Made(Engine(store, host, version="0.0"), "a fox <lora:ink:1>").notes
+    assert "ink.safetensors is damaged: 1 of its 10 tensors" in note
+    for shelf in (server, NetworkShelf(models, tmp_path / "data")):
+        assert described(shelf, "ink").problem in note and described(shelf, "ink").kinds == ("LoRA", "full")
+    write_lora(path, 100, metadata={"a": "copy that is whole"})
+    assert not described(server, "ink").problem
+
+
+def described(shelf: NetworkShelf, name: str) -> Described:
+    file = shelf.read().find(name)
+    assert file is not None
+    return file.described
+
+
+def test_a_tag_without_its_end_is_noted_as_text(made: Callable[..., Made]) -> None:
+    whole = made("a fox <lora:ink:1").notes
+    assert len(whole) == 1 and "<lora:ink is plain text" in whole[0]
+    assert ["<lora" in note for note in made("a fox", negative_prompt="<lora>").notes] == [True]
 
 
 def test_arguments_that_say_nothing_are_noted(made: Callable[..., Made]) -> None:

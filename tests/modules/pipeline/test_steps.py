@@ -666,6 +666,20 @@ def test_a_modifier_cannot_tell_what_the_generation_text_says_or_what_breaks_it(
         assert result.infotext == plain
 
 
+def test_two_that_tell_one_key_differently_are_named(store: ModelStore) -> None:
+    class Tells(Modifier):
+        def __init__(self, value: str):
+            self.value = value
+
+        def report(self) -> Report:
+            return Report(told={"Mood": self.value, "Same": 1})
+
+    engine = engine_of(store, Tells("calm"), Tells("grim"), reserved=infotext.RESERVED)
+    (result,), notes = run(engine, "m0", "m1")
+    assert infotext.read(result.infotext)["Mood"] == "grim"
+    assert notes == ["m0 and m1 both tell Mood in the generation text: m1 has the last word"]
+
+
 def test_what_a_modifier_may_tell_is_read_as_it_was_told(store: ModelStore) -> None:
     told = {"My faces": "a: 1, b\n2", "Über-größe": 7, "A/B": 0.5, "Modifier 0": "its own", "Left out": None}
 

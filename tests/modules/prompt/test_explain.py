@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modules.params.profile import A1111, EXACT
 from modules.prompt.chunks import Embeddings
-from modules.prompt.explain import explain
+from modules.prompt.explain import explain, kept_message
 from modules.prompt.tokens import default_tokenizer
 
 
@@ -110,6 +110,36 @@ def test_networks_that_nothing_handles_are_told() -> None:
         (7, "lora ink is not applied: nothing here handles such networks")
     ]
     assert told["parts"][0]["text"].strip() == "a fox   <lyco>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "column", "beginning"),
+    [
+        ("a fox <lora:ink:0.8, in snow", 7, "<lora:ink:0.8"),  # no >
+        ("# <lora:no\na <lora:ink:0.8", 14, "<lora:ink:0.8"),
+        ("a <lora> fox", 3, "<lora>"),
+        ("a <lora:> fox", 3, "<lora:>"),
+        ("<lora:ink:[0:1:0.5]", 1, "<lora:ink:[0:1:0.5]"),
+        ("< lora:ink:1>", 1, "< lora:ink:1>"),
+        ("<lora ink 1>", 1, "<lora"),
+        ("＜lora：ink：1＞", 1, "＜lora：ink：1＞"),
+        ("a <lora:wet:1> b <LoRA:ink", 18, "<LoRA:ink"),
+    ],
+)
+def test_what_looks_like_a_tag_and_is_text_is_told(prompt: str, column: int, beginning: str) -> None:
+    for negative in (False, True):
+        told = explain(prompt, steps=5, negative=negative, kinds=["lora"])
+        assert {"column": column, "message": kept_message(beginning)} in told["warnings"]
+
+
+def test_signs_that_are_no_tags_are_left_alone() -> None:
+    told = explain("i <3 you <loran> a < b > c <lora_x> <pad:1", steps=5, kinds=["lora"])
+    assert not told["warnings"]
+
+
+def test_a_tag_that_swallows_another_is_told() -> None:
+    told = explain("<lora:ink, a fox <lora:wet:1>", steps=5, kinds=["lora"])
+    assert [(w["column"], "> before" in w["message"]) for w in told["warnings"]] == [(1, True)]
 
 
 def test_a_network_tag_in_a_negative_prompt_is_told_to_be_text() -> None:

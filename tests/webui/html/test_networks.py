@@ -27,7 +27,7 @@ def card(name: str, role: str = LORA, *, folder: str = "Lora", family: str = "SD
     """A card all of whose texts are its name."""
     user = UserMetadata(name, name, "", name, name, 0.7, name)
     downloaded = Downloaded(name, name, name, (name,), name, (name, name), name)
-    described = Described(name, family, family, name, (name,), (name,), True, problem)
+    described = Described(name, family, family, name, (name,), (name,), True, (name,), problem)
     file = NetworkFile(Path("/models/Lora/x.safetensors"), Path("/models/Lora"), 10, 1, described)
     return Card(
         file, role, name, folder, family, user, downloaded, name, None, 0, insertion(name, user, role=role), name, 0.7
@@ -76,6 +76,8 @@ def test_folders_are_a_tree_that_opens_where_one_is_chosen() -> None:
     )
     assert "<span>All</span> <small>5</small>" in folders_html(cards, "")  # what a click on it shows
     assert folders_html(cards[:1], "") == ""
+    fitting = folders_html([*cards, card("x", family="SDXL", folder="Lora/b")], "", "SD1")
+    assert "Lora</span> <small>4</small>" in fitting and "<span>All</span> <small>5</small>" in fitting
 
 
 def test_every_text_of_the_panel_has_its_entry() -> None:

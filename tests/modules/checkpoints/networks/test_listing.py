@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from modules.checkpoints.networks.cards import Cards, chosen
 from modules.checkpoints.networks.listing import NetworkFolders
@@ -82,6 +84,42 @@ def test_a_cache_that_is_damaged_is_read_as_far_as_it_goes(content: str, tmp_pat
 def test_layers_tell_the_family(key: str, shape: tuple[int, ...], family: str, tmp_path: Path) -> None:
     write(tmp_path / "x.safetensors", key=key, shape=shape)
     assert NetworkFolders([tmp_path]).read().files[0].described.family == family
+
+
+@pytest.mark.parametrize(
+    ("keys", "kinds", "problem"),
+    [
+        (["lora_unet_input_blocks_1_1_proj_in.lora_down.weight"], (), "is no network: no layer"),
+        (["model.weight"], (), "is no network: no layer"),
+        (["bundle_emb.charm.string_to_param.*"], (), ""),
+        (["unet.conv_in.lora_A.weight", "unet.conv_in.lora_B.weight", "x.y.diff"], ("LoRA", "full"), ""),
+        (["diffusion_model.blocks.0.ffn.0.diff"], ("full",), "is for another kind of model"),
+        (["transformer.transformer_blocks.0.attn.to_q.diff"], ("full",), "is for another kind of model"),
+    ],
+)
+def test_names_of_layers_tell_kinds_and_what_is_no_network(
+    keys: list[str], kinds: tuple[str, ...], problem: str, tmp_path: Path
+) -> None:
+    save_file({key: np.zeros(1, np.float32) for key in keys}, tmp_path / "x.safetensors")
+    about = NetworkFolders([tmp_path]).read().files[0].described
+    assert about.kinds == kinds
+    assert about.problem.startswith(f"x.safetensors {problem}") if problem else not about.problem
+
+
+def test_a_hypernetwork_without_widths_is_none(tmp_path: Path) -> None:
+    (tmp_path / "hypernetworks").mkdir()
+    torch.save({"step": 5}, tmp_path / "hypernetworks" / "x.pt")
+    (file,) = NetworkShelf(tmp_path).read(HYPERNETWORK).files
+    assert file.described.problem == "x.pt is no hypernetwork: it holds no networks"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}'])
+def test_a_damaged_record_of_tried_files_is_an_empty_one(content: str, tmp_path: Path) -> None:
+    write(tmp_path / "Lora" / "ink.safetensors", key="unet.conv_in.diff")
+    (tmp_path / "networks-tried.json").write_text(content, encoding="utf-8")
+    shelf = NetworkShelf(tmp_path, tmp_path)
+    shelf.remember(LORA, shelf.read().files[0], "it is damaged")
+    assert [file.described.problem for file in NetworkShelf(tmp_path, tmp_path).read().files] == ["it is damaged"]
 
 
 def test_files_of_a_recipe_are_found_by_content_under_their_old_names(tmp_path: Path) -> None:
