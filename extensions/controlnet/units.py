@@ -9,7 +9,7 @@ from typing import Any
 
 from modules import UserError, option
 
-from .registry import LABELS, MODULES, UNION_TYPES, UNKNOWN, module_named
+from .registry import LABELS, UNION_TYPES, UNKNOWN, module_named
 
 JUST, CROP, FILL = "Just Resize", "Crop and Resize", "Resize and Fill"
 BALANCED, PROMPT, CONTROL = "Balanced", "My prompt is more important", "ControlNet is more important"
@@ -320,9 +320,13 @@ def options_of_texts(texts: Mapping[str, str], find: Find, tell: Callable[[str],
             tell(f"{key} is left out: {error.message}")
             continue
         number += 1
-        unit["module"] = (MODULES.get(unit["module"]) or LABELS[unit["module"]]).label
-        unit["processor_res"] = int(unit["processor_res"]) if unit["processor_res"] >= 1 else -1
-        unit |= {name: float(unit[name]) for name in ("weight", "threshold_a", "threshold_b")}
+        module = module_named(unit["module"])
+        unit["module"], unit["weight"] = module.label, float(unit["weight"])
+        # What is usual for the module stands in the text in full; here it is said by -1.
+        for name in ("processor_res", "threshold_a", "threshold_b"):
+            unit[name] = -1 if unit[name] == module.within(name, -1) else unit[name]
+        unit["processor_res"] = int(unit["processor_res"])
+        unit |= {name: float(unit[name]) for name in ("threshold_a", "threshold_b")}
         file = "" if unit["model"] == "None" else find(unit["model"])
         if file is None:
             tell(f"{key}: there is no model {unit['model'][:60]} here")

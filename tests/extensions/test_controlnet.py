@@ -222,3 +222,12 @@ def test_a_preview_shows_what_the_preprocessor_makes() -> None:
     assert shown.shape == (4, 4, 3) and shown[0, 0].tolist() == [245, 235, 225]
     with pytest.raises(UserError, match="the unit has no image"):
         previews.preview(Slot, {**unit, "image": ""}, (64, 64))
+
+
+def test_a_unit_as_usual_comes_back_from_its_text_alone() -> None:
+    values = {f"units_1_{name}": value for name, value in vars(units.Unit(module="canny", model="x.pth")).items()}
+    texts = units.texts_of({"units_1_on": True, **values}, 1, lambda file: "x [e3b0c442]")
+    heard: list[str] = []
+    found = units.options_of_texts(texts, {"x [e3b0c442]": "x.pth"}.get, heard.append)
+    assert found == {name: value for name, value in {**values, "units_1_on": True}.items() if name in found}
+    assert len(found) == 1 + len(units.TOLD) and heard == []

@@ -116,11 +116,15 @@ def test_units_of_always_on_scripts_become_options(given: Services) -> None:
 
 
 def test_texts_of_other_programs_are_pasted_into_units(given: Services) -> None:
-    text = GOLDEN["infotext_read"]["rows"][0][0].replace("d14c016b", "e3b0c442")
+    text = (
+        GOLDEN["infotext_read"]["rows"][0][0]
+        .replace("d14c016b", "e3b0c442")
+        .replace("Threshold A: 100", "Threshold A: 90")
+    )
     pasted = f'a fox\nSteps: 20, Seed: 1, ControlNet 0: "{text}", ControlNet 1: "broken", Version: v1.10.1'
     asked = read_request(given, "txt2img", {"infotext": pasted}, {})
     options = asked.params.extensions["controlnet"]
     assert options["units_1_on"] and not options["units_2_on"]
     assert any("ControlNet 1 is left out: a ControlNet unit in the text cannot be read" in note for note in asked.notes)
     assert (options["units_1_module"], options["units_1_model"]) == ("canny", "control_v11p_sd15_canny.pth")
-    assert (options["units_1_threshold_a"], options["units_1_threshold_b"]) == (100.0, 200.0)
+    assert (options["units_1_threshold_a"], options["units_1_threshold_b"]) == (90.0, -1.0)  # 200 is the usual
