@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from modules.jobs.worker import Runner
     from modules.params.settings import SettingsFile
     from modules.pipeline.hooks import Watch
+    from modules.pipeline.limits import Limits
     from webui.policy import ApiPolicy
     from webui.server import Services
 
@@ -129,7 +130,14 @@ def default_model(args: argparse.Namespace) -> str:
 
     file = Path(args.ckpt).expanduser().resolve()
     models = list_models(model_places(args).checkpoints)
-    return next((model.name for model in models if model.path == file), file.stem)
+    return next((model.name for model in models if model.path == file or model.path.resolve() == file), file.stem)
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """The largest request that is made here."""
+    from modules.pipeline.limits import Limits
+
+    return Limits(round(args.max_megapixels * 1_000_000), args.max_steps)
 
 
 def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: Watch | None = None) -> Engine:
@@ -177,6 +185,7 @@ def build_engine(args: argparse.Namespace, loader: Loader | None = None, watch: 
         embeddings=embeddings,
         absent=loader.absent(),
         watch=watch,
+        limits=limits_of(args),
     )
 
 
@@ -243,9 +252,10 @@ def build_scripts(args: argparse.Namespace, host: Host, models: CheckpointCatalo
     from webui.services import tables_of
 
     tables = tables_of(host, models.checkpoints, models.vaes, models.text_encoders)
-    keep = InputStore(args.data_dir / "inputs").put
-    context = ScriptContext(host.axes, lambda name: tables[name](), keep)
-    return Scripts(host, Gallery(args.data_dir / "outputs"), context)
+    inputs, limits = InputStore(args.data_dir / "inputs"), limits_of(args)
+    context = ScriptContext(host.axes, lambda name: tables[name](), inputs.put)
+    gallery = Gallery(args.data_dir / "outputs")
+    return Scripts(host, gallery, context, lambda params: limits.check(params, inputs.size))
 
 
 def build_catalogue(args: argparse.Namespace) -> CheckpointCatalogue:
@@ -271,6 +281,7 @@ def build_queue(args: argparse.Namespace, scripts: Scripts) -> JobQueue:
     for name, own in own_flags.items():
         places += [f"--{name}-{flag}".replace("_", "-") + f"={said}" for flag, said in own.items()]
     command = (sys.executable, str(ROOT / "app.py"), "worker", *places, *commandline.said_of_device(args))
+    command += commandline.said_limits(args)
     executor = LocalExecutor((*command, "--worker-name", "worker"))  # further ones need names of their own
     return JobQueue(JobStore(args.data_dir / "reprise.db"), executor, EventHub(), scripts=scripts)
 
@@ -300,8 +311,7 @@ def build_policy(args: argparse.Namespace) -> ApiPolicy:
         webhook_hosts=tuple(args.webhook_host),
         image_hosts=tuple(args.image_host),
         requests_per_minute=args.rate_limit,
-        max_pixels=round(args.max_megapixels * 1_000_000),
-        max_steps=args.max_steps,
+        limits=limits_of(args),
         can_stop=args.api_server_stop,
         frozen=frozenset(flags.locked_settings(args.lock_a1111_settings, args.lock_a1111_sections)[1]),
     )

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -30,6 +31,7 @@ from modules.params.options import Option
 from modules.pipeline.finishing import Finisher, InnerInputs, InnerRuns
 from modules.pipeline.hooks import Border, HookFailed, LeftModified, NoWatch, RequestHooks, Watch
 from modules.pipeline.inventory import Inventory
+from modules.pipeline.limits import NO_LIMITS, Limits
 from modules.pipeline.notes import notes_on
 from modules.pipeline.plan import Batch, check_extensions, check_sides, make_plan
 from modules.pipeline.prompt_encoder import PromptEncoder
@@ -60,6 +62,9 @@ from modules.pipeline.run import (
 from modules.pipeline.sampling_options import said_beside
 
 log = logging.getLogger(__name__)
+
+NOWHERE = InputStore(Path("no-inputs"))
+"""For requests that are made where no pictures are kept."""
 
 
 @dataclass
@@ -96,9 +101,11 @@ class Engine:
         embeddings: EmbeddingFolder | None = None,
         absent: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        limits: Limits = NO_LIMITS,
     ):
         """Compose the engine. ``inputs``: the store of init images. ``absent``: modifiers that requests may name and
-        that are unavailable, with the reason; requests run without them. ``watch`` is told when hooks run.
+        that are unavailable, with the reason; requests run without them. ``watch`` is told when hooks run. ``limits``
+        hold for every request, those that extensions change and those within an image too.
         """
         self.store = store
         self.host = host
@@ -106,6 +113,7 @@ class Engine:
         self.embeddings = embeddings
         self.absent = absent or {}
         self.watch = watch or NoWatch()
+        self.limits = limits
         self.patch_checks = PatchChecks()
         self.program = f"Reprise {version}"
         self.encoder = PromptEncoder(store)
@@ -138,7 +146,7 @@ class Engine:
     def warm_up(self) -> LatentDiffusion:
         """Load the default model and run one step and a preview with it, so that the first request is fast."""
         model = self.store.load()
-        side = model.config.native_size
+        side = self.limits.side(model.config.native_size)
         once = GenerationParams(steps=1, width=side, height=side, seed=0, subseed=0)
         self.run(once, lambda _: None, RunCallbacks(on_progress=lambda progress: progress.preview()))
         return model
@@ -267,6 +275,8 @@ class Engine:
         )
         run.modifiers = modifiers
         plan = make_plan(params.changed(extensions=able), self.host, modifiers.reviser(params.prompt), parser)
+        for batch in plan.batches:
+            self.limits.check(batch.params, (run.runner.inputs or NOWHERE).size)
         for note in plan.notes:
             run.note_once(note)
         request = plan.params.changed(extensions=ModifierOptions({**params.extensions, **plan.params.extensions}))

@@ -6,9 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules.errors import UserError
-from modules.params.generation import GenerationParams
-from modules.pipeline.hires import hires_size
+from modules.pipeline.limits import NO_LIMITS, Limits
 
 PROBES = ("null", "https://example.com", "http://a.b.example:1", "https://xn--80ak6aa92e.example")
 """Origins that nobody means."""
@@ -28,9 +26,8 @@ class ApiPolicy:
     """``HOST`` or ``HOST:PORT`` that images may be fetched from."""
     requests_per_minute: int = 0
     """Of each account; 0: any number."""
-    max_pixels: int = 0
-    """Of the largest pass of a request; 0: what the form allows."""
-    max_steps: int = 0
+    limits: Limits = NO_LIMITS
+    """The largest request."""
     can_stop: bool = False
     """An administrator may end the server by a request."""
     frozen: frozenset[str] = frozenset()
@@ -41,18 +38,6 @@ class ApiPolicy:
         return origin.lower() in self.origins or bool(
             self.origins_pattern and re.fullmatch(self.origins_pattern, origin)
         )
-
-    def check(self, params: GenerationParams) -> None:
-        """Raise `UserError` for a request that is larger than an administrator allows."""
-        hires = params.hires
-        size = params.width, params.height
-        if hires:
-            size = hires_size(*size, hires).upscaled
-        if 0 < self.max_pixels < size[0] * size[1]:
-            most = f"{self.max_pixels / 1e6:g} megapixels"
-            raise UserError(f"this server makes pictures of at most {most}", hint="make it smaller", field="width")
-        if 0 < self.max_steps < max(params.steps, hires.steps if hires else 0):
-            raise UserError(f"this server takes at most {self.max_steps} steps", hint="take fewer", field="steps")
 
 
 NOTHING_MORE = ApiPolicy()

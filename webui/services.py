@@ -22,7 +22,7 @@ from modules.extension.loader import Loader
 from modules.extension.option_values import FILE
 from modules.extension.script import axis_names
 from modules.gallery.inputs import InputStore
-from modules.jobs.protocol import GenerateSpec, JobSpec, Json, ScriptSpec
+from modules.jobs.protocol import ExtrasSpec, GenerateSpec, JobSpec, Json, ScriptSpec
 from modules.jobs.submit import Queue as Submissions
 from modules.jobs.submit import Submitter, submit
 from modules.params.generation import GenerationParams
@@ -95,7 +95,7 @@ class Queue(Submissions, Protocol):
     def list(self, owner: str | None, limit: int = ..., states: Iterable[str] | None = ...) -> Sequence[JobView]: ...
     def position(self, job_id: str) -> int: ...
     def heard(self, job_id: str, after: int = 0) -> Sequence[Json]: ...
-    def follow(self, owner: str, job_id: str, after: int = 0) -> AsyncIterator[Json]: ...
+    def follow(self, owner: str, job_id: str, after: int = 0, *, end_only: bool = ...) -> AsyncIterator[Json]: ...
     def status(self) -> WorkerView: ...
     def restart_worker(self) -> None: ...
 
@@ -221,9 +221,13 @@ class Services:
 
     def prepared(self, spec: JobSpec) -> JobSpec:
         """``spec`` as it would be queued."""
+        limits = self.api.limits
         if isinstance(spec, (GenerateSpec, ScriptSpec)):
-            self.api.check(spec.params)
+            limits.check(spec.params, self.inputs.size)
             self._check_at_work(spec.params.extensions)
+        if isinstance(spec, ExtrasSpec) and limits.max_pixels:
+            for image in spec.inputs:
+                limits.check_extras(spec.params, self.inputs.size(image.key, field="inputs"))
         return Submitter(self.queue, self.host, self.inputs, self.scripts, self.check_files).prepared(spec)
 
     def _check_at_work(self, asked: Iterable[str]) -> None:

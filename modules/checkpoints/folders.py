@@ -80,15 +80,18 @@ def survey(folder: Path) -> tuple[int, list[str]]:
 
 def _walk(folders: Folders, suffixes: tuple[str, ...]) -> Iterator[tuple[Path, bool, bool]]:
     """Yield each file, whether its path below its folder is valid text, and whether it is there: a link to nothing is
-    not.
+    not. A file that is named itself and lies in one of the folders is there once, in that folder.
     """
     seen: set[tuple[int, int]] = set()
-    for folder in each(folders):
-        if _is_file(folder):
-            if folder.name.lower().endswith(suffixes):
-                yield folder, printable(folder.name) == folder.name, True
-            continue
-        yield from _walk_one(folder, suffixes, seen)
+    roots = each(folders)
+    alone = [file for file in roots if _is_file(file) and file.name.lower().endswith(suffixes)]
+    for folder in roots:
+        if not _is_file(folder):
+            for path, whole, there in _walk_one(folder, suffixes, seen):
+                alone = [file for file in alone if not (file.name == path.name and there and file.samefile(path))]
+                yield path, whole, there
+    for file in alone:
+        yield file, printable(file.name) == file.name, True
 
 
 def _walk_one(folder: Path, suffixes: tuple[str, ...], seen: set[tuple[int, int]]) -> Iterator[tuple[Path, bool, bool]]:

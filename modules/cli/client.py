@@ -22,9 +22,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 ENDS = frozenset({"done", "failed", "cancelled"})
-TRIES = 5
+TRIES = 7
 """So often a stream that breaks off is taken up again before anything new was told."""
-RETRY_S = 1.0
+RETRY_S = 0.5
+"""Before the first of these tries; each pause is twice the last, a minute in all: a server may start anew meanwhile."""
 
 
 class ServerError(Exception):
@@ -84,7 +85,7 @@ class Client:
             tries += 1
             if tries > TRIES:
                 raise ServerError(f"the events of job {job} broke off: {lost}")
-            time.sleep(RETRY_S)
+            time.sleep(RETRY_S * 2 ** (tries - 1))
 
     def fetch(self, job: str) -> list[FetchedImage]:
         """The images that a job has made so far."""
@@ -97,8 +98,13 @@ class Client:
         """How far a job is: ``state``, ``position``, ``progress``, ``output``, ``error``."""
         return self.ask(f"/api/v1/jobs/{quote(job)}")
 
-    def cancel(self, job: str) -> dict[str, Any]:
-        return self.ask(f"/api/v1/jobs/{quote(job)}/cancel", {})
+    def cancel(self, job: str, *, keep: bool = False) -> dict[str, Any]:
+        """Stop a job. Its finished images stay, and with ``keep`` the image at hand is made from what there is."""
+        return self.ask(f"/api/v1/jobs/{quote(job)}/cancel{'?keep=true' if keep else ''}", {})
+
+    def finish(self, job: str) -> dict[str, Any]:
+        """Stop a job behind the image at hand, or the batch that it is in."""
+        return self.ask(f"/api/v1/jobs/{quote(job)}/finish", {})
 
     def skip(self, job: str) -> dict[str, Any]:
         """The image at hand is made from what there is, and the next one follows."""

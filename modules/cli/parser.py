@@ -151,10 +151,7 @@ def _add_serving(serving: Any) -> None:
     serving.add_argument(
         "--rate-limit", type=_rate, default=0, metavar="N", help="requests a minute to the APIs, for each account"
     )
-    serving.add_argument(
-        "--max-megapixels", type=_part_up, default=0.0, metavar="X", help="the largest image that may be asked for"
-    )
-    serving.add_argument("--max-steps", type=_rate, default=0, metavar="N", help="the most steps of a pass")
+    _add_limits(serving)
     serving.add_argument(
         "--api-server-stop", action="store_true", help="let an administrator end the server by a request"
     )
@@ -459,8 +456,22 @@ def _sides(text: str) -> tuple[int, ...]:
     return sides
 
 
+def _add_limits(parser: argparse._ArgumentGroup | argparse.ArgumentParser, default: object = 0) -> None:
+    """Add the flags that say how large a request may be."""
+    megapixels = "the largest image that may be asked for"
+    parser.add_argument("--max-megapixels", type=_part_up, default=default, metavar="X", help=megapixels)
+    parser.add_argument("--max-steps", type=_rate, default=default, metavar="N", help="the most steps of a pass")
+
+
+def said_limits(args: argparse.Namespace) -> tuple[str, ...]:
+    """What was said of them, in the words of the command line, for a process that is to know it too."""
+    said = {"--max-megapixels": args.max_megapixels, "--max-steps": args.max_steps}
+    return tuple(f"{flag}={value}" for flag, value in said.items() if value)
+
+
 def _add_worker(parser: argparse.ArgumentParser) -> None:
     _add_places(parser)
+    _add_limits(parser, argparse.SUPPRESS)
     parser.add_argument("--worker-name", default="worker", help="what it keeps for its next start goes by this name")
     parser.add_argument("--no-extensions", action="store_true", default=argparse.SUPPRESS)
 

@@ -69,6 +69,10 @@ class InputStore:
         """Open the image of that name; raises `NotFound`, also if its content no longer matches its name."""
         return open_image(self.read(sha256, field=field))
 
+    def size(self, sha256: str, *, field: str = "init.image") -> tuple[int, int]:
+        """Width and height of the image of that name."""
+        return open_header(self.read(sha256, field=field)).size
+
     def read(self, sha256: str, *, field: str = "init.image") -> bytes:
         """The bytes of the file of that name."""
         try:

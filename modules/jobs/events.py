@@ -55,12 +55,13 @@ class EventHub:
             channel = self._channels.get(job_id)
             return [] if channel is None else channel.summary(after)
 
-    async def follow(self, job_id: str, after: int = 0) -> AsyncIterator[Event]:
+    async def follow(self, job_id: str, after: int = 0, *, end_only: bool = False) -> AsyncIterator[Event]:
         """Yield the job's events with ``seq > after``: first a summary, then live ones; ends after a terminal event.
 
         An ``after`` from before a restart of the server (more than was ever published) starts from the beginning.
+        ``end_only``: after the summary the follower sleeps until the end, which alone wakes it.
         """
-        follower = _Follower()
+        follower = _Follower(end_only)
         with self._lock:
             channel = self._channel(job_id)
             channel.followers.add(follower)
@@ -86,9 +87,13 @@ class EventHub:
                     self._channels.pop(job_id, None)
 
     def watched(self) -> set[str]:
-        """The ids of jobs that have followers."""
+        """The ids of jobs whose every event somebody follows."""
         with self._lock:
-            return {job_id for job_id, channel in self._channels.items() if channel.followers}
+            return {
+                job_id
+                for job_id, channel in self._channels.items()
+                if any(not follower.end_only for follower in channel.followers)
+            }
 
     def close(self) -> None:
         """End all followers, because the server stops."""
@@ -104,7 +109,7 @@ class EventHub:
         if channel.over:
             return channel.log[-1]
         event = channel.append(event, self._log_limit)
-        channel.wake()
+        channel.tell()
         if channel.over:
             self._finished.append(channel.job_id)
             if len(self._finished) > self._keep_finished:
@@ -146,7 +151,12 @@ class _Channel:
         ]
 
     def wake(self) -> None:
+        """Wake all followers."""
         self.followers = {follower for follower in self.followers if follower.wake()}
+
+    def tell(self) -> None:
+        """Wake those followers whom the newest event concerns."""
+        self.followers = {one for one in self.followers if (one.end_only and not self.over) or one.wake()}
 
     def _forget_preview(self) -> None:
         """Drop the preview of all but the newest event: images are large."""
@@ -159,7 +169,8 @@ class _Channel:
 class _Follower:
     """A follower: a wake-up flag on its own event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, end_only: bool = False) -> None:
+        self.end_only = end_only
         self.awake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 

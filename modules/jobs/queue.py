@@ -131,14 +131,14 @@ class JobQueue:
     def position(self, job_id: str) -> int:
         return self.store.position(job_id)
 
-    def follow(self, owner: str | None, job_id: str, after: int = 0) -> AsyncIterator[Event]:
+    def follow(self, owner: str | None, job_id: str, after: int = 0, *, end_only: bool = False) -> AsyncIterator[Event]:
         """Follow the job's events after number ``after`` to the end. Raises `NotFound` at once for another owner's
-        job.
+        job. ``end_only``: of what happens from now on, the end alone is waited for.
         """
         with self._changed:
             job = self.store.get(job_id, owner)
             self.hub.seed(job_id, self._where_it_stands(job), after)
-        return self.hub.follow(job_id, after)
+        return self.hub.follow(job_id, after, end_only=end_only)
 
     def status(self) -> WorkerStatus:
         return self.executor.status()

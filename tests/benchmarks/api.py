@@ -7,6 +7,7 @@ without the page runs in this process but for the start, whose figures are of pr
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import statistics
@@ -15,10 +16,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parents[2]
 os.environ.setdefault("REPRISE_API_ONLY", "1")
@@ -30,69 +34,155 @@ def main(*, full: bool = False) -> None:
     """Print one line a figure; with ``full`` as much of everything as its figures are noted for."""
     timed, clients, requests, followers, steps = FULL if full else SHORT
     import httpx
+
+    import tests.webui.fake_server as fake
+    from modules.imaging.files import png_bytes
+    from modules.jobs.executors.process import InlineExecutor, LocalExecutor
+
+    drawn = noise(512)
+    encoding = statistics.median(_seconds(lambda: png_bytes(drawn)) for _ in range(10))
+    telling: list[float] = []
+    worked: list[float] = []
+    fake.Painter = partial(_painter(), telling=telling, worked=worked)  # type: ignore[misc,assignment]
+    data = Path(tempfile.mkdtemp())
+    with fake.services(data) as given, _Served(given) as url, httpx.Client(base_url=url, timeout=600) as client:
+        _overheads(given, url, timed, encoding, worked)
+        _crowd(url, BODY | {"width": 64, "height": 64}, clients, requests)
+        _followers(url, followers, steps, telling)
+        if full:
+            _large(client)
+    command = (sys.executable, "-m", "tests.benchmarks.api", "worker")
+    other = Path(tempfile.mkdtemp())
+    vars(fake)["InlineExecutor"] = lambda runner: LocalExecutor((*command, str(other / "outputs")))
+    try:
+        with fake.services(other) as given, _Served(given) as url:
+            while not given.queue.executor.slots():  # type: ignore[attr-defined]
+                time.sleep(0.05)
+            print("the same with the worker process: ", end="")
+            _overheads(given, url, timed, encoding, [])
+    finally:
+        vars(fake)["InlineExecutor"] = InlineExecutor
+    if full:
+        _starts()
+
+
+PACE_S = 0.02
+BODY = {"prompt": "a fox", "steps": 1, "width": 512, "height": 512, "seed": 1}
+
+
+def noise(side: int) -> Any:
+    """An image that compresses badly, as photographs do."""
     import numpy as np
     from PIL import Image
 
-    from modules.imaging.files import png_bytes
-    from tests.webui.fake_server import Painter, services
+    return Image.fromarray(np.random.default_rng(1).integers(0, 255, (side, side, 3), np.uint8))
 
-    data = Path(tempfile.mkdtemp())
-    drawn = Image.fromarray(np.random.default_rng(1).integers(0, 255, (512, 512, 3), np.uint8))
-    encoding, _ = _median(lambda: png_bytes(drawn), 10)
+
+def _painter() -> Any:
+    """A runner that has an image of noise at once; its output's ``seconds`` are those that saving it took."""
+    from tests.webui.fake_server import Painter
+
+    drawn = {512: noise(512), 64: noise(64)}
 
     class Quick(Painter):
-        """A 512x512 image of noise at once; what it takes to encode is subtracted."""
+        def __init__(self, gallery: Any, telling: list[float], worked: list[float]):
+            super().__init__(gallery)
+            self.telling, self.worked = telling, worked
 
         def __call__(self, job_id: str, spec: dict[str, Any], emit: Any, control: Any) -> dict[str, Any]:
             params = spec["params"]
             for step in range(1, params["steps"] + 1):
                 working = time.thread_time()
                 emit({"type": "step", "step": step, "steps": params["steps"], "image": 1, "images": 1, "eta_s": 0})
-                telling.append(time.thread_time() - working)
+                self.telling.append(time.thread_time() - working)
                 time.sleep(PACE_S if "slow" in params["prompt"] else 0)
             begin, working = time.perf_counter(), time.thread_time()
-            image = drawn if params["width"] == 512 else drawn.resize((64, 64))
+            image = drawn[params["width"]]
             saved = self.gallery.save(image, seed=params["seed"], infotext="a fox\nSteps: 1", job=job_id)
-            spent.append(time.perf_counter() - begin)
-            worked.append(time.thread_time() - working)
+            seconds = time.perf_counter() - begin
+            self.worked.append(time.thread_time() - working)
             told = {"path": str(saved.path), "infotext": "a fox", "seed": params["seed"], "width": 512, "height": 512}
             emit({"type": "image", **told})
-            return {"images": [told], "infotext": "a fox", "notes": [], "seconds": 0.0}
+            return {"images": [told], "infotext": "a fox", "notes": [], "seconds": seconds}
 
-    import tests.webui.fake_server as fake
-
-    spent: list[float] = []
-    worked: list[float] = []
-    telling: list[float] = []
-    fake.Painter = Quick  # type: ignore[misc]
-    with services(data) as given, _Served(given) as url, httpx.Client(base_url=url, timeout=600) as client:
-        body = {"prompt": "a fox", "steps": 1, "width": 512, "height": 512, "seed": 1}
-        client.post("/sdapi/v1/txt2img", json=body)
-        spent.clear()
-        worked.clear()
-        whole, busy = _median(lambda: client.post("/sdapi/v1/txt2img", json=body).raise_for_status(), timed)
-        saving, drawing = statistics.median(spent), statistics.median(worked)
-        print(f"/sdapi/v1/txt2img of 512x512: {whole * 1e3:.1f} ms, of which saving {saving * 1e3:.1f} ms", end="")
-        print(f" (PNG alone {encoding * 1e3:.1f} ms): overhead {(whole - saving) * 1e3:.1f} ms", end="")
-        print(f", {(busy - drawing) * 1e3:.1f} ms of processor time with the client's")
-        spent.clear()
-        worked.clear()
-        whole, busy = _median(lambda: _ours(client, body), timed)
-        saving, drawing = statistics.median(spent), statistics.median(worked)
-        print(
-            f"/api/v1/jobs, its events and the image: {whole * 1e3:.1f} ms: overhead {(whole - saving) * 1e3:.1f} ms",
-            end="",
-        )
-        print(f", {(busy - drawing) * 1e3:.1f} ms of processor time with the client's")
-        _crowd(url, body | {"width": 64, "height": 64}, clients, requests)
-        _followers(url, followers, steps, telling)
-        if full:
-            _large(client)
-    if full:
-        _starts()
+    return Quick
 
 
-PACE_S = 0.02
+def _overheads(given: Any, url: str, times: int, encoding: float, worked: list[float]) -> None:
+    """What a request takes beside the saving of its image, of both APIs. ``worked``: processor time that the runner
+    spends on saving within this process."""
+    for way, named in (("sdapi", "/sdapi/v1/txt2img of 512x512"), ("v1", "/api/v1/jobs, its events and the image")):
+        with _Asking(url) as ask:
+            ask(way)
+            worked.clear()
+            whole, saving, busy = [], [], []
+            for _ in range(times):
+                working = time.process_time()
+                whole.append(ask(way))
+                busy.append(time.process_time() - working)
+                saving.append(given.queue.list("local", 1)[0].output["seconds"])
+        over = statistics.median(all_ - part for all_, part in zip(whole, saving, strict=True))
+        cpu = statistics.median(busy) - (statistics.median(worked) if worked else 0)
+        print(f"{named}: {statistics.median(whole) * 1e3:.1f} ms, of which saving ", end="")
+        print(f"{statistics.median(saving) * 1e3:.1f} ms (PNG alone {encoding * 1e3:.1f} ms): overhead ", end="")
+        print(f"{over * 1e3:.1f} ms, {cpu * 1e3:.1f} ms of the server's processor time")
+
+
+class _Asking:
+    """A client in a process of its own, as every client is: threads of one process wait for each other. It reads with
+    http.client, as the clients of A1111 do by way of requests and urllib3; httpx alone would take 4 ms for a megabyte.
+    """
+
+    def __init__(self, url: str):
+        command = [sys.executable, "-m", "tests.benchmarks.api", "client", url]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> _Asking:
+        return self
+
+    def __call__(self, way: str) -> float:
+        """The seconds that a request took."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{way}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _client(url: str) -> None:
+    """The process behind `_Asking`."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc)
+
+    def ask(method: str, path: str, body: object = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        connection.request(method, path, data, {"content-type": "application/json"} if data else {})
+        answer = connection.getresponse()
+        read = answer.read()
+        if answer.status >= 400:
+            raise SystemExit(f"{path}: {answer.status} {read[:200]!r}")
+        return read
+
+    def ours() -> None:
+        """A job of our own API: submitted, followed to its end, its image fetched."""
+        job = json.loads(ask("POST", "/api/v1/jobs", {"params": BODY}))
+        last = json.loads(ask("GET", job["events"]).decode().strip().rpartition("data: ")[2])
+        ask("GET", last["output"]["images"][0]["url"])
+
+    ways = {"sdapi": lambda: ask("POST", "/sdapi/v1/txt2img", BODY), "v1": ours}
+    for line in sys.stdin:
+        print(_seconds(ways[line.strip()]), flush=True)
+
+
+def _worker(outputs: str) -> None:
+    """A worker process whose runner is the painter."""
+    from modules.gallery.outputs import Gallery
+    from modules.jobs.worker import serve
+
+    raise SystemExit(serve(lambda report: _painter()(Gallery(Path(outputs)), [], [])))
 
 
 class _Served:
@@ -119,23 +209,10 @@ class _Served:
         self._thread.join()
 
 
-def _median(call: Any, times: int) -> tuple[float, float]:
-    """Seconds on the clock, and of this process's processor time: those hardly change where others work beside it."""
-    seconds, busy = [], []
-    for _ in range(times):
-        begin, working = time.perf_counter(), time.process_time()
-        call()
-        seconds.append(time.perf_counter() - begin)
-        busy.append(time.process_time() - working)
-    return statistics.median(seconds), statistics.median(busy)
-
-
-def _ours(client: Any, params: dict[str, Any]) -> None:
-    """A job of our own API: submitted, followed to its end, its image fetched."""
-    job = client.post("/api/v1/jobs", json={"params": params}).raise_for_status().json()
-    events = client.get(job["events"]).raise_for_status().text
-    last = json.loads(events.strip().rpartition("data: ")[2])
-    client.get(last["output"]["images"][0]["url"]).raise_for_status()
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def _resident() -> float:
@@ -236,3 +313,7 @@ def _starts() -> None:
         process.wait()
         named = "with --api-only" if flags else "with the page"
         print(f"start {named}: {seconds:.1f} s, {resident} MB{'' if line else ' (failed)'}")
+
+
+if __name__ == "__main__":
+    {"client": _client, "worker": _worker}[sys.argv[1]](sys.argv[2])

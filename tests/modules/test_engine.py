@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from modules.diffusion.types import SamplerSpec
 from modules.engine import Engine, Progress, Result, RunCallbacks
 from modules.errors import Cancelled, OutOfMemory, UnknownName, UserError
 from modules.extension.host import Host, TagSpec
+from modules.extension.modifier import Modifier, ModifierSpec
 from modules.metadata import infotext
 from modules.metadata.recipe import pixel_hash, read
 from modules.params.generation import GenerationParams, Hires
+from modules.pipeline.limits import Limits
 from modules.replay import replay_recipe
 
 PARAMS = GenerationParams(prompt="a red fox", negative_prompt="snow", width=64, height=64, steps=4, seed=7, subseed=1)
@@ -292,3 +295,28 @@ def test_rounded_sizes_are_said(engine: Engine) -> None:
     notes: list[str] = []
     engine.run(PARAMS.changed(width=70), lambda _: None, RunCallbacks(on_note=notes.append))
     assert notes == ["width 70 was rounded to 64, a multiple of 8"]
+
+
+def test_limits_hold_for_what_extensions_make_of_a_request_and_for_replays(folder: Path) -> None:
+    @dataclass(frozen=True)
+    class Nothing:
+        """No options."""
+
+    class Larger(Modifier):
+        def revise(self, params: GenerationParams) -> GenerationParams:
+            return params.changed(width=128, height=128)
+
+    host = Host()
+    register(host)
+    host.add_modifier(ModifierSpec("larger", "Larger", Nothing, lambda _: Larger()))
+    host.add_tag(TagSpec("large", "larger", lambda tags: {}))
+    store = ModelStore(folder, Device(torch.device("cpu"), torch.float32), Hashes(), default="tiny")
+    engine = Engine(store, host, version="0.0", limits=Limits(64 * 64, 4))
+    engine.warm_up()
+    (made,) = run(engine)
+    with pytest.raises(UserError, match=r"at most 0\.004096 megapixels"):
+        run(engine, prompt="a fox <large:1>")
+    recorded = replace(made.recipe, request=made.recipe.request.changed(steps=9))
+    with pytest.raises(UserError, match="at most 4 steps"):
+        replay_recipe(engine, recorded)
+    assert replay_recipe(engine, made.recipe).verdict.kind == "identical"

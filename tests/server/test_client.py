@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def test_a_job_is_stopped(client: Client) -> None:
     client.cancel(job)
     assert list(client.follow(job))[-1]["type"] == "cancelled"
     assert client.state(job)["state"] == "cancelled"
+
+
+def test_a_job_that_is_stopped_may_keep_or_finish_the_image_at_hand(client: Client) -> None:
+    for stop in ("keep", "finish"):
+        job = client.submit({**QUICK, "prompt": "slow", "batch_size": 3, "seed": 9})
+        for event in client.follow(job):
+            if event["type"] == "step":
+                client.finish(job) if stop == "finish" else client.cancel(job, keep=True)
+                break
+        assert list(client.follow(job))[-1]["type"] == "cancelled"
+        assert [image.seed for image in client.fetch(job)] == [9]
 
 
 def test_a_start_picture_is_put_there_first(client: Client) -> None:
@@ -115,6 +127,15 @@ def test_pictures_in_options_of_extensions_are_put_on_the_server(
     asked = client.ask(client.ask("/api/v1/jobs?limit=1")["jobs"][0]["url"] + "/request")["params"]["extensions"]
     keys = {name: client.put(one) for name, one in data.items()}  # a picture's name is that of its content
     assert asked == {"pastes": {"area": keys["area.png"], "picture": keys["face.png"], "title": "face.png"}}
+
+
+def test_a_stream_waits_a_minute_for_a_server_that_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with pytest.raises(ServerError, match=r"broke off: .* cannot be reached"):
+        list(Client("http://127.0.0.1:9").follow("0" * 32))
+    assert 60 < sum(pauses) < 70
+    assert all(after == 2 * before for before, after in pairwise(pauses))
 
 
 def test_the_client_needs_nothing_but_python(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import http.server
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from modules.errors import UserError
+from modules.params.generation import TO
+from modules.pipeline.limits import Limits
+from tests.modules.metadata.test_recipe import RECIPE
 from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import services
 from tests.webui.test_sdapi_fields import picture
@@ -131,7 +135,7 @@ def test_pictures_come_from_a_listed_host_through_redirects_that_are_judged_too(
 
 @pytest.fixture(scope="module")
 def open_client(elsewhere: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    policy = ApiPolicy(webhook_hosts=(elsewhere,), image_hosts=(elsewhere,), max_pixels=512 * 512, max_steps=50)
+    policy = ApiPolicy(webhook_hosts=(elsewhere,), image_hosts=(elsewhere,), limits=Limits(512 * 512, 50))
     with (
         services(tmp_path_factory.mktemp("data"), api=policy) as given,
         TestClient(create_app(given, page=False), base_url=ORIGIN) as client,
@@ -220,3 +224,19 @@ def test_what_is_larger_than_an_administrator_allows_is_refused_by_every_way(
     if "hires" not in params:
         theirs = open_client.post("/sdapi/v1/txt2img", json={"prompt": "a fox", **params})
         assert theirs.status_code == 422 and reason in theirs.json()["detail"]
+
+
+def test_replays_and_extras_are_held_against_the_limits(open_client: TestClient) -> None:
+    large = replace(RECIPE, request=RECIPE.request.changed(width=1024))
+    answer = open_client.post("/api/v1/replay", json={"recipe": str(large)})
+    assert answer.status_code == 422 and "at most 0.262144 megapixels" in answer.json()["detail"]
+    key = open_client.post("/api/v1/inputs", json={"image": picture()}).json()["key"]
+    extras = {"kind": "extras", "params": {"upscaler": "Lanczos", "by": 8}, "inputs": [{"key": key}] * 2}
+    small = open_client.post("/api/v1/jobs", json=extras)
+    assert small.status_code == 202, small.text
+    extras["params"] = {"upscaler": "Lanczos", "resize": TO, "width": 1024, "height": 1024}
+    answer = open_client.post("/api/v1/jobs", json=extras)
+    assert answer.status_code == 422 and "at most 0.262144 megapixels" in answer.json()["detail"]
+    theirs = {"image": picture(), "upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": 1024}
+    answer = open_client.post("/sdapi/v1/extra-single-image", json=theirs)
+    assert answer.status_code == 422 and "megapixels" in answer.json()["detail"]

@@ -386,3 +386,35 @@ def test_arguments_that_a_script_does_not_take_are_told() -> None:
     assert always.notes == ("the arguments of Sampler behind the first 3 have no effect: 'new'",)
     grown = called(host, "txt2img", {"alwayson_scripts": {"Seed": {"args": [*range(6), *range(9)]}}})
     assert grown.notes == ("the arguments of Seed behind the first 6 have no effect: 0, 1, 2, 3, 4, ...",)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity", 10**400])
+@pytest.mark.parametrize("field", ["hr_scale", "denoising_strength", "refiner_switch_at", "s_churn", "width"])
+def test_what_is_no_number_is_refused_before_a_picture_is_made(client: TestClient, field: str, value: Any) -> None:
+    before = client.get("/api/v1/jobs?limit=1").json()
+    answer = (
+        post(client, "txt2img", **QUICK, **{field: value}) if field != "width" else post(client, "txt2img", width=value)
+    )
+    assert answer.status_code == 422 and field in answer.json()["detail"].lower()
+    assert client.get("/api/v1/jobs?limit=1").json() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CLIP_stop_at_last_layers", "x"),
+        ("s_churn", -1),
+        ("randn_source", "TPU"),
+        ("sd_vae", 5),
+        ("eta_noise_seed_delta", []),
+    ],
+)
+def test_a_setting_that_no_request_could_have_is_refused_and_not_kept(
+    client: TestClient, name: str, value: Any
+) -> None:
+    before = client.get("/sdapi/v1/options").json()
+    for answer in (post(client, "options", **{name: value}), post(client, "txt2img", override_settings={name: value})):
+        assert answer.status_code == 422 and f"the setting {name} cannot be so" in answer.json()["detail"]
+    assert client.get("/sdapi/v1/options").json() == before
+    assert post(client, "txt2img", **QUICK).status_code == 200
+    assert post(client, "options", **{name: None}).status_code == 200

@@ -15,7 +15,7 @@ from modules.metadata import verdict as verdicts
 from modules.metadata.image_text import read_metadata
 from modules.params.generation import GenerationParams
 from modules.pipeline.explain import explain_request
-from webui.api.parsed import ParsedRoute
+from webui.api.parsed import Below, ParsedRoute
 from webui.api.sdapi.pictures import from_base64
 from webui.api.v1.history import add_routes
 from webui.api.v1.jobs import add_jobs, told_job
@@ -39,7 +39,7 @@ def router(services: Services) -> APIRouter:
             webhooks.follow(services, job_id, told_job)
         yield
 
-    routes = APIRouter(prefix="/api/v1", default_response_class=WholeJSON, route_class=ParsedRoute, lifespan=resumed)
+    routes = Below(prefix="/api/v1", default_response_class=WholeJSON, route_class=ParsedRoute, lifespan=resumed)
 
     @routes.post("/explain", tags=[TAGS.tools])
     def explain(values: Json = Body()) -> Json:
@@ -92,4 +92,5 @@ def submit_replay(services: Services, owner: str, values: Json) -> Json:
         raise UserError("there is nothing to make again", hint="send image, in base64, or recipe", field="image")
     if isinstance(judged, verdicts.Verdict):
         return {"job": None, "verdict": judged.to_json()}
+    services.api.limits.check(judged.request, services.inputs.size)
     return {"job": services.submit(owner, spec).id, "verdict": None}

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from webui.security.bodies import IN_SCOPE
+from webui.security.guard import path_of
 
 
 class Known(Request):
@@ -20,6 +23,16 @@ class Known(Request):
 
     async def json(self) -> Any:
         return self.scope[IN_SCOPE]
+
+
+class Below(APIRouter):
+    """Routes that all lie below ``prefix``. FastAPI would try each of them with every path, a request to another router
+    included, and twice; a path that lies elsewhere is told at once."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if not path_of(scope).startswith(f"{self.prefix}/"):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 class ParsedRoute(APIRoute):

@@ -26,6 +26,8 @@ def whole(value: Any) -> Any:
         if value.isascii():  # a picture of a megabyte in base64, say: known at once, where a search takes 10 ms
             return value
         return HALF.sub("\ufffd", value) if HALF.search(value) else value
+    if value is None or isinstance(value, (int, float)):
+        return value
     if isinstance(value, Mapping):
         return {whole(key): whole(inner) for key, inner in value.items()}
     if isinstance(value, tuple) and not hasattr(value, "_fields"):

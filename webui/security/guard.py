@@ -8,6 +8,7 @@ ask, for those who are logged in.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import re
@@ -109,7 +110,24 @@ class Guard:
         if scope["type"] == "websocket":
             await receive()
             return await send({"type": "websocket.close", "code": 1008})
+        if answer.status_code == 413 and scope.get(IN_SCOPE):
+            await self._read_past(scope, receive, 2)
         return await answer(scope, receive, with_headers(send))
+
+    async def _read_past(self, scope: Scope, receive: Receive, times: int) -> None:
+        """Read past a body that is too large, up to that many times what is allowed. Most programs send all of it
+        before they listen, and where the connection closed meanwhile they would learn nothing but that.
+        """
+        if "100-continue" in _Headers(scope).all("expect").lower():
+            return  # it listens first
+        left = times * self._max_body(scope, scope.get(IN_SCOPE))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.body_s):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        return
 
     async def _judge(self, scope: Scope, origin: str = "") -> Response | None:
         """The response to a rejected request, or None; stores the visitor in ``scope``. ``origin``: of another site
@@ -219,6 +237,8 @@ class Guard:
             if refusal is None or started:
                 raise
         if refusal is not None and not started:
+            if refusal[0] == 413 and visitor and not complete:
+                await self._read_past(scope, receive, 1)
             await _answer(*refusal)(scope, receive, send)
 
     def _watched(self, visitor: Visitor, send: Send, receive: Receive) -> tuple[Send, Receive]:

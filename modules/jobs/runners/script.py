@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -67,6 +67,8 @@ class Scripts:
     host: Host
     gallery: Gallery
     context: ScriptContext
+    check_limits: Callable[[GenerationParams], None] = lambda params: None
+    """Raises `UserError` for a request that is larger than an administrator allows."""
 
     def prepare(self, name: str, options: Mapping[str, Any], params: GenerationParams) -> int:
         """The number of requests that the script will make, as far as known; raises `UserError` for bad options."""
@@ -79,14 +81,14 @@ class Scripts:
         finally:
             steps.close()
         for request in current.requests:
-            check(request, self.host)
+            self.check_limits(check(request, self.host)[0])
         return max(current.of, len(current.requests))
 
     def __call__(self, job: Job, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent) -> Json:
         """The job's output. `Stopped` with what there is, when its owner stops it."""
         asked = JobSpec.from_json(job.spec)
         spec = self.host.scripts.get(asked.name)
-        running = _Running(job, asked.origin, self.host, jobs, cancel, on_event)
+        running = _Running(job, asked.origin, self.host, jobs, cancel, on_event, self.check_limits)
         begin = time.monotonic()
         try:
             sheets = self._played(self._steps(spec, asked.options, asked.params), running)
@@ -139,13 +141,23 @@ class Scripts:
 class _Running:
     """The state of one run: the jobs it submitted, their results, and its progress."""
 
-    def __init__(self, job: Job, origin: Origin, host: Host, jobs: Jobs, cancel: CancelFlag, on_event: OnEvent):
+    def __init__(
+        self,
+        job: Job,
+        origin: Origin,
+        host: Host,
+        jobs: Jobs,
+        cancel: CancelFlag,
+        on_event: OnEvent,
+        check_limits: Callable[[GenerationParams], None],
+    ):
         self._job = job
         self._origin = replace(origin, tab=origin.tab or "txt2img", page="", notes=(), script=job.id)
         self._host = host
         self._jobs = jobs
         self._cancel = cancel
         self._on_event = on_event
+        self._check_limits = check_limits
         self._made: list[SavedImage] = []
         self._notes = list(origin.notes)
         self._asked = 0
@@ -220,6 +232,7 @@ class _Running:
             name = hashlib.sha256(f"{self._job.id} {first + number}".encode()).hexdigest()[:32]
             try:
                 spec = generation(GenerateSpec(params, origin=self._origin), self._host, absent=True)
+                self._check_limits(spec.params)
                 waiting[number] = _Child(self._jobs, submit(self._jobs, self._job.owner, spec, name))
             except QueueFull:
                 if not waiting:

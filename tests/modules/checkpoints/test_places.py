@@ -180,3 +180,8 @@ def test_a1111s_flags_add_folders_and_reach_the_catalogue_and_the_worker(tmp_pat
     assert app.model_places(again) == places
     assert app.default_model(again) == "elsewhere"
     assert models.card("elsewhere").problem == ""
+    for name in ("checkpoints/second", "models/Stable-diffusion/ours"):  # what is listed anyway is there once
+        again = app.build_parser().parse_args([*ours, "--ckpt", str(tmp_path / f"{name}.safetensors")])
+        listed = CheckpointCatalogue(app.model_places(again), Hashes(None)).checkpoints()
+        assert sorted(listed) == ["first", "ours", "second"]
+        assert app.default_model(again) == Path(name).name

@@ -154,3 +154,28 @@ def test_closing_the_hub_ends_those_who_follow() -> None:
         return await following
 
     assert asyncio.run(main()) == []
+
+
+def test_who_waits_for_the_end_alone_is_not_woken_before_it() -> None:
+    hub = EventHub()
+
+    async def woken(end_only: bool, last: str) -> tuple[bool, list[str]]:
+        following = hub.follow("job", end_only=end_only)
+        hub.publish("job", {"type": "started"})
+        assert (await anext(following))["type"] == "started"
+        next_one = asyncio.ensure_future(anext(following))
+        await asyncio.sleep(0)
+        for n in range(3):
+            hub.publish("job", step(n))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        early = next_one.done()
+        hub.publish("job", {"type": "done", "output": {}}) if last == "done" else hub.close()
+        rest = [(await next_one)["type"]] + [event["type"] async for event in following]
+        return early, rest
+
+    assert asyncio.run(woken(True, "done")) == (False, ["step", "step", "step", "done"])
+    hub = EventHub()
+    assert asyncio.run(woken(False, "done"))[0]
+    hub = EventHub()
+    assert asyncio.run(woken(True, "close")) == (False, ["step", "step", "step"])

@@ -23,7 +23,7 @@ from modules.checkpoints.tiny import write_tiny_checkpoint
 from modules.devices import Device
 from modules.diffusion.types import Row
 from modules.engine import Engine, Result, RunCallbacks
-from modules.errors import Cancelled, CheckpointError, NoNumbers
+from modules.errors import Cancelled, CheckpointError, NoNumbers, UserError
 from modules.extension.contexts import JobEnd, Saving, Step
 from modules.extension.host import Host, Owner
 from modules.extension.modifier import Modifier, ModifierSpec, Report
@@ -36,6 +36,7 @@ from modules.metadata.image_text import Encoding, encode
 from modules.nn.unet import CrossAttention, ResBlock, SpatialTransformer, UNet, Upsample
 from modules.params.generation import GenerationParams, Hires, Init, Mask, ModifierOptions
 from modules.pipeline.hooks import Border, NoWatch
+from modules.pipeline.limits import Limits
 from modules.replay import replay_recipe
 
 PARAMS = GenerationParams(prompt="a red fox", width=64, height=64, steps=2, seed=7, subseed=1, sampler="Euler")
@@ -793,6 +794,19 @@ def test_generation_within_a_generation_is_recorded_told_and_replayed(store: Mod
     made: list[Result] = []
     engine.run(inner, made.append)
     assert made[0].image.tobytes() == results[0].image.tobytes()
+
+
+def test_a_generation_within_an_image_is_held_against_the_limits(store: ModelStore, tmp_path: Path) -> None:
+    class Larger(Modifier):
+        def after_image(self, image: Image.Image, context: Any) -> Image.Image:
+            larger: Image.Image = context.generate(context.params.changed(width=128, extensions=ModifierOptions()))
+            return larger
+
+    engine = engine_of(store, Larger(), inputs=InputStore(tmp_path))
+    assert run(engine, "m0")[0][0].image.width == 128
+    engine.limits = Limits(64 * 64)
+    with pytest.raises(UserError, match=r"at most 0\.004096 megapixels"):
+        run(engine, "m0")
 
 
 def test_generations_within_an_image_end_with_the_job_and_are_limited(store: ModelStore, tmp_path: Path) -> None:

@@ -119,8 +119,8 @@ def guarded(seen: Seen, **limits: Any) -> Guard:
 
 
 def ask(guard: Guard, parts: list[bytes], headers: dict[str, str] | None = None, slow: float = 0.0) -> list[Message]:
-    """Send a POST in parts and collect the answer's messages."""
-    queue = list(parts)
+    """Send a POST in parts and collect the answer's messages. What is not read stays in ``parts``."""
+    queue = parts
     answer: list[Message] = []
 
     async def receive() -> Message:
@@ -151,6 +151,22 @@ def test_a_body_that_announces_too_much_is_refused_unread() -> None:
     seen: Seen = []
     assert ask(guarded(seen, max_body=100), [b"x"], {"content-length": "101"})[0]["status"] == 413
     assert seen == []
+
+
+def test_a_body_that_is_too_large_is_read_past_before_it_is_refused() -> None:
+    """Else the connection would break under a client that sends all before it listens."""
+    listens_first = {"content-length": "250", "expect": "100-continue"}
+    for headers, left in ((None, 0), ({"content-length": "250"}, 0), (listens_first, 5)):
+        parts = [b"x" * 50] * 5
+        assert ask(guarded([], max_body=150), parts, headers)[0]["status"] == 413
+        assert len(parts) == left
+    for headers in (None, {"content-length": "5000"}):  # no further than as much again
+        parts = [b"x" * 50] * 100
+        assert ask(guarded([], max_body=150), parts, headers)[0]["status"] == 413
+        assert len(parts) in (93, 94)
+    slow = [b"x"] * 1000
+    assert ask(guarded([], max_body=900, body_s=0.05), slow, {"content-length": "1000"}, slow=0.01)[0]["status"] == 413
+    assert len(slow) > 900
 
 
 def test_a_body_in_chunks_is_cut_off_at_the_limit() -> None:

@@ -11,10 +11,11 @@ from starlette.responses import PlainTextResponse, Response
 from modules.errors import NotFound, UserError
 from modules.jobs.protocol import Json
 from modules.params.generation import GenerationParams
+from webui.api.parsed import Below
 from webui.api.sdapi.extras import add_extras
 from webui.api.sdapi.images import add_images
 from webui.api.sdapi.lists import add_lists, model_item
-from webui.api.sdapi.options import CHECKPOINT, KNOWN, VAE, Options, unheeded, untitled
+from webui.api.sdapi.options import CHECKPOINT, KNOWN, VAE, Options, check_settings, unheeded, untitled
 from webui.api.sdapi.progress import Tasks, add_internal, add_progress
 from webui.api.sdapi.route import Refusal, Route
 from webui.security.auth import owner_of
@@ -34,7 +35,7 @@ NOT_HERE = {
 def router(services: Services) -> APIRouter:
     """All routes of A1111 1.10."""
     options, tasks = Options(services.data_dir / "sdapi"), Tasks()
-    routes = APIRouter(prefix="/sdapi/v1", route_class=Route, default_response_class=WholeJSON, tags=["A1111"])
+    routes = Below(prefix="/sdapi/v1", route_class=Route, default_response_class=WholeJSON, tags=["A1111"])
     add_images(routes, services, options, tasks)
     add_extras(routes, services, tasks)
     add_progress(routes, services, tasks)
@@ -43,7 +44,7 @@ def router(services: Services) -> APIRouter:
     add_stop(routes, services)
     for path, sentence in NOT_HERE.items():
         routes.add_api_route(f"/{path}", _absent(sentence), methods=["POST"], name=path)
-    internal = APIRouter(prefix="/internal", route_class=Route, default_response_class=WholeJSON, tags=["A1111"])
+    internal = Below(prefix="/internal", route_class=Route, default_response_class=WholeJSON, tags=["A1111"])
     add_internal(internal, services, tasks)
     both = APIRouter()
     both.include_router(routes)
@@ -66,6 +67,7 @@ def add_options(routes: APIRouter, services: Services, options: Options) -> None
     @routes.post("/options")
     def set_options(request: Request, values: Json = Body()) -> WholeJSON:
         """Set some of the account's settings. Those without effect here are kept too, and named in a header."""
+        check_settings(values)
         if name := values.get(CHECKPOINT):
             card = services.card(untitled(str(name)))
             if card.problem:

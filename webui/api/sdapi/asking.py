@@ -18,7 +18,7 @@ from modules.params.generation import CONTENTS, RESIZE_MODES, GenerationParams, 
 from modules.params.options import flat_of, from_flat, options_of, to_flat
 from modules.prompt.styles import StyleBook, apply
 from webui.api.sdapi.fields import IMG2IMG, TXT2IMG, Field, read_fields, with_defaults, without_effect
-from webui.api.sdapi.options import PREVIEW_TYPE, misread, previews_of, unheeded, values_from
+from webui.api.sdapi.options import PREVIEW_TYPE, check_settings, misread, previews_of, unheeded, values_from
 from webui.api.sdapi.pictures import decoded
 from webui.api.sdapi.route import Refusal
 from webui.api.sdapi.scripts import Call, called
@@ -63,6 +63,7 @@ def read_request(services: Services, tab: str, body: Json, chosen: Mapping[str, 
     """``chosen``: the account's settings. Raises `UserError`, and `Refusal` with A1111's statuses."""
     table = table_of(tab)
     given = read_fields(table, body)
+    check_settings(given.get("override_settings", {}))
     settings = {**chosen, **given.get("override_settings", {})}
     told, notes, styles = _told(services, given.get("infotext", ""))
     call = called(services.host, tab, given)

@@ -17,7 +17,7 @@ from modules.metadata.infotext import read
 from modules.params.generation import BY, TO, ExtrasParams
 from webui.api.sdapi.answers import ended
 from webui.api.sdapi.fields import READ, Field, read_fields, with_defaults
-from webui.api.sdapi.images import finished
+from webui.api.sdapi.images import ended_job
 from webui.api.sdapi.pictures import PicturesJSON, decoded, encoded
 from webui.api.sdapi.progress import Tasks
 from webui.api.sdapi.route import Refusal
@@ -66,12 +66,16 @@ def add_extras(routes: APIRouter, services: Services, tasks: Tasks) -> None:
         return InputImage(services.inputs.put(data), name, read_metadata(data)["infotext"] or "")
 
     async def worked_on(request: Request, values: Json, inputs: tuple[InputImage, ...]) -> tuple[list[bytes], str]:
-        spec = ExtrasSpec(extras_params(values), inputs, Origin(tab="extras"))
-        outcome = ended(await finished(services, owner_of(request), spec, tasks))
-        told = [read_metadata(Path(image.path))["items"].get("extras", "") for image in outcome.images]
-        pictures = [await asyncio.to_thread(encoded, Path(image.path)) for image in outcome.images]
-        html = "".join(f"<p>{escape(text)}</p>" for text in (*told, *outcome.notes) if text)
-        return pictures, html
+        owner, spec = owner_of(request), ExtrasSpec(extras_params(values), inputs, Origin(tab="extras"))
+        job = await asyncio.to_thread(services.submit, owner, spec)
+        await ended_job(services, job)
+        return await asyncio.to_thread(told, owner, job.id)
+
+    def told(owner: str, job_id: str) -> tuple[list[bytes], str]:
+        outcome = ended(services.queue.get(job_id, owner))
+        texts = [read_metadata(Path(image.path))["items"].get("extras", "") for image in outcome.images]
+        pictures = [encoded(Path(image.path)) for image in outcome.images]
+        return pictures, "".join(f"<p>{escape(text)}</p>" for text in (*texts, *outcome.notes) if text)
 
     @routes.post("/extra-single-image")
     async def single(request: Request, values: Json = Body()) -> PicturesJSON:

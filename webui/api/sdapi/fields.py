@@ -6,6 +6,7 @@ read by name (`READ`), or has no effect, and then says why.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +43,7 @@ class Field:
         """``value`` as the field's type; null is the default, as clients send every field. Raises `UserError`."""
         if value is None:
             return self.default
-        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if self.kind in (int, float) and isinstance(value, str):
+        if self.kind in (int, float) and isinstance(value, (int, str)) and not isinstance(value, bool):
             return self._number(value)
         if self.kind is int and isinstance(value, float) and value.is_integer():
             return int(value)
@@ -54,11 +53,14 @@ class Field:
             raise UserError(f"{self.name} must be {_NOUNS[self.kind]}", hint="correct it", field=self.name)
         return value
 
-    def _number(self, text: str) -> int | float:
+    def _number(self, value: int | str) -> int | float:
         try:
-            return int(text) if self.kind is int else float(text)
-        except ValueError:
-            raise UserError(f"{self.name} must be {_NOUNS[self.kind]}", hint="correct it", field=self.name) from None
+            number: int | float = int(value) if self.kind is int else float(value)
+            if math.isfinite(number):
+                return number
+        except (ValueError, OverflowError):  # an integer of 400 digits is no float
+            pass
+        raise UserError(f"{self.name} must be {_NOUNS[self.kind]}", hint="correct it", field=self.name)
 
 
 _NOUNS = {

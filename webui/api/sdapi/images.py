@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Body, Request
@@ -11,9 +11,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 
 from modules.errors import UserError
-from modules.jobs.protocol import GenerateSpec, JobSpec, Json, ScriptSpec, spec_from_json
+from modules.jobs.protocol import GenerateSpec, Json, SavedImage, ScriptSpec, spec_from_json
 from webui.api.sdapi.answers import answer, ended, forget
-from webui.api.sdapi.asking import read_request
+from webui.api.sdapi.asking import Asked, read_request
 from webui.api.sdapi.options import KNOWN, Options
 from webui.api.sdapi.pictures import PicturesJSON
 from webui.api.sdapi.progress import Tasks
@@ -21,34 +21,42 @@ from webui.security.auth import owner_of
 from webui.services import JobView, Services
 
 
-async def finished(services: Services, owner: str, spec: JobSpec, tasks: Tasks, task: str = "") -> JobView:
-    """The job of a spec once it has ended. It goes on where whoever waits goes away."""
-    job = await asyncio.to_thread(services.submit, owner, spec)
-    if task:
-        tasks.note(owner, task, job.id)
-    async for _ in services.queue.follow(owner, job.id):
+async def ended_job(services: Services, job: JobView) -> None:
+    """Wait until a job has ended. It goes on where whoever waits goes away."""
+    async for _ in services.queue.follow(job.owner, job.id, end_only=True):
         pass
-    return await asyncio.to_thread(services.queue.get, job.id, owner)
 
 
 def add_images(routes: APIRouter, services: Services, options: Options, tasks: Tasks) -> None:
-    """The two routes that make pictures."""
+    """The two routes that make pictures. What takes a moment is done in two calls beside the event loop, one before the
+    job and one behind it: each call costs two changes of threads."""
+
+    def queued(owner: str, tab: str, body: Json) -> tuple[Asked, JobView]:
+        asked = read_request(services, tab, body, options.chosen(owner))
+        job = services.submit(owner, asked.spec(tab))
+        if task := asked.given.get("force_task_id", ""):
+            tasks.note(owner, task, job.id)
+        return asked, job
+
+    def answered(owner: str, tab: str, asked: Asked, job: JobView) -> tuple[PicturesJSON, Sequence[SavedImage]]:
+        """The answer, and the pictures that are not kept once they are delivered."""
+        job = services.queue.get(job.id, owner)
+        spec = spec_from_json(job.spec)
+        if not isinstance(spec, (GenerateSpec, ScriptSpec)):
+            raise UserError("the job is another's", hint="send the request again")
+        told = answer(tab, asked, spec.params, job)
+        if not asked.given.get("override_settings_restore_afterwards", True):
+            _lasting(options, owner, asked.given.get("override_settings", {}))
+        return PicturesJSON(told), () if asked.given.get("save_images", False) else ended(job).images
 
     async def made(request: Request, tab: str, body: Json) -> Response:
         owner = owner_of(request)
-        asked = await asyncio.to_thread(read_request, services, tab, body, options.chosen(owner))
-        job = await finished(services, owner, asked.spec(tab), tasks, asked.given.get("force_task_id", ""))
-        queued = spec_from_json(job.spec)
-        if not isinstance(queued, (GenerateSpec, ScriptSpec)):
-            raise UserError("the job is another's", hint="send the request again")
-        told = await asyncio.to_thread(answer, tab, asked, queued.params, job)
-        if not asked.given.get("override_settings_restore_afterwards", True):
-            _lasting(options, owner, asked.given.get("override_settings", {}))
-        images = () if asked.given.get("save_images", False) else ended(job).images
-        after = (
-            BackgroundTask(forget, services, owner, images) if images and not await request.is_disconnected() else None
-        )
-        return PicturesJSON(told, background=after)
+        asked, job = await asyncio.to_thread(queued, owner, tab, body)
+        await ended_job(services, job)
+        response, images = await asyncio.to_thread(answered, owner, tab, asked, job)
+        if images and not await request.is_disconnected():
+            response.background = BackgroundTask(forget, services, owner, images)
+        return response
 
     @routes.post("/txt2img")
     async def txt2img(request: Request, values: Json = Body()) -> Response:

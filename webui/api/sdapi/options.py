@@ -73,6 +73,17 @@ def values_from(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise `UserError` for a setting whose value no request could have: kept, it would spoil all that follow."""
+    for name, value in settings.items():
+        for ours in parameters_of(name):
+            try:
+                if (said := _value(name, value)) is not None:
+                    flat_of(GenerationParams)[ours].cast(said)
+            except UserError as error:
+                raise UserError(f"the setting {name} cannot be so: {error.message}", field=name) from error
+
+
 def _value(name: str, value: Any) -> Any:
     if name == "randn_source" and value == "GPU":
         return "NV"  # the same numbers, made in software

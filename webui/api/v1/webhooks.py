@@ -62,7 +62,7 @@ class Webhooks:
     async def _ended(self, services: Any, job_id: str, told: Any) -> None:
         owner, url = self.waiting[job_id]
         try:
-            async for _ in services.queue.follow(owner, job_id):
+            async for _ in services.queue.follow(owner, job_id, end_only=True):
                 pass
             job = await asyncio.to_thread(services.queue.get, job_id, owner)
             if job.state in ("queued", "running"):

@@ -97,12 +97,12 @@ def a_host() -> Host:
 
 
 @contextlib.contextmanager
-def a_queue(folder: Path, painter: Painter | None = None) -> Iterator[JobQueue]:
+def a_queue(folder: Path, painter: Painter | None = None, **more: Any) -> Iterator[JobQueue]:
     gallery = Gallery(folder / "outputs")
     context = ScriptContext(axes=dict, choices=lambda name: (), keep=lambda path: path.name)
     store = JobStore(folder / "jobs.db")
     executor = InlineExecutor(painter or Painter(gallery))
-    queue = JobQueue(store, executor, EventHub(), scripts=Scripts(a_host(), gallery, context))
+    queue = JobQueue(store, executor, EventHub(), scripts=Scripts(a_host(), gallery, context, **more))
     queue.start()
     try:
         yield queue
@@ -225,6 +225,21 @@ def test_the_jobs_steps_are_told_as_the_scripts_own(tmp_path: Path) -> None:
         job = run(queue, "beside", 2)
         told = [event for event in queue.hub._channels[job.id].log if event["type"] == "step"]
     assert {event["images"] for event in told} == {2}
+
+
+def test_requests_of_a_script_are_held_against_the_limits(tmp_path: Path) -> None:
+    def most(params: GenerationParams) -> None:
+        if params.steps > 2:
+            raise UserError("this server takes at most 2 steps")
+
+    with a_queue(tmp_path, check_limits=most) as queue:
+        doubled = run(queue, "doubling", 3)  # the second round asks for more than the first
+        assert doubled.output and any("at most 2 steps" in note for note in doubled.output["notes"])
+        scripts = queue._scripts
+        assert isinstance(scripts, Scripts)
+        assert scripts.prepare("beside", {"turns": 2}, GenerationParams(seed=1, subseed=0)) == 2
+        with pytest.raises(UserError, match="at most 2 steps"):
+            scripts.prepare("beside", {"turns": 3}, GenerationParams(seed=1, subseed=0))
 
 
 def test_options_that_make_no_sense_are_refused_before_anything_is_queued(tmp_path: Path) -> None:
