@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
 
 from modules.errors import NotFound, RepriseError, without_folders
 from modules.extension.host import RouteSpec
@@ -20,7 +22,7 @@ from modules.params.generation import GenerationParams
 from webui.html.status import results_of
 from webui.security.auth import owner_of
 from webui.security.bodies import object_in
-from webui.security.characters import whole
+from webui.security.characters import WholeJSON, whole
 from webui.services import Services
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,33 @@ def router(services: Services) -> APIRouter:
         return FileResponse(path, headers={"cache-control": "no-cache"})
 
     return routes
+
+
+class Rooted(BaseRoute):
+    """The routes of extensions that are answered at ``/NAME/PATH`` too, looked up when they are asked for."""
+
+    def __init__(self, services: Services):
+        self._services = services
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        parts = scope["path"].removeprefix(scope.get("root_path", "")).strip("/").split("/")
+        if len(parts) != 2:
+            return Match.NONE, {}
+        name = f"{parts[0]}/{parts[1]} {scope['method']}"
+        there = name in self._services.host.routes and self._services.host.routes.get(name).rooted
+        return (Match.FULL, {"path_params": {"extension": parts[0], "path": parts[1]}}) if there else (Match.NONE, {})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        extension, path = request.path_params["extension"], request.path_params["path"]
+        spec = _found(self._services, extension, path, request.method)
+        is_get = request.method == "GET"
+        values = dict(request.query_params) if is_get else object_in(await request.body() or b"{}")
+        answer = await _answer(self._services, spec, extension, values, owner_of(request))
+        response = answer if isinstance(answer, Response) else WholeJSON(answer)
+        await response(scope, receive, send)
 
 
 class Call:

@@ -13,6 +13,7 @@ import contextlib
 import inspect
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,17 +21,23 @@ from typing import Any
 
 import gradio as gr
 from gradio.context import Context
+from PIL import Image
 
 from modules.params.options import Option
 from webui.events import AT_ONCE, QUIET
+from webui.html.cards import stored_html
 from webui.html.controls import FOLD_END, choice_html, control_html, fold_open_html, shown_value, switch_html
 
 LOADED = "document.dispatchEvent(new CustomEvent('reprise:panel', { detail: element }))"
 TAKE = "(text) => {{ window.reprise?.given('{tab}', text) }}"
+logger = logging.getLogger(__name__)
+
 MOST = 1_000_000
 """Characters of a state; prompts of a script may be a long list."""
 _numbers = itertools.count(1)
 
+Look = Callable[[str], Image.Image]
+"""Opens a stored picture by its name; raises `RepriseError`."""
 Answer = Callable[..., Any]
 """``(request, asked, values, *inputs) -> changes``: ``asked`` is what the page says beside its wish, ``values`` are the
 fields by their names."""
@@ -62,6 +69,8 @@ class Fields:
         self._parts: list[str] | None = None
         self._folds: list[str] = []
         self._answers: dict[str, tuple[Answer, Sequence[Any]]] = {}
+        self.look: Look | None = None
+        """Opens the stored pictures that options name."""
         self._dependent: list[tuple[str, tuple[str, ...], Callable[..., Sequence[str]]]] = []
         with _within(home):
             self.state, self.given, self.ask = (
@@ -102,17 +111,6 @@ class Fields:
         """Add HTML to the panel."""
         assert self._parts is not None, "there is no panel open"
         self._parts.append(html)
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """Components of Gradio's that are created within stand here, between what came before and what follows."""
-        parts = self._parts
-        self.flush()
-        self._parts = None
-        try:
-            yield
-        finally:
-            self._parts = parts
 
     @contextlib.contextmanager
     def row(self, css: str = "") -> Iterator[None]:
@@ -217,9 +215,21 @@ class Fields:
         self.put(f'<i hidden data-follow="{escape(" ".join(on))}"></i>')
 
     def _followed(self, request: Any, wish: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        choices = {name: list(of(*(values[one] for one in on))) for name, on, of in self._dependent}
+        choices: dict[str, list[str]] = {}
+        for name, on, of in self._dependent:
+            try:
+                choices[name] = list(of(*(values[one] for one in on)))
+            except Exception:  # an extension's function, and values that no control has
+                logger.debug("the choices of %s cannot be told", name, exc_info=True)
         gone = {name: next(iter(names), "") for name, names in choices.items() if values[name] not in names}
         return gone, choices
+
+    def _seen(self, request: Any, wish: Any, values: Mapping[str, Any]) -> str:
+        """Small copies of the pictures that the fields name, by name."""
+        names = wish.get("names")
+        known = [name for name in names if name in self._fields] if isinstance(names, list) else []
+        looks = {name: stored_html(str(values[name] or ""), self.look) if self.look else "" for name in known}
+        return json.dumps({"n": next(_numbers), "values": {}, "choices": {}, "looks": looks})
 
     def answer(self, wish: str, handler: Answer, inputs: Sequence[Any] = ()) -> None:
         """Let ``handler`` answer a wish of the page's buttons."""
@@ -230,6 +240,8 @@ class Fields:
         tab, answers = self.tab, dict(self._answers)
         if self._dependent:
             answers["follow"] = (self._followed, ())
+        if self.look:
+            answers["look"] = (self._seen, ())
         self.given.change(None, self.given, None, js=TAKE.format(tab=tab), **QUIET)
         if not answers:
             return
@@ -247,6 +259,8 @@ class Fields:
                 changes = await handler(request, wish, self.named(state), *given)
             else:
                 changes = await asyncio.to_thread(handler, request, wish, self.named(state), *given)
+            if isinstance(changes, str):
+                return changes
             if isinstance(changes, tuple):
                 return self.patch(*changes)
             return self.patch(changes or {})

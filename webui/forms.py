@@ -17,14 +17,13 @@ from modules.params.options import Dependent, Option, Shape
 from webui.events import AT_ONCE, QUIET
 from webui.fields import Field, Fields
 from webui.html.cards import stored_html
+from webui.html.controls import PICTURES
 from webui.i18n import t
 
 T = TypeVar("T")
 KEPT = t("what is kept is not shown; empty keeps it, a blank deletes it")
 SLIDER = "rp-slider"
 """The class of sliders, by which the style sheets know them."""
-PICTURES = ("image", "mask")
-"""Kinds of texts that name a stored picture."""
 Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 
@@ -129,7 +128,7 @@ class Form(Generic[T]):
     ):
         """``put`` stores pictures that a person chooses for an option, ``look`` opens them. ``prefix``: of the names of
         its options among the ``fields`` of a tab, where several forms share these."""
-        self._put, self._look = put, look
+        self._put, self.look = put, look
         self.shape = shape
         self.options = shape.options
         self.fields = fields
@@ -163,11 +162,10 @@ class Form(Generic[T]):
                 one.removeprefix(prefix): self.options[one].default for one in self.options if one.startswith(prefix)
             }
         if self.fields and self.fields.is_open:
-            assert option.kind not in PICTURES or not self._put, f"{name} needs a place to drop a picture"
             return self._add_own(name, choices_of(option, self._tables, values), overrides)
         component = self.adopt(name, control(option, self._tables, values, **overrides))
         if option.kind in PICTURES and self._put:
-            _upload(option, component, self._put, self._look, overrides)
+            _upload(option, component, self._put, self.look, overrides)
         return component
 
     def _add_own(self, name: str, choices: Sequence[str] | None, overrides: Mapping[str, Any]) -> Field:
@@ -179,6 +177,8 @@ class Form(Generic[T]):
         facts["css"] = overrides.get("elem_classes", "")
         if self.options[name].secret:
             facts |= {"value": "", "placeholder": KEPT}
+        if self.look:
+            self.fields.look = self.look
         full = self._prefix + name
         place = overrides.get("elem_id") or f"{self.fields.tab}_{full}".replace(".", "_")
         self._check_new(name)

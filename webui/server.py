@@ -72,6 +72,7 @@ def create_app(services: Services, *, page: bool = True) -> FastAPI:
     app.include_router(router(services))
     app.include_router(sdapi.router(services))
     app.include_router(extension_routes.router(services))
+    app.router.routes.append(extension_routes.Rooted(services))
     claims = Claims()
     events: Events = no_events
     if page:

@@ -214,3 +214,33 @@ def _vae_of_comfy(key: str) -> str:
 def diffusers_vae_pieces(keys: Collection[str]) -> Pieces:
     """An autoencoder's tensors under ldm's names with their prefix."""
     return {VAE + name: (key,) for key, name in vae_names(keys).items()}
+
+
+_CONTROLNET_ENDS = {
+    "controlnet_mid_block": "middle_block_out.0",
+    "controlnet_cond_embedding.conv_in": "input_hint_block.0",
+    "controlnet_cond_embedding.conv_out": "input_hint_block.14",
+}
+
+
+def controlnet_names(keys: Collection[str]) -> dict[str, str]:
+    """diffusers' names of a ControlNet's tensors -> its author's; those that are neither's stay.
+
+    >>> controlnet_names(["controlnet_down_blocks.3.bias", "down_blocks.1.resnets.0.norm1.bias", "task_embedding"])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'controlnet_down_blocks.3.bias': 'zero_convs.3.0.bias',
+     'down_blocks.1.resnets.0.norm1.bias': 'input_blocks.4.0.in_layers.0.bias',
+     'task_embedding': 'task_embedding'}
+    """
+    return {key: _controlnet_name(key) for key in keys}
+
+
+def _controlnet_name(key: str) -> str:
+    module, _, kind = key.rpartition(".")
+    if module in _CONTROLNET_ENDS:
+        return f"{_CONTROLNET_ENDS[module]}.{kind}"
+    if found := re.fullmatch(r"controlnet_down_blocks\.(\d+)\.(.+)", key):
+        return f"zero_convs.{found[1]}.0.{found[2]}"
+    if found := re.fullmatch(r"controlnet_cond_embedding\.blocks\.(\d+)\.(.+)", key):
+        return f"input_hint_block.{2 * int(found[1]) + 2}.{found[2]}"
+    return _unet_name(key, _Blocks(2, ())) or key

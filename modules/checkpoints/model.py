@@ -281,7 +281,7 @@ def load(
         home = residence.home(expected, unet_working(config.unet, 2, side**2, device.dtype))
         if home is None:
             residence.make_room(expected)
-    _fill(name, source, config.family.places(source.header.tensors), parts, device, home=home, fp8=fp8)
+    fill(name, source, config.family.places(source.header.tensors), parts, device, home=home, fp8=fp8)
     model.graphs = GraphPool(device.recorder())
     model.nbytes = sum(map(weight_bytes, parts.values()))
     return model
@@ -326,7 +326,7 @@ def load_vae(path: Path, device: Device, own: VAEConfig, home: torch.device | No
     prefixed = any(key.startswith(VAE) for key in source.header.tensors)
     keys = [key for key in source.header.tensors if key.startswith(VAE) or not prefixed]
     places = {key: ("vae", rest) for key in keys if not (rest := key.removeprefix(VAE)).startswith(TRAINING)}
-    _fill(path.name, source, places, {"vae": vae}, device, field="vae", home=home)
+    fill(path.name, source, places, {"vae": vae}, device, field="vae", home=home)
     return vae
 
 
@@ -335,10 +335,10 @@ def read_again(path: Path, family: Family, device: Device, part: str, own: str) 
     source = open_source(path)
     key = next(key for key, place in family.places(source.header.tensors).items() if place == (part, own))
     with ExitStack() as files:
-        return device.weight(_tensor(source, key, _opened(source, [key], files)))
+        return device.weight(tensor_of(source, key, opened(source, [key], files)))
 
 
-def _fill(
+def fill(
     name: str,
     source: Source,
     places: Places,
@@ -365,10 +365,10 @@ def _fill(
     states: dict[str, dict[str, Tensor]] = {part: {} for part in modules}
     for group in _groups(source.header, places):
         with ExitStack() as files:
-            opened = _opened(source, group, files)
+            there = opened(source, group, files)
             for key in group:
                 part, own = places[key]
-                weight = device.weight(_tensor(source, key, opened), home)
+                weight = device.weight(tensor_of(source, key, there), home)
                 states[part][own] = in_8_bits(own, weight) if fp8 and part == "unet" else weight
     for part, module in modules.items():
         module.load_state_dict(states.pop(part), strict=True, assign=True)
@@ -397,19 +397,19 @@ def _open(path: Path, files: ExitStack) -> Any:
     return files.enter_context(safe_open(path, framework="pt"))
 
 
-def _opened(source: Source, keys: Sequence[str], files: ExitStack) -> dict[Path, Any]:
+def opened(source: Source, keys: Sequence[str], files: ExitStack) -> dict[Path, Any]:
     """The files that tensors are in, mapped until ``files`` ends: with it their pages are let go."""
     paths = {path for key in keys for path in source.origins[key].files}
     return {path: _open(path, files) for path in paths}
 
 
-def _tensor(source: Source, key: str, opened: Mapping[Path, Any]) -> Tensor:
+def tensor_of(source: Source, key: str, there: Mapping[Path, Any]) -> Tensor:
     """One of a source's tensors, out of files that are open."""
     origin = source.origins[key]
 
     def stored(place: Place) -> Tensor:
         path, name = place
-        found: Tensor = opened[path].get_tensor(name)
+        found: Tensor = there[path].get_tensor(name)
         return found
 
     pieces = [stored(place) for place in origin.pieces]

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from modules.checkpoints.control_networks import cross_attentions
 from modules.checkpoints.families.base import UNET, Family
 from modules.checkpoints.families.base import VAE as AUTOENCODER
 from modules.checkpoints.families.sd1 import SD1
@@ -20,7 +21,11 @@ from modules.checkpoints.families.sd2 import SD2
 from modules.checkpoints.families.sdxl import SDXL, SDXL_REFINER
 from modules.checkpoints.model import new_text
 from modules.errors import OutputError, UserError
+from modules.nn.clip_vision import CLIPVision, VisionConfig
 from modules.nn.configs import CLIP, OPEN_CLIP, TextConfig, UNetConfig, VAEConfig
+from modules.nn.controlnet import ControlNet, ControlNetUnion
+from modules.nn.ip_adapter import PLAIN, IPAdapter, IPAdapterConfig
+from modules.nn.t2i_adapter import AdapterConfig, T2IAdapter
 from modules.nn.unet import UNet
 from modules.nn.vae import VAE
 from modules.params.generation import wrapped
@@ -112,6 +117,40 @@ def write_tiny(path: Path, tiny: Tiny, seed: int = 0, *, prediction: str = "eps"
             part.unlink()
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise OutputError(f"{path} cannot be written: {reason}") from error
+    return path
+
+
+def write_tiny_control(path: Path, unet: UNetConfig, seed: int = 0, *, types: int = 0, adapter: bool = False) -> Path:
+    """Write random weights for a ControlNet beside a UNet of such sizes: for ``types`` kinds of pictures if that is
+    said, or a T2I-Adapter instead. What starts as zeros in training does not."""
+    channels = tuple(unet.model_channels * mult for mult in unet.channel_mult)
+    sdxl = bool(unet.vector_dim)
+    unshuffle, halves = (16, (False, False, True, False)) if sdxl else (8, (False, True, True, True))
+    sizes = AdapterConfig(3 * unshuffle**2, (*channels, channels[-1])[:4], halves=halves, unshuffle=unshuffle)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(wrapped(seed))
+        alone = replace(unet, in_channels=4)
+        network: nn.Module = T2IAdapter(sizes) if adapter else ControlNet(alone)
+        network = ControlNetUnion(alone, types) if types else network
+        weights = {key: tensor.to(torch.float16).contiguous() for key, tensor in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(save(weights))
+    return path
+
+
+def write_tiny_ip_adapter(path: Path, vision: Path, unet: UNet, seed: int = 0) -> Path:
+    """Write random weights for an IP-Adapter beside a UNet, and for the CLIP vision model through which it sees."""
+    widths = tuple(layer.to_q.in_features for layer in cross_attentions(unet))
+    sees = VisionConfig(32, 2, 1, 16, 8, 32, 24)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(wrapped(seed))
+        networks = {
+            path: IPAdapter(IPAdapterConfig(PLAIN, sees.projection, unet.config.context_dim, widths)),
+            vision: CLIPVision(sees),
+        }
+        for place, network in networks.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(save({key: tensor.contiguous() for key, tensor in network.state_dict().items()}))
     return path
 
 

@@ -111,6 +111,8 @@ class Step:
     """Of each image of the batch within the request, from 0."""
     network: Evaluate
     """Evaluates the network under a condition, image by image in exact batches. Not for use within `on_network`."""
+    timestep: Callable[[float], float]
+    """The model's timestep for a noise level, 0 to 999 and what lies between: networks beside the model's take it."""
     rows: tuple[Row, ...] = ()
     """While the network is called: what each row of its input belongs to."""
 
@@ -131,6 +133,12 @@ class PassRun:
     """From high to low; the last is usually 0."""
     seeds: tuple[int, ...]
     image_numbers: tuple[int, ...]
+    start_images: tuple[Image, ...] = ()
+    """What the pass starts from, in its size and cropped as it is: one for all images, or one each; none in txt2img and
+    in the second pass of hires fix."""
+    start_masks: tuple[Image, ...] = ()
+    """The mask of each, mode L; white is repainted."""
+    subseeds: tuple[int, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------ images and jobs

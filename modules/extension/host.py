@@ -72,6 +72,8 @@ class RouteSpec:
     method: Literal["GET", "POST"] = "GET"
     caller: bool = False
     """``answer`` takes a `modules.extension.page.RouteCall` instead, which can submit jobs for whoever asks."""
+    rooted: bool = False
+    """It is answered at ``/NAME/PATH`` too, where clients of A1111's extension of that name ask."""
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,22 @@ class ReadKey:
 
 
 @dataclass(frozen=True)
+class TextForm:
+    """The form of another program in which options stand in a generation text, as ``ControlNet 0: "Module: canny"``.
+
+    What does not come back from there as it was is told under its own key beside it, and wins when the text is read.
+    """
+
+    keys: tuple[str, ...]
+    """All that there may be."""
+    write: Callable[[Mapping[str, Any]], Mapping[str, str]]
+    """Texts by key, for the values of all options."""
+    read: Callable[[Mapping[str, str], Callable[[str], None]], Mapping[str, Any]]
+    """Values of options, for the texts that there are by key, and a function that takes a sentence on what it cannot
+    read."""
+
+
+@dataclass(frozen=True)
 class ModifierSpec:
     """A modifier as registered: name, options and factory."""
 
@@ -204,6 +220,12 @@ class ModifierSpec:
     """Tags in prompts alone call it: it has no switch, and recipes do not name it beside the prompt."""
     reads: Mapping[str, ReadKey] = field(default_factory=dict)
     """Keys of other programs in a generation text (`Host.reads_key`): a text with one switches the modifier on."""
+    text: TextForm | None = None
+    """Another form in a generation text than a key for each option."""
+    from_args: Callable[[Sequence[Any]], Mapping[str, Any] | None] | None = None
+    """The options for the arguments that clients of A1111's extension of that name send in ``alwayson_scripts``; None:
+    it takes no part. Without it they are the switch and the values of the options in their order. Raises `UserError`.
+    """
 
     def chosen(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """All options as JSON, missing ones at their defaults. Raises `UserError`."""
@@ -292,9 +314,10 @@ def key_of(spec: ModifierSpec, option: Option | None = None) -> str:
 
 
 def keys_of(spec: ModifierSpec) -> list[str]:
-    """All keys that a modifier may write: its own, then those of its options."""
+    """All keys that a modifier may write: its own, those of its options, then those of its `TextForm`."""
     options = options_of(cast(Hashable, spec.options)).values()
-    return [key_of(spec), *(key_of(spec, option) for option in options)]
+    form = spec.text.keys if spec.text else ()
+    return [key_of(spec), *(key_of(spec, option) for option in options), *form]
 
 
 def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str, object]:
@@ -302,11 +325,14 @@ def to_text(specs: Iterable[ModifierSpec], chosen: ModifierOptions) -> dict[str,
     found: dict[str, object] = {}
     for spec in in_order(specs):
         if spec.name in chosen:
-            found[key_of(spec)] = True
-            for name, option in options_of(cast(Hashable, spec.options)).items():
-                value = chosen[spec.name].get(name, option.default)
-                if value != option.default:
-                    found[key_of(spec, option)] = _told(value)
+            options = options_of(cast(Hashable, spec.options))
+            values = {name: chosen[spec.name].get(name, option.default) for name, option in options.items()}
+            texts = spec.text.write(values) if spec.text else {}
+            back = spec.text.read(texts, _unheard) if spec.text else {}
+            found |= dict[str, object](texts) or {key_of(spec): True}
+            for name, option in options.items():
+                if values[name] != back.get(name, option.default):
+                    found[key_of(spec, option)] = _told(values[name])
     return found
 
 
@@ -320,8 +346,9 @@ def from_text(
     for spec in specs:
         options = {key_of(spec, option): option for option in options_of(cast(Hashable, spec.options)).values()}
         foreign = {key: how for key, how in spec.reads.items() if key in parsed}
-        if key_of(spec) in parsed or foreign:
-            told: dict[str, Value] = {}
+        formed = {key: str(parsed[key]) for key in (spec.text.keys if spec.text else ()) if key in parsed}
+        if key_of(spec) in parsed or foreign or formed:
+            told: dict[str, Value] = dict(spec.text.read(formed, notes.append)) if spec.text and formed else {}
             by_name = {option.name: option for option in options.values()}
             readers = [(option, key, _read) for key, option in options.items() if key in parsed]
             if key_of(spec) not in parsed:  # a text of our own knows better
@@ -334,8 +361,12 @@ def from_text(
                     reason = error.message if isinstance(error, UserError) else f"{option.label} cannot be read"
                     notes.append(f"{spec.label}: {reason}; the default stands for it")
             found[spec.name] = spec.chosen(told)
-            keys |= {key_of(spec), *options, *foreign}
+            keys |= {key_of(spec), *options, *foreign, *formed}
     return found, keys
+
+
+def _unheard(sentence: str) -> None:
+    """Takes sentences that nobody needs."""
 
 
 def _of_text(read: Callable[[str], Value]) -> Callable[[Any], Value]:

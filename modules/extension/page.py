@@ -39,11 +39,16 @@ class SlotPage(Protocol):
         handler: Callable[..., Any],
         inputs: Sequence[Any] = (),
         outputs: Sequence[Any] = (),
+        fields: Sequence[str] | None = None,
     ) -> None:
         """Call ``handler(values, *inputs)`` at an event of a component, such as ``button.click``. ``values`` are those
         of the tab's form by their names in the API, those of an extension as "ext.NAME.OPTION"; what it returns under
         these names is put into the form. With ``outputs``, components of your own, it returns ``(changes, *outputs)``.
+        ``fields``: the names that it needs; None: all, which take longer on their way.
         """
+
+    def stored(self, name: str) -> Image:
+        """The stored picture that an option of the kind "image" or "mask" names. Raises `NotFound`."""
 
 
 @dataclass(frozen=True)

@@ -246,12 +246,8 @@ class Taps(Protocol):
         ...
 
 
-class UNet(nn.Module):
-    """Predicts noise (or v) in latents: ``(x, t, context) -> (b, out_channels, h, w)``.
-
-    ``forward`` is the plain way. A sampler calls the three parts instead: `embed` for all its steps and `text_keys`
-    for its texts once per batch, then `run` at every step.
-    """
+class UNetEncoder(nn.Module):
+    """The way down and the middle of a `UNet`, with what all evaluations have in common."""
 
     _lend: Lend = staticmethod(_at_hand)
 
@@ -261,48 +257,38 @@ class UNet(nn.Module):
         self._layers: fused.Layers | None = None
         self.changes = 0
         """How often its weights changed while it was in use: what was computed from them before no longer holds."""
-        self.taps: Taps | None = None
         self.extended = False
         """Whether something works between or within its layers, or on their attributes: then every layer is called, for
         each row by itself, and no recorded step stands for it."""
-        base, groups = config.model_channels, config.norm_groups
+        base = config.model_channels
         emb = base * 4
         self.time_embed = nn.Sequential(nn.Linear(base, emb), nn.SiLU(), nn.Linear(emb, emb))
         if config.vector_dim:
             vector = nn.Sequential(nn.Linear(config.vector_dim, emb), nn.SiLU(), nn.Linear(emb, emb))
             self.label_emb = nn.Sequential(vector)
 
-        def stage(channels: int, out: int, depth: int) -> list[nn.Module]:
-            block: list[nn.Module] = [ResBlock(channels, out, emb, groups)]
-            return block + ([SpatialTransformer(out, depth, config)] if depth else [])
-
-        levels, blocks = config.channel_mult, config.num_res_blocks
-        down, up = iter(config.depths_down), iter(config.depths_up)
+        levels, blocks, down = config.channel_mult, config.num_res_blocks, iter(config.depths_down)
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(config.in_channels, base, 3, padding=1)])])
         skips, ch = [base], base
         for level, mult in enumerate(levels):
             for _ in range(blocks):
-                self.input_blocks.append(nn.ModuleList(stage(ch, base * mult, next(down))))
+                self.input_blocks.append(nn.ModuleList(self._stage(ch, base * mult, next(down))))
                 ch = base * mult
                 skips.append(ch)
             if level < len(levels) - 1:
                 self.input_blocks.append(nn.ModuleList([Downsample(ch)]))
                 skips.append(ch)
+        self.skip_channels = tuple(skips)
+        """Channels of the output of each input block; the middle's are the last one's."""
 
-        middle = stage(ch, ch, max(config.middle_depth, 0)) if config.middle_depth != NO_MIDDLE else []
+        middle = self._stage(ch, ch, max(config.middle_depth, 0)) if config.middle_depth != NO_MIDDLE else []
         if config.middle_depth > ONE_BLOCK:
-            middle.append(ResBlock(ch, ch, emb, groups))
+            middle.append(ResBlock(ch, ch, emb, config.norm_groups))
         self.middle_block = nn.ModuleList(middle)
 
-        self.output_blocks = nn.ModuleList()
-        for level, mult in reversed(list(enumerate(levels))):
-            for i in range(blocks + 1):
-                block = stage(ch + skips.pop(), base * mult, next(up))
-                ch = base * mult
-                if level and i == blocks:
-                    block.append(Upsample(ch))
-                self.output_blocks.append(nn.ModuleList(block))
-        self.out = nn.Sequential(nn.GroupNorm(groups, ch), nn.SiLU(), nn.Conv2d(ch, config.out_channels, 3, padding=1))
+    def _stage(self, channels: int, out: int, depth: int) -> list[nn.Module]:
+        block: list[nn.Module] = [ResBlock(channels, out, self.config.model_channels * 4, self.config.norm_groups)]
+        return block + ([SpatialTransformer(out, depth, self.config)] if depth else [])
 
     def embed(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Timesteps (b,), which may be fractional, and SDXL's vector (b, vector_dim) -> (b, 4 * model_channels)."""
@@ -328,7 +314,7 @@ class UNet(nn.Module):
     def lend_by(self, lend: Lend | None) -> None:
         """Have layers that are about to run get their weights from ``lend``; None: they are at hand."""
         for module in self.modules():
-            if isinstance(module, (UNet, SpatialTransformer)):
+            if isinstance(module, (UNetEncoder, SpatialTransformer)):
                 module._lend = lend or _at_hand
 
     @property
@@ -354,6 +340,48 @@ class UNet(nn.Module):
             self._layers = fused.Layers(self)
         return self._layers
 
+    def through(
+        self, block: nn.Module, h: Tensor, emb: Tensor, text: TextKeys, fuse: bool, size: Sequence[int] = ()
+    ) -> Tensor:
+        """The output of a block. ``fuse``: by kernels that do several things at once, with ``emb`` activated; ``size``
+        (h, w) is what a block enlarges to."""
+        for layer in block.children():
+            # A transformer borrows for each of its blocks.
+            with self._lend(*(layer.own() if isinstance(layer, SpatialTransformer) else (layer,))):
+                if isinstance(layer, ResBlock):
+                    h = layer.fused(h, emb[: len(h)]) if fuse else layer(h, emb[: len(h)])
+                elif isinstance(layer, SpatialTransformer):
+                    h = layer.fused(h, text) if fuse else layer(h, text)
+                elif isinstance(layer, Upsample):
+                    h = layer(h, size)
+                else:
+                    h = layer(h)
+        return h
+
+
+class UNet(UNetEncoder):
+    """Predicts noise (or v) in latents: ``(x, t, context) -> (b, out_channels, h, w)``.
+
+    ``forward`` is the plain way. A sampler calls the three parts instead: `embed` for all its steps and `text_keys`
+    for its texts once per batch, then `run` at every step.
+    """
+
+    def __init__(self, config: UNetConfig):
+        super().__init__(config)
+        self.taps: Taps | None = None
+        base, groups = config.model_channels, config.norm_groups
+        skips, up = list(self.skip_channels), iter(config.depths_up)
+        ch = skips[-1]
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for i in range(config.num_res_blocks + 1):
+                block = self._stage(ch + skips.pop(), base * mult, next(up))
+                ch = base * mult
+                if level and i == config.num_res_blocks:
+                    block.append(Upsample(ch))
+                self.output_blocks.append(nn.ModuleList(block))
+        self.out = nn.Sequential(nn.GroupNorm(groups, ch), nn.SiLU(), nn.Conv2d(ch, config.out_channels, 3, padding=1))
+
     def run(self, x: Tensor, emb: Tensor, text: TextKeys, copies: int = 1) -> Tensor:
         """One evaluation at latents ``x`` (b, in_channels, h, w) with what `embed` and `text_keys` gave.
 
@@ -365,18 +393,7 @@ class UNet(nn.Module):
         emb = F.silu(emb) if fuse else emb
 
         def through(block: nn.Module, h: Tensor, size: Sequence[int] = ()) -> Tensor:
-            for layer in block.children():
-                # A transformer borrows for each of its blocks.
-                with self._lend(*(layer.own() if isinstance(layer, SpatialTransformer) else (layer,))):
-                    if isinstance(layer, ResBlock):
-                        h = layer.fused(h, emb[: len(h)]) if fuse else layer(h, emb[: len(h)])
-                    elif isinstance(layer, SpatialTransformer):
-                        h = layer.fused(h, text) if fuse else layer(h, text)
-                    elif isinstance(layer, Upsample):
-                        h = layer(h, size)
-                    else:
-                        h = layer(h)
-            return h
+            return self.through(block, h, emb, text, fuse, size)
 
         skips, h, taps = [], x, self.taps
         for i, block in enumerate(self.input_blocks):

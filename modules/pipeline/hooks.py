@@ -500,14 +500,15 @@ class Hooks:
 
     # -- of a pass
 
-    def follow(self, batch: Batch) -> StepScope | None:
-        """Follow the steps of a pass, for modifiers that are told of them; None if none is."""
+    def follow(self, batch: Batch, timestep: Callable[[float], float]) -> StepScope | None:
+        """Follow the steps of a pass, for modifiers that are told of them; None if none is. ``timestep`` is that of a
+        noise level."""
         self._scope = None
         if self._having(*STEP_HOOKS):
             guided = [one.modifier for one in self._having("on_guidance")]
             needs_negative = any(modifier.needs_negative for modifier in guided)
             always = needs_negative or any(modifier.guided_always for modifier in guided)
-            self._scope = StepScope(batch, self._attending, always, needs_negative)
+            self._scope = StepScope(batch, self._attending, timestep, always, needs_negative)
         return self._scope
 
     def network(self, network: Network) -> Network:

@@ -266,6 +266,7 @@ class BatchRunner:
             image_cond=image_conditioning(model, batch, init_images),
             refinement=Refinement(load, refiner.switch_at) if refiner else None,
             hooks=hooks,
+            init_images=init_images,
         )
         widens = any(each.device.wider() for each in used)
         if (widens or hooks.suspects) and not latents.isfinite().all():

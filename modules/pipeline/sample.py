@@ -23,6 +23,7 @@ from modules.pipeline import sampling_options as choices
 from modules.pipeline.batch_invariance import needs_single_image_batches
 from modules.pipeline.cached_unet import CachedUNet
 from modules.pipeline.hooks import Hooks
+from modules.pipeline.init_image import InitImage
 from modules.pipeline.plan import Batch
 
 
@@ -63,6 +64,7 @@ def generate(
     image_cond: Tensor | None = None,
     refinement: Refinement | None = None,
     hooks: Hooks | None = None,
+    init_images: Sequence[InitImage] = (),
 ) -> Tensor:
     """Sample one batch: scaled latents (n, c, h, w), float32, on the model's device.
 
@@ -79,7 +81,7 @@ def generate(
     height, width = start.latents.shape[2:] if start else model.config.latent.size(params.width, params.height)
     size = (height, width)
     noise = batch_noise(model, batch, size, _full(batch, begin, table, options))
-    scope = hooks.follow(batch) if hooks else None
+    scope = hooks.follow(batch, table.sigma_to_t) if hooks else None
 
     unseen = None
     if image_cond is not None:
@@ -137,7 +139,7 @@ def generate(
         **({} if start else whole),
     )
     x = noised(batch, begin, noise.initial(), start)
-    run = pass_run(model, batch, begin.sigmas)
+    run = pass_run(model, batch, begin.sigmas, init_images)
     x = hooks.before_pass(run, x) if hooks else x
     try:
         latents = sampler.sample(denoise, x, begin.sigmas, noise=noise, on_step=on_step, **arguments)
@@ -149,10 +151,22 @@ def generate(
     return latents
 
 
-def pass_run(model: LatentDiffusion, batch: Batch, sigmas: Sequence[float]) -> PassRun:
+def pass_run(
+    model: LatentDiffusion, batch: Batch, sigmas: Sequence[float], init_images: Sequence[InitImage] = ()
+) -> PassRun:
     """A pass as modifiers are told of it."""
     numbers = tuple(range(batch.first_image, batch.first_image + len(batch.seeds)))
-    return PassRun(batch.sampling_pass, batch.params, model, tuple(sigmas), batch.seeds, numbers)
+    return PassRun(
+        batch.sampling_pass,
+        batch.params,
+        model,
+        tuple(sigmas),
+        batch.seeds,
+        numbers,
+        tuple(image.image for image in init_images),
+        tuple(image.mask for image in init_images if image.mask),
+        batch.subseeds,
+    )
 
 
 def _masked(denoise: Denoiser, start: Start, mask: Tensor, *, unit_start: bool) -> Denoiser:

@@ -35,6 +35,7 @@ class StepScope:
 
     batch: Batch
     attending: Attending
+    timestep: Callable[[float], float]
     guided_always: bool = False
     needs_negative: bool = False
     guided: GuidedDenoiser | None = None
@@ -64,6 +65,7 @@ class StepScope:
             seeds=batch.seeds,
             image_numbers=tuple(range(batch.first_image, batch.first_image + len(batch.seeds))),
             network=partial(self._evaluate, name),
+            timestep=self.timestep,
             rows=self._rows,
         )
 

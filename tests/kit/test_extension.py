@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import importlib
 import itertools
 import json
 import subprocess
@@ -32,7 +33,7 @@ from modules.diffusion.parameterization import NoiseTable
 from modules.engine import Engine, Result, RunCallbacks
 from modules.errors import UserError
 from modules.extension.host import Host
-from modules.extension.loader import Extension, Loader
+from modules.extension.loader import PRIVATE, Extension, Loader
 from modules.extension.modifier import ModifierSpec, overridden, with_modifiers
 from modules.extension.script import GeneratedImage, Outcome, ScriptContext
 from modules.gallery.inputs import InputStore
@@ -65,8 +66,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def host() -> Host:
-    made = Host(reserved=infotext.RESERVED)
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model, and a tiny one as its refiner."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / MODEL.name).symlink_to(MODEL)
+    write_tiny_checkpoint(folder / "tiny.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def host(models: Path) -> Host:
+    made = Host(reserved=infotext.RESERVED, models=models)
     register(made)
     return made
 
@@ -85,12 +95,8 @@ def extension(place: Path, host: Host, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def engine(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    """The default model, and a tiny one as its refiner."""
-    folder = tmp_path_factory.mktemp("models")
-    (folder / MODEL.name).symlink_to(MODEL)
-    write_tiny_checkpoint(folder / "tiny.safetensors")
-    store = ModelStore(folder, Device(torch.device("cpu"), torch.float32), Hashes(), default=MODEL.stem)
+def engine(host: Host, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    store = ModelStore(models, Device(torch.device("cpu"), torch.float32), Hashes(), default=MODEL.stem)
     return Engine(store, host, version="0.0", inputs=InputStore(tmp_path_factory.mktemp("inputs")))
 
 
@@ -150,6 +156,16 @@ def changed(spec: ModifierSpec) -> dict[str, Any]:
     return spec.chosen({name: another(option) for name, option in declared.items()})
 
 
+def tried(spec: ModifierSpec, extension: Extension, engine: Engine) -> dict[str, Any]:
+    """Options with which something is seen: those of its ``kit.py``, else other ones than usual."""
+    assert engine.inputs and engine.host.models
+    if not (extension.folder / "kit.py").is_file():
+        return changed(spec)
+    kit = importlib.import_module(f"{PRIVATE}{extension.name}.kit")
+    picture = engine.inputs.put(Image.radial_gradient("L").resize((64, 64)).convert("RGB"))
+    return spec.chosen(kit.options(engine.host.models, engine.store.load(), picture)[spec.name])
+
+
 def test_it_loads_in_a_server_that_has_no_torch(place: Path, extension: Extension, tmp_path: Path) -> None:
     (tmp_path / "ext").mkdir()
     (tmp_path / "ext" / place.name).symlink_to(place, target_is_directory=True)
@@ -177,7 +193,7 @@ def test_options_are_frozen_and_each_has_a_control(extension: Extension, host: H
         with pytest.raises(dataclasses.FrozenInstanceError):
             cast(Any, spec.options()).anything = 1
         for option in options_of(cast(Hashable, spec.options)).values():
-            assert control(option, {str(option.choices): tuple}) is not None
+            assert control(option, {str(option.choices): tuple, option.kind: tuple}) is not None
 
 
 def test_options_come_back_from_json_text_and_form(extension: Extension, host: Host) -> None:
@@ -203,14 +219,14 @@ def test_pictures_are_made_with_it_and_again_and_the_weights_are_as_before(
 ) -> None:
     """In every kind of request: nothing fails, replay makes the same, and the model is what it was."""
     for spec in modifiers_of(extension, host):
-        before = digest(engine.store.load())
+        before, options = digest(engine.store.load()), tried(spec, extension, engine)
         for kind, asked in requests(engine).items():
             notes: list[str] = []
-            params = asked.changed(extensions=ModifierOptions({spec.name: changed(spec)}))
+            params = asked.changed(extensions=ModifierOptions({spec.name: options}))
             results = made(engine, params, notes)
             assert [note for note in notes if f"extension {spec.name}" in note] == [], kind
             (used,) = [one for one in results[0].recipe.extensions if one.name == spec.name]
-            assert (used.version, used.options, used.failed) == (extension.version, changed(spec), ""), kind
+            assert (used.version, used.options, used.failed) == (extension.version, options, ""), kind
             if kind in ("txt2img", "hires fix", "inpaint"):
                 recorded = recipes.read(str(results[0].recipe))
                 assert replay_recipe(engine, recorded).verdict.kind == "identical", kind
@@ -220,7 +236,8 @@ def test_pictures_are_made_with_it_and_again_and_the_weights_are_as_before(
 def test_an_image_of_a_batch_is_the_image_alone(extension: Extension, host: Host, engine: Engine) -> None:
     """With exact kernels, byte by byte; the second of a batch has the next seed."""
     for spec in modifiers_of(extension, host):
-        params = PARAMS.changed(kernels="exact", extensions=ModifierOptions({spec.name: changed(spec)}))
+        options = ModifierOptions({spec.name: tried(spec, extension, engine)})
+        params = PARAMS.changed(kernels="exact", extensions=options)
         both = pixels(made(engine, params.changed(batch_size=2)))
         assert pixels(made(engine, params.changed(seed=params.seed + 1))) == both[1:]
 
@@ -234,7 +251,7 @@ def test_it_changes_something_and_a_picture_without_it_is_as_before(
         asked = PARAMS.changed(prompt="a {red|blue} fox, in snow", cfg_scale=20.0)
         plain = pixels(made(engine, asked))
         texts_only = set(overridden(spec.made({}))) <= {"before_save", "on_saved", "job_ended", "report"}
-        options = [spec.chosen({}), changed(spec)]
+        options = [spec.chosen({}), tried(spec, extension, engine)]
         others = [pixels(made(engine, asked.changed(extensions=ModifierOptions({spec.name: o})))) for o in options]
         assert texts_only or any(other != plain for other in others), f"{spec.label} changes nothing"
         assert pixels(made(engine, asked)) == plain
@@ -243,7 +260,7 @@ def test_it_changes_something_and_a_picture_without_it_is_as_before(
 def test_it_keeps_no_memory(extension: Extension, host: Host, engine: Engine) -> None:
     """Tensors that are alive after a picture do not grow from one to the next."""
     for spec in modifiers_of(extension, host):
-        params = PARAMS.changed(extensions=ModifierOptions({spec.name: changed(spec)}))
+        params = PARAMS.changed(extensions=ModifierOptions({spec.name: tried(spec, extension, engine)}))
         sizes = []
         for seed in range(4):
             made(engine, params.changed(seed=seed))

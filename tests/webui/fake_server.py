@@ -146,10 +146,11 @@ def write_networks(models: Path) -> None:
     chosen = {"activation text": "brush strokes", "negative text": "photo", "preferred weight": 0.7, "notes": "skies"}
     path.with_suffix(".json").write_text(json.dumps(chosen), encoding="utf-8")
     paint(5, 96, 1.0).save(path.with_suffix(".png"))
-    write_model(models / "Lora" / "styles" / "deep" / "xl.safetensors", {"ss_base_model_version": "sdxl_base_v1-0"}, **LORA)
-    write_model(models / "Lora" / "people" / "ann.safetensors", **LORA)
+    xl = {"ss_base_model_version": "sdxl_base_v1-0"}
+    write_model(models / "Lora" / "styles" / "deep" / "xl.safetensors", xl, **LORA)
+    write_model(models / "Lora" / "people" / "ann.safetensors", {}, **LORA)
     (models / "Lora" / "broken.safetensors").write_bytes(b"no model")
-    write_model(models / "Lora" / '<b>"quote".safetensors', **LORA)
+    write_model(models / "Lora" / '<b>"quote".safetensors', {}, **LORA)
     write_model(models / "LyCORIS" / "locon.safetensors", {"ss_v2": "False"}, **LORA)
     (models / "hypernetworks").mkdir()
     (models / "hypernetworks" / "anime.pt").write_bytes(b"")

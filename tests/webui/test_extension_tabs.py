@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -295,37 +296,41 @@ def test_options_that_stand_for_pictures_have_a_place_for_them_and_units_a_fold_
     with services(tmp_path) as given:
         given.host.add_modifier(PASTES)
         blocks = build_page(given, {}, None, lambda page, spec: spec.build(page))
-        found = {getattr(block, "elem_id", None): block for block in blocks.blocks.values()}
-        place = "txt2img_ext_pastes"
-        picture, field = found[f"{place}_units_2_picture_picture"], found[f"{place}_units_2_picture"]
-        assert (type(picture), type(field)) == (gr.Image, gr.Textbox)
-        (event,) = [fn for fn in blocks.fns.values() if (picture._id, "change") in fn.targets]
-        assert [block._id for block in event.outputs] == [field._id]
+        html = controls.html_of(blocks.get_config_file())
+        place, own = "txt2img_ext_pastes", controls.controls_in(html)
+        assert f"{place}_units_2_picture_picture" in controls.ids_in(html)
+        name = own[f"{place}_units_2_picture"].attributes["data-name"]
+        (ask,) = [block for block in blocks.blocks.values() if block.elem_id == "txt2img_ask"]
+        (event,) = [fn for fn in blocks.fns.values() if (ask._id, "change") in fn.targets]
+
+        def told(wish: str, **values: str) -> Any:
+            sent: dict[Any, str] = {
+                name: "",
+                "ext.pastes.units_1_module": "canny",
+                "ext.pastes.units_1_model": "a",
+                **values,
+            }
+            asked = json.dumps({"wish": wish, "names": [name], "n": 1})
+            others = [None] * (len(event.inputs) - 2)
+            return json.loads(asyncio.run(event.fn(SimpleNamespace(username=None), asked, json.dumps(sent), *others)))
+
+        def look(value: str) -> str:
+            return str(told("look", **{str(name): value})["looks"][name])
+
         Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
-        sha256 = asyncio.run(event.fn(str(tmp_path / "red.png")))
-        assert sha256 in given.inputs
-        assert asyncio.run(event.fn(None)) == ""
-        stored = found[f"{place}_units_2_picture_picture_stored"]
-        (look,) = [fn for fn in blocks.fns.values() if [block._id for block in fn.outputs] == [stored._id]]
-        assert (field._id, "change") in look.targets
-        shown = asyncio.run(look.fn(sha256))  # as after a paste, where nobody dropped anything
-        data = base64.b64decode(re.search(r"base64,([^\"]+)", shown)[1])  # type: ignore[index]
+        sha256 = given.inputs.put((tmp_path / "red.png").read_bytes())
+        data = base64.b64decode(re.search(r"base64,([^\"]+)", look(sha256))[1])  # type: ignore[index]
         with Image.open(io.BytesIO(data)) as small:
             red, green, blue = small.getpixel((4, 4))  # type: ignore[misc]
             assert small.size == (8, 8) and red > 200 and green < 50 and blue < 50
-        assert [asyncio.run(look.fn(value)) for value in ("", None, sha256[:12], "<b>")] == [""] * 4
-        assert "alert" in asyncio.run(look.fn("0" * 64)) and "<img" not in asyncio.run(look.fn("0" * 64))
-        model, module = found[f"{place}_units_1_model"], found[f"{place}_units_1_module"]
-        assert [value for _, value in model.choices] == ["a", "b"]
-        (event,) = [
-            fn
-            for fn in blocks.fns.values()
-            if (module._id, "change") in fn.targets and [b._id for b in fn.outputs] == [model._id]
-        ]
-        update = event.fn("a", "depth")
-        assert (list(update["choices"]), update["value"]) == (["b", "c"], "b")
-        folds = [block.label for block in blocks.blocks.values() if isinstance(block, gr.Accordion)]
-        assert folds.count("Unit 1") == folds.count("Unit 2") == 3
+        assert [look(value) for value in ("", sha256[:12], "<b>")] == [""] * 3
+        assert "alert" in look("0" * 64) and "<img" not in look("0" * 64)
+        assert [value for _, value in own[f"{place}_units_1_model"].choices] == ["a", "b"]
+        now = told("follow", **{"ext.pastes.units_1_module": "depth"})
+        model = "ext.pastes.units_1_model"
+        assert (now["choices"][model], now["values"][model]) == (["b", "c"], "b")
+        folds = "".join(html)
+        assert folds.count("<span>Unit 1</span>") == folds.count("<span>Unit 2</span>") == 3
 
 
 def test_pictures_in_options_are_stored_by_the_http_api(tmp_path: Path) -> None:

@@ -95,6 +95,8 @@
   }
 
   function effects(tab, name, value) {
+    const pictures = [...controlsOf(tab, name)].filter((one) => one.closest('.rp-is-picture'))
+    if (pictures.length) look(tab, [name])
     if (name === 'script') document.documentElement.setAttribute(`data-script-${tab}`, value)
     for (const control of controlsOf(tab, name)) {
       for (let fold = control.closest('.rp-fold'); fold; fold = fold.parentElement.closest('.rp-fold')) tell(tab, fold)
@@ -132,6 +134,7 @@
       if (!same(read(control), form.values[name])) show(control, form.values[name])
     }
     for (const track of panel.querySelectorAll('input[type=range]')) slide(track)
+    look(tab, [...panel.querySelectorAll('.rp-is-picture [data-name]')].map((one) => one.dataset.name).filter((name) => form.values[name]))
     for (const fold of panel.querySelectorAll('.rp-fold')) tell(tab, fold)
     if ('script' in form.values) document.documentElement.setAttribute(`data-script-${tab}`, form.values.script)
   }
@@ -142,7 +145,10 @@
   function given(tab, text) {
     const form = formOf(tab)
     if (!form || !text) return
-    const { values, choices } = JSON.parse(text)
+    const { values, choices, looks = {} } = JSON.parse(text)
+    for (const [name, html] of Object.entries(looks)) {
+      for (const control of controlsOf(tab, name)) picture(control.closest('.rp-is-picture'), html, '')
+    }
     for (const [name, names] of Object.entries(choices)) {
       form.choices[name] = names
       for (const control of controlsOf(tab, name)) {
@@ -154,10 +160,47 @@
     flush(tab)
   }
 
+  // Pictures: stored at once; the control holds the name, and a small copy of what it names is shown.
+  function look(tab, names) {
+    if (names.length) ask(tab, 'look', { names })
+  }
+
+  function picture(home, html, said) {
+    const stored = home.querySelector('.rp-picture-stored')
+    stored.innerHTML = html
+    home.querySelector('.rp-picture-said').textContent = said || (html ? '' : home.querySelector('input[type=file]').getAttribute('aria-label').split(': ').pop())
+    home.querySelector('[data-act=forget]').hidden = !html
+  }
+
+  async function store(home, file) {
+    const control = home.querySelector('[data-name]'), tab = tabOf(home), body = new FormData()
+    body.append('image', file)
+    try {
+      const answer = await fetch('api/v1/inputs', { method: 'POST', body })
+      const told = await answer.json()
+      if (!answer.ok) return picture(home, '', told.detail || 'The picture cannot be read')
+      put(tab, control.dataset.name, told.key)
+    } catch (error) { picture(home, '', 'The server does not answer') }
+  }
+
+  document.addEventListener('change', (event) => {
+    const home = event.target.type === 'file' && event.target.closest('.rp-is-picture')
+    if (home && event.target.files[0]) store(home, event.target.files[0])
+  })
+  for (const kind of ['dragover', 'drop']) {
+    document.addEventListener(kind, (event) => {
+      const home = event.target.closest?.('.rp-is-picture')
+      if (!home || ![...event.dataTransfer.items].some((one) => one.kind === 'file')) return
+      event.preventDefault()
+      event.stopPropagation()
+      if (kind === 'drop') store(home, event.dataTransfer.files[0])
+    }, true)
+  }
+
   // What a person does.
   function entered(event) {
     const control = event.target, home = control.closest?.('.rp-field')
-    if (!home) return
+    if (!home || control.type === 'file') return
     const tab = tabOf(home), box = home.querySelector('[data-name]')
     if (control.type === 'range') box.value = control.value
     const value = read(box)
@@ -209,6 +252,11 @@
     native: (tab, _, name) => ask(tab, 'native', { name }),
     seed: (tab) => put(tab, 'seed', '-1'),
     reuse: (tab) => ask(tab, 'reuse'),
+    forget(tab, _, __, button) {
+      const home = button.closest('.rp-is-picture')
+      home.querySelector('input[type=file]').value = ''
+      put(tab, home.querySelector('[data-name]').dataset.name, '')
+    },
   }
 
   document.addEventListener('click', (event) => {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from html import escape
 from typing import Any
@@ -20,7 +19,7 @@ from modules.params.options import Shape, values_of
 from webui.components.contained import contained
 from webui.context import Page
 from webui.fields import Fields
-from webui.forms import PICTURES, Form
+from webui.forms import Form
 from webui.html.status import sheets_html
 from webui.i18n import t
 
@@ -56,33 +55,16 @@ class ScriptPanel:
             prefix=f"{CHOICE}.{spec.name}.",
         )
         place = f"{self._tab}_script_{spec.name}"
-        pictures = any(option.kind in PICTURES for option in form.options.values())
         fields.put(f"<style>html:not([data-script-{self._tab}='{spec.name}']) #{place} {{ display: none; }}</style>")
-        with self._components(place) if pictures else self._panel(place):
-            self._controls(spec, form, pictures)
-        self._forms[spec.name] = form
-        return True
-
-    @contextlib.contextmanager
-    def _panel(self, place: str) -> Iterator[None]:
-        self._fields.put(f'<div class="rp-script" id="{place}">')
-        yield
-        self._fields.put("</div>")
-
-    @contextlib.contextmanager
-    def _components(self, place: str) -> Iterator[None]:
-        """Gradio's, among which are places to drop pictures."""
-        with self._fields.aside(), gr.Column(elem_id=place, elem_classes="rp-script"):
-            yield
-
-    def _controls(self, spec: ScriptSpec, form: Form[Any], pictures: bool) -> None:
-        if spec.help and pictures:
-            gr.Markdown(t(spec.help))
-        elif spec.help:
-            self._fields.put(f"<p>{escape(t(spec.help))}</p>")
+        fields.put(f'<div class="rp-script" id="{place}">')
+        if spec.help:
+            fields.put(f"<p>{escape(t(spec.help))}</p>")
         for name in sorted(form.options, key=lambda name: form.options[name].type is bool):
             form.add(name, elem_id=f"{self._tab}_{spec.name}_{name}")
         form.wire()
+        fields.put("</div>")
+        self._forms[spec.name] = form
+        return True
 
     def place_table(self) -> None:
         """Render the table of a script's images here."""
@@ -91,18 +73,13 @@ class ScriptPanel:
     @property
     def inputs(self) -> list[Any]:
         """The additional inputs of a handler, besides the tab's own form."""
-        return [self._fields.state, *(component for form in self._forms.values() for component in form.components)]
+        return [self._fields.state]
 
     def chosen(self, values: Sequence[Any]) -> tuple[ScriptSpec, Any] | None:
         """The script and its options from the values of ``inputs``; None if none is chosen."""
-        state, rest = values[0], list(values[1:])
-        name = self._fields.named(state).get(CHOICE)
-        for spec in self._specs:
-            form = self._forms[spec.name]
-            own, rest = rest[: len(form.components)], rest[len(form.components) :]
-            if spec.name == name:
-                return spec, form.read([*own, state][: len(form.inputs)])
-        return None
+        name = self._fields.named(values[0]).get(CHOICE)
+        spec = next((spec for spec in self._specs if spec.name == name), None)
+        return (spec, self._forms[spec.name].read(values)) if spec else None
 
     def job(self, chosen: tuple[ScriptSpec, Any], params: GenerationParams, origin: Origin) -> ScriptJob:
         """The job spec of the script."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
+from PIL.Image import Image
 
-from modules.errors import RepriseError, without_folders
+from modules.errors import NotFound, RepriseError, without_folders
 from modules.params.generation import GenerationParams
 from modules.params.options import flat_of
 from webui.components.contained import contained
@@ -24,6 +26,17 @@ Handler = Callable[..., Any]
 """``(values, *inputs) -> changes``, or ``(changes, *outputs)``."""
 
 
+@dataclass(frozen=True)
+class _Wish:
+    """An event that an extension wants wired."""
+
+    trigger: Callable[..., Any]
+    handler: Handler
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+    fields: Sequence[str] | None
+
+
 class SlotPage:
     """What an extension's function receives at its place (see `modules.extension.page.SlotPage`). Events are wired
     when the page is complete, for the form has components behind this place too.
@@ -33,7 +46,7 @@ class SlotPage:
         self.tab = place.partition(".")[0]
         self.place, self.extension = place, extension
         self._form = form
-        self._wishes: list[tuple[Callable[..., Any], Handler, Sequence[Any], Sequence[Any]]] = []
+        self._wishes: list[_Wish] = []
 
     def on(
         self,
@@ -41,24 +54,33 @@ class SlotPage:
         handler: Handler,
         inputs: Sequence[Any] = (),
         outputs: Sequence[Any] = (),
+        fields: Sequence[str] | None = None,
     ) -> None:
         """Call ``handler(values, *inputs)`` at an event; what it returns goes into the form and ``outputs``."""
-        self._wishes.append((trigger, handler, inputs, outputs))
+        self._wishes.append(_Wish(trigger, handler, inputs, outputs, fields))
+
+    def stored(self, name: str) -> Image:
+        """The stored picture that an option names."""
+        if self._form is None or self._form.look is None:
+            raise NotFound("there are no stored pictures here")
+        return self._form.look(name)
 
     def wire(self) -> None:
         """Wire what was asked for."""
         form = self._form
-        for trigger, handler, inputs, outputs in self._wishes:
-            fill = self._filler(handler, len(inputs), len(outputs))
+        for wish in self._wishes:
+            fill = self._filler(wish, form)
             given, filled = (form.inputs, form.outputs) if form else ([], [])
-            trigger(fill, [*inputs, *given], [*outputs, *filled], **AT_ONCE)
+            wish.trigger(fill, [*wish.inputs, *given], [*wish.outputs, *filled], **AT_ONCE)
 
-    def _filler(self, handler: Handler, count: int, others: int) -> Any:
-        form = self._form
+    def _filler(self, wish: _Wish, form: Form[Any] | None) -> Any:
         names = form.names if form else ()
+        handler, count, others = wish.handler, len(wish.inputs), len(wish.outputs)
 
         async def on_event(*values: Any) -> list[Any]:
             named = form.named(values[count:]) if form else {}
+            if wish.fields is not None:
+                named = {name: named[name] for name in wish.fields if name in named}
             try:
                 answer = await asyncio.to_thread(handler, named, *values[:count])
                 changes, own = _parts(answer, others)

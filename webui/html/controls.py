@@ -15,6 +15,8 @@ from webui.i18n import t
 
 BOOL, NUMBER, TEXT, CHOICE = "bool", "number", "text", "choice"
 """Kinds of values: true or false, a number or null, a text, one of several texts."""
+PICTURES = ("image", "mask")
+"""Kinds of texts that name a stored picture."""
 
 
 def kind_of(option: Option, choices: Sequence[str] | None) -> str:
@@ -76,6 +78,9 @@ def control_html(
     elif kind == CHOICE:
         words = "" if isinstance(option.choices, tuple) else " translate=no"
         inner = f"{named}<select {common}{words}>{choices_html(choices or (), value)}</select>{below}"
+    elif option.kind in PICTURES:
+        inner = f"{named}{_picture(option, name, place)}{below}"
+        classes += " rp-is-picture"
     elif kind == TEXT and (option.multiline or lines > 1):
         hint = f' placeholder="{escape(placeholder)}"' if placeholder else ""
         rows = lines or 3
@@ -91,6 +96,19 @@ def control_html(
         inner = f"{named}{_number(option, common, place, value)}{below}"
         classes += " rp-slider" if _is_slider(option) else ""
     return f'<div class="{classes}" id="{place}" data-kind="{kind}">{inner}</div>'
+
+
+def _picture(option: Option, name: str, place: str) -> str:
+    """A place for a picture, which is stored at once; the control holds its name."""
+    words = t("Choose a mask") if option.kind == "mask" else t("Choose a picture")
+    return (
+        f'<input type="hidden" data-name="{escape(name)}" value="">'
+        f'<div class="rp-picture" data-drops id="{place}_picture">'
+        f'<input type="file" accept="image/*" id="{place}_input" aria-label="{escape(f"{option.label}: {words}")}">'
+        f'<span class="rp-picture-stored" id="{place}_picture_stored"></span>'
+        f'<span class="rp-picture-said">{words}</span>'
+        f'<button type="button" class="rp-tool" data-act="forget" hidden>{escape(t("Take out"))}</button></div>'
+    )
 
 
 def _is_slider(option: Option) -> bool:

@@ -345,10 +345,11 @@ def header_html(version: str) -> str:
 
 
 def worker_html() -> str:
-    """A placeholder for the worker's state, which script.js fills from /healthz, and how the page looks to this person."""
+    """A placeholder for the worker's state, which script.js fills from /healthz, and switches of the page's look."""
     looks = "".join(
-        f'<button type="button" class="rp-look" data-look="{look}" title="{escape(title)}" aria-label="{escape(title)}">'
-        f'<svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true"><path d="{path}"/></svg></button>'
+        f'<button type="button" class="rp-look" data-look="{look}" title="{escape(title)}" '
+        f'aria-label="{escape(title)}"><svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">'
+        f'<path d="{path}"/></svg></button>'
         for look, title, path in LOOKS
     )
     worker = '<div class="rp-worker" data-state="starting" role="status"><i></i><span>Connecting</span></div>'

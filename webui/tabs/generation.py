@@ -244,8 +244,8 @@ async def result_at(page: Page, request: Any, job_id: Any, index: Any) -> Result
 
 
 def left_out(jobs: Sequence[JobView], shown: Any) -> bool:
-    """Whether one of ``jobs``, which are in the order in which they were queued, came just after the one ``shown`` last,
-    or still runs."""
+    """Whether one of ``jobs``, which are in the order in which they were queued, came just after the one ``shown``
+    last, or still runs."""
     ids = [job.id for job in jobs]
     after = jobs[ids.index(shown) + 1 :] if shown in ids else []
     new = any(time.time() - job.created < JUST_S for job in after)

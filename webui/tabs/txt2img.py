@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import gradio as gr
@@ -21,7 +20,7 @@ from webui.components.scripts import ScriptPanel
 from webui.components.sizes import size_tools
 from webui.components.slots import place_slots
 from webui.context import Page, Target
-from webui.forms import PICTURES, Form
+from webui.forms import Form
 from webui.html.controls import do_button
 from webui.i18n import t
 from webui.tabs.generation import View, actions, wire_run, wire_seed
@@ -120,16 +119,9 @@ def _sections(form: Form[GenerationParams], tab: str) -> None:
 def modifiers(form: Form[GenerationParams], tab: str) -> None:
     """One fold for each modifier of an extension, with a switch and its options, in the order in which they work."""
     assert form.fields
-    groups = form.shape.within.get("extensions", {}).items()
-    for takes_pictures, some in groupby(groups, lambda entry: _takes_pictures(entry[1])):
-        build = _components if takes_pictures else _fold
-        with contextlib.nullcontext() if takes_pictures else form.fields.panel():
-            for switch, group in some:
-                contained(group.label, partial(build, form, tab, switch, group), form)
-
-
-def _takes_pictures(group: Nested) -> bool:
-    return any(option.kind in PICTURES for option in group.flat.values())
+    with form.fields.panel():
+        for switch, group in form.shape.within.get("extensions", {}).items():
+            contained(group.label, partial(_fold, form, tab, switch, group), form)
 
 
 def _fold(form: Form[GenerationParams], tab: str, switch: str, group: Nested) -> None:
@@ -144,21 +136,6 @@ def _fold(form: Form[GenerationParams], tab: str, switch: str, group: Nested) ->
                 for name, option in options.items():
                     if option.group == unit:
                         form.add(name, elem_id=f"{place}_{option.name}")
-        form.wire()
-
-
-def _components(form: Form[GenerationParams], tab: str, switch: str, group: Nested) -> None:
-    """The same of Gradio's components, among which are places to drop pictures."""
-    place = f"{tab}_ext_{group.name}"
-    with gr.Accordion(t(group.label), open=False, elem_id=place, elem_classes="rp-extension"):
-        label = t(group.help) or f"{t('Let it take part')}: {t(group.label)}"
-        form.switch(switch, label=label, elem_id=f"{place}_on")
-        options = group.flat
-        for unit in dict.fromkeys(option.group for option in options.values()):
-            with gr.Accordion(t(unit), open=False) if unit else gr.Row():
-                for name, option in options.items():
-                    if option.group == unit:
-                        form.add(name, min_width=200, elem_id=f"{place}_{option.name}")
         form.wire()
 
 

@@ -14,12 +14,12 @@ HEAD = 64
 def unet_config(shapes: Shapes) -> UNetConfig:
     """Raises `LookupError` where a layer is missing."""
     base, in_channels = shapes[f"{UNET}input_blocks.0.0.weight"][:2]
-    mults, down = _way_down(shapes, base)
+    mults, down = way_down(shapes, base)
     blocks = len(down) // max(len(mults), 1)
     up = _way_up(shapes)
     depths = tuple(max(down[i : i + blocks]) for i in range(0, len(down), blocks)) if blocks else ()
     even = UNetConfig(channel_mult=mults, num_res_blocks=blocks, transformer_depth=depths)
-    middle = _middle_depth(shapes)
+    middle = middle_depth(shapes)
     crossing = (key for key in shapes if key.startswith(UNET) and key.endswith(".attn2.to_k.weight"))
     first = next(crossing, f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
     linear = len(shapes[f"{first.partition('transformer_blocks.')[0]}proj_in.weight"]) == 2
@@ -40,7 +40,7 @@ def unet_config(shapes: Shapes) -> UNetConfig:
     )
 
 
-def _way_down(shapes: Shapes, base: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def way_down(shapes: Shapes, base: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Channel multipliers by level, and the transformer depth of each residual block."""
     mults: list[int] = []
     depths: list[int] = []
@@ -65,7 +65,7 @@ def _way_up(shapes: Shapes) -> tuple[int, ...]:
     return tuple(depths)
 
 
-def _middle_depth(shapes: Shapes) -> int:
+def middle_depth(shapes: Shapes) -> int:
     if f"{UNET}middle_block.0.in_layers.2.weight" not in shapes:
         return NO_MIDDLE
     found = depth(shapes, "middle_block.1.")

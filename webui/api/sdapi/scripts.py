@@ -272,7 +272,10 @@ def called(host: Host, tab: str, given: Mapping[str, Any]) -> Call:
         if key in ALWAYS_ON and tab in ALWAYS_ON[key].tabs:
             values |= _always(key, args)
             notes += _left_over(title, args, len(ALWAYS_ON[key].args))
-        elif spec := _modifier(host, key):
+        elif (spec := _modifier(host, key)) and spec.from_args:
+            if (options := spec.from_args(args)) is not None:
+                modifiers[spec.name] = options
+        elif spec:
             if args and args[0]:
                 names = list(options_of(cast(Any, spec.options)))
                 modifiers[spec.name] = _switched_on(title, names, args, notes)
