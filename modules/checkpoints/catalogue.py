@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,10 @@ class Card:
     """Empty until the worker has read the file."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Texts of the file's header, descriptive ones first; long ones are cut."""
+    words: frozenset[str] = frozenset()
+    """The words of the captions that it was trained with, where the file says them (``reprise.words``)."""
+    examples: tuple[str, ...] = ()
+    """Prompts to begin with, where the file says some (``reprise.examples``)."""
     problem: str = ""
     """Why the card is empty."""
     old_hash: str = ""
@@ -224,6 +229,8 @@ class CheckpointCatalogue:
             sha256=sha256,
             old_hash=old_hash(path),
             metadata=_shown_metadata(header.metadata),
+            words=frozenset(_texts_in(header.metadata.get("reprise.words", ""))),
+            examples=_texts_in(header.metadata.get("reprise.examples", "")),
         )
 
     def _seen(self, path: Path, header: Header) -> str:
@@ -280,10 +287,23 @@ CHECKPOINT_PICKLES = (".ckpt", ".pt", ".pth")
 _FIRST = ("title", "author", "description", "license", "date", "usage_hint", "tags", "trigger_phrase")
 
 
+def _texts_in(text: str) -> tuple[str, ...]:
+    """The texts of a JSON list; none where it is no such list.
+
+    >>> _texts_in('["a fox", 3]'), _texts_in("a fox")
+    (('a fox',), ())
+    """
+    try:
+        values = json.loads(text) if text else []
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(value for value in values if isinstance(value, str)) if isinstance(values, list) else ()
+
+
 def _shown_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata worth showing to people, without base64 images and our own configuration."""
     rank = {f"modelspec.{name}": i for i, name in enumerate(_FIRST)} | {name: i for i, name in enumerate(_FIRST)}
     texts = {k: v for k, v in metadata.items() if v.strip() and not v.startswith("data:")}
-    texts = {k: v for k, v in texts.items() if k not in ("format", "reprise.config")}
+    texts = {k: v for k, v in texts.items() if k not in ("format", "reprise.config", "reprise.words")}
     ordered = sorted(texts, key=lambda key: (rank.get(key, len(rank)), key))[:_MAX_ENTRIES]
     return {key: texts[key] if len(texts[key]) <= _MAX_VALUE else texts[key][: _MAX_VALUE - 1] + "…" for key in ordered}

@@ -114,7 +114,7 @@
     place.replaceChildren(...changed.map((control) => {
       const name = control.dataset.name, value = form.values[name]
       const label = control.closest('.rp-field').querySelector('label')?.textContent.trim() || name
-      const said = typeof value === 'boolean' ? label : `${label} ${value ?? ''}`
+      const said = typeof value === 'boolean' || control.type === 'hidden' ? label : `${label} ${value ?? ''}`
       const chip = Object.assign(document.createElement('button'), { type: 'button', textContent: said.length > 22 ? `${said.slice(0, 21)}…` : said })
       chip.title = said
       chip.setAttribute('aria-label', `Take back: ${said}`)

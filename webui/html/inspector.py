@@ -46,8 +46,8 @@ def note_html(text: str) -> str:
     return f'<div class="rp-note" role="status">{_said(text)}</div>'
 
 
-def line_html(explained: Explained, box: str, offset: int = 0, length: int = 0) -> str:
-    """The line under a prompt box: its first warnings and the token count.
+def line_html(explained: Explained, box: str, offset: int = 0, length: int = 0, quiet: str = "") -> str:
+    """The line under a prompt box: its first warnings and the token count; ``quiet``: what is worth knowing besides.
 
     ``box`` is the element id of the text box, in which a click on a warning puts the cursor. Where styles stand around
     the person's own text, that is ``length`` characters from ``offset`` of what ``explained`` is about.
@@ -57,6 +57,7 @@ def line_html(explained: Explained, box: str, offset: int = 0, length: int = 0) 
     lines = "".join(_warning(w, box, offset, length) for w in warnings[:_MAX_LINES])
     if more := len(warnings) - _MAX_LINES:
         lines += f"<p>and {more} more, in the inspector</p>" if more > 0 else ""
+    lines += f'<p class="rp-quiet">{escape(quiet)}</p>' if quiet else ""
     count, limit = explained["count"], explained["limit"]
     title = f"{count} tokens in chunks of 75; the longest of the texts where there are several"
     return (

@@ -7,7 +7,8 @@ the whole form. Gradio holds back a click while another is being answered and se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import gradio as gr
@@ -20,6 +21,7 @@ from webui.context import Page
 from webui.events import AT_ONCE, QUIET
 from webui.fields import Field
 from webui.forms import Form
+from webui.html.examples import examples_html
 from webui.html.inspector import EMPTY, inspector_html, line_html, note_html, toggle_html, trouble_html
 from webui.html.networks import opener_html
 from webui.i18n import t
@@ -77,6 +79,14 @@ class PromptArea:
 
     def _box(self, field: str, placeholder: str, **size: Any) -> Any:
         self._form.add(field, elem_id=self._boxes[field], placeholder=placeholder, **size)
+        begins = self._tab == "txt2img" and field == "prompt"
+        if begins and (card := self._services.card(self._form["checkpoint"].value or "")).examples:
+            gr.HTML(
+                examples_html(card.name, self._tab, card.examples),
+                elem_classes="rp-first-home",
+                padding=False,
+                apply_default_css=False,
+            )
         return gr.HTML(line_html(EMPTY, self._boxes[field]), elem_id=f"{self._boxes[field]}_line", padding=False)
 
     def inspector(self) -> None:
@@ -133,8 +143,12 @@ class PromptArea:
             at_fault = error.field if error.field in self._boxes else "prompt"
             lines = [trouble_html(str(error) if field == at_fault else "") for field in self._boxes]
             return [*lines, gr.skip()]
+        unseen = never_seen(params.prompt, services.card(name).words)
+        quiet = {"prompt": f"{t('The model has never seen')} {', '.join(unseen)}" if unseen else ""}
         places = {field: place(getattr(params, field), getattr(merged, field)) for field in self._boxes}
-        lines = [line_html(explained[field], box, *places[field]) for field, box in self._boxes.items()]
+        lines = [
+            line_html(explained[field], box, *places[field], quiet.get(field, "")) for field, box in self._boxes.items()
+        ]
         return [*lines, inspector_html(explained, self._boxes, places) if is_open else gr.skip()]
 
     def _read(self, given: Sequence[Any]) -> GenerationParams:
@@ -168,6 +182,17 @@ class PromptArea:
             return [gr.skip(), gr.skip(), gr.skip(), note_html("None of the styles stands in these prompts.")]
         # What is found now lies inside of what was chosen before, and so is applied before it.
         return [bare, bare_negative, [*found, *(names or ())], note_html("")]
+
+
+def never_seen(prompt: str, known: Collection[str], most: int = 6) -> list[str]:
+    """The words of a prompt that are not among those a model was trained with; none where these are not told.
+
+    >>> never_seen("a (red apple:1.2) on a wooden table <lora:x:1>", {"a", "red", "apple", "on"})
+    ['wooden', 'table']
+    """
+    text = re.sub(r"<[^>]*>", " ", uncommented(prompt)).lower()
+    words = dict.fromkeys(re.findall(r"[^\W\d_]+(?:[-'][^\W_]+)*", text)) if known else {}
+    return [word for word in words if word not in known and word not in ("and", "break")][:most]
 
 
 def place(own: str, merged: str) -> tuple[int, int]:
