@@ -65,13 +65,14 @@ class Client:
         told = self.ask("/api/v1/jobs", {"kind": kind, "params": dict(params), **more}, headers)
         return str(told["id"])
 
-    def follow(self, job: str, after: int = 0) -> Iterator[dict[str, Any]]:
-        """The events of a job to its end. A stream that breaks off is taken up where it was."""
+    def follow(self, job: str, after: str = "") -> Iterator[dict[str, Any]]:
+        """The events of a job to its end, each with its ``id``. A stream that breaks off is taken up where it was, and
+        told from the beginning where the server started anew meanwhile. ``after``: the id of the last that was read."""
         tries = 0
         while True:
             try:
                 for event in self._events(job, after):
-                    after, tries = int(event["seq"]), 0
+                    after, tries = str(event["id"]), 0
                     yield event
                     if event["type"] in ENDS:
                         return
@@ -137,12 +138,15 @@ class Client:
         with self._open(path, None, {}) as answer:
             return answer.read()
 
-    def _events(self, job: str, after: int) -> Iterator[dict[str, Any]]:
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+    def _events(self, job: str, after: str) -> Iterator[dict[str, Any]]:
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": after} if after else {})}
+        number = ""
         with self._open(f"/api/v1/jobs/{quote(job)}/events", None, headers) as answer:
             for line in answer:
-                if line.startswith(b"data: "):
-                    yield json.loads(line[6:])
+                if line.startswith(b"id: "):
+                    number = line[4:].strip().decode()
+                elif line.startswith(b"data: "):
+                    yield {**json.loads(line[6:]), "id": number}
 
     def _open(self, path: str, data: bytes | None, headers: Mapping[str, str]) -> HTTPResponse:
         own = {"Authorization": f"Bearer {self._token}"} if self._token else {}

@@ -46,7 +46,7 @@ def test_a_stream_can_be_taken_up_behind_any_event(client: Client) -> None:
     job = client.submit(QUICK)
     events = list(client.follow(job))
     first = next(event for event in events if event["type"] == "image")
-    assert [e["type"] for e in client.follow(job, first["seq"]) if e["type"] != "step"] == ["image", "done"]
+    assert [e["type"] for e in client.follow(job, first["id"]) if e["type"] != "step"] == ["image", "done"]
 
 
 def test_a_request_that_is_sent_twice_with_its_key_is_one_job(client: Client) -> None:

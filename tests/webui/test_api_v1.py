@@ -27,6 +27,7 @@ from tests.webui.conftest import ORIGIN
 from tests.webui.fake_server import CHECKPOINTS, Pasted, services
 from tests.webui.test_sdapi_fields import picture
 from webui.api.v1.answers import OPERATIONS, SCHEMAS
+from webui.api.v1.events import event_id
 from webui.server import create_app
 from webui.services import Services
 
@@ -51,7 +52,7 @@ def events(client: TestClient, job: dict[str, Any], after: str = "", query: str 
         lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
         if lines:
             event = json.loads(lines["data"])
-            assert (lines["event"], lines["id"]) == (event["type"], str(event["seq"]))
+            assert (lines["event"], lines["id"]) == (event["type"], event_id(event["seq"]))
             found.append(event)
     return found
 
@@ -115,11 +116,14 @@ def test_a_stream_that_is_joined_late_tells_the_images_and_one_that_is_resumed_o
         event["type"] for event in whole if event["type"] != "step"
     ]
     second = [event for event in whole if event["type"] == "image"][1]
-    rest = events(client, job, after=str(second["seq"]))
+    rest = events(client, job, after=event_id(second["seq"]))
     assert [event["type"] for event in rest if event["type"] != "step"] == ["image", "done"]
     assert all(event["seq"] > second["seq"] for event in rest)
-    assert events(client, job, after=str(whole[-1]["seq"])) == []
+    assert events(client, job, after=event_id(whole[-1]["seq"])) == []
+    assert events(client, job, after=str(whole[-1]["seq"])) == []  # a number alone
     assert events(client, job, after="nonsense")[-1]["type"] == "done"
+    earlier = f"{whole[-1]['seq']}-0a1b2c3d"  # of an earlier start of the server, which knew of other events
+    assert events(client, job, after=earlier) == events(client, job)
 
 
 def test_previews_are_told_and_can_be_left_out(client: TestClient) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,25 @@ from webui.security.characters import whole
 HEARTBEAT_S = 15.0
 """So often a stream says something, lest a proxy takes it for dead."""
 PATH = "/api/v1/jobs"
+START = secrets.token_hex(4)
+"""This start of the server."""
+
+
+def event_id(seq: int) -> str:
+    """The id of an event: its number, and which start of the server counted it."""
+    return f"{seq}-{START}"
 
 
 def last_id(header: str | None) -> int:
-    """The event behind which a stream goes on; 0: from the beginning."""
-    text = (header or "").strip()
+    """The number of the event behind which a stream goes on; 0: from the beginning, also where an earlier start of the
+    server counted, which knew of other events. A number alone is of this start.
+
+    >>> last_id(event_id(7)), last_id("7"), last_id("7-00000000"), last_id("no number")
+    (7, 7, 0, 0)
+    """
+    text, _, start = (header or "").strip().partition("-")
+    if start not in ("", START):
+        return 0
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
@@ -62,7 +77,7 @@ async def stream(events: AsyncIterator[Json], *, previews: bool = True) -> Async
             if event is None:
                 return
             data = json.dumps(whole(told_event(event, previews=previews)))
-            yield f"id: {event['seq']}\nevent: {event['type']}\ndata: {data}\n\n".encode()
+            yield f"id: {event_id(event['seq'])}\nevent: {event['type']}\ndata: {data}\n\n".encode()
             pending = asyncio.ensure_future(_next(following))
     finally:
         pending.cancel()
