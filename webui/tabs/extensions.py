@@ -37,7 +37,7 @@ def build(page: Page) -> None:
         disable = gr.Button(
             t("Switch off"), elem_id="extensions_disable", elem_classes="rp-tool", min_width=110, scale=0
         )
-        reload = gr.Button(t("Load anew"), elem_id="extensions_reload", elem_classes="rp-tool", min_width=110, scale=0)
+        reload = gr.Button(t("Reload"), elem_id="extensions_reload", elem_classes="rp-tool", min_width=110, scale=0)
         install = gr.Button(
             t("Install its packages"),
             elem_id="extensions_install",

@@ -70,7 +70,7 @@ class PromptArea:
                 gr.Button(label, elem_id=f"{tab}_{name}", elem_classes="rp-tool", min_width=60, scale=0)
                 for label, name in (
                     (t("Apply"), "styles_apply"),
-                    (t("Recognise"), "styles_find"),
+                    (t("Find styles in the prompts"), "styles_find"),
                     (t("Edit styles"), "styles_edit"),
                 )
             )
