@@ -59,6 +59,7 @@ def test_a_sound_is_asked_for_in_one_browser_and_made_when_a_job_ends(visit: Vis
     page.check(".rp-browser input[name=sound]")
     page.wait_for_function("window.tones === 2")  # to hear what it will be
     page.reload()
+    page.click("#tab_txt2img-button")
     page.fill("#txt2img_prompt textarea", "a lark")
     page.click("#txt2img_generate")
     page.wait_for_function("window.tones === 2")

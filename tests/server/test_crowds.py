@@ -98,7 +98,7 @@ def test_pages_that_are_opened_cost_little_and_names_that_are_thought_of_no_more
         for one in config["dependencies"]
         if one["backend_fn"] and "load" in [target[1] for target in one["targets"]]
     ]
-    assert len(loads) > 3
+    assert loads
 
     def open_page(name: str, events: list[dict[str, object]]) -> None:
         for one in events:
