@@ -30,8 +30,10 @@ def unapplied_networks(batch: Batch, kinds: Collection[str]) -> tuple[str, ...]:
 
 
 def kept_networks(batch: Batch, kinds: Collection[str]) -> tuple[str, ...]:
-    """The beginnings of what looks like a tag in a prompt of either pass and is text (`stages.kept_tags`)."""
-    trees = [tree for each in batch.passes for tree in (each.prompts.positive, each.prompts.negative)]
+    """The beginnings of what looks like a tag in a prompt of either pass and is text (`stages.kept_tags`). In negative
+    prompts all tags are.
+    """
+    trees = [each.prompts.positive for each in batch.passes]
     found = [kept for tree in trees for part in tree.parts for _, kept in kept_tags(part.text, kinds)]
     return tuple(dict.fromkeys(found))
 

@@ -20,7 +20,7 @@ HOSTILE = (
     "{{constructor}} ${alert(1)}",
     "</div></div><iframe srcdoc=x>",
 )
-OURS = {"div", "span", "i", "img", "svg", "rect", "circle"} | {
+OURS = {"div", "span", "i", "img", "svg", "rect", "circle", "path", "button"} | {
     *("strong", "p", "ul", "li", "dl", "dt", "dd", "figure", "figcaption"),
     *("table", "caption", "thead", "tbody", "tr", "th", "td", "a"),
 }
