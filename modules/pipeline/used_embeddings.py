@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from typing import cast
 
@@ -10,6 +11,8 @@ from modules.prompt.chunks import Embeddings, Emphasis, chunk
 from modules.prompt.schedule import schedule_nodes
 from modules.prompt.stages import kept_tags
 from modules.prompt.tokens import Tokenizer
+
+TAG = re.compile(r"<\w+:[^<>]+>")
 
 
 def used_embeddings(batch: Batch, lengths: Iterable[tuple[str, int]], tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -31,10 +34,13 @@ def unapplied_networks(batch: Batch, kinds: Collection[str]) -> tuple[str, ...]:
 
 def kept_networks(batch: Batch, kinds: Collection[str]) -> tuple[str, ...]:
     """The beginnings of what looks like a tag in a prompt of either pass and is text (`stages.kept_tags`). In negative
-    prompts all tags are.
+    prompts all tags are, those that are well written too, which are not named.
     """
-    trees = [each.prompts.positive for each in batch.passes]
-    found = [kept for tree in trees for part in tree.parts for _, kept in kept_tags(part.text, kinds)]
+    found = []
+    for each in batch.passes:
+        for tree in (each.prompts.positive, each.prompts.negative):
+            kept = [text for part in tree.parts for _, text in kept_tags(part.text, kinds)]
+            found += [text for text in kept if tree is each.prompts.positive or not TAG.fullmatch(text)]
     return tuple(dict.fromkeys(found))
 
 
