@@ -70,14 +70,14 @@ def _scripts(others: Sequence[Path]) -> str:
 
 
 def _events_of(blocks: Any) -> Callable[[int | str], int | None]:
-    """How many values each event of the page takes."""
+    """How many values each event of the page takes that the server has a part in."""
 
     def takes(which: int | str) -> int | None:
         if isinstance(which, int):
             found = blocks.fns.get(which)
         else:
             found = next((fn for fn in blocks.fns.values() if which and fn.api_name == which), None)
-        return len(found.inputs) if found else None
+        return len(found.inputs) if found and found.fn else None
 
     return takes
 

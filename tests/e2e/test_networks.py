@@ -91,6 +91,7 @@ def test_cards_are_written_weighed_and_taken_out(visit: Visit) -> None:
     page.fill("#rp_networks input[type=search]", "BRUSH")
     expect(page.locator(CARDS)).to_have_count(1)
     page.fill("#rp_networks input[type=search]", "")
+    expect(page.locator(CARDS)).not_to_have_count(1)
     page.click('#rp_networks [data-folder="Lora/styles"]')
     expect(page.locator(CARDS)).to_have_count(1)  # the other one is for SDXL
     page.uncheck("#rp_networks input[type=checkbox]")

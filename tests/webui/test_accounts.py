@@ -331,7 +331,7 @@ def test_an_event_of_bobs_takes_no_job_and_no_file_of_alices(bob: Person, work: 
     tries: list[tuple[str, str, list[Any]]] = [
         ("txt2img_wake", "change", [f"0 {work.job}"]),
         ("txt2img_unqueue", "click", [work.job, work.job, work.job]),
-        ("txt2img_to_img2img", "click", [work.job, 0]),
+        ("txt2img_send", "change", ["img2img 1", work.job, 0]),
         ("txt2img_replay", "click", [work.job, 0]),
         ("png_info_picture", "change", [file]),
         ("png_info_picture", "change", [copy]),

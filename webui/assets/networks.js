@@ -6,7 +6,7 @@
   const all = (selector, within = document) => [...(within?.querySelectorAll(selector) || [])]
   const PROMPT = '[id$="_prompt"] textarea, [id$="_negative"] textarea'
   const PAUSE_MS = 150, AGAIN_MS = 1000
-  const state = { kind: 'lora', folder: '', next: 0, separator: ' ', opener: null, asked: 0, again: 0, checkpoint: null }
+  const state = { kind: 'lora', folder: '', folders: null, next: 0, separator: ' ', opener: null, asked: 0, again: 0, checkpoint: null }
 
   // ---- What a click writes. The same as modules/checkpoints/networks/cards.py; a test holds them together.
   const TAG = /<([^:^>]+:[^:]+):[\d.]+>/g
@@ -237,7 +237,7 @@
       if (offset) list.insertAdjacentHTML('beforeend', told.html)
       else list.innerHTML = told.html || `<li class="rp-net-none">${told.none}</li>`
       const nav = one('nav', panel())
-      nav.innerHTML = told.folders
+      if (state.folders !== told.folders || !nav.firstChild) nav.innerHTML = state.folders = told.folders  // else a click may be on its way to one
       nav.hidden = !told.folders
       one('[aria-current]', nav)?.scrollIntoView({ block: 'nearest', inline: 'nearest' })
       for (const card of all('.rp-net', list)) one('.rp-net-use', card).tabIndex = -1
