@@ -92,6 +92,7 @@ class Fields:
         try:
             yield
             self.flush()
+            self._told()
         finally:
             self._parts = None
             self._folds.clear()
@@ -136,7 +137,6 @@ class Fields:
     def rewind(self, mark: Any) -> None:
         """Forget what was added since that mark."""
         self._parts, self._folds, self._fields, self._dependent = mark
-        self._told()
 
     # What is in it
 
@@ -154,6 +154,7 @@ class Fields:
         """Put a choice among values with their words into an empty `place`."""
         value = next(iter(choices))
         self._take(Field(name, elem_id, label, value))
+        self._told()
         place.value = place.value.replace("></div>", f">{choice_html(name, elem_id, label, choices, value)}</div>")
 
     def switch(self, name: str, label: str, *, elem_id: str, info: str = "", fold: str = "") -> tuple[Field, str]:
@@ -165,10 +166,10 @@ class Fields:
         if field.name in self._fields:
             raise ValueError(f"{field.name!r} is there twice")
         self._fields[field.name] = field
-        self._told()
         return field
 
     def _told(self) -> None:
+        """Let the state begin with what the controls were built with."""
         self.state.value = json.dumps({name: field.value for name, field in self._fields.items()})
 
     def __getitem__(self, name: str) -> Field:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
-from PIL import Image
 
 from modules.params.options import Dependent, Option, Shape
 from webui.events import AT_ONCE, QUIET
-from webui.fields import Field, Fields
+from webui.fields import Field, Fields, Look
 from webui.html.cards import stored_html
 from webui.html.controls import PICTURES
 from webui.i18n import t
@@ -29,8 +28,6 @@ Tables = Mapping[str, Callable[[], Sequence[str]]]
 
 Put = Callable[[Path], str]
 """Stores a picture, and returns its name."""
-Look = Callable[[str], Image.Image]
-"""Opens a stored picture by its name; raises `RepriseError`."""
 
 
 def choices_of(option: Option, tables: Tables, values: Mapping[str, Any] | None = None) -> tuple[str, ...] | None:

@@ -6,6 +6,7 @@ Radford et al. (2021), arXiv:2103.00020, sec. 2.4; the text encoder of Stable Di
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -14,12 +15,26 @@ from modules.nn.configs import TextConfig
 from modules.nn.text import ACTIVATIONS, TextEncoder
 
 
-class Attention(nn.Module):
-    """Each token looks at itself and at those before it."""
+class LayerConfig(Protocol):
+    """Sizes of a layer."""
 
-    def __init__(self, width: int, heads: int):
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def inner(self) -> int: ...
+    @property
+    def activation(self) -> str: ...
+
+
+class Attention(nn.Module):
+    """Each token looks at all or, where it is ``causal``, at itself and those before it."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool):
         super().__init__()
         self.heads = heads
+        self.causal = causal
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.q_proj = nn.Linear(width, width)
@@ -27,12 +42,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (split_heads(f(x), self.heads) for f in (self.q_proj, self.k_proj, self.v_proj))
-        out: Tensor = self.out_proj(join_heads(attention(q, k, v, causal=True)))
+        out: Tensor = self.out_proj(join_heads(attention(q, k, v, causal=self.causal)))
         return out
 
 
 class MLP(nn.Module):
-    def __init__(self, config: TextConfig):
+    def __init__(self, config: LayerConfig):
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]
         self.fc1 = nn.Linear(config.width, config.inner)
@@ -44,9 +59,11 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: TextConfig):
+    """One of a text encoder, or not ``causal`` of a vision transformer."""
+
+    def __init__(self, config: LayerConfig, *, causal: bool = True):
         super().__init__()
-        self.self_attn = Attention(config.width, config.heads)
+        self.self_attn = Attention(config.width, config.heads, causal=causal)
         self.layer_norm1 = nn.LayerNorm(config.width)
         self.mlp = MLP(config)
         self.layer_norm2 = nn.LayerNorm(config.width)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modules.nn.attention import attention, join_heads, split_heads
-from modules.nn.text import ACTIVATIONS
+from modules.nn.clip import Layer
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of pictures in [0, 1], as CLIP was trained."""
@@ -33,46 +32,6 @@ class VisionConfig:
     activation: str = "gelu"
 
 
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.k_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.q_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(f(x), self.heads) for f in (self.q_proj, self.k_proj, self.v_proj))
-        out: Tensor = self.out_proj(join_heads(attention(q, k, v)))
-        return out
-
-
-class _MLP(nn.Module):
-    def __init__(self, config: VisionConfig):
-        super().__init__()
-        self.activation = ACTIVATIONS[config.activation]
-        self.fc1 = nn.Linear(config.width, config.inner)
-        self.fc2 = nn.Linear(config.inner, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.activation(self.fc1(x)))
-        return out
-
-
-class _Layer(nn.Module):
-    def __init__(self, config: VisionConfig):
-        super().__init__()
-        self.self_attn = _Attention(config.width, config.heads)
-        self.layer_norm1 = nn.LayerNorm(config.width)
-        self.mlp = _MLP(config)
-        self.layer_norm2 = nn.LayerNorm(config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.layer_norm1(x))
-        return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
-
-
 class _Embeddings(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
@@ -89,7 +48,7 @@ class _Embeddings(nn.Module):
 class _Encoder(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config, causal=False) for _ in range(config.layers))
 
 
 class _Transformer(nn.Module):
